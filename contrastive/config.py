@@ -1,0 +1,121 @@
+"""The base class of everything that can be written in a spec."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    core_schema,
+)
+
+from contrastive.errors import UnknownComponent
+
+if TYPE_CHECKING:
+    from contrastive.registry import Registry
+
+
+class Config(BaseModel):
+    """A strict, immutable description of one part of a model or a run.
+
+    A subclass that sets ``kind`` in its own body is an interface: a field annotated with it
+    takes any component of that kind, chosen by ``type``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: ClassVar[str] = ""
+    registry: ClassVar[Registry[Any]]
+
+    @model_serializer(mode="wrap")
+    def _add_type(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialize(self)
+        return {"type": self.registry.name_of(type(self)), **fields} if self.kind else fields
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest_fields(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                cls.__name__, _explain(cls, error.errors(include_url=False))
+            ) from None
+
+    @classmethod
+    def choose(cls, value: object) -> Config:
+        """Turn ``{"type": name, ...}`` into a config of the class called ``name``."""
+        if isinstance(value, cls):
+            return value
+        fields = dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
+        name = fields.pop("type", None)
+        if not isinstance(name, str):
+            names = ", ".join(cls.registry)
+            raise PydanticCustomError("no_type", "needs a 'type', one of: {names}", {"names": names})
+        try:
+            chosen: type[Config] = cls.registry[name]
+        except UnknownComponent as error:
+            raise PydanticCustomError("bad_type", "{why}", {"why": str(error)}) from None
+        return chosen.model_validate(fields)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if not cls.__dict__.get("kind"):
+            return handler(source)
+        as_its_own_type = core_schema.wrap_serializer_function_ser_schema(
+            lambda value, serialize: serialize(value), schema=core_schema.any_schema()
+        )
+        return core_schema.no_info_plain_validator_function(
+            cls.choose, serialization=as_its_own_type
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        if cls.__dict__.get("kind"):
+            return {"component": cls.kind}
+        described = handler(schema)
+        if cls.kind:
+            model = handler.resolve_ref_schema(described)
+            name = {"type": {"const": cls.registry.name_of(cls)}}
+            model["properties"] = name | model.get("properties", {})
+            model["required"] = ["type", *model.get("required", [])]
+        return described
+
+
+def _explain(cls: type[Config], errors: list[ErrorDetails]) -> list[InitErrorDetails]:
+    """Say of each unknown field which field was probably meant."""
+    fields = [field.alias or name for name, field in cls.model_fields.items()]
+    lines: list[InitErrorDetails] = []
+    meant: set[str] = set()
+    for error in errors:
+        text = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
+            close = difflib.get_close_matches(str(error["loc"][0]), fields, n=1)
+            meant.update(close)
+            known = f"there are: {', '.join(fields)}" if fields else "it has no fields"
+            text = f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; {known}"
+        line = PydanticCustomError(cast("Any", error["type"]), "{text}", {"text": text})
+        lines.append(InitErrorDetails(type=line, loc=error["loc"], input=error["input"]))
+    return [
+        line
+        for line, error in zip(lines, errors, strict=True)
+        if not (error["type"] == "missing" and error["loc"][0] in meant)
+    ]

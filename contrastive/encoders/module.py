@@ -1,0 +1,36 @@
+"""What every built encoder is: an ``nn.Module`` that owns its preprocessing.
+
+Shapes: B samples, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
+"""Raw samples to the keyword arguments of ``forward``, first dimension B, on the CPU.
+
+It is picklable (it runs in worker processes), and its ``repr`` names everything that changes its
+result, since the feature cache takes that text as a part of its key.
+"""
+
+
+class EncoderModule(nn.Module):
+    """Raw samples of one modality to pooled features; subclasses define ``forward``.
+
+    ``forward(**inputs)`` takes what ``preprocess`` returns and gives ``[B, F]``, always 2-D.
+    """
+
+    modality: str
+    out_dim: int
+    """F."""
+    preprocess: Preprocess
+    """Raises ``BadSample`` for a sample that cannot be used."""
+    augment: Preprocess | None = None
+    """Preprocessing with randomness (torch's generator), used for training if not None."""
+    reproducible: bool = False
+    """The spec alone brings the same weights back (pretrained), so that a frozen encoder
+    need not be saved."""

@@ -1,0 +1,54 @@
+"""Bad samples: each reported once with its place, all counted, and a budget.
+
+One bad row or broken image must not end a long run; a thousand of them must.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from contrastive.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHOWN = 5  # of each ledger, in the message that ends a run
+
+
+@dataclass
+class Faults:
+    """A ledger of what was left out of a dataset.
+
+    Args:
+        budget: the share of rows that may be bad before ``check`` raises.
+        tell: called with each line as it is reported.
+    """
+
+    budget: float = 0.01
+    tell: Callable[[str], None] | None = None
+    lines: list[str] = field(default_factory=list[str])
+
+    def report(self, source: str, problem: str) -> None:
+        """Note one bad row or sample; ``source`` is its place, such as ``captions.csv:17``."""
+        line = f"{source}: {problem}" if source else problem
+        self.lines.append(line)
+        if self.tell:
+            self.tell(line)
+
+    def check(self, total: int) -> None:
+        """Raise if more than the budget's share of ``total`` rows is bad.
+
+        Raises:
+            DataError: names the first few and how to raise the budget.
+        """
+        allowed = math.ceil(self.budget * total)
+        if len(self.lines) > allowed:
+            first = "; ".join(self.lines[:SHOWN])
+            more = f"; and {len(self.lines) - SHOWN} more" if len(self.lines) > SHOWN else ""
+            msg = (
+                f"{len(self.lines)} of {total} samples are bad, {allowed} may be "
+                f"(max_bad: {self.budget:g}): {first}{more}"
+            )
+            raise DataError(msg)

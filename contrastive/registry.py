@@ -1,0 +1,169 @@
+"""Components by name, imported only when used.
+
+A name is given by ``@registry.register(name)`` in this program, or by an entry point of an
+installed package. Anywhere a name is allowed, an import path ``"module:Class"`` is too, unless
+the spec came from somewhere else (``names_only``). Package metadata is read only for a name
+that this program has not registered.
+"""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from contrastive.config import Config
+from contrastive.errors import PluginError, UnknownComponent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+C = TypeVar("C", bound=Config)
+D = TypeVar("D", bound=Config)
+
+_paths_allowed = ContextVar("paths_allowed", default=True)
+
+
+@contextmanager
+def names_only() -> Iterator[None]:
+    """Refuse import paths within this block: the spec at hand is somebody else's."""
+    token = _paths_allowed.set(False)
+    try:
+        yield
+    finally:
+        _paths_allowed.reset(token)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one installed package offers under one name."""
+
+    path: str
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.path} (of {self.package} {self.version})"
+
+
+class Registry(Generic[C]):
+    """The components of one kind."""
+
+    def __init__(self, interface: type[C], *, group: str) -> None:
+        """Serve subclasses of ``interface``, also from the entry-point group ``group``."""
+        self.interface = interface
+        self.group = group
+        self.registered: dict[str, type[C]] = {}
+        interface.registry = self
+
+    def register(self, name: str) -> Callable[[type[D]], type[D]]:
+        """Give the decorated class a name in this program.
+
+        Raises:
+            ValueError: the name is taken by another class.
+            PluginError: the class is not a finished component of this kind.
+        """
+
+        def add(cls: type[D]) -> type[D]:
+            taken = self.registered.get(name)
+            if taken and path_of(taken) != path_of(cls):  # a reload is fine, a clash is not
+                msg = f"{self.interface.kind} {name!r} is already {path_of(taken)}"
+                raise ValueError(msg)
+            self.registered[name] = self._check(cls, path_of(cls))
+            return cls
+
+        return add
+
+    def __getitem__(self, name: str) -> type[C]:
+        """Return the class that ``name`` stands for, importing it if need be.
+
+        Raises:
+            UnknownComponent: nothing, or more than one thing, has that name.
+            PluginError: something has that name, but its package is broken.
+        """
+        if name in self.registered:
+            return self.registered[name]
+        if ":" in name:
+            if not _paths_allowed.get():
+                msg = f"{name!r} is an import path, which only your own spec may use"
+                raise UnknownComponent(msg)
+            return self.load(Offer(name, "this spec", ""))
+        offers = self.installed.get(name, [])
+        if len(offers) != 1:
+            raise UnknownComponent(self._complain(name, offers))
+        return self.load(offers[0])
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every name, sorted, without importing anything."""
+        return iter(sorted({*self.registered, *self.installed}))
+
+    @cached_property
+    def installed(self) -> dict[str, list[Offer]]:
+        """What installed packages offer, by name."""
+        offers: dict[str, dict[str, Offer]] = {}
+        for point in entry_points(group=self.group):
+            package = (point.dist.name, point.dist.version) if point.dist else ("?", "")
+            offers.setdefault(point.name, {})[point.value] = Offer(point.value, *package)
+        return {name: list(by_path.values()) for name, by_path in sorted(offers.items())}
+
+    def load(self, offer: Offer) -> type[C]:
+        """Import what a package offers.
+
+        Raises:
+            PluginError: chained to its cause, naming package, version and import path.
+        """
+        try:
+            found: Any = EntryPoint(name=offer.path, value=offer.path, group="").load()
+            if isinstance(found, type) and issubclass(found, Config):
+                found.model_rebuild()  # an annotation that cannot be resolved shows here
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            msg = f"{self.interface.kind} {offer} is broken: {why}"
+            raise PluginError(msg) from error
+        return self._check(cast("object", found), str(offer))
+
+    def name_of(self, cls: type[Config]) -> str:
+        """Return what a spec should call ``cls``: its name, or its import path."""
+        for name, known in self.registered.items():
+            if known is cls:
+                return name
+        for name, offers in self.installed.items():
+            if name not in self.registered and [o.path for o in offers] == [path_of(cls)]:
+                return name
+        return path_of(cls)
+
+    def package_of(self, cls: type[Config]) -> tuple[str, str] | None:
+        """Return the installed package and version that offers ``cls``, if one does."""
+        for offer in (offer for offers in self.installed.values() for offer in offers):
+            if offer.path == path_of(cls):
+                return offer.package, offer.version
+        return None
+
+    def _check(self, found: object, path: str) -> type[C]:
+        """Insist on a finished subclass of the interface."""
+        if not (isinstance(found, type) and issubclass(found, self.interface)):
+            msg = f"{path} should be a subclass of {self.interface.__name__}, but is {found!r}"
+            raise PluginError(msg)
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            msg = f"{path} does not define {', '.join(missing)}, as {self.interface.__name__} asks"
+            raise PluginError(msg)
+        return found
+
+    def _complain(self, name: str, offers: list[Offer]) -> str:
+        what = f"{self.interface.kind} {name!r}"
+        if offers:
+            return f"{what} is offered more than once; write {' or '.join(map(str, offers))}"
+        close = difflib.get_close_matches(name, list(self), n=2)
+        hint = " or ".join(map(repr, close))
+        return f"unknown {what}; " + (
+            f"did you mean {hint}?" if hint else f"there are: {', '.join(self)}"
+        )
+
+
+def path_of(cls: type) -> str:
+    """Return the import path of ``cls``."""
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -1,0 +1,66 @@
+"""The JSON schema of a spec, with every installed component, for editors and CI."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+from pydantic.json_schema import models_json_schema
+
+from contrastive.config import Config
+from contrastive.errors import PluginError, UnknownComponent
+from contrastive.registry import Registry
+
+
+def load_all(registry: Registry[Any]) -> dict[str, type[Config] | Exception]:
+    """Import every component; one that fails is represented by its error."""
+    found: dict[str, type[Config] | Exception] = {}
+    for name in registry:
+        try:
+            found[name] = registry[name]
+        except (PluginError, UnknownComponent) as error:
+            found[name] = error
+    return found
+
+
+def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any]:
+    """Describe ``spec``; components that cannot be imported are left out."""
+    menus = {
+        registry.interface.kind: {
+            name: cls for name, cls in load_all(registry).items() if isinstance(cls, type)
+        }
+        for registry in registries
+    }
+    classes = dict.fromkeys([spec, *(cls for menu in menus.values() for cls in menu.values())])
+    refs, described = models_json_schema([(cls, "validation") for cls in classes])
+    for kind, menu in menus.items():
+        choice = _choice({name: refs[cls, "validation"] for name, cls in menu.items()})
+        about = [inspect.getdoc(cls) or "" for cls in menu.values()]
+        choice["properties"]["type"]["enumDescriptions"] = about  # editors show these
+        described["$defs"][kind] = choice
+    return cast("dict[str, Any]", _link(described | refs[spec, "validation"]))
+
+
+def _choice(refs: dict[str, Any]) -> dict[str, Any]:
+    """Choose by ``type``. Unlike ``oneOf``, this lets validators say what is wrong."""
+    return {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"enum": list(refs)}},
+        "allOf": [
+            {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": ref}
+            for name, ref in refs.items()
+        ],
+    }
+
+
+def _link(node: Any) -> Any:
+    """Replace each placeholder of a component by a reference to its kind."""
+    if isinstance(node, list):
+        return [_link(item) for item in cast("list[object]", node)]
+    if not isinstance(node, dict):
+        return node
+    fields = cast("dict[str, Any]", node)
+    if isinstance(kind := fields.get("component"), str):
+        return {"$ref": f"#/$defs/{kind}"}
+    return {name: _link(value) for name, value in fields.items()}
