@@ -1,49 +1,54 @@
 """Contrastive learning from a typed spec: encoders, heads, losses and data by name.
 
-Nothing here imports torch until a function that needs it is called.
+Every public name is imported when it is asked for, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from contrastive.spec import ModelSpec, RunSpec, Tower
-
 if TYPE_CHECKING:
-    from contrastive.classify import classify
-    from contrastive.evaluate import evaluate
+    from contrastive.cache import FeatureCache
+    from contrastive.errors import ContrastiveError
     from contrastive.model import ContrastiveModel, build_model, load_model
-    from contrastive.train import train
+    from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
+    from contrastive.zero_shot import classify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ContrastiveError",
     "ContrastiveModel",
+    "EvaluationSpec",
+    "FeatureCache",
     "ModelSpec",
     "RunSpec",
     "Tower",
+    "TrainingSpec",
     "build_model",
     "classify",
-    "evaluate",
     "load_model",
-    "train",
 ]
 
 _HOMES = {
-    "ContrastiveModel": "contrastive.model",
-    "build_model": "contrastive.model",
-    "load_model": "contrastive.model",
-    "classify": "contrastive.classify",
-    "evaluate": "contrastive.evaluate",
-    "train": "contrastive.train",
+    "ContrastiveError": "errors",
+    "ContrastiveModel": "model",
+    "EvaluationSpec": "spec",
+    "FeatureCache": "cache",
+    "ModelSpec": "spec",
+    "RunSpec": "spec",
+    "Tower": "spec",
+    "TrainingSpec": "spec",
+    "build_model": "model",
+    "classify": "zero_shot",
+    "load_model": "model",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is asked for (PEP 562)."""
+    """Import the module in which ``name`` lives (PEP 562)."""
     if name not in _HOMES:
         msg = f"module 'contrastive' has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"contrastive.{_HOMES[name]}"), name)

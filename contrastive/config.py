@@ -28,7 +28,7 @@ from pydantic_core import (
 from contrastive.errors import UnknownComponent
 
 if TYPE_CHECKING:
-    from contrastive.registry import Registry
+    from contrastive.registry import Registry  # noqa: TC004  (it imports this module)
 
 
 class Config(BaseModel):
@@ -67,7 +67,9 @@ class Config(BaseModel):
         name = fields.pop("type", None)
         if not isinstance(name, str):
             names = ", ".join(cls.registry)
-            raise PydanticCustomError("no_type", "needs a 'type', one of: {names}", {"names": names})
+            raise PydanticCustomError(
+                "no_type", "needs a 'type', one of: {names}", {"names": names}
+            )
         try:
             chosen: type[Config] = cls.registry[name]
         except UnknownComponent as error:
@@ -111,7 +113,9 @@ def _explain(cls: type[Config], errors: list[ErrorDetails]) -> list[InitErrorDet
             close = difflib.get_close_matches(str(error["loc"][0]), fields, n=1)
             meant.update(close)
             known = f"there are: {', '.join(fields)}" if fields else "it has no fields"
-            text = f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; {known}"
+            text = (
+                f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; {known}"
+            )
         line = PydanticCustomError(cast("Any", error["type"]), "{text}", {"text": text})
         lines.append(InitErrorDetails(type=line, loc=error["loc"], input=error["input"]))
     return [

@@ -24,31 +24,39 @@ class Faults:
     Args:
         budget: the share of rows that may be bad before ``check`` raises.
         tell: called with each line as it is reported.
+        lines: the reports, in the order in which they were made.
+        bad: how many rows were left out.
     """
 
     budget: float = 0.01
     tell: Callable[[str], None] | None = None
     lines: list[str] = field(default_factory=list[str])
+    bad: int = 0
 
-    def report(self, source: str, problem: str) -> None:
-        """Note one bad row or sample; ``source`` is its place, such as ``captions.csv:17``."""
+    def report(self, source: str, problem: str, *, rows: int = 1) -> None:
+        """Note one fault; ``source`` is its place, such as ``captions.csv:17``.
+
+        ``rows`` are left out for it: 5 if an image with five captions is missing, 0 if a row
+        was mended and is used.
+        """
         line = f"{source}: {problem}" if source else problem
         self.lines.append(line)
+        self.bad += rows
         if self.tell:
             self.tell(line)
 
     def check(self, total: int) -> None:
-        """Raise if more than the budget's share of ``total`` rows is bad.
+        """Raise if more than the budget's share of ``total`` rows (the bad ones too) is bad.
 
         Raises:
             DataError: names the first few and how to raise the budget.
         """
         allowed = math.ceil(self.budget * total)
-        if len(self.lines) > allowed:
+        if self.bad > allowed:
             first = "; ".join(self.lines[:SHOWN])
             more = f"; and {len(self.lines) - SHOWN} more" if len(self.lines) > SHOWN else ""
             msg = (
-                f"{len(self.lines)} of {total} samples are bad, {allowed} may be "
+                f"{self.bad} of {total} samples are bad, {allowed} may be "
                 f"(max_bad: {self.budget:g}): {first}{more}"
             )
             raise DataError(msg)

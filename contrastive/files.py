@@ -76,27 +76,31 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     Raises:
         SpecError: the file cannot be read, is not YAML, or is not a mapping.
     """
+    data, lines = _parse(_read_text(path), str(path))
+    if not isinstance(data, dict):
+        msg = f"{path}:1: a spec is a mapping of names to values, this is {_kind_of(data)}"
+        raise SpecError(msg)
+    return cast("dict[str, Any]", data), lines
+
+
+def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        if len(raw) > MAX_BYTES:
-            msg = f"{path}: {len(raw):,} bytes is too large for a spec (limit {MAX_BYTES:,})"
-            raise SpecError(msg)
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        msg = f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8"
-        raise SpecError(msg) from None
     except FileNotFoundError:
         msg = f"{path}: no such file"
         raise SpecError(msg) from None
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise SpecError(msg) from None
-    data, lines = _parse(text, str(path))
-    if not isinstance(data, dict):
-        msg = f"{path}:1: a spec is a mapping of names to values, this is {_kind_of(data)}"
+    if len(raw) > MAX_BYTES:
+        msg = f"{path}: {len(raw):,} bytes is too large for a spec (limit {MAX_BYTES:,})"
         raise SpecError(msg)
-    return cast("dict[str, Any]", data), lines
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        msg = f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8"
+        raise SpecError(msg) from None
 
 
 def _parse(text: str, origin: str) -> tuple[object, dict[Place, int]]:
@@ -108,8 +112,9 @@ def _parse(text: str, origin: str) -> tuple[object, dict[Place, int]]:
         lines = _lines(node, origin)
         return (yaml.constructor.construct_document(node) if node else None), lines
     except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = " ".join(str(error.problem or error.context).split())
+        about: Any = error  # the library has no types here
+        line = int(about.problem_mark.line) + 1 if about.problem_mark else 1
+        problem = " ".join(str(about.problem or about.context).split())
         msg = f"{origin}:{line}: {problem}"
     except (YAMLError, ValueError) as error:
         if isinstance(error, SpecError):
@@ -128,7 +133,9 @@ def _lines(root: Any, origin: str) -> dict[Place, int]:
     def visit(node: Any, place: Place) -> None:
         line = int(node.start_mark.line) + 1
         if len(found) > MAX_NODES or len(place) > MAX_DEPTH:
-            msg = f"{origin}:{line}: the document is too large or too deep once aliases are expanded"
+            msg = (
+                f"{origin}:{line}: the document is too large or too deep once aliases are expanded"
+            )
             raise SpecError(msg)
         found.setdefault(place, line)
         if isinstance(node, MappingNode):
@@ -153,26 +160,26 @@ def _set(data: dict[str, Any], override: str) -> Place:
         raise SpecError(msg)
     place: list[int | str] = []
     parent: Any = data
-    for number, key in enumerate(keys):
-        step: int | str = key
-        if isinstance(parent, list):
-            size = len(cast("list[object]", parent))
-            if not key.isdecimal() or int(key) >= size:
-                msg = f"override {override!r}: {key!r} is not an index of a list of {size}"
-                raise SpecError(msg)
-            step = int(key)
-        elif not isinstance(parent, dict):
-            msg = f"override {override!r}: {'.'.join(keys[:number])} is {_kind_of(parent)}"
-            raise SpecError(msg)
+    for key in keys[:-1]:
+        step = _step(parent, key, override, place)
+        if isinstance(step, str):
+            parent.setdefault(step, {})
+        parent = parent[step]
         place.append(step)
-        if number == len(keys) - 1:
-            parent[step] = _parse(text, f"override {override!r}")[0]
-        else:
-            inner = cast("Any", parent)
-            if isinstance(inner, dict):
-                cast("dict[str, Any]", inner).setdefault(key, {})
-            parent = inner[step]
-    return tuple(place)
+    last = _step(parent, keys[-1], override, place)
+    parent[last] = _parse(text, f"override {override!r}")[0]
+    return (*place, last)
+
+
+def _step(parent: Any, key: str, override: str, place: list[int | str]) -> int | str:
+    """Return ``key`` as what ``parent`` is indexed by."""
+    if isinstance(parent, dict):
+        return key
+    if isinstance(parent, list) and key.isdecimal() and int(key) < len(cast("Any", parent)):
+        return int(key)
+    where = ".".join(map(str, place))
+    msg = f"override {override!r}: {where} is {_kind_of(cast('Any', parent))} without {key!r}"
+    raise SpecError(msg)
 
 
 def _report(

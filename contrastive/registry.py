@@ -20,7 +20,7 @@ from contrastive.config import Config
 from contrastive.errors import PluginError, UnknownComponent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 C = TypeVar("C", bound=Config)
 D = TypeVar("D", bound=Config)
@@ -29,7 +29,7 @@ _paths_allowed = ContextVar("paths_allowed", default=True)
 
 
 @contextmanager
-def names_only() -> Iterator[None]:
+def names_only() -> Generator[None]:
     """Refuse import paths within this block: the spec at hand is somebody else's."""
     token = _paths_allowed.set(False)
     try:

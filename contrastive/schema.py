@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic.json_schema import models_json_schema
 
-from contrastive.config import Config
+from contrastive import __version__
 from contrastive.errors import PluginError, UnknownComponent
-from contrastive.registry import Registry
+from contrastive.registry import Offer, Registry, path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from contrastive.config import Config
 
 
 def load_all(registry: Registry[Any]) -> dict[str, type[Config] | Exception]:
@@ -39,6 +44,38 @@ def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any
         choice["properties"]["type"]["enumDescriptions"] = about  # editors show these
         described["$defs"][kind] = choice
     return cast("dict[str, Any]", _link(described | refs[spec, "validation"]))
+
+
+def listing(*registries: Registry[Any]) -> list[dict[str, str]]:
+    """List every component with its state: ok, broken, shadowed or ambiguous.
+
+    Importing is tried for each; a failure becomes an entry.
+    """
+    return [entry for registry in registries for entry in _entries(registry)]
+
+
+def _entries(registry: Registry[Any]) -> Iterator[dict[str, str]]:
+    kind = registry.interface.kind
+    for name, cls in sorted(registry.registered.items()):
+        package = registry.package_of(cls) or ("contrastive-kit", __version__)
+        yield _entry(kind, name, Offer(path_of(cls), *package), "ok")
+    for name, offers in registry.installed.items():
+        for offer in offers:
+            if name in registry.registered:
+                yield _entry(kind, name, offer, "shadowed", f"write {offer.path}")
+            elif len(offers) > 1:
+                yield _entry(kind, name, offer, "ambiguous", f"write {offer.path}")
+            else:
+                try:
+                    registry.load(offer)
+                    yield _entry(kind, name, offer, "ok")
+                except PluginError as error:
+                    yield _entry(kind, name, offer, "broken", str(error.__cause__ or error))
+
+
+def _entry(kind: str, name: str, offer: Offer, state: str, why: str = "") -> dict[str, str]:
+    about = {"package": offer.package, "version": offer.version, "path": offer.path}
+    return {"kind": kind, "name": name, **about, "state": state, "why": " ".join(why.split())}
 
 
 def _choice(refs: dict[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  (pydantic reads the annotation)
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from contrastive.config import Config
-from contrastive.datasets import Dataset
-from contrastive.encoders import Encoder
-from contrastive.heads import Head
-from contrastive.losses import Loss
+from contrastive.datasets import Dataset, datasets
+from contrastive.encoders import Encoder, encoders
+from contrastive.heads import Head, heads
+from contrastive.losses import Loss, losses
+
+REGISTRIES = (encoders, heads, losses, datasets)
+"""Every kind of component."""
+
+TEMPLATES = ("a picture of a {}", "a photo of a {}", "{}")
+"""Sentences for the classes of zero-shot classification."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -88,8 +100,8 @@ class EvaluationSpec(Config):
     """Measured after each epoch."""
     final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""
-    templates: tuple[str, ...] = ("a picture of a {}", "a photo of a {}", "{}")
-    """Sentences that classes are put into for zero-shot classification, where the data have them."""
+    templates: tuple[str, ...] = TEMPLATES
+    """Sentences that classes are put into, where the data have classes."""
 
     @model_validator(mode="after")
     def _templates_have_a_gap(self) -> Self:

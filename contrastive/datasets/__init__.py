@@ -6,7 +6,10 @@ This module is the menu. It does not import torch.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field, PositiveInt
 
 from contrastive.config import Config
 from contrastive.registry import Registry
@@ -56,3 +59,90 @@ class Dataset(Config):
 
 
 datasets = Registry(Dataset, group="contrastive.datasets")
+
+
+@datasets.register("flickr30k")
+class Flickr30k(Dataset):
+    """Flickr30k as its common copies have it: five captions an image, Karpathy's splits.
+
+    It cannot be downloaded for you; unpack any copy of it in a folder. A row's id is the place of
+    its image in the annotations, so the captions of one image are positives of each other.
+    """
+
+    folder: Path
+    """Where Flickr30k was unpacked."""
+    annotations: Path | None = None
+    """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
+    Kaggle's results.csv or the original .token file. Found by its usual name, in this order."""
+    images: Path | None = None
+    """The folder of pictures, relative to the folder; found by its usual name."""
+    splits: Path | None = None
+    """Who is in train, val and test, for annotations that do not say: Karpathy's JSON, the CSV of
+    the Hugging Face copy, or a folder of lists such as flickr30k_train.txt or train.txt. Relative
+    to the folder; found in it by these names."""
+    captions_per_image: PositiveInt = 2
+    """Training uses the first so many captions of an image, evaluation uses all."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the rows of a split that may be bad and left out."""
+
+    def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
+        """Read the annotations and look for the images; nothing is decoded.
+
+        Args:
+            split: ``train`` (29,000 images), ``val`` (1,014), ``test`` (1,000), or several joined
+                by ``+``.
+            purpose: ``training`` keeps the first ``captions_per_image`` captions of an image.
+
+        Raises:
+            DataError: a file is missing or broken, nothing says the splits, or too many rows
+                are bad.
+        """
+        from contrastive.datasets.flickr30k import read
+
+        return read(self, split, purpose=purpose)
+
+
+@datasets.register("image-folder")
+class ImageFolder(Dataset):
+    """Your own images, with captions in a CSV, TSV or JSONL file beside them.
+
+    The splits are those of the split column; else of the folders train, val and test, each with
+    its own captions file; else a hash of each image's name (or group) decides, always the same.
+    """
+
+    folder: Path
+    """The images, in folders as you like; captions name them relative to it."""
+    captions: Path | None = None
+    """The captions, relative to the folder; found as captions or metadata .csv, .tsv or .jsonl."""
+    image_column: str | None = None
+    """Path of the image; found as image, file_name or filename."""
+    text_column: str | None = None
+    """The caption; found as text or caption."""
+    group_column: str | None = None
+    """Rows with equal values are positives of each other; found as group or group_id. Without it
+    they are the captions of one image."""
+    label_column: str | None = None
+    """The class of the image; found as label."""
+    split_column: str | None = None
+    """train, val, test or a name of yours; found as split."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the images in val, and again in test, where only the hash decides."""
+    captions_per_image: PositiveInt | None = None
+    """Training uses the first so many captions of an image; evaluation uses all."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the rows of a split that may be bad and left out."""
+
+    def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
+        """Read the captions and look for the images; nothing is decoded.
+
+        Args:
+            split: ``train``, ``val``, ``test``, a name of the split column, or several joined
+                by ``+``.
+            purpose: ``training`` keeps the first ``captions_per_image`` captions of an image.
+
+        Raises:
+            DataError: a file is missing or broken, a column is missing, or too many rows are bad.
+        """
+        from contrastive.datasets.image_folder import read
+
+        return read(self, split, purpose=purpose)

@@ -6,9 +6,12 @@ This module is the menu. It does not import torch; each ``build`` imports what i
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, PositiveInt
 
 from contrastive.config import Config
+from contrastive.errors import SpecError
 from contrastive.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,3 +37,74 @@ class Head(Config):
 
 
 heads = Registry(Head, group="contrastive.heads")
+
+
+@heads.register("linear")
+class Linear(Head):
+    """One matrix, as in CLIP."""
+
+    bias: bool = True
+    """Add a vector too."""
+
+    def build(self, in_dim: int, out_dim: int) -> nn.Module:
+        """Return an ``nn.Linear``."""
+        from torch import nn
+
+        return nn.Linear(in_dim, out_dim, bias=self.bias)
+
+
+@heads.register("mlp")
+class Mlp(Head):
+    """Two dense layers with a GELU between them."""
+
+    hidden: PositiveInt | None = None
+    """Width between the layers; embed_dim if not given."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of values zeroed in training, before the second layer or, if residual, after it."""
+    residual: bool = False
+    """Add the first layer's output to the second's, and normalise the sum by a LayerNorm."""
+
+    def build(self, in_dim: int, out_dim: int) -> nn.Module:
+        """Return an ``nn.Sequential`` or a ``ResidualMlp``.
+
+        Raises:
+            SpecError: residual, and ``hidden`` is not ``out_dim``.
+        """
+        from torch import nn
+
+        from contrastive.heads.mlp import ResidualMlp
+
+        hidden = self.hidden or out_dim
+        if self.residual and hidden != out_dim:
+            msg = (
+                f"a residual mlp adds hidden ({hidden}) to embed_dim ({out_dim}); leave hidden out"
+            )
+            raise SpecError(msg)
+        if self.residual:
+            return ResidualMlp(in_dim, out_dim, dropout=self.dropout)
+        return nn.Sequential(
+            nn.Linear(in_dim, hidden),
+            nn.GELU(),
+            nn.Dropout(self.dropout),
+            nn.Linear(hidden, out_dim),
+        )
+
+
+@heads.register("identity")
+class Identity(Head):
+    """The features as they are, for encoders that already project."""
+
+    def build(self, in_dim: int, out_dim: int) -> nn.Module:
+        """Return an ``nn.Identity``.
+
+        Raises:
+            SpecError: the widths differ.
+        """
+        from torch import nn
+
+        if in_dim != out_dim:
+            msg = (
+                f"an identity head gives {in_dim} features, not {out_dim}; set embed_dim: {in_dim}"
+            )
+            raise SpecError(msg)
+        return nn.Identity()

@@ -9,6 +9,8 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from contrastive.losses.functional import similarity
+
 
 class LossModule(nn.Module):
     """Embeddings and group ids to a scalar and the figures worth logging."""
@@ -34,4 +36,4 @@ class LossModule(nn.Module):
 
     def logits(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T``, in fp32."""
-        return self.log_scale.float().exp() * (a.float() @ b.float().T)
+        return similarity(a, b, log_scale=self.log_scale)

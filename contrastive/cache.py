@@ -1,0 +1,284 @@
+"""Features of frozen encoders, computed once and kept on disk.
+
+A row is found by what it is made of, not by where it lies: the encoder's key hashes its spec, its
+weights, its preprocessing and the version of its package; the sample's key hashes its content. So
+training, evaluation and search share rows, and anything that changes misses.
+
+On disk, a folder for each encoder: ``features.bin`` (fp32 rows), ``keys.bin`` (a 36-byte record for
+each row: SHA-256 of the sample, CRC-32 of the row) and ``encoder.json`` (for people). Rows are
+appended batch by batch, features before keys, so an encoding that was cut off goes on where it was.
+
+Shapes: N samples, M rows on disk, F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+
+from contrastive import __version__
+from contrastive.errors import BadSample, DataError
+from contrastive.progress import bar
+from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contrastive.encoders import Encoder
+    from contrastive.encoders.module import EncoderModule
+
+FORMAT = 1
+KEY_BYTES = 32
+RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
+BATCH = 64  # rows an encoding computes, and may lose, at a time
+
+
+def default_folder() -> Path:
+    """Return ``$CONTRASTIVE_CACHE``, or ``contrastive`` in the user's cache folder."""
+    if folder := os.environ.get("CONTRASTIVE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contrastive"
+
+
+def sample_key(sample: Any, modality: str) -> bytes:
+    """Return the SHA-256 of a sample's content; a file and its bytes have the same one.
+
+    Raises:
+        BadSample: the file cannot be read, or nothing is known of this type.
+    """
+    if isinstance(sample, str) and modality == "text":
+        return hashlib.sha256(b"text\0" + sample.encode("utf-8", "surrogatepass")).digest()
+    if isinstance(sample, (str, Path)):
+        try:
+            about = Path(sample).stat()
+            return _file_key(Path(sample), about.st_mtime_ns, about.st_size)
+        except OSError as error:
+            msg = f"{sample}: cannot be read: {error.strerror or error}"
+            raise BadSample(msg) from None
+    if isinstance(sample, bytes):
+        return hashlib.sha256(b"file\0" + sample).digest()
+    if isinstance(sample, Image.Image):
+        about = f"pixels\0{sample.mode}\0{sample.size}\0".encode()
+        return hashlib.sha256(about + sample.tobytes()).digest()
+    if isinstance(sample, (np.ndarray, Tensor)):
+        array = np.ascontiguousarray(cast("np.ndarray", sample))
+        about = f"array\0{array.dtype.str}\0{array.shape}\0".encode()
+        return hashlib.sha256(about + array.tobytes()).digest()
+    msg = f"a {modality} sample cannot be a {type(sample).__name__}"
+    raise BadSample(msg)
+
+
+@lru_cache(maxsize=1 << 20)
+def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (a changed file misses)
+    return sample_key(path.read_bytes(), "file")
+
+
+def weights_fingerprint(module: torch.nn.Module) -> str:
+    """Return the SHA-256 of a module's parameters and buffers, names and shapes included."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(memoryview(flat.view(torch.uint8).numpy()))
+    return total.hexdigest()
+
+
+def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
+    """Return everything that decides an encoder's features, as JSON.
+
+    Raises:
+        DataError: its preprocessing has no stable ``repr``, so that a change would go unseen.
+    """
+    preprocess = repr(module.preprocess)
+    if re.search(r"\bat 0x[0-9a-f]+", preprocess):
+        msg = (
+            f"the features of {type(spec).__name__} cannot be cached: the repr of its preprocess "
+            f"does not say what it does ({preprocess[:80]}); set training.cache: off"
+        )
+        raise DataError(msg)
+    return {
+        "format": FORMAT,
+        "spec": spec.model_dump(mode="json"),
+        "weights": weights_fingerprint(module),
+        "preprocess": preprocess,
+        "package": type(spec).registry.package_of(type(spec)) or ("contrastive-kit", __version__),
+        "out_dim": module.out_dim,
+    }
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of N samples, read from disk as they are asked for."""
+
+    features_MF: np.ndarray
+    """Memory-mapped."""
+    rows_N: np.ndarray
+    """Row of each sample; -1 if it is bad."""
+
+    def __len__(self) -> int:
+        return len(self.rows_N)
+
+    def __getitem__(self, indices: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Return ``[len(indices), F]`` in fp32 on the CPU."""
+        rows = self.rows_N[np.asarray(indices)]
+        assert (rows >= 0).all(), "a bad sample has no features"
+        return torch.as_tensor(self.features_MF[rows])
+
+    @property
+    def good(self) -> np.ndarray:
+        """``[N]`` booleans: which samples have features."""
+        return self.rows_N >= 0
+
+
+class FeatureCache:
+    """A folder of features, shared by every run and process on this machine."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Keep features in ``folder``; ``default_folder()`` if None."""
+        self.folder = folder or default_folder()
+
+    def table(
+        self,
+        spec: Encoder,
+        module: EncoderModule,
+        samples: Sequence[Any],
+        *,
+        on_bad: OnBad = raise_bad,
+        workers: int = 0,
+    ) -> FeatureTable:
+        """Return the features of ``samples``, computing those that are not there yet.
+
+        Args:
+            spec: the encoder's config.
+            module: the built encoder, on any device; it runs in eval mode and fp32.
+            samples: raw samples of its modality; repeated ones cost nothing.
+            on_bad: called with the index and the problem of each sample that cannot be used;
+                by default, the first one raises.
+            workers: processes that decode samples.
+
+        Raises:
+            BadSample: a sample is bad, by default.
+        """
+        keys = _keys(samples, module.modality, on_bad)
+        store = _Store(self.folder / "features", encoder_key(spec, module))
+        known = store.index({key for key in keys if key is not None})
+        first = {key: i for i, key in reversed(list(enumerate(keys))) if key and key not in known}
+        missing = sorted(first.values(), key=lambda i: _length(samples[i]))
+        problems: dict[bytes, str] = {}
+        if missing:
+            with bar(f"encoding {module.modality}", len(missing)) as advance:
+                for batch in prepared_batches(
+                    samples, missing, module.preprocess, batch_size=BATCH, workers=workers
+                ):
+                    for index, problem in batch.problems.items():
+                        problems[cast("bytes", keys[index])] = problem
+                    if batch.indices:
+                        features = run_encoder(module, batch)
+                        store.append([cast("bytes", keys[i]) for i in batch.indices], features)
+                    advance(len(batch.indices) + len(batch.problems), "")
+            known = store.index({key for key in keys if key is not None})
+        rows = np.full(len(keys), -1, dtype=np.int64)
+        for i, key in enumerate(keys):
+            if key in known:
+                rows[i] = known[key]
+            elif key is not None:
+                on_bad(i, problems[key])
+        return FeatureTable(store.features(), rows)
+
+
+@torch.inference_mode()
+def run_encoder(module: EncoderModule, batch: Prepared) -> np.ndarray:
+    """Return ``[B, F]`` features in fp32, computed in eval mode without autocast."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    was_training = module.training
+    module.eval()
+    with torch.autocast(device.type, enabled=False):
+        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+        features = module(**inputs).float().cpu()
+    module.train(was_training)
+    return features.numpy()
+
+
+class _Store:
+    """The rows of one encoder on disk."""
+
+    def __init__(self, root: Path, about: dict[str, Any]) -> None:
+        text = json.dumps(about, sort_keys=True)
+        self.width = int(about["out_dim"])
+        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / "lock")
+        described = self.folder / "encoder.json"
+        if not described.exists():
+            described.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+    def features(self) -> np.ndarray:
+        path = self.folder / "features.bin"
+        rows = path.stat().st_size // (4 * self.width) if path.exists() else 0
+        if not rows:
+            return np.zeros((0, self.width), np.float32)
+        return np.memmap(path, np.float32, "r", shape=(rows, self.width))
+
+    def index(self, wanted: set[bytes]) -> dict[bytes, int]:
+        """Return the row of each wanted key whose features are whole."""
+        records = self._records()
+        features = self.features()
+        found: dict[bytes, int] = {}
+        for row, key in enumerate(records["key"][: len(features)].tolist()):
+            if key in wanted and zlib.crc32(features[row]) == records["crc"][row]:
+                found[key] = row
+        return found
+
+    def append(self, keys: list[bytes], features: np.ndarray) -> None:
+        """Add rows; a row that was written only in part before is overwritten."""
+        features = np.ascontiguousarray(features, np.float32)
+        records = np.array(
+            [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
+        )
+        with self.lock:
+            rows = len(self._records())
+            _write_at(self.folder / "features.bin", rows * 4 * self.width, features)
+            _write_at(self.folder / "keys.bin", rows * RECORD.itemsize, records)
+
+    def _records(self) -> np.ndarray:
+        path = self.folder / "keys.bin"
+        raw = path.read_bytes() if path.exists() else b""
+        return np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
+
+
+def _write_at(path: Path, offset: int, data: np.ndarray) -> None:
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.seek(offset)
+        file.write(data.tobytes())
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:
+    keys: list[bytes | None] = []
+    for i, sample in enumerate(samples):
+        try:
+            keys.append(sample_key(sample, modality))
+        except BadSample as error:
+            on_bad(i, str(error))
+            keys.append(None)
+    return keys
+
+
+def _length(sample: Any) -> int:
+    """Sort key that puts texts of a length together, so that little is padded."""
+    return len(sample) if isinstance(sample, str) else 0

@@ -1,0 +1,177 @@
+"""Batches for training: which rows, in which order, as cached features or as live inputs.
+
+Shapes: N rows, B rows of a batch, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive.errors import DataError
+from contrastive.faults import Faults
+from contrastive.progress import say
+from contrastive.stream import Prepared, in_workers, merge, prepare, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from contrastive.cache import FeatureCache, FeatureTable
+    from contrastive.datasets import Sample, Samples
+    from contrastive.encoders.module import Preprocess
+    from contrastive.model import ContrastiveModel
+    from contrastive.spec import TrainingSpec
+
+
+Ready = tuple[list[int], dict[str, dict[str, Tensor]], dict[int, str]]
+"""Rows of a batch, their inputs by modality, and the rows that were left out."""
+
+
+@dataclass
+class Batch:
+    """B rows; every modality is in one of the two dicts."""
+
+    ids: Tensor
+    """``[B]`` group ids."""
+    features: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """``[B, F]`` by modality, where the encoder is frozen and cached."""
+    inputs: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
+    """Arguments of the encoder by modality, where it runs live."""
+
+
+class Feed:
+    """The training rows of a run."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        model: ContrastiveModel,
+        settings: TrainingSpec,
+        *,
+        cache: FeatureCache | None,
+    ) -> None:
+        """Read the rows, and encode what is frozen if there is a cache.
+
+        Raises:
+            DataError: there are fewer than two rows, or too many are bad.
+        """
+        self.settings = settings
+        self.faults: Faults = getattr(samples, "faults", None) or Faults()
+        self.faults.tell = say
+        self.rows: list[Sample] = rows_of(samples)
+        self.total_rows = len(self.rows)
+        self.tables: dict[str, FeatureTable] = {}
+        self.live: dict[str, Preprocess] = {}
+        augmented: set[str] = set()
+        bad: set[int] = set()
+        for modality in model.towers:
+            tower = model.tower(modality)
+            if cache and tower.cacheable:
+                self.tables[modality] = cache.table(
+                    tower.spec.encoder,
+                    tower.encoder,
+                    [row[modality] for row in self.rows],
+                    on_bad=lambda i, problem: bad.add(i) or self._report(i, problem),
+                    workers=settings.workers,
+                )
+            else:
+                self.live[modality] = tower.encoder.augment or tower.encoder.preprocess
+                if tower.encoder.augment:
+                    augmented.add(modality)
+        self.augmented = frozenset(augmented)
+        self.faults.check(self.total_rows)
+        self.good = np.array([i for i in range(self.total_rows) if i not in bad])
+        if len(self.good) < 2:
+            msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two"
+            raise DataError(msg)
+        self.ids = torch.tensor([int(row["id"]) for row in self.rows])
+        self.batch_size = min(settings.batch_size, len(self.good))
+        self.steps_per_epoch = len(self.good) // self.batch_size
+
+    def __len__(self) -> int:
+        return len(self.good)
+
+    def example(self) -> Sample:
+        """Return one row, to be looked at."""
+        return self.rows[int(self.good[0])]
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield the batches of steps ``start`` to ``stop`` of the whole run."""
+        groups = self._groups(start, stop)
+        if not self.live:
+            for _, indices in groups:
+                yield self._batch(indices, {})
+            return
+        job = _PrepareBatch(self.rows, self.live, self.augmented, self.settings.seed)
+        ready: Iterator[Ready] = in_workers(job, groups, workers=self.settings.workers)
+        for indices, inputs, problems in ready:
+            for index, problem in problems.items():
+                self._report(index, problem)
+            if problems:
+                self.faults.check(self.total_rows)
+            yield self._batch(indices, inputs)
+
+    def _batch(self, indices: Sequence[int], inputs: dict[str, dict[str, Tensor]]) -> Batch:
+        features = {modality: table[indices] for modality, table in self.tables.items()}
+        return Batch(self.ids[list(indices)], features, inputs)
+
+    def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield ``(epoch, indices)`` of each step. The rows left over differ in each epoch."""
+        order: list[int] = []
+        for step in range(start, stop):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if place == 0 or not order:
+                order = self.good[permutation(self.settings.seed, epoch, len(self.good))].tolist()
+            yield epoch, order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _report(self, index: int, problem: str) -> None:
+        line = str(self.rows[index].get("source", f"row {index}"))
+        if f"{line}: {problem}" not in self.faults.lines:  # each epoch meets it again
+            self.faults.report(line, problem)
+
+
+def augmentation_seed(seed: int, epoch: int, index: int) -> int:
+    """Return the seed of a sample's augmentation, a function of its arguments alone."""
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """Return the order of an epoch, a function of its arguments alone."""
+    return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+@dataclass(frozen=True)
+class _PrepareBatch:
+    """What a worker process does for a step: decode and preprocess the live modalities."""
+
+    rows: Sequence[Sample]
+    live: dict[str, Preprocess]
+    augmented: frozenset[str]
+    seed: int
+
+    def __getitem__(self, group: tuple[int, list[int]]) -> Ready:
+        epoch, indices = group
+        problems: dict[int, str] = {}
+        while True:  # a row that is bad in one modality has to leave the others too
+            parts = {m: self._prepare(m, epoch, indices) for m in self.live}
+            found = {i: problem for part in parts.values() for i, problem in part.problems.items()}
+            problems |= found
+            if not found:
+                inputs = {m: part.inputs for m, part in parts.items()}
+                return indices, inputs, problems
+            indices = [i for i in indices if i not in found]
+
+    def _prepare(self, modality: str, epoch: int, indices: list[int]) -> Prepared:
+        samples = [self.rows[i][modality] for i in indices]
+        if modality not in self.augmented:
+            return prepare(self.live[modality], samples, indices)
+        parts: list[Prepared] = []
+        with torch.random.fork_rng(devices=[]):
+            for index, sample in zip(indices, samples, strict=True):
+                torch.manual_seed(augmentation_seed(self.seed, epoch, index))
+                parts.append(prepare(self.live[modality], [sample], [index]))
+        return merge(parts)

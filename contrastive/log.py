@@ -1,0 +1,53 @@
+"""What happened at each step, as JSON lines that survive a crash and a resume."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from contrastive.evaluate import Report
+
+
+class Log:
+    """An append-only file with a line for each step and each evaluation."""
+
+    def __init__(self, path: Path, *, keep_until: int = 0) -> None:
+        """Open ``path``; lines after step ``keep_until`` belong to work that is done again."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_log(path) if line["step"] <= keep_until]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8", buffering=1)  # a line is written at once
+
+    def step(self, step: int, epoch: float, **figures: Tensor | float) -> None:
+        """Note the figures of one step."""
+        plain = {k: v.item() if isinstance(v, Tensor) else v for k, v in figures.items()}
+        self._write({"step": step, "epoch": round(epoch, 6), **plain})
+
+    def evaluation(self, step: int, epoch: float, report: Report) -> None:
+        """Note an evaluation."""
+        self._write({"step": step, "epoch": round(epoch, 6), "evaluation": report.as_dict()})
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; one that a crash cut off at the end is left out."""
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,264 @@
+"""The losses as plain functions of tensors: the contract that every execution computes.
+
+Arguments come in one order everywhere: embeddings a and b, ids of a and b, then by keyword
+``log_scale``, ``bias``, ``positives``. Row i of a and row i of b are partners, for
+i < min(N, M); the rows beyond are negatives, unless their ids say otherwise.
+
+Shapes: N rows of a, M rows of b, D wide, K = min(N, M) partners.
+"""
+# ruff: noqa: N806  (shape suffixes)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import torch
+from torch.nn.functional import logsigmoid, pad
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.losses import Positives
+
+# A logit that takes no part. Finite, because a softmax over nothing but -inf has NaN gradients.
+_NEVER = -1e30
+
+
+def similarity(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the logits ``s * a @ b.T + bias`` with ``s = exp(log_scale)``.
+
+    They are computed in fp32 even under autocast, and in float64 if an embedding is float64.
+
+    Args:
+        a: ``[N, D]``, L2-normalised.
+        b: ``[M, D]``, L2-normalised.
+        log_scale: scalar, the logarithm of the inverse temperature.
+        bias: scalar, added to every logit.
+
+    Returns:
+        ``[N, M]``.
+    """
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        scaled_ND = a.to(dtype) * log_scale.to(dtype).exp()  # not the product, which is larger
+        b_DM = b.to(dtype).T
+        return scaled_ND @ b_DM if bias is None else torch.addmm(bias.to(dtype), scaled_ND, b_DM)
+
+
+def infonce(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None = None,
+    b_ids: Tensor | None = None,
+    *,
+    log_scale: Tensor,
+    positives: Positives = "multi",
+) -> Tensor:
+    r"""Return the symmetric InfoNCE loss, in nats.
+
+    With logits ``x = similarity(a, b)``, row i has positives ``P(i)`` and candidates ``C(i)``:
+
+    .. math:: \ell_i = \log \sum_{j \in C(i)} e^{x_{ij}} - \frac{1}{|P(i)|} \sum_{j \in P(i)} x_{ij}
+
+    - ``multi``: ``P(i)`` is every j with ``b_ids[j] == a_ids[i]``, ``C(i)`` every j: cross
+      entropy with a target uniform over the positives, the L_out of SupCon (Khosla et al. 2020,
+      arXiv:2004.11362, eq. 2).
+    - ``mask``: ``P(i) = {i}``; ``C(i)`` lacks every other j with ``b_ids[j] == a_ids[i]``.
+    - ``ignore``: ``P(i) = {i}``, ``C(i)`` every j; ids are not used (van den Oord et al. 2018,
+      arXiv:1807.03748, eq. 4; CLIP, Radford et al. 2021, arXiv:2103.00020, figure 3).
+
+    The loss is the mean over the rows that have a positive, averaged with the same mean over the
+    columns; 0 where nothing has a positive. Without ids every row is a group of its own and the
+    three settings agree. Loss and gradients keep their relative precision when the loss is tiny.
+
+    Args:
+        a: ``[N, D]``, L2-normalised.
+        b: ``[M, D]``, L2-normalised.
+        a_ids: ``[N]`` integers, the groups of a.
+        b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
+        log_scale: scalar, the logarithm of the inverse temperature.
+        positives: what rows of one group are to each other.
+
+    Returns:
+        Scalar, fp32 (float64 for float64 embeddings).
+
+    Raises:
+        ValueError: the ids do not fit the embeddings.
+    """
+    logits_NM = similarity(a, b, log_scale=log_scale)
+    return infonce_from_logits(logits_NM, a_ids, b_ids, positives=positives)
+
+
+def infonce_from_logits(
+    logits_NM: Tensor,  # noqa: N803
+    a_ids: Tensor | None = None,
+    b_ids: Tensor | None = None,
+    *,
+    positives: Positives = "multi",
+) -> Tensor:
+    """Return ``infonce`` of given ``[N, M]`` logits."""
+    if a_ids is None and b_ids is None:
+        positives = "ignore"  # the same loss, and the cheapest way to it
+    positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
+    others_NM = logits_NM.masked_fill(~negative_NM, _NEVER)
+    if positives == "multi":
+        return _group_loss(logits_NM, positive_NM, others_NM)
+    return _partner_loss(logits_NM, others_NM)
+
+
+def sigmoid(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None = None,
+    b_ids: Tensor | None = None,
+    *,
+    log_scale: Tensor,
+    bias: Tensor,
+    positives: Positives = "multi",
+) -> Tensor:
+    r"""Return the sigmoid loss of SigLIP, in nats a partner pair.
+
+    With logits ``x = similarity(a, b) + bias`` and ``K = min(N, M)``:
+
+    .. math:: L = -\frac{1}{K} \sum_{ij} \log \sigma(z_{ij} x_{ij})
+
+    (Zhai et al. 2023, arXiv:2303.15343, algorithm 1.) The labels z are +1 for positives and -1
+    for negatives:
+
+    - ``multi``: positives are all pairs with ``a_ids[i] == b_ids[j]``; the rest are negatives.
+    - ``mask``: positives are the partners; other pairs with equal ids are left out.
+    - ``ignore``: positives are the partners; the rest are negatives; ids are not used.
+
+    Without ids every row is a group of its own and the three settings agree.
+
+    Args:
+        a: ``[N, D]``, L2-normalised.
+        b: ``[M, D]``, L2-normalised.
+        a_ids: ``[N]`` integers, the groups of a.
+        b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
+        log_scale: scalar, the logarithm of the inverse temperature.
+        bias: scalar, added to every logit; negative, as most pairs are.
+        positives: what rows of one group are to each other.
+
+    Returns:
+        Scalar, fp32 (float64 for float64 embeddings).
+
+    Raises:
+        ValueError: the ids do not fit the embeddings.
+    """
+    logits_NM = similarity(a, b, log_scale=log_scale, bias=bias)
+    return sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
+
+
+def sigmoid_from_logits(
+    logits_NM: Tensor,  # noqa: N803
+    a_ids: Tensor | None = None,
+    b_ids: Tensor | None = None,
+    *,
+    positives: Positives = "multi",
+) -> Tensor:
+    """Return ``sigmoid`` of given ``[N, M]`` logits."""
+    positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
+    signed_NM = torch.where(positive_NM, logits_NM, -logits_NM)
+    if positives == "mask":
+        signed_NM = signed_NM.masked_fill(~(positive_NM | negative_NM), -_NEVER)
+    return -logsigmoid(signed_NM).sum() / min(logits_NM.shape)
+
+
+@torch.no_grad()
+def accuracy(
+    logits_NM: Tensor,  # noqa: N803
+    a_ids: Tensor | None = None,
+    b_ids: Tensor | None = None,
+) -> Tensor:
+    """Return how often the best match is right, rows and columns averaged.
+
+    A row is right if its largest logit is in a column of its group; without ids, of its partner.
+    Rows whose group has no column do not count. What a loss makes of equal ids does not matter.
+
+    Args:
+        logits_NM: ``[N, M]``.
+        a_ids: ``[N]`` integers, the groups of the rows.
+        b_ids: ``[M]`` integers, the groups of the columns; the same as ``a_ids`` if None.
+
+    Returns:
+        Scalar between 0 and 1.
+    """
+    same_NM = _same_group(logits_NM, a_ids, b_ids)
+
+    def share(dim: int) -> Tensor:
+        right = same_NM.gather(dim, logits_NM.argmax(dim, keepdim=True))
+        return right.sum() / same_NM.any(dim).sum().clamp(min=1)
+
+    return (share(0) + share(1)) / 2
+
+
+def collisions(ids: Tensor) -> Tensor:
+    """Return how many of the ``[N]`` rows share their group id with another row, as a scalar."""
+    ordered = ids.sort().values  # unlike torch.unique, sorting does not wait for the device
+    equal = ordered[1:] == ordered[:-1]
+    return (pad(equal, (1, 0)) | pad(equal, (0, 1))).sum()
+
+
+def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -> Tensor:  # noqa: N803
+    """Return the ``[N, M]`` mask of pairs of one group: of partners, where there are no ids."""
+    if a_ids is None and b_ids is None:
+        return torch.eye(*logits_NM.shape, dtype=torch.bool, device=logits_NM.device)
+    if a_ids is None:
+        msg = "b_ids without a_ids"
+        raise ValueError(msg)
+    b_ids = a_ids if b_ids is None else b_ids
+    if (*a_ids.shape, *b_ids.shape) != logits_NM.shape:
+        have, need = (*a_ids.shape, *b_ids.shape), tuple(logits_NM.shape)
+        msg = f"a_ids and b_ids have {have} entries for {need} embeddings"
+        raise ValueError(msg)
+    return a_ids[:, None] == b_ids
+
+
+def _roles(
+    logits_NM: Tensor,  # noqa: N803
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    positives: Positives,
+) -> tuple[Tensor, Tensor]:
+    """Return the ``[N, M]`` masks of positives and of negatives; a pair may be neither."""
+    partner_NM = _same_group(logits_NM, None, None)
+    match positives:
+        case "multi":
+            same_NM = _same_group(logits_NM, a_ids, b_ids)
+            return same_NM, ~same_NM
+        case "mask":
+            return partner_NM, ~(partner_NM | _same_group(logits_NM, a_ids, b_ids))
+        case "ignore":
+            return partner_NM, ~partner_NM
+        case _:
+            assert_never(positives)
+
+
+# With one positive p, log(sum of exp) - x_p is taken as softplus(log(sum over the others) - x_p):
+# loss and gradient stay exact when they are far smaller than the rounding error of x_p.
+
+
+def _partner_loss(logits_NM: Tensor, others_NM: Tensor) -> Tensor:  # noqa: N803
+    """InfoNCE where the partner is the one positive."""
+    partner_K = logits_NM.diagonal()
+
+    def mean(dim: int) -> Tensor:
+        return -logsigmoid(partner_K - others_NM.logsumexp(dim)[: len(partner_K)]).mean()
+
+    return (mean(0) + mean(1)) / 2
+
+
+def _group_loss(logits_NM: Tensor, positive_NM: Tensor, others_NM: Tensor) -> Tensor:  # noqa: N803
+    """InfoNCE where a row may have any number of positives."""
+    target_NM = torch.where(positive_NM, logits_NM, 0)
+
+    def mean(dim: int) -> Tensor:
+        count = positive_NM.sum(dim)
+        target = target_NM.sum(dim) / count.clamp(min=1)
+        of_one = -logsigmoid(target - others_NM.logsumexp(dim))
+        of_many = logits_NM.logsumexp(dim) - target  # at least log(count), so nothing is lost
+        loss = torch.where(count > 1, of_many, of_one)
+        return torch.where(count > 0, loss, 0).sum() / (count > 0).sum().clamp(min=1)
+
+    return (mean(0) + mean(1)) / 2

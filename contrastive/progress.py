@@ -1,0 +1,81 @@
+"""Progress of long work: bars on a terminal, plain lines everywhere else. Always on stderr."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+EVERY = 10.0  # seconds between plain lines: enough to see life, few enough to read a log
+
+
+def console() -> Console:
+    """Return a console on stderr, where results do not go."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print one plain line; control characters and markup in it are shown, not obeyed."""
+    console().print(printable(line), markup=False)
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+@contextmanager
+def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
+    """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""
+    screen = console()
+    if not screen.is_terminal:
+        yield _lines(description, total, done)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=screen, transient=True) as progress:
+        task = progress.add_task(escape(description), total=total, completed=done, note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            progress.update(task, advance=count, note=escape(note))
+
+        yield advance
+
+
+def _lines(description: str, total: int, done: int) -> Callable[[int, str], None]:
+    started = said = time.monotonic()
+    first = done
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal done, said
+        done += count
+        now = time.monotonic()
+        if done >= total or now - said >= EVERY:
+            said = now
+            left = (now - started) / max(done - first, 1) * (total - done)
+            eta = f", about {left:.0f} s left" if done < total else f", {now - started:.1f} s"
+            say(f"{description}: {done}/{total}{eta}{'  ' + note if note else ''}")
+
+    return advance

@@ -1,0 +1,114 @@
+"""Raw samples to batches of tensors, in worker processes if there are many, bad ones set apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from contrastive.errors import BadSample
+
+if TYPE_CHECKING:
+    from contrastive.datasets import Sample, Samples
+    from contrastive.encoders.module import Preprocess
+
+OnBad = Callable[[int, str], None]
+"""Is told the index and the problem of a sample that cannot be used."""
+
+FEW = 4  # batches; for fewer, starting processes takes longer than they save
+
+
+def rows_of(samples: Samples | Iterable[Sample]) -> list[Sample]:
+    """Return every row of a built dataset, map-style or iterable; rows are not decoded yet."""
+    if hasattr(samples, "__getitem__"):
+        rows = cast("Samples", samples)
+        return [rows[i] for i in range(len(rows))]
+    return list(cast("Iterable[Sample]", samples))
+
+
+def raise_bad(_: int, problem: str) -> None:
+    """End with the first sample that cannot be used."""
+    raise BadSample(problem)
+
+
+@dataclass
+class Prepared:
+    """A batch that an encoder can take."""
+
+    indices: list[int]
+    """Which samples are in it, in order."""
+    inputs: dict[str, Tensor]
+    """Keyword arguments of the encoder's ``forward``, on the CPU."""
+    problems: dict[int, str] = field(default_factory=dict[int, str])
+    """Samples that could not be prepared, and why."""
+
+
+def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[int]) -> Prepared:
+    """Preprocess samples; if one is bad, find out which and go on with the others."""
+    try:
+        return Prepared(list(indices), preprocess(samples))
+    except BadSample:
+        pass
+    good: list[int] = []
+    problems: dict[int, str] = {}
+    for place, (index, sample) in enumerate(zip(indices, samples, strict=True)):
+        try:
+            preprocess([sample])
+            good.append(place)
+        except BadSample as error:
+            problems[index] = str(error)
+    inputs = preprocess([samples[place] for place in good]) if good else {}
+    return Prepared([indices[place] for place in good], inputs, problems)
+
+
+def merge(parts: Sequence[Prepared]) -> Prepared:
+    """Join batches whose tensors agree in all but the first dimension."""
+    whole = [part for part in parts if part.indices]
+    names = whole[0].inputs if whole else ()
+    return Prepared(
+        [index for part in whole for index in part.indices],
+        {name: torch.cat([part.inputs[name] for part in whole]) for name in names},
+        {index: problem for part in parts for index, problem in part.problems.items()},
+    )
+
+
+def prepared_batches(
+    samples: Sequence[Any],
+    indices: Sequence[int],
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    workers: int = 0,
+) -> Iterator[Prepared]:
+    """Yield ``samples[indices]`` in batches, in order."""
+    groups = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    job = _PrepareRows(samples, preprocess)
+    yield from in_workers(job, groups, workers=workers if len(groups) > FEW else 0)
+
+
+@dataclass(frozen=True)
+class _PrepareRows:
+    samples: Sequence[Any]
+    preprocess: Preprocess
+
+    def __getitem__(self, group: list[int]) -> Prepared:
+        return prepare(self.preprocess, [self.samples[i] for i in group], group)
+
+
+def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any]:
+    """Yield ``job[group]`` for each group, in order, computed ahead by worker processes.
+
+    The loader draws its seeds from a generator of its own, so the caller's randomness stays put.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        job,
+        sampler=groups,
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    yield from loader

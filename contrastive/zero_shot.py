@@ -1,0 +1,81 @@
+"""Zero-shot classification: which of these names does each picture go with?
+
+Shapes: N images, C classes, D the shared width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from contrastive.errors import SpecError
+from contrastive.spec import TEMPLATES
+
+if TYPE_CHECKING:
+    from contrastive.cache import FeatureCache
+    from contrastive.model import ContrastiveModel
+
+
+def classify(
+    model: ContrastiveModel,
+    images: Any | Sequence[Any],
+    classes: Sequence[str],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """Return the probability ``[N, C]`` of each class for each picture; rows sum to 1.
+
+    Args:
+        model: a model with an image and a text tower.
+        images: one picture or several: paths, encoded bytes or PIL images.
+        classes: the names.
+        templates: sentences with ``{}`` for the name; their embeddings are averaged.
+        cache: keeps the features of frozen encoders.
+
+    Raises:
+        SpecError: no class is given, one is given twice, or a template has no ``{}``.
+        BadSample: a picture cannot be read; names it.
+    """
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    samples: Sequence[Any] = images if several else [images]  # pyright: ignore[reportUnknownVariableType]
+    names_CD = embed_classes(model, classes, templates=templates, cache=cache)
+    return classify_embeddings(model, model.embed("image", samples, cache=cache), names_CD)
+
+
+def embed_classes(
+    model: ContrastiveModel,
+    classes: Sequence[str],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """Embed each class as the mean of its templates, L2-normalised before and after: ``[C, D]``.
+
+    This is CLIP's ensemble (Radford et al. 2021, section 3.1.4).
+
+    Raises:
+        SpecError: no class is given, one is given twice, or a template has no ``{}``.
+    """
+    if not classes or len(set(classes)) < len(classes):
+        msg = (
+            "give at least one class, and each once"
+            if not classes
+            else f"a class is given twice: {', '.join(classes)}"
+        )
+        raise SpecError(msg)
+    if wrong := [t for t in templates if "{}" not in t] or not templates:
+        msg = f"a template needs a {{}} for the class: {wrong if templates else 'none is given'}"
+        raise SpecError(msg)
+    sentences = [template.replace("{}", name) for name in classes for template in templates]
+    embeddings = model.embed("text", sentences, cache=cache)
+    return normalize(embeddings.view(len(classes), len(templates), -1).mean(1), dim=-1)
+
+
+def classify_embeddings(model: ContrastiveModel, images_ND: Tensor, names_CD: Tensor) -> Tensor:
+    """Return probabilities ``[N, C]``: the softmax over classes of the scaled similarities."""
+    return torch.softmax(model.similarity(images_ND, names_CD), dim=-1)
