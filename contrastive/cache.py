@@ -249,7 +249,7 @@ class _Store:
             [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
         )
         with self.lock:
-            rows = len(self._records())
+            rows = min(len(self._records()), len(self.features()))
             _write_at(self.folder / "features.bin", rows * 4 * self.width, features)
             _write_at(self.folder / "keys.bin", rows * RECORD.itemsize, records)
 

@@ -57,9 +57,7 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; whoever looks meanwhile sees all of it or nothing."""
-    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(_set_aside(folder), ignore_errors=True)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -144,8 +142,16 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder, so that nobody finds it half deleted."""
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    return folder.rename(doomed)
+
+
 def _replace(building: Path, folder: Path) -> None:
-    if folder.exists():
-        remove_folder(folder)
+    old = _set_aside(folder) if folder.exists() else None
     building.rename(folder)
     _flush_folder(folder.parent)
+    if old:
+        shutil.rmtree(old, ignore_errors=True)

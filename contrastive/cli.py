@@ -10,14 +10,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from contrastive.errors import ContrastiveError, DataError, SpecError, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
@@ -121,8 +121,8 @@ def classify(
     probabilities = probabilities_of(
         loaded, images, names, templates=template or TEMPLATES, cache=FeatureCache()
     )
-    rows: list[list[float]] = probabilities.tolist()
-    results: list[dict[str, Any]] = [
+    rows = cast("list[list[float]]", probabilities.tolist())
+    results = [
         {"image": str(image), "probabilities": dict(zip(names, row, strict=True))}
         for image, row in zip(images, rows, strict=True)
     ]
@@ -196,9 +196,14 @@ def plugins(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with its message and exit code 2."""
+    """Run the command line."""
+    run_guarded(app)
+
+
+def run_guarded(work: Callable[[], Any]) -> None:
+    """Do ``work``; a user's mistake ends the process with its message and exit code 2."""
     try:
-        app()
+        work()
     except ContrastiveError as error:
         from contrastive.progress import printable
 

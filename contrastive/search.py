@@ -91,14 +91,15 @@ def find(
     column = embed_column(model, among.rows, among.modality, faults, cache=cache)
     query_1D = model.embed(among.query_modality, [query], cache=cache)
     scores, indices = top_k(query_1D, column.embeddings_QD, k)
-    best: list[tuple[float, int]] = list(zip(scores[0].tolist(), indices[0].tolist(), strict=True))
     hits: list[dict[str, Any]] = []
-    for score, index in best:
-        row = among.rows[column.rows[index]]
+    for score, index in zip(scores[0], indices[0], strict=True):
+        row = among.rows[column.rows[int(index)]]
         sample = row[among.modality]
         # a picture without a name is best described by its caption
         found = str(sample) if isinstance(sample, (str, Path)) else str(row.get("text", ""))
-        hits.append({"similarity": score, "found": found, "source": str(row.get("source", ""))})
+        hits.append(
+            {"similarity": score.item(), "found": found, "source": str(row.get("source", ""))}
+        )
     return hits
 
 

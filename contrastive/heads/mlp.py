@@ -2,7 +2,6 @@
 
 Shapes: B rows, F features, D the embedding's width.
 """
-# ruff: noqa: N806  (shape suffixes)
 
 from __future__ import annotations
 

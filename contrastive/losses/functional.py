@@ -6,7 +6,6 @@ i < min(N, M); the rows beyond are negatives, unless their ids say otherwise.
 
 Shapes: N rows of a, M rows of b, D wide, K = min(N, M) partners.
 """
-# ruff: noqa: N806  (shape suffixes)
 
 from __future__ import annotations
 
@@ -90,7 +89,7 @@ def infonce(
 
 
 def infonce_from_logits(
-    logits_NM: Tensor,  # noqa: N803
+    logits_NM: Tensor,
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
@@ -151,7 +150,7 @@ def sigmoid(
 
 
 def sigmoid_from_logits(
-    logits_NM: Tensor,  # noqa: N803
+    logits_NM: Tensor,
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
@@ -167,7 +166,7 @@ def sigmoid_from_logits(
 
 @torch.no_grad()
 def accuracy(
-    logits_NM: Tensor,  # noqa: N803
+    logits_NM: Tensor,
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
 ) -> Tensor:
@@ -200,7 +199,7 @@ def collisions(ids: Tensor) -> Tensor:
     return (pad(equal, (1, 0)) | pad(equal, (0, 1))).sum()
 
 
-def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -> Tensor:  # noqa: N803
+def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -> Tensor:
     """Return the ``[N, M]`` mask of pairs of one group: of partners, where there are no ids."""
     if a_ids is None and b_ids is None:
         return torch.eye(*logits_NM.shape, dtype=torch.bool, device=logits_NM.device)
@@ -216,7 +215,7 @@ def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -
 
 
 def _roles(
-    logits_NM: Tensor,  # noqa: N803
+    logits_NM: Tensor,
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     positives: Positives,
@@ -239,7 +238,7 @@ def _roles(
 # loss and gradient stay exact when they are far smaller than the rounding error of x_p.
 
 
-def _partner_loss(logits_NM: Tensor, others_NM: Tensor) -> Tensor:  # noqa: N803
+def _partner_loss(logits_NM: Tensor, others_NM: Tensor) -> Tensor:
     """InfoNCE where the partner is the one positive."""
     partner_K = logits_NM.diagonal()
 
@@ -249,7 +248,7 @@ def _partner_loss(logits_NM: Tensor, others_NM: Tensor) -> Tensor:  # noqa: N803
     return (mean(0) + mean(1)) / 2
 
 
-def _group_loss(logits_NM: Tensor, positive_NM: Tensor, others_NM: Tensor) -> Tensor:  # noqa: N803
+def _group_loss(logits_NM: Tensor, positive_NM: Tensor, others_NM: Tensor) -> Tensor:
     """InfoNCE where a row may have any number of positives."""
     target_NM = torch.where(positive_NM, logits_NM, 0)
 

@@ -2,7 +2,6 @@
 
 Shapes: N rows of a, M rows of b, D wide.
 """
-# ruff: noqa: N806  (shape suffixes)
 
 from __future__ import annotations
 

@@ -1,0 +1,29 @@
+# Every target sets up its own virtual environment first.
+VENV ?= .venv
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/emoji/demo.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly
+
+$(VENV)/installed: pyproject.toml $(PLUGINS)
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

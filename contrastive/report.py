@@ -1,0 +1,73 @@
+"""A run as pictures: the loss and the logit scale by step, and what a search brings back."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from contrastive.errors import DataError, require
+from contrastive.images import ImageSource, open_image
+from contrastive.log import read_log
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Hit = tuple[ImageSource, str]
+"""A picture and the words below it."""
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Draw loss, logit scale and recall of a run's ``log.jsonl`` into a PNG.
+
+    Raises:
+        DataError: the log has no steps.
+        MissingExtra: matplotlib is not installed.
+    """
+    lines = read_log(log)
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        msg = f"{log}: no steps to draw"
+        raise DataError(msg)
+    figure, axes = _canvas(1, 3, width=4.2, height=3.2)
+    loss, scale, recall = axes[0]
+    at = [line["step"] for line in steps]
+    loss.plot(at, [line["loss"] for line in steps])
+    loss.set(title="training loss (nats)", xlabel="step")
+    scale.plot(at, [line["log_scale"] for line in steps])
+    scale.set(title="log scale, ln(1/temperature)", xlabel="step")
+    measured = [line for line in lines if "evaluation" in line]
+    for name in measured[0]["evaluation"]["retrieval"] if measured else ():
+        values = [line["evaluation"]["retrieval"][name]["recall"]["1"]["value"] for line in measured]
+        at_end = [line["step"] for line in measured]
+        recall.plot(at_end, [100 * v for v in values], marker="o", label=name.replace("_", " "))
+    recall.set(title="recall@1 after each epoch, %", xlabel="step")
+    if measured:
+        recall.legend(frameon=False)
+    figure.savefig(picture, dpi=110)
+
+
+def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], picture: Path) -> None:
+    """Draw what each query brought back, a row for each, best first, into a PNG.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    most = max(len(hits) for _, hits in searches)
+    figure, axes = _canvas(len(searches), most, width=1.35, height=1.75)
+    for (query, hits), row in zip(searches, axes, strict=True):
+        for axis in row:
+            axis.axis("off")
+        row[0].set_title(f"\N{LEFT DOUBLE QUOTATION MARK}{query}\N{RIGHT DOUBLE QUOTATION MARK}", loc="left")
+        for axis, (image, words) in zip(row, hits, strict=False):
+            axis.imshow(open_image(image))
+            below = "\n".join(textwrap.wrap(words, 20)[:2])
+            axis.text(0.5, -0.03, below, transform=axis.transAxes, ha="center", va="top", size=7)
+    figure.savefig(picture, dpi=110)
+
+
+def _canvas(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure that needs no screen, and its axes as rows of columns."""
+    figures = require("matplotlib.figure", extra="report")
+    figure = figures.Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,71 @@
+"""Train, measure, classify and search; write ``report/`` beside the run.
+
+    python examples/emoji/demo.py [FOLDER OF THE RUN]
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from contrastive import FeatureCache, RunSpec
+from contrastive.cli import run_guarded
+from contrastive.evaluate import embed_column, evaluate
+from contrastive.faults import Faults
+from contrastive.files import load
+from contrastive.progress import say
+from contrastive.report import draw_curves, draw_hits
+from contrastive.search import top_k
+from contrastive.stream import rows_of
+from contrastive.tables import report_tables
+from contrastive.train import train
+
+QUERIES = (
+    "something sweet to eat",
+    "an animal that lives in the sea",
+    "public transport",
+    "a person doing sport",
+    "a musical instrument",
+    "bad weather",
+)
+SHOWN = 8  # pictures for each query
+
+
+def demo(folder: Path) -> None:
+    """Run the whole example, from pictures to report."""
+    started = time.monotonic()
+    spec = load(RunSpec, Path(__file__).with_name("emoji.yaml"))
+    shutil.rmtree(folder, ignore_errors=True)
+    model = train(spec, folder)
+
+    samples = spec.data.build("test")
+    result = evaluate(model, samples, split="test", cache=FeatureCache())
+    console = Console()
+    for table in report_tables(result):
+        console.print(table)
+
+    rows = rows_of(samples)
+    images = embed_column(model, rows, "image", Faults(), cache=FeatureCache())
+    _, best = top_k(model.embed("text", QUERIES), images.embeddings_QD, SHOWN)
+    searches = [
+        (query, [(rows[i]["image"], rows[i]["text"]) for i in (images.rows[j] for j in places)])
+        for query, places in zip(QUERIES, best.tolist(), strict=True)
+    ]
+    for query, hits in searches:
+        console.print(f"{query}: {', '.join(words for _, words in hits)}", highlight=False)
+
+    report = folder / "report"
+    report.mkdir()
+    draw_curves(folder / "log.jsonl", report / "curves.png")
+    draw_hits(searches, report / "retrieved.png")
+    (report / "results.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+    say(f"{time.monotonic() - started:.0f} s; report: {report}")
+
+
+if __name__ == "__main__":
+    run_guarded(lambda: demo(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/emoji")))

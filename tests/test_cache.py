@@ -1,0 +1,211 @@
+"""The feature cache: hits what is the same, misses what changed, survives being cut off."""
+
+import hashlib
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from contrastive.cache import FeatureCache, sample_key, weights_fingerprint
+from contrastive.encoders import Encoder
+from contrastive.encoders.module import EncoderModule
+from contrastive.errors import BadSample, DataError
+
+
+class Letters:
+    """Counts letters; stands for a tokenizer."""
+
+    def __init__(self, alphabet="abcdef"):
+        self.alphabet = alphabet
+        self.seen = []
+
+    def __call__(self, samples):
+        for sample in samples:
+            if "!" in sample:
+                raise BadSample(f"{sample!r}: shouts")
+        self.seen += samples
+        counts = [[float(s.count(letter)) for letter in self.alphabet] for s in samples]
+        return {"counts": torch.tensor(counts)}
+
+    def __repr__(self):
+        return f"Letters({self.alphabet!r})"
+
+
+class Linear(EncoderModule):
+    modality = "text"
+    out_dim = 3
+
+    def __init__(self, alphabet="abcdef"):
+        super().__init__()
+        self.preprocess = Letters(alphabet)
+        self.layer = nn.Linear(len(alphabet), 3)
+        self.norm = nn.BatchNorm1d(3)
+        with torch.no_grad():
+            self.layer.bias.zero_()
+            self.layer.weight.copy_(torch.arange(3 * len(alphabet)).view(3, -1) / 10)
+
+    def forward(self, counts):
+        return self.norm(self.layer(counts))
+
+
+class Spec(Encoder):
+    modality: ClassVar[str] = "text"
+    size: int = 1
+
+    def build(self):
+        return Linear()
+
+
+TEXTS = ["abc", "fade", "bead", "abc", "cab"]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FeatureCache(tmp_path)
+
+
+def encoded(module):
+    """Return what the module was asked to encode, and forget it."""
+    seen, module.preprocess.seen = module.preprocess.seen, []
+    return sorted(seen)
+
+
+def test_cached_features_are_bitwise_those_of_the_encoder(cache):
+    module = Linear()
+    table = cache.table(Spec(), module, TEXTS)
+    again = cache.table(Spec(), module, TEXTS)
+    module.eval()
+    with torch.no_grad():
+        live = module(**Letters()(TEXTS))
+    assert torch.equal(table[range(5)], live)
+    assert torch.equal(again[[4, 0, 0]], live[[4, 0, 0]])
+    assert isinstance(again.features_MF, np.memmap)
+    assert len(again.features_MF) == 4, "a repeated text is one row"
+
+
+def test_a_sample_is_encoded_once_whatever_else_is_asked_for(cache):
+    module = Linear()
+    cache.table(Spec(), module, TEXTS)
+    assert encoded(module) == sorted(set(TEXTS))
+    cache.table(Spec(), module, ["cab", "new", "abc"])
+    assert encoded(module) == ["new"]
+
+
+def test_encoding_leaves_the_module_as_it_was(cache):
+    module = Linear()
+    module.train()
+    before = weights_fingerprint(module)
+    cache.table(Spec(), module, TEXTS)
+    assert module.training
+    assert weights_fingerprint(module) == before, "BatchNorm's statistics have moved"
+
+
+@pytest.mark.parametrize("change", ["spec", "weight", "buffer", "preprocess"])
+def test_a_change_of_the_encoder_misses(cache, change):
+    cache.table(Spec(), Linear(), TEXTS)
+    module, spec = Linear(), Spec()
+    if change == "spec":
+        spec = Spec(size=2)
+    elif change == "weight":
+        module.layer.weight.data[0, 0] += 1e-6
+    elif change == "buffer":
+        module.norm.running_mean += 1e-6
+    else:
+        module.preprocess = Letters("bcdefg")
+    table = cache.table(spec, module, TEXTS)
+    assert encoded(module) == sorted(set(TEXTS))
+    module.eval()
+    with torch.no_grad():
+        assert torch.equal(table[range(5)], module(**module.preprocess(TEXTS)))
+
+
+def test_the_same_encoder_built_again_hits(cache):
+    cache.table(Spec(), Linear(), TEXTS)
+    module = Linear()
+    cache.table(Spec(), module, TEXTS)
+    assert encoded(module) == []
+
+
+def test_a_changed_file_misses_and_a_moved_one_hits(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    before = sample_key(path, "image")
+    moved = tmp_path / "b.png"
+    moved.write_bytes(path.read_bytes())
+    assert sample_key(moved, "image") == before == sample_key(path.read_bytes(), "image")
+    Image.new("RGB", (8, 9), "blue").save(path)
+    assert sample_key(path, "image") != before
+
+
+def test_words_and_files_of_the_same_bytes_differ():
+    assert sample_key("abc", "text") != sample_key(b"abc", "image")
+    image = Image.new("RGB", (2, 2))
+    assert sample_key(image, "image") != sample_key(Image.new("L", (2, 6)), "image")
+
+
+def test_bad_samples_are_told_and_the_rest_is_encoded(cache):
+    told = {}
+    table = cache.table(Spec(), Linear(), ["abc", "no!", "bed", "no!"], on_bad=told.__setitem__)
+    assert set(told) == {1, 3}
+    assert told[1] == "'no!': shouts"
+    assert table.good.tolist() == [True, False, True, False]
+    with pytest.raises(BadSample, match="shouts"):
+        cache.table(Spec(), Linear(), ["no!"])
+
+
+def files_of(cache):
+    [folder] = (cache.folder / "features").iterdir()
+    return folder / "features.bin", folder / "keys.bin"
+
+
+def test_an_encoding_that_was_cut_off_goes_on_where_it_was(cache, monkeypatch):
+    monkeypatch.setattr("contrastive.cache.BATCH", 2)
+    texts = [letters * 3 for letters in ("a", "b", "c", "d", "e", "f")]
+    module = Linear()
+    calls = []
+
+    def fails_on_the_third(counts):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Linear.forward(module, counts)
+
+    module.forward = fails_on_the_third
+    with pytest.raises(KeyboardInterrupt):
+        cache.table(Spec(), module, texts)
+    resumed = Linear()
+    cache.table(Spec(), resumed, texts)
+    assert len(encoded(resumed)) == 2
+
+
+@pytest.mark.parametrize("lost", [1, 5, 11, 13, 40])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_torn_or_damaged_row_is_computed_again(cache, which, lost):
+    right = cache.table(Spec(), Linear(), TEXTS)[range(5)]
+    path = files_of(cache)[which]
+    data = path.read_bytes()
+    path.write_bytes(data[:-lost])
+    torch.testing.assert_close(cache.table(Spec(), Linear(), TEXTS)[range(5)], right)
+    flipped = bytearray(path.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    path.write_bytes(flipped)
+    torch.testing.assert_close(cache.table(Spec(), Linear(), TEXTS)[range(5)], right)
+
+
+def test_preprocessing_that_cannot_be_told_apart_is_not_cached(cache):
+    module = Linear()
+    module.preprocess = lambda samples: Letters()(samples)
+    with pytest.raises(DataError, match=r"cannot be cached.*training.cache: off"):
+        cache.table(Spec(), module, TEXTS)
+
+
+def test_the_fingerprint_is_over_names_shapes_and_bytes():
+    module = nn.Linear(2, 1)
+    expected = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        expected.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        expected.update(tensor.numpy().tobytes())
+    assert weights_fingerprint(module) == expected.hexdigest()

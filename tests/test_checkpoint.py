@@ -1,0 +1,122 @@
+"""Checkpoint folders are whole or not there."""
+
+import json
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contrastive import checkpoint
+from contrastive.errors import WeightsError
+
+FILES = {"model.safetensors": {"weight": torch.arange(6.0).view(2, 3)}, "spec.json": {"a": [1, 2]}}
+
+
+def read(folder):
+    files = checkpoint.read_folder(folder)
+    weights = checkpoint.tensors(files, "model.safetensors", folder)["weight"]
+    return weights.tolist(), checkpoint.plain(files, "spec.json", folder)
+
+
+def test_what_was_written_is_read(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    assert read(tmp_path / "m") == ([[0, 1, 2], [3, 4, 5]], {"a": [1, 2]})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"], "nothing else is left behind"
+
+
+def test_an_older_folder_is_replaced(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES | {"old.json": {}})
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    assert not (tmp_path / "m" / "old.json").exists()
+    assert checkpoint.is_whole(tmp_path / "m")
+
+
+OPERATIONS = ["open", "fsync", "rename", "mkdir"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_dying_at_any_operation_leaves_a_whole_folder(tmp_path, monkeypatch, operation):
+    """Every call of every file operation fails in turn, as if the process had died there."""
+
+    class Died(BaseException):
+        pass
+
+    from pathlib import Path
+
+    owner = os if operation == "fsync" else Path
+    real = getattr(owner, operation)
+    target = tmp_path / "m"
+    for fatal in range(1, 100):
+        monkeypatch.undo()
+        checkpoint.write_folder(target, FILES)
+        calls = 0
+
+        def dies(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == fatal:
+                raise Died
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, operation, dies)
+        new = FILES | {"spec.json": {"a": "new"}}
+        try:
+            checkpoint.write_folder(target, new)
+        except Died:
+            monkeypatch.undo()
+            if target.exists():
+                assert read(target)[1] in ({"a": [1, 2]}, {"a": "new"})
+            else:  # between two renames: the old one is beside it, whole
+                [old] = [p for p in tmp_path.iterdir() if p.name.endswith(".old")]
+                assert read(old)[1] == {"a": [1, 2]}
+            checkpoint.write_folder(target, new)
+            assert read(target)[1] == {"a": "new"}
+        else:
+            break
+    else:
+        pytest.fail("it never got through")
+    assert fatal > 1, "the operation was never used"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_every_truncation_and_bit_flip_is_noticed(tmp_path, data):
+    folder = tmp_path / "m"
+    checkpoint.write_folder(folder, FILES)
+    path = folder / data.draw(st.sampled_from([*FILES, checkpoint.MANIFEST]))
+    raw = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    if data.draw(st.booleans()):
+        raw[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        raw = raw[:place]
+    path.write_bytes(raw)
+    try:
+        assert read(folder) == ([[0, 1, 2], [3, 4, 5]], {"a": [1, 2]})
+        assert path.name == checkpoint.MANIFEST, "damage in a file went unseen"
+    except WeightsError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_full_disk_leaves_the_previous_one_and_says_so(tmp_path, monkeypatch):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WeightsError, match="m: cannot be written: No space left on device"):
+        checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {}})
+    assert read(tmp_path / "m")[1] == {"a": [1, 2]}
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    manifest = {"../secret.json": {"sha256": "x", "bytes": 2}}
+    (tmp_path / "m" / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    assert checkpoint.read_folder(tmp_path / "m") == {}

@@ -1,0 +1,139 @@
+"""Retrieval figures against slow, obvious references."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from contrastive.evaluate import Column, recall
+from contrastive.search import top_k
+
+
+def unit(rows, width, seed=0):
+    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def column(embeddings, ids):
+    return Column(embeddings, torch.as_tensor(ids), list(range(len(ids))))
+
+
+def clip_benchmark_recall(texts, images, image_of_text, k):
+    """CLIP_benchmark's zeroshot_retrieval, restated with loops: positives by image index."""
+    scores = texts @ images.T
+    text_to_image = [
+        image_of_text[t] in scores[t].topk(k).indices.tolist() for t in range(len(texts))
+    ]
+    image_to_text = [
+        any(image_of_text[t] == i for t in scores[:, i].topk(k).indices.tolist())
+        for i in range(len(images))
+    ]
+    return np.mean(text_to_image), np.mean(image_to_text)
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_recall_is_that_of_clip_benchmark(k):
+    image_of_text = [i for i in range(60) for _ in range(5)]
+    images = unit(60, 16)
+    texts = normalize(images[image_of_text] + 2.5 * unit(300, 16, 1), dim=-1)
+    expected = clip_benchmark_recall(texts, images, image_of_text, k)
+    text, image = column(texts, image_of_text), column(images, range(60))
+    assert recall(text, image).recall[k].value == pytest.approx(expected[0], abs=1e-12)
+    assert recall(image, text).recall[k].value == pytest.approx(expected[1], abs=1e-12)
+    assert 0 < expected[0] < 1
+
+
+def test_a_perfect_model_on_1000_images_with_5_captions_scores_1_both_ways():
+    images = unit(1000, 64)
+    ids = torch.arange(1000)
+    texts = images.repeat_interleave(5, 0)
+    text, image = column(texts, ids.repeat_interleave(5)), column(images, ids)
+    for direction in (recall(text, image), recall(image, text)):
+        assert direction.recall[1].value == 1.0
+        assert direction.median_rank == 1
+    assert recall(text, image).queries == 5000
+
+
+def test_collapsed_embeddings_score_nothing():
+    same = torch.ones(50, 8) / math.sqrt(8)
+    direction = recall(column(same, range(50)), column(same, range(50)))
+    assert direction.recall[10].value == 0
+    assert direction.median_rank == 50
+
+
+def test_random_embeddings_score_chance_within_the_interval():
+    texts, images = unit(2000, 32), unit(400, 32, 1)
+    text, image = column(texts, [i % 400 for i in range(2000)]), column(images, range(400))
+    one_right = recall(text, image).recall[10]
+    assert one_right.chance == pytest.approx(10 / 400)
+    assert one_right.low <= one_right.chance <= one_right.high
+    five_right = recall(image, text).recall[10]
+    drawn = np.random.default_rng(0)
+    hits = [(drawn.choice(2000, 10, replace=False) < 5).any() for _ in range(20_000)]
+    assert five_right.chance == pytest.approx(np.mean(hits), abs=0.005)
+    assert five_right.low <= five_right.chance <= five_right.high
+
+
+def test_the_interval_draws_images_not_captions():
+    """Five captions that share their fate say as much as one, not five times as much."""
+    images = unit(100, 64)
+    ids = list(range(100))
+    wrong = images.roll(1, 0)
+    texts = torch.where(torch.arange(100)[:, None] < 50, images, wrong)
+    single = recall(column(texts, ids), column(images, ids)).recall[1]
+    fivefold = [i for i in ids for _ in range(5)]
+    repeated = recall(column(texts[fivefold], fivefold), column(images, ids)).recall[1]
+    assert single.value == repeated.value == 0.5
+    assert repeated.high - repeated.low == pytest.approx(single.high - single.low)
+    assert 0.15 < single.high - single.low < 0.25  # 2 x 1.96 x sqrt(0.25 / 100)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=20),
+    st.lists(st.integers(0, 6), min_size=1, max_size=20),
+    st.integers(0, 99),
+)
+def test_ranks_are_those_of_a_slow_loop(query_ids, target_ids, seed):
+    queries, targets = unit(len(query_ids), 3, seed), unit(len(target_ids), 3, seed + 100)
+    scores = (queries @ targets.T).tolist()
+    ranks = []
+    for q, wanted in enumerate(query_ids):
+        right = [t for t, found in enumerate(target_ids) if found == wanted]
+        if right:
+            best = max(scores[q][t] for t in right)
+            wrong = [t for t, found in enumerate(target_ids) if found != wanted]
+            ranks.append(1 + sum(scores[q][t] >= best for t in wrong))
+    if not ranks:
+        with pytest.raises(ValueError, match="no query has a right answer"):
+            recall(column(queries, query_ids), column(targets, target_ids))
+        return
+    direction = recall(column(queries, query_ids), column(targets, target_ids))
+    assert direction.median_rank == np.median(ranks)
+    assert direction.queries == len(ranks)
+    for k, figure in direction.recall.items():
+        assert figure.value == pytest.approx(np.mean([rank <= k for rank in ranks]))
+
+
+def test_chunks_do_not_change_the_figures(monkeypatch):
+    queries, targets = column(unit(40, 8), range(40)), column(unit(40, 8, 1), range(40))
+    whole = recall(queries, targets)
+    monkeypatch.setattr("contrastive.evaluate.CHUNK_BYTES", 40 * 4 * 7)
+    assert recall(queries, targets) == whole
+
+
+@pytest.mark.parametrize("items", [3, 8, 1000])
+def test_top_k_is_a_stable_sort(items, monkeypatch):
+    monkeypatch.setattr("contrastive.search.ITEMS", items)
+    queries = unit(5, 4)
+    targets = unit(30, 4, 1)[torch.arange(90) % 30]  # every score three times
+    scores, indices = top_k(queries, targets, 7)
+    full = queries @ targets.T
+    for q in range(5):
+        expected = sorted(range(90), key=lambda i: (-full[q, i].item(), i))[:7]
+        assert indices[q].tolist() == expected
+        torch.testing.assert_close(scores[q], full[q, expected])
+    assert top_k(queries, targets[:2], 7)[0].shape == (5, 2)
