@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -38,10 +39,21 @@ class Config(BaseModel):
     takes any component of that kind, chosen by ``type``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,  # JSON has neither
+        use_attribute_docstrings=True,
+        populate_by_name=True,  # what is dumped loads again, also where a field has an alias
+        serialize_by_alias=True,
+    )
 
     kind: ClassVar[str] = ""
     registry: ClassVar[Registry[Any]]
+
+    def __hash__(self) -> int:
+        """Hash what a file would say; the fields themselves may be dicts or lists."""
+        return hash(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
     @model_serializer(mode="wrap")
     def _add_type(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -63,6 +75,9 @@ class Config(BaseModel):
         """Turn ``{"type": name, ...}`` into a config of the class called ``name``."""
         if isinstance(value, cls):
             return value
+        if isinstance(value, Config):
+            about = {"kind": cls.kind, "given": type(value).__name__}
+            raise PydanticCustomError("bad_kind", "needs a config of kind {kind}, not {given}", about)
         fields = dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
         name = fields.pop("type", None)
         if not isinstance(name, str):
@@ -92,12 +107,11 @@ class Config(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         if cls.__dict__.get("kind"):
-            return {"component": cls.kind}
+            return {"$component": cls.kind}  # contrastive.schema knows the components
         described = handler(schema)
         if cls.kind:
             model = handler.resolve_ref_schema(described)
-            name = {"type": {"const": cls.registry.name_of(cls)}}
-            model["properties"] = name | model.get("properties", {})
+            model["properties"] = {"type": {"type": "string"}} | model.get("properties", {})
             model["required"] = ["type", *model.get("required", [])]
         return described
 
@@ -106,12 +120,12 @@ def _explain(cls: type[Config], errors: list[ErrorDetails]) -> list[InitErrorDet
     """Say of each unknown field which field was probably meant."""
     fields = [field.alias or name for name, field in cls.model_fields.items()]
     lines: list[InitErrorDetails] = []
-    meant: set[str] = set()
+    meant: set[tuple[int | str, ...]] = set()
     for error in errors:
         text = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
             close = difflib.get_close_matches(str(error["loc"][0]), fields, n=1)
-            meant.update(close)
+            meant.update((name,) for name in close)
             known = f"there are: {', '.join(fields)}" if fields else "it has no fields"
             text = (
                 f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; {known}"
@@ -121,5 +135,5 @@ def _explain(cls: type[Config], errors: list[ErrorDetails]) -> list[InitErrorDet
     return [
         line
         for line, error in zip(lines, errors, strict=True)
-        if not (error["type"] == "missing" and error["loc"][0] in meant)
+        if not (error["type"] == "missing" and error["loc"] in meant)
     ]

@@ -40,8 +40,10 @@ class Faults:
         was mended and is used.
         """
         line = f"{source}: {problem}" if source else problem
-        self.lines.append(line)
         self.bad += rows
+        if line in self.lines:  # another row with the same broken picture
+            return
+        self.lines.append(line)
         if self.tell:
             self.tell(line)
 

@@ -61,13 +61,15 @@ class Feed:
         """
         self.settings = settings
         self.faults: Faults = getattr(samples, "faults", None) or Faults()
+        for line in self.faults.lines:  # found while the annotations were read
+            say(line)
         self.faults.tell = say
         self.rows: list[Sample] = rows_of(samples)
-        self.total_rows = len(self.rows)
+        self.total_rows = len(self.rows) + self.faults.bad
+        self.bad: set[int] = set()
         self.tables: dict[str, FeatureTable] = {}
         self.live: dict[str, Preprocess] = {}
         augmented: set[str] = set()
-        bad: set[int] = set()
         for modality in model.towers:
             tower = model.tower(modality)
             if cache and tower.cacheable:
@@ -75,7 +77,7 @@ class Feed:
                     tower.spec.encoder,
                     tower.encoder,
                     [row[modality] for row in self.rows],
-                    on_bad=lambda i, problem: bad.add(i) or self._report(i, problem),
+                    on_bad=self._report,
                     workers=settings.workers,
                 )
             else:
@@ -84,7 +86,7 @@ class Feed:
                     augmented.add(modality)
         self.augmented = frozenset(augmented)
         self.faults.check(self.total_rows)
-        self.good = np.array([i for i in range(self.total_rows) if i not in bad])
+        self.good = np.array([i for i in range(len(self.rows)) if i not in self.bad])
         if len(self.good) < 2:
             msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two"
             raise DataError(msg)
@@ -129,9 +131,10 @@ class Feed:
             yield epoch, order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _report(self, index: int, problem: str) -> None:
-        line = str(self.rows[index].get("source", f"row {index}"))
-        if f"{line}: {problem}" not in self.faults.lines:  # each epoch meets it again
-            self.faults.report(line, problem)
+        """Count a bad row once, though each epoch meets it; say it once for all rows alike."""
+        if index not in self.bad:
+            self.bad.add(index)
+            self.faults.report(str(self.rows[index].get("source", f"row {index}")), problem)
 
 
 def augmentation_seed(seed: int, epoch: int, index: int) -> int:

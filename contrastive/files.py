@@ -1,7 +1,8 @@
 """Specs as YAML files, with errors that point at a line, and ``a.b=value`` overrides.
 
-The reader is YAML 1.2 (``1e-3`` is a number, ``on`` is a word). It builds plain data only, refuses
-duplicate keys, and bounds size, depth and the number of nodes that aliases may expand to.
+The reader is YAML 1.2 (``1e-3`` is a number, ``on`` is a word). It builds what JSON has and no
+more: keys are texts, and so is a date. It refuses duplicate keys, and bounds size, depth and the
+number of nodes that aliases may expand to.
 """
 
 from __future__ import annotations
@@ -13,24 +14,32 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, SequenceNode
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from contrastive.config import Config
 from contrastive.errors import SpecError
 from contrastive.registry import names_only
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pydantic_core import ErrorDetails
 
 S = TypeVar("S", bound=Config)
-Place = tuple[int | str, ...]
+Place = tuple[str, ...]
 
-MAX_BYTES = 1_000_000  # a spec is a page; more is a mistake or an attack
+MAX_BYTES = 100_000  # a spec is a page; more is a mistake or an attack, and takes seconds to read
 MAX_NODES = 20_000
 MAX_DEPTH = 50
+TAGS = "tag:yaml.org,2002:"
+REMEDIES = {
+    "found character '\\t'": "indent with spaces",
+    "cannot start any token": "put the text in quotes",
+    "mapping values are not allowed here": "put a text with ': ' in quotes",
+    "but got '{'": "put a text with {} in quotes",
+    "found another document": "remove the '---'",
+}
 
 
 def load(
@@ -49,25 +58,41 @@ def load(
     """
     path = Path(path)
     data, lines = read_yaml(path)
+    report: list[str] = []
     said: dict[Place, str] = {}
     for override in overrides:
-        said[_set(data, override)] = override
+        try:
+            said[_set(data, override)] = override
+        except SpecError as error:
+            report.append(str(error))
     try:
         with nullcontext() if trusted else names_only():
-            return spec.model_validate(data)
+            loaded = spec.model_validate(data)
     except ValidationError as error:
-        report = [_report(path, lines, said, e) for e in error.errors(include_url=False)]
-        raise SpecError("\n".join(report)) from None
+        mistakes = error.errors(include_url=False)
+        report += [_report(path, lines, said, mistake) for mistake in mistakes]
+    else:
+        if not report:
+            return loaded
+    raise SpecError("\n".join(report))
 
 
 def dump(config: Config) -> str:
     """Write every field, defaults too, so that a later release cannot change the meaning."""
     text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
-    cast("Any", yaml).dump(config.model_dump(mode="json"), text)
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.representer.yaml_representers = yaml.representer.yaml_representers | {str: _represent}
+    yaml.dump(config.model_dump(mode="json"), text)
     return text.getvalue()
+
+
+def _represent(representer: Any, text: str) -> Any:
+    """Quote what is not printable, since plain text loses some line breaks."""
+    return representer.represent_scalar(
+        f"{TAGS}str", text, style=None if text.isprintable() else '"'
+    )
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
@@ -76,16 +101,30 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     Raises:
         SpecError: the file cannot be read, is not YAML, or is not a mapping.
     """
-    data, lines = _parse(_read_text(path), str(path))
+    try:
+        data, lines = _parse(_read_text(path))
+    except _YAMLError as error:
+        msg = f"{path}:{error.line}: {error}"
+        raise SpecError(msg) from None
     if not isinstance(data, dict):
         msg = f"{path}:1: a spec is a mapping of names to values, this is {_kind_of(data)}"
         raise SpecError(msg)
     return cast("dict[str, Any]", data), lines
 
 
+class _YAMLError(Exception):
+    """A text that is not a document of plain data."""
+
+    def __init__(self, problem: str, line: int) -> None:
+        remedies = [remedy for sign, remedy in REMEDIES.items() if sign in problem]
+        super().__init__("; ".join([" ".join(problem.split()), *remedies[:1]]))
+        self.line = line
+
+
 def _read_text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         msg = f"{path}: no such file"
         raise SpecError(msg) from None
@@ -93,7 +132,7 @@ def _read_text(path: Path) -> str:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise SpecError(msg) from None
     if len(raw) > MAX_BYTES:
-        msg = f"{path}: {len(raw):,} bytes is too large for a spec (limit {MAX_BYTES:,})"
+        msg = f"{path}: too large for a spec (limit {MAX_BYTES:,} bytes)"
         raise SpecError(msg)
     try:
         return raw.decode("utf-8-sig")
@@ -103,100 +142,135 @@ def _read_text(path: Path) -> str:
         raise SpecError(msg) from None
 
 
-def _parse(text: str, origin: str) -> tuple[object, dict[Place, int]]:
+def _parse(text: str) -> tuple[object, dict[Place, int]]:
     """Parse YAML into plain data and the line of each place."""
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False
     try:
-        text.encode()  # a lone surrogate cannot be written anywhere
-        node: Any = cast("Any", yaml).compose(text)
-        lines = _lines(node, origin)
-        return (yaml.constructor.construct_document(node) if node else None), lines
+        node = yaml.compose(text)
     except MarkedYAMLError as error:
         about: Any = error  # the library has no types here
-        line = int(about.problem_mark.line) + 1 if about.problem_mark else 1
-        problem = " ".join(str(about.problem or about.context).split())
-        msg = f"{origin}:{line}: {problem}"
-    except (YAMLError, ValueError) as error:
-        if isinstance(error, SpecError):
-            raise
-        problem = " ".join(str(error).split())
-        msg = f"{origin}:1: not valid YAML: {problem}"
+        line, problem = about.problem_mark.line + 1, about.problem
+        if about.context:
+            start = (about.context_mark or about.problem_mark).line + 1
+            since = f" that starts on line {start}" if start < line else ""
+            problem = f"{about.context}{since}, {problem}"
+        raise _YAMLError(problem, line) from None
+    except ReaderError as error:
+        at = int(cast("Any", error).position)
+        problem = f"character #x{ord(text[at]):04x} is not allowed in YAML"
+        raise _YAMLError(problem, text.count("\n", 0, at) + 1) from None
     except RecursionError:
-        msg = f"{origin}:1: nested too deeply"
-    raise SpecError(msg)
+        raise _YAMLError("nested too deeply", 1) from None
+    except (ValueError, LookupError) as error:  # the library's own, for an impossible \U or %YAML
+        raise _YAMLError(f"not valid YAML: {error}", 1) from None
+    return _build(node, yaml.constructor.construct_object)
 
 
-def _lines(root: Any, origin: str) -> dict[Place, int]:
-    """Map each place in the document to the line where it starts, aliases expanded."""
-    found: dict[Place, int] = {}
+def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[Place, int]]:
+    """Turn nodes into plain data, an alias into a copy, and note the line of each place."""
+    lines: dict[Place, int] = {}
+    left = MAX_NODES
 
-    def visit(node: Any, place: Place) -> None:
-        line = int(node.start_mark.line) + 1
-        if len(found) > MAX_NODES or len(place) > MAX_DEPTH:
-            msg = (
-                f"{origin}:{line}: the document is too large or too deep once aliases are expanded"
-            )
-            raise SpecError(msg)
-        found.setdefault(place, line)
-        if isinstance(node, MappingNode):
-            for key, value in cast("Any", node).value:
-                found[(*place, key.value)] = int(key.start_mark.line) + 1
-                visit(value, (*place, key.value))
-        elif isinstance(node, SequenceNode):
-            for index, value in enumerate(cast("Any", node).value):
-                visit(value, (*place, index))
+    def visit(node: Any, place: Place) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0 or len(place) > MAX_DEPTH:
+            raise _bad(node, "the document is too large or too deep once aliases are expanded")
+        lines.setdefault(place, node.start_mark.line + 1)
+        match node.id, str(node.tag).removeprefix(TAGS):
+            case "mapping", "map":
+                return mapping(node, place)
+            case "sequence", "seq":
+                return [visit(item, (*place, str(i))) for i, item in enumerate(node.value)]
+            case "scalar", "null" | "bool" | "int" | "float" as tag:
+                try:
+                    return construct(node)
+                except (ValueError, LookupError):
+                    raise _bad(node, f"{node.value[:20]!r} cannot be read as {tag}") from None
+            case "scalar", "str" | "timestamp" | "value":
+                return _text_of(node)
+            case _, tag:
+                raise _bad(node, f"the tag {tag!r} is not for specs, which are plain data")
 
-    if root is not None:
-        visit(root, ())
-    return found
+    def mapping(node: Any, place: Place) -> dict[str, object]:
+        fields: dict[str, object] = {}
+        for key, value in node.value:
+            if key.id != "scalar" or key.tag == f"{TAGS}merge":
+                raise _bad(key, "a key should be a text; not a list, a mapping or a merge (<<)")
+            name = _text_of(key)
+            if name in fields:
+                first = lines[(*place, name)]
+                raise _bad(key, f"{name!r} is given twice, first on line {first}")
+            lines[(*place, name)] = key.start_mark.line + 1
+            fields[name] = visit(value, (*place, name))
+        return fields
+
+    return (None if root is None else visit(root, ())), lines
+
+
+def _text_of(node: Any) -> str:
+    try:  # JSON writes some characters as two halves
+        text = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise _bad(node, "half of a character (a lone surrogate) cannot be stored") from None
+    if "\0" in text:
+        raise _bad(node, "a text cannot hold a NUL character")
+    return text
+
+
+def _bad(node: Any, problem: str) -> _YAMLError:
+    return _YAMLError(problem, node.start_mark.line + 1)
 
 
 def _set(data: dict[str, Any], override: str) -> Place:
     """Apply ``a.b=value`` to ``data`` and return its place."""
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
+    place = tuple(dotted.strip().split("."))
+    if not equals or not all(place) or not dotted.isprintable():
         msg = f"override {override!r}: write it as a.b=value"
         raise SpecError(msg)
-    place: list[int | str] = []
+    try:
+        value, _ = _parse(text)
+    except _YAMLError as error:
+        msg = f"override {override!r}: {error}"
+        raise SpecError(msg) from None
     parent: Any = data
-    for key in keys[:-1]:
-        step = _step(parent, key, override, place)
-        if isinstance(step, str):
-            parent.setdefault(step, {})
+    for depth, key in enumerate(place[:-1]):
+        step = _step(parent, key, override, place[:depth])
+        if step == key and parent.get(key) is None:
+            parent[key] = {}
         parent = parent[step]
-        place.append(step)
-    last = _step(parent, keys[-1], override, place)
-    parent[last] = _parse(text, f"override {override!r}")[0]
-    return (*place, last)
+    parent[_step(parent, place[-1], override, place[:-1])] = value
+    return place
 
 
-def _step(parent: Any, key: str, override: str, place: list[int | str]) -> int | str:
+def _step(parent: Any, key: str, override: str, place: Place) -> int | str:
     """Return ``key`` as what ``parent`` is indexed by."""
     if isinstance(parent, dict):
         return key
-    if isinstance(parent, list) and key.isdecimal() and int(key) < len(cast("Any", parent)):
+    if isinstance(parent, list) and key in map(str, range(len(cast("list[object]", parent)))):
         return int(key)
-    where = ".".join(map(str, place))
-    msg = f"override {override!r}: {where} is {_kind_of(cast('Any', parent))} without {key!r}"
+    what = _kind_of(cast("object", parent))
+    msg = f"override {override!r}: {'.'.join(place)} is {what} without {key!r}"
     raise SpecError(msg)
 
 
 def _report(
-    path: Path, lines: dict[Place, int], said: dict[Place, str], error: ErrorDetails
+    path: Path, lines: dict[Place, int], said: dict[Place, str], mistake: ErrorDetails
 ) -> str:
     """Say where a mistake is: in the file, or in an override."""
-    loc = error["loc"]
-    where = ".".join(map(str, loc)) or "the spec"
-    for place, override in said.items():
-        if loc[: len(place)] == place:
-            return f"override {override!r}: {where}: {error['msg']}"
-    place = loc
-    while place and place not in lines:
+    where = tuple(map(str, mistake["loc"]))
+    problem = " ".join(f"{'.'.join(where) or 'the spec'}: {mistake['msg']}".split())
+    place = (*where, "type") if mistake["type"] == "bad_type" else where
+    for given, override in reversed(said.items()):
+        if place[: len(given)] == given:
+            return f"override {override!r}: {problem}"
+    while place not in lines:
         place = place[:-1]
-    return f"{path}:{lines.get(place, 1)}: {where}: {error['msg']}"
+    return f"{path}:{lines[place]}: {problem}"
 
 
 def _kind_of(value: object) -> str:
     names = {"NoneType": "empty", "dict": "a mapping", "list": "a list", "str": "a text"}
-    return names.get(type(value).__name__, f"a {type(value).__name__}")
+    return names.get(type(value).__name__, "a number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ ImageSource = str | Path | bytes | Image.Image
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a poster or a decompression bomb
+MAX_RATIO = 100  # of the sides; resizing the shorter side of a thread would fill the memory
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -28,14 +30,12 @@ def open_image(source: ImageSource) -> Image.Image:
     """
     name = str(source) if isinstance(source, (str, Path)) else "image"
     try:
-        if isinstance(source, Image.Image):
-            return _as_seen(source)
-        file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                msg = f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read"
-                raise BadSample(msg)  # noqa: TRY301
-            return _as_seen(image)
+        with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
+            if isinstance(source, Image.Image):
+                return _as_seen(source)
+            file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=FORMATS) as image:
+                return _as_seen(image)
     except FileNotFoundError:
         problem = "no such file"
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
@@ -47,9 +47,16 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
+    short, long = sorted(image.size)
+    if short * long > MAX_PIXELS or long > MAX_RATIO * short:
+        limit = f"{MAX_PIXELS:,} pixels and sides of 1 to {MAX_RATIO}"
+        msg = f"{image.width} x {image.height} pixels; read are at most {limit}"
+        raise BadSample(msg)
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "RGB" and "transparency" not in upright.info:
         return upright.copy() if upright is image else upright
+    if upright.mode.startswith("I;16"):  # which convert() would clip to white
+        upright = upright.point(lambda value: value / 256).convert("L")
     if upright.has_transparency_data:
         shown = upright.convert("RGBA")
         white = Image.new("RGBA", shown.size, "white")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -32,8 +32,10 @@ class Log:
         """Note an evaluation."""
         self._write({"step": step, "epoch": round(epoch, 6), "evaluation": report.as_dict()})
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.file.close()
 
     def _write(self, line: dict[str, Any]) -> None:

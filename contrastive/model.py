@@ -343,8 +343,10 @@ def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec
     towers: dict[str, Tower] = {}
     for modality, tower in spec.towers.items():
         encoder = tower.encoder
-        if modality not in rebuilt and "pretrained" in type(encoder).model_fields:
-            encoder = encoder.model_copy(update={"pretrained": False})
+        if modality not in rebuilt:
+            known = type(encoder).model_fields
+            off = {k: v for k, v in {"pretrained": False, "weights": None}.items() if k in known}
+            encoder = encoder.model_copy(update=off)
         towers[modality] = tower.model_copy(update={"encoder": encoder})
     return spec.model_copy(update={"towers": towers})
 

@@ -9,7 +9,8 @@ that this program has not registered.
 from __future__ import annotations
 
 import difflib
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,14 +41,14 @@ def names_only() -> Generator[None]:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one installed package offers under one name."""
+    """What one installed package offers under one name; a spec itself offers without a package."""
 
     path: str
-    package: str
-    version: str
+    package: str = ""
+    version: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path} (of {self.package} {self.version})"
+        return f"{self.path} (of {self.package} {self.version})" if self.package else self.path
 
 
 class Registry(Generic[C]):
@@ -91,7 +92,9 @@ class Registry(Generic[C]):
             if not _paths_allowed.get():
                 msg = f"{name!r} is an import path, which only your own spec may use"
                 raise UnknownComponent(msg)
-            return self.load(Offer(name, "this spec", ""))
+            if "" not in sys.path:
+                sys.path.append("")  # the module may lie here, as with python -m
+            return self.load(Offer(name))
         offers = self.installed.get(name, [])
         if len(offers) != 1:
             raise UnknownComponent(self._complain(name, offers))
@@ -116,13 +119,18 @@ class Registry(Generic[C]):
         Raises:
             PluginError: chained to its cause, naming package, version and import path.
         """
+        if not EntryPoint.pattern.match(offer.path):
+            msg = f"{self.interface.kind} {offer} is not an import path; write package.module:Class"
+            raise PluginError(msg)
         try:
-            found: Any = EntryPoint(name=offer.path, value=offer.path, group="").load()
+            with redirect_stdout(sys.stderr):  # stdout carries our results, maybe JSON
+                found: Any = EntryPoint(name=offer.path, value=offer.path, group="").load()
             if isinstance(found, type) and issubclass(found, Config):
                 found.model_rebuild()  # an annotation that cannot be resolved shows here
-        except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            msg = f"{self.interface.kind} {offer} is broken: {why}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a package must not end our process
+            msg = f"{self.interface.kind} {offer} is broken: {reason(error)}"
             raise PluginError(msg) from error
         return self._check(cast("object", found), str(offer))
 
@@ -132,24 +140,40 @@ class Registry(Generic[C]):
             if known is cls:
                 return name
         for name, offers in self.installed.items():
-            if name not in self.registered and [o.path for o in offers] == [path_of(cls)]:
+            if name not in self.registered and len(offers) == 1 and self._leads(offers[0], cls):
                 return name
         return path_of(cls)
 
     def package_of(self, cls: type[Config]) -> tuple[str, str] | None:
         """Return the installed package and version that offers ``cls``, if one does."""
         for offer in (offer for offers in self.installed.values() for offer in offers):
-            if offer.path == path_of(cls):
+            if self._leads(offer, cls):
                 return offer.package, offer.version
         return None
+
+    def _leads(self, offer: Offer, cls: type[Config]) -> bool:
+        """Tell whether ``offer`` is ``cls``, maybe by the path of a re-export."""
+        if offer.path == path_of(cls):
+            return True
+        if offer.path.partition(":")[0].partition(".")[0] != cls.__module__.partition(".")[0]:
+            return False  # another package, which need not be imported to know
+        try:
+            return self.load(offer) is cls
+        except PluginError:
+            return False
 
     def _check(self, found: object, path: str) -> type[C]:
         """Insist on a finished subclass of the interface."""
         if not (isinstance(found, type) and issubclass(found, self.interface)):
-            msg = f"{path} should be a subclass of {self.interface.__name__}, but is {found!r}"
+            what = found.__name__ if isinstance(found, type) else f"a {type(found).__name__}"
+            msg = f"{path} should be a subclass of {self.interface.__name__}, but is {what}"
             raise PluginError(msg)
-        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        unset = {name for name in self.interface.__class_vars__ if not hasattr(found, name)}
+        if missing := sorted({*getattr(found, "__abstractmethods__", ()), *unset}):
             msg = f"{path} does not define {', '.join(missing)}, as {self.interface.__name__} asks"
+            raise PluginError(msg)
+        if "type" in found.model_fields:
+            msg = f"{path} has a field 'type', the key that chooses a component; rename it"
             raise PluginError(msg)
         return found
 
@@ -167,3 +191,8 @@ class Registry(Generic[C]):
 def path_of(cls: type) -> str:
     """Return the import path of ``cls``."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def reason(error: BaseException) -> str:
+    """Return an error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

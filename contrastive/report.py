@@ -38,7 +38,9 @@ def draw_curves(log: Path, picture: Path) -> None:
     scale.set(title="log scale, ln(1/temperature)", xlabel="step")
     measured = [line for line in lines if "evaluation" in line]
     for name in measured[0]["evaluation"]["retrieval"] if measured else ():
-        values = [line["evaluation"]["retrieval"][name]["recall"]["1"]["value"] for line in measured]
+        values = [
+            line["evaluation"]["retrieval"][name]["recall"]["1"]["value"] for line in measured
+        ]
         at_end = [line["step"] for line in measured]
         recall.plot(at_end, [100 * v for v in values], marker="o", label=name.replace("_", " "))
     recall.set(title="recall@1 after each epoch, %", xlabel="step")
@@ -58,7 +60,9 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], picture: Path) -> N
     for (query, hits), row in zip(searches, axes, strict=True):
         for axis in row:
             axis.axis("off")
-        row[0].set_title(f"\N{LEFT DOUBLE QUOTATION MARK}{query}\N{RIGHT DOUBLE QUOTATION MARK}", loc="left")
+        row[0].set_title(
+            f"\N{LEFT DOUBLE QUOTATION MARK}{query}\N{RIGHT DOUBLE QUOTATION MARK}", loc="left"
+        )
         for axis, (image, words) in zip(row, hits, strict=False):
             axis.imshow(open_image(image))
             below = "\n".join(textwrap.wrap(words, 20)[:2])

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from contrastive import __version__
 from contrastive.errors import PluginError, UnknownComponent
-from contrastive.registry import Offer, Registry, path_of
+from contrastive.registry import Offer, Registry, path_of, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +29,12 @@ def load_all(registry: Registry[Any]) -> dict[str, type[Config] | Exception]:
 
 
 def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any]:
-    """Describe ``spec``; components that cannot be imported are left out."""
+    """Describe ``spec``; components that cannot be imported or described are left out."""
     menus = {
         registry.interface.kind: {
-            name: cls for name, cls in load_all(registry).items() if isinstance(cls, type)
+            name: cls
+            for name, cls in load_all(registry).items()
+            if isinstance(cls, type) and _can_be_described(cls)
         }
         for registry in registries
     }
@@ -41,9 +43,9 @@ def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any
     for kind, menu in menus.items():
         choice = _choice({name: refs[cls, "validation"] for name, cls in menu.items()})
         about = [inspect.getdoc(cls) or "" for cls in menu.values()]
-        choice["properties"]["type"]["enumDescriptions"] = about  # editors show these
+        choice["properties"]["type"]["anyOf"][0]["enumDescriptions"] = about  # editors show these
         described["$defs"][kind] = choice
-    return cast("dict[str, Any]", _link(described | refs[spec, "validation"]))
+    return cast("dict[str, Any]", _link(described | refs[spec, "validation"], set(menus)))
 
 
 def listing(*registries: Registry[Any]) -> list[dict[str, str]]:
@@ -56,12 +58,13 @@ def listing(*registries: Registry[Any]) -> list[dict[str, str]]:
 
 def _entries(registry: Registry[Any]) -> Iterator[dict[str, str]]:
     kind = registry.interface.kind
-    for name, cls in sorted(registry.registered.items()):
+    registered = dict(registry.registered)  # importing may register more
+    for name, cls in sorted(registered.items()):
         package = registry.package_of(cls) or ("contrastive-kit", __version__)
         yield _entry(kind, name, Offer(path_of(cls), *package), "ok")
     for name, offers in registry.installed.items():
         for offer in offers:
-            if name in registry.registered:
+            if name in registered:
                 yield _entry(kind, name, offer, "shadowed", f"write {offer.path}")
             elif len(offers) > 1:
                 yield _entry(kind, name, offer, "ambiguous", f"write {offer.path}")
@@ -70,12 +73,21 @@ def _entries(registry: Registry[Any]) -> Iterator[dict[str, str]]:
                     registry.load(offer)
                     yield _entry(kind, name, offer, "ok")
                 except PluginError as error:
-                    yield _entry(kind, name, offer, "broken", str(error.__cause__ or error))
+                    why = reason(error.__cause__) if error.__cause__ else str(error)
+                    yield _entry(kind, name, offer, "broken", why)
 
 
 def _entry(kind: str, name: str, offer: Offer, state: str, why: str = "") -> dict[str, str]:
     about = {"package": offer.package, "version": offer.version, "path": offer.path}
-    return {"kind": kind, "name": name, **about, "state": state, "why": " ".join(why.split())}
+    return {"kind": kind, "name": name, **about, "state": state, "why": why}
+
+
+def _can_be_described(cls: type[Config]) -> bool:
+    try:
+        cls.model_json_schema()
+    except Exception:  # whatever it is, the others must not suffer
+        return False
+    return True
 
 
 def _choice(refs: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def _choice(refs: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "required": ["type"],
-        "properties": {"type": {"enum": list(refs)}},
+        "properties": {"type": {"anyOf": [{"enum": list(refs)}, {"pattern": ":"}]}},
         "allOf": [
             {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": ref}
             for name, ref in refs.items()
@@ -91,13 +103,14 @@ def _choice(refs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _link(node: Any) -> Any:
+def _link(node: Any, kinds: set[str]) -> Any:
     """Replace each placeholder of a component by a reference to its kind."""
     if isinstance(node, list):
-        return [_link(item) for item in cast("list[object]", node)]
+        return [_link(item, kinds) for item in cast("list[object]", node)]
     if not isinstance(node, dict):
         return node
-    fields = cast("dict[str, Any]", node)
-    if isinstance(kind := fields.get("component"), str):
-        return {"$ref": f"#/$defs/{kind}"}
-    return {name: _link(value) for name, value in fields.items()}
+    fields = {name: _link(value, kinds) for name, value in cast("dict[str, Any]", node).items()}
+    kind = fields.pop("$component", None)
+    if kind is None:
+        return fields
+    return fields | ({"$ref": f"#/$defs/{kind}"} if kind in kinds else {"type": "object"})

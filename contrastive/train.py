@@ -91,11 +91,14 @@ def train(
     optimizer = _optimizer(model, settings)
     total = settings.epochs * feed.steps_per_epoch
     start = _restore(previous, model, optimizer) if previous else 0
-    log = Log(folder / "log.jsonl", keep_until=start)
     _introduce(spec, model, feed, start=start, total=total)
 
     model.train()
-    with bar("training", total, done=start) as advance, _signals() as stop:
+    with (
+        Log(folder / "log.jsonl", keep_until=start) as log,
+        bar("training", total, done=start) as advance,
+        _signals() as stop,
+    ):
         for step, batch in zip(range(start, total), feed.batches(start, total), strict=True):
             lr = settings.lr * _schedule(step, total, settings.warmup)
             for group in optimizer.param_groups:
@@ -123,7 +126,6 @@ def train(
                 msg = f"interrupted at step {done} of {total}; saved; go on with --resume"
                 raise Interrupted(stop[0], msg)
 
-    log.close()
     model.eval()
     checkpoint.write_folder(folder / "model", _files(spec, model))
     return model

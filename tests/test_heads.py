@@ -32,6 +32,11 @@ class Holder(Config):
     head: Head
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("head", HEADS, ids=repr)
 def test_heads_give_the_width_asked_for_and_train_every_parameter(head):
     module, features = head.build(12, 8), torch.randn(5, 12, requires_grad=True)
@@ -86,7 +91,6 @@ def test_dropout_is_for_training_only(residual):
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_dropout_spares_the_share_that_it_should(residual):
-    torch.manual_seed(0)
     module = Mlp(dropout=0.25, residual=residual).build(4, 64)
     dropped = []
     drop = next(m for m in module.modules() if isinstance(m, nn.Dropout))

@@ -77,9 +77,9 @@ class Flickr30k(Dataset):
     images: Path | None = None
     """The folder of pictures, relative to the folder; found by its usual name."""
     splits: Path | None = None
-    """Who is in train, val and test, for annotations that do not say: Karpathy's JSON, the CSV of
-    the Hugging Face copy, or a folder of lists such as flickr30k_train.txt or train.txt. Relative
-    to the folder; found in it by these names."""
+    """Who is in train, val and test, if the annotations do not say, or to overrule them:
+    Karpathy's JSON, the CSV of the Hugging Face copy, or a folder of lists such as
+    flickr30k_train.txt or train.txt. Relative to the folder; found in it by these names."""
     captions_per_image: PositiveInt = 2
     """Training uses the first so many captions of an image, evaluation uses all."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -124,7 +124,7 @@ class ImageFolder(Dataset):
     label_column: str | None = None
     """The class of the image; found as label."""
     split_column: str | None = None
-    """train, val, test or a name of yours; found as split."""
+    """train, val, test or a name of yours; found as split. validation, valid and dev mean val."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
     captions_per_image: PositiveInt | None = None

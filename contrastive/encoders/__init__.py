@@ -6,13 +6,18 @@ This module is the menu. It does not import torch; each ``build`` imports what i
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
 
 from contrastive.config import Config
 from contrastive.registry import Registry
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
+
+Augment = Literal["none", "crop-flip"]
 
 
 class Encoder(Config):
@@ -28,8 +33,219 @@ class Encoder(Config):
 
         Raises:
             MissingExtra: a library that it needs is not installed.
+            SpecError: the fields do not fit the model that they name.
             WeightsError: its weights cannot be found; says which file and how to supply it.
         """
 
 
 encoders = Registry(Encoder, group="contrastive.encoders")
+
+
+@encoders.register("timm")
+class Timm(Encoder):
+    """An image model of timm with its own transform; features are its pooled output."""
+
+    modality: ClassVar[str] = "image"
+
+    name: str
+    """Model and tag, such as resnet18.a1_in1k; or hf-hub:OWNER/NAME, or local-dir:FOLDER."""
+    pretrained: bool = True
+    """Load trained weights (safetensors only) rather than draw random ones."""
+    weights: Path | None = None
+    """A local safetensors file of trained weights, taken instead of the published ones; a
+    classifier in it is left out."""
+    augment: Augment = "none"
+    """Random crops and horizontal flips while training; switches the feature cache off."""
+
+    @model_validator(mode="after")
+    def _weights_are_wanted(self) -> Self:
+        if self.weights and not self.pretrained:
+            msg = "weights are given, but pretrained is false"
+            raise ValueError(msg)
+        return self
+
+    def build(self) -> EncoderModule:
+        """Return the model without its classifier."""
+        from contrastive.encoders.timm import build_timm
+
+        return build_timm(self)
+
+
+@encoders.register("hf-image")
+class HFImage(Encoder):
+    """An image model of transformers, or the image half of a dual one, with its own processor."""
+
+    modality: ClassVar[str] = "image"
+
+    name: str
+    """Repository on the Hugging Face Hub, or a local folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; only a commit stays the same."""
+    pretrained: bool = True
+    """Load trained weights (safetensors only) rather than draw random ones."""
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
+    """Mean over all places, which every model has; the first token; or the model's own pooler
+    (right for CLIP, SigLIP, DINOv2 and ConvNeXt)."""
+
+    def build(self) -> EncoderModule:
+        """Return the model, its hidden states pooled."""
+        from contrastive.encoders.hf_image import HFImageModule
+
+        return HFImageModule(self)
+
+
+@encoders.register("hf-text")
+class HFText(Encoder):
+    """A text model of transformers, or the text half of a dual one, with its own tokenizer."""
+
+    modality: ClassVar[str] = "text"
+
+    name: str
+    """Repository on the Hugging Face Hub, or a local folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; only a commit stays the same."""
+    pretrained: bool = True
+    """Load trained weights (safetensors only) rather than draw random ones."""
+    pooling: Literal["mean", "cls", "pooler", "last"] = "mean"
+    """Mean over the tokens, which every model has; the first token; the model's own pooler
+    (right for CLIP); or the last token (right for decoders such as GPT). Never padding."""
+    max_length: PositiveInt | None = None
+    """Tokens of a text that are read; by default as many as the model takes, at most 512."""
+
+    def build(self) -> EncoderModule:
+        """Return the model, its hidden states pooled."""
+        from contrastive.encoders.hf_text import HFTextModule
+
+        return HFTextModule(self)
+
+
+@encoders.register("sentence-transformers")
+class SentenceTransformers(Encoder):
+    """A text model of sentence-transformers; features are its embeddings, as it gives them."""
+
+    modality: ClassVar[str] = "text"
+
+    name: str
+    """Repository on the Hugging Face Hub (without an owner: of sentence-transformers), or a local
+    folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; only a commit stays the same."""
+    max_length: PositiveInt | None = None
+    """Tokens of a text that are read; by default what the model was saved with."""
+
+    def build(self) -> EncoderModule:
+        """Return the model with its pooling."""
+        from contrastive.encoders.sentence_transformers import SentenceTransformersModule
+
+        return SentenceTransformersModule(self)
+
+
+@encoders.register("resnet")
+class ResNet(Encoder):
+    """A residual network (He et al. 2015, arXiv:1512.03385) with random weights."""
+
+    modality: ClassVar[str] = "image"
+
+    block: Literal["basic", "bottleneck"] = "basic"
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1."""
+    layers: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
+    """Blocks in each stage; (2, 2, 2, 2) is ResNet-18, bottleneck (3, 4, 6, 3) is ResNet-50."""
+    width: PositiveInt = 64
+    """Channels of the first stage; each stage doubles them."""
+    image_size: PositiveInt = 224
+    """Side of the square that pictures are resized and cropped to, in pixels."""
+    augment: Augment = "none"
+    """Random crops and horizontal flips while training."""
+
+    def build(self) -> EncoderModule:
+        """Return the network without a classifier."""
+        from contrastive.encoders.resnet import build_resnet
+
+        return build_resnet(self)
+
+
+@encoders.register("vit")
+class ViT(Encoder):
+    """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) with random weights."""
+
+    modality: ClassVar[str] = "image"
+
+    image_size: PositiveInt = 224
+    """Side of the square that pictures are resized and cropped to, in pixels."""
+    patch_size: PositiveInt = 16
+    """Side of a patch, in pixels."""
+    width: PositiveInt = 384
+    """Of each token, and so of the features."""
+    depth: PositiveInt = 12
+    """Blocks."""
+    heads: PositiveInt = 6
+    """Attention heads of each block."""
+    augment: Augment = "none"
+    """Random crops and horizontal flips while training."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        _check_divides(self.heads, self.width, "heads", "width")
+        _check_divides(self.patch_size, self.image_size, "patch_size", "image_size")
+        return self
+
+    def build(self) -> EncoderModule:
+        """Return the transformer, its patches averaged."""
+        from contrastive.encoders.vit import build_vit
+
+        return build_vit(self)
+
+
+@encoders.register("text-transformer")
+class TextTransformer(Encoder):
+    """A pre-norm transformer over UTF-8 bytes with random weights; it needs no vocabulary."""
+
+    modality: ClassVar[str] = "text"
+
+    width: PositiveInt = 256
+    """Of each token, and so of the features."""
+    depth: PositiveInt = 6
+    """Blocks."""
+    heads: PositiveInt = 4
+    """Attention heads of each block."""
+    max_length: PositiveInt = 256
+    """Bytes of a text that are read."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of activations that training drops."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        _check_divides(self.heads, self.width, "heads", "width")
+        return self
+
+    def build(self) -> EncoderModule:
+        """Return the transformer, its tokens averaged."""
+        from contrastive.encoders.text_transformer import TextTransformerModule
+
+        return TextTransformerModule(self)
+
+
+@encoders.register("cbow")
+class CBOW(Encoder):
+    """The mean of learned word vectors, with random weights: the baseline that costs nothing."""
+
+    modality: ClassVar[str] = "text"
+
+    width: PositiveInt = 256
+    """Of each word vector, and so of the features."""
+    buckets: PositiveInt = 65536
+    """Word vectors; each word is hashed to one of them."""
+    max_length: PositiveInt = 64
+    """Words of a text that are read."""
+
+    def build(self) -> EncoderModule:
+        """Return the table of word vectors."""
+        from contrastive.encoders.cbow import CBOWModule
+
+        return CBOWModule(self)
+
+
+def _check_divides(part: int, whole: int, part_name: str, whole_name: str) -> None:
+    if whole % part:
+        msg = f"{whole_name} {whole} is not a multiple of {part_name} {part}"
+        raise ValueError(msg)

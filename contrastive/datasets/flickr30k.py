@@ -1,0 +1,153 @@
+"""Flickr30k: where its copies keep their files, and who is in which split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from contrastive.datasets.flickr30k_forms import reader_of, says_splits
+from contrastive.datasets.pairs import Pairs, Row, gather
+from contrastive.datasets.tables import read_lines, readable, shown
+from contrastive.errors import DataError
+from contrastive.images import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from contrastive.datasets import Flickr30k, Purpose
+
+WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
+ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token")
+IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")
+PLACES = ("", "flickr30k", "annotations", *IMAGES)  # copies differ in how they nest
+SPLITS = ("train", "val", "test")
+LISTS = ("flickr30k_{}.txt", "{}.txt")
+
+
+def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
+    """Read one split.
+
+    Raises:
+        DataError: see ``Flickr30k.build``.
+    """
+    folder = config.folder.expanduser()
+    with readable(folder):
+        annotations = _find_annotations(folder, config.annotations)
+        reader = reader_of(annotations)
+        rows = reader(annotations)
+        if config.splits or not says_splits(reader):
+            rows = _assign(rows, _read_splits(folder, config.splits, annotations), annotations)
+        return gather(
+            rows,
+            split=split,
+            images=_find_images(folder, config.images),
+            origin=annotations,
+            captions_per_image=config.captions_per_image if purpose == "training" else None,
+            max_bad=config.max_bad,
+        )
+
+
+def _find_annotations(folder: Path, given: Path | None) -> Path:
+    if found := folder / given if given else _find(folder, ANNOTATIONS):
+        return found
+    msg = f"{folder}: no annotations here; looked for {', '.join(ANNOTATIONS)}"
+    raise DataError(msg)
+
+
+def _find(folder: Path, names: Iterable[str], places: Iterable[str] = PLACES) -> Path | None:
+    """Return the first name that exists, in the folder or where copies nest it."""
+    paths = (folder / place / name for name in names for place in places)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _find_images(folder: Path, given: Path | None) -> Path:
+    """Return the folder of pictures."""
+    if given:
+        candidates = [folder / given]
+    else:
+        nested = [folder / outer / inner for outer in PLACES if outer for inner in IMAGES]
+        candidates = [*(folder / name for name in IMAGES), *nested, folder]
+    for candidate in candidates:
+        if candidate.is_dir() and any(p.suffix.lower() in SUFFIXES for p in candidate.iterdir()):
+            return candidate
+    looked = given or f"{', '.join(IMAGES)} and the folder itself"
+    msg = f"{folder}: no pictures; looked in {looked}; set images to their folder"
+    raise DataError(msg)
+
+
+class _Member(NamedTuple):
+    split: str
+    source: str
+
+
+class _Splits(NamedTuple):
+    members: dict[str, _Member]
+    flaws: list[Row]
+
+
+def _read_splits(folder: Path, given: Path | None, annotations: Path) -> _Splits:
+    """Read who is in which split."""
+    place = folder / given if given else folder
+    if not place.is_dir():
+        return _read_members(place)
+    places = ("",) if given else PLACES  # what the user points at is not to be guessed at
+    if file := _find(place, WITH_SPLITS, places):
+        return _read_members(file)
+    if members := _read_lists(place, places):
+        return _Splits(members, [])
+    names = ", ".join((*WITH_SPLITS, *(LISTS[0].format(split) for split in SPLITS)))
+    msg = f"{annotations}: does not say the splits, nor does {place}; add {names} or set splits"
+    raise DataError(msg)
+
+
+def _read_members(file: Path) -> _Splits:
+    """Read the splits from annotations that say them."""
+    reader = reader_of(file)
+    if not says_splits(reader):
+        msg = f"{file}: does not say the splits; {' and '.join(WITH_SPLITS)} do"
+        raise DataError(msg)
+    members: dict[str, _Member] = {}
+    flaws: list[Row] = []
+    for row in reader(file):
+        if row.split is None:
+            flaws.append(row)
+        else:
+            _enrol(members, row.image, _Member(row.split, row.source), file)
+    return _Splits(members, flaws)
+
+
+def _read_lists(place: Path, places: tuple[str, ...]) -> dict[str, _Member]:
+    """Read a list of names for each split; the suffix .jpg may be left out."""
+    members: dict[str, _Member] = {}
+    for split in SPLITS:
+        file = _find(place, [name.format(split) for name in LISTS], places)
+        for number, line in enumerate(read_lines(file) if file else [], 1):
+            if not (name := line.strip()):
+                continue
+            image = name if name.lower().endswith(SUFFIXES) else f"{name}.jpg"
+            _enrol(members, image, _Member(split, f"{file and file.name}:{number}"), place)
+    return members
+
+
+def _enrol(members: dict[str, _Member], image: str, member: _Member, place: Path) -> None:
+    """Note the split of an image; an image in two would leak."""
+    known = members.setdefault(image, member)
+    if known.split != member.split:
+        msg = (
+            f"{place}: image {shown(image)} is both in {shown(known.split)} ({known.source}) "
+            f"and in {shown(member.split)} ({member.source})"
+        )
+        raise DataError(msg)
+
+
+def _assign(rows: Iterable[Row], splits: _Splits, annotations: Path) -> Iterator[Row]:
+    """Add the split to each row, and a fault for each image of a split that has no row."""
+    missing = dict(splits.members)
+    for row in rows:
+        missing.pop(row.image, None)
+        member = splits.members.get(row.image)
+        yield row._replace(split=member.split if member else "") if row.image else row
+    yield from splits.flaws
+    for image, (split, source) in missing.items():
+        problem = f"image {shown(image)} has no captions in {annotations.name}"
+        yield Row(source, image, split=split, problem=problem)

@@ -1,0 +1,152 @@
+"""A folder of images with captions in a table beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from contrastive.datasets.pairs import Pairs, Row, gather
+from contrastive.datasets.tables import Record, listed, read_table, readable, shown
+from contrastive.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from contrastive.datasets import ImageFolder, Purpose
+
+NAMES = tuple(
+    f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
+)
+COLUMNS = {
+    "image": ("image", "file_name", "filename"),
+    "text": ("text", "caption"),
+    "group": ("group", "group_id"),  # not "id", which mostly numbers rows
+    "label": ("label",),
+    "split": ("split",),
+}
+SPLITS = ("train", "val", "test")
+ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+
+
+class Table(NamedTuple):
+    """A captions file."""
+
+    path: Path
+    below: str = ""
+    """The folder of its images, relative to the dataset's, with a final /."""
+    split: str = ""
+    """Of all its rows, if the folder says so."""
+
+
+def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
+    """Read one split.
+
+    Raises:
+        DataError: see ``ImageFolder.build``.
+    """
+    folder = config.folder.expanduser()
+    with readable(folder):
+        tables = _find_tables(folder, config.captions)
+        hashed = False
+        readers: list[Iterator[Row]] = []
+        for table in tables:
+            columns, records = read_table(table.path)
+            chosen = _choose_columns(config, table.path, columns)
+            hashed = hashed or not (table.split or "split" in chosen)
+            readers.append(_rows(table, chosen, records, config.holdout))
+        return gather(
+            _in_one_split(row for rows in readers for row in rows),
+            split=split,
+            images=folder,
+            origin=tables[0].path if len(tables) == 1 else folder,
+            splits=SPLITS if hashed else (),
+            captions_per_image=config.captions_per_image if purpose == "training" else None,
+            max_bad=config.max_bad,
+        )
+
+
+def _find_tables(folder: Path, given: Path | None) -> list[Table]:
+    """Return the captions file, or those of the folders that are named like splits."""
+    if given:
+        return [Table(folder / given)]
+    if path := _find(folder):
+        return [Table(path)]
+    tables = [
+        Table(path, f"{name}/", ALIASES.get(name, name))
+        for name in (*SPLITS, *ALIASES)
+        if (path := _find(folder / name))
+    ]
+    if not tables:
+        msg = f"{folder}: no captions, here or in train, val, test; looked for {', '.join(NAMES)}"
+        raise DataError(msg)
+    return tables
+
+
+def _find(folder: Path) -> Path | None:
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
+def _choose_columns(config: ImageFolder, path: Path, columns: list[str]) -> dict[str, str]:
+    """Return the column of each role that there is a column for."""
+    chosen: dict[str, str] = {}
+    for role, usual in COLUMNS.items():
+        given: str | None = getattr(config, f"{role}_column")
+        column = next((name for name in ((given,) if given else usual) if name in columns), None)
+        if column is not None:
+            chosen[role] = column
+        elif given or role in ("image", "text"):
+            names = shown(given) if given else " or ".join(usual)
+            msg = f"{path}:1: no column {names}; there are: {listed(columns)}; set {role}_column"
+            raise DataError(msg)
+    return chosen
+
+
+def _rows(
+    table: Table, chosen: dict[str, str], records: Iterator[Record], holdout: float
+) -> Iterator[Row]:
+    for record in records:
+        source = f"{table.below}{table.path.name}:{record.line}"
+        cells = {role: _text(record.cells.get(column)) for role, column in chosen.items()}
+        if record.problem:
+            yield Row(source, problem=record.problem)
+        elif bad := [chosen[role] for role, text in cells.items() if not text]:
+            yield Row(source, problem=f"{listed(bad)} is empty or not a text")
+        else:
+            image = f"{table.below}{PurePosixPath(cells['image'])}"
+            group = cells.get("group", image)
+            split = table.split or cells.get("split") or split_of(group, holdout)
+            split = ALIASES.get(split, split)
+            yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
+
+
+def _text(value: object) -> str:
+    """Return a cell as text; nothing if it is of another kind."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return ""
+    return str(value).strip()
+
+
+def split_of(key: str, holdout: float) -> str:
+    """Return the split of an image or a group: the same on every machine, whatever else there is.
+
+    Args:
+        key: the image's path or the group's name.
+        holdout: the share of keys in val, and again in test.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "test" if share < holdout else "val" if share < 2 * holdout else "train"
+
+
+def _in_one_split(rows: Iterator[Row]) -> Iterator[Row]:
+    """Turn a row of an image that is in another split already into a fault."""
+    homes: dict[str, str | None] = {}
+    for row in rows:
+        home = homes.setdefault(row.image, row.split) if row.image else row.split
+        if home == row.split:
+            yield row
+        else:
+            problem = f"image {shown(row.image)} is in split {home} already"
+            yield row._replace(problem=problem)

@@ -1,0 +1,177 @@
+"""From captions as files have them to samples: ids, splits, and a report of what is left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from contrastive.datasets.tables import flaw_of, listed, shown
+from contrastive.errors import DataError
+from contrastive.faults import Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from contrastive.datasets import Sample
+
+
+class Row(NamedTuple):
+    """One caption of one image, or the report of why it is not one."""
+
+    source: str
+    """Its place, such as ``captions.csv:17``."""
+    image: str = ""
+    """Path below the folder of images, with ``/``."""
+    text: str = ""
+    split: str | None = None
+    """Empty if the image is in none; None if that cannot be known: a fault of every split."""
+    group: str = ""
+    """Rows of one group are positives of each other; the image if empty."""
+    label: str = ""
+    problem: str = ""
+    """Why it is left out, if it is."""
+    note: str = ""
+    """What is reported of a row that is used all the same."""
+
+
+class Pair(NamedTuple):
+    """One good row."""
+
+    image: str
+    text: str
+    id: int
+    source: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows of images and captions, by index."""
+
+    folder: Path
+    pairs: list[Pair]
+    faults: Faults
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.pairs)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Return one row; nothing is decoded."""
+        pair = self.pairs[index]
+        sample: Sample = {
+            "image": self.folder / pair.image,
+            "text": pair.text,
+            "id": pair.id,
+            "source": pair.source,
+        }
+        return sample | {"label": pair.label} if pair.label else sample
+
+
+def gather(
+    rows: Iterable[Row],
+    *,
+    split: str,
+    images: Path,
+    origin: Path,
+    splits: Iterable[str] = (),
+    captions_per_image: int | None = None,
+    max_bad: float = 0.01,
+) -> Pairs:
+    """Choose the rows of a split and judge them.
+
+    Ids count groups in the order of the rows, those of other splits too, so that a group has the
+    same id in every split.
+
+    Args:
+        rows: all rows, of all splits.
+        split: a name, or several joined by ``+``.
+        images: the folder that the rows' images are in.
+        origin: the file or folder that messages should name.
+        splits: names that exist even if no row has them.
+        captions_per_image: keep the first so many good ones.
+        max_bad: share of the rows that may be left out.
+
+    Raises:
+        DataError: an unknown or empty split, or too many bad rows.
+    """
+    wanted = {name.strip() for name in split.split("+")}
+    known = set(splits)
+    faults = Faults(budget=max_bad)
+    files = ImageFiles(images)
+    ids: dict[str, int] = {}
+    labels: set[str] = set()
+    taken: Counter[str] = Counter()
+    missing: dict[str, str] = {}
+    pairs: list[Pair] = []
+    for row in rows:
+        known.add(row.split or "")
+        labels.add(row.label)
+        id_ = ids.setdefault(row.group or row.image, len(ids)) if row.image else -1
+        if row.split is not None and row.split not in wanted:
+            continue
+        if problem := row.problem or _flaw_of(row):
+            faults.report(row.source, problem)
+            continue
+        if row.note:
+            faults.report(row.source, row.note, rows=0)
+        if taken[row.image] == captions_per_image:
+            continue
+        taken[row.image] += 1
+        if row.image not in files:
+            missing.setdefault(row.image, row.source)
+            continue
+        pairs.append(Pair(row.image, row.text.strip(), id_, row.source, row.label))
+    for image, source in missing.items():
+        faults.report(source, f"image {shown(image)} is not in {images}", rows=taken[image])
+    known.discard("")
+    if known and (unknown := wanted - known):
+        msg = f"{origin}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
+        raise DataError(msg)
+    faults.check(len(pairs) + faults.bad)
+    if not pairs:
+        why = f": {faults.lines[0]}" if faults.lines else ""
+        msg = f"{origin}: no samples in split {shown(split)}{why}"
+        raise DataError(msg)
+    return Pairs(images, pairs, faults, tuple(sorted(labels - {""})))
+
+
+def _flaw_of(row: Row) -> str:
+    for what, text in (("image name", row.image), ("caption", row.text)):
+        if flaw := flaw_of(text):
+            return f"the {what} {flaw}"
+    return f"image {shown(row.image)} is outside the folder" if _leaves(row.image) else ""
+
+
+def _leaves(path: str) -> bool:
+    """Say whether a path may lead out of its folder, on this system or another."""
+    if "/" not in path:  # then it is the name of a file in the folder, or nothing
+        return False
+    flavours = (PurePosixPath(path), PureWindowsPath(path))
+    return any(flavour.anchor or ".." in flavour.parts for flavour in flavours)
+
+
+class ImageFiles:
+    """The files below a folder; each folder in it is listed once, when first asked about."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listings: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        parent, _, name = path.rpartition("/")
+        if parent not in self.listings:
+            self.listings[parent] = self._list(parent)
+        return name in self.listings[parent]
+
+    def _list(self, parent: str) -> frozenset[str]:
+        try:
+            with os.scandir(self.folder / parent) as entries:
+                return frozenset(entry.name for entry in entries if entry.is_file())
+        except (OSError, ValueError):  # ValueError: a NUL in the path
+            return frozenset()

@@ -1,0 +1,205 @@
+"""Reading tables of text that somebody else made: bounded, with the line of every mistake.
+
+A file that is broken as a whole is a ``DataError``. A broken row is a ``Record`` with a problem;
+the rows after it are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from contrastive.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
+MAX_SPAN = 100  # lines of one quoted record; more is a quote that nobody closed
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
+
+
+class Record(NamedTuple):
+    """One row of a table."""
+
+    line: int
+    """Where it starts, from 1."""
+    cells: Mapping[str, object]
+    """By column; text, or any JSON value in JSON lines."""
+    problem: str = ""
+    """Why it cannot be used, if it cannot."""
+
+
+@contextmanager
+def readable(folder: Path) -> Generator[None]:
+    """Insist on a folder, and say in one line what cannot be read within this block.
+
+    Raises:
+        DataError: the folder is not there, or the system refuses something.
+    """
+    try:
+        if not folder.is_dir():
+            msg = f"{folder}: no such folder"
+            raise DataError(msg)
+        yield
+    except OSError as error:
+        msg = f"{error.filename or folder}: cannot be read: {error.strerror}"
+        raise DataError(msg) from None
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; bytes that are not UTF-8 stay as lone surrogates, for ``flaw_of``.
+
+    Raises:
+        DataError: the file cannot be read, is empty, too large or UTF-16.
+    """
+    with readable(path.parent):
+        if not path.is_file():
+            msg = f"{path}: no such file"
+            raise DataError(msg)
+        if (size := path.stat().st_size) > MAX_BYTES:
+            msg = f"{path}: {size:,} bytes are too many (limit {MAX_BYTES:,})"
+            raise DataError(msg)
+        raw = path.read_bytes()
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        msg = f"{path}:1: this is UTF-16; save the file as UTF-8"
+        raise DataError(msg)
+    text = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    if not text.strip():
+        msg = f"{path}:1: the file is empty"
+        raise DataError(msg)
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a text file as ``read_text`` does, line by line."""
+    return read_text(path).split("\n")  # splitlines would also split at U+2028 and form feeds
+
+
+def flaw_of(text: str) -> str:
+    """Return what is wrong with a text that should be a name or a caption, or nothing."""
+    if not text.strip():
+        return "is empty"
+    if "\0" in text:
+        return "has a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return NOT_TEXT
+    return ""
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON document.
+
+    Raises:
+        DataError: as ``read_text``, or it is not JSON: ``file:line: problem``.
+    """
+    try:
+        return parse_json(read_text(path))
+    except json.JSONDecodeError as error:
+        msg = f"{path}:{error.lineno}: not valid JSON: {error.msg}; was it copied completely?"
+    except DataError:
+        raise
+    except ValueError as error:
+        msg = f"{path}:1: not valid JSON: {error}"
+    raise DataError(msg)
+
+
+def parse_json(text: str) -> object:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not JSON, or not of a sane depth.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        msg = "nested too deeply"
+        raise ValueError(msg) from None
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[Record]]:
+    """Read ``.csv``, ``.tsv`` or ``.jsonl``: the columns, and the records one by one.
+
+    The columns of JSON lines are the keys of the first good one.
+
+    Raises:
+        DataError: as ``read_text``, the header is broken, or the suffix is another.
+    """
+    if path.suffix.lower() == ".jsonl":
+        lines = read_lines(path)
+        good = (record for record in _json_lines(lines) if not record.problem)
+        return list(next(good, Record(1, {})).cells), _json_lines(lines)
+    if path.suffix.lower() not in DELIMITERS:
+        msg = f"{path}: a table is a .csv, .tsv or .jsonl file"
+        raise DataError(msg)
+    rows = _delimited(read_lines(path), DELIMITERS[path.suffix.lower()])
+    line, header = next(rows)
+    if isinstance(header, str):
+        msg = f"{path}:{line}: the header is {header}"
+        raise DataError(msg)
+    columns = [column.strip() for column in header]
+    if len(set(columns)) < len(columns):
+        msg = f"{path}:{line}: the header names a column twice; it has {listed(columns)}"
+        raise DataError(msg)
+    return columns, _records(columns, rows)
+
+
+def _records(columns: list[str], rows: Iterable[tuple[int, list[str] | str]]) -> Iterator[Record]:
+    for line, cells in rows:
+        if isinstance(cells, str):
+            yield Record(line, {}, cells)
+        elif len(cells) != len(columns):
+            yield Record(line, {}, f"{len(cells)} fields, but the header has {len(columns)}")
+        else:
+            yield Record(line, dict(zip(columns, cells, strict=True)))
+
+
+def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the line and the cells of each row, or why it has none; go on with the next line."""
+    start = 0
+    while start < len(lines):
+        ahead = (line + "\n" for line in lines[start : start + MAX_SPAN])
+        reader = csv.reader(ahead, delimiter=delimiter, strict=True)
+        try:
+            cells = next(reader)
+        except csv.Error as error:
+            why = "a quote is not closed" if "end of data" in str(error) else str(error)
+            yield start + 1, f"not valid CSV: {why}"
+            start += 1
+        else:
+            if cells:
+                yield start + 1, cells
+            start += reader.line_num
+
+
+def _json_lines(lines: list[str]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else error
+            yield Record(number, {}, f"not valid JSON: {why}")
+            continue
+        if isinstance(value, dict):
+            yield Record(number, cast("dict[str, object]", value))
+        else:
+            yield Record(number, {}, "not a JSON object")
+
+
+def shown(text: str) -> str:
+    """Return a text from a file as one short line fit for a message."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names from a file for a message: the first ten."""
+    several = list(names)
+    return ", ".join(map(shown, several[:10])) + (", ..." if len(several) > 10 else "")

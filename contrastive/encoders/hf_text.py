@@ -1,0 +1,76 @@
+"""Text models of transformers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from contrastive.encoders.huggingface import load_half, measure, pool, quietly
+from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.text import tokenizing
+from contrastive.encoders.weights import loading
+from contrastive.errors import SpecError, WeightsError, require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from contrastive.encoders import HFText
+
+LONGEST = 512  # tokens by default: captions are short, and attention costs their square
+
+
+class HFTextModule(EncoderModule):
+    """Tokens ``[B, L]`` to pooled hidden states ``[B, F]``."""
+
+    modality = "text"
+
+    def __init__(self, spec: HFText) -> None:
+        """Load the model and its tokenizer."""
+        super().__init__()
+        self.who = f"hf-text {spec.name!r}"
+        self.pooling = spec.pooling
+        self.model, folder = load_half(spec, self.who)
+        tokenizer = load_tokenizer(folder, self.who)
+        limit = min(positions(self.model.config), int(tokenizer.model_max_length))
+        max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
+        self.preprocess = tokenizing(tokenizer, max_length, who=self.who)
+        self.reproducible = spec.pretrained
+        self.out_dim = measure(self, "a picture", self.who)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return features ``[B, F]`` of what the tokenizer gives."""
+        return pool(self.model(**inputs), inputs["attention_mask"], self.pooling, self.who)
+
+
+def load_tokenizer(folder: Path, who: str) -> Any:
+    """Return the tokenizer of a model's folder.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    transformers = require("transformers", extra="transformers")
+    with quietly(), loading(who, "the tokenizer", folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of no files
+        msg = f"{who}: {folder} has no tokenizer (tokenizer.json)"
+        raise WeightsError(msg)
+    return tokenizer
+
+
+def positions(config: Any) -> int:
+    """Return how many tokens a model has positions for; very many if they are relative."""
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
+def check_length(asked: int | None, limit: int, who: str) -> int | None:
+    """Return what was asked for, if the model can take it.
+
+    Raises:
+        SpecError: it cannot.
+    """
+    if asked and asked > limit:
+        msg = f"{who}: max_length {asked} is more than the {limit} tokens that the model takes"
+        raise SpecError(msg)
+    return asked

@@ -1,0 +1,128 @@
+"""What the encoders of transformers share: one half of a model, loaded whole or not at all."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from contrastive.encoders.pooling import POOLINGS
+from contrastive.encoders.weights import find, loading
+from contrastive.errors import ContrastiveError, SpecError, WeightsError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from contrastive.encoders import HFImage, HFText
+    from contrastive.encoders.module import EncoderModule
+
+
+def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
+    """Return a model of transformers in fp32, and its folder.
+
+    Of a dual model such as CLIP it is the half of the spec's modality, of an encoder-decoder the
+    encoder. A pooler that is not asked for is left out: many checkpoints lack its weights, and
+    random ones would make the model another one each time.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or lacks some of the weights.
+    """
+    transformers = require("transformers", extra="transformers")
+    folder = find(who, spec.name, spec.revision)
+    with quietly(), loading(who, "config.json", folder):
+        whole = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    half = "vision_config" if spec.modality == "image" else "text_config"
+    config = getattr(whole, half, whole)
+    missing: list[str] = []
+    with quietly(), loading(who, "the model", folder):
+        if spec.pretrained:
+            model, info = transformers.AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            missing = sorted(info["missing_keys"])
+        else:
+            model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+    if spec.pooling != "pooler":
+        missing = [key for key in missing if not key.startswith("pooler.")]
+        drop_pooler(model)
+    if missing:
+        msg = f"{who}: the weights in {folder} lack {missing[0]} ({len(missing)} in all)"
+        raise WeightsError(msg)
+    if getattr(config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    return model, folder
+
+
+def drop_pooler(model: Any) -> None:
+    """Take out the weights of a pooler whose output nobody uses."""
+    pooler = getattr(model, "pooler", None)
+    if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
+        model.pooler = nn.Identity()  # not None, which some models call
+
+
+def pool(output: Any, mask_BL: Tensor | None, pooling: str, who: str) -> Tensor:
+    """Return features ``[B, F]`` of a model's output.
+
+    Hidden states are ``[B, L, F]``, or ``[B, F, H, W]`` of a convolutional network; without a mask
+    every place counts.
+
+    Raises:
+        SpecError: the model has no such thing to take.
+    """
+    if pooling == "pooler":
+        pooled: Tensor | None = getattr(output, "pooler_output", None)
+        if pooled is None:
+            msg = f"{who}: the model has no pooler; set pooling to mean or cls"
+            raise SpecError(msg)
+        return pooled.flatten(1)
+    hidden: Tensor = output.last_hidden_state
+    if hidden.ndim == 4:
+        if pooling == "cls":
+            msg = f"{who}: a convolutional network has no class token; set pooling to mean"
+            raise SpecError(msg)
+        hidden = hidden.flatten(2).transpose(1, 2)
+    mask = hidden.new_ones(hidden.shape[:2]) if mask_BL is None else mask_BL
+    return POOLINGS[pooling](hidden, mask)
+
+
+@torch.no_grad()
+def measure(module: EncoderModule, sample: object, who: str) -> int:
+    """Return F by encoding one sample, which also shows that all parts fit each other.
+
+    Raises:
+        SpecError: they do not.
+    """
+    module.eval()  # batch statistics and the generator stay put
+    try:
+        features: Tensor = module(**module.preprocess([sample]))
+    except ContrastiveError:
+        raise
+    except Exception as error:  # the model may be of any kind: audio, video, ...
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        msg = f"{who}: the model does not take what its preprocessing gives: {reason}"
+        raise SpecError(msg) from error
+    module.train()
+    return features.shape[-1]
+
+
+@contextmanager
+def quietly() -> Generator[None]:
+    """Silence transformers, whose report calls the other half of a dual model unexpected."""
+    logging = require("transformers.utils.logging", extra="transformers")
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,26 @@
+"""A residual network from scratch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contrastive.encoders.image import ImageModule, centre_crop, crop_flip
+from contrastive.errors import require
+
+if TYPE_CHECKING:
+    from contrastive.encoders import ResNet
+
+
+def build_resnet(spec: ResNet) -> ImageModule:
+    """Return timm's ResNet with random weights, globally averaged."""
+    resnet = require("timm.models.resnet", extra="timm")
+    net = resnet.ResNet(
+        resnet.BasicBlock if spec.block == "basic" else resnet.Bottleneck,
+        spec.layers,
+        channels=tuple(spec.width * 2**stage for stage in range(4)),
+        num_classes=0,
+    )
+    module = ImageModule(net, net.head_hidden_size, centre_crop(spec.image_size))
+    if spec.augment == "crop-flip":
+        module.augment = crop_flip(spec.image_size)
+    return module

@@ -1,0 +1,92 @@
+"""Texts to tokens.
+
+Shapes: B texts, L tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from contrastive.errors import BadSample, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """A tokenizer of transformers as the ``preprocess`` of a text encoder.
+
+    Pads on the right, whatever the tokenizer prefers, so that neither positions nor causal
+    attention depend on the other texts of the batch.
+    """
+
+    tokenizer: Any = field(repr=False)
+    max_length: int
+    """Tokens; the rest of a text is cut off."""
+    prompt: str
+    """Put before each text."""
+    digest: str
+    """SHA-256 of the tokenizer's content, for the ``repr``."""
+
+    def __call__(self, samples: Sequence[str]) -> dict[str, Tensor]:
+        """Return ``{"input_ids": [B, L], "attention_mask": [B, L], ...}``.
+
+        Raises:
+            BadSample: a sample is not a text, or has no tokens.
+        """
+        tokens = self.tokenizer(
+            [self.prompt + as_text(sample) for sample in samples],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        if not tokens["attention_mask"].any(1).all():
+            msg = "an empty text, of which the tokenizer makes no token"
+            raise BadSample(msg)
+        return dict(tokens)
+
+
+def as_text(sample: object) -> str:
+    """Return a text that every tokenizer takes: lone surrogates become question marks.
+
+    Raises:
+        BadSample: it is not a ``str``.
+    """
+    if not isinstance(sample, str):
+        msg = f"a text was expected, not {type(sample).__name__}"
+        raise BadSample(msg)
+    return sample.encode(errors="replace").decode()
+
+
+def tokenizing(tokenizer: Any, max_length: int, prompt: str = "", *, who: str) -> Tokenize:
+    """Make a ``Tokenize`` of a loaded tokenizer, giving it a padding token if it has none.
+
+    Raises:
+        SpecError: ``max_length`` is so small that the tokenizer would not cut at all.
+    """
+    if max_length <= (special := tokenizer.num_special_tokens_to_add(pair=False)):
+        msg = f"{who}: max_length {max_length} has no room beside {special} special tokens"
+        raise SpecError(msg)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any will do
+    return Tokenize(tokenizer, max_length, prompt, _digest(tokenizer))
+
+
+def _digest(tokenizer: Any) -> str:
+    """Hash everything that a tokenizer does to a text but padding and truncation."""
+    if tokenizer.is_fast:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content |= {"padding": None, "truncation": None}  # left over from its last call
+    else:
+        content = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    described = [content, tokenizer.special_tokens_map, tokenizer.truncation_side]
+    text = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,80 @@
+"""Any image model of timm, with its own transform."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from contrastive.encoders.image import ImageModule, ImageTransform, crop_flip
+from contrastive.encoders.weights import WEIGHTS, find, load_strictly, loading
+from contrastive.errors import SpecError, WeightsError, require
+
+if TYPE_CHECKING:
+    from contrastive.encoders import Timm
+
+
+def build_timm(spec: Timm) -> ImageModule:
+    """Return the model without its classifier; ``out_dim`` is what timm says of that output."""
+    timm = require("timm", extra="timm")
+    who = f"timm {spec.name!r}"
+    name, published = _locate(spec, who)
+    with loading(who, "the model"):
+        net = timm.create_model(
+            name,
+            pretrained=published is not None,
+            pretrained_cfg_overlay=published,
+            num_classes=0,
+        )
+    if spec.weights and spec.pretrained:
+        classifier: str | tuple[str, ...] = net.pretrained_cfg.get("classifier") or ()
+        names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        load_strictly(who, net, spec.weights, leave_out=names)
+    config = timm.data.resolve_model_data_config(net)
+    transform = timm.data.create_transform(**config, is_training=False)
+    module = ImageModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))
+    if spec.augment == "crop-flip":
+        size, mean, std = config["input_size"][1:], config["mean"], config["std"]
+        module.augment = crop_flip(size, mean, std, config["interpolation"])
+    module.reproducible = spec.pretrained
+    return module
+
+
+def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
+    """Return the name that timm should build, and where its weights are if timm should load any."""
+    source, colon, place = spec.name.partition(":")
+    published = spec.pretrained and spec.weights is None
+    if not colon:
+        hub_id = _known(spec.name, who, published=published)
+        if hub_id is None:
+            return spec.name, None
+        file = find(who, hub_id, files=[WEIGHTS]) / WEIGHTS
+        return spec.name, {"file": str(file), "custom_load": False}
+    if source not in ("hf-hub", "local-dir"):
+        msg = f"{who}: {source!r} is no source of models; there are hf-hub: and local-dir:"
+        raise SpecError(msg)
+    repository, _, revision = place.partition("@") if source == "hf-hub" else (place, "", "")
+    folder = find(who, repository, revision or None, ["config.json", WEIGHTS])
+    if published and not (folder / WEIGHTS).is_file():
+        msg = f"{who}: {folder} has no {WEIGHTS}; give a safetensors file as weights"
+        raise WeightsError(msg)
+    return f"local-dir:{folder}", {} if published else None
+
+
+def _known(name: str, who: str, *, published: bool) -> str | None:
+    """Insist on a name that timm knows; return the repository of its weights if they are wanted."""
+    timm = require("timm", extra="timm")
+    names: list[str] = [*timm.list_models(), *timm.list_pretrained()]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        msg = f"{who}: timm has no model of that name; {hint}"
+        raise SpecError(msg)
+    if not published:
+        return None
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        msg = (
+            f"{who}: timm has no safetensors for it; set weights to a file, or pretrained to false"
+        )
+        raise WeightsError(msg)
+    return config.hf_hub_id

@@ -1,0 +1,130 @@
+"""Pretrained files: on disk or on the Hub, safetensors only, and errors of one line."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+
+from contrastive.errors import ContrastiveError, WeightsError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from torch import nn
+
+WEIGHTS = "model.safetensors"
+# what a model consists of; neither pickles, nor code, nor the weights of other frameworks
+FILES = (
+    "config.json",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.bpe",
+    WEIGHTS,
+    "model-*.safetensors",
+    f"*/{WEIGHTS}",
+)
+SHOWN = 3  # names in a message
+
+
+def find(who: str, name: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
+    """Return the local folder of a model, downloading it if need be.
+
+    The Hub is asked once for the whole model: the loaders of the libraries ask for each file, and
+    without a network they retry for minutes. ``HF_HOME`` and ``HF_HUB_OFFLINE`` are respected.
+
+    Args:
+        who: the component, for messages.
+        name: a local folder, or a repository on the Hub.
+        revision: branch, tag or commit on the Hub.
+        files: patterns of what to download.
+
+    Raises:
+        WeightsError: it is neither on disk nor on the Hub; says how to supply it.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        msg = f"{who}: no such folder: {name}"
+        raise WeightsError(msg)
+    hub = require("huggingface_hub", extra="transformers")
+    try:
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(files)))
+    except (OSError, ValueError) as error:
+        at = f" --revision {revision}" if revision else ""
+        named = ", ".join(file for file in files if "*" not in file)
+        msg = (
+            f"{who}: {name} ({named}) is neither in the Hugging Face cache nor on the "
+            f"Hub ({_reason(error)}); run `hf download {name}{at}` on a connected machine and set "
+            "HF_HOME to its cache, or give a local folder as name"
+        )
+        raise WeightsError(msg) from error
+
+
+@contextmanager
+def loading(who: str, what: str, folder: Path | None = None) -> Generator[None]:
+    """Turn whatever a library says of files that it cannot load into one line.
+
+    Raises:
+        WeightsError: chained to its cause.
+    """
+    try:
+        yield
+    except ContrastiveError:
+        raise
+    except Exception as error:  # damaged files make loaders raise many kinds of error
+        place = f" from {folder}" if folder else ""
+        msg = f"{who}: cannot load {what}{place}: {_reason(error)}"
+        raise WeightsError(msg) from error
+
+
+def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Sequence[str] = ()) -> None:
+    """Load a safetensors file, every name and shape as in the model.
+
+    Args:
+        who: the component, for messages.
+        model: what the weights are for.
+        path: the file.
+        leave_out: modules whose weights may be in the file though the model has none.
+
+    Raises:
+        WeightsError: it cannot be read, or does not fit; names the tensors.
+    """
+    try:
+        found = tensors_from_bytes(path.expanduser().read_bytes())
+    except FileNotFoundError as error:
+        msg = f"{who}: weights: {path}: no such file"
+        raise WeightsError(msg) from error
+    except (OSError, SafetensorError) as error:
+        msg = f"{who}: weights: {path}: not a readable safetensors file: {_reason(error)}"
+        raise WeightsError(msg) from error
+    wanted = model.state_dict()
+    spare = tuple(f"{module}." for module in leave_out)
+    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(spare)}
+    problems = {
+        "lacks": sorted(wanted.keys() - found.keys()),
+        "has unknown": sorted(found.keys() - wanted.keys()),
+        "has other shapes of": sorted(
+            k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape
+        ),
+    }
+    if said := [f"{what} {_few(names)}" for what, names in problems.items() if names]:
+        msg = f"{who}: weights: {path} is not of this model: it {'; it '.join(said)}"
+        raise WeightsError(msg)
+    model.load_state_dict(found)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of a message; libraries go on for a page."""
+    return re.split(r"\.\s|\n", str(error).strip())[0].strip(".: ") or type(error).__name__

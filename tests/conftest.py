@@ -1,0 +1,122 @@
+"""What every test gets, and how tests meet the command line and packages of others.
+
+Nothing here imports torch: its one thread comes from the environment, which processes inherit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from contrastive import cli
+from contrastive.spec import REGISTRIES
+
+os.environ["OMP_NUM_THREADS"] = "1"  # torch reads this when it is imported, and so the next one
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+PACKAGES = Path(__file__).parent / "packages"
+SCRIPT = Path(sysconfig.get_path("scripts")) / "contrastive"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Give each test a feature cache of its own."""
+    monkeypatch.setenv("CONTRASTIVE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_they_were():
+    """Forget the components that a test registers or installs."""
+    before = [dict(registry.registered) for registry in REGISTRIES]
+    yield
+    for registry, names in zip(REGISTRIES, before, strict=True):
+        registry.registered.clear()
+        registry.registered.update(names)
+        vars(registry).pop("installed", None)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Call the command line in this process: ``command("validate", path) -> Outcome``."""
+
+    def call(*args) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["contrastive", *map(str, args)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Run the installed command: ``process("validate", path, site=folder) -> Outcome``."""
+
+    def run(*args, site: Path | None = None, cwd: Path | None = None) -> Outcome:
+        env = os.environ | ({"PYTHONPATH": str(site)} if site else {})
+        done = subprocess.run(
+            [SCRIPT, *map(str, args)], capture_output=True, text=True, env=env, cwd=cwd, check=False
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """Make a folder with packages of ``tests/packages``, as pip leaves them: ``site("good")``."""
+
+    def install(*names: str) -> Path:
+        folder = tmp_path_factory.mktemp("site")
+        for name in names:
+            shutil.copytree(PACKAGES / name / f"contrastive_{name}", folder / f"contrastive_{name}")
+            about = tomllib.loads((PACKAGES / name / "pyproject.toml").read_text())["project"]
+            info = folder / f"contrastive_{name}-{about['version']}.dist-info"
+            info.mkdir()
+            metadata = f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n"
+            (info / "METADATA").write_text(metadata)
+            lines = [
+                line
+                for group, points in about["entry-points"].items()
+                for line in (f"[{group}]", *(f"{key} = {path}" for key, path in points.items()))
+            ]
+            (info / "entry_points.txt").write_text("\n".join(lines))
+        return folder
+
+    return install
+
+
+@pytest.fixture
+def installed(site, monkeypatch):
+    """Install packages of ``tests/packages`` into this process: ``installed("good")``."""
+
+    def install(*names: str) -> None:
+        monkeypatch.syspath_prepend(site(*names))
+        for registry in REGISTRIES:
+            vars(registry).pop("installed", None)
+
+    yield install
+    ours = {f"contrastive_{folder.name}" for folder in PACKAGES.iterdir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]

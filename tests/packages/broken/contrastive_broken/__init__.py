@@ -1,0 +1,1 @@
+"""Every module of this package fails in its own way when it is imported."""

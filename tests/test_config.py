@@ -1,0 +1,211 @@
+"""Configs: immutable, the same in Python and in data, and exact about what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field, PositiveFloat, ValidationError
+
+from contrastive import files
+from contrastive.config import Config
+from contrastive.heads import Linear
+from contrastive.losses import InfoNCE
+from contrastive.registry import Registry
+from contrastive.spec import Tower
+
+
+class Shape(Config):
+    kind: ClassVar[str] = "shape"
+
+    @abstractmethod
+    def area(self) -> float: ...
+
+
+shapes = Registry(Shape, group="tests.shapes")
+
+
+@shapes.register("circle")
+class Circle(Shape):
+    radius: PositiveFloat
+    label: str = ""
+
+    def area(self) -> float:
+        return 3.14 * self.radius**2
+
+
+@shapes.register("frame")
+class Frame(Shape):
+    inner: Shape | None = None
+    width: Annotated[int, Field(alias="lambda")] = 1
+
+    def area(self) -> float:
+        return 0.0
+
+
+@shapes.register("group")
+class Group(Shape):
+    parts: list[Shape] = []
+    named: dict[str, Shape] = {}
+
+    def area(self) -> float:
+        return sum(part.area() for part in self.parts)
+
+
+class Drawing(Config):
+    shape: Shape
+    scale: float = 1.0
+
+
+FINITE = st.floats(min_value=1e-300, allow_infinity=False)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+CIRCLES = st.builds(Circle, radius=FINITE, label=TEXTS)
+SHAPES = st.recursive(
+    CIRCLES | st.just(Frame()),
+    lambda inner: (
+        st.builds(Frame, inner=st.none() | inner, width=st.integers())
+        | st.builds(
+            Group,
+            parts=st.lists(inner, max_size=3),
+            named=st.dictionaries(TEXTS, inner, max_size=3),
+        )
+    ),
+    max_leaves=6,
+)
+DRAWINGS = st.builds(Drawing, shape=SHAPES, scale=FINITE)
+
+
+def problems(data: Any, config: type[Config] = Drawing) -> dict[str, str]:
+    """Return what is said of bad data, by place."""
+    with pytest.raises(ValidationError) as caught:
+        config.model_validate(data)
+    return {".".join(map(str, e["loc"])): e["msg"] for e in caught.value.errors()}
+
+
+def through_yaml(drawing: Drawing, folder: Any) -> Drawing:
+    path = folder / "drawing.yaml"
+    path.write_text(files.dump(drawing), encoding="utf-8")
+    return files.load(Drawing, path)
+
+
+ROUND_TRIPS = {
+    "python": lambda d, _: Drawing.model_validate(d.model_dump()),
+    "json": lambda d, _: Drawing.model_validate_json(d.model_dump_json()),
+    "yaml": through_yaml,
+    "no defaults": lambda d, _: Drawing.model_validate(d.model_dump(exclude_defaults=True)),
+    "only what was set": lambda d, _: Drawing.model_validate(d.model_dump(exclude_unset=True)),
+    "names in Python": lambda d, _: Drawing.model_validate(d.model_dump(by_alias=False)),
+    "deepcopy": lambda d, _: copy.deepcopy(d),
+}
+
+
+@pytest.mark.parametrize("way", ROUND_TRIPS)
+@settings(max_examples=40, deadline=None)
+@given(drawing=DRAWINGS)
+def test_every_round_trip_gives_an_equal_config_with_an_equal_hash(way, drawing, tmp_path_factory):
+    again = ROUND_TRIPS[way](drawing, tmp_path_factory.getbasetemp())
+    assert again == drawing
+    assert hash(again) == hash(drawing)
+
+
+def test_python_and_data_agree():
+    data = {"shape": {"type": "group", "parts": [{"type": "circle", "radius": 2}]}}
+    assert Drawing.model_validate(data) == Drawing(shape=Group(parts=[Circle(radius=2)]))
+
+
+def test_equal_configs_hash_alike_whatever_the_order_of_their_names():
+    first = Group(named={"a": Circle(radius=1), "b": Frame()})
+    second = Group(named={"b": Frame(), "a": Circle(radius=1)})
+    assert first == second
+    assert len({first, second}) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclude_unset": True},
+        {"exclude_defaults": True},
+        {"exclude_none": True},
+        {"by_alias": True},
+        {"round_trip": True},
+        {"serialize_as_any": True},
+        {"exclude": {"shape": {"type"}}},
+        {"include": {"shape"}},
+        {"mode": "json"},
+    ],
+    ids=str,
+)
+def test_no_option_of_model_dump_loses_the_type(options):
+    drawing = Drawing(shape=Group(parts=[Frame(inner=Circle(radius=1))], named={"a": Frame()}))
+    shape = drawing.model_dump(**options)["shape"]
+    assert shape["type"] == "group"
+    assert shape["parts"][0]["type"] == "frame"
+    assert shape["parts"][0]["inner"]["type"] == "circle"
+    assert shape["named"]["a"]["type"] == "frame"
+
+
+def test_an_interface_reads_its_components_by_itself():
+    assert Shape.model_validate({"type": "circle", "radius": 1}) == Circle(radius=1)
+
+
+def test_an_interface_is_not_a_component():
+    with pytest.raises(TypeError, match="abstract"):
+        Shape()
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Circle(radius=1).radius = 2
+
+
+def test_an_unknown_field_suggests_the_one_that_was_meant_and_is_not_missing_it_too():
+    assert problems({"shape": {"type": "circle", "raduis": 1}}) == {
+        "shape.raduis": "unknown field; did you mean 'radius'?"
+    }
+
+
+def test_an_unknown_field_like_no_other_is_told_what_there_is():
+    assert problems({"shape": {"type": "frame", "xyz": 1}}) == {
+        "shape.xyz": "unknown field; there are: inner, lambda"
+    }
+
+
+def test_a_wrong_field_does_not_hide_what_is_missing_deeper():
+    assert problems({"shapee": 1, "shape": {"type": "circle"}}) == {
+        "shapee": "unknown field; did you mean 'shape'?",
+        "shape.radius": "Field required",
+    }
+
+
+def test_all_mistakes_are_told_at_once_with_their_paths():
+    parts = [{"type": "circle", "radius": -1}, {"type": "cirlce"}, {"radius": 1}, 3]
+    found = problems({"shape": {"type": "group", "parts": parts}, "scale": "big"})
+    assert "greater than 0" in found.pop("shape.parts.0.radius")
+    assert "unable to parse" in found.pop("scale")
+    assert found == {
+        "shape.parts.1": "unknown shape 'cirlce'; did you mean 'circle'?",
+        "shape.parts.2": "needs a 'type', one of: circle, frame, group",
+        "shape.parts.3": "needs a 'type', one of: circle, frame, group",
+    }
+
+
+def test_a_component_of_another_kind_is_refused():
+    assert problems({"encoder": InfoNCE(), "head": Linear()}, Tower) == {
+        "encoder": "needs a config of kind encoder, not InfoNCE"
+    }
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_numbers_are_finite_since_json_has_no_others(number):
+    assert "finite" in problems({"shape": Frame(), "scale": float(number)})["scale"]
+
+
+@given(drawing=DRAWINGS)
+@settings(max_examples=40, deadline=None)
+def test_what_is_dumped_is_strict_json(drawing):
+    json.dumps(drawing.model_dump(mode="json"), allow_nan=False)

@@ -1,0 +1,217 @@
+"""Any bytes in; an upright RGB picture or ``BadSample`` out."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from contrastive import images
+from contrastive.errors import BadSample
+from contrastive.images import open_image
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def arrow(size=(24, 16)):
+    """Return a picture that looks different after every turn: its top left corner is red."""
+    image = Image.new("RGB", size, "blue")
+    ImageDraw.Draw(image).rectangle((0, 0, 7, 7), "red")
+    return image
+
+
+def pixel(image, at=(2, 2)):
+    return np.array(image.getpixel(at)).round(-1).tolist()
+
+
+RED, WHITE, BLUE = [260, 0, 0], [260, 260, 260], [0, 0, 260]
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_turned_camera_gives_an_upright_picture(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = arrow().transpose(TURNS[orientation])
+    options = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    seen = open_image(encode(stored, kind, exif=exif, **options))
+    assert seen.size == (24, 16)
+    assert np.abs(np.asarray(seen, int) - np.asarray(arrow(), int)).mean() < 10  # edges of a JPEG
+
+
+def test_rgba_is_laid_on_white():
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 255))
+    image.putpixel((2, 2), (0, 0, 0, 0))
+    image.putpixel((3, 3), (0, 0, 0, 128))
+    for kind in ("PNG", "WEBP"):
+        seen = open_image(encode(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
+        assert seen.mode == "RGB"
+        assert pixel(seen) == WHITE
+        assert pixel(seen, (0, 0)) == RED
+    assert seen.getpixel((3, 3)) == (127, 127, 127)
+
+
+def test_gray_with_alpha_is_laid_on_white():
+    image = Image.new("LA", (8, 8), (0, 255))
+    image.putpixel((2, 2), (0, 0))
+    seen = open_image(encode(image, "PNG"))
+    assert pixel(seen) == WHITE
+    assert pixel(seen, (0, 0)) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("transparency", [0, b"\x00\xff"], ids=["one colour", "a table"])
+def test_a_transparent_palette_is_laid_on_white(transparency):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.putpixel((2, 2), 0)
+    seen = open_image(encode(image, "PNG", transparency=transparency))
+    assert pixel(seen) == WHITE
+    assert pixel(seen, (0, 0)) == RED
+
+
+def test_a_transparent_colour_of_an_rgb_picture_is_laid_on_white():
+    seen = open_image(encode(arrow(), "PNG", transparency=(0, 0, 255)))
+    assert pixel(seen, (20, 10)) == WHITE
+    assert pixel(seen) == RED
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_the_first_frame_of_an_animation_is_seen(kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert pixel(open_image(data)) == RED
+
+
+def test_sixteen_bits_keep_their_shades():
+    shades = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    seen = np.asarray(open_image(encode(Image.fromarray(shades), "PNG")), int)
+    assert np.abs(seen[..., 0] - shades / 257).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "CMYK"])
+def test_other_colour_models_become_rgb(mode):
+    image = Image.new("RGB", (16, 16), "white").convert(mode)
+    seen = open_image(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
+    assert seen.mode == "RGB"
+    assert pixel(seen) == WHITE
+
+
+def test_path_bytes_and_picture_give_the_same(tmp_path):
+    data = encode(arrow(), "PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), data, arrow()]
+    seen = [np.asarray(open_image(source)) for source in sources]
+    assert all((each == seen[0]).all() for each in seen)
+
+
+def test_the_picture_given_is_neither_returned_nor_changed():
+    given_one = arrow()
+    seen = open_image(given_one)
+    seen.putpixel((0, 0), (1, 2, 3))
+    assert given_one.getpixel((0, 0)) == (255, 0, 0)
+
+
+def png_header(width, height):
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+BROKEN = {
+    "truncated JPEG": encode(Image.effect_noise((64, 64), 90), "JPEG")[:900],
+    "truncated PNG": encode(Image.effect_noise((64, 64), 90), "PNG")[:900],
+    "TIFF": encode(arrow(), "TIFF"),
+    "text": b"<html>404 Not Found</html>",
+    "empty": b"",
+    "nine gigapixels": png_header(95_000, 95_000),
+    "over the limit": png_header(9000, 9000),
+    "over Pillow's warning": png_header(10_000, 10_000),
+    "a thread": encode(Image.new("L", (5000, 1)), "PNG"),
+    "nothing": None,
+    "a number": 7,
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_what_cannot_be_used_is_a_bad_sample_in_one_line(data):
+    with pytest.raises(BadSample) as error:
+        open_image(data)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("image: ")
+
+
+def test_a_file_is_named(tmp_path):
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    for name, problem in [("notes.jpg", "not a readable JPEG"), ("gone.jpg", "no such file")]:
+        with pytest.raises(BadSample, match=f"{name}: {problem}"):
+            open_image(tmp_path / name)
+    with pytest.raises(BadSample):
+        open_image(tmp_path)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    with pytest.raises(BadSample, match="24 x 16 pixels; read are at most 100 pixels"):
+        open_image(encode(arrow(), "PNG"))
+
+
+def test_nothing_is_said_to_the_terminal():
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    with warnings.catch_warnings(record=True, action="always") as said:
+        open_image(encode(image, "PNG", transparency=b"\x00\xff"))
+        with pytest.raises(BadSample):
+            open_image(png_header(10_000, 10_000))
+    assert not said
+
+
+WHOLE = [
+    encode(
+        arrow(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    ),
+    encode(arrow(), "PNG", transparency=(0, 0, 255)),
+    encode(arrow().convert("P"), "GIF"),
+    encode(arrow(), "WEBP"),
+    encode(arrow(), "BMP"),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    whole=st.sampled_from(WHOLE),
+    edits=st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4)), min_size=1, max_size=8),
+    cut=st.none() | st.integers(0, 2000),
+)
+def test_damaged_bytes_never_raise_anything_else(whole, edits, cut):
+    data = bytearray(whole)
+    for place, patch in edits:
+        start = place % len(data)
+        data[start : start + len(patch)] = patch
+    problem = ""
+    try:
+        assert open_image(bytes(data[:cut])).mode == "RGB"
+    except BadSample as error:
+        problem = str(error)
+    assert "\n" not in problem

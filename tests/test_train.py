@@ -1,0 +1,270 @@
+"""Training through the public interface: what is frozen stays, what stops goes on, nothing leaks."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from contrastive import RunSpec, build_model, load_model
+from contrastive.cache import FeatureCache, weights_fingerprint
+from contrastive.errors import DataError, WeightsError
+from contrastive.evaluate import evaluate
+from contrastive.log import read_log
+from contrastive.train import TrainingError, train
+from tests.miniature import write_flickr30k
+from tests.toys import toy_dict, toy_spec
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FeatureCache(tmp_path / "cache")
+
+
+def losses(folder):
+    return [line["loss"] for line in read_log(folder / "log.jsonl") if "loss" in line]
+
+
+def changed(spec_dict, **model):
+    """Return the spec with the image tower's keys replaced."""
+    spec_dict["model"]["towers"]["image"] |= model
+    return RunSpec.model_validate(spec_dict)
+
+
+def test_training_learns_to_find_pictures_it_has_not_seen(tmp_path, cache):
+    spec = toy_spec(tmp_path / "data", epochs=15)
+    model = train(spec, tmp_path / "run", cache=cache)
+    log = losses(tmp_path / "run")
+    assert log[-1] < 0.6 * log[0]
+    result = evaluate(model, spec.data.build("test"), cache=cache)
+    text_to_image = result.retrieval["text_to_image"].recall[1]
+    assert text_to_image.low > text_to_image.chance
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_a_frozen_encoder_with_batch_norm_and_dropout_does_not_drift(tmp_path, cache, mode):
+    spec = toy_dict(tmp_path / "data", cache=mode)
+    model = build_model(spec)
+    before = weights_fingerprint(model.tower("image").encoder)
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    trained = train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    trained.train()
+    encoder = trained.tower("image").encoder
+    assert not any(module.training for module in encoder.modules())
+    assert trained.tower("image").head.training
+    inputs = encoder.preprocess(
+        [r["image"] for r in [RunSpec.model_validate(spec).data.build("val")[0]]]
+    )
+    features = trained.tower("image").encode(**inputs)
+    assert not features.requires_grad
+    torch.testing.assert_close(features, trained.tower("image").encode(**inputs), rtol=0, atol=0)
+    assert weights_fingerprint(encoder) == before
+
+
+def test_an_encoder_that_is_not_frozen_trains(tmp_path, cache):
+    spec = changed(toy_dict(tmp_path / "data", epochs=1), frozen="none")
+    before = weights_fingerprint(build_model(spec).tower("image").encoder)
+    model = train(spec, tmp_path / "run", cache=cache)
+    assert weights_fingerprint(model.tower("image").encoder) != before
+    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert any(name.startswith("towers.image.encoder.") for name in saved)
+
+
+def test_cached_and_live_features_train_alike(tmp_path, cache):
+    train(toy_spec(tmp_path / "data", cache="auto"), tmp_path / "cached", cache=cache)
+    train(toy_spec(tmp_path / "data", cache="off"), tmp_path / "live")
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-4)
+
+
+def test_the_log_has_every_step_and_the_evaluation_of_each_epoch(tmp_path, cache):
+    spec = toy_spec(tmp_path / "data", epochs=3, warmup=0.5)
+    train(spec, tmp_path / "run", cache=cache)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))  # 64 pairs by 16, 3 epochs
+    assert {"loss", "log_scale", "lr", "collisions", "accuracy", "grad_norm"} <= set(steps[0])
+    rates = [line["lr"] for line in steps]
+    assert rates[:6] == pytest.approx([1e-2 * (i + 1) / 6 for i in range(6)])
+    assert rates[6] == 1e-2
+    assert rates == sorted(rates[:6]) + sorted(rates[6:], reverse=True)
+    assert rates[-1] < 0.1 * rates[6]
+    assert steps[0]["log_scale"] == pytest.approx(math.log(1 / 0.07))
+    assert any(line["collisions"] > 0 for line in steps), "two captions of an image never met"
+    measured = [line["step"] for line in lines if "evaluation" in line]
+    assert measured == [4, 8, 12]
+
+
+def test_the_temperature_has_no_weight_decay_and_stays_in_bounds(tmp_path, cache):
+    spec = toy_spec(tmp_path / "data", epochs=20, lr=0.1, weight_decay=0.0)
+    train(spec, tmp_path / "run", cache=cache)
+    scales = [
+        line["log_scale"] for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line
+    ]
+    assert all(0 <= s <= math.log(100) + 1e-6 for s in scales)
+    fixed = toy_dict(tmp_path / "data", lr=1e-6, weight_decay=1000.0, epochs=10)
+    model = train(RunSpec.model_validate(fixed), tmp_path / "fixed", cache=cache)
+    assert model.loss.log_scale.item() == pytest.approx(math.log(1 / 0.07), abs=1e-3)
+
+
+def test_a_checkpoint_holds_no_frozen_weights_and_loads_as_it_was(tmp_path, cache):
+    spec = toy_spec(tmp_path / "data")
+    model = train(spec, tmp_path / "run", cache=cache)
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert not any(name.startswith("towers.image.encoder.") for name in weights)
+    assert "loss.log_scale" in weights
+    again = load_model(tmp_path / "run")
+    rows = spec.data.build("test")
+    for modality in ("image", "text"):
+        samples = [rows[i][modality] for i in range(4)]
+        assert torch.equal(again.embed(modality, samples), model.embed(modality, samples))
+    assert again.scale == model.scale
+    assert again.spec == spec.model
+    names = {p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert names == {".json", ".jsonl", ".safetensors"}
+
+
+def test_a_model_refuses_another_encoder_than_it_was_trained_with(tmp_path, cache):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    own = tmp_path / "own.safetensors"
+    weights = load_file(spec["model"]["towers"]["image"]["encoder"]["weights"])
+    from safetensors.torch import save_file
+
+    save_file(weights, own)
+    spec["model"]["towers"]["image"]["encoder"]["weights"] = str(own)
+    train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    weights["bn1.weight"] = weights["bn1.weight"] + 1
+    save_file(weights, own)
+    with pytest.raises(WeightsError, match="image encoder's weights are not those it was trained"):
+        load_model(tmp_path / "run")
+
+
+def test_evaluating_on_what_was_trained_on_is_refused(tmp_path, cache):
+    spec = toy_spec(tmp_path / "data", epochs=1)
+    model = train(spec, tmp_path / "run", cache=cache)
+    for seen in (model, load_model(tmp_path / "run")):
+        with pytest.raises(
+            DataError, match="'train' shares 160 of 160 image rows with the training"
+        ):
+            evaluate(seen, spec.data.build("train"), split="train")
+    leaky = spec.model_copy(
+        update={"evaluation": spec.evaluation.model_copy(update={"split": "train+val"})}
+    )
+    with pytest.raises(DataError, match="shares"):
+        train(leaky, tmp_path / "leaky", cache=cache)
+    assert not (tmp_path / "leaky" / "checkpoints").exists()
+
+
+def test_bad_rows_and_images_are_reported_and_training_goes_on(tmp_path, cache, capsys):
+    write_flickr30k(tmp_path / "data", images=48, broken=1, malformed=1)
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    spec["data"]["max_bad"] = 0.1
+    train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    told = capsys.readouterr().err
+    assert "1000092795.jpg" in told
+    assert "dataset_flickr30k.json" in told
+    spec["data"]["max_bad"] = 0
+    with pytest.raises(DataError, match=r"samples are bad, 0 may be \(max_bad: 0\)"):
+        train(RunSpec.model_validate(spec), tmp_path / "strict", cache=cache)
+
+
+def test_live_encoders_leave_out_bad_images_too(tmp_path, capsys):
+    write_flickr30k(tmp_path / "data", images=48, broken=1)
+    spec = toy_dict(tmp_path / "data", epochs=2, cache="off")
+    spec["data"]["max_bad"] = 0.1
+    train(RunSpec.model_validate(spec), tmp_path / "run")
+    assert capsys.readouterr().err.count("1000092795.jpg: ") == 1, "said once, for both rows and epochs"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path, cache, monkeypatch):
+    from contrastive.losses.infonce import InfoNCELoss
+
+    real, calls = InfoNCELoss.forward, []
+
+    def poisoned(self, *args):
+        calls.append(1)
+        loss, figures = real(self, *args)
+        return (loss * math.nan if len(calls) == 6 else loss), figures
+
+    monkeypatch.setattr(InfoNCELoss, "forward", poisoned)
+    with pytest.raises(TrainingError, match="the loss is nan at step 6"):
+        train(toy_spec(tmp_path / "data"), tmp_path / "run", cache=cache)
+    weights = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
+    spec = toy_spec(tmp_path / "data", epochs=1)
+    train(spec, tmp_path / "run", cache=cache)
+    with pytest.raises(TrainingError, match="holds a run already; add --resume"):
+        train(spec, tmp_path / "run", cache=cache)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(spec, tmp_path / "other", resume=True, cache=cache)
+
+
+def start(spec_path, run, *extra):
+    command = [
+        sys.executable,
+        "-m",
+        "contrastive.cli",
+        "train",
+        str(spec_path),
+        "--output",
+        str(run),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *extra],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_steps(run, process, steps):
+    deadline = time.monotonic() + 120
+    while len(losses(run)) < steps:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("augmented", [False, True], ids=["cached", "augmented"])
+def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, augmented):
+    """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit."""
+    spec = toy_dict(tmp_path / "data", epochs=8, checkpoint_every=3, workers=1 if augmented else 0)
+    if augmented:
+        spec["model"]["towers"]["image"]["encoder"]["augment"] = "crop-flip"
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps(spec))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    process = start(path, whole)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    process = start(path, broken)
+    wait_for_steps(broken, process, 4)
+    process.kill()
+    process.communicate()
+    process = start(path, broken, "--resume")
+    wait_for_steps(broken, process, 12)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, told
+    assert "go on with --resume" in told
+    process = start(path, broken, "--resume")
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert "resumed at step" in told
+
+    assert losses(broken) == losses(whole)
+    assert len(losses(whole)) == 32
+    left, right = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)

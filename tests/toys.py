@@ -1,0 +1,56 @@
+"""A small real run: the miniature Flickr30k, a tiny timm network and a bag of words."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from contrastive import RunSpec
+from tests.miniature import write_flickr30k
+
+
+@cache
+def network() -> Path:
+    """Return a file with weights of a tiny timm network with BatchNorm, drawn once."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    module: Any = timm.create_model("test_resnet", num_classes=0)
+    path = Path(mkdtemp()) / "test_resnet.safetensors"
+    save_file(module.state_dict(), path)
+    return path
+
+
+def toy_dict(data: Path, *, images: int = 48, **training: Any) -> dict[str, Any]:
+    """Return the spec of a run that takes a second; the data are written if need be."""
+    if not data.exists():
+        write_flickr30k(data, images=images)
+    settings = {"epochs": 2, "batch_size": 16, "lr": 1e-2, "workers": 0}
+    return {
+        "model": {
+            "embed_dim": 32,
+            "towers": {
+                "image": {
+                    "encoder": {"type": "timm", "name": "test_resnet", "weights": str(network())},
+                    "head": {"type": "mlp", "dropout": 0.1},
+                    "frozen": "encoder",
+                },
+                "text": {
+                    "encoder": {"type": "cbow", "width": 64, "buckets": 512},
+                    "head": {"type": "linear"},
+                },
+            },
+            "loss": {"type": "infonce"},
+        },
+        "data": {"type": "flickr30k", "folder": str(data)},
+        "training": settings | training,
+    }
+
+
+def toy_spec(data: Path, **training: Any) -> RunSpec:
+    """Return ``toy_dict`` as a spec."""
+    return RunSpec.model_validate(toy_dict(data, **training))
