@@ -210,6 +210,7 @@ def run_guarded(work: Callable[[], Any]) -> None:
         sys.stderr.write(printable(str(error)) + "\n")
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what is on disk is whole, and features are kept\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -77,7 +77,7 @@ class Config(BaseModel):
             return value
         if isinstance(value, Config):
             about = {"kind": cls.kind, "given": type(value).__name__}
-            raise PydanticCustomError("bad_kind", "needs a config of kind {kind}, not {given}", about)
+            raise PydanticCustomError("bad_kind", "needs the kind {kind}, not {given}", about)
         fields = dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
         name = fields.pop("type", None)
         if not isinstance(name, str):

@@ -110,10 +110,7 @@ def evaluate(
         DataError: the model was trained on some of these images, or too many samples are bad.
     """
     rows = rows_of(samples)
-    if not rows:
-        msg = f"split {split!r} is empty; there is nothing to measure"
-        raise DataError(msg)
-    refuse_seen(model, rows, split)
+    check_held_out(model, rows, split)
     known: Faults = getattr(samples, "faults", None) or Faults()
     faults = replace(known, lines=[*known.lines])  # the dataset may be measured again
     embedded = {
@@ -198,12 +195,15 @@ def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direc
     return Direction(figures, median, int(asked.sum()), len(targets.ids_Q))
 
 
-def refuse_seen(model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str) -> None:
-    """Refuse to measure a model on what it was trained on.
+def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str) -> None:
+    """Refuse to measure a model on nothing, or on what it was trained on.
 
     Raises:
-        DataError: names how many samples, and the first.
+        DataError: the split is empty, or shares samples with training; names the first.
     """
+    if not rows:
+        msg = f"split {split!r} is empty; there is nothing to measure"
+        raise DataError(msg)
     for modality, seen in model.seen.items():
         known = set(cast("list[int]", seen.tolist()))
         hits = [i for i, row in enumerate(rows) if short_key(row[modality], modality) in known]

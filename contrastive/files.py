@@ -264,7 +264,8 @@ def _report(
     problem = " ".join(f"{'.'.join(where) or 'the spec'}: {mistake['msg']}".split())
     place = (*where, "type") if mistake["type"] == "bad_type" else where
     for given, override in reversed(said.items()):
-        if place[: len(given)] == given:
+        made = place not in lines and given[: len(place)] == place
+        if made or place[: len(given)] == given:
             return f"override {override!r}: {problem}"
     while place not in lines:
         place = place[:-1]

@@ -96,8 +96,8 @@ class TrainingSpec(Config):
 class EvaluationSpec(Config):
     """What is measured after each epoch and at the end."""
 
-    split: str = "val"
-    """Measured after each epoch."""
+    split: str | None = "val"
+    """Measured after each epoch; null measures nothing."""
     final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""
     templates: tuple[str, ...] = TEMPLATES

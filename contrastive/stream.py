@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -109,6 +111,15 @@ def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any
         sampler=groups,
         batch_size=None,
         num_workers=workers,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
+    if workers:  # tokenizers' own threads do not survive the fork, and it says so at length
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     yield from loader
+
+
+def _start_worker(_: int) -> None:
+    """Leave signals to the parent, which finishes its step and saves; it needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

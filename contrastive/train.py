@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from contrastive import checkpoint
 from contrastive.cache import FeatureCache
 from contrastive.errors import ContrastiveError
-from contrastive.evaluate import Report, evaluate, refuse_seen, seen_samples
+from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.feed import Feed
 from contrastive.log import Log
 from contrastive.model import ContrastiveModel, build_model, restore_weights
@@ -79,15 +79,16 @@ def train(
     previous = _start_or_resume(folder, resume=resume)
     settings = spec.training
     device = _device(settings.device)
+    samples = spec.data.build(settings.split, purpose="training")
+    held_out = spec.data.build(spec.evaluation.split) if spec.evaluation.split else None
     torch.manual_seed(settings.seed)
     model = build_model(spec.model).to(device)
-    samples = spec.data.build(settings.split, purpose="training")
-    held_out = spec.data.build(spec.evaluation.split)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
     feed = Feed(samples, model, settings, cache=cache)
     model.seen = seen_samples(feed.rows, list(model.towers))
-    refuse_seen(model, rows_of(held_out), spec.evaluation.split)
+    if held_out is not None:
+        check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
     optimizer = _optimizer(model, settings)
     total = settings.epochs * feed.steps_per_epoch
     start = _restore(previous, model, optimizer) if previous else 0
@@ -115,7 +116,8 @@ def train(
             log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **figures)
             advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
 
-            if end_of_epoch := done % feed.steps_per_epoch == 0:
+            end_of_epoch = done % feed.steps_per_epoch == 0
+            if end_of_epoch and held_out is not None:
                 report = _measure(model, held_out, spec, cache)
                 log.evaluation(done, epoch, report)
                 say(f"epoch {done // feed.steps_per_epoch}: {summary(report)}")
@@ -206,7 +208,7 @@ def _measure(
     return evaluate(
         model,
         samples,
-        split=spec.evaluation.split,
+        split=str(spec.evaluation.split),
         templates=spec.evaluation.templates,
         cache=cache,
         workers=spec.training.workers,

@@ -94,7 +94,9 @@ def site(tmp_path_factory):
             about = tomllib.loads((PACKAGES / name / "pyproject.toml").read_text())["project"]
             info = folder / f"contrastive_{name}-{about['version']}.dist-info"
             info.mkdir()
-            metadata = f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n"
+            metadata = (
+                f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n"
+            )
             (info / "METADATA").write_text(metadata)
             lines = [
                 line

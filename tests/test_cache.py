@@ -197,7 +197,7 @@ def test_a_torn_or_damaged_row_is_computed_again(cache, which, lost):
 
 def test_preprocessing_that_cannot_be_told_apart_is_not_cached(cache):
     module = Linear()
-    module.preprocess = lambda samples: Letters()(samples)
+    module.preprocess = Letters().__call__
     with pytest.raises(DataError, match=r"cannot be cached.*training.cache: off"):
         cache.table(Spec(), module, TEXTS)
 

@@ -51,12 +51,10 @@ def test_dying_at_any_operation_leaves_a_whole_folder(tmp_path, monkeypatch, ope
     for fatal in range(1, 100):
         monkeypatch.undo()
         checkpoint.write_folder(target, FILES)
-        calls = 0
+        left = iter(range(fatal - 1))
 
-        def dies(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == fatal:
+        def dies(*args, left=left, **kwargs):
+            if next(left, None) is None:
                 raise Died
             return real(*args, **kwargs)
 
@@ -80,7 +78,9 @@ def test_dying_at_any_operation_leaves_a_whole_folder(tmp_path, monkeypatch, ope
     assert fatal > 1, "the operation was never used"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_every_truncation_and_bit_flip_is_noticed(tmp_path, data):
     folder = tmp_path / "m"
@@ -93,11 +93,12 @@ def test_every_truncation_and_bit_flip_is_noticed(tmp_path, data):
     else:
         raw = raw[:place]
     path.write_bytes(raw)
-    try:
-        assert read(folder) == ([[0, 1, 2], [3, 4, 5]], {"a": [1, 2]})
+    if checkpoint.is_whole(folder):
         assert path.name == checkpoint.MANIFEST, "damage in a file went unseen"
-    except WeightsError as error:
-        assert "\n" not in str(error)
+        return
+    with pytest.raises(WeightsError) as error:
+        read(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_a_full_disk_leaves_the_previous_one_and_says_so(tmp_path, monkeypatch):

@@ -50,8 +50,8 @@ class Frame(Shape):
 
 @shapes.register("group")
 class Group(Shape):
-    parts: list[Shape] = []
-    named: dict[str, Shape] = {}
+    parts: tuple[Shape, ...] = ()
+    named: dict[str, Shape] = Field(default_factory=dict)
 
     def area(self) -> float:
         return sum(part.area() for part in self.parts)
@@ -196,7 +196,7 @@ def test_all_mistakes_are_told_at_once_with_their_paths():
 
 def test_a_component_of_another_kind_is_refused():
     assert problems({"encoder": InfoNCE(), "head": Linear()}, Tower) == {
-        "encoder": "needs a config of kind encoder, not InfoNCE"
+        "encoder": "needs the kind encoder, not InfoNCE"
     }
 
 

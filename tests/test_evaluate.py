@@ -14,7 +14,8 @@ from contrastive.search import top_k
 
 
 def unit(rows, width, seed=0):
-    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(rows, width, generator=generator), dim=-1)
 
 
 def column(embeddings, ids):

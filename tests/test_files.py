@@ -42,11 +42,11 @@ LOSS = "{type: infonce, temperature: 0.07}"
 NOT_YAML = [  # instead of the first, the second: on that line, this is said
     ("  embed_dim", "\tembed_dim", 2, "indent with spaces"),
     ("  embed_dim", " embed_dim", 3, "mapping values are not allowed here"),
-    ("pictures", "a: b", 12, "put a text with ': ' in quotes"),
+    ("lr: 1e-3", "lr: is: small", 14, "put a text with ': ' in quotes"),
     ("pictures", "@home", 12, "put the text in quotes"),
     (TEMPLATES, "[a {}]", 17, "put a text with {} in quotes"),
     (TEMPLATES, "[a, b", 18, "that starts on line 17, expected ',' or ']'"),
-    ("64", '"64', 18, "that starts on line 2, found unexpected end of stream"),
+    ('the {}"', "the {}", 18, "that starts on line 17, found unexpected end of stream"),
     ("64", "*sixty", 2, "undefined alias 'sixty'"),
     ("pictures", r'"C:\pictures"', 12, "unknown escape character 'p'"),
     ("pictures", r'"\U00110000"', 1, "not in range"),
@@ -63,7 +63,7 @@ NOT_YAML = [  # instead of the first, the second: on that line, this is said
     ("64", "9" * 5000, 2, "cannot be read as int"),
     (TEMPLATES, "&a [*a]", 17, "too large or too deep once aliases are expanded"),
     ("64", "[" * 60 + "]" * 60, 2, "too large or too deep"),
-    ("64", "[" * 5000, 1, "nested too deeply"),
+    ("64", "[" * 500, 1, "nested too deeply"),
     ("pictures", r'"\ud800"', 12, "half of a character (a lone surrogate)"),
     ("pictures", "a\0b", 12, "character #x0000 is not allowed"),
     ("pictures", r'"a\0b"', 12, "a text cannot hold a NUL"),
@@ -206,9 +206,7 @@ def test_a_mistake_is_one_line_with_its_place(text, number, words, command, writ
 @pytest.mark.parametrize(("override", "words"), OVERRIDES)
 def test_a_mistake_in_an_override_names_the_override(override, words, command, written):
     (line,) = refused(command("validate", written(), override))
-    assert line.startswith(
-        "override 'a\ufffd" if "\x1b" in override else f"override {override!r}: "
-    )
+    assert line.startswith(f"override {override!r}: ")
     assert words in line
 
 
@@ -220,8 +218,8 @@ def test_all_mistakes_are_told_at_once(command, written):
         f"{path}:1: model.towers: Dictionary should have at least 2 items after validation, not 0",
         f"{path}:1: model.loss: unknown loss 'x'; there are: infonce, sigmoid",
         f"{path}:2: data.folder: Field required",
-        "override 'training.epoch=1': training.epoch: unknown field; did you mean 'epochs'?",
         "override 'training.lr.x=1': training.lr: Input should be a valid number",
+        "override 'training.epoch=1': training.epoch: unknown field; did you mean 'epochs'?",
     ]
 
 
@@ -255,8 +253,8 @@ def test_a_real_process_says_the_same(process, written):
     path = written(b"model: \xff")
     (line,) = refused(process("validate", path))
     assert line == f"{path}:1: not UTF-8 (byte 7); save the file as UTF-8"
-    (line,) = refused(process("train", written("model: {"), "--json"))
-    assert line.startswith(f"{path}:1: while parsing a flow mapping")
+    (line,) = refused(process("train", written("model: @"), "--json"))
+    assert line.endswith("put the text in quotes")
 
 
 def test_words_and_numbers_are_those_of_yaml_1_2(written):

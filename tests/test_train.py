@@ -1,4 +1,4 @@
-"""Training through the public interface: what is frozen stays, what stops goes on, nothing leaks."""
+"""Training through the public interface: what is frozen stays, what stopped goes on."""
 
 import json
 import math
@@ -178,7 +178,9 @@ def test_live_encoders_leave_out_bad_images_too(tmp_path, capsys):
     spec = toy_dict(tmp_path / "data", epochs=2, cache="off")
     spec["data"]["max_bad"] = 0.1
     train(RunSpec.model_validate(spec), tmp_path / "run")
-    assert capsys.readouterr().err.count("1000092795.jpg: ") == 1, "said once, for both rows and epochs"
+    assert capsys.readouterr().err.count("1000092795.jpg: ") == 1, (
+        "said once, for both rows and epochs"
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path, cache, monkeypatch):
@@ -208,6 +210,7 @@ def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
 
 
 def start(spec_path, run, *extra):
+    """Start a training process in a group of its own, as a terminal does."""
     command = [
         sys.executable,
         "-m",
@@ -217,13 +220,12 @@ def start(spec_path, run, *extra):
         "--output",
         str(run),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *extra],
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -268,3 +270,28 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, augmen
     left, right = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path):
+    """A terminal sends SIGINT to the whole group, so the workers get it too."""
+    spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=2)
+    path, run = tmp_path / "spec.yaml", tmp_path / "run"
+    path.write_text(json.dumps(spec))
+    process = start(path, run)
+    wait_for_steps(run, process, 6)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    done = len(losses(run))
+    assert done < 200
+    assert (run / "checkpoints" / f"step-{done:08d}").is_dir()
+
+
+def test_an_empty_or_unwanted_evaluation_split(tmp_path, cache):
+    spec = toy_dict(tmp_path / "data", images=4, epochs=1)  # four images, all of them in train
+    with pytest.raises(DataError, match="no split 'val'; there are: 'train'"):
+        train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    spec["evaluation"] = {"split": None}
+    train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    assert not any("evaluation" in line for line in read_log(tmp_path / "run" / "log.jsonl"))

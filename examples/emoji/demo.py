@@ -1,6 +1,6 @@
-"""Train, measure, classify and search; write ``report/`` beside the run.
+"""Train, measure, classify and search; write ``report/`` into the run's folder.
 
-    python examples/emoji/demo.py [FOLDER OF THE RUN]
+Run it as ``python examples/emoji/demo.py [FOLDER]``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from contrastive.encoders import Encoder
 
 if TYPE_CHECKING:
-    from pydantic import PositiveInt
+    from pydantic import PositiveInt  # noqa: TC004
 
 
 class Dino(Encoder):

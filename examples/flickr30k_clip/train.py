@@ -1,0 +1,21 @@
+"""Train clip.yaml from Python and measure it: python train.py [A.B=VALUE]..."""
+
+import sys
+from pathlib import Path
+
+from contrastive import RunSpec
+from contrastive.cli import run_guarded
+from contrastive.evaluate import evaluate
+from contrastive.files import load
+from contrastive.train import summary, train
+
+
+def main() -> None:
+    """Train, then measure on the test split."""
+    spec = load(RunSpec, Path(__file__).with_name("clip.yaml"), sys.argv[1:])
+    model = train(spec, spec.output or "runs/clip")
+    print(summary(evaluate(model, spec.data.build("test"), split="test")))
+
+
+if __name__ == "__main__":  # worker processes import this file
+    run_guarded(main)
