@@ -1,8 +1,8 @@
 """Features of frozen encoders, computed once and kept on disk.
 
 A row is found by what it is made of, not by where it lies: the encoder's key hashes its spec, its
-weights, its preprocessing and the version of its package; the sample's key hashes its content. So
-training, evaluation and search share rows, and anything that changes misses.
+weights, its preprocessing and the versions of the packages that it runs; the sample's key hashes
+its content. So training, evaluation and search share rows, and anything that changes misses.
 
 On disk, a folder for each encoder: ``features.bin`` (fp32 rows), ``keys.bin`` (a 36-byte record for
 each row: SHA-256 of the sample, CRC-32 of the row) and ``encoder.json`` (for people). Rows are
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -115,8 +116,15 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
         "weights": weights_fingerprint(module),
         "preprocess": preprocess,
         "package": type(spec).registry.package_of(type(spec)) or ("contrastive-kit", __version__),
+        "libraries": _libraries(module),
         "out_dim": module.out_dim,
     }
+
+
+def _libraries(module: torch.nn.Module) -> dict[str, str]:
+    """Return the version of each package whose code an encoder runs: torch, timm, ..."""
+    names = {type(part).__module__.partition(".")[0] for part in module.modules()}
+    return {name: getattr(sys.modules[name], "__version__", "") for name in sorted(names)}
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,28 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from contrastive.errors import ContrastiveError, DataError, SpecError, WeightsError
+from contrastive.errors import (
+    ContrastiveError,
+    DataError,
+    SpecError,
+    WeightsError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from io import TextIOWrapper
+
+    from rich.table import Table
 
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
+
+UNFOLDED = 10_000  # columns of a table that goes to a pipe: a row is a line, for grep
 
 app = typer.Typer(
     help="Contrastive learning from a typed spec.",
@@ -46,6 +57,7 @@ Split = Annotated[str | None, typer.Option(help="The split of the run's data.")]
 Trusted = Annotated[
     bool, typer.Option("--trusted", help="The model is your own: import paths in it are followed.")
 ]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -74,12 +86,13 @@ def evaluate(
         Path | None, typer.Option(help="Take the data of this run's spec instead.")
     ] = None,
     trusted: Trusted = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure retrieval both ways, and zero-shot accuracy if the data have classes."""
     folder = _find(model)
-    run = _load_run(spec) if spec else _run_of(folder, trusted=trusted)
-    loaded = _load(folder, trusted=trusted)
+    run = _load_run(spec) if spec else _run_of(folder, trusted=trusted, remedy="--spec")
+    loaded = _load(folder, device, trusted=trusted)
     from contrastive.cache import FeatureCache
     from contrastive.evaluate import evaluate as measure
 
@@ -92,8 +105,11 @@ def evaluate(
         cache=FeatureCache(),
         workers=run.training.workers,
     )
+    from contrastive.progress import say
     from contrastive.tables import report_tables
 
+    for fault in report.faults:
+        say(fault)
     _print(report.as_dict(), as_json, *report_tables(report))
 
 
@@ -107,6 +123,7 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="Names shown for each picture.")] = 5,
     model: Model = None,
     trusted: Trusted = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Say which of the names each picture goes with."""
@@ -114,7 +131,7 @@ def classify(
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
     folder = _find(model)
-    loaded = _load(folder, trusted=trusted)
+    loaded = _load(folder, device, trusted=trusted)
     from contrastive.cache import FeatureCache
     from contrastive.zero_shot import classify as probabilities_of
 
@@ -140,18 +157,19 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
     model: Model = None,
     trusted: Trusted = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find pictures by words, or texts by a picture: exact, best first."""
     folder = _find(model)
-    loaded = _load(folder, trusted=trusted)
+    loaded = _load(folder, device, trusted=trusted)
     from contrastive.search import candidates, find
     from contrastive.tables import hits_table
 
     def data() -> Sequence[dict[str, Any]]:
         from contrastive.stream import rows_of
 
-        run = _run_of(folder, trusted=trusted)
+        run = _run_of(folder, trusted=trusted, remedy="--images or --texts")
         return rows_of(run.data.build(split or run.evaluation.final_split))
 
     hits = find(loaded, query, candidates(query, images=images, texts=texts, data=data), k=k)
@@ -197,6 +215,10 @@ def plugins(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line."""
+    # threads that spin while they wait make a shared machine several times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # a name or a caption may hold what the encoding of the terminal lacks
+    cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     run_guarded(app)
 
 
@@ -205,16 +227,22 @@ def run_guarded(work: Callable[[], Any]) -> None:
     try:
         work()
     except ContrastiveError as error:
-        from contrastive.progress import printable
-
-        sys.stderr.write(printable(str(error)) + "\n")
-        sys.exit(getattr(error, "exit_code", 2))
+        _end(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what is on disk is whole, and features are kept\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # the disk is full, or a folder may not be written
+        if not error.strerror:
+            raise
+        _end(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    sys.stderr.write(printable(message) + "\n")
+    sys.exit(code)
 
 
 def _load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
@@ -237,7 +265,8 @@ def _find(model: Path | None) -> Path:
     """Return the folder of the model that is meant."""
     if chosen := model or os.environ.get("CONTRASTIVE_MODEL"):
         return Path(chosen)
-    runs = [path for path in Path("runs").glob("*") if path.is_dir()]
+    kinds = ("model", "checkpoints")  # a run that failed early has neither
+    runs = {path.parent for kind in kinds for path in Path("runs").glob(f"*/{kind}")}
     if not runs:
         msg = "no model: give --model FOLDER, or train one with: contrastive train SPEC.yaml"
         raise WeightsError(msg)
@@ -248,13 +277,14 @@ def _find(model: Path | None) -> Path:
     return newest
 
 
-def _load(folder: Path, *, trusted: bool) -> ContrastiveModel:
-    from contrastive.model import load_model
+def _load(folder: Path, device: str, *, trusted: bool) -> ContrastiveModel:
+    from contrastive.model import load_model, pick_device
 
-    return load_model(folder, trusted=trusted)
+    there = pick_device(device)
+    return load_model(folder, trusted=trusted).to(there)
 
 
-def _run_of(folder: Path, *, trusted: bool) -> RunSpec:
+def _run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:
     """Return the spec of the run that made a model."""
     from contrastive.files import load
     from contrastive.model import find_model
@@ -262,21 +292,24 @@ def _run_of(folder: Path, *, trusted: bool) -> RunSpec:
 
     path = find_model(folder) / "run.json"
     if not path.exists():
-        msg = f"{folder}: holds a model without a run, so it has no data; give --spec or --images"
+        msg = f"{folder}: holds a model without a run, so without data; give {remedy}"
         raise DataError(msg)
     return load(RunSpec, path, trusted=trusted)
 
 
-def _print(data: Any, as_json: bool, *shown: Any) -> None:
+def _print(data: Any, as_json: bool, *shown: Table | str) -> None:
     """Print the result for a machine or for a person."""
     if as_json:
-        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(data, indent=1))  # ASCII, whatever the encoding of the reader
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
     for part in shown:
-        console.print(part, markup=False)
+        if isinstance(part, str):
+            typer.echo(printable(part))  # not folded, so that a path stays whole
+        else:
+            from rich.console import Console
+
+            width = None if sys.stdout.isatty() else UNFOLDED
+            Console(highlight=False, width=width).print(part)
 
 
 if __name__ == "__main__":

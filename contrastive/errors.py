@@ -59,3 +59,10 @@ def require(module: str, *, extra: str) -> Any:
             raise  # the library is there, something of its own is not: its message says what
         msg = f'{module} is not installed; run: pip install "contrastive-kit[{extra}]"'
         raise MissingExtra(msg) from error
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

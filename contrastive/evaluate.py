@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from contrastive.cache import FeatureCache, sample_key
-from contrastive.errors import DataError
+from contrastive.errors import BadSample, DataError
 from contrastive.faults import Faults
 from contrastive.spec import TEMPLATES
 from contrastive.stream import rows_of
@@ -125,8 +125,9 @@ def evaluate(
         if query != target
     }
     classes: Sequence[str] = getattr(samples, "classes", ())
+    labelled = bool(classes) and all(row.get("label") in classes for row in rows)
     classification = None
-    if classes and {"image", "text"} <= set(embedded):
+    if labelled and {"image", "text"} <= set(embedded):
         names = embed_classes(model, classes, templates=templates)
         classification = _classification(model, embedded["image"], names, rows, classes)
     return Report(split, retrieval, classification, faults.lines)
@@ -219,15 +220,21 @@ def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], spli
 def seen_samples(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, Tensor]:
     """Return hashes of the samples of each modality but text, sorted, ``[n]`` int64."""
     return {
-        modality: torch.tensor(sorted({short_key(row[modality], modality) for row in rows}))
+        modality: torch.tensor(sorted({short_key(row[modality], modality) for row in rows} - {0}))
         for modality in modalities
         if modality not in UNHASHED
     }
 
 
 def short_key(sample: Any, modality: str) -> int:
-    """Return 63 bits of a sample's content hash: enough to tell a million samples apart."""
-    return int.from_bytes(sample_key(sample, modality)[:8]) >> 1
+    """Return 63 bits of a sample's content hash: enough to tell a million samples apart.
+
+    A sample that cannot be read has 0; it is reported when it is encoded.
+    """
+    try:
+        return int.from_bytes(sample_key(sample, modality)[:8]) >> 1
+    except BadSample:
+        return 0
 
 
 def _ranks(queries: Column, targets: Column) -> tuple[np.ndarray, np.ndarray]:

@@ -277,23 +277,24 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     rebuilt: dict[str, str] = parts["encoders"]
     model = ContrastiveModel(_without_downloads(spec, rebuilt))
     model.spec = spec
-    for modality, fingerprint in rebuilt.items():
-        if weights_fingerprint(model.tower(modality).encoder) != fingerprint:
-            msg = f"{folder}: the {modality} encoder's weights are not those it was trained with"
-            raise WeightsError(msg)
-    restore_weights(model, checkpoint.tensors(files, "model.safetensors", folder), rebuilt, folder)
+    restore_weights(model, files, folder)
     model.seen = checkpoint.tensors(files, "seen.safetensors", folder)
     return model.eval()
 
 
-def restore_weights(
-    model: ContrastiveModel, weights: dict[str, Tensor], rebuilt: Mapping[str, str], folder: Path
-) -> None:
-    """Load saved weights; only encoders that their spec brings back may be missing.
+def restore_weights(model: ContrastiveModel, files: dict[str, bytes], folder: Path) -> None:
+    """Load the weights of a saved folder; encoders that their spec brings back are checked.
 
     Raises:
-        WeightsError: names the first tensor that is missing, unknown or of another shape.
+        WeightsError: such an encoder is not the one that was saved, or a tensor is missing,
+            unknown or of another shape; names the first.
     """
+    rebuilt: dict[str, str] = checkpoint.plain(files, "parts.json", folder)["encoders"]
+    for modality, fingerprint in rebuilt.items():
+        if weights_fingerprint(model.tower(modality).encoder) != fingerprint:
+            msg = f"{folder}: the {modality} encoder's weights are not those it was trained with"
+            raise WeightsError(msg)
+    weights = checkpoint.tensors(files, "model.safetensors", folder)
     try:
         missing, unknown = cast("Any", model.load_state_dict(weights, strict=False))
     except RuntimeError as error:
@@ -305,6 +306,23 @@ def restore_weights(
         what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model has not"
         msg = f"{folder / 'model.safetensors'}: {what}"
         raise WeightsError(msg)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return a device that is there; ``auto`` is a GPU if there is one.
+
+    Raises:
+        SpecError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r} is not to be had here: {str(error).splitlines()[0]}"
+        raise SpecError(msg) from None
+    return device
 
 
 def find_model(folder: Path) -> Path:

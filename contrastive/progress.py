@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from contrastive.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -25,7 +27,7 @@ EVERY = 10.0  # seconds between plain lines: enough to see life, few enough to r
 
 def console() -> Console:
     """Return a console on stderr, where results do not go."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
@@ -33,18 +35,11 @@ def say(line: str) -> None:
     console().print(printable(line), markup=False)
 
 
-def printable(text: str) -> str:
-    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
-
-
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""
     screen = console()
-    if not screen.is_terminal:
+    if not screen.is_terminal or screen.is_dumb_terminal:
         yield _lines(description, total, done)
         return
     columns = (

@@ -67,16 +67,21 @@ def candidates(
     search pictures (a folder's, or a dataset's).
 
     Raises:
-        DataError: the picture, the folder or the file is not there, or holds nothing.
+        DataError: the picture, the folder or the file is not there, or holds nothing; or the query
+            is of the kind that would be found.
     """
     if Path(query).suffix.lower() in SUFFIXES:
         if not Path(query).is_file():
             msg = f"{query}: no such picture"
             raise DataError(msg)
-        rows = _lines_of(texts) if texts else data()
-        return Candidates("image", "text", rows)
-    rows = _pictures_in(images) if images else data()
-    return Candidates("text", "image", rows)
+        if images:
+            msg = f"{query}: a picture finds texts; give --texts, or words to search {images}"
+            raise DataError(msg)
+        return Candidates("image", "text", _lines_of(texts) if texts else data())
+    if texts:
+        msg = f"{query!r}: words find pictures; give --images, or a picture to search {texts}"
+        raise DataError(msg)
+    return Candidates("text", "image", _pictures_in(images) if images else data())
 
 
 def find(
@@ -85,11 +90,18 @@ def find(
     """Return the k best candidates: similarity, what was found, and its place.
 
     Candidates that cannot be read are reported and left out.
+
+    Raises:
+        BadSample: the query cannot be read.
+        DataError: none of the candidates can be read.
     """
     cache = FeatureCache()
     faults = Faults(tell=say)
-    column = embed_column(model, among.rows, among.modality, faults, cache=cache)
     query_1D = model.embed(among.query_modality, [query], cache=cache)
+    column = embed_column(model, among.rows, among.modality, faults, cache=cache)
+    if not column.rows:
+        msg = f"nothing to search: none of {len(among.rows)} {among.modality} samples can be read"
+        raise DataError(msg)
     scores, indices = top_k(query_1D, column.embeddings_QD, k)
     hits: list[dict[str, Any]] = []
     for score, index in zip(scores[0], indices[0], strict=True):
@@ -104,7 +116,10 @@ def find(
 
 
 def _pictures_in(folder: Path) -> list[dict[str, Any]]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder"
+        raise DataError(msg)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         msg = f"{folder}: no pictures here ({', '.join(SUFFIXES)})"
         raise DataError(msg)

@@ -81,7 +81,7 @@ class TrainingSpec(Config):
     """bf16 autocasts the towers (the loss stays fp32); auto takes it on a GPU that has it."""
     device: str = "auto"
     """auto takes a GPU if there is one; else cpu, cuda, cuda:1, ..."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the initial weights, the order of samples and dropout."""
     workers: NonNegativeInt = 2
     """Processes that decode samples of encoders that are not frozen."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.progress import printable
+from contrastive.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def report_tables(report: Report) -> list[Table]:
     """Return retrieval, and zero-shot classification if it was measured."""
-    retrieval = Table(title=f"retrieval on {report.split}, % (95 % interval; chance)")
+    retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval; chance)"))
     for name in ("query -> target", "R@1", "R@5", "R@10", "median rank", "queries", "targets"):
         retrieval.add_column(name, no_wrap=name.startswith("query"))
     for name, direction in report.retrieval.items():
@@ -31,7 +31,7 @@ def report_tables(report: Report) -> list[Table]:
         )
     if not (zero_shot := report.classification):
         return [retrieval]
-    classes = Table(title=f"zero-shot classification on {report.split}, %")
+    classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
     for name in ("top-1 (95 % interval; majority class)", "mean per class", "images", "classes"):
         classes.add_column(name)
     classes.add_row(

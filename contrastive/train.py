@@ -12,7 +12,7 @@ import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.feed import Feed
 from contrastive.log import Log
-from contrastive.model import ContrastiveModel, build_model, restore_weights
+from contrastive.model import ContrastiveModel, build_model, pick_device, restore_weights
 from contrastive.progress import bar, say
 from contrastive.stream import rows_of
 
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from contrastive.datasets import Samples
     from contrastive.feed import Batch
     from contrastive.spec import RunSpec, TrainingSpec
+
+FREE = (
+    "output",
+    "evaluation.",
+    *(f"training.{name}" for name in ("workers", "device", "cache", "checkpoint_every")),
+)
+"""Parts of a spec that a resumed run may change: they do not change what is learned."""
 
 KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
 
@@ -76,24 +83,27 @@ def train(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     folder = _folder_of(spec, output)
-    previous = _start_or_resume(folder, resume=resume)
+    previous = _start_or_resume(folder, spec, resume=resume)
     settings = spec.training
-    device = _device(settings.device)
+    device = pick_device(settings.device)
     samples = spec.data.build(settings.split, purpose="training")
     held_out = spec.data.build(spec.evaluation.split) if spec.evaluation.split else None
     torch.manual_seed(settings.seed)
     model = build_model(spec.model).to(device)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
+    folder.mkdir(parents=True, exist_ok=True)  # before hours of encoding rather than after them
+    optimizer = _optimizer(model, settings)
+    start = _restore(previous, model, optimizer) if previous else 0
     feed = Feed(samples, model, settings, cache=cache)
     model.seen = seen_samples(feed.rows, list(model.towers))
     if held_out is not None:
         check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
-    optimizer = _optimizer(model, settings)
     total = settings.epochs * feed.steps_per_epoch
-    start = _restore(previous, model, optimizer) if previous else 0
     _introduce(spec, model, feed, start=start, total=total)
 
+    if previous:
+        _restore_random(previous, model)
     model.train()
     with (
         Log(folder / "log.jsonl", keep_until=start) as log,
@@ -179,8 +189,11 @@ def _schedule(step: int, total: int, warmup: float) -> float:
 
 def _optimizer(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim.AdamW:
     """AdamW; only matrices decay: not biases, norms, the temperature or the bias of the loss."""
-    matrices = [p for p in _trained(model) if p.ndim >= 2]
-    rest = [p for p in _trained(model) if p.ndim < 2]
+    if not (trained := _trained(model)):
+        msg = "everything is frozen, the temperature too: there is nothing to train"
+        raise TrainingError(msg)
+    matrices = [p for p in trained if p.ndim >= 2]
+    rest = [p for p in trained if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": rest, "weight_decay": 0.0},
@@ -243,22 +256,46 @@ def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
     return Path(folder)
 
 
-def _start_or_resume(folder: Path, *, resume: bool) -> Path | None:
+def _start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None:
     """Return the checkpoint to go on from, if that is what is asked."""
     steps = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     if not resume:
         if steps:
-            msg = (
-                f"{folder}: holds a run already; add --resume to go on with it, or choose --output"
-            )
+            msg = f"{folder}: holds a run already; add --resume to go on, or choose --output"
             raise TrainingError(msg)
         return None
     for step in steps:
         if checkpoint.is_whole(step):
+            _insist_on_same_run(step, spec)
             return step
         say(f"{step}: damaged, trying the one before it")
     msg = f"{folder}: nothing to resume here"
     raise TrainingError(msg)
+
+
+def _insist_on_same_run(step: Path, spec: RunSpec) -> None:
+    """Refuse to go on with a spec under which the run would have been another one."""
+    saved = checkpoint.plain(checkpoint.read_folder(step), "run.json", step)
+    before, now = _flat(saved), _flat(spec.model_dump(mode="json"))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and not name.startswith(FREE):
+            msg = (
+                f"{step}: was trained with {name}: {before.get(name)}, the spec says "
+                f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"
+            )
+            raise TrainingError(msg)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return every leaf of nested mappings by its dotted name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    fields = cast("dict[str, Any]", value)
+    return {
+        leaf: v
+        for key, inner in fields.items()
+        for leaf, v in _flat(inner, f"{name}.{key}" if name else key).items()
+    }
 
 
 def _files(spec: RunSpec, model: ContrastiveModel) -> dict[str, checkpoint.Content]:
@@ -294,38 +331,27 @@ def _save(
 
 
 def _restore(step: Path, model: ContrastiveModel, optimizer: torch.optim.AdamW) -> int:
-    """Bring back weights, moments and dropout's generator; return the steps that were done."""
+    """Bring back weights and moments; return the steps that were done."""
     files = checkpoint.read_folder(step)
-    weights = checkpoint.tensors(files, "model.safetensors", step)
-    rebuilt = checkpoint.plain(files, "parts.json", step)["encoders"]
-    restore_weights(model, weights, rebuilt, step)
+    restore_weights(model, files, step)
     parameters = dict(model.named_parameters())
     for key, value in checkpoint.tensors(files, "optimizer.safetensors", step).items():
         name, _, kind = key.rpartition("|")
         # AdamW counts its steps on the CPU, whatever the device
-        optimizer.state[parameters[name]][kind] = (
-            value if kind == "step" else value.to(model.device)
-        )
+        moment = value if kind == "step" else value.to(model.device)
+        optimizer.state[parameters[name]][kind] = moment
     state: dict[str, Any] = checkpoint.plain(files, "state.json", step)
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
-    random = checkpoint.tensors(files, "random.safetensors", step)
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and model.device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], model.device)
     return int(state["step"])
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        msg = f"training.device: {name!r} is not to be had here: {str(error).splitlines()[0]}"
-        raise TrainingError(msg) from None
-    return device
+def _restore_random(step: Path, model: ContrastiveModel) -> None:
+    """Bring back dropout's generator."""
+    random = checkpoint.tensors(checkpoint.read_folder(step), "random.safetensors", step)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and model.device.type == "cuda":
+        torch.cuda.set_rng_state(random["cuda"], model.device)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Shapes: N images, C classes, D the shared width.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,15 +62,17 @@ def embed_classes(
     Raises:
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
     """
-    if not classes or len(set(classes)) < len(classes):
-        msg = (
-            "give at least one class, and each once"
-            if not classes
-            else f"a class is given twice: {', '.join(classes)}"
-        )
+    if isinstance(classes, str) or not classes:
+        msg = "give at least one class, in a list"
         raise SpecError(msg)
-    if wrong := [t for t in templates if "{}" not in t] or not templates:
-        msg = f"a template needs a {{}} for the class: {wrong if templates else 'none is given'}"
+    if twice := [name for name, times in Counter(classes).items() if times > 1]:
+        msg = f"class {twice[0]!r} is given twice; give each once"
+        raise SpecError(msg)
+    if isinstance(templates, str) or not templates:
+        msg = "give at least one template, in a list"
+        raise SpecError(msg)
+    if wrong := [template for template in templates if "{}" not in template]:
+        msg = f"template {wrong[0]!r} has no {{}} for the class"
         raise SpecError(msg)
     sentences = [template.replace("{}", name) for name in classes for template in templates]
     embeddings = model.embed("text", sentences, cache=cache)

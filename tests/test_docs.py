@@ -3,8 +3,9 @@
 A page's blocks run in order in one folder that holds a miniature Flickr30k:
 
 - ``python`` runs, and shares its names with the blocks after it;
-- ``yaml`` is checked as what it is: a run, a model, some sections of a run, or a component. If its
-  first line is a file's name, such as ``# clip.yaml``, that file is there for the blocks after it;
+- ``yaml`` is checked as what it is: a run, a model, some sections of a run, or a component;
+- either of the two whose first line is a file's name, such as ``# clip.yaml``, is that file for the
+  blocks after it, and such python runs when it is imported;
 - ``console`` runs the lines that start with ``$ contrastive``; what is shown below a command is
   what it prints, ``...`` standing for any lines. A command that fails must show why.
 
@@ -60,6 +61,12 @@ class Block:
     def runs(self) -> bool:
         return not self.mark.startswith("not run: ")
 
+    @property
+    def file(self) -> str:
+        """The name of the file that the block is, if it is one."""
+        named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        return named[1] if named else ""
+
 
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
@@ -95,18 +102,17 @@ def notebook(monkeypatch):
             [*"\n" * block.line, *block.text.splitlines(keepends=True)],
             name,
         )
-        if block.runs:
+        if block.runs and not block.file:
             exec(code, vars(module))
 
     return run
 
 
 def check_yaml(block: Block, folder: Path) -> None:
-    named = re.match(r"# (\S+\.yaml)\n", block.text)
-    path = folder / (named[1] if named else "block.yaml")
-    path.write_text(block.text, encoding="utf-8")
     if not block.runs:
         return
+    path = folder / (block.file or "block.yaml")
+    path.write_text(block.text, encoding="utf-8")
     data, _ = read_yaml(path)
     if "towers" in data:
         ModelSpec.model_validate(data)
@@ -132,12 +138,14 @@ def check_console(block: Block, command) -> None:
         if name != "contrastive" or not block.runs:
             continue
         ended = command(*arguments)
-        printed = ended.out + ended.err
+        printed = ended.err + ended.out
         where = f"{block.place}:{block.line}: {typed}"
         assert ended.code == 0 or shown, f"{where}\n{printed}"
-        lines = map(re.escape, shown.rstrip("\n").split("\n"))
-        pattern = "\n".join(r"(?:.*\n?)*?" if line == r"\.\.\." else line for line in lines)
-        assert not shown or re.search(f"^{pattern}$", printed, re.M), f"{where}\n{printed}"
+        lines = shown.rstrip("\n").split("\n")
+        pattern = "".join(
+            r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n" for line in lines
+        )
+        assert not shown or re.search(f"^{pattern}", f"{printed}\n", re.M), f"{where}\n{printed}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -146,6 +154,8 @@ def test_the_examples_of_a_page_run(page, miniature, tmp_path, monkeypatch, note
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for block in blocks_of(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
         if block.language == "python":
             notebook(block)
         elif block.language == "yaml":

@@ -265,6 +265,12 @@ def test_words_and_numbers_are_those_of_yaml_1_2(written):
     assert run.model_dump(mode="json")["data"]["folder"] == "2024-01-01"
 
 
+def test_an_anchor_may_be_set_again(written):
+    text = changed(TEMPLATES, "[&t 'a {}', *t, &t 'the {}', *t]")
+    templates = files.load(RunSpec, written(text)).evaluation.templates
+    assert templates == ("a {}", "a {}", "the {}", "the {}")
+
+
 @pytest.mark.parametrize("indent", [None, 1, "\t"])
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 def test_json_is_read_too(written, indent, ensure_ascii):

@@ -1,0 +1,172 @@
+"""The files of ``examples/`` do what they say: on a miniature, with tiny networks like the real."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contrastive import RunSpec
+from contrastive.files import load
+from tests.miniature import FORMS, Picture, write_flickr30k
+from tests.toys import network
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CLIP = EXAMPLES / "flickr30k_clip"
+README = (CLIP / "README.md").read_text(encoding="utf-8")
+NAMES = ("resnet50.a1_in1k", "distilbert/distilbert-base-multilingual-cased", "data/flickr30k")
+IMAGES = 48
+
+
+def code_of(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Return the words of each ``contrastive`` command in the README."""
+    lines = "".join(code_of("console")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line.removeprefix("$ ")) for line in lines]
+    return [arguments for program, *arguments in words if program == "contrastive"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return a folder with all four annotation files, and lists for the two that need them."""
+    folder = tmp_path_factory.mktemp("data") / "flickr30k"
+    return write_flickr30k(folder, images=IMAGES, forms=tuple(FORMS), lists=True)
+
+
+@pytest.fixture(scope="module")
+def distilbert(tmp_path_factory):
+    """Return a folder with a tiny DistilBERT and its tokenizer, random and saved as any other."""
+    import torch
+    from transformers import DistilBertConfig, DistilBertModel, DistilBertTokenizer
+
+    captions = " ".join(text for i in range(IMAGES) for text in Picture(i).captions)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(captions.split()))]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    torch.manual_seed(0)
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "vocab_size": len(words)}
+    folder = tmp_path_factory.mktemp("distilbert")
+    DistilBertModel(DistilBertConfig(**sizes)).save_pretrained(folder)
+    DistilBertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(data, distilbert):
+    """Return the overrides that put tiny networks and the miniature in their place."""
+    return [
+        f"data.folder={data}",
+        "model.towers.image.encoder.name=test_resnet",
+        f"model.towers.image.encoder.weights={network()}",
+        f"model.towers.text.encoder.name={distilbert}",
+        "training.batch_size=16",
+        "training.workers=0",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_spec_is_valid(path, command):
+    assert command("validate", path).code == 0
+
+
+def test_the_flickr30k_clip_runs_from_data_to_search(tiny, data, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert command("train", CLIP / "clip.yaml", *tiny).code == 0
+    assert Path("runs/clip/model/model.safetensors").is_file()
+
+    report = json.loads(command("evaluate", "--json").out)
+    assert report["split"] == "test"
+    sizes = {
+        way: (found["queries"], found["targets"]) for way, found in report["retrieval"].items()
+    }
+    assert sizes == {"image_to_text": (8, 40), "text_to_image": (40, 8)}
+    for found in report["retrieval"].values():
+        for figure in found["recall"].values():
+            assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+
+    picture = data / "flickr30k-images" / Picture(5).name
+    asked = ("--classes", "red circle,blue square", "--template", "a picture of a {}")
+    (answer,) = json.loads(command("classify", picture, *asked, "--json").out)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+    hits = json.loads(command("search", "A red circle on a white background .", "--json").out)
+    in_test = {Picture(i).name for i in range(IMAGES) if Picture(i).split == "test"}
+    assert {Path(hit["found"]).name for hit in hits} == in_test
+    hits = json.loads(command("search", picture, "-k", 3, "--json").out)
+    captions = {text for i in range(IMAGES) for text in Picture(i).captions}
+    assert {hit["found"] for hit in hits} <= captions
+
+
+def test_the_four_annotation_files_give_the_same_model(tiny, command, tmp_path):
+    models = set()
+    for form, name in FORMS.items():
+        chosen = f"data.annotations={name}"
+        ended = command("train", CLIP / "clip.yaml", *tiny, chosen, "--output", tmp_path / form)
+        assert ended.code == 0, ended.err
+        models.add((tmp_path / form / "model" / "model.safetensors").read_bytes())
+    assert len(models) == 1
+
+
+def test_the_script_trains_what_the_spec_says(tiny, command, tmp_path):
+    script, whole = tmp_path / "script", tmp_path / "command"
+    arguments = [sys.executable, CLIP / "train.py", *tiny, f"output={script}"]
+    told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"image to text R@1 .*; text to image R@1 .*%\n", told)
+    assert command("train", CLIP / "clip.yaml", *tiny, "--output", whole).code == 0
+    left, right = (folder / "model" / "model.safetensors" for folder in (script, whole))
+    assert left.read_bytes() == right.read_bytes()
+
+
+def test_the_script_says_a_mistake_in_one_line():
+    arguments = [sys.executable, CLIP / "train.py", "training.epoch=1"]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "did you mean 'epochs'?" in ended.stderr
+
+
+def test_the_python_of_the_readme_is_the_spec_in_under_20_lines(
+    data, distilbert, tmp_path, monkeypatch, capsys
+):
+    (code,) = code_of("python")
+    assert sum(bool(line) for line in code.splitlines()) < 20
+    described, trained = code.split("trained = ")
+    names: dict = {}
+    exec(described, names)
+    assert names["run"] == load(RunSpec, CLIP / "clip.yaml")
+
+    monkeypatch.chdir(tmp_path)
+    local = (f"local-dir:{tiny_resnet(tmp_path)}", str(distilbert), str(data))
+    for published, ours in zip(NAMES, local, strict=True):
+        assert described.count(f'"{published}"') == 1
+        described = described.replace(f'"{published}"', repr(ours))
+    exec(f"{described}trained = {trained}", {})
+    assert capsys.readouterr().out.startswith("image to text R@1 ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [words for words in commands() if words[0] == "train"], ids=" ".join
+)
+def test_every_training_in_the_readme_is_valid(arguments, command, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    spec, *rest = arguments[1:]
+    overrides = [word for word in rest if "=" in word]
+    ended = command("validate", spec, *overrides)
+    assert ended.code == 0, ended.err
+
+
+def tiny_resnet(folder: Path) -> Path:
+    """Return a folder as timm's models have on the Hub, with the weights of ``network()``."""
+    resnet = folder / "resnet"
+    resnet.mkdir()
+    (resnet / "config.json").write_text('{"architecture": "test_resnet", "num_classes": 0}')
+    shutil.copy(network(), resnet / "model.safetensors")
+    return resnet
