@@ -42,6 +42,10 @@ class WeightsError(ContrastiveError, RuntimeError):
     """Weights or a checkpoint cannot be found, or are not what they should be."""
 
 
+class TrainingError(ContrastiveError):
+    """Training cannot begin, or cannot go on."""
+
+
 def require(module: str, *, extra: str) -> Any:
     """Import an optional library.
 

@@ -12,19 +12,20 @@ import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from contrastive import checkpoint
 from contrastive.cache import FeatureCache
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.feed import Feed
 from contrastive.log import Log
-from contrastive.model import ContrastiveModel, build_model, pick_device, restore_weights
+from contrastive.model import ContrastiveModel, build_model, pick_device
 from contrastive.progress import bar, say
+from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.stream import rows_of
 
 if TYPE_CHECKING:
@@ -33,19 +34,6 @@ if TYPE_CHECKING:
     from contrastive.datasets import Samples
     from contrastive.feed import Batch
     from contrastive.spec import RunSpec, TrainingSpec
-
-FREE = (
-    "output",
-    "evaluation.",
-    *(f"training.{name}" for name in ("workers", "device", "cache", "checkpoint_every")),
-)
-"""Parts of a spec that a resumed run may change: they do not change what is learned."""
-
-KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
-
-
-class TrainingError(ContrastiveError):
-    """Training cannot go on, or cannot begin."""
 
 
 class Interrupted(ContrastiveError):  # noqa: N818
@@ -83,7 +71,7 @@ def train(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     folder = _folder_of(spec, output)
-    previous = _start_or_resume(folder, spec, resume=resume)
+    previous = start_or_resume(folder, spec, resume=resume)
     settings = spec.training
     device = pick_device(settings.device)
     samples = spec.data.build(settings.split, purpose="training")
@@ -94,7 +82,7 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)  # before hours of encoding rather than after them
     optimizer = _optimizer(model, settings)
-    start = _restore(previous, model, optimizer) if previous else 0
+    start = restore_step(previous, model, optimizer) if previous else 0
     feed = Feed(samples, model, settings, cache=cache)
     model.seen = seen_samples(feed.rows, list(model.towers))
     if held_out is not None:
@@ -103,7 +91,7 @@ def train(
     _introduce(spec, model, feed, start=start, total=total)
 
     if previous:
-        _restore_random(previous, model)
+        restore_random(previous, model)
     model.train()
     with (
         Log(folder / "log.jsonl", keep_until=start) as log,
@@ -133,13 +121,13 @@ def train(
                 say(f"epoch {done // feed.steps_per_epoch}: {summary(report)}")
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
             if end_of_epoch or due or stop:
-                _save(folder, spec, model, optimizer, done)
+                save_step(folder, spec, model, optimizer, done)
             if stop:
                 msg = f"interrupted at step {done} of {total}; saved; go on with --resume"
                 raise Interrupted(stop[0], msg)
 
     model.eval()
-    checkpoint.write_folder(folder / "model", _files(spec, model))
+    checkpoint.write_folder(folder / "model", run_files(spec, model))
     return model
 
 
@@ -254,104 +242,6 @@ def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
         msg = "a run needs a folder: give output"
         raise TrainingError(msg)
     return Path(folder)
-
-
-def _start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None:
-    """Return the checkpoint to go on from, if that is what is asked."""
-    steps = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
-    if not resume:
-        if steps:
-            msg = f"{folder}: holds a run already; add --resume to go on, or choose --output"
-            raise TrainingError(msg)
-        return None
-    for step in steps:
-        if checkpoint.is_whole(step):
-            _insist_on_same_run(step, spec)
-            return step
-        say(f"{step}: damaged, trying the one before it")
-    msg = f"{folder}: nothing to resume here"
-    raise TrainingError(msg)
-
-
-def _insist_on_same_run(step: Path, spec: RunSpec) -> None:
-    """Refuse to go on with a spec under which the run would have been another one."""
-    saved = checkpoint.plain(checkpoint.read_folder(step), "run.json", step)
-    before, now = _flat(saved), _flat(spec.model_dump(mode="json"))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name) and not name.startswith(FREE):
-            msg = (
-                f"{step}: was trained with {name}: {before.get(name)}, the spec says "
-                f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"
-            )
-            raise TrainingError(msg)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return every leaf of nested mappings by its dotted name."""
-    if not isinstance(value, dict):
-        return {name: value}
-    fields = cast("dict[str, Any]", value)
-    return {
-        leaf: v
-        for key, inner in fields.items()
-        for leaf, v in _flat(inner, f"{name}.{key}" if name else key).items()
-    }
-
-
-def _files(spec: RunSpec, model: ContrastiveModel) -> dict[str, checkpoint.Content]:
-    return model.state_files() | {"run.json": spec.model_dump(mode="json")}
-
-
-def _save(
-    folder: Path,
-    spec: RunSpec,
-    model: ContrastiveModel,
-    optimizer: torch.optim.AdamW,
-    done: int,
-) -> None:
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    moments = {
-        f"{names[p]}|{key}": value
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    random = {"cpu": torch.get_rng_state()}
-    if model.device.type == "cuda":
-        random["cuda"] = torch.cuda.get_rng_state(model.device)
-    state = {"step": done, "torch": str(torch.__version__), "device": str(model.device)}
-    files = _files(spec, model) | {
-        "optimizer.safetensors": moments,
-        "random.safetensors": random,
-        "state.json": state,
-    }
-    checkpoints = folder / "checkpoints"
-    checkpoint.write_folder(checkpoints / f"step-{done:08d}", files)
-    for old in sorted(checkpoints.glob("step-*"))[:-KEEP]:
-        checkpoint.remove_folder(old)
-
-
-def _restore(step: Path, model: ContrastiveModel, optimizer: torch.optim.AdamW) -> int:
-    """Bring back weights and moments; return the steps that were done."""
-    files = checkpoint.read_folder(step)
-    restore_weights(model, files, step)
-    parameters = dict(model.named_parameters())
-    for key, value in checkpoint.tensors(files, "optimizer.safetensors", step).items():
-        name, _, kind = key.rpartition("|")
-        # AdamW counts its steps on the CPU, whatever the device
-        moment = value if kind == "step" else value.to(model.device)
-        optimizer.state[parameters[name]][kind] = moment
-    state: dict[str, Any] = checkpoint.plain(files, "state.json", step)
-    if state["torch"] != torch.__version__ or state["device"] != str(model.device):
-        say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
-    return int(state["step"])
-
-
-def _restore_random(step: Path, model: ContrastiveModel) -> None:
-    """Bring back dropout's generator."""
-    random = checkpoint.tensors(checkpoint.read_folder(step), "random.safetensors", step)
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and model.device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], model.device)
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from contrastive import RunSpec, build_model, load_model
 from contrastive.cache import FeatureCache, weights_fingerprint
-from contrastive.errors import DataError, WeightsError
+from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluate import evaluate
 from contrastive.log import read_log
-from contrastive.train import TrainingError, train
+from contrastive.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
 

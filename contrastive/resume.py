@@ -1,0 +1,141 @@
+"""Going on with a run: what a checkpoint holds of it, and whether the spec is still the same.
+
+A checkpoint is a saved model with the optimiser's moments, dropout's generator and the number of
+steps. The order of samples and augmentations follow from the seed, so they need no state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from contrastive import checkpoint
+from contrastive.errors import TrainingError
+from contrastive.model import restore_weights
+from contrastive.progress import say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from contrastive.model import ContrastiveModel
+    from contrastive.spec import RunSpec
+
+FREE = (
+    "output",
+    "evaluation.",
+    *(f"training.{name}" for name in ("workers", "device", "cache", "checkpoint_every")),
+)
+"""Parts of a spec that a resumed run may change: they do not change what is learned."""
+
+KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
+
+
+def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None:
+    """Return the checkpoint to go on from, if that is what is asked.
+
+    Raises:
+        TrainingError: the folder holds a run and ``resume`` is not asked for, or it is and there is
+            no whole checkpoint, or it is of a run that another spec describes.
+    """
+    steps = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    if not resume:
+        if steps:
+            msg = f"{folder}: holds a run already; add --resume to go on, or choose --output"
+            raise TrainingError(msg)
+        return None
+    for step in steps:
+        if checkpoint.is_whole(step):
+            _insist_on_same_run(step, spec)
+            return step
+        say(f"{step}: damaged, trying the one before it")
+    msg = f"{folder}: nothing to resume here"
+    raise TrainingError(msg)
+
+
+def _insist_on_same_run(step: Path, spec: RunSpec) -> None:
+    """Refuse to go on with a spec under which the run would have been another one."""
+    saved = checkpoint.plain(checkpoint.read_folder(step), "run.json", step)
+    before, now = _flat(saved), _flat(spec.model_dump(mode="json"))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and not name.startswith(FREE):
+            msg = (
+                f"{step}: was trained with {name}: {before.get(name)}, the spec says "
+                f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"
+            )
+            raise TrainingError(msg)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return every leaf of nested mappings by its dotted name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    fields = cast("dict[str, Any]", value)
+    return {
+        leaf: v
+        for key, inner in fields.items()
+        for leaf, v in _flat(inner, f"{name}.{key}" if name else key).items()
+    }
+
+
+def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, checkpoint.Content]:
+    """Return what the folder of a trained model consists of, file by file."""
+    return model.state_files() | {"run.json": spec.model_dump(mode="json")}
+
+
+def save_step(
+    folder: Path,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    optimizer: torch.optim.AdamW,
+    done: int,
+) -> None:
+    """Write the checkpoint of ``done`` steps, then drop those that are no longer needed."""
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    moments = {
+        f"{names[p]}|{key}": value
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    random = {"cpu": torch.get_rng_state()}
+    if model.device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(model.device)
+    state = {"step": done, "torch": str(torch.__version__), "device": str(model.device)}
+    files = run_files(spec, model) | {
+        "optimizer.safetensors": moments,
+        "random.safetensors": random,
+        "state.json": state,
+    }
+    checkpoints = folder / "checkpoints"
+    step = checkpoints / f"step-{done:08d}"
+    checkpoint.write_folder(step, files)
+    if not checkpoint.is_whole(step):  # a disk that lies must not cost the last good one
+        msg = f"{step}: cannot be read back as it was written; is the disk failing?"
+        raise TrainingError(msg)
+    for old in sorted(checkpoints.glob("step-*"))[:-KEEP]:
+        checkpoint.remove_folder(old)
+
+
+def restore_step(step: Path, model: ContrastiveModel, optimizer: torch.optim.AdamW) -> int:
+    """Bring back weights and moments; return the steps that were done."""
+    files = checkpoint.read_folder(step)
+    restore_weights(model, files, step)
+    parameters = dict(model.named_parameters())
+    for key, value in checkpoint.tensors(files, "optimizer.safetensors", step).items():
+        name, _, kind = key.rpartition("|")
+        # AdamW counts its steps on the CPU, whatever the device
+        moment = value if kind == "step" else value.to(model.device)
+        optimizer.state[parameters[name]][kind] = moment
+    state: dict[str, Any] = checkpoint.plain(files, "state.json", step)
+    if state["torch"] != torch.__version__ or state["device"] != str(model.device):
+        say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
+    return int(state["step"])
+
+
+def restore_random(step: Path, model: ContrastiveModel) -> None:
+    """Bring back dropout's generator."""
+    random = checkpoint.tensors(checkpoint.read_folder(step), "random.safetensors", step)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and model.device.type == "cuda":
+        torch.cuda.set_rng_state(random["cuda"], model.device)
