@@ -65,8 +65,12 @@ def require(module: str, *, extra: str) -> Any:
         raise MissingExtra(msg) from error
 
 
+JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # Persian and many emoji need them
+
+
 def printable(text: str) -> str:
     """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
+    harmless = "\n\t" + JOINERS
     return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        c if c.isprintable() or c in harmless else "\N{REPLACEMENT CHARACTER}" for c in text
     )

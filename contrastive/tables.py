@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 def report_tables(report: Report) -> list[Table]:
     """Return retrieval, and zero-shot classification if it was measured."""
-    retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval; chance)"))
-    for name in ("query -> target", "R@1", "R@5", "R@10", "median rank", "queries", "targets"):
-        retrieval.add_column(name, no_wrap=name.startswith("query"))
+    retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval)"))
+    for name in ("query -> target", "R@1", "R@5", "R@10", "median\nrank", "queries x\ntargets"):
+        retrieval.add_column(name, min_width=11 if name.startswith("R@") else None)
     for name, direction in report.retrieval.items():
         retrieval.add_row(
             name.replace("_to_", " -> "),
             *(_shown(figure) for figure in direction.recall.values()),
             f"{direction.median_rank:g}",
-            str(direction.queries),
-            str(direction.targets),
+            f"{direction.queries} x {direction.targets}",
         )
+        by_chance = (f"{100 * figure.chance:.1f}" for figure in direction.recall.values())
+        retrieval.add_row("by chance", *by_chance, style="dim", end_section=True)
     if not (zero_shot := report.classification):
         return [retrieval]
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
-    for name in ("top-1 (95 % interval; majority class)", "mean per class", "images", "classes"):
+    for name in ("top-1 (95 % interval)", "majority class", "mean per class", "images", "classes"):
         classes.add_column(name)
     classes.add_row(
         _shown(zero_shot.accuracy),
+        f"{100 * zero_shot.accuracy.chance:.1f}",
         f"{100 * zero_shot.mean_per_class:.1f}",
         str(zero_shot.images),
         str(zero_shot.classes),
@@ -84,8 +86,7 @@ def plugins_table(found: Sequence[dict[str, str]]) -> Table:
 
 
 def _shown(figure: Figure) -> str:
-    interval = f"{100 * figure.low:.1f}-{100 * figure.high:.1f}"
-    return f"{100 * figure.value:.1f} ({interval}; {100 * figure.chance:.1f})"
+    return f"{100 * figure.value:.1f} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
 
 
 def _plain(text: str) -> Text:

@@ -26,12 +26,12 @@ from contrastive.tables import report_tables
 from contrastive.train import train
 
 QUERIES = (
+    "fruit",
+    "clothes",
+    "a building",
+    "a smiling face",
+    "a vehicle on rails",
     "something sweet to eat",
-    "an animal that lives in the sea",
-    "public transport",
-    "a person doing sport",
-    "a musical instrument",
-    "bad weather",
 )
 SHOWN = 8  # pictures for each query
 
