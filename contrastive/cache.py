@@ -14,15 +14,18 @@ Shapes: N samples, M rows on disk, F features.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
 import sys
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -32,11 +35,12 @@ from torch import Tensor
 
 from contrastive import __version__
 from contrastive.errors import BadSample, DataError
+from contrastive.images import open_image
 from contrastive.progress import bar
 from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
@@ -72,8 +76,8 @@ def sample_key(sample: Any, modality: str) -> bytes:
     if isinstance(sample, bytes):
         return hashlib.sha256(b"file\0" + sample).digest()
     if isinstance(sample, Image.Image):
-        about = f"pixels\0{sample.mode}\0{sample.size}\0".encode()
-        return hashlib.sha256(about + sample.tobytes()).digest()
+        seen = open_image(sample)  # palette, transparency and orientation applied
+        return hashlib.sha256(f"pixels\0{seen.size}\0".encode() + seen.tobytes()).digest()
     if isinstance(sample, (np.ndarray, Tensor)):
         array = np.ascontiguousarray(cast("np.ndarray", sample))
         about = f"array\0{array.dtype.str}\0{array.shape}\0".encode()
@@ -88,12 +92,27 @@ def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """Return the SHA-256 of a module's parameters and buffers, names and shapes included."""
+    """Return the SHA-256 of a module's parameters and buffers, names and shapes included.
+
+    It is remembered until a tensor is replaced or changed in place.
+    """
+    state = sorted(module.state_dict().items())
+    version = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in state)
+    known = _fingerprints.get(module)
+    if known is None or known[0] != version:
+        known = _fingerprints[module] = version, _hash_tensors(state)
+    return known[1]
+
+
+_fingerprints: WeakKeyDictionary[torch.nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
+def _hash_tensors(state: list[tuple[str, Tensor]]) -> str:
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in state:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(memoryview(flat.view(torch.uint8).numpy()))
+        total.update(cast("Any", flat.view(torch.uint8).numpy()))
     return total.hexdigest()
 
 
@@ -116,9 +135,18 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
         "weights": weights_fingerprint(module),
         "preprocess": preprocess,
         "package": type(spec).registry.package_of(type(spec)) or ("contrastive-kit", __version__),
+        "code": [_source(type(spec)), _source(type(module))],
         "libraries": _libraries(module),
         "out_dim": module.out_dim,
     }
+
+
+def _source(cls: type) -> str:
+    """Return the SHA-256 of the file that a class is written in: an edited one misses."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # a notebook has no file
+        return ""
 
 
 def _libraries(module: torch.nn.Module) -> dict[str, str]:
@@ -211,13 +239,20 @@ class FeatureCache:
 def run_encoder(module: EncoderModule, batch: Prepared) -> np.ndarray:
     """Return ``[B, F]`` features in fp32, computed in eval mode without autocast."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    was_training = module.training
-    module.eval()
-    with torch.autocast(device.type, enabled=False):
+    with eval_mode(module), torch.autocast(device.type, enabled=False):
         inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-        features = module(**inputs).float().cpu()
-    module.train(was_training)
-    return features.numpy()
+        return module(**inputs).float().cpu().numpy()
+
+
+@contextmanager
+def eval_mode(module: torch.nn.Module) -> Generator[None]:
+    """Put a module in eval mode within a block."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class _Store:
@@ -234,11 +269,10 @@ class _Store:
             described.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     def features(self) -> np.ndarray:
-        path = self.folder / "features.bin"
-        rows = path.stat().st_size // (4 * self.width) if path.exists() else 0
-        if not rows:
+        """Return every row, memory-mapped."""
+        if not (rows := self._size("features", 4 * self.width)):
             return np.zeros((0, self.width), np.float32)
-        return np.memmap(path, np.float32, "r", shape=(rows, self.width))
+        return np.memmap(self.folder / "features.bin", np.float32, "r", shape=(rows, self.width))
 
     def index(self, wanted: set[bytes]) -> dict[bytes, int]:
         """Return the row of each wanted key whose features are whole."""
@@ -246,20 +280,32 @@ class _Store:
         features = self.features()
         found: dict[bytes, int] = {}
         for row, key in enumerate(records["key"][: len(features)].tolist()):
-            if key in wanted and zlib.crc32(features[row]) == records["crc"][row]:
-                found[key] = row
+            if key in found or key not in wanted:
+                continue
+            if zlib.crc32(features[row]) == records["crc"][row]:
+                found[key] = row  # the first whole one, so that later runs read the same
         return found
 
     def append(self, keys: list[bytes], features: np.ndarray) -> None:
         """Add rows; a row that was written only in part before is overwritten."""
+        if features.shape != (len(keys), self.width):
+            msg = (
+                f"an encoder with out_dim {self.width} gave features of shape {features.shape} for "
+                f"{len(keys)} samples; its forward has to give [B, out_dim]"
+            )
+            raise DataError(msg)
         features = np.ascontiguousarray(features, np.float32)
         records = np.array(
             [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
         )
         with self.lock:
-            rows = min(len(self._records()), len(self.features()))
+            rows = min(self._size("keys", RECORD.itemsize), self._size("features", 4 * self.width))
             _write_at(self.folder / "features.bin", rows * 4 * self.width, features)
             _write_at(self.folder / "keys.bin", rows * RECORD.itemsize, records)
+
+    def _size(self, name: str, row_bytes: int) -> int:
+        path = self.folder / f"{name}.bin"
+        return path.stat().st_size // row_bytes if path.exists() else 0
 
     def _records(self) -> np.ndarray:
         path = self.folder / "keys.bin"

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -31,11 +31,16 @@ Content = Mapping[str, Any]
 def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     """Write a folder as one step: ``*.safetensors`` from tensors, ``*.json`` from plain data.
 
-    An older folder of that name is replaced.
+    An older folder that was written so is replaced.
 
     Raises:
-        WeightsError: the disk is full or not writable; what was there before is untouched.
+        WeightsError: the folder holds something else, or the disk is full or not writable; what
+            was there before is untouched.
     """
+    folder = folder.absolute()
+    if not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
+        msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
+        raise WeightsError(msg)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +54,10 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
         _write(building / MANIFEST, _encode(MANIFEST, manifest))
         _flush_folder(building)
         _replace(building, folder)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         msg = f"{folder}: cannot be written: {error.strerror or error}"
         raise WeightsError(msg) from error
 
@@ -67,7 +74,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         WeightsError: it is not there, not whole or not what was written; names the file.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = dict(json.loads((folder / MANIFEST).read_bytes()))
         files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
     except FileNotFoundError as error:
         msg = f"{error.filename}: no such file; is {folder} a folder that a model was saved to?"
@@ -120,12 +127,16 @@ def plain(files: dict[str, bytes], name: str, folder: Path) -> Any:
 
 
 def _encode(name: str, content: Content) -> bytes:
-    if name.endswith(".safetensors"):
-        owned = {
-            k: v.detach().cpu().contiguous() for k, v in cast("dict[str, Tensor]", content).items()
-        }
-        return tensors_to_bytes(owned)
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    if not name.endswith(".safetensors"):
+        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    owned: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, tensor in content.items():
+        here: Tensor = tensor.detach().cpu().contiguous()
+        storage = here.untyped_storage().data_ptr()
+        owned[key] = here.clone() if storage in storages else here  # tied weights share theirs
+        storages.add(storage)
+    return tensors_to_bytes(owned)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -102,7 +102,7 @@ def evaluate(
         run.data.build(split),
         split=split,
         templates=run.evaluation.templates,
-        cache=FeatureCache(),
+        cache=None if run.training.cache == "off" else FeatureCache(),
         workers=run.training.workers,
     )
     from contrastive.progress import say

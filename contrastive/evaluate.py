@@ -112,7 +112,8 @@ def evaluate(
     rows = rows_of(samples)
     check_held_out(model, rows, split)
     known: Faults = getattr(samples, "faults", None) or Faults()
-    faults = replace(known, lines=[*known.lines])  # the dataset may be measured again
+    # a copy, since the dataset may be measured again
+    faults = replace(known, lines=[*known.lines], said={*known.said})
     embedded = {
         modality: embed_column(model, rows, modality, faults, cache=cache, workers=workers)
         for modality in model.towers
@@ -128,7 +129,7 @@ def evaluate(
     labelled = bool(classes) and all(row.get("label") in classes for row in rows)
     classification = None
     if labelled and {"image", "text"} <= set(embedded):
-        names = embed_classes(model, classes, templates=templates)
+        names = embed_classes(model, classes, templates=templates, cache=cache)
         classification = _classification(model, embedded["image"], names, rows, classes)
     return Report(split, retrieval, classification, faults.lines)
 

@@ -32,6 +32,7 @@ class Faults:
     tell: Callable[[str], None] | None = None
     lines: list[str] = field(default_factory=list[str])
     bad: int = 0
+    said: set[str] = field(default_factory=set[str], repr=False)
 
     def report(self, source: str, problem: str, *, rows: int = 1) -> None:
         """Note one fault; ``source`` is its place, such as ``captions.csv:17``.
@@ -41,8 +42,9 @@ class Faults:
         """
         line = f"{source}: {problem}" if source else problem
         self.bad += rows
-        if line in self.lines:  # another row with the same broken picture
+        if line in self.said:  # another row with the same broken picture
             return
+        self.said.add(line)
         self.lines.append(line)
         if self.tell:
             self.tell(line)

@@ -5,6 +5,7 @@ Shapes: N rows, B rows of a batch, F features.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,14 @@ class Feed:
     def __len__(self) -> int:
         return len(self.good)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the usable rows in order: their ids, texts and places, not their pictures."""
+        total = hashlib.sha256()
+        for row in (self.rows[int(i)] for i in self.good):
+            total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
+        return total.hexdigest()
+
     def example(self) -> Sample:
         """Return one row, to be looked at."""
         return self.rows[int(self.good[0])]
@@ -113,8 +122,9 @@ class Feed:
         for indices, inputs, problems in ready:
             for index, problem in problems.items():
                 self._report(index, problem)
-            if problems:
-                self.faults.check(self.total_rows)
+            if len(indices) < 2:
+                msg = f"a batch has {len(indices)} usable rows left; raise training.batch_size"
+                raise DataError(msg)
             yield self._batch(indices, inputs)
 
     def _batch(self, indices: Sequence[int], inputs: dict[str, dict[str, Tensor]]) -> Batch:
@@ -135,6 +145,7 @@ class Feed:
         if index not in self.bad:
             self.bad.add(index)
             self.faults.report(str(self.rows[index].get("source", f"row {index}")), problem)
+            self.faults.check(self.total_rows)
 
 
 def augmentation_seed(seed: int, epoch: int, index: int) -> int:
@@ -159,7 +170,7 @@ class _PrepareBatch:
     def __getitem__(self, group: tuple[int, list[int]]) -> Ready:
         epoch, indices = group
         problems: dict[int, str] = {}
-        while True:  # a row that is bad in one modality has to leave the others too
+        while indices:  # a row that is bad in one modality has to leave the others too
             parts = {m: self._prepare(m, epoch, indices) for m in self.live}
             found = {i: problem for part in parts.values() for i, problem in part.problems.items()}
             problems |= found
@@ -167,6 +178,7 @@ class _PrepareBatch:
                 inputs = {m: part.inputs for m, part in parts.items()}
                 return indices, inputs, problems
             indices = [i for i in indices if i not in found]
+        return [], {}, problems
 
     def _prepare(self, modality: str, epoch: int, indices: list[int]) -> Prepared:
         samples = [self.rows[i][modality] for i in indices]
@@ -175,6 +187,7 @@ class _PrepareBatch:
         parts: list[Prepared] = []
         with torch.random.fork_rng(devices=[]):
             for index, sample in zip(indices, samples, strict=True):
-                torch.manual_seed(augmentation_seed(self.seed, epoch, index))
+                seed = augmentation_seed(self.seed, epoch, index)
+                torch.default_generator.manual_seed(seed)  # not CUDA's, which dropout uses
                 parts.append(prepare(self.live[modality], [sample], [index]))
         return merge(parts)

@@ -20,7 +20,9 @@ class Log:
         """Open ``path``; lines after step ``keep_until`` belong to work that is done again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(path) if line["step"] <= keep_until]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        building = path.with_suffix(".tmp")
+        building.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        building.replace(path)
         self.file = path.open("a", encoding="utf-8", buffering=1)  # a line is written at once
 
     def step(self, step: int, epoch: float, **figures: Tensor | float) -> None:
@@ -47,7 +49,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
         except ValueError:

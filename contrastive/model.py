@@ -5,7 +5,7 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from contrastive import checkpoint
-from contrastive.cache import FeatureCache, weights_fingerprint
+from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.files import load
 from contrastive.registry import names_only
@@ -153,33 +153,41 @@ class ContrastiveModel(nn.Module):
         Raises:
             BadSample: a sample is bad, by default.
         """
-        tower = self.tower(modality)
         result = torch.zeros(len(samples), self.spec.embed_dim)
-        training = self.training
-        self.eval()
+        with eval_mode(self):
+            pieces = self._embedded(modality, samples, cache, batch_size, workers, on_bad)
+            for indices, embeddings in pieces:
+                result[indices] = embeddings.float().cpu()
+        return result
+
+    def _embedded(
+        self,
+        modality: str,
+        samples: Sequence[Any],
+        cache: FeatureCache | None,
+        batch_size: int,
+        workers: int,
+        on_bad: OnBad,
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """Yield indices and their embeddings, piece by piece."""
+        tower = self.tower(modality)
+        encoder, spec = tower.encoder, tower.spec.encoder
         if cache and tower.cacheable:
-            table = cache.table(
-                tower.spec.encoder, tower.encoder, samples, on_bad=on_bad, workers=workers
-            )
+            table = cache.table(spec, encoder, samples, on_bad=on_bad, workers=workers)
             good = table.good.nonzero()[0]
             for start in range(0, len(good), PROJECTED):
                 rows = good[start : start + PROJECTED]
-                result[rows] = tower.project(table[rows].to(self.device)).cpu()
-        else:
-            for batch in prepared_batches(
-                samples,
-                range(len(samples)),
-                tower.encoder.preprocess,
-                batch_size=batch_size,
-                workers=workers,
-            ):
-                for index, problem in batch.problems.items():
-                    on_bad(index, problem)
-                if batch.indices:
-                    inputs = {name: t.to(self.device) for name, t in batch.inputs.items()}
-                    result[batch.indices] = tower(**inputs).cpu()
-        self.train(training)
-        return result
+                yield rows, tower.project(table[rows].to(self.device))
+            return
+        everything, prepare = range(len(samples)), encoder.preprocess
+        for batch in prepared_batches(
+            samples, everything, prepare, batch_size=batch_size, workers=workers
+        ):
+            for index, problem in batch.problems.items():
+                on_bad(index, problem)
+            if batch.indices:
+                inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+                yield batch.indices, tower(**inputs)
 
     @torch.no_grad()
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:

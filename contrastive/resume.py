@@ -19,13 +19,17 @@ from contrastive.progress import say
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from contrastive.feed import Feed
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
 FREE = (
     "output",
     "evaluation.",
-    *(f"training.{name}" for name in ("workers", "device", "cache", "checkpoint_every")),
+    "training.workers",
+    "training.device",
+    "training.checkpoint_every",
+    "data.folder",  # whether the rows are still the same is seen from the rows
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
 
@@ -49,7 +53,8 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None
         if checkpoint.is_whole(step):
             _insist_on_same_run(step, spec)
             return step
-        say(f"{step}: damaged, trying the one before it")
+        say(f"{step}: damaged, taking the one before it")
+        checkpoint.remove_folder(step)
     msg = f"{folder}: nothing to resume here"
     raise TrainingError(msg)
 
@@ -57,7 +62,8 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None
 def _insist_on_same_run(step: Path, spec: RunSpec) -> None:
     """Refuse to go on with a spec under which the run would have been another one."""
     saved = checkpoint.plain(checkpoint.read_folder(step), "run.json", step)
-    before, now = _flat(saved), _flat(spec.model_dump(mode="json"))
+    filled = type(spec).model_validate(saved)  # an older version did not know every field
+    before, now = _flat(filled.model_dump(mode="json")), _flat(spec.model_dump(mode="json"))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and not name.startswith(FREE):
             msg = (
@@ -89,6 +95,7 @@ def save_step(
     spec: RunSpec,
     model: ContrastiveModel,
     optimizer: torch.optim.AdamW,
+    feed: Feed,
     done: int,
 ) -> None:
     """Write the checkpoint of ``done`` steps, then drop those that are no longer needed."""
@@ -101,7 +108,12 @@ def save_step(
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)
-    state = {"step": done, "torch": str(torch.__version__), "device": str(model.device)}
+    state = {
+        "step": done,
+        "rows": feed.fingerprint,
+        "torch": str(torch.__version__),
+        "device": str(model.device),
+    }
     files = run_files(spec, model) | {
         "optimizer.safetensors": moments,
         "random.safetensors": random,
@@ -133,9 +145,17 @@ def restore_step(step: Path, model: ContrastiveModel, optimizer: torch.optim.Ada
     return int(state["step"])
 
 
-def restore_random(step: Path, model: ContrastiveModel) -> None:
-    """Bring back dropout's generator."""
-    random = checkpoint.tensors(checkpoint.read_folder(step), "random.safetensors", step)
+def restore_random(step: Path, model: ContrastiveModel, feed: Feed) -> None:
+    """Bring back dropout's generator, if the rows are still those of the run.
+
+    Raises:
+        TrainingError: the data are not those that the run was trained on.
+    """
+    files = checkpoint.read_folder(step)
+    if checkpoint.plain(files, "state.json", step)["rows"] != feed.fingerprint:
+        msg = f"{step}: was trained on other rows than these {len(feed)}; bring its data back"
+        raise TrainingError(msg)
+    random = checkpoint.tensors(files, "random.safetensors", step)
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and model.device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"], model.device)

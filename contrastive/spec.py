@@ -84,7 +84,7 @@ class TrainingSpec(Config):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the initial weights, the order of samples and dropout."""
     workers: NonNegativeInt = 2
-    """Processes that decode samples of encoders that are not frozen."""
+    """Processes that decode and preprocess samples."""
     split: str = "train"
     """What is trained on; several splits are joined by +."""
     cache: Literal["auto", "off"] = "auto"

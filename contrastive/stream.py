@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, ContrastiveError
 
 if TYPE_CHECKING:
     from contrastive.datasets import Sample, Samples
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OnBad = Callable[[int, str], None]
 """Is told the index and the problem of a sample that cannot be used."""
 
+GRACE = 10  # seconds that a worker lives on after SIGTERM
 FEW = 4  # batches; for fewer, starting processes takes longer than they save
 
 
@@ -106,20 +107,40 @@ def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any
 
     The loader draws its seeds from a generator of its own, so the caller's randomness stays put.
     """
+    if workers:  # tokenizers' own threads do not survive the fork, and it says so at length
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader: DataLoader[Any] = DataLoader(
-        job,
-        sampler=groups,
+        cast("Any", _Telling(job)),
+        sampler=cast("Any", groups),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
-    if workers:  # tokenizers' own threads do not survive the fork, and it says so at length
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    yield from loader
+    for result in loader:
+        if isinstance(result, ContrastiveError):
+            raise result
+        yield result
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """Brings a user's mistake back from a worker as it is, not wrapped in a traceback."""
+
+    job: Any
+
+    def __getitem__(self, group: Any) -> Any:
+        try:
+            return self.job[group]
+        except ContrastiveError as error:
+            return error
 
 
 def _start_worker(_: int) -> None:
-    """Leave signals to the parent, which finishes its step and saves; it needs its workers."""
+    """Outlive the signals that a whole group gets: the parent needs its workers to end a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _die_later)
+
+
+def _die_later(_signal: int, _frame: object) -> None:
+    signal.alarm(GRACE)

@@ -8,6 +8,7 @@ holds it; so a resumed run is the run that was never interrupted, to the last bi
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from contrastive import checkpoint
@@ -71,6 +73,13 @@ def train(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     folder = _folder_of(spec, output)
+    with _alone_in(folder):
+        return _train(spec, folder, resume=resume, cache=cache)
+
+
+def _train(
+    spec: RunSpec, folder: Path, *, resume: bool, cache: FeatureCache | None
+) -> ContrastiveModel:
     previous = start_or_resume(folder, spec, resume=resume)
     settings = spec.training
     device = pick_device(settings.device)
@@ -80,7 +89,6 @@ def train(
     model = build_model(spec.model).to(device)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
-    folder.mkdir(parents=True, exist_ok=True)  # before hours of encoding rather than after them
     optimizer = _optimizer(model, settings)
     start = restore_step(previous, model, optimizer) if previous else 0
     feed = Feed(samples, model, settings, cache=cache)
@@ -91,7 +99,7 @@ def train(
     _introduce(spec, model, feed, start=start, total=total)
 
     if previous:
-        restore_random(previous, model)
+        restore_random(previous, model, feed)
     model.train()
     with (
         Log(folder / "log.jsonl", keep_until=start) as log,
@@ -115,13 +123,13 @@ def train(
             advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
 
             end_of_epoch = done % feed.steps_per_epoch == 0
-            if end_of_epoch and held_out is not None:
+            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
+            if end_of_epoch or due or stop:
+                save_step(folder, spec, model, optimizer, feed, done)
+            if end_of_epoch and held_out is not None and not stop:
                 report = _measure(model, held_out, spec, cache)
                 log.evaluation(done, epoch, report)
                 say(f"epoch {done // feed.steps_per_epoch}: {summary(report)}")
-            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-            if end_of_epoch or due or stop:
-                save_step(folder, spec, model, optimizer, done)
             if stop:
                 msg = f"interrupted at step {done} of {total}; saved; go on with --resume"
                 raise Interrupted(stop[0], msg)
@@ -148,10 +156,7 @@ def _step(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Embed a batch and compare its modalities, pair by pair."""
     device = model.device
-    half = settings.precision == "bf16" or (
-        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with torch.autocast(device.type, torch.bfloat16, enabled=_half(settings, device)):
         embeddings = {
             modality: model.tower(modality).project(features.to(device))
             for modality, features in batch.features.items()
@@ -165,6 +170,14 @@ def _step(
     results = [model.loss(a, b, ids, ids) for a, b in pairs]
     loss = torch.stack([loss for loss, _ in results]).mean()
     return loss, results[0][1]
+
+
+def _half(settings: TrainingSpec, device: torch.device) -> bool:
+    """Whether the towers run in bf16: where it is asked for, or where the hardware has it."""
+    if settings.precision != "auto" or device.type != "cuda":
+        return settings.precision == "bf16"
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
@@ -242,6 +255,25 @@ def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
         msg = "a run needs a folder: give output"
         raise TrainingError(msg)
     return Path(folder)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Keep other processes from training in the same folder; sweep up what killed ones left."""
+    folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            for left in folder.glob("checkpoints/.step-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            try:
+                yield
+            finally:
+                (folder / "lock").unlink(missing_ok=True)
+                if not any(folder.iterdir()):  # nothing came of it
+                    folder.rmdir()
+    except Timeout:
+        msg = f"{folder}: another process is training here; choose another --output"
+        raise TrainingError(msg) from None
 
 
 @contextmanager

@@ -212,3 +212,42 @@ def test_the_fingerprint_is_over_names_shapes_and_bytes():
         expected.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         expected.update(tensor.numpy().tobytes())
     assert weights_fingerprint(module) == expected.hexdigest()
+
+
+def test_palette_pictures_are_told_apart_by_what_one_sees():
+    red, blue = (Image.new("P", (4, 4)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    assert sample_key(red, "image") != sample_key(blue, "image")
+
+
+def test_edited_code_misses(cache, tmp_path, monkeypatch):
+    source = "from tests.test_cache import *\nclass Own(Linear):\n    pass\n"
+    (tmp_path / "own_encoder.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_encoder
+
+    before = cache.table(Spec(), own_encoder.Own(), TEXTS)[range(5)]
+    (tmp_path / "own_encoder.py").write_text(source + "# edited\n")
+    module = own_encoder.Own()
+    cache.table(Spec(), module, TEXTS)
+    assert encoded(module) == sorted(set(TEXTS))
+    torch.testing.assert_close(cache.table(Spec(), module, TEXTS)[range(5)], before)
+
+
+def test_a_wrong_out_dim_is_one_line_and_nothing_is_kept(cache):
+    module = Linear()
+    module.out_dim = 4
+    with pytest.raises(DataError, match=r"out_dim 4 gave features of shape \(4, 3\)"):
+        cache.table(Spec(), module, TEXTS)
+
+
+def test_of_two_rows_for_a_sample_the_first_is_read(cache):
+    module = Linear()
+    first = cache.table(Spec(), module, TEXTS)[range(5)]
+    features, keys = files_of(cache)
+    raw = keys.read_bytes()
+    keys.write_bytes(raw + raw[:36])  # another process encoded the first sample too
+    changed = np.frombuffer(features.read_bytes()[:12], np.float32) + 1
+    features.write_bytes(features.read_bytes() + changed.tobytes())
+    assert torch.equal(cache.table(Spec(), module, TEXTS)[range(5)], first)

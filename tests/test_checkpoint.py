@@ -121,3 +121,34 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
     manifest = {"../secret.json": {"sha256": "x", "bytes": 2}}
     (tmp_path / "m" / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     assert checkpoint.read_folder(tmp_path / "m") == {}
+
+
+def test_a_folder_with_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "precious.jpg").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="holds other things than a saved model"):
+        checkpoint.write_folder(tmp_path / "pictures", FILES)
+    assert (tmp_path / "pictures" / "precious.jpg").exists()
+    (tmp_path / "empty").mkdir()
+    checkpoint.write_folder(tmp_path / "empty", FILES)
+    assert checkpoint.is_whole(tmp_path / "empty")
+
+
+def test_tied_weights_are_saved(tmp_path):
+    weight = torch.arange(4.0)
+    tied = {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
+    checkpoint.write_folder(tmp_path / "m", tied)
+    files = checkpoint.read_folder(tmp_path / "m")
+    loaded = checkpoint.tensors(files, "model.safetensors", tmp_path)
+    assert {name: t.tolist() for name, t in loaded.items()} == {
+        "a": [0, 1, 2, 3],
+        "b": [0, 1, 2, 3],
+        "c": [0, 1],
+    }
+
+
+def test_a_manifest_of_another_shape_is_one_line(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    (tmp_path / "m" / checkpoint.MANIFEST).write_text("[1, 2]")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        checkpoint.read_folder(tmp_path / "m")

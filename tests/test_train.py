@@ -295,3 +295,97 @@ def test_an_empty_or_unwanted_evaluation_split(tmp_path, cache):
     spec["evaluation"] = {"split": None}
     train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
     assert not any("evaluation" in line for line in read_log(tmp_path / "run" / "log.jsonl"))
+
+
+def steps_of(run):
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
+
+
+def test_resuming_refuses_another_run(tmp_path, cache):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    other = toy_dict(tmp_path / "data", epochs=1, batch_size=8)
+    with pytest.raises(
+        TrainingError, match="was trained with training.batch_size: 16, the spec says 8"
+    ):
+        train(RunSpec.model_validate(other), tmp_path / "run", resume=True, cache=cache)
+    moved = toy_dict((tmp_path / "data").rename(tmp_path / "moved"), epochs=1, workers=1)
+    train(RunSpec.model_validate(moved), tmp_path / "run", resume=True, cache=cache)
+    annotations = tmp_path / "moved" / "dataset_flickr30k.json"
+    document = json.loads(annotations.read_text())
+    document["images"].reverse()
+    annotations.write_text(json.dumps(document))
+    with pytest.raises(TrainingError, match="was trained on other rows"):
+        train(RunSpec.model_validate(moved), tmp_path / "run", resume=True, cache=cache)
+
+
+def test_a_failed_evaluation_does_not_cost_the_epoch(tmp_path, cache):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    write_flickr30k(tmp_path / "held_out", images=6)
+    pictures = tmp_path / "data" / "flickr30k-images"
+    for row in RunSpec.model_validate(spec).data.build("val"):
+        (pictures / row["image"].name).write_bytes(b"broken")
+    with pytest.raises(DataError, match="samples are bad"):
+        train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    assert steps_of(tmp_path / "run") == [4]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, cache, capsys):
+    spec = toy_spec(tmp_path / "data", epochs=2)
+    train(spec, tmp_path / "run", cache=cache)
+    weights = tmp_path / "run" / "checkpoints" / "step-00000008" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    right = losses(tmp_path / "run")
+    train(spec, tmp_path / "run", resume=True, cache=cache)
+    assert "step-00000008: damaged, taking the one before it" in capsys.readouterr().err
+    assert losses(tmp_path / "run") == right
+    assert steps_of(tmp_path / "run") == [4, 8]
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path, cache):
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with (
+        FileLock(tmp_path / "run" / "lock"),
+        pytest.raises(TrainingError, match="another process is training here"),
+    ):
+        train(toy_spec(tmp_path / "data"), tmp_path / "run", cache=cache)
+
+
+def test_a_run_with_nothing_to_train_says_so(tmp_path, cache):
+    spec = toy_dict(tmp_path / "data")
+    spec["model"]["loss"]["learn_temperature"] = False
+    for tower in spec["model"]["towers"].values():
+        tower["frozen"] = "all"
+    with pytest.raises(TrainingError, match="nothing to train"):
+        train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
+    assert not (tmp_path / "run").exists(), "an empty folder is left behind"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_that_vanish_end_the_run_in_one_line(tmp_path, workers):
+    spec = toy_spec(tmp_path / "data", cache="off", workers=workers)
+    rows = spec.data.build("train", purpose="training")
+    for row in rows:
+        row["image"].unlink(missing_ok=True)
+
+    class Gone(type(spec.data)):
+        def build(self, split, *, purpose="evaluation"):
+            return rows if split == "train" else []
+
+    gone = spec.model_copy(
+        update={
+            "data": Gone(folder=spec.data.folder),
+            "evaluation": spec.evaluation.model_copy(update={"split": None}),
+        }
+    )
+    with pytest.raises(DataError, match="samples are bad, 1 may be") as error:
+        train(gone, tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_with_damage_is_read_up_to_it(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n\xff\xfe{"step": 2')
+    assert read_log(path) == [{"step": 1, "loss": 2.0}]

@@ -40,7 +40,8 @@ def demo(folder: Path) -> None:
     """Run the whole example, from pictures to report."""
     started = time.monotonic()
     spec = load(RunSpec, Path(__file__).with_name("emoji.yaml"))
-    shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "log.jsonl").exists():  # the run of an earlier demo
+        shutil.rmtree(folder)
     model = train(spec, folder)
 
     samples = spec.data.build("test")
