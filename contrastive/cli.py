@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from contrastive.cache import FeatureCache
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
@@ -93,7 +94,6 @@ def evaluate(
     folder = _find(model)
     run = _load_run(spec) if spec else _run_of(folder, trusted=trusted, remedy="--spec")
     loaded = _load(folder, device, trusted=trusted)
-    from contrastive.cache import FeatureCache
     from contrastive.evaluate import evaluate as measure
 
     split = split or run.evaluation.final_split
@@ -102,7 +102,7 @@ def evaluate(
         run.data.build(split),
         split=split,
         templates=run.evaluation.templates,
-        cache=None if run.training.cache == "off" else FeatureCache(),
+        cache=_cache_for(folder),
         workers=run.training.workers,
     )
     from contrastive.progress import say
@@ -132,11 +132,10 @@ def classify(
     names = [name.strip() for name in classes.split(",") if name.strip()]
     folder = _find(model)
     loaded = _load(folder, device, trusted=trusted)
-    from contrastive.cache import FeatureCache
     from contrastive.zero_shot import classify as probabilities_of
 
     probabilities = probabilities_of(
-        loaded, images, names, templates=template or TEMPLATES, cache=FeatureCache()
+        loaded, images, names, templates=template or TEMPLATES, cache=_cache_for(folder)
     )
     rows = cast("list[list[float]]", probabilities.tolist())
     results = [
@@ -172,7 +171,8 @@ def search(
         run = _run_of(folder, trusted=trusted, remedy="--images or --texts")
         return rows_of(run.data.build(split or run.evaluation.final_split))
 
-    hits = find(loaded, query, candidates(query, images=images, texts=texts, data=data), k=k)
+    among = candidates(query, images=images, texts=texts, data=data)
+    hits = find(loaded, query, among, k=k, cache=_cache_for(folder))
     _print(hits, as_json, hits_table(hits))
 
 
@@ -282,6 +282,17 @@ def _load(folder: Path, device: str, *, trusted: bool) -> ContrastiveModel:
 
     there = pick_device(device)
     return load_model(folder, trusted=trusted).to(there)
+
+
+def _cache_for(folder: Path) -> FeatureCache | None:
+    """Return the user's cache, unless the run that made the model went without."""
+    from contrastive.cache import FeatureCache
+    from contrastive.files import read_yaml
+    from contrastive.model import find_model
+
+    path = find_model(folder) / "run.json"
+    off = path.exists() and read_yaml(path)[0]["training"]["cache"] == "off"
+    return None if off else FeatureCache()
 
 
 def _run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:

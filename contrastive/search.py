@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from contrastive.cache import FeatureCache
 from contrastive.errors import DataError
 from contrastive.evaluate import embed_column
 from contrastive.faults import Faults
@@ -22,6 +21,7 @@ from contrastive.progress import say
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from contrastive.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 ITEMS = 65_536  # scored at a time: with 1,000 queries, 256 MB
@@ -85,7 +85,12 @@ def candidates(
 
 
 def find(
-    model: ContrastiveModel, query: str, among: Candidates, *, k: int = 10
+    model: ContrastiveModel,
+    query: str,
+    among: Candidates,
+    *,
+    k: int = 10,
+    cache: FeatureCache | None = None,
 ) -> list[dict[str, Any]]:
     """Return the k best candidates: similarity, what was found, and its place.
 
@@ -95,7 +100,6 @@ def find(
         BadSample: the query cannot be read.
         DataError: none of the candidates can be read.
     """
-    cache = FeatureCache()
     faults = Faults(tell=say)
     query_1D = model.embed(among.query_modality, [query], cache=cache)
     column = embed_column(model, among.rows, among.modality, faults, cache=cache)

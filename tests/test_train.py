@@ -305,9 +305,7 @@ def test_resuming_refuses_another_run(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", epochs=1)
     train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
     other = toy_dict(tmp_path / "data", epochs=1, batch_size=8)
-    with pytest.raises(
-        TrainingError, match="was trained with training.batch_size: 16, the spec says 8"
-    ):
+    with pytest.raises(TrainingError, match=r"with training\.batch_size: 16, the spec says 8"):
         train(RunSpec.model_validate(other), tmp_path / "run", resume=True, cache=cache)
     moved = toy_dict((tmp_path / "data").rename(tmp_path / "moved"), epochs=1, workers=1)
     train(RunSpec.model_validate(moved), tmp_path / "run", resume=True, cache=cache)
