@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY_BYTES = 32
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
-BATCH = 64  # rows an encoding computes, and may lose, at a time
+# rows that an encoding computes, and may lose, at a time: on a CPU larger ones are slower, since
+# their activations leave its caches
+CPU_BATCH, GPU_BATCH = 16, 256
 
 
 def default_folder() -> Path:
@@ -217,7 +219,11 @@ class FeatureCache:
         if missing:
             with bar(f"encoding {module.modality}", len(missing)) as advance:
                 for batch in prepared_batches(
-                    samples, missing, module.preprocess, batch_size=BATCH, workers=workers
+                    samples,
+                    missing,
+                    module.preprocess,
+                    batch_size=batch_size(module),
+                    workers=workers,
                 ):
                     for index, problem in batch.problems.items():
                         problems[cast("bytes", keys[index])] = problem
@@ -235,10 +241,20 @@ class FeatureCache:
         return FeatureTable(store.features(), rows)
 
 
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Return where a module's parameters are."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def batch_size(module: torch.nn.Module) -> int:
+    """Return how many samples to encode at a time."""
+    return CPU_BATCH if device_of(module).type == "cpu" else GPU_BATCH
+
+
 @torch.inference_mode()
 def run_encoder(module: EncoderModule, batch: Prepared) -> np.ndarray:
     """Return ``[B, F]`` features in fp32, computed in eval mode without autocast."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     with eval_mode(module), torch.autocast(device.type, enabled=False):
         inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
         return module(**inputs).float().cpu().numpy()

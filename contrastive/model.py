@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from contrastive import checkpoint
 from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
+from contrastive.cache import batch_size as fitting_batch_size
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.files import load
 from contrastive.registry import names_only
@@ -132,7 +133,7 @@ class ContrastiveModel(nn.Module):
         samples: Sequence[Any],
         *,
         cache: FeatureCache | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         workers: int = 0,
         on_bad: OnBad = raise_bad,
     ) -> Tensor:
@@ -142,7 +143,7 @@ class ContrastiveModel(nn.Module):
             modality: whose tower.
             samples: raw samples: for images a path, encoded bytes or a PIL image; for texts a str.
             cache: keeps the features of a frozen encoder; None computes them afresh.
-            batch_size: samples at a time.
+            batch_size: samples at a time; by default what suits the device.
             workers: processes that decode samples.
             on_bad: called with the index and the problem of each sample that cannot be used, whose
                 embedding is zero; by default, the first one raises.
@@ -155,7 +156,8 @@ class ContrastiveModel(nn.Module):
         """
         result = torch.zeros(len(samples), self.spec.embed_dim)
         with eval_mode(self):
-            pieces = self._embedded(modality, samples, cache, batch_size, workers, on_bad)
+            at_a_time = batch_size or fitting_batch_size(self)
+            pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
             for indices, embeddings in pieces:
                 result[indices] = embeddings.float().cpu()
         return result

@@ -162,7 +162,7 @@ def files_of(cache):
 
 
 def test_an_encoding_that_was_cut_off_goes_on_where_it_was(cache, monkeypatch):
-    monkeypatch.setattr("contrastive.cache.BATCH", 2)
+    monkeypatch.setattr("contrastive.cache.CPU_BATCH", 2)
     texts = [letters * 3 for letters in ("a", "b", "c", "d", "e", "f")]
     module = Linear()
     calls = []
