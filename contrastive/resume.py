@@ -6,9 +6,11 @@ steps. The order of samples and augmentations follow from the seed, so they need
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from contrastive import checkpoint
@@ -62,8 +64,9 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None
 def _insist_on_same_run(step: Path, spec: RunSpec) -> None:
     """Refuse to go on with a spec under which the run would have been another one."""
     saved = checkpoint.plain(checkpoint.read_folder(step), "run.json", step)
-    filled = type(spec).model_validate(saved)  # an older version did not know every field
-    before, now = _flat(filled.model_dump(mode="json")), _flat(spec.model_dump(mode="json"))
+    with suppress(ValidationError):  # fields that an older version did not know get their defaults
+        saved = type(spec).model_validate(saved).model_dump(mode="json")
+    before, now = _flat(saved), _flat(spec.model_dump(mode="json"))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and not name.startswith(FREE):
             msg = (
