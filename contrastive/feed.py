@@ -73,7 +73,7 @@ class Feed:
         augmented: set[str] = set()
         for modality in model.towers:
             tower = model.tower(modality)
-            if cache and tower.cacheable:
+            if cache and tower.encoder_frozen and tower.encoder.augment is None:
                 self.tables[modality] = cache.table(
                     tower.spec.encoder,
                     tower.encoder,

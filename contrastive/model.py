@@ -54,8 +54,7 @@ class TowerModule(nn.Module):
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]``, without gradients if the encoder is frozen."""
-        frozen = self.spec.frozen != "none"
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             return self.encoder(**inputs)
 
     def project(self, features_BF: Tensor) -> Tensor:
@@ -69,14 +68,14 @@ class TowerModule(nn.Module):
         return self.project(self.encode(**inputs))
 
     @property
-    def cacheable(self) -> bool:
-        """Whether the encoder gives the same features each time it sees a sample."""
-        return self.spec.frozen != "none" and self.encoder.augment is None
+    def encoder_frozen(self) -> bool:
+        """Whether the encoder stays as it is, so that its features can be kept."""
+        return self.spec.frozen != "none"
 
     @property
     def rebuilt_from_spec(self) -> bool:
         """Whether the encoder need not be saved: it is frozen, and its spec brings it back."""
-        return self.spec.frozen != "none" and self.encoder.reproducible
+        return self.encoder_frozen and self.encoder.reproducible
 
     def _frozen_parts(self) -> list[nn.Module]:
         parts = {"none": [], "encoder": [self.encoder], "all": [self.encoder, self.head]}
@@ -174,7 +173,7 @@ class ContrastiveModel(nn.Module):
         """Yield indices and their embeddings, piece by piece."""
         tower = self.tower(modality)
         encoder, spec = tower.encoder, tower.spec.encoder
-        if cache and tower.cacheable:
+        if cache and tower.encoder_frozen:
             table = cache.table(spec, encoder, samples, on_bad=on_bad, workers=workers)
             good = table.good.nonzero()[0]
             for start in range(0, len(good), PROJECTED):

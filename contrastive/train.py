@@ -240,7 +240,7 @@ def _introduce(
     say(f"{len(feed)} pairs, {feed.steps_per_epoch} steps an epoch; features {how}")
     for modality, tower in spec.model.towers.items():
         if tower.frozen != "none" and model.tower(modality).encoder.augment is not None:
-            say(f"{modality}: augmented, so its features are computed anew in each epoch")
+            say(f"{modality}: augmented, so that training does not use the feature cache")
     if start:
         say(f"resumed at step {start} of {total}")
     row = feed.example()
