@@ -255,8 +255,6 @@ def test_a_package_that_imports_torch_costs_only_those_who_name_it(site, spec):
 
 
 def test_pip_installs_such_a_package(process, spec, tmp_path):
-    pytest.importorskip("hatchling")
-    pytest.importorskip("pip")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--no-compile"]
     pip = [sys.executable, "-m", "pip", "install", *options, "--target", tmp_path / "site"]
     subprocess.run([*pip, PACKAGES / "good"], check=True)
