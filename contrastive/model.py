@@ -6,6 +6,7 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from contrastive import checkpoint
 from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.cache import batch_size as fitting_batch_size
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.files import load
+from contrastive.files import load, read_yaml
 from contrastive.registry import names_only
 from contrastive.spec import ModelSpec, RunSpec, Tower
 from contrastive.stream import OnBad, prepared_batches, raise_bad
@@ -247,8 +248,6 @@ def model_spec(spec: SpecLike) -> ModelSpec:
         SpecError: the spec has mistakes; one line for each.
     """
     if isinstance(spec, (str, Path)):
-        from contrastive.files import read_yaml
-
         is_run = "model" in read_yaml(Path(spec))[0]
         return load(RunSpec, spec).model if is_run else load(ModelSpec, spec)
     if isinstance(spec, Mapping):
@@ -274,11 +273,8 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     data = checkpoint.plain(files, "spec.json", folder)
     parts = checkpoint.plain(files, "parts.json", folder)
     try:
-        if trusted:
+        with nullcontext() if trusted else names_only():
             spec = _validated(ModelSpec, data, str(folder / "spec.json"))
-        else:
-            with names_only():
-                spec = _validated(ModelSpec, data, str(folder / "spec.json"))
     except ContrastiveError as error:
         needs = ", ".join(f"{name} {version}" for name, version in parts["packages"].items())
         msg = f"{error} (it was saved with: {needs})"

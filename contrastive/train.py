@@ -100,6 +100,7 @@ def _train(
 
     if previous:
         restore_random(previous, model, feed)
+    half = _half(settings, device)
     model.train()
     with (
         Log(folder / "log.jsonl", keep_until=start) as log,
@@ -110,7 +111,7 @@ def _train(
             lr = settings.lr * _schedule(step, total, settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss, figures = _step(model, batch, settings)
+            loss, figures = _step(model, batch, half=half)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
@@ -151,12 +152,10 @@ def summary(report: Report) -> str:
     return "; ".join(parts)
 
 
-def _step(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _step(model: ContrastiveModel, batch: Batch, *, half: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """Embed a batch and compare its modalities, pair by pair."""
     device = model.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=_half(settings, device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         embeddings = {
             modality: model.tower(modality).project(features.to(device))
             for modality, features in batch.features.items()
