@@ -81,7 +81,7 @@ def _rows(cls: type[Config]) -> Iterator[str]:
     described = cls.model_json_schema()["properties"]
     for name, field in cls.model_fields.items():
         default = "required" if field.is_required() else _written(field.default)
-        about = _plain(field.description or "")
+        about = _plain(described[name].get("description", ""))
         cells = (f"`{name}`", _type(described[name]), default, about)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

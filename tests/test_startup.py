@@ -10,7 +10,9 @@ import pytest
 
 from tests.conftest import SCRIPT
 
-BUDGET = 0.3  # seconds of CPU, user and system
+# 300 ms of CPU where importing these takes 100 ms; a slow or busy machine slows both.
+LIBRARIES = "import pydantic, ruamel.yaml, typer"
+BUDGET = 3
 SPEC = Path(__file__).parents[1] / "examples" / "flickr30k_clip" / "clip.yaml"
 COMMANDS = {
     "help": ("--help",),
@@ -44,9 +46,11 @@ def test_neither_help_nor_validation_imports_what_computes(args):
 
 
 @pytest.mark.parametrize("args", COMMANDS.values(), ids=COMMANDS)
-def test_help_and_validation_take_less_than_300_ms_of_cpu(args):
+def test_help_and_validation_take_less_than_thrice_the_cpu_of_their_libraries(args):
     python(SCRIPT, *args)  # the first one writes the bytecode
-    assert min(cpu_seconds(SCRIPT, *args) for _ in range(5)) < BUDGET
+    rounds = [(cpu_seconds(SCRIPT, *args), cpu_seconds("-c", LIBRARIES)) for _ in range(7)]
+    ours, theirs = (min(seconds) for seconds in zip(*rounds, strict=True))
+    assert ours < BUDGET * theirs
 
 
 @pytest.mark.parametrize("module", ["contrastive", "contrastive.spec", "contrastive.schema"])
