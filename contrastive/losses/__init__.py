@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from contrastive.losses.module import LossModule
 
 Positives = Literal["multi", "mask", "ignore"]
+Direction = Literal["both", "a_to_b", "b_to_a"]
+Execution = Literal["auto", "eager", "chunked", "fused"]
+Products = Literal["fp32", "bf16"]
+Negatives = Literal["global", "local"]
 Scale = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 

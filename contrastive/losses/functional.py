@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 from torch.nn.functional import logsigmoid, pad
 
+from contrastive.losses.roles import matched_ids
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses import Positives
+    from contrastive.losses import Direction, Positives
 
 # A logit that takes no part. Finite, because a softmax over nothing but -inf has NaN gradients.
 _NEVER = -1e30
@@ -52,8 +54,10 @@ def infonce(
     *,
     log_scale: Tensor,
     positives: Positives = "multi",
+    direction: Direction = "both",
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    r"""Return the symmetric InfoNCE loss, in nats.
+    r"""Return the InfoNCE loss, in nats.
 
     With logits ``x = similarity(a, b)``, row i has positives ``P(i)`` and candidates ``C(i)``:
 
@@ -70,6 +74,9 @@ def infonce(
     columns; 0 where nothing has a positive. Without ids every row is a group of its own and the
     three settings agree. Loss and gradients keep their relative precision when the loss is tiny.
 
+    With label smoothing :math:`\epsilon`, the target gives each candidate :math:`\epsilon / |C(i)|`
+    and the positives the rest (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+
     Args:
         a: ``[N, D]``, L2-normalised.
         b: ``[M, D]``, L2-normalised.
@@ -77,6 +84,8 @@ def infonce(
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
         log_scale: scalar, the logarithm of the inverse temperature.
         positives: what rows of one group are to each other.
+        direction: ``a_to_b`` is the mean over the rows alone, ``b_to_a`` that over the columns.
+        label_smoothing: share of the target that is spread over all candidates, from 0 to 1.
 
     Returns:
         Scalar, fp32 (float64 for float64 embeddings).
@@ -85,7 +94,14 @@ def infonce(
         ValueError: the ids do not fit the embeddings.
     """
     logits_NM = similarity(a, b, log_scale=log_scale)
-    return infonce_from_logits(logits_NM, a_ids, b_ids, positives=positives)
+    return infonce_from_logits(
+        logits_NM,
+        a_ids,
+        b_ids,
+        positives=positives,
+        direction=direction,
+        label_smoothing=label_smoothing,
+    )
 
 
 def infonce_from_logits(
@@ -94,15 +110,20 @@ def infonce_from_logits(
     b_ids: Tensor | None = None,
     *,
     positives: Positives = "multi",
+    direction: Direction = "both",
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Return ``infonce`` of given ``[N, M]`` logits."""
     if a_ids is None and b_ids is None:
         positives = "ignore"  # the same loss, and the cheapest way to it
     positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
-    others_NM = logits_NM.masked_fill(~negative_NM, _NEVER)
-    if positives == "multi":
-        return _group_loss(logits_NM, positive_NM, others_NM)
-    return _partner_loss(logits_NM, others_NM)
+    dims = {"both": (1, 0), "a_to_b": (1,), "b_to_a": (0,)}[direction]
+    loss_of = _group_loss if positives == "multi" else _partner_loss
+    losses = [loss_of(logits_NM, positive_NM, negative_NM, dim) for dim in dims]
+    if label_smoothing:
+        gaps = [_gap(logits_NM, positive_NM, negative_NM, dim) for dim in dims]
+        losses = [x + label_smoothing * gap for x, gap in zip(losses, gaps, strict=True)]
+    return torch.stack(losses).mean()
 
 
 def sigmoid(
@@ -201,16 +222,9 @@ def collisions(ids: Tensor) -> Tensor:
 
 def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -> Tensor:
     """Return the ``[N, M]`` mask of pairs of one group: of partners, where there are no ids."""
-    if a_ids is None and b_ids is None:
+    a_ids, b_ids = matched_ids(*logits_NM.shape, a_ids, b_ids)
+    if a_ids is None or b_ids is None:
         return torch.eye(*logits_NM.shape, dtype=torch.bool, device=logits_NM.device)
-    if a_ids is None:
-        msg = "b_ids without a_ids"
-        raise ValueError(msg)
-    b_ids = a_ids if b_ids is None else b_ids
-    if (*a_ids.shape, *b_ids.shape) != logits_NM.shape:
-        have, need = (*a_ids.shape, *b_ids.shape), tuple(logits_NM.shape)
-        msg = f"a_ids and b_ids have {have} entries for {need} embeddings"
-        raise ValueError(msg)
     return a_ids[:, None] == b_ids
 
 
@@ -238,26 +252,31 @@ def _roles(
 # loss and gradient stay exact when they are far smaller than the rounding error of x_p.
 
 
-def _partner_loss(logits_NM: Tensor, others_NM: Tensor) -> Tensor:
-    """InfoNCE where the partner is the one positive."""
+def _partner_loss(logits_NM: Tensor, _: Tensor, negative_NM: Tensor, dim: int) -> Tensor:
+    """InfoNCE of the rows (``dim`` 1) or columns (0), the partner being the one positive."""
     partner_K = logits_NM.diagonal()
-
-    def mean(dim: int) -> Tensor:
-        return -logsigmoid(partner_K - others_NM.logsumexp(dim)[: len(partner_K)]).mean()
-
-    return (mean(0) + mean(1)) / 2
+    others = logits_NM.masked_fill(~negative_NM, _NEVER).logsumexp(dim)
+    return -logsigmoid(partner_K - others[: len(partner_K)]).mean()
 
 
-def _group_loss(logits_NM: Tensor, positive_NM: Tensor, others_NM: Tensor) -> Tensor:
-    """InfoNCE where a row may have any number of positives."""
-    target_NM = torch.where(positive_NM, logits_NM, 0)
+def _group_loss(logits_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor, dim: int) -> Tensor:
+    """InfoNCE of the rows (``dim`` 1) or columns (0), each with any number of positives."""
+    count = positive_NM.sum(dim)
+    target = torch.where(positive_NM, logits_NM, 0).sum(dim) / count.clamp(min=1)
+    of_one = -logsigmoid(target - logits_NM.masked_fill(~negative_NM, _NEVER).logsumexp(dim))
+    of_many = logits_NM.logsumexp(dim) - target  # at least log(count), so nothing is lost
+    return _mean(torch.where(count > 1, of_many, of_one), count)
 
-    def mean(dim: int) -> Tensor:
-        count = positive_NM.sum(dim)
-        target = target_NM.sum(dim) / count.clamp(min=1)
-        of_one = -logsigmoid(target - others_NM.logsumexp(dim))
-        of_many = logits_NM.logsumexp(dim) - target  # at least log(count), so nothing is lost
-        loss = torch.where(count > 1, of_many, of_one)
-        return torch.where(count > 0, loss, 0).sum() / (count > 0).sum().clamp(min=1)
 
-    return (mean(0) + mean(1)) / 2
+def _gap(logits_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor, dim: int) -> Tensor:
+    """Mean positive less mean candidate logit: what label smoothing adds, per its share."""
+    means = [
+        torch.where(mask_NM, logits_NM, 0).sum(dim) / mask_NM.sum(dim).clamp(min=1)
+        for mask_NM in (positive_NM, positive_NM | negative_NM)
+    ]
+    return _mean(means[0] - means[1], positive_NM.sum(dim))
+
+
+def _mean(loss: Tensor, count: Tensor) -> Tensor:
+    """Return the mean over what has a positive; 0 if nothing has."""
+    return torch.where(count > 0, loss, 0).sum() / (count > 0).sum().clamp(min=1)

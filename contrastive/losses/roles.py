@@ -1,0 +1,159 @@
+"""What the rows of a batch are to each other, without a mask of all pairs.
+
+Shapes: N rows of a, M rows of b, P positive pairs of a block of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.losses import Positives
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who is whose positive, and who does not take part.
+
+    The rows of a may be a block of a larger batch: row i is then its row ``i + offset``.
+    """
+
+    kind: Literal["partners", "masked", "groups"]
+    """partners: row i and column i + offset. masked: so too, but other pairs with equal ids take no
+    part. groups: every pair with equal ids."""
+    offset: int
+    a_ids_N: Tensor | None
+    b_ids_M: Tensor | None
+    row_count_N: Tensor
+    """How many positives a row has, fp32."""
+    column_count_M: Tensor
+    """How many positives a column has among all rows of the batch, fp32."""
+    rows_with_positive: Tensor
+    """How many rows of the whole batch have a positive, scalar fp32."""
+    partners: Tensor
+    """How many partners the whole batch has, scalar fp32."""
+
+    @property
+    def columns_with_positive(self) -> Tensor:
+        """How many columns have a positive, scalar fp32."""
+        return (self.column_count_M > 0).sum().float()
+
+    @classmethod
+    def of(
+        cls,
+        n: int,
+        m: int,
+        a_ids: Tensor | None = None,
+        b_ids: Tensor | None = None,
+        *,
+        positives: Positives,
+        device: torch.device,
+    ) -> Roles:
+        """Read the roles of a whole batch from its ids.
+
+        Raises:
+            ValueError: the ids do not fit the embeddings.
+        """
+        a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
+        k = min(n, m)
+        partners = torch.tensor(float(k), device=device)
+        if positives == "multi" and a_ids is not None and b_ids is not None:
+            rows_N, columns_M = _equal(a_ids, b_ids), _equal(b_ids, a_ids)
+            return cls("groups", 0, a_ids, b_ids, rows_N, columns_M, (rows_N > 0).sum().float(), partners)
+        rows_N = (torch.arange(n, device=device) < k).float()
+        columns_M = (torch.arange(m, device=device) < k).float()
+        if positives == "mask" and a_ids is not None:
+            return cls("masked", 0, a_ids, b_ids, rows_N, columns_M, partners, partners)
+        return cls("partners", 0, None, None, rows_N, columns_M, partners, partners)
+
+    def block(self, start: int, stop: int) -> Roles:
+        """Return the roles of the rows ``start`` to ``stop`` of a."""
+        return Roles(
+            self.kind,
+            self.offset + start,
+            None if self.a_ids_N is None else self.a_ids_N[start:stop],
+            self.b_ids_M,
+            self.row_count_N[start:stop],
+            self.column_count_M,
+            self.rows_with_positive,
+            self.partners,
+        )
+
+    def transposed(self) -> Roles:
+        """Return the roles with a and b exchanged; of a whole batch only."""
+        assert self.offset == 0
+        return Roles(
+            self.kind,
+            0,
+            self.b_ids_M,
+            self.a_ids_N,
+            self.column_count_M,
+            self.row_count_N,
+            self.columns_with_positive,
+            self.partners,
+        )
+
+    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the positive pairs of some rows of a, and what takes no part.
+
+        Args:
+            start: the first row.
+            stop: the row after the last.
+
+        Returns:
+            ``[P]`` rows, counted from ``start``; ``[P]`` columns; a mask ``[stop - start, M]`` of
+            pairs that are neither positive nor negative, or None.
+        """
+        if self.kind == "groups":
+            rows_P, columns_P = self._same(start, stop).nonzero(as_tuple=True)
+            return rows_P, columns_P, None
+        first, last = (max(0, min(x + self.offset, self._m)) for x in (start, stop))
+        columns_P = torch.arange(first, last, device=self.column_count_M.device)
+        rows_P = columns_P - self.offset - start
+        if self.kind == "partners":
+            return rows_P, columns_P, None
+        neither = self._same(start, stop)
+        neither[rows_P, columns_P] = False
+        return rows_P, columns_P, neither
+
+    @property
+    def _m(self) -> int:
+        return len(self.column_count_M)
+
+    def _same(self, start: int, stop: int) -> Tensor:
+        assert self.a_ids_N is not None
+        assert self.b_ids_M is not None
+        return self.a_ids_N[start:stop, None] == self.b_ids_M
+
+
+def matched_ids(
+    n: int, m: int, a_ids: Tensor | None, b_ids: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return the ids of both sides, or None for both.
+
+    Raises:
+        ValueError: the ids do not fit ``n`` rows of a and ``m`` rows of b.
+    """
+    if a_ids is None:
+        if b_ids is None:
+            return None, None
+        msg = "b_ids without a_ids"
+        raise ValueError(msg)
+    b_ids = a_ids if b_ids is None else b_ids
+    if (*a_ids.shape, *b_ids.shape) != (n, m):
+        msg = f"a_ids and b_ids have {(*a_ids.shape, *b_ids.shape)} entries for {(n, m)} embeddings"
+        raise ValueError(msg)
+    return a_ids, b_ids
+
+
+def _equal(ids: Tensor, others: Tensor) -> Tensor:
+    """Return how many of ``others`` equal each of ``ids``, fp32, without waiting for a device."""
+    ordered = others.sort().values
+    return (
+        torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+    ).float()

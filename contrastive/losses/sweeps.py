@@ -1,0 +1,345 @@
+r"""Losses over all pairs of a batch in sweeps that never hold all pairs.
+
+InfoNCE takes two sweeps. With logits ``x`` (``functional.similarity``), the first gives each row
+and each column two numbers, its log-sum-exp and the sum of its positive logits; from them follow
+the loss and, in O(N + M), what the second sweep needs to make the gradient of any pair on the spot:
+
+.. math:: G_{ij} = e^{x_{ij} - r_i} + e^{x_{ij} - c_j} \quad (\text{negatives}), \qquad
+          G_{ij} = e^{x_{ij} - r'_i} + e^{x_{ij} - c'_j} - p_i - q_j \quad (\text{positives})
+
+``r`` (``Side.log``) is the logarithm of a row's softmax denominator less that of the row's weight,
+infinite for a row that does not count; ``r'`` (``Side.same_log``) equals r where a row has several
+positives and is infinite where it has one; ``p`` (``Side.pull``) is what draws a positive closer.
+With one positive, ``p = sigmoid(log(sum over the others) - x_p)``: nothing cancels, so loss and
+gradient keep their relative precision when they are tiny. c, c', q are the same of a column. Then
+
+.. math:: \partial L / \partial a = f \, s \, G b, \quad \partial L / \partial b = f \, s \, G^T a,
+          \quad \partial L / \partial \log s = \sum_i a_i \cdot \partial L / \partial a_i
+
+with ``s = exp(log_scale)`` and one factor f for all, so that G is of the order of 1.
+
+An execution is an object with these sweeps (``Sweeps``); everything of O(N + M) is here, once, for
+all of them. So is the work of several processes: each has some rows of both sides, meets the
+rows of b of all processes, and adds its part of the columns' sums and gradients to theirs.
+
+Shapes: N rows of a, M rows of b, D wide.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.distributed import World
+    from contrastive.losses.roles import Roles
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the first sweep of InfoNCE finds. All fp32, or float64 for float64 embeddings."""
+
+    row_log_N: Tensor
+    """Logarithm of the sum of exp over the negatives of a row; over its positives too, where it has
+    more than one; -inf for an empty sum."""
+    column_log_M: Tensor
+    row_positive_N: Tensor
+    """Sum of the positive logits of a row; 0 where there is none."""
+    column_positive_M: Tensor
+    exact: Tensor
+    """Whether one shift for all exponents would lose terms that count; scalar bool."""
+    kept: Tensor | None = None
+    """What the first sweep keeps for the second, if anything."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the second sweep needs of each row (or each column); see the module's docstring."""
+
+    log: Tensor
+    same_log: Tensor
+    pull: Tensor
+
+
+class Sweeps(ABC):
+    """An execution: how to go through all pairs.
+
+    Embeddings are fp32, half precision or float64; what is returned is fp32 (or float64), but for
+    the results of ``unit`` and ``finish``.
+    """
+
+    @abstractmethod
+    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles) -> Sums:
+        """Return the sums of ``infonce`` for ``a`` ``[N, D]`` and ``b`` ``[M, D]``."""
+
+    @abstractmethod
+    def gradients(
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        roles: Roles,
+        *,
+        rows: Side,
+        columns: Side,
+        exact: Tensor,
+        kept: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``s G b`` ``[N, D]`` and ``s G^T a`` ``[M, D]``.
+
+        ``exact`` and ``kept`` are those of ``Sums``.
+        """
+
+    @abstractmethod
+    def one_sided(
+        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sum of the rows' losses, ``s G b`` and ``s G^T a`` for rows of weight 1.
+
+        A single sweep, since a row is complete when it is met. Without ``gradients`` the two
+        others are empty.
+        """
+
+    @abstractmethod
+    def sigmoid(
+        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the sum of the pairs' losses, ``s G b``, ``s G^T a`` and the sum of G.
+
+        A single sweep. Without ``gradients`` the three others are empty.
+        """
+
+    def unit(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of ``raw`` ``[N, D]`` with length 1, and their lengths ``[N]``, fp32."""
+        x = raw.to(wide(raw, raw))
+        length_N = x.norm(dim=1).clamp(min=1e-12)
+        return x / length_N[:, None], length_N
+
+    def finish(
+        self, x: Tensor, grad: Tensor, factor: Tensor, length_N: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradient that leaves the loss, and its part in that of ``log_scale``.
+
+        Args:
+            x: ``[N, D]``, embeddings.
+            grad: ``[N, D]``, ``s G b``; it is not changed.
+            factor: scalar, multiplies the gradient.
+            length_N: of the rows before they were given length 1, if ``unit`` did so.
+            dtype: of the gradient.
+
+        Returns:
+            ``[N, D]`` and the scalar ``sum_i x_i . grad_i``, times ``factor``.
+        """
+        grad = grad * factor
+        dot_N = torch.linalg.vecdot(x.to(grad.dtype), grad)
+        if length_N is not None:
+            grad = (grad - x * dot_N[:, None]) / length_N[:, None]
+        return grad.to(dtype), dot_N.sum()
+
+
+def side(log: Tensor, positive: Tensor, count: Tensor, weight: Tensor) -> tuple[Tensor, Side]:
+    """Return the loss of each row (or column), unweighted, and its part in the gradient.
+
+    Args:
+        log: ``Sums.row_log_N``.
+        positive: ``Sums.row_positive_N``.
+        count: ``Roles.row_count_N``.
+        weight: of a row that has a positive, scalar; 0 leaves the whole side out.
+    """
+    many, none = count > 1, count == 0
+    count = count.to(log.dtype).clamp(min=1)
+    target = positive / count
+    over = log - target
+    loss = torch.where(many, over, -logsigmoid(-over)).masked_fill(none, 0)
+    total = torch.where(many, log, torch.logaddexp(log, target))
+    weighted = (total - weight.log()).masked_fill(none, torch.inf)
+    pull = weight * torch.where(many, 1 / count, over.sigmoid())
+    return loss, Side(
+        weighted, weighted.masked_fill(~many, torch.inf), pull.masked_fill(none, 0)
+    )
+
+
+def infonce(
+    a: Tensor,
+    b: Tensor,
+    log_scale: Tensor,
+    roles: Roles,
+    *,
+    sweeps: Sweeps,
+    normalize: bool = False,
+    world: World | None = None,
+) -> Tensor:
+    """Return the symmetric ``functional.infonce``: 1 unit of work forward, 3 backward.
+
+    A unit is ``2 N M D`` floating-point operations, one product of all pairs.
+
+    Args:
+        a: ``[N, D]``.
+        b: ``[M, D]``.
+        log_scale: scalar.
+        roles: of the rows of a to all rows of b.
+        sweeps: the execution.
+        normalize: give the rows length 1 first.
+        world: the processes that have the other rows; see ``contrastive.distributed``.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return cast("Tensor", _InfoNCE.apply(a, b, log_scale, roles, sweeps, normalize, world))
+
+
+def one_sided(
+    a: Tensor,
+    b: Tensor,
+    log_scale: Tensor,
+    roles: Roles,
+    *,
+    sweeps: Sweeps,
+    normalize: bool = False,
+    world: World | None = None,
+) -> Tensor:
+    """Return ``functional.infonce`` of the rows of a alone: 3 units of work, all forward."""
+    with torch.autocast(a.device.type, enabled=False):
+        out = _OneSweep.apply(a, b, log_scale, None, roles, sweeps, normalize, world)
+        return cast("Tensor", out)
+
+
+def sigmoid(
+    a: Tensor,
+    b: Tensor,
+    log_scale: Tensor,
+    bias: Tensor,
+    roles: Roles,
+    *,
+    sweeps: Sweeps,
+    normalize: bool = False,
+    world: World | None = None,
+) -> Tensor:
+    """Return ``functional.sigmoid``: 3 units of work, all forward."""
+    with torch.autocast(a.device.type, enabled=False):
+        out = _OneSweep.apply(a, b, log_scale, bias, roles, sweeps, normalize, world)
+        return cast("Tensor", out)
+
+
+class _InfoNCE(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        log_scale: Tensor,
+        roles: Roles,
+        sweeps: Sweeps,
+        normalize: bool,
+        world: World | None,
+    ) -> Tensor:
+        ctx.dtypes = a.dtype, b.dtype
+        a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
+        b_all = b if world is None else world.gather(b)
+        scale = log_scale.exp()
+        sums = sweeps.sums(a, b_all, scale, roles)
+        column_log_M, column_positive_M = sums.column_log_M, sums.column_positive_M
+        if world is not None:
+            column_log_M = world.logsumexp(column_log_M)
+            column_positive_M = world.sum(column_positive_M)
+
+        counts = roles.rows_with_positive, roles.columns_with_positive
+        n_rows, n_columns = (x.to(sums.row_log_N.dtype).clamp(min=1) for x in counts)
+        unit = torch.minimum(n_rows, n_columns)
+        row_loss_N, rows = side(
+            sums.row_log_N, sums.row_positive_N, roles.row_count_N, unit / n_rows
+        )
+        column_loss_M, columns = side(
+            column_log_M, column_positive_M, roles.column_count_M, unit / n_columns
+        )
+        ctx.save_for_backward(a, a_length, b, b_length, scale, 0.5 / unit, sums.exact, sums.kept)
+        ctx.rest = roles, sweeps, rows, columns, world
+        row_loss = row_loss_N.sum() if world is None else world.sum(row_loss_N.sum())
+        return (row_loss / n_rows + column_loss_M.sum() / n_columns) / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        a, a_length, b, b_length, scale, factor, exact, kept = ctx.saved_tensors
+        roles, sweeps, rows, columns, world = ctx.rest
+        with torch.autocast(a.device.type, enabled=False):
+            b_all = b if world is None else world.gather(b)
+            a_grad, b_grad = sweeps.gradients(
+                a, b_all, scale, roles, rows=rows, columns=columns, exact=exact, kept=kept
+            )
+            if world is not None:
+                b_grad = world.scatter(b_grad)
+            factor = _per_process(factor * outer[0], world)
+            a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
+            b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
+        return a_grad, b_grad, log_scale_grad, None, None, None, None
+
+
+class _OneSweep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        log_scale: Tensor,
+        bias: Tensor | None,
+        roles: Roles,
+        sweeps: Sweeps,
+        normalize: bool,
+        world: World | None,
+    ) -> Tensor:
+        gradients = any(ctx.needs_input_grad)
+        ctx.dtypes = a.dtype, b.dtype
+        a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
+        b_all = b if world is None else world.gather(b)
+        scale = log_scale.exp()
+        if bias is None:
+            total, a_grad, b_grad = sweeps.one_sided(a, b_all, scale, roles, gradients=gradients)
+            bias_grad = None
+            factor = 1 / roles.rows_with_positive.to(total.dtype).clamp(min=1)
+        else:
+            total, a_grad, b_grad, bias_grad = sweeps.sigmoid(
+                a, b_all, scale, bias, roles, gradients=gradients
+            )
+            factor = 1 / roles.partners.to(total.dtype)
+        if world is not None:
+            total = world.sum(total)
+            b_grad = world.scatter(b_grad) if gradients else b_grad
+        ctx.save_for_backward(a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor)
+        ctx.rest = sweeps, world
+        return total * factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
+        sweeps, world = ctx.rest
+        with torch.autocast(a.device.type, enabled=False):
+            factor = _per_process(factor * outer[0], world)
+            a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
+            b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
+            bias_grad = None if bias_grad is None else bias_grad * factor
+        return a_grad, b_grad, log_scale_grad, bias_grad, None, None, None, None
+
+
+def _units(
+    a: Tensor, b: Tensor, sweeps: Sweeps, *, normalize: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    if not normalize:
+        return a, None, b, None
+    return *sweeps.unit(a), *sweeps.unit(b)
+
+
+def _per_process(factor: Tensor, world: World | None) -> Tensor:
+    """Scale gradients so that their mean over processes is the gradient of the one loss."""
+    return factor if world is None else factor * world.size
+
+
+def wide(a: Tensor, b: Tensor) -> torch.dtype:
+    """Return the type of what is computed from embeddings: fp32, or float64 if one is."""
+    return torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
