@@ -37,9 +37,8 @@ class Loss(Config):
 losses = Registry(Loss, group="contrastive.losses")
 
 
-@losses.register("infonce")
-class InfoNCE(Loss):
-    """Each row picks its partner among the batch, as in CLIP."""
+class Scaled(Loss):
+    """A loss of cosines, multiplied by a logit scale. Not a loss by itself: others extend it."""
 
     temperature: PositiveFloat = 0.07
     """Divides the cosines; the first value if it is learned. At most 1, at least 1/max_scale."""
@@ -47,60 +46,61 @@ class InfoNCE(Loss):
     """Train the temperature with the model."""
     max_scale: Scale = 100.0
     """Bound on 1/temperature in training."""
-    positives: Positives = "multi"
-    """What rows with the same group id are to each other: multi, all positives; mask, neither
-    positive nor negative unless partners; ignore, negatives unless partners."""
+    negatives: Negatives = "global"
+    """With several processes: global, their batches are one batch; local, each is by itself."""
 
     @model_validator(mode="after")
     def _temperature_is_in_bounds(self) -> Self:
-        _check_temperature(self.temperature, self.max_scale)
+        if not 1 / self.max_scale <= self.temperature <= 1:
+            least = f"1/max_scale ({1 / self.max_scale:g})"
+            msg = f"temperature {self.temperature:g} is not between {least} and 1"
+            raise ValueError(msg)
         return self
+
+
+@losses.register("infonce")
+class InfoNCE(Scaled):
+    """Each row picks its partner among the batch, as in CLIP."""
+
+    positives: Positives = "multi"
+    """What rows with the same group id are to each other: multi, all positives; mask, neither
+    positive nor negative unless partners; ignore, negatives unless partners."""
+    direction: Direction = "both"
+    """Who picks: both sides, or the first modality of a pair (a_to_b), or the second (b_to_a)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread over the whole batch."""
+    execution: Execution = "auto"
+    """eager holds all logits; chunked, some rows of them; fused, a tile of them (GPU). auto takes
+    eager for small batches, else fused on a GPU with Triton, else chunked."""
+    products: Products = "fp32"
+    """Type in which chunked and fused multiply fp32 embeddings; sums are fp32 in any case."""
 
     def build(self) -> LossModule:
         """Return an ``InfoNCELoss``."""
         from contrastive.losses.infonce import InfoNCELoss
 
-        return InfoNCELoss(
-            temperature=self.temperature,
-            learn_temperature=self.learn_temperature,
-            max_scale=self.max_scale,
-            positives=self.positives,
-        )
+        return InfoNCELoss(self)
 
 
 @losses.register("sigmoid")
-class Sigmoid(Loss):
+class Sigmoid(Scaled):
     """Each pair is judged by itself, match or not, as in SigLIP."""
 
     temperature: PositiveFloat = 0.1
-    """First value of what divides the cosines. At most 1, at least 1/max_scale."""
+    """Divides the cosines; the first value if it is learned. At most 1, at least 1/max_scale."""
     bias: FiniteFloat = -10.0
     """First value of what is added to every logit; negative, as most pairs do not match."""
-    max_scale: Scale = 100.0
-    """Bound on 1/temperature in training."""
     positives: Positives = "multi"
     """What rows with the same group id are to each other: multi, all positives; mask, neither
     positive nor negative unless partners; ignore, negatives unless partners."""
-
-    @model_validator(mode="after")
-    def _temperature_is_in_bounds(self) -> Self:
-        _check_temperature(self.temperature, self.max_scale)
-        return self
+    execution: Execution = "auto"
+    """eager holds all logits; chunked, some rows of them; fused, a tile of them (GPU). auto takes
+    eager for small batches, else fused on a GPU with Triton, else chunked."""
+    products: Products = "fp32"
+    """Type in which chunked and fused multiply fp32 embeddings; sums are fp32 in any case."""
 
     def build(self) -> LossModule:
         """Return a ``SigmoidLoss``."""
         from contrastive.losses.sigmoid import SigmoidLoss
 
-        return SigmoidLoss(
-            temperature=self.temperature,
-            bias=self.bias,
-            max_scale=self.max_scale,
-            positives=self.positives,
-        )
-
-
-def _check_temperature(temperature: float, max_scale: float) -> None:
-    """Refuse a temperature that the first step would clamp."""
-    if not 1 / max_scale <= temperature <= 1:
-        msg = f"temperature {temperature:g} is not between 1/max_scale ({1 / max_scale:g}) and 1"
-        raise ValueError(msg)
+        return SigmoidLoss(self, bias=self.bias)

@@ -84,7 +84,7 @@ class Chunked(Sweeps):
     def _exact_logs(
         self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles
     ) -> tuple[Tensor, Tensor]:
-        """Return ``row_log_N`` and ``column_log_M``, each row's and column's exps by its maximum."""
+        """Return ``row_log_N`` and ``column_log_M``, each sum relative to its own maximum."""
         row_log_N = scale.new_empty(len(a), dtype=wide(a, b))
         column_log_M = scale.new_full((len(b),), -torch.inf, dtype=wide(a, b))
         many_N, many_M = roles.row_count_N > 1, roles.column_count_M > 1
@@ -114,6 +114,7 @@ class Chunked(Sweeps):
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``Sweeps``."""
+        assert kept is None
         shift = _shift(a, b, scale)
         row_N, column_M = torch.exp(shift - rows.log), torch.exp(shift - columns.log)
 
@@ -240,9 +241,13 @@ def _leave_out(
 def _shift(a: Tensor, b: Tensor, scale: Tensor) -> float:
     """Return the number to subtract from every logit so that no sum of exps overflows."""
     dtype = wide(a, b)
-    longest = a.to(dtype).norm(dim=1).max() * b.to(dtype).norm(dim=1).max()
+    longest = _longest(a.to(dtype)) * _longest(b.to(dtype))
     room = math.log(torch.finfo(dtype).max / MAX_TERMS)
     return max(0.0, float(scale * longest) - room)
+
+
+def _longest(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=1).max()
 
 
 def _multiply(x: Tensor, y: Tensor, *, out: Tensor) -> None:

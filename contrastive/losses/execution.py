@@ -73,7 +73,7 @@ def infonce(
         a, b, direction = b, a, "a_to_b"
     execution = choose(execution, a, b, world)
     if execution == "eager":
-        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, normalize=normalize, world=world)
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, normalize=normalize, world=world)
         return functional.infonce(
             a,
             b,
@@ -96,7 +96,7 @@ def infonce(
         world=world,
     )
     if label_smoothing:
-        a, b, _, _ = _whole(a, b, None, None, normalize=normalize, world=world)
+        a, b, _, _ = whole(a, b, None, None, normalize=normalize, world=world)
         extra = smoothing(a, b, log_scale, roles)
         if direction == "both":
             extra = (extra + smoothing(b, a, log_scale, roles.transposed())) / 2
@@ -121,7 +121,7 @@ def sigmoid(
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
     execution = choose(execution, a, b, world)
     if execution == "eager":
-        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, normalize=normalize, world=world)
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, normalize=normalize, world=world)
         return functional.sigmoid(
             a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
         )
@@ -174,16 +174,19 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _whole(
+def whole(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     *,
-    normalize: bool,
     world: World | None,
+    normalize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return the whole batch, each row L2-normalised if asked for, on every process."""
+    """Return the whole batch, on every process; each row L2-normalised if asked for.
+
+    For losses that every process computes in full; their gradients come out as ``World`` says.
+    """
     if normalize:
         a, b = (unit(x.to(sweeps.wide(x, x)), dim=1) for x in (a, b))
     if world is None:

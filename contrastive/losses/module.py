@@ -5,11 +5,18 @@ Shapes: N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from typing import Generic, TypeVar, final
 
+import torch
 from torch import Tensor, nn
 
-from contrastive.losses.functional import similarity
+from contrastive.distributed import World
+from contrastive.losses import Scaled
+from contrastive.losses.functional import collisions, similarity
+
+C = TypeVar("C", bound=Scaled)
 
 
 class LossModule(nn.Module):
@@ -37,3 +44,68 @@ class LossModule(nn.Module):
     def logits(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T``, in fp32."""
         return similarity(a, b, log_scale=self.log_scale)
+
+    def execution(self, a: Tensor, b: Tensor) -> str:
+        """Return how the loss of such embeddings is computed, for the log."""
+        del a, b
+        return "eager"
+
+
+class ScaledLoss(LossModule, Generic[C]):
+    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all processes."""
+
+    config: C
+    """The fields of the spec."""
+    bias: Tensor | None
+    """Added to every logit, where the loss has one."""
+
+    def __init__(self, config: C, *, bias: float | None = None) -> None:
+        """Make the parameters that ``config`` asks for, and a bias if it has a first value."""
+        super().__init__()
+        self.config = config
+        log_scale = torch.tensor(-math.log(config.temperature), dtype=torch.float32)
+        if config.learn_temperature:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias, dtype=torch.float32))
+
+    @abstractmethod
+    def compare(
+        self,
+        a: Tensor,
+        b: Tensor,
+        a_ids: Tensor | None,
+        b_ids: Tensor | None,
+        world: World | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the figures that come with its computation.
+
+        ``world`` is None, or the processes whose batches make one: ``execution.whole`` gathers
+        them, and ``contrastive.distributed`` says what value and gradients are to be.
+        """
+
+    @final
+    def forward(
+        self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; figures: those of ``compare``, collisions, log_scale and bias."""
+        loss, figures = self.compare(a, b, a_ids, b_ids, self.world())
+        ids = torch.arange(len(a), device=a.device) if a_ids is None else a_ids
+        figures |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}
+        if self.bias is not None:
+            figures["bias"] = self.bias.detach().clone()
+        return loss, figures
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keep the logit scale within ``[1, max_scale]``; a bias has no bounds."""
+        self.log_scale.clamp_(0.0, math.log(self.config.max_scale))
+
+    def logits(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T + bias``, in fp32."""
+        return similarity(a, b, log_scale=self.log_scale, bias=self.bias)
+
+    def world(self) -> World | None:
+        """Return the processes whose batches make one with this one's, if any."""
+        return World.current() if self.config.negatives == "global" else None

@@ -64,7 +64,9 @@ class Roles:
         partners = torch.tensor(float(k), device=device)
         if positives == "multi" and a_ids is not None and b_ids is not None:
             rows_N, columns_M = _equal(a_ids, b_ids), _equal(b_ids, a_ids)
-            return cls("groups", 0, a_ids, b_ids, rows_N, columns_M, (rows_N > 0).sum().float(), partners)
+            return cls(
+                "groups", 0, a_ids, b_ids, rows_N, columns_M, (rows_N > 0).sum().float(), partners
+            )
         rows_N = (torch.arange(n, device=device) < k).float()
         columns_M = (torch.arange(m, device=device) < k).float()
         if positives == "mask" and a_ids is not None:
@@ -154,6 +156,4 @@ def matched_ids(
 def _equal(ids: Tensor, others: Tensor) -> Tensor:
     """Return how many of ``others`` equal each of ``ids``, fp32, without waiting for a device."""
     ordered = others.sort().values
-    return (
-        torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
-    ).float()
+    return (torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)).float()

@@ -27,11 +27,14 @@ def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, roles: Roles) -> Tensor:
     a, b = a.to(dtype), b.to(dtype)
     k = min(len(a), len(b))
     partner_ND = torch.zeros_like(a).index_copy(0, torch.arange(k, device=a.device), b[:k])
-    candidates_ND, candidate_count_N = b.sum(0), torch.tensor(float(len(b)), dtype=dtype, device=a.device)
+    candidates_ND, candidate_count_N = (
+        b.sum(0),
+        torch.tensor(float(len(b)), dtype=dtype, device=a.device),
+    )
     positive_ND = partner_ND
     if roles.kind == "groups":
         positive_ND = _group_sums(b, roles)
-    elif roles.kind == "masked":
+    elif roles.a_ids_N is not None and roles.b_ids_M is not None:
         same_K = roles.a_ids_N[:k] == roles.b_ids_M[:k]
         same_N = torch.zeros(len(a), dtype=torch.bool, device=a.device)
         same_N[:k] = same_K
@@ -41,7 +44,7 @@ def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, roles: Roles) -> Tensor:
         candidate_count_N = candidate_count_N - left_out_N
     mean_positive_ND = positive_ND / roles.row_count_N.to(dtype).clamp(min=1)[:, None]
     mean_candidate_ND = candidates_ND / candidate_count_N.clamp(min=1)[..., None]
-    gap_N = torch.linalg.vecdot(a, mean_positive_ND - mean_candidate_ND)
+    gap_N = (a * (mean_positive_ND - mean_candidate_ND)).sum(1)
     counted_N = roles.row_count_N > 0
     total = torch.where(counted_N, gap_N, 0).sum()
     return log_scale.exp() * total / roles.rows_with_positive.to(dtype).clamp(min=1)

@@ -119,7 +119,7 @@ class Sweeps(ABC):
     def unit(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of ``raw`` ``[N, D]`` with length 1, and their lengths ``[N]``, fp32."""
         x = raw.to(wide(raw, raw))
-        length_N = x.norm(dim=1).clamp(min=1e-12)
+        length_N = torch.linalg.vector_norm(x, dim=1).clamp(min=1e-12)
         return x / length_N[:, None], length_N
 
     def finish(
@@ -138,7 +138,7 @@ class Sweeps(ABC):
             ``[N, D]`` and the scalar ``sum_i x_i . grad_i``, times ``factor``.
         """
         grad = grad * factor
-        dot_N = torch.linalg.vecdot(x.to(grad.dtype), grad)
+        dot_N = (x * grad).sum(1)
         if length_N is not None:
             grad = (grad - x * dot_N[:, None]) / length_N[:, None]
         return grad.to(dtype), dot_N.sum()
@@ -161,9 +161,7 @@ def side(log: Tensor, positive: Tensor, count: Tensor, weight: Tensor) -> tuple[
     total = torch.where(many, log, torch.logaddexp(log, target))
     weighted = (total - weight.log()).masked_fill(none, torch.inf)
     pull = weight * torch.where(many, 1 / count, over.sigmoid())
-    return loss, Side(
-        weighted, weighted.masked_fill(~many, torch.inf), pull.masked_fill(none, 0)
-    )
+    return loss, Side(weighted, weighted.masked_fill(~many, torch.inf), pull.masked_fill(none, 0))
 
 
 def infonce(
@@ -264,7 +262,9 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *outer: Tensor
+    ) -> tuple[Tensor | None, ...]:
         a, a_length, b, b_length, scale, factor, exact, kept = ctx.saved_tensors
         roles, sweeps, rows, columns, world = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
@@ -273,7 +273,7 @@ class _InfoNCE(torch.autograd.Function):
                 a, b_all, scale, roles, rows=rows, columns=columns, exact=exact, kept=kept
             )
             if world is not None:
-                b_grad = world.scatter(b_grad)
+                b_grad = world.scatter(b_grad, len(b))
             factor = _per_process(factor * outer[0], world)
             a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
             b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
@@ -309,14 +309,16 @@ class _OneSweep(torch.autograd.Function):
             factor = 1 / roles.partners.to(total.dtype)
         if world is not None:
             total = world.sum(total)
-            b_grad = world.scatter(b_grad) if gradients else b_grad
+            b_grad = world.scatter(b_grad, len(b)) if gradients else b_grad
         ctx.save_for_backward(a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor)
         ctx.rest = sweeps, world
         return total * factor
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *outer: Tensor
+    ) -> tuple[Tensor | None, ...]:
         a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
         sweeps, world = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
