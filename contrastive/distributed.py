@@ -43,7 +43,7 @@ class World:
         own = torch.tensor([n], device=device)
         found = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(found, own, group=self.group)
-        return torch.cat(found).tolist()
+        return [int(count) for count in torch.cat(found)]
 
     def gather(self, x: Tensor) -> Tensor:
         """Return the rows ``[N, ...]`` of all processes, ``x`` ``[n, ...]`` being this one's."""

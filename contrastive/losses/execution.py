@@ -192,8 +192,8 @@ def whole(
     if world is None:
         return a, b, a_ids, b_ids
     b_ids = a_ids if b_ids is None else b_ids
-    ids = (None if x is None else world.gather(x) for x in (a_ids, b_ids))
-    return world.gather_with_gradient(a), world.gather_with_gradient(b), *ids
+    a_ids, b_ids = (None if x is None else world.gather(x) for x in (a_ids, b_ids))
+    return world.gather_with_gradient(a), world.gather_with_gradient(b), a_ids, b_ids
 
 
 def _roles(

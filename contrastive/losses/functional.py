@@ -222,7 +222,8 @@ def collisions(ids: Tensor) -> Tensor:
 
 def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -> Tensor:
     """Return the ``[N, M]`` mask of pairs of one group: of partners, where there are no ids."""
-    a_ids, b_ids = matched_ids(*logits_NM.shape, a_ids, b_ids)
+    n, m = logits_NM.shape
+    a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
     if a_ids is None or b_ids is None:
         return torch.eye(*logits_NM.shape, dtype=torch.bool, device=logits_NM.device)
     return a_ids[:, None] == b_ids

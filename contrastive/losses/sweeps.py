@@ -119,7 +119,7 @@ class Sweeps(ABC):
     def unit(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of ``raw`` ``[N, D]`` with length 1, and their lengths ``[N]``, fp32."""
         x = raw.to(wide(raw, raw))
-        length_N = torch.linalg.vector_norm(x, dim=1).clamp(min=1e-12)
+        length_N = x.square().sum(1).sqrt().clamp(min=1e-12)
         return x / length_N[:, None], length_N
 
     def finish(
