@@ -1,0 +1,39 @@
+"""Few cases out of many settings, such that all settings still meet."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations, product
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TRIES = 20  # rows looked at for each that is taken; more make the suite hardly smaller
+
+
+def covering(axes: Sequence[Sequence[Any]], strength: int) -> list[tuple[Any, ...]]:
+    """Return rows, one value of each axis in each, that hold every combination of some axes.
+
+    Args:
+        axes: values to choose from.
+        strength: of how many axes all combinations are to occur.
+    """
+    dice = random.Random(0)  # noqa: S311 - it chooses cases, not secrets
+    places = list(combinations(range(len(axes)), min(strength, len(axes))))
+    everything = [(p, x) for p in places for x in product(*(axes[i] for i in p))]
+    missing, rows = set(everything), list[tuple[Any, ...]]()
+
+    def parts(row: tuple[Any, ...]) -> set[Any]:
+        return {(p, tuple(row[i] for i in p)) for p in places} & missing
+
+    def complete(p: tuple[int, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = dict(zip(p, values, strict=True))
+        return tuple(given.get(i) if i in given else dice.choice(x) for i, x in enumerate(axes))
+
+    for combination in dice.sample(everything, len(everything)):
+        if combination in missing:
+            row = max((complete(*combination) for _ in range(TRIES)), key=lambda x: len(parts(x)))
+            missing -= parts(row)
+            rows.append(row)
+    return rows
