@@ -5,20 +5,27 @@ process. Its gradients on one process are W times that process's share, so that 
 processes, which is what ``DistributedDataParallel`` takes, is the gradient of the whole batch. That
 holds for the towers and for ``log_scale`` and ``bias`` alike.
 
+The whole batch is in one order on every process: the partners of process 0, of process 1 and so
+on, then the rows without a partner of process 0, of process 1 and so on. So row i of a and row i of
+b remain partners, and those beyond remain without.
+
 Shapes: n rows of this process, N of all.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from torch.distributed import ProcessGroup
 
 
@@ -38,21 +45,106 @@ class World:
             return None
         return cls()
 
-    def counts(self, n: int, device: torch.device) -> list[int]:
-        """Return how many rows each process has, this one having ``n``."""
-        own = torch.tensor([n], device=device)
-        found = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(found, own, group=self.group)
-        return [int(count) for count in torch.cat(found)]
+    def share(self, a: Tensor, b: Tensor) -> Shares:
+        """Return how the rows of a and of b are divided; every process calls it with its own.
+
+        Raises:
+            ValueError: one process has more rows of a than of b and another has fewer, so that
+                rows without a partner would meet as if they were partners.
+        """
+        # numbers of the CPU go by the CPU where the group can, which does not wait for a GPU
+        here = torch.device("cpu") if "cpu:" in dist.get_backend_config(self.group) else a.device
+        found = torch.empty(self.size, 2, dtype=torch.int64, device=here)
+        own = torch.tensor([[len(a), len(b)]], device=here)
+        dist.all_gather_into_tensor(found, own, group=self.group)
+        counts = cast("list[list[int]]", found.T.tolist())
+        n, m = (tuple(side) for side in counts)
+        partners = tuple(map(min, n, m))
+        if partners not in (n, m):
+            msg = (
+                f"the processes have {list(n)} rows of a and {list(m)} of b; rows without a "
+                "partner have to be all of a or all of b"
+            )
+            raise ValueError(msg)
+        return Shares(Rows(self, n, partners), Rows(self, m, partners))
+
+    def sum(self, *parts: Tensor) -> list[Tensor]:
+        """Return the sum of each part over the processes; all are of one type."""
+        flat = torch.cat([x.flatten() for x in parts])
+        dist.all_reduce(flat, group=self.group)
+        sums = cast("Any", flat.split([x.numel() for x in parts]))
+        return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
+
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest of each number over the processes."""
+        x = x.clone()
+        dist.all_reduce(x, dist.ReduceOp.MAX, group=self.group)
+        return x
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the whole batch is divided among the processes."""
+
+    rows: Rows
+    """Of a."""
+    columns: Rows
+    """Of b."""
+
+    def turned(self) -> Shares:
+        """Return the same with a and b exchanged."""
+        return Shares(self.columns, self.rows)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one side of the whole batch: who has which."""
+
+    world: World
+    counts: tuple[int, ...]
+    """How many rows each process has."""
+    partners: tuple[int, ...]
+    """How many of them have a partner; they are the first ones."""
+
+    @property
+    def total(self) -> int:
+        """How many rows the whole batch has, N."""
+        return sum(self.counts)
+
+    @property
+    def start(self) -> int:
+        """Where in the whole batch the partners of this process begin."""
+        return sum(self.partners[: self.world.rank])
+
+    @property
+    def own_partners(self) -> int:
+        """How many rows of this process have a partner."""
+        return self.partners[self.world.rank]
+
+    @property
+    def all_have_partners(self) -> bool:
+        """Whether the rows of each process are next to each other in the whole batch."""
+        return self.counts == self.partners
+
+    def own(self, x: Tensor) -> Tensor:
+        """Return the rows ``[n, ...]`` of this process among ``x`` ``[N, ...]`` of all."""
+        partners, beyond = self._places()[self.world.rank]
+        return x[partners] if self.all_have_partners else torch.cat([x[partners], x[beyond]])
 
     def gather(self, x: Tensor) -> Tensor:
         """Return the rows ``[N, ...]`` of all processes, ``x`` ``[n, ...]`` being this one's."""
-        counts = self.counts(len(x), x.device)
-        longest = max(counts)
-        padded = pad(x, (0, 0) * (x.ndim - 1) + (0, longest - len(x))).contiguous()
-        found = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(found, padded, group=self.group)
-        return torch.cat([rows[:count] for rows, count in zip(found, counts, strict=True)])
+        longest = max(self.counts)
+        if missing := longest - len(x):
+            x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+        together = x.new_empty(self.world.size * longest, *x.shape[1:])
+        dist.all_gather_into_tensor(together, x.contiguous(), group=self.world.group)
+        if self._even:
+            return together
+        blocks, whole = together.view(-1, *x.shape), x.new_empty(self.total, *x.shape[1:])
+        for block, n, (partners, beyond) in self._each(blocks):
+            k = partners.stop - partners.start
+            whole[partners], whole[beyond] = block[:k], block[k:n]
+        return whole
 
     def gather_with_gradient(self, x: Tensor) -> Tensor:
         """Return ``gather(x)``, for a loss that every process computes in full.
@@ -61,35 +153,51 @@ class World:
         """
         return cast("Tensor", _Gather.apply(x, self))
 
-    def scatter(self, x: Tensor, n: int) -> Tensor:
-        """Return the ``n`` rows of this process of the sum of all processes' ``x`` ``[N, ...]``."""
-        start = sum(self.counts(n, x.device)[: self.rank])
-        return self.sum(x)[start : start + n]
+    def scatter(self, x: Tensor) -> Tensor:
+        """Return the rows ``[n, ...]`` of this process of the sum of all ``x`` ``[N, ...]``."""
+        longest = max(self.counts)
+        together = x
+        if not self._even:
+            blocks = x.new_zeros(self.world.size, longest, *x.shape[1:])
+            for block, n, (partners, beyond) in self._each(blocks):
+                k = partners.stop - partners.start
+                block[:k], block[k:n] = x[partners], x[beyond]
+            together = blocks.flatten(0, 1)
+        mine = x.new_empty(longest, *x.shape[1:])
+        dist.reduce_scatter_tensor(mine, together.contiguous(), group=self.world.group)
+        return mine[: self.counts[self.world.rank]]
 
-    def sum(self, x: Tensor) -> Tensor:
-        """Return the sum of ``x`` over the processes."""
-        x = x.clone()
-        dist.all_reduce(x, group=self.group)
-        return x
+    @property
+    def _even(self) -> bool:
+        """Whether the whole batch is the processes' blocks, one after the other."""
+        return self.all_have_partners and len(set(self.counts)) == 1
 
-    def logsumexp(self, x: Tensor) -> Tensor:
-        """Return the logarithm of the sum of ``exp(x)`` over the processes."""
-        peak = x.clone()
-        dist.all_reduce(peak, dist.ReduceOp.MAX, group=self.group)
-        peak = peak.masked_fill(peak == -torch.inf, 0)
-        return self.sum((x - peak).exp()).log() + peak
+    def _each(self, blocks: Tensor) -> Iterator[tuple[Tensor, int, tuple[slice, slice]]]:
+        """Go through the processes: block, number of rows, and their places in the whole batch."""
+        return zip(blocks, self.counts, self._places(), strict=True)
+
+    def _places(self) -> list[tuple[slice, slice]]:
+        """Return where in the whole batch each process's partners are, and its other rows."""
+        others = [n - k for n, k in zip(self.counts, self.partners, strict=True)]
+        first, then = _slices(self.partners, start=0), _slices(others, start=sum(self.partners))
+        return list(zip(first, then, strict=True))
+
+
+def _slices(sizes: Sequence[int], *, start: int) -> list[slice]:
+    """Return slices of these sizes, one after the other."""
+    ends = list(accumulate(sizes, initial=start))
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
-        ctx.world, ctx.n = world, len(x)
-        ctx.start = sum(world.counts(len(x), x.device)[: world.rank])
-        return world.gather(x)
+    def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
+        ctx.rows = rows
+        return rows.gather(x)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor, None]:
-        return outer[0][ctx.start : ctx.start + ctx.n] * ctx.world.size, None
+        return ctx.rows.own(outer[0]) * ctx.rows.world.size, None

@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from contrastive.losses.sweeps import Side, Sums, Sweeps, side, wide
 
@@ -170,7 +170,7 @@ class Chunked(Sweeps):
             x_RM.add_(bias)
             positive_P = x_RM[i, j]
             _leave_out(x_RM, i, j, neither)
-            total.add_(softplus(x_RM).sum()).add_(softplus(-positive_P).sum())
+            total.sub_(logsigmoid(-x_RM).sum()).sub_(logsigmoid(positive_P).sum())
             if gradients:
                 x_RM.sigmoid_()
                 x_RM[i, j] = -torch.sigmoid(-positive_P)

@@ -6,6 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal, assert_never
 
@@ -15,13 +16,14 @@ from torch.nn.functional import normalize as unit
 from contrastive.errors import require
 from contrastive.losses import functional, sweeps
 from contrastive.losses.chunked import Chunked
-from contrastive.losses.roles import Roles
+from contrastive.losses.idle import Idle
+from contrastive.losses.roles import Roles, matched_ids
 from contrastive.losses.smoothing import smoothing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
+    from contrastive.distributed import Shares, World
     from contrastive.losses import Direction, Execution, Positives, Products
     from contrastive.losses.sweeps import Sweeps
 
@@ -59,21 +61,24 @@ def infonce(
         products: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
         world: the processes whose batches form one batch with this one. The value is the loss of
             the whole batch, on every process; the mean of the gradients over the processes is its
-            gradient (what DistributedDataParallel makes of them).
+            gradient (what DistributedDataParallel makes of them). Each process may have other
+            numbers of rows; see ``contrastive.distributed``.
 
     Returns:
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings.
+        ValueError: the ids do not fit the embeddings, or the processes' rows not each other, or
+            there are no pairs.
         MissingExtra: ``fused`` without Triton.
     """
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
-    execution = choose(execution, a, b, world)
+    shares = None if world is None else world.share(a, b)
+    execution = _choose(execution, a, b, shares)
     if execution == "eager":
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, normalize=normalize, world=world)
+        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
         return functional.infonce(
             a,
             b,
@@ -84,19 +89,24 @@ def infonce(
             direction=direction,
             label_smoothing=label_smoothing,
         )
-    roles, mine = _roles(a, b, a_ids, b_ids, positives, world)
+    if direction == "both":
+        a, b, a_ids, b_ids, shares = _turned(a, b, a_ids, b_ids, shares)
+    roles, mine = _roles(a, b, a_ids, b_ids, positives, shares)
+    engine = _sweeps(execution, products, a, b, mine)
+    if label_smoothing:  # two gradients meet: they are rounded to half precision as one
+        a, b = (x.to(sweeps.wide(x, x)) for x in (a, b))
     loss_of = sweeps.infonce if direction == "both" else sweeps.one_sided
     loss = loss_of(
-        a,
+        a[: len(mine.row_count_N)],
         b,
         log_scale,
         mine,
-        sweeps=_sweeps(execution, products),
+        sweeps=engine,
         normalize=normalize,
-        world=world,
+        columns=None if shares is None else shares.columns,
     )
     if label_smoothing:
-        a, b, _, _ = whole(a, b, None, None, normalize=normalize, world=world)
+        a, b, _, _ = _whole(a, b, None, None, shares, normalize=normalize)
         extra = smoothing(a, b, log_scale, roles)
         if direction == "both":
             extra = (extra + smoothing(b, a, log_scale, roles.transposed())) / 2
@@ -119,22 +129,24 @@ def sigmoid(
     world: World | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
-    execution = choose(execution, a, b, world)
+    shares = None if world is None else world.share(a, b)
+    execution = _choose(execution, a, b, shares)
     if execution == "eager":
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, normalize=normalize, world=world)
+        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
         return functional.sigmoid(
             a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
         )
-    _, mine = _roles(a, b, a_ids, b_ids, positives, world)
+    a, b, a_ids, b_ids, shares = _turned(a, b, a_ids, b_ids, shares)
+    _, mine = _roles(a, b, a_ids, b_ids, positives, shares)
     return sweeps.sigmoid(
         a,
         b,
         log_scale,
         bias,
         mine,
-        sweeps=_sweeps(execution, products),
+        sweeps=_sweeps(execution, products, a, b, mine),
         normalize=normalize,
-        world=world,
+        columns=None if shares is None else shares.columns,
     )
 
 
@@ -143,20 +155,34 @@ def choose(
 ) -> Literal["eager", "chunked", "fused"]:
     """Return what ``auto`` is for embeddings ``[N, D]`` and ``[M, D]`` on their device.
 
-    ``eager`` for less than ``LARGE`` pairs, all processes counted; beyond, ``fused`` on a GPU that
-    the kernels support, else ``chunked``.
+    ``eager`` for less than ``LARGE`` pairs, all processes counted (so each has to ask); beyond,
+    ``fused`` on a GPU that the kernels support, else ``chunked``.
     """
     if execution != "auto":
         return execution
-    size = 1 if world is None else world.size
-    if len(a) * len(b) * size**2 < LARGE:
+    return _choose(execution, a, b, None if world is None else world.share(a, b))
+
+
+def _choose(
+    execution: Execution, a: Tensor, b: Tensor, shares: Shares | None
+) -> Literal["eager", "chunked", "fused"]:
+    if execution != "auto":
+        return execution
+    n, m = (len(a), len(b)) if shares is None else (shares.rows.total, shares.columns.total)
+    if n * m < LARGE:
         return "eager"
     half_or_single = a.dtype.itemsize <= 4 and b.dtype.itemsize <= 4
     return "fused" if a.is_cuda and half_or_single and _has_triton() else "chunked"
 
 
-def _sweeps(execution: Literal["chunked", "fused"], products: Products) -> Sweeps:
+def _sweeps(
+    execution: Literal["chunked", "fused"], products: Products, a: Tensor, b: Tensor, roles: Roles
+) -> Sweeps:
+    if not len(roles.row_count_N):
+        return Idle()
     dtype = torch.bfloat16 if products == "bf16" else None
+    if a.is_cuda and a.dtype == b.dtype and a.dtype.itemsize < 4:
+        dtype = a.dtype
     match execution:
         case "chunked":
             return Chunked(products=dtype)
@@ -187,13 +213,49 @@ def whole(
 
     For losses that every process computes in full; their gradients come out as ``World`` says.
     """
+    shares = None if world is None else world.share(a, b)
+    return _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
+
+
+def _whole(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    shares: Shares | None,
+    *,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     if normalize:
         a, b = (unit(x.to(sweeps.wide(x, x)), dim=1) for x in (a, b))
-    if world is None:
+    if shares is None:
         return a, b, a_ids, b_ids
-    b_ids = a_ids if b_ids is None else b_ids
-    a_ids, b_ids = (None if x is None else world.gather(x) for x in (a_ids, b_ids))
-    return world.gather_with_gradient(a), world.gather_with_gradient(b), a_ids, b_ids
+    a_ids, b_ids = _whole_ids(a, b, a_ids, b_ids, shares)
+    a, b = shares.rows.gather_with_gradient(a), shares.columns.gather_with_gradient(b)
+    return a, b, a_ids, b_ids
+
+
+def _whole_ids(
+    a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None, shares: Shares
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
+    if a_ids is None or b_ids is None:
+        return None, None
+    # both, though they are often the same: another process may have given two
+    return shares.rows.gather(a_ids), shares.columns.gather(b_ids)
+
+
+def _turned(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    shares: Shares | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Shares | None]:
+    """Return a and b such that the rows of a process are next to each other in the whole of a."""
+    if shares is None or shares.rows.all_have_partners:
+        return a, b, a_ids, b_ids, shares
+    return b, a, a_ids if b_ids is None else b_ids, a_ids, shares.turned()
 
 
 def _roles(
@@ -202,15 +264,20 @@ def _roles(
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     positives: Positives,
-    world: World | None,
+    shares: Shares | None,
 ) -> tuple[Roles, Roles]:
-    """Return the roles in the whole batch, and those of this process's rows of a."""
-    if world is None:
+    """Return the roles in the whole batch, and those of this process's rows of a.
+
+    The latter are the first rows only, where the others have no part in what rows choose.
+    """
+    if shares is None:
         roles = Roles.of(len(a), len(b), a_ids, b_ids, positives=positives, device=a.device)
         return roles, roles
-    b_ids = a_ids if b_ids is None else b_ids
-    a_ids, b_ids = (None if x is None else world.gather(x) for x in (a_ids, b_ids))
-    rows, columns = world.counts(len(a), a.device), world.counts(len(b), a.device)
-    roles = Roles.of(sum(rows), sum(columns), a_ids, b_ids, positives=positives, device=a.device)
-    start = sum(rows[: world.rank])
-    return roles, roles.block(start, start + len(a))
+    rows, columns = shares.rows, shares.columns
+    ids = _whole_ids(a, b, a_ids, b_ids, shares)
+    roles = Roles.of(rows.total, columns.total, *ids, positives=positives, device=a.device)
+    if roles.kind != "groups":
+        return roles, roles.block(rows.start, rows.start + rows.own_partners)
+    assert roles.a_ids_N is not None
+    mine = replace(roles, a_ids_N=rows.own(roles.a_ids_N), row_count_N=rows.own(roles.row_count_N))
+    return roles, mine

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 from torch.nn.functional import logsigmoid, pad
 
-from contrastive.losses.roles import matched_ids
+from contrastive.losses.roles import insist_on_pairs, matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def infonce(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings.
+        ValueError: the ids do not fit the embeddings, or there are no pairs.
     """
     logits_NM = similarity(a, b, log_scale=log_scale)
     return infonce_from_logits(
@@ -164,7 +164,7 @@ def sigmoid(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings.
+        ValueError: the ids do not fit the embeddings, or there are no pairs.
     """
     logits_NM = similarity(a, b, log_scale=log_scale, bias=bias)
     return sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
@@ -236,6 +236,8 @@ def _roles(
     positives: Positives,
 ) -> tuple[Tensor, Tensor]:
     """Return the ``[N, M]`` masks of positives and of negatives; a pair may be neither."""
+    n, m = logits_NM.shape
+    insist_on_pairs(n, m)
     partner_NM = _same_group(logits_NM, None, None)
     match positives:
         case "multi":

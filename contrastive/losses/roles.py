@@ -59,6 +59,7 @@ class Roles:
         Raises:
             ValueError: the ids do not fit the embeddings.
         """
+        insist_on_pairs(n, m)
         a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
         k = min(n, m)
         partners = torch.tensor(float(k), device=device)
@@ -150,7 +151,18 @@ def matched_ids(
     if (*a_ids.shape, *b_ids.shape) != (n, m):
         msg = f"a_ids and b_ids have {(*a_ids.shape, *b_ids.shape)} entries for {(n, m)} embeddings"
         raise ValueError(msg)
-    return a_ids, b_ids
+    return a_ids.contiguous(), b_ids.contiguous()
+
+
+def insist_on_pairs(n: int, m: int) -> None:
+    """Refuse a batch without pairs, whose loss is a mean of nothing.
+
+    Raises:
+        ValueError: there are no rows of a, or none of b.
+    """
+    if not (n and m):
+        msg = f"a loss needs pairs, but a has {n} rows and b has {m}"
+        raise ValueError(msg)
 
 
 def _equal(ids: Tensor, others: Tensor) -> Tensor:

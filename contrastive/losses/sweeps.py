@@ -38,7 +38,7 @@ from torch.nn.functional import logsigmoid
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
+    from contrastive.distributed import Rows
     from contrastive.losses.roles import Roles
 
 
@@ -172,7 +172,7 @@ def infonce(
     *,
     sweeps: Sweeps,
     normalize: bool = False,
-    world: World | None = None,
+    columns: Rows | None = None,
 ) -> Tensor:
     """Return the symmetric ``functional.infonce``: 1 unit of work forward, 3 backward.
 
@@ -185,10 +185,10 @@ def infonce(
         roles: of the rows of a to all rows of b.
         sweeps: the execution.
         normalize: give the rows length 1 first.
-        world: the processes that have the other rows; see ``contrastive.distributed``.
+        columns: which process has which rows of b, if there are several; ``b`` are this one's.
     """
     with torch.autocast(a.device.type, enabled=False):
-        return cast("Tensor", _InfoNCE.apply(a, b, log_scale, roles, sweeps, normalize, world))
+        return cast("Tensor", _InfoNCE.apply(a, b, log_scale, roles, sweeps, normalize, columns))
 
 
 def one_sided(
@@ -199,11 +199,11 @@ def one_sided(
     *,
     sweeps: Sweeps,
     normalize: bool = False,
-    world: World | None = None,
+    columns: Rows | None = None,
 ) -> Tensor:
     """Return ``functional.infonce`` of the rows of a alone: 3 units of work, all forward."""
     with torch.autocast(a.device.type, enabled=False):
-        out = _OneSweep.apply(a, b, log_scale, None, roles, sweeps, normalize, world)
+        out = _OneSweep.apply(a, b, log_scale, None, roles, sweeps, normalize, columns)
         return cast("Tensor", out)
 
 
@@ -216,11 +216,11 @@ def sigmoid(
     *,
     sweeps: Sweeps,
     normalize: bool = False,
-    world: World | None = None,
+    columns: Rows | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``: 3 units of work, all forward."""
     with torch.autocast(a.device.type, enabled=False):
-        out = _OneSweep.apply(a, b, log_scale, bias, roles, sweeps, normalize, world)
+        out = _OneSweep.apply(a, b, log_scale, bias, roles, sweeps, normalize, columns)
         return cast("Tensor", out)
 
 
@@ -234,17 +234,13 @@ class _InfoNCE(torch.autograd.Function):
         roles: Roles,
         sweeps: Sweeps,
         normalize: bool,
-        world: World | None,
+        shared: Rows | None,
     ) -> Tensor:
         ctx.dtypes = a.dtype, b.dtype
         a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
-        b_all = b if world is None else world.gather(b)
+        b = b if shared is None else shared.gather(b)  # kept: nothing is freed before backward
         scale = log_scale.exp()
-        sums = sweeps.sums(a, b_all, scale, roles)
-        column_log_M, column_positive_M = sums.column_log_M, sums.column_positive_M
-        if world is not None:
-            column_log_M = world.logsumexp(column_log_M)
-            column_positive_M = world.sum(column_positive_M)
+        sums = sweeps.sums(a, b, scale, roles)
 
         counts = roles.rows_with_positive, roles.columns_with_positive
         n_rows, n_columns = (x.to(sums.row_log_N.dtype).clamp(min=1) for x in counts)
@@ -252,12 +248,12 @@ class _InfoNCE(torch.autograd.Function):
         row_loss_N, rows = side(
             sums.row_log_N, sums.row_positive_N, roles.row_count_N, unit / n_rows
         )
+        row_loss, column_log_M, column_positive_M = _over_all_rows(row_loss_N.sum(), sums, shared)
         column_loss_M, columns = side(
             column_log_M, column_positive_M, roles.column_count_M, unit / n_columns
         )
         ctx.save_for_backward(a, a_length, b, b_length, scale, 0.5 / unit, sums.exact, sums.kept)
-        ctx.rest = roles, sweeps, rows, columns, world
-        row_loss = row_loss_N.sum() if world is None else world.sum(row_loss_N.sum())
+        ctx.rest = roles, sweeps, rows, columns, shared
         return (row_loss / n_rows + column_loss_M.sum() / n_columns) / 2
 
     @staticmethod
@@ -266,15 +262,14 @@ class _InfoNCE(torch.autograd.Function):
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, a_length, b, b_length, scale, factor, exact, kept = ctx.saved_tensors
-        roles, sweeps, rows, columns, world = ctx.rest
+        roles, sweeps, rows, columns, shared = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
-            b_all = b if world is None else world.gather(b)
             a_grad, b_grad = sweeps.gradients(
-                a, b_all, scale, roles, rows=rows, columns=columns, exact=exact, kept=kept
+                a, b, scale, roles, rows=rows, columns=columns, exact=exact, kept=kept
             )
-            if world is not None:
-                b_grad = world.scatter(b_grad, len(b))
-            factor = _per_process(factor * outer[0], world)
+            if shared is not None:
+                b, b_grad = shared.own(b), shared.scatter(b_grad)
+            factor = _per_process(factor * outer[0], shared)
             a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
             b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
         return a_grad, b_grad, log_scale_grad, None, None, None, None
@@ -291,12 +286,12 @@ class _OneSweep(torch.autograd.Function):
         roles: Roles,
         sweeps: Sweeps,
         normalize: bool,
-        world: World | None,
+        shared: Rows | None,
     ) -> Tensor:
         gradients = any(ctx.needs_input_grad)
         ctx.dtypes = a.dtype, b.dtype
         a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
-        b_all = b if world is None else world.gather(b)
+        b_all = b if shared is None else shared.gather(b)
         scale = log_scale.exp()
         if bias is None:
             total, a_grad, b_grad = sweeps.one_sided(a, b_all, scale, roles, gradients=gradients)
@@ -307,11 +302,11 @@ class _OneSweep(torch.autograd.Function):
                 a, b_all, scale, bias, roles, gradients=gradients
             )
             factor = 1 / roles.partners.to(total.dtype)
-        if world is not None:
-            total = world.sum(total)
-            b_grad = world.scatter(b_grad, len(b)) if gradients else b_grad
+        if shared is not None:
+            (total,) = shared.world.sum(total)
+            b_grad = shared.scatter(b_grad) if gradients else b_grad
         ctx.save_for_backward(a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor)
-        ctx.rest = sweeps, world
+        ctx.rest = sweeps, shared
         return total * factor
 
     @staticmethod
@@ -320,9 +315,9 @@ class _OneSweep(torch.autograd.Function):
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
-        sweeps, world = ctx.rest
+        sweeps, shared = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
-            factor = _per_process(factor * outer[0], world)
+            factor = _per_process(factor * outer[0], shared)
             a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
             b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
             bias_grad = None if bias_grad is None else bias_grad * factor
@@ -337,9 +332,22 @@ def _units(
     return *sweeps.unit(a), *sweeps.unit(b)
 
 
-def _per_process(factor: Tensor, world: World | None) -> Tensor:
+def _over_all_rows(
+    row_loss: Tensor, sums: Sums, shared: Rows | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add what the processes found: the rows' loss, ``column_log_M`` and ``column_positive_M``."""
+    log_M, positive_M = sums.column_log_M, sums.column_positive_M
+    if shared is None:
+        return row_loss, log_M, positive_M
+    peak_M = shared.world.max(log_M)
+    peak_M = peak_M.masked_fill(peak_M == -torch.inf, 0)
+    row_loss, sum_M, positive_M = shared.world.sum(row_loss, (log_M - peak_M).exp(), positive_M)
+    return row_loss, sum_M.log() + peak_M, positive_M
+
+
+def _per_process(factor: Tensor, shared: Rows | None) -> Tensor:
     """Scale gradients so that their mean over processes is the gradient of the one loss."""
-    return factor if world is None else factor * world.size
+    return factor if shared is None else factor * shared.world.size
 
 
 def wide(a: Tensor, b: Tensor) -> torch.dtype:

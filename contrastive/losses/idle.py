@@ -1,0 +1,51 @@
+"""The part of a process that has no rows of a: nothing to go through, but others wait for its sums.
+
+Shapes: N = 0 rows of a, M rows of b, D wide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from contrastive.losses.sweeps import Sums, Sweeps, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.losses.roles import Roles
+
+
+class Idle(Sweeps):
+    """Empty sums and no gradients."""
+
+    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles) -> Sums:
+        """See ``Sweeps``."""
+        del scale, roles
+        zero_N, zero_M = (x.new_zeros(len(x), dtype=wide(a, b)) for x in (a, b))
+        never = torch.zeros((), dtype=torch.bool, device=a.device)
+        return Sums(zero_N, zero_M - torch.inf, zero_N, zero_M, never)
+
+    def gradients(
+        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, **rest: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Sweeps``."""
+        del scale, roles, rest
+        a_grad, b_grad = (x.new_zeros(x.shape, dtype=wide(a, b)) for x in (a, b))
+        return a_grad, b_grad
+
+    def one_sided(
+        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Sweeps``."""
+        del gradients
+        return a.new_zeros((), dtype=wide(a, b)), *self.gradients(a, b, scale, roles)
+
+    def sigmoid(
+        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See ``Sweeps``."""
+        del bias
+        zero, a_grad, b_grad = self.one_sided(a, b, scale, roles, gradients=gradients)
+        return zero, a_grad, b_grad, zero

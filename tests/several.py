@@ -1,0 +1,194 @@
+"""What several processes compute for ``test_distributed``, all of them and the first two.
+
+Run as ``python -m tests.several RANK SIZE FOLDER``: leaves what this process found in FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.functional import normalize
+
+from contrastive.losses import InfoNCE, Sigmoid, execution
+
+PATIENCE = 60  # seconds
+WIDTH = 5
+
+LAYOUTS = {  # rows of a and of b on each of four processes, or of the first two
+    "even": ((4, 4), (4, 4), (4, 4), (4, 4)),
+    "uneven": ((7, 7), (3, 3), (5, 5), (1, 1)),
+    "empty": ((6, 6), (0, 0), (3, 3), (2, 2)),
+    "more b": ((4, 6), (3, 3), (5, 7), (0, 2)),
+    "more a": ((5, 5), (6, 3), (2, 2), (3, 0)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss on a batch that is divided in some way."""
+
+    loss: str
+    layout: str
+    execution: str
+    options: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
+    with_ids: bool = True
+    normalize: bool = False
+    outer: float = 1.0
+
+    def __str__(self) -> str:
+        parts = [self.loss, *map(str, self.options.values()), self.layout, self.execution]
+        parts += ["fp32"] * (self.dtype == torch.float32) + ["raw"] * self.normalize
+        parts += ["no ids"] * (not self.with_ids) + ["outer"] * (self.outer != 1)
+        return " ".join(parts)
+
+    def inputs(self, size: int) -> list[dict[str, torch.Tensor | None]]:
+        """Return a, b and their ids, of each process."""
+        generator = torch.Generator().manual_seed(0)
+        found = []
+        for n, m in LAYOUTS[self.layout][:size]:
+            rows = torch.randn(n + m, WIDTH, generator=generator, dtype=torch.float64)
+            rows = rows * 3 if self.normalize else normalize(rows, dim=1)
+            ids = torch.randint(0, 6, (max(n, m),), generator=generator) * 2**40 - 3
+            a, b = rows.to(self.dtype).split([n, m])
+            both = {"a_ids": ids[:n], "b_ids": None if n == m else ids[:m]}
+            found.append({"a": a, "b": b} | (both if self.with_ids else {}))
+        return found
+
+    def scalars(self) -> dict[str, torch.Tensor]:
+        """Return log_scale, and bias where there is one, as leaves."""
+        values = {"log_scale": 1.5} | ({"bias": -2.0} if self.loss == "sigmoid" else {})
+        return {
+            name: torch.tensor(x, dtype=self.dtype, requires_grad=True)
+            for name, x in values.items()
+        }
+
+
+def cases() -> list[Case]:
+    losses = [
+        ("sigmoid", {}),
+        *(("infonce", {"direction": d}) for d in ("both", "a_to_b", "b_to_a")),
+    ]
+    found = [
+        Case(loss, layout, how, options | {"positives": positives})
+        for (loss, options), layout, how, positives in product(
+            losses, LAYOUTS, ("eager", "chunked"), ("multi", "mask", "ignore")
+        )
+        if how == "chunked" or positives == "multi" or layout == "uneven"
+    ]
+    for how, direction in product(("eager", "chunked"), ("both", "a_to_b", "b_to_a")):
+        options = {"direction": direction, "label_smoothing": 0.3}
+        found.append(Case("infonce", "more b", how, options | {"positives": "mask"}))
+        found.append(Case("infonce", "uneven", how, options | {"positives": "multi"}))
+    for how, (loss, options) in product(("eager", "chunked"), losses):
+        found += [
+            Case(loss, "uneven", how, options, dtype=torch.float32),
+            Case(loss, "uneven", how, options, normalize=True),
+            Case(loss, "more b", how, options, normalize=True, dtype=torch.float32),
+            Case(loss, "more b", how, options, with_ids=False),
+            Case(loss, "uneven", how, options, outer=0.25),
+        ]
+    return [*found, Case("infonce", "uneven", "auto"), Case("sigmoid", "uneven", "auto")]
+
+
+class Towers(nn.Module):
+    """Two towers and a loss, as a user of DistributedDataParallel would wrap them."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(WIDTH, 4), nn.Linear(WIDTH, 4)
+        self.loss = loss
+        self.double()
+
+    def forward(self, a, b, ids):
+        a, b = (normalize(x, dim=1) for x in (self.left(a), self.right(b)))
+        return self.loss(a, b, ids)[0]
+
+
+MODULES = {
+    f"{config.__name__} {how} {negatives}": config(execution=how, negatives=negatives)
+    for config, how, negatives in product(
+        (InfoNCE, Sigmoid), ("eager", "chunked"), ("global", "local")
+    )
+}
+
+
+def batches(size: int) -> list[list[dict[str, torch.Tensor]]]:
+    """Return two unequal batches, each in parts for the processes."""
+    parts = Case("infonce", "uneven", "eager").inputs(size)
+    again = [{"a": p["b"].flip(0), "b": p["a"].flip(1), "a_ids": p["a_ids"].flip(0)} for p in parts]
+    return [parts, again]
+
+
+def run(case: Case, mine: dict[str, Any], world: Any) -> dict[str, torch.Tensor]:
+    """Return the loss of a case and its gradients on this process."""
+    scalars = case.scalars()
+    leaves = {side: mine[side].clone().requires_grad_() for side in ("a", "b")}
+    ids = {side: mine.get(side) for side in ("a_ids", "b_ids")}
+    loss_of = getattr(execution, case.loss)
+    value = loss_of(
+        *leaves.values(),
+        **ids,
+        **scalars,
+        **case.options,
+        execution=case.execution,
+        normalize=case.normalize,
+        world=world,
+    )
+    (value * case.outer).backward()
+    return {"value": value.detach()} | {k: x.grad for k, x in (leaves | scalars).items()}
+
+
+def main(rank: int, size: int, folder: Path) -> None:
+    """Be one of the processes."""
+    from safetensors.torch import save_file
+
+    from contrastive.distributed import World
+
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), size)
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=PATIENCE)
+    )
+    found: dict[str, torch.Tensor] = {}
+    execution.LARGE = 150  # (7 + 3)**2 pairs are fewer, 4 * 7**2 are not
+    first_two = dist.new_group([0, 1])  # every process has to ask for it
+    worlds = {size: World.current()} | ({2: World(first_two)} if rank < 2 else {})
+    for (count, world), case in product(worlds.items(), cases()):
+        result = run(case, case.inputs(count)[rank], world)
+        found |= {f"{count}|{case}|{name}": x.contiguous() for name, x in result.items()}
+    for name, config in MODULES.items():
+        model = nn.parallel.DistributedDataParallel(Towers(config.build()))
+        first, second = (parts[rank] for parts in batches(size))
+        with model.no_sync():
+            found[f"{name}|0"] = part_loss(model, first)
+        found[f"{name}|1"] = part_loss(model, second)
+        found |= {f"{name}|{k}": p.grad for k, p in model.module.named_parameters()}
+    try:
+        n, m = (3, 2) if rank else (2, 3)
+        a, b = torch.randn(n, WIDTH), torch.randn(m, WIDTH)
+        execution.infonce(a, b, log_scale=torch.ones(()), world=worlds[size])
+    except ValueError as error:
+        (folder / f"error-{rank}").write_text(str(error))
+    save_file(found, folder / f"found-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def part_loss(model: nn.Module, part: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the loss of a batch, and accumulate the gradient of half of it."""
+    loss = model(part["a"], part["b"], part["a_ids"])
+    (loss / 2).backward()
+    return loss.detach()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
