@@ -20,6 +20,7 @@ from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.cache import batch_size as fitting_batch_size
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.files import load, read_yaml
+from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.registry import names_only
 from contrastive.spec import ModelSpec, RunSpec, Tower
 from contrastive.stream import OnBad, prepared_batches, raise_bad
@@ -256,11 +257,11 @@ def model_spec(spec: SpecLike) -> ModelSpec:
 
 
 def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel:
-    """Load what ``save`` or a training run wrote, in eval mode on the CPU.
+    """Load what ``save`` or a training run wrote, or a pretrained model, in eval mode on the CPU.
 
     Args:
         folder: a saved model, a checkpoint, or a run's folder (its final model, else its newest
-            whole checkpoint).
+            whole checkpoint); or the name of a pretrained model, as in ``pretrained_spec``.
         trusted: let the folder's spec name components by import path (``module:Class``), which
             runs that module; only for folders of your own.
 
@@ -268,6 +269,8 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
         WeightsError: the folder is not whole, or a frozen encoder is not the one it was.
         SpecError: its spec does not fit, for instance since a plugin is not installed.
     """
+    if is_pretrained(folder):
+        return ContrastiveModel(pretrained_spec(folder)).eval()
     folder = find_model(Path(folder))
     files = checkpoint.read_folder(folder)
     data = checkpoint.plain(files, "spec.json", folder)
@@ -331,12 +334,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def find_model(folder: Path) -> Path:
-    """Return the folder with weights that ``folder`` stands for.
+    """Return the folder with weights that ``folder`` stands for, or a pretrained model's name.
 
     Raises:
         WeightsError: there is none.
     """
-    if (folder / checkpoint.MANIFEST).exists():
+    if is_pretrained(folder) or (folder / checkpoint.MANIFEST).exists():
         return folder
     if (folder / "model" / checkpoint.MANIFEST).exists():
         return folder / "model"

@@ -668,7 +668,7 @@ def test_impossible_specs_are_refused_before_anything_is_built(spec, said):
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(library, extra, spec, monkeypatch):
-    for name in list(sys.modules):
+    for name in [library, *sys.modules]:  # it may not have been imported yet
         if name.partition(".")[0] == library:
             monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtra, match=rf'{library}.* pip install ".*\[{extra}\]"') as error:

@@ -30,35 +30,62 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
     Raises:
         WeightsError: a file is missing or damaged, or lacks some of the weights.
     """
-    transformers = require("transformers", extra="transformers")
+    require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find(who, spec.name, spec.revision)
-    with quietly(), loading(who, "config.json", folder):
-        whole = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    whole = load_config(folder, who)
     half = "vision_config" if spec.modality == "image" else "text_config"
     config = getattr(whole, half, whole)
-    missing: list[str] = []
-    with quietly(), loading(who, "the model", folder):
-        if spec.pretrained:
-            model, info = transformers.AutoModel.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            missing = sorted(info["missing_keys"])
-        else:
-            model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+    model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
     if spec.pooling != "pooler":
         missing = [key for key in missing if not key.startswith("pooler.")]
         drop_pooler(model)
-    if missing:
-        msg = f"{who}: the weights in {folder} lack {missing[0]} ({len(missing)} in all)"
-        raise WeightsError(msg)
+    check_whole(missing, folder, who)
     if getattr(config, "is_encoder_decoder", False):
         model = model.get_encoder()
     return model, folder
+
+
+def load_config(folder: Path, who: str) -> Any:
+    """Return the config of a model's folder.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    transformers = require("transformers", extra="transformers")
+    with quietly(), loading(who, "config.json", folder):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tuple[Any, list[str]]:
+    """Return the model of a config in fp32, and the names of the weights that its folder lacks.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    transformers = require("transformers", extra="transformers")
+    with quietly(), loading(who, "the model", folder):
+        if not pretrained:
+            return transformers.AutoModel.from_config(config, dtype=torch.float32), []
+        model, info = transformers.AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        return model, sorted(info["missing_keys"])
+
+
+def check_whole(missing: list[str], place: Path, who: str) -> None:
+    """Insist that no weights are missing.
+
+    Raises:
+        WeightsError: some are; names the first.
+    """
+    if missing:
+        msg = f"{who}: the weights in {place} lack {missing[0]} ({len(missing)} in all)"
+        raise WeightsError(msg)
 
 
 def drop_pooler(model: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from contrastive.errors import BadSample, SpecError
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+Padding = Literal["longest", "max_length"]
+
 
 @dataclass(frozen=True)
 class Tokenize:
     """A tokenizer of transformers as the ``preprocess`` of a text encoder.
 
-    Pads on the right, whatever the tokenizer prefers, so that neither positions nor causal
-    attention depend on the other texts of the batch.
+    Pads to the longest text on the right, whatever the tokenizer prefers, so that neither positions
+    nor causal attention depend on the other texts of the batch; or all texts to ``max_length``, on
+    the tokenizer's own side.
     """
 
     tokenizer: Any = field(repr=False)
@@ -33,6 +36,8 @@ class Tokenize:
     """Put before each text."""
     digest: str
     """SHA-256 of the tokenizer's content, for the ``repr``."""
+    padding: Padding = "longest"
+    """Up to where short texts are padded."""
 
     def __call__(self, samples: Sequence[str]) -> dict[str, Tensor]:
         """Return ``{"input_ids": [B, L], "attention_mask": [B, L], ...}``.
@@ -42,10 +47,11 @@ class Tokenize:
         """
         tokens = self.tokenizer(
             [self.prompt + as_text(sample) for sample in samples],
-            padding=True,
-            padding_side="right",
+            padding=self.padding,
+            padding_side="right" if self.padding == "longest" else None,
             truncation=True,
             max_length=self.max_length,
+            return_attention_mask=True,
             return_tensors="pt",
         )
         if not tokens["attention_mask"].any(1).all():
@@ -66,7 +72,9 @@ def as_text(sample: object) -> str:
     return sample.encode(errors="replace").decode()
 
 
-def tokenizing(tokenizer: Any, max_length: int, prompt: str = "", *, who: str) -> Tokenize:
+def tokenizing(
+    tokenizer: Any, max_length: int, prompt: str = "", *, who: str, padding: Padding = "longest"
+) -> Tokenize:
     """Make a ``Tokenize`` of a loaded tokenizer, giving it a padding token if it has none.
 
     Raises:
@@ -77,16 +85,20 @@ def tokenizing(tokenizer: Any, max_length: int, prompt: str = "", *, who: str) -
         raise SpecError(msg)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any will do
-    return Tokenize(tokenizer, max_length, prompt, _digest(tokenizer))
+    return Tokenize(tokenizer, max_length, prompt, content_hash(tokenizer), padding)
 
 
-def _digest(tokenizer: Any) -> str:
-    """Hash everything that a tokenizer does to a text but padding and truncation."""
+def content_hash(tokenizer: Any) -> str:
+    """Hash everything that a tokenizer does to a text but how far it pads and truncates."""
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content |= {"padding": None, "truncation": None}  # left over from its last call
     else:
         content = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
-    described = [content, tokenizer.special_tokens_map, tokenizer.truncation_side]
+        content += [getattr(tokenizer, "do_lower_case", None)]
+        if pieces := getattr(tokenizer, "sp_model", None):  # how likely each piece is decides, too
+            content += [hashlib.sha256(pieces.serialized_model_proto()).hexdigest()]
+    sides = [tokenizer.padding_side, tokenizer.truncation_side]
+    described = [content, tokenizer.special_tokens_map, sides]
     text = json.dumps(described, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
