@@ -69,6 +69,14 @@ class TrainingSpec(Config):
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Pairs a step; each pair meets the others of its batch as negatives."""
+    micro_batch: PositiveInt | None = None
+    """Rows that go through towers with a trained encoder at a time, in each process: fewer need
+    less memory, at the cost of about one more forward pass; the loss sees the whole batch, and the
+    gradients are its gradients. null is all rows at once."""
+    batch_norm: Literal["train", "eval"] = "train"
+    """What BatchNorm does in towers with a trained encoder. train: it takes the statistics of the
+    batch, which a micro-batch does not have, so that the two are refused together. eval: it takes
+    its running statistics and leaves them as they are."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: NonNegativeFloat = 0.01

@@ -1,0 +1,214 @@
+"""Large batches: the towers take a few rows at a time, the loss sees all of them.
+
+The activations of one micro-batch are held, whatever the batch; the gradients are those of the
+whole batch. That is gradient caching (Gao, Zhang, Han and Callan 2021, "Scaling Deep Contrastive
+Learning Batch Size under Memory Limited Setup", arXiv:2101.06983): a first pass gives all
+embeddings, the loss their gradients, and a second pass those of the weights. Here the second pass
+is autograd's: each micro-batch is a checkpoint, computed again when its gradients arrive. So the
+loss may be any function of the embeddings, by any execution and on any number of processes, and
+``loss.backward()`` is all that it takes.
+
+Shapes: B samples, R rows of a micro-batch, D the embedding's width.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
+
+from contrastive.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+    from contrastive.model import ContrastiveModel, TowerModule
+
+Inputs = dict[str, Tensor]
+BatchNormMode = Literal["train", "eval"]
+
+
+def embed(
+    tower: TowerModule,
+    inputs: Mapping[str, Tensor],
+    *,
+    rows: int | None,
+    batch_norm: BatchNormMode = "train",
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return ``tower(**inputs)``, by micro-batches; arguments as in ``micro_batched``.
+
+    A frozen encoder has no activations to drop, so that it runs once; its head then takes the
+    features of the whole batch.
+    """
+    if not tower.encoder_frozen:
+        return micro_batched(tower, inputs, rows=rows, batch_norm=batch_norm, device=device)
+    features = [tower.encode(**_moved(piece, device)) for piece in _pieces(inputs, rows)]
+    return tower.project(torch.cat(features))
+
+
+def micro_batched(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    rows: int | None,
+    batch_norm: BatchNormMode = "train",
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return ``module(**inputs)`` ``[B, D]``, with the activations of ``rows`` samples at a time.
+
+    Dropout is the same in both passes, and so is autocast. Under ``DistributedDataParallel``, call
+    this within the module that is wrapped, so that the wrapper is called once a step.
+
+    Args:
+        module: makes each row from its row of the inputs, so without BatchNorm in training mode.
+        inputs: keyword arguments of ``module``, first dimension B.
+        rows: R; the last micro-batch may be smaller. None, or B or more, is one pass.
+        batch_norm: what BatchNorm in training mode does, in both passes: ``train`` refuses micro-
+            batches, whose statistics are not those of the batch; ``eval`` takes the running
+            statistics and leaves them as they are.
+        device: where the module is; each micro-batch is moved there when its turn comes. None
+            leaves the inputs where they are.
+
+    Raises:
+        TrainingError: ``module`` has BatchNorm that needs the whole batch; names it.
+        ValueError: the inputs differ in their first dimension.
+    """
+    pieces = _pieces(inputs, rows)
+
+    def forward(piece: Inputs) -> Tensor:
+        with _running_statistics(module) if batch_norm == "eval" else nullcontext():
+            return module(**_moved(piece, device))
+
+    if rows is not None:
+        check_batch_norm(module, batch_norm)
+    if len(pieces) == 1:
+        return forward(pieces[0])
+    where = device or next(iter(pieces[0].values())).device
+    half = torch.is_autocast_enabled(where.type), torch.get_autocast_dtype(where.type)
+
+    def again(piece: Inputs) -> Tensor:
+        # weights that autocast keeps would collect the gradients of all micro-batches in bf16
+        with torch.autocast(where.type, half[1], enabled=half[0], cache_enabled=False):
+            return forward(piece)
+
+    return torch.cat(
+        [
+            checkpoint(
+                again,
+                piece,
+                use_reentrant=False,
+                preserve_rng_state=False,  # knows the devices of the arguments only
+                context_fn=_same_randomness,
+            )
+            for piece in pieces
+        ]
+    )
+
+
+def check_towers(
+    model: ContrastiveModel, *, rows: int | None, batch_norm: BatchNormMode = "train"
+) -> None:
+    """Refuse, before there is a batch, what ``embed`` would refuse.
+
+    Raises:
+        TrainingError: a tower has BatchNorm that needs the whole batch; names it.
+    """
+    for modality in model.towers if rows else ():
+        tower = model.tower(modality)
+        if not tower.encoder_frozen:
+            check_batch_norm(tower, batch_norm, name=f"towers.{modality}")
+
+
+def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str = "") -> None:
+    """Refuse what would take the statistics of a micro-batch for those of the batch.
+
+    Args:
+        module: what is to run by micro-batches.
+        batch_norm: as in ``micro_batched``.
+        name: of ``module``, for the message.
+
+    Raises:
+        TrainingError: there is such BatchNorm; names the first, and what can be done.
+    """
+    modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules(prefix=name))
+    for place, norm in modules:
+        if not isinstance(norm, _BatchNorm):
+            continue
+        who = f"{place or 'the module'}: {type(norm).__name__}"
+        if norm.running_mean is None:
+            msg = (
+                f"{who} keeps no running statistics, so that it always needs the whole batch; use "
+                "another norm, freeze the encoder, or do without micro_batch"
+            )
+            raise TrainingError(msg)
+        if norm.training and batch_norm == "train":
+            msg = (
+                f"{who} takes the statistics of the whole batch, which a micro-batch does not "
+                "have; set batch_norm to eval, freeze the encoder, or do without micro_batch"
+            )
+            raise TrainingError(msg)
+
+
+class _Randomness:
+    """The generators of the CPU and of all GPUs as they are now; within, as they were then."""
+
+    def __init__(self) -> None:
+        self.then = _generators()
+
+    def __enter__(self) -> None:
+        self.now = _generators()
+        _set_generators(self.then)
+
+    def __exit__(self, *_: object) -> None:
+        _set_generators(self.now)
+
+
+def _generators() -> list[Tensor]:
+    """Return the state of the CPU's generator, and of those of all GPUs, used here or not."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for gpu, state in enumerate(states[1:]):
+        torch.cuda.set_rng_state(state, gpu)
+
+
+def _same_randomness() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what surrounds the first pass of a micro-batch, and what each later one."""
+    return nullcontext(), _Randomness()
+
+
+@contextmanager
+def _running_statistics(module: nn.Module) -> Generator[None]:
+    """Within the block, let BatchNorm use its running statistics and leave them as they are."""
+    # not eval(): what a norm contains, such as dropout, stays as it is
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
+
+
+def _pieces(inputs: Mapping[str, Tensor], rows: int | None) -> list[Inputs]:
+    lengths = {name: len(tensor) for name, tensor in inputs.items()}
+    if len(set(lengths.values())) != 1:
+        msg = f"inputs differ in their first dimension: {lengths}"
+        raise ValueError(msg)
+    if rows is None:
+        return [dict(inputs)]
+    parts = zip(*(torch.split(tensor, rows) for tensor in inputs.values()), strict=True)
+    return [dict(zip(inputs, part, strict=True)) for part in parts]
+
+
+def _moved(piece: Inputs, device: torch.device | None) -> Inputs:
+    return piece if device is None else {k: tensor.to(device) for k, tensor in piece.items()}
