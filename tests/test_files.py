@@ -15,6 +15,7 @@ from contrastive import files
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import SpecError
 from contrastive.heads import Linear, Mlp
+from contrastive.losses import losses
 from contrastive.spec import EvaluationSpec, RunSpec
 
 SPEC = """\
@@ -69,7 +70,8 @@ NOT_YAML = [  # instead of the first, the second: on that line, this is said
     ("pictures", r'"a\0b"', 12, "a text cannot hold a NUL"),
     ("pictures", "\x1b[31m", 12, "character #x001b is not allowed"),
 ]
-NO_TYPE = "model.loss: needs a 'type', one of: infonce, sigmoid"
+LOSSES = ", ".join(losses)
+NO_TYPE = f"model.loss: needs a 'type', one of: {LOSSES}"
 NOT_A_SPEC = [
     ("embed_dim", "embde_dim", 2, "model.embde_dim: unknown field; did you mean 'embed_dim'?"),
     ("size: 8", "sise: 8", 5, "encoder.sise: unknown field; did you mean 'size'?"),
@@ -216,7 +218,7 @@ def test_all_mistakes_are_told_at_once(command, written):
     assert lines == [
         "override 'a': write it as a.b=value",
         f"{path}:1: model.towers: Dictionary should have at least 2 items after validation, not 0",
-        f"{path}:1: model.loss: unknown loss 'x'; there are: infonce, sigmoid",
+        f"{path}:1: model.loss: unknown loss 'x'; there are: {LOSSES}",
         f"{path}:2: data.folder: Field required",
         "override 'training.lr.x=1': training.lr: Input should be a valid number",
         "override 'training.epoch=1': training.epoch: unknown field; did you mean 'epochs'?",
