@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contrastive.datasets import Sample, Samples
     from contrastive.encoders.module import Preprocess
     from contrastive.model import ContrastiveModel
+    from contrastive.processes import Processes
     from contrastive.spec import TrainingSpec
 
 
@@ -52,15 +53,18 @@ class Feed:
         samples: Samples,
         model: ContrastiveModel,
         settings: TrainingSpec,
+        processes: Processes,
         *,
         cache: FeatureCache | None,
     ) -> None:
         """Read the rows, and encode what is frozen if there is a cache.
 
         Raises:
-            DataError: there are fewer than two rows, or too many are bad.
+            DataError: there are fewer than two rows, or fewer in a batch than processes, or too
+                many are bad.
         """
         self.settings = settings
+        self.processes = processes
         self.faults: Faults = getattr(samples, "faults", None) or Faults()
         for line in self.faults.lines:  # found while the annotations were read
             say(line)
@@ -93,6 +97,12 @@ class Feed:
             raise DataError(msg)
         self.ids = torch.tensor([int(row["id"]) for row in self.rows])
         self.batch_size = min(settings.batch_size, len(self.good))
+        if self.batch_size < processes.size:
+            msg = (
+                f"a batch of {self.batch_size} is too small for {processes.size} processes; raise "
+                "training.batch_size or start fewer"
+            )
+            raise DataError(msg)
         self.steps_per_epoch = len(self.good) // self.batch_size
 
     def __len__(self) -> int:
@@ -117,12 +127,13 @@ class Feed:
             for _, indices in groups:
                 yield self._batch(indices, {})
             return
+        self.faults.tell = self.processes.say  # each meets rows that the others do not
         job = _PrepareBatch(self.rows, self.live, self.augmented, self.settings.seed)
         ready: Iterator[Ready] = in_workers(job, groups, workers=self.settings.workers)
         for indices, inputs, problems in ready:
             for index, problem in problems.items():
                 self._report(index, problem)
-            if len(indices) < 2:
+            if len(indices) < (2 if self.processes.size == 1 else 1):
                 msg = f"a batch has {len(indices)} usable rows left; raise training.batch_size"
                 raise DataError(msg)
             yield self._batch(indices, inputs)
@@ -132,13 +143,17 @@ class Feed:
         return Batch(self.ids[list(indices)], features, inputs)
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield ``(epoch, indices)`` of each step. The rows left over differ in each epoch."""
+        """Yield ``(epoch, indices)`` of each step, this process's part of the batch.
+
+        The rows left over differ in each epoch.
+        """
         order: list[int] = []
         for step in range(start, stop):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or not order:
                 order = self.good[permutation(self.settings.seed, epoch, len(self.good))].tolist()
-            yield epoch, order[place * self.batch_size : (place + 1) * self.batch_size]
+            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+            yield epoch, self.processes.share(batch)
 
     def _report(self, index: int, problem: str) -> None:
         """Count a bad row once, though each epoch meets it; say it once for all rows alike."""

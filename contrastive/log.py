@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from contrastive.evaluate import Report
 
 
 class Log:
     """An append-only file with a line for each step and each evaluation."""
 
-    def __init__(self, path: Path, *, keep_until: int = 0) -> None:
-        """Open ``path``; lines after step ``keep_until`` belong to work that is done again."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_log(path) if line["step"] <= keep_until]
-        building = path.with_suffix(".tmp")
-        building.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        building.replace(path)
+    def __init__(self, path: Path | None, *, keep_until: int = 0) -> None:
+        """Open ``path``; lines after step ``keep_until`` belong to work that is done again.
+
+        None keeps nothing: another process has the log.
+        """
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = [line for line in read_log(path) if line["step"] <= keep_until]
+            building = path.with_suffix(".tmp")
+            building.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            building.replace(path)
+        self.path = path = path or Path(os.devnull)
         self.file = path.open("a", encoding="utf-8", buffering=1)  # a line is written at once
 
     def step(self, step: int, epoch: float, **figures: Tensor | float) -> None:
@@ -33,6 +38,10 @@ class Log:
     def evaluation(self, step: int, epoch: float, report: Report) -> None:
         """Note an evaluation."""
         self._write({"step": step, "epoch": round(epoch, 6), "evaluation": report.as_dict()})
+
+    def note(self, step: int, epoch: float, **what: Any) -> None:
+        """Note something else, as plain data."""
+        self._write({"step": step, "epoch": round(epoch, 6), **what})
 
     def __enter__(self) -> Self:
         return self

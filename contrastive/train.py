@@ -2,7 +2,8 @@
 
 Randomness is a function, not a stream: the order of an epoch follows from (seed, epoch), an
 augmentation from (seed, epoch, sample). The only state is dropout's generator, and a checkpoint
-holds it; so a resumed run is the run that was never interrupted, to the last bit.
+holds it; so a resumed run is the run that was never interrupted, to the last bit. With several
+processes dropout is a function too, of (seed, step, process).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import shutil
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,14 @@ from torch import Tensor, nn
 
 from contrastive import checkpoint
 from contrastive.cache import FeatureCache
+from contrastive.doctor.checkup import check_up
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.feed import Feed
 from contrastive.log import Log
-from contrastive.model import ContrastiveModel, build_model, pick_device
+from contrastive.micro_batches import check_towers, embed
+from contrastive.model import ContrastiveModel, build_model
+from contrastive.processes import Processes, joined
 from contrastive.progress import bar, say
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.stream import rows_of
@@ -41,9 +45,9 @@ if TYPE_CHECKING:
 class Interrupted(ContrastiveError):  # noqa: N818
     """A signal ended the run at a step boundary; everything until then is saved."""
 
-    def __init__(self, number: int, message: str) -> None:
+    def __init__(self, number: int, done: int, total: int) -> None:
         """Remember the signal's number: the exit code is 128 plus it."""
-        super().__init__(message)
+        super().__init__(f"interrupted at step {done} of {total}; saved; go on with --resume")
         self.exit_code = 128 + number
 
 
@@ -54,7 +58,7 @@ def train(
     resume: bool = False,
     cache: FeatureCache | None = None,
 ) -> ContrastiveModel:
-    """Train a model and save it.
+    """Train a model and save it; where ``torchrun`` started several processes, with all of them.
 
     Args:
         spec: the model, the data and the training.
@@ -69,51 +73,60 @@ def train(
     Raises:
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, or the loss is
-            no longer finite.
+            no longer finite; or another process of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     folder = _folder_of(spec, output)
-    with _alone_in(folder):
-        return _train(spec, folder, resume=resume, cache=cache)
+    with (
+        joined(spec.training.device) as (processes, device),
+        _alone_in(folder) if processes.first else nullcontext(),
+    ):
+        return _train(spec, folder, processes, device, resume=resume, cache=cache)
 
 
 def _train(
-    spec: RunSpec, folder: Path, *, resume: bool, cache: FeatureCache | None
+    spec: RunSpec,
+    folder: Path,
+    processes: Processes,
+    device: torch.device,
+    *,
+    resume: bool,
+    cache: FeatureCache | None,
 ) -> ContrastiveModel:
-    previous = start_or_resume(folder, spec, resume=resume)
     settings = spec.training
-    device = pick_device(settings.device)
-    samples = spec.data.build(settings.split, purpose="training")
-    held_out = spec.data.build(spec.evaluation.split) if spec.evaluation.split else None
+    with processes.in_turn():
+        previous = start_or_resume(folder, spec, resume=resume)
+        samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
     model = build_model(spec.model).to(device)
+    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
     optimizer = _optimizer(model, settings)
     start = restore_step(previous, model, optimizer) if previous else 0
-    feed = Feed(samples, model, settings, cache=cache)
-    model.seen = seen_samples(feed.rows, list(model.towers))
-    if held_out is not None:
-        check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
+    processes.copy_from_first_(model.parameters())
+    with processes.in_turn():  # features that the first one encodes, the others find
+        feed = Feed(samples, model, settings, processes, cache=cache)
+        _remember_samples(model, feed, held_out, spec)
     total = settings.epochs * feed.steps_per_epoch
-    _introduce(spec, model, feed, start=start, total=total)
+    _introduce(spec, model, feed, processes, start=start, total=total)
 
     if previous:
         restore_random(previous, model, feed)
     half = _half(settings, device)
     model.train()
     with (
-        Log(folder / "log.jsonl", keep_until=start) as log,
+        Log(folder / "log.jsonl" if processes.first else None, keep_until=start) as log,
         bar("training", total, done=start) as advance,
-        _signals() as stop,
+        _signals() as noted,
     ):
         for step, batch in zip(range(start, total), feed.batches(start, total), strict=True):
-            lr = settings.lr * _schedule(step, total, settings.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            loss, figures = _step(model, batch, half=half)
+            lr = _set_rate(optimizer, settings.lr * _schedule(step, total, settings.warmup))
+            processes.seed_dropout(settings.seed, step)
+            loss, figures = _step(model, batch, settings, half=half)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            processes.average_([loss.detach(), *_gradients(model)])
             norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
             _insist_on_finite(step, lr, model, loss=loss, gradient=norm)
             optimizer.step()
@@ -125,19 +138,37 @@ def _train(
 
             end_of_epoch = done % feed.steps_per_epoch == 0
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-            if end_of_epoch or due or stop:
+            stop = processes.largest(noted[0] if noted else 0)  # all stop at the same step
+            if processes.first and (end_of_epoch or due or stop):
                 save_step(folder, spec, model, optimizer, feed, done)
-            if end_of_epoch and held_out is not None and not stop:
-                report = _measure(model, held_out, spec, cache)
-                log.evaluation(done, epoch, report)
-                say(f"epoch {done // feed.steps_per_epoch}: {summary(report)}")
+            if processes.first and end_of_epoch and not stop:
+                _look(log, model, feed, held_out, spec, cache, done)
+            if end_of_epoch or due or stop:
+                processes.wait()
             if stop:
-                msg = f"interrupted at step {done} of {total}; saved; go on with --resume"
-                raise Interrupted(stop[0], msg)
+                raise Interrupted(stop, done, total)
 
     model.eval()
-    checkpoint.write_folder(folder / "model", run_files(spec, model))
+    if processes.first:
+        checkpoint.write_folder(folder / "model", run_files(spec, model))
+    processes.wait()
     return model
+
+
+def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
+    """Return what is trained on, and what is measured after each epoch."""
+    held_out = spec.evaluation.split
+    samples = spec.data.build(spec.training.split, purpose="training")
+    return samples, spec.data.build(held_out) if held_out else None
+
+
+def _remember_samples(
+    model: ContrastiveModel, feed: Feed, held_out: Samples | None, spec: RunSpec
+) -> None:
+    """Note in the model what it is trained on, and refuse to measure it on that."""
+    model.seen = seen_samples(feed.rows, list(model.towers))
+    if held_out is not None:
+        check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
 
 
 def summary(report: Report) -> str:
@@ -152,7 +183,9 @@ def summary(report: Report) -> str:
     return "; ".join(parts)
 
 
-def _step(model: ContrastiveModel, batch: Batch, *, half: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def _step(
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, half: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Embed a batch and compare its modalities, pair by pair."""
     device = model.device
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -160,7 +193,13 @@ def _step(model: ContrastiveModel, batch: Batch, *, half: bool) -> tuple[Tensor,
             modality: model.tower(modality).project(features.to(device))
             for modality, features in batch.features.items()
         } | {
-            modality: model.tower(modality)(**{k: v.to(device) for k, v in inputs.items()})
+            modality: embed(
+                model.tower(modality),
+                inputs,
+                rows=settings.micro_batch,
+                batch_norm=settings.batch_norm,
+                device=device,
+            )
             for modality, inputs in batch.inputs.items()
         }
     ids = batch.ids.to(device)
@@ -201,8 +240,18 @@ def _optimizer(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim.A
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6)
 
 
+def _set_rate(optimizer: torch.optim.AdamW, lr: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
 def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def _gradients(model: ContrastiveModel) -> list[Tensor]:
+    return [p.grad for p in _trained(model) if p.grad is not None]
 
 
 def _insist_on_finite(step: int, lr: float, model: ContrastiveModel, **values: Tensor) -> None:
@@ -215,10 +264,30 @@ def _insist_on_finite(step: int, lr: float, model: ContrastiveModel, **values: T
             raise TrainingError(msg)
 
 
+def _look(
+    log: Log,
+    model: ContrastiveModel,
+    feed: Feed,
+    held_out: Samples | None,
+    spec: RunSpec,
+    cache: FeatureCache | None,
+    done: int,
+) -> None:
+    """Measure the model at the end of an epoch, and have the doctor look at the run."""
+    epoch = done / feed.steps_per_epoch
+    if held_out is not None:
+        log.evaluation(done, epoch, _measure(model, held_out, spec, cache, epoch))
+    check_up(log, spec, model, feed, held_out, done)
+
+
 def _measure(
-    model: ContrastiveModel, samples: Samples, spec: RunSpec, cache: FeatureCache | None
+    model: ContrastiveModel,
+    samples: Samples,
+    spec: RunSpec,
+    cache: FeatureCache | None,
+    epoch: float,
 ) -> Report:
-    return evaluate(
+    report = evaluate(
         model,
         samples,
         split=str(spec.evaluation.split),
@@ -226,17 +295,31 @@ def _measure(
         cache=cache,
         workers=spec.training.workers,
     )
+    say(f"epoch {epoch:.0f}: {summary(report)}")
+    return report
 
 
 def _introduce(
-    spec: RunSpec, model: ContrastiveModel, feed: Feed, *, start: int, total: int
+    spec: RunSpec,
+    model: ContrastiveModel,
+    feed: Feed,
+    processes: Processes,
+    *,
+    start: int,
+    total: int,
 ) -> None:
     """Say what is about to happen, with one pair to look at before hours are spent."""
     trained = sum(p.numel() for p in _trained(model))
     frozen = sum(p.numel() for p in model.parameters()) - trained
     say(f"{trained:,} parameters are trained, {frozen:,} are frozen, on {model.device}")
+    if processes.size > 1:
+        say(f"{processes.size} processes share each batch")
     how = ", ".join(f"{m}: {'cached' if m in feed.tables else 'live'}" for m in model.towers)
     say(f"{len(feed)} pairs, {feed.steps_per_epoch} steps an epoch; features {how}")
+    rows = len(processes.share([0] * feed.batch_size))
+    some = torch.empty(rows, spec.model.embed_dim, device=model.device)
+    how = model.loss.execution(some, some)
+    say(f"the loss of {feed.batch_size} x {feed.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
         if tower.frozen != "none" and model.tower(modality).encoder.augment is not None:
             say(f"{modality}: augmented, so that training does not use the feature cache")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from contrastive.losses import Direction, Execution, Positives, Products
     from contrastive.losses.sweeps import Sweeps
 
+Chosen = Literal["eager", "chunked", "fused"]
 LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two sweeps
 
 
@@ -152,7 +153,7 @@ def sigmoid(
 
 def choose(
     execution: Execution, a: Tensor, b: Tensor, world: World | None = None
-) -> Literal["eager", "chunked", "fused"]:
+) -> Chosen:
     """Return what ``auto`` is for embeddings ``[N, D]`` and ``[M, D]`` on their device.
 
     ``eager`` for less than ``LARGE`` pairs, all processes counted (so each has to ask); beyond,
@@ -165,7 +166,7 @@ def choose(
 
 def _choose(
     execution: Execution, a: Tensor, b: Tensor, shares: Shares | None
-) -> Literal["eager", "chunked", "fused"]:
+) -> Chosen:
     if execution != "auto":
         return execution
     n, m = (len(a), len(b)) if shares is None else (shares.rows.total, shares.columns.total)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import InfoNCE
-from contrastive.losses.execution import choose, infonce, whole
+from contrastive.losses.execution import Chosen, choose, infonce, whole
 from contrastive.losses.functional import accuracy, infonce_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -31,7 +31,8 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; figure, where all logits are at hand: accuracy."""
         config = self.config
-        if self.execution(a, b) == "eager":
+        how = self.execution(a, b)
+        if how == "eager":
             a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
             logits_NM = self.logits(a, b)
             loss = infonce_from_logits(
@@ -52,12 +53,12 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
             positives=config.positives,
             direction=config.direction,
             label_smoothing=config.label_smoothing,
-            execution=config.execution,
+            execution=how,
             products=config.products,
             world=world,
         )
         return loss, {}
 
-    def execution(self, a: Tensor, b: Tensor) -> str:
+    def execution(self, a: Tensor, b: Tensor) -> Chosen:
         """Return the execution that such embeddings get."""
         return choose(self.config.execution, a, b, self.world())

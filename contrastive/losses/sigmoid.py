@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import Sigmoid
-from contrastive.losses.execution import choose, sigmoid, whole
+from contrastive.losses.execution import Chosen, choose, sigmoid, whole
 from contrastive.losses.functional import accuracy, sigmoid_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -32,7 +32,8 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         """Return the loss; figure, where all logits are at hand: accuracy."""
         assert self.bias is not None
         positives = self.config.positives
-        if self.execution(a, b) == "eager":
+        how = self.execution(a, b)
+        if how == "eager":
             a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
             logits_NM = self.logits(a, b)
             loss = sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
@@ -45,12 +46,12 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
             log_scale=self.log_scale,
             bias=self.bias,
             positives=positives,
-            execution=self.config.execution,
+            execution=how,
             products=self.config.products,
             world=world,
         )
         return loss, {}
 
-    def execution(self, a: Tensor, b: Tensor) -> str:
+    def execution(self, a: Tensor, b: Tensor) -> Chosen:
         """Return the execution that such embeddings get."""
         return choose(self.config.execution, a, b, self.world())

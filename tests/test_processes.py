@@ -1,0 +1,136 @@
+"""Training by several processes is the training of one; what is written is written once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from contrastive import build_model
+from contrastive.errors import DataError
+from contrastive.feed import Feed
+from contrastive.log import read_log
+from contrastive.processes import Processes
+from contrastive.train import train
+from tests.toys import toy_dict, toy_spec
+
+PATIENCE = 240  # seconds
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """Start two processes: ``torchrun(spec, run, "--resume")``; none outlives the test."""
+    started = []
+
+    def start(spec, run, *extra):
+        path = tmp_path / "spec.yaml"
+        path.write_text(json.dumps(spec))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", "2", "-m", "contrastive.cli", "train", path]
+        process = subprocess.Popen(
+            [*command, "--output", run, *extra],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()  # torchrun ends those that it started
+        process.communicate(timeout=PATIENCE)
+
+
+def steps(run):
+    return [line for line in read_log(run / "log.jsonl") if "loss" in line]
+
+
+def losses(run):
+    return [line["loss"] for line in steps(run)]
+
+
+def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, torchrun):
+    spec = toy_dict(tmp_path / "data", epochs=8, batch_size=15)  # one has a row more
+    spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0
+    one, two, broken = (tmp_path / name for name in ("one", "two", "broken"))
+    process = torchrun(spec, two)
+    out, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told
+    assert out == f"saved: {two / 'model'}\n"
+    assert told.count("pairs, 4 steps an epoch") == 1
+    assert told.count("epoch 8: ") == 1
+
+    process = torchrun(spec, broken)
+    deadline = time.monotonic() + PATIENCE
+    while len(losses(broken)) < 5:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=PATIENCE)
+    done = len(losses(broken))
+    assert told.count(f"interrupted at step {done} of 32; saved; go on with --resume") == 1
+    assert (broken / "checkpoints" / f"step-{done:08d}").is_dir()
+    assert done < 32
+    process = torchrun(spec, broken, "--resume")
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told
+    assert told.count(f"resumed at step {done} of 32") == 1
+    assert losses(broken) == losses(two)
+    left, right = (load_file(run / "model" / "model.safetensors") for run in (two, broken))
+    assert all(torch.equal(left[name], right[name]) for name in left | right)
+
+    train(toy_spec(tmp_path / "data").model_validate(spec), one)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    for name in ("lr", "grad_norm", "accuracy", "log_scale"):
+        assert [x[name] for x in steps(two)] == pytest.approx(
+            [x[name] for x in steps(one)], rel=1e-3
+        )
+
+
+def test_a_mistake_is_said_once_and_ends_all_processes(tmp_path, torchrun):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+    process = torchrun(toy_dict(tmp_path / "data"), run)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode
+    assert told.count("holds a run already; add --resume") == 1
+    assert told.count("another process of this run has ended") == 0
+
+
+def test_every_row_of_a_batch_goes_to_one_process():
+    for size, rows in ((1, 5), (2, 15), (4, 16), (5, 7), (3, 3)):
+        shares = [Processes(rank, size).share(list(range(rows))) for rank in range(size)]
+        assert [row for share in shares for row in share] == list(range(rows))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert min(map(len, shares)) > 0
+
+
+def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path):
+    spec = toy_spec(tmp_path / "data", batch_size=16)
+    samples = spec.data.build("train", purpose="training")
+    message = "a batch of 16 is too small for 17 processes; raise training.batch_size or start"
+    with pytest.raises(DataError, match=message):
+        Feed(samples, build_model(spec), spec.training, Processes(0, 17), cache=None)
+
+
+def test_dropout_differs_between_processes_and_follows_from_the_step():
+    def drawn(rank, step):
+        Processes(rank, 2).seed_dropout(7, step)
+        return torch.rand(4)
+
+    with torch.random.fork_rng():
+        assert torch.equal(drawn(1, 3), drawn(1, 3))
+        assert not torch.equal(drawn(0, 3), drawn(1, 3))
+        assert not torch.equal(drawn(1, 3), drawn(1, 4))
+        before = torch.get_rng_state()
+        Processes().seed_dropout(7, 3)
+        assert torch.equal(torch.get_rng_state(), before), "one process keeps its generator"
