@@ -20,12 +20,14 @@ from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.cache import batch_size as fitting_batch_size
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.files import load, read_yaml
+from contrastive.losses import Loss
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.registry import names_only
 from contrastive.spec import ModelSpec, RunSpec, Tower
 from contrastive.stream import OnBad, prepared_batches, raise_bad
 
 if TYPE_CHECKING:
+    from contrastive.config import Config
     from contrastive.encoders.module import EncoderModule
     from contrastive.losses.module import LossModule
 
@@ -354,9 +356,13 @@ def packages(spec: ModelSpec) -> dict[str, str]:
     """Return name and version of every package that offers a part of ``spec``."""
     from contrastive import __version__
 
-    parts = [spec.loss]
+    parts: list[Config] = []
     for tower in spec.towers.values():
         parts += [tower.encoder, tower.head]
+    loss = spec.loss
+    while isinstance(loss, Loss):  # a wrapper's package, and that of what it holds
+        parts.append(loss)
+        loss = getattr(loss, "loss", None)
     found = {"contrastive-kit": __version__}
     for part in parts:
         if package := type(part).registry.package_of(type(part)):

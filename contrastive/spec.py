@@ -61,6 +61,11 @@ class ModelSpec(Config):
                 raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Self:
+        self.loss.check(embed_dim=self.embed_dim, modalities=len(self.towers))
+        return self
+
 
 class TrainingSpec(Config):
     """How a model is trained."""

@@ -27,6 +27,7 @@ from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.feed import Feed
 from contrastive.log import Log
+from contrastive.losses import Distillation
 from contrastive.micro_batches import check_towers, embed
 from contrastive.model import ContrastiveModel, build_model
 from contrastive.processes import Processes, joined
@@ -72,11 +73,17 @@ def train(
 
     Raises:
         DataError: the data cannot be read, or the evaluation split shares images with training.
-        TrainingError: the folder holds a run already, there is nothing to resume, or the loss is
-            no longer finite; or another process of the run has ended.
+        TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
+            teacher or is no longer finite; or another process of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     folder = _folder_of(spec, output)
+    if isinstance(spec.model.loss, Distillation):
+        msg = (
+            "model.loss: distillation needs a teacher's embeddings of each batch, which a run does "
+            "not have; use it in a training loop of your own"
+        )
+        raise TrainingError(msg)
     with (
         joined(spec.training.device) as (processes, device),
         _alone_in(folder) if processes.first else nullcontext(),

@@ -151,9 +151,7 @@ def sigmoid(
     )
 
 
-def choose(
-    execution: Execution, a: Tensor, b: Tensor, world: World | None = None
-) -> Chosen:
+def choose(execution: Execution, a: Tensor, b: Tensor, world: World | None = None) -> Chosen:
     """Return what ``auto`` is for embeddings ``[N, D]`` and ``[M, D]`` on their device.
 
     ``eager`` for less than ``LARGE`` pairs, all processes counted (so each has to ask); beyond,
@@ -164,9 +162,7 @@ def choose(
     return _choose(execution, a, b, None if world is None else world.share(a, b))
 
 
-def _choose(
-    execution: Execution, a: Tensor, b: Tensor, shares: Shares | None
-) -> Chosen:
+def _choose(execution: Execution, a: Tensor, b: Tensor, shares: Shares | None) -> Chosen:
     if execution != "auto":
         return execution
     n, m = (len(a), len(b)) if shares is None else (shares.rows.total, shares.columns.total)

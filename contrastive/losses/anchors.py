@@ -1,0 +1,212 @@
+"""What losses need to know of rows that choose among candidates: a few sums over each row.
+
+From the sums follow the losses and, by autograd, their gradients. Eagerly, all logits are held; in
+chunks, those of some rows at a time, and the backward pass computes them again.
+
+Shapes: N anchors, C candidates, M rows of the other side, R rows of a chunk, D wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn.functional import logsigmoid
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
+
+from contrastive.losses.execution import choose
+from contrastive.losses.functional import similarity
+from contrastive.losses.roles import matched_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.distributed import World
+    from contrastive.losses import Candidates, Direction, Positives, Unfused
+
+CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over
+
+# An exponent that takes no part. Finite, because a softmax over nothing but -inf has NaN gradients.
+NEVER = -1e30
+
+Roles = Callable[[int, int], "tuple[Tensor, Tensor]"]
+"""First row and the row after the last, to masks ``[R, C]`` of their positives and negatives."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What is known of each anchor."""
+
+    positives_N: Tensor
+    """How many positives it has."""
+    negatives_N: Tensor
+    """How many negatives it has."""
+    target_N: Tensor
+    """Mean logit of its positives; 0 if it has none."""
+    positive_logs: tuple[Tensor, ...]
+    """``[N]`` for each power p that was asked for: the logarithm of the sum of exp(p x) over the
+    positives, about ``NEVER`` for an empty sum."""
+    negative_logs: tuple[Tensor, ...]
+    """The same over the negatives."""
+
+
+def both_sides(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    *,
+    log_scale: Tensor,
+    positives: Positives,
+    direction: Direction,
+    candidates: Candidates,
+    positive_powers: tuple[float, ...] = (),
+    negative_powers: tuple[float, ...] = (1.0,),
+    chunked: bool,
+) -> list[Sums]:
+    """Return the sums of the rows of a, and those of the rows of b, as ``direction`` says.
+
+    Raises:
+        ValueError: the ids do not fit the embeddings.
+    """
+    a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
+    there, back = (a, b, a_ids, b_ids), (b, a, b_ids, a_ids)
+    sides = {"both": (there, back), "a_to_b": (there,), "b_to_a": (back,)}[direction]
+    return [
+        row_sums(
+            own,
+            other if candidates == "other" else torch.cat([other, own]),
+            _across(own, other, own_ids, other_ids, positives, candidates),
+            log_scale=log_scale,
+            positive_powers=positive_powers,
+            negative_powers=negative_powers,
+            chunked=chunked,
+        )
+        for own, other, own_ids, other_ids in sides
+    ]
+
+
+def row_sums(
+    anchors_ND: Tensor,
+    candidates_CD: Tensor,
+    roles: Roles,
+    *,
+    log_scale: Tensor,
+    positive_powers: tuple[float, ...] = (),
+    negative_powers: tuple[float, ...] = (1.0,),
+    chunked: bool,
+) -> Sums:
+    """Return the sums of the anchors.
+
+    Args:
+        anchors_ND: who chooses.
+        candidates_CD: among whom.
+        roles: what they are to each other.
+        log_scale: scalar.
+        positive_powers: the p of ``Sums.positive_logs``.
+        negative_powers: the p of ``Sums.negative_logs``.
+        chunked: take ``CHUNK_BYTES`` of logits at a time.
+    """
+
+    def of(start: int, stop: int) -> tuple[Tensor, ...]:
+        x_RC = similarity(anchors_ND[start:stop], candidates_CD, log_scale=log_scale)
+        positive_RC, negative_RC = roles(start, stop)
+        positives_R = positive_RC.sum(1)
+        target_R = torch.where(positive_RC, x_RC, 0).sum(1) / positives_R.clamp(min=1)
+        logs = [
+            (x_RC * p).masked_fill(~mask_RC, NEVER).logsumexp(1)
+            for mask_RC, powers in ((positive_RC, positive_powers), (negative_RC, negative_powers))
+            for p in powers
+        ]
+        return positives_R, negative_RC.sum(1), target_R, *logs
+
+    n = len(anchors_ND)
+    size = CHUNK_BYTES // (4 * len(candidates_CD)) if chunked else n
+    starts = range(0, max(1, n), max(1, size))
+    ends = [*starts[1:], n]
+    parts = [
+        checkpoint(of, start, end, use_reentrant=False, preserve_rng_state=False)
+        if chunked
+        else of(start, end)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    positives_N, negatives_N, target_N, *logs = (torch.cat(x) for x in zip(*parts, strict=True))
+    split = len(positive_powers)
+    return Sums(positives_N, negatives_N, target_N, tuple(logs[:split]), tuple(logs[split:]))
+
+
+def softmax_loss(sums: Sums, positive_log_N: Tensor, negative_log_N: Tensor) -> Tensor:
+    """Return the mean cross entropy of the anchors that have a positive; 0 if none has.
+
+    Args:
+        sums: of the anchors.
+        positive_log_N: logarithm of what positives add to the denominator; not used for an anchor
+            with one positive, whose loss and gradient are exact however small they are.
+        negative_log_N: logarithm of what negatives add.
+    """
+    of_one = -logsigmoid(sums.target_N - negative_log_N)
+    of_many = torch.logaddexp(positive_log_N, negative_log_N) - sums.target_N
+    loss_N = torch.where(sums.positives_N > 1, of_many, of_one)
+    return mean(loss_N, sums.positives_N > 0)
+
+
+def mean(loss_N: Tensor, counted_N: Tensor) -> Tensor:
+    """Return the mean over what counts; 0 if nothing does."""
+    return torch.where(counted_N, loss_N, 0).sum() / counted_N.sum().clamp(min=1)
+
+
+def chosen(
+    execution: Unfused, a: Tensor, b: Tensor, world: World | None = None
+) -> Literal["eager", "chunked"]:
+    """Return what ``auto`` is: ``execution.choose``, without the kernels."""
+    return "eager" if choose(execution, a, b, world) == "eager" else "chunked"
+
+
+def _across(
+    own: Tensor,
+    other: Tensor,
+    own_ids: Tensor | None,
+    other_ids: Tensor | None,
+    positives: Positives,
+    candidates: Candidates,
+) -> Roles:
+    """Return the roles of the other side's rows, then maybe of the own side's, to the own rows."""
+    if positives == "ignore":
+        own_ids = other_ids = None
+
+    def same(start: int, stop: int, ids: Tensor | None, partner_R: Tensor) -> Tensor:
+        if own_ids is None or ids is None:
+            return partner_R
+        return own_ids[start:stop, None] == ids
+
+    def roles(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        partner_RM = _diagonal(start, stop, len(other), own.device)
+        same_RM = same(start, stop, other_ids, partner_RM)
+        positive_RC = same_RM if positives == "multi" else partner_RM
+        negative_RC = ~(positive_RC | same_RM)
+        if candidates == "both":  # the own side has no positives: equal ids there are left out
+            itself_RN = _diagonal(start, stop, len(own), own.device)
+            own_RN = itself_RN | same(start, stop, own_ids, itself_RN)
+            positive_RC = torch.cat([positive_RC, torch.zeros_like(own_RN)], 1)
+            negative_RC = torch.cat([negative_RC, ~own_RN], 1)
+        return positive_RC, negative_RC
+
+    return roles
+
+
+def among(ids_N: Tensor) -> Roles:
+    """Return the roles of rows to each other: equal ids are positives, but of oneself."""
+
+    def roles(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        same_RN = ids_N[start:stop, None] == ids_N
+        return same_RN & ~_diagonal(start, stop, len(ids_N), ids_N.device), ~same_RN
+
+    return roles
+
+
+def _diagonal(start: int, stop: int, columns: int, device: torch.device) -> Tensor:
+    """Return the mask ``[R, columns]`` of the pairs with the same index."""
+    rows_R = torch.arange(start, stop, device=device)
+    return rows_R[:, None] == torch.arange(columns, device=device)

@@ -1,0 +1,48 @@
+"""A loss that holds another: its temperature, logits and bounds are the other's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contrastive.losses.module import LossModule, ScaledLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.distributed import World
+    from contrastive.losses import Loss
+
+
+class WrapperLoss(LossModule):
+    """A loss around ``inner``, which alone has the parameters."""
+
+    inner: LossModule
+
+    def __init__(self, loss: Loss) -> None:
+        """Build the loss within."""
+        super().__init__()
+        self.inner = loss.build()
+
+    @property
+    def log_scale(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Logarithm of the logit scale of the loss within."""
+        return self.inner.log_scale
+
+    def clamp_(self) -> None:
+        """Bring the parameters of the loss within back into their bounds."""
+        self.inner.clamp_()
+
+    def logits(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ``[N, M]`` logits as the loss within sees them."""
+        return self.inner.logits(a, b)
+
+    def execution(self, a: Tensor, b: Tensor) -> str:
+        """Return the execution of the loss within."""
+        return self.inner.execution(a, b)
+
+    def world(self) -> World | None:
+        """Return the processes whose batches make one with this one's, if any.
+
+        A loss within that is neither ours nor a ``ScaledLoss`` is taken not to know of others.
+        """
+        return self.inner.world() if isinstance(self.inner, (ScaledLoss, WrapperLoss)) else None
