@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
@@ -18,6 +18,13 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly
+
+bench-losses: $(VENV)/installed
+	$(BIN)/python -m benchmarks.losses --device cpu --output runs/benchmark
+
+bench-gpu: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps memeff siglip-kernel inf-cl cut-cross-entropy
+	$(BIN)/python -m benchmarks.losses --device cuda --deadline 420 --output runs/benchmark
 
 $(VENV)/installed: pyproject.toml $(PLUGINS)
 	python3 -m venv $(VENV)
