@@ -50,8 +50,9 @@ class Chunked(Sweeps):
         self.rows = rows
         self.products = products
 
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles) -> Sums:
-        """See ``Sweeps``."""
+    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
+        """See ``Sweeps``; nothing is kept."""
+        del gradients
         shift = _shift(a, b, scale)
         row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=wide(a, b))
         column_M, column_positive_M = scale.new_zeros(2, len(b), dtype=wide(a, b))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Idle(Sweeps):
     """Empty sums and no gradients."""
 
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles) -> Sums:
+    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
         """See ``Sweeps``."""
-        del scale, roles
+        del scale, roles, gradients
         zero_N, zero_M = (x.new_zeros(len(x), dtype=wide(a, b)) for x in (a, b))
         never = torch.zeros((), dtype=torch.bool, device=a.device)
         return Sums(zero_N, zero_M - torch.inf, zero_N, zero_M, never)

@@ -76,8 +76,11 @@ class Sweeps(ABC):
     """
 
     @abstractmethod
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles) -> Sums:
-        """Return the sums of ``infonce`` for ``a`` ``[N, D]`` and ``b`` ``[M, D]``."""
+    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
+        """Return the sums of ``infonce`` for ``a`` ``[N, D]`` and ``b`` ``[M, D]``.
+
+        ``gradients`` says whether the second sweep may follow.
+        """
 
     @abstractmethod
     def gradients(
@@ -240,7 +243,7 @@ class _InfoNCE(torch.autograd.Function):
         a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
         b = b if shared is None else shared.gather(b)  # kept: nothing is freed before backward
         scale = log_scale.exp()
-        sums = sweeps.sums(a, b, scale, roles)
+        sums = sweeps.sums(a, b, scale, roles, gradients=any(ctx.needs_input_grad))
 
         counts = roles.rows_with_positive, roles.columns_with_positive
         n_rows, n_columns = (x.to(sums.row_log_N.dtype).clamp(min=1) for x in counts)

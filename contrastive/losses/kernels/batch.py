@@ -1,0 +1,146 @@
+"""What the sweeps go through: a block of rows and columns, and how large the blocks are.
+
+Shapes: N rows of a, M rows of b, D wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from contrastive.losses.kernels import tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+NUMBERS: dict[torch.dtype, tiles.Number] = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Some rows, some columns, and what they are to each other; see ``roles.Roles``."""
+
+    a: Tensor
+    b: Tensor
+    a_ids: Tensor | None
+    b_ids: Tensor | None
+    row_count: Tensor
+    column_count: Tensor
+    kind: str
+    offset: int
+
+    def block(self, chosen: slice, columns: slice | None = None) -> Pairs:
+        """Return the pairs of some rows with some columns."""
+        columns = slice(0, len(self.b)) if columns is None else columns
+        return replace(
+            self,
+            a=self.a[chosen],
+            b=self.b[columns],
+            a_ids=None if self.a_ids is None else self.a_ids[chosen],
+            b_ids=None if self.b_ids is None else self.b_ids[columns],
+            row_count=self.row_count[chosen],
+            column_count=self.column_count[columns],
+            offset=self.offset + chosen.start - columns.start,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows and of columns."""
+        return len(self.a), len(self.b)
+
+    def buffer(self, size: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return new memory on the device."""
+        return torch.empty(size, dtype=dtype, device=self.a.device)
+
+    @property
+    def partners(self) -> tuple[slice, slice]:
+        """The rows that have a partner, and their partners."""
+        first, last = max(0, -self.offset), min(len(self.a), len(self.b) - self.offset)
+        last = max(first, last)
+        return slice(first, last), slice(first + self.offset, last + self.offset)
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """The arguments of a kernel by these names."""
+        return {"a_ids": self.a_ids, "b_ids": self.b_ids}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments of a kernel by these names."""
+        return {"n": len(self.a), "m": len(self.b), "offset": self.offset}
+
+
+@dataclass(frozen=True)
+class How:
+    """The choices that change speed and memory, not results."""
+
+    tile: Sequence[int]
+    """The fields of a ``Tile`` for all kernels; if empty, from the table."""
+    rows: int
+    """Rows of G made at once; if 0, from the table."""
+    columns: int
+    """Columns of G made at once; if 0, all."""
+    given: bool
+    """Whether logits are made by the library's product instead of in the kernels."""
+    precision: str
+    """How a kernel multiplies fp32; a Triton ``input_precision``."""
+
+    @classmethod
+    def of(cls, tile: Sequence[int], rows: int, columns: int, gemm: str, precision: str) -> How:
+        """Return the choices from the plain arguments of an operator."""
+        return cls(tuple(tile), rows, columns, gemm == "cublas", precision)
+
+    def tile_of(self, kernel: tiles.Kernel, pairs: Pairs) -> tiles.Tile:
+        """Return the tile of a kernel."""
+        if self.tile:
+            return tiles.Tile(*self.tile)
+        a = pairs.a
+        capability = torch.cuda.get_device_capability(a.device) if a.is_cuda else (0, 0)
+        return tiles.tile(
+            kernel,
+            capability=capability,
+            number=NUMBERS[a.dtype],
+            width=a.shape[1],
+            ids=pairs.kind != "partners",
+        )
+
+    def chunk(self, pairs: Pairs) -> int:
+        """Return how many rows of G are made at once."""
+        return self.rows or chunk_rows(pairs.a)
+
+
+def slices(n: int, size: int) -> list[slice]:
+    """Return how n things are taken ``size`` at a time."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def chunk_rows(a: Tensor) -> int:
+    """Return how many rows of G are best made at once on the device of ``a``."""
+    if not a.is_cuda:
+        return 1024
+    return tiles.chunk_rows(a.shape[1], processors=processors(a.device))
+
+
+def processors(device: torch.device) -> int:
+    """Return how many processors a GPU has."""
+    properties = cast("Any", torch.cuda.get_device_properties(device))
+    return int(properties.multi_processor_count)
+
+
+def padded(m: int) -> int:
+    """Return the distance of two rows of a matrix with m columns."""
+    return -(-m // 16) * 16
+
+
+def tiles_of(pairs: Pairs, tile: tiles.Tile) -> tuple[int, int]:
+    """Return how many tiles are on top of each other, and side by side."""
+    n, m = pairs.shape
+    return -(-n // tile.rows), -(-m // tile.columns)

@@ -1,0 +1,205 @@
+"""All pairs in tiles that never leave a processor's registers: Triton kernels for a GPU.
+
+InfoNCE takes four units of work and memory for some rows of G (``tiles.chunk_rows``): a kernel
+multiplies and adds up exps, one unit; another multiplies again and writes G, the second; the
+library's products make the gradients of it, the third and fourth. Exponents, the single shift and
+what follows if it is not enough are those of ``chunked``; G is kept in the type of the products,
+with positives taken in fp32 before rounding.
+
+Shapes: N rows of a, M rows of b, D wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from contrastive.losses.kernels import batch, lines, ops, tiles
+from contrastive.losses.sweeps import Side, Sums, Sweeps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.losses.roles import Roles
+
+
+class Fused(Sweeps):
+    """Triton kernels for embeddings of 16 or 32 bits on a GPU.
+
+    ``one_sided`` takes three units, as ``sigmoid`` does, but four in groups, in fp16 and with
+    ``low_memory``.
+    """
+
+    def __init__(
+        self,
+        *,
+        products: torch.dtype | None = None,
+        gemm: Literal["triton", "cublas"] = "triton",
+        precision: Literal["ieee", "tf32x3", "tf32"] = "ieee",
+        low_memory: bool = False,
+        cache_bytes: int = 0,
+        tile: tiles.Tile | None = None,
+        rows: int | None = None,
+        columns: int | None = None,
+    ) -> None:
+        """Choose how to multiply, and in how much memory.
+
+        Args:
+            products: type in which fp32 embeddings are multiplied; fp32 if None. Those of half
+                precision are multiplied as they are.
+            gemm: who makes the logits: the kernels, or the library, which writes some rows of them
+                to memory.
+            precision: how the kernels multiply fp32; a Triton ``input_precision``.
+            low_memory: make G in blocks of 64 MB instead of whole rows.
+            cache_bytes: keep all exps of the first sweep for the second if they fit in so much
+                memory; InfoNCE then takes three units. Not for groups, and not in fp16.
+            tile: for all kernels; if None, from the table.
+            rows: of a block of G; if None, from the table.
+            columns: of a block of G; if None, all, or from the table for ``low_memory``.
+        """
+        self.products = products
+        self.gemm = gemm
+        self.precision = precision
+        self.low_memory = low_memory
+        self.cache_bytes = cache_bytes
+        self.tile = () if tile is None else astuple(tile)
+        self.rows = rows or 0
+        self.columns = columns or 0
+
+    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
+        """See ``Sweeps``."""
+        a, b = self._multiplied(a, b)
+        size = a.shape[0] * batch.padded(b.shape[0]) * a.element_size()
+        possible = roles.kind != "groups" and a.dtype != torch.float16
+        keep = gradients and possible and size <= self.cache_bytes
+        *found, kept, shift = ops.infonce_sums(
+            a,
+            b,
+            scale.float(),
+            **_plain(roles),
+            keep=keep,
+            tile=self.tile,
+            rows=self.rows,
+            gemm=self.gemm,
+            precision=self.precision,
+        )
+        return Sums(*found, kept=kept if keep else shift)
+
+    def gradients(
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        roles: Roles,
+        *,
+        rows: Side,
+        columns: Side,
+        exact: Tensor,
+        kept: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Sweeps``."""
+        a, b = self._multiplied(a, b)
+        scale = scale.float()
+        exps = None if kept is None or kept.ndim == 0 else kept
+        shift = lines.shift(a, b, scale) if kept is None or kept.ndim else kept
+        return ops.infonce_gradients(
+            a,
+            b,
+            scale,
+            row_side=[rows.log, rows.same_log, rows.pull],
+            column_side=[columns.log, columns.same_log, columns.pull],
+            shift=shift,
+            exact=exact,
+            kept=exps,
+            **_plain(roles),
+            **self._choices(a),
+        )
+
+    def one_sided(
+        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Sweeps``."""
+        a, b = self._multiplied(a, b)
+        return ops.infonce_one_sided(
+            a, b, scale.float(), **_plain(roles), gradients=gradients, **self._choices(a)
+        )
+
+    def sigmoid(
+        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See ``Sweeps``."""
+        a, b = self._multiplied(a, b)
+        return ops.sigmoid_sweep(
+            a,
+            b,
+            scale.float(),
+            bias.float(),
+            **_plain(roles),
+            gradients=gradients,
+            **self._choices(a),
+        )
+
+    def unit(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Sweeps``; the rows are rounded to the type of the products."""
+        _check(raw)
+        return ops.unit(raw.contiguous(), self.products or raw.dtype)
+
+    def finish(
+        self, x: Tensor, grad: Tensor, factor: Tensor, length_N: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Sweeps``."""
+        return ops.finish(x.contiguous(), grad.contiguous(), factor.float(), length_N, dtype)
+
+    def _multiplied(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings in the type of the products."""
+        _check(a)
+        _check(b)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        if dtype == torch.float32:
+            dtype = self.products or dtype
+        return a.to(dtype).contiguous(), b.to(dtype).contiguous()
+
+    def _choices(self, a: Tensor) -> dict[str, Any]:
+        rows, columns = self.rows, self.columns
+        if self.low_memory and not columns:
+            rows = rows or batch.chunk_rows(a)
+            columns = tiles.low_memory_columns(rows, batch.NUMBERS[a.dtype])
+        return {
+            "tile": self.tile,
+            "rows": rows,
+            "columns": columns,
+            "gemm": self.gemm,
+            "precision": self.precision,
+        }
+
+
+def _plain(roles: Roles) -> dict[str, Any]:
+    a_ids, b_ids = roles.a_ids_N, roles.b_ids_M
+    return {
+        "a_ids": None if a_ids is None else a_ids.contiguous(),
+        "b_ids": None if b_ids is None else b_ids.contiguous(),
+        "row_count": roles.row_count_N.contiguous(),
+        "column_count": roles.column_count_M.contiguous(),
+        "kind": roles.kind,
+        "offset": roles.offset,
+    }
+
+
+def _check(x: Tensor) -> None:
+    """Refuse what the kernels cannot do.
+
+    Raises:
+        ValueError: says what, and which execution can.
+    """
+    other = "take execution chunked"
+    if x.dtype not in batch.NUMBERS:
+        msg = f"fused losses take embeddings in bf16, fp16 or fp32, not {x.dtype}; {other}"
+        raise ValueError(msg)
+    if not x.is_cuda and not lines.INTERPRETED:
+        msg = f"fused losses need a GPU, the embeddings are on {x.device}; {other}"
+        raise ValueError(msg)
+    if x.shape[1] > tiles.WIDEST:
+        msg = f"fused losses take a width of at most {tiles.WIDEST}, not {x.shape[1]}; {other}"
+        raise ValueError(msg)

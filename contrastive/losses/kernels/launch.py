@@ -1,0 +1,253 @@
+"""How the kernels over pairs are called.
+
+Shapes: N rows of a, M rows of b, D wide, T tiles, K partners.
+"""
+
+# the types of Triton know arguments of kernels as they are in a kernel only
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from contrastive.losses.kernels import gradients, rows, sums, tiles
+from contrastive.losses.kernels.batch import How, Pairs, padded, processors, tiles_of
+from contrastive.losses.kernels.lines import FUSION, INTERPRETED, filled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+LIFT = 2.0**12  # 2 * 2**12 and what is 2**-36 of it are both numbers of fp16
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels over pairs, for one scale."""
+
+    scale: Tensor
+    how: How
+
+    def sums(
+        self,
+        pairs: Pairs,
+        *,
+        shift: Tensor,
+        row_sum: Tensor,
+        column_sum: Tensor,
+        row_positive: Tensor | None,
+        column_positive: Tensor | None,
+        exps: Tensor | None,
+        columns: bool,
+    ) -> None:
+        """Call ``sums.sums``."""
+        tile = self.how.tile_of("sums", pairs)
+        x = self._given(pairs)
+        sums.sums[_grid(pairs, tile)](
+            **self._common(pairs, tile),
+            x=x,
+            exps=exps,
+            row_count=pairs.row_count if pairs.kind == "groups" else None,
+            column_count=pairs.column_count if pairs.kind == "groups" else None,
+            shift=shift,
+            row_sum=row_sum,
+            column_sum=column_sum if columns else None,
+            row_positive=row_positive,
+            column_positive=column_positive,
+            stride=padded(len(pairs.b)),
+            GIVEN=x is not None,
+            KEEP=exps is not None,
+            COLUMNS=columns,
+        )
+
+    def peaks(
+        self, pairs: Pairs, *, exact: Tensor, row_sum: Tensor, column_sum: Tensor, columns: bool
+    ) -> None:
+        """Call ``sums.peaks``."""
+        tile = self.how.tile_of("peaks", pairs)
+        sums.peaks[_few(pairs, tile)](
+            **self._common(pairs, tile),
+            row_count=pairs.row_count if pairs.kind == "groups" else None,
+            column_count=pairs.column_count if pairs.kind == "groups" else None,
+            exact=exact,
+            row_sum=row_sum,
+            column_sum=column_sum if columns else None,
+            COLUMNS=columns,
+        )
+
+    def weigh(
+        self,
+        pairs: Pairs,
+        g: Tensor,
+        *,
+        shift: Tensor,
+        rows: Sequence[Tensor],
+        columns: Sequence[Tensor],
+    ) -> None:
+        """Call ``gradients.weigh``; the sides are log, same_log and pull."""
+        tile = self.how.tile_of("weigh", pairs)
+        x = self._given(pairs)
+        gradients.weigh[_grid(pairs, tile)](
+            **self._common(pairs, tile),
+            **dict(zip(gradients.SIDES, (*rows, *columns), strict=True)),
+            x=x,
+            g=g,
+            shift=shift,
+            stride=g.stride(0),
+            LIFT=_lift(g),
+            GIVEN=x is not None,
+        )
+
+    def weigh_exact(
+        self,
+        pairs: Pairs,
+        g: Tensor,
+        *,
+        exact: Tensor,
+        rows: Sequence[Tensor],
+        columns: Sequence[Tensor],
+    ) -> None:
+        """Call ``gradients.weigh_exact``, over what ``weigh`` or ``rescale`` has written."""
+        tile = self.how.tile_of("weigh_exact", pairs)
+        gradients.weigh_exact[_few(pairs, tile)](
+            **self._common(pairs, tile),
+            **dict(zip(gradients.SIDES, (*rows, *columns), strict=True)),
+            g=g,
+            exact=exact,
+            stride=g.stride(0),
+            LIFT=_lift(g),
+        )
+
+    def rescale(
+        self,
+        pairs: Pairs,
+        exps: Tensor,
+        g: Tensor,
+        *,
+        shift: Tensor,
+        rows: Sequence[Tensor],
+        columns: Sequence[Tensor],
+    ) -> None:
+        """Call ``gradients.rescale``."""
+        tile = tiles.Tile(*self.how.tile) if self.how.tile else tiles.RESCALE
+        gradients.rescale[_grid(pairs, tile)](
+            exps=exps,
+            g=g,
+            scale=self.scale,
+            shift=shift,
+            row_log=rows[0],
+            column_log=columns[0],
+            n=len(pairs.a),
+            m=len(pairs.b),
+            exps_stride=exps.stride(0),
+            stride=g.stride(0),
+            R=tile.rows,
+            C=tile.columns,
+            LIFT=_lift(g),
+            num_warps=tile.warps,
+            **FUSION,
+        )
+
+    def sigmoid(
+        self, pairs: Pairs, g: Tensor | None, *, bias: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Call ``gradients.sigmoid``; return the tiles' losses and sums of G."""
+        tile = self.how.tile_of("sigmoid", pairs)
+        grid = _grid(pairs, tile)
+        loss_T = pairs.buffer(grid)
+        g_T = None if g is None else pairs.buffer(grid)
+        x = self._given(pairs)
+        gradients.sigmoid[grid](
+            **self._common(pairs, tile),
+            x=x,
+            g=g,
+            bias=bias,
+            tile_loss=loss_T,
+            tile_g=g_T,
+            stride=padded(len(pairs.b)),
+            LIFT=0.0 if g is None else _lift(g),
+            GIVEN=x is not None,
+            GRADIENTS=g is not None,
+        )
+        return loss_T, g_T
+
+    def partners(self, pairs: Pairs) -> Tensor:
+        """Call ``rows.partners``; return the logits of ``pairs.partners``."""
+        rows_K, _ = pairs.partners
+        width = pairs.a.shape[1]
+        x_K = pairs.buffer(rows_K.stop - rows_K.start)
+        if len(x_K):
+            rows.partners[(len(x_K),)](
+                a=pairs.a[rows_K],
+                b=pairs.b,
+                scale=self.scale,
+                x=x_K,
+                offset=rows_K.start + pairs.offset,
+                D=width,
+                W=filled(width),
+                **FUSION,
+            )
+        return x_K
+
+    def put(self, pairs: Pairs, g: Tensor, partners_K: Tensor) -> None:
+        """Write G of the partners."""
+        lift = self.scale if _lift(g) == 0 else _lift(g)
+        g[:, : len(pairs.b)].diagonal(pairs.offset).copy_(partners_K * lift)
+
+    def _common(self, pairs: Pairs, tile: tiles.Tile) -> dict[str, Any]:
+        return {
+            "a": pairs.a,
+            "b": pairs.b,
+            "scale": self.scale,
+            **pairs.ids,
+            **pairs.sizes,
+            "D": pairs.a.shape[1],
+            "R": tile.rows,
+            "C": tile.columns,
+            "K": tile.depth,
+            "KIND": pairs.kind,
+            "PRECISION": self.how.precision if pairs.a.dtype == torch.float32 else "ieee",
+            "INTERPRETED": INTERPRETED,
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            **FUSION,
+        }
+
+    def _given(self, pairs: Pairs) -> Tensor | None:
+        if not self.how.given:
+            return None
+        n, m = pairs.shape
+        x_NM = pairs.buffer((n, padded(m)))
+        multiply(pairs.a, pairs.b.T, out=x_NM[:, :m])
+        return x_NM
+
+
+def multiply(x: Tensor, y: Tensor, *, out: Tensor, add: bool = False) -> None:
+    """Write ``x @ y`` to ``out``, or add it; ``out`` may be wider."""
+    if x.dtype != out.dtype and not x.is_cuda:
+        x, y = x.to(out.dtype), y.to(out.dtype)
+    wider = {} if x.dtype == out.dtype else {"out_dtype": out.dtype}
+    if add:
+        torch.addmm(out, x, y, out=out, **wider)
+    else:
+        torch.mm(x, y, out=out, **wider)
+
+
+def _grid(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:
+    down, across = tiles_of(pairs, tile)
+    return (down * across,)
+
+
+def _few(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:
+    """Return a grid of programs that share the tiles: as many as run at once."""
+    a = pairs.a
+    most = 2 * processors(a.device) if a.is_cuda else 3
+    return (min(most, *_grid(pairs, tile)),)
+
+
+def _lift(g: Tensor) -> float:
+    return LIFT if g.dtype == torch.float16 else 0.0

@@ -1,0 +1,147 @@
+"""What Triton's compiler needs to build each shipped kernel without a GPU.
+
+``build.source()`` is for ``triton.compile``, with the target's capability and ``build.options``.
+"""
+
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from triton.compiler import ASTSource
+
+from contrastive.losses.kernels import gradients, launch, lines, rows, sums, tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_NUMBERS = {"n": "i32", "m": "i32", "t": "i32", "offset": "i32", "least": "fp32"}
+_STRIDES = {"stride": "i32", "exps_stride": "i32"}
+_POINTERS = {"a_ids": "*i64", "b_ids": "*i64", "exact": "*u8"}  # all others are fp32
+
+
+@dataclass(frozen=True)
+class Build:
+    """One kernel as it is shipped."""
+
+    name: str
+    capability: tiles.Capability
+    fn: Any
+    """The ``triton.jit`` function."""
+    signature: dict[str, str]
+    """The type of each argument."""
+    constexprs: dict[str, Any]
+    attrs: dict[tuple[int], list[list[Any]]]
+    """Which arguments are multiples of 16."""
+    options: dict[str, Any]
+    products: bool
+    """Whether the kernel multiplies in half precision, which tensor cores do."""
+
+    def source(self) -> Any:
+        """Return what ``triton.compile`` takes."""
+        return ASTSource(self.fn, self.signature, self.constexprs, self.attrs)
+
+
+def builds() -> Iterator[Build]:
+    """Return all that is shipped."""
+    for shipped in tiles.shipped():
+        for kind in ("masked", "groups") if shipped.ids else ("partners",):
+            yield from _over_pairs(shipped, kind)
+    for capability in tiles.CAPABILITIES:
+        yield from _over_rows(capability)
+
+
+def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
+    tile = shipped.tile
+    common = {
+        "D": shipped.width,
+        "R": tile.rows,
+        "C": tile.columns,
+        "K": tile.depth,
+        "KIND": kind,
+        "PRECISION": "ieee",
+        "INTERPRETED": False,
+    }
+    lift = launch.LIFT if shipped.number == "fp16" else 0.0
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, **lines.FUSION}
+    each: dict[tiles.Kernel, list[tuple[Any, dict[str, Any]]]] = {
+        "sums": [
+            (sums.sums, {"GIVEN": False, "KEEP": False, "COLUMNS": True}),
+        ],
+        "peaks": [(sums.peaks, {"COLUMNS": True})],
+        "weigh": [(gradients.weigh, {"GIVEN": False, "LIFT": lift})],
+        "weigh_exact": [(gradients.weigh_exact, {"LIFT": lift})],
+        "sigmoid": [(gradients.sigmoid, {"GIVEN": False, "GRADIENTS": True, "LIFT": lift})],
+    }
+    if kind != "groups" and shipped.number != "fp16":
+        each["sums"] += [(sums.sums, {"GIVEN": False, "KEEP": True, "COLUMNS": True})]
+    for fn, own in each[shipped.kernel]:
+        unused: set[str] = {"x"}
+        if kind == "partners":
+            unused |= {"a_ids", "b_ids"}
+        if kind != "groups":
+            unused |= {"row_count", "column_count", "row_positive", "column_positive"}
+        if not own.get("KEEP"):
+            unused |= {"exps"}
+        name = f"{fn.__name__} {kind} {shipped.number} {shipped.width}"
+        name += " kept" if own.get("KEEP") else ""
+        half = shipped.number != "fp32"
+        yield _build(
+            name, shipped.capability, fn, shipped.number, common | own, unused, options, half
+        )
+
+
+def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
+    tile = tiles.RESCALE
+    width = {"D": 1024, "W": 1024}
+    fold = {"R": lines.FOLD[0], "T": lines.FOLD[1]}
+    scaled = {"R": tile.rows, "C": tile.columns, "LIFT": 0.0}
+    logs = {"FALLBACK": True, "NATURAL": True}
+    kernels: list[tuple[Any, dict[str, Any]]] = [
+        (gradients.rescale, scaled),
+        (rows.fold, fold),
+        (rows.fold_logs, fold | logs),
+        (rows.fold_logs, fold | logs | {"FALLBACK": False}),
+        (rows.partners, width),
+        (rows.unit, width),
+        (rows.finish, width | {"RAW": False}),
+    ]
+    for fn, constexprs in kernels:
+        name = f"{fn.__name__} {constexprs}"
+        yield _build(
+            name,
+            capability,
+            fn,
+            "bf16",
+            constexprs,
+            set(),
+            {"num_warps": 4, **lines.FUSION},
+            False,
+        )
+
+
+def _build(
+    name: str,
+    capability: tiles.Capability,
+    fn: Any,
+    number: tiles.Number,
+    constexprs: dict[str, Any],
+    unused: set[str],
+    options: dict[str, Any],
+    products: bool,
+) -> Build:
+    embeddings = dict.fromkeys(("a", "b", "g", "exps", "raw"), f"*{number}")
+    if fn is rows.unit or fn is rows.finish:
+        embeddings |= {"out": f"*{number}", "x": f"*{number}"}
+    types = _NUMBERS | _STRIDES | _POINTERS | embeddings
+    known = constexprs | {x: None for x in fn.arg_names if x in unused}
+    signature = {x: "constexpr" if x in known else types.get(x, "*fp32") for x in fn.arg_names}
+    attrs: dict[tuple[int], list[list[Any]]] = {}
+    for param in cast("list[Any]", fn.params):
+        aligned = signature[param.name].startswith("*") and not param.do_not_specialize_on_alignment
+        if aligned or param.name in _STRIDES:
+            attrs[param.num,] = [["tt.divisibility", 16]]
+    return Build(name, capability, fn, signature, known, attrs, options, products)

@@ -1,0 +1,175 @@
+"""The kernels of the first sweep: sums of exps over all pairs, whose logits are used where made.
+
+Exponents are powers of 2: ``k = scale * log2(e)`` multiplies the fp32 dot products, and all have
+one shift (see ``lines.shift``). What is special about some pairs is looked at only in the tiles
+that have such pairs. Nothing is added up in memory by several programs, so results repeat bit by
+bit: sums of a tile go to buffers ``[tiles, N]``, which ``rows.fold`` adds up.
+
+Scalars that may change with each step (scale, shift, exact) are read from memory, so that they need
+neither a new program nor a wait for the GPU.
+
+Shapes: N rows of a, M rows of b, D wide; R rows and C columns of a tile, K of the width at a time.
+"""
+
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportCallIssue=false
+# ruff: noqa: ANN001, ANN201, PLR0917 - Triton has its own Python
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from contrastive.losses.kernels.pairs import (
+    LOG2E,
+    UNALIGNED,
+    VARIABLE,
+    at,
+    dots,
+    inside,
+    negatives,
+    place,
+    same,
+    special,
+)
+
+
+@triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED)
+def sums(
+    a,
+    b,
+    x,
+    exps,
+    a_ids,
+    b_ids,
+    row_count,
+    column_count,
+    scale,
+    shift,
+    row_sum,
+    column_sum,
+    row_positive,
+    column_positive,
+    n,
+    m,
+    offset,
+    stride,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    GIVEN: tl.constexpr,
+    KEEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Write each tile's sums of exp over its rows and columns; in groups, of positive logits too.
+
+    In groups the positives of a row that has several are among its exps; so for a column.
+    """
+    rows_R, columns_C, row, column, tile_row, tile_column = place(tl.program_id(0), n, m, R, C)
+    dot_RC = dots(
+        a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
+    )
+    s = tl.load(scale)
+    row_at = tile_column.to(tl.int64) * n + rows_R
+    column_at = tile_row.to(tl.int64) * m + columns_C
+    found = special(a_ids, b_ids, rows_R, columns_C, row, column, n, m, offset, KIND)
+    if KIND == "groups":
+        x_R = tl.zeros((R,), tl.float32)
+        x_C = tl.zeros((C,), tl.float32)
+        if found:
+            same_RC = same(a_ids, b_ids, rows_R, columns_C, n, m)
+            x_RC = tl.where(same_RC & inside(rows_R, columns_C, n, m), dot_RC * s, 0.0)
+            x_R = tl.sum(x_RC, 1)
+            x_C = tl.sum(x_RC, 0)
+        tl.store(row_positive + row_at, x_R, mask=rows_R < n)
+        tl.store(column_positive + column_at, x_C, mask=columns_C < m)
+    e_RC = tl.exp2(dot_RC * (s * LOG2E) - tl.load(shift))
+    own_R = tl.zeros((R,), tl.float32)
+    own_C = tl.zeros((C,), tl.float32)
+    if found:
+        if KIND == "groups":
+            e_RC = tl.where(inside(rows_R, columns_C, n, m), e_RC, 0.0)
+            negative_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), 0.0, e_RC)
+            many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
+            many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
+            own_R = tl.where(many_R, tl.sum(e_RC - negative_RC, 1), 0.0)
+            own_C = tl.where(many_C, tl.sum(e_RC - negative_RC, 0), 0.0)
+            e_RC = negative_RC
+        else:
+            negative_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+            e_RC = tl.where(negative_RC, e_RC, 0.0)
+    if KEEP:
+        there_RC = inside(rows_R, columns_C, n, stride)
+        kept_RC = e_RC.to(exps.dtype.element_ty)
+        tl.store(at(exps, rows_R, columns_C, row, column, stride), kept_RC, mask=there_RC)
+    tl.store(row_sum + row_at, tl.sum(e_RC, 1) + own_R, mask=rows_R < n)
+    if COLUMNS:
+        tl.store(column_sum + column_at, tl.sum(e_RC, 0) + own_C, mask=columns_C < m)
+
+
+@triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED)
+def peaks(
+    a,
+    b,
+    a_ids,
+    b_ids,
+    row_count,
+    column_count,
+    scale,
+    exact,
+    row_sum,
+    column_sum,
+    n,
+    m,
+    offset,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Write log2 of what ``sums`` writes, each sum taken relative to its largest term.
+
+    Only if ``exact`` is set; else nothing. A few programs share the tiles, since thousands would
+    take their time even to do nothing.
+    """
+    if tl.load(exact) == 0:
+        return
+    tile = tl.program_id(0)
+    while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
+        rows_R, columns_C, row, column, tile_row, tile_column = place(tile, n, m, R, C)
+        dot_RC = dots(
+            a, b, a, rows_R, columns_C, row, column, n, m, 0, D, K, False, PRECISION, INTERPRETED
+        )
+        x_RC = dot_RC * (tl.load(scale) * LOG2E)
+        by_row_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+        by_column_RC = by_row_RC
+        if KIND == "groups":
+            there_RC = inside(rows_R, columns_C, n, m)
+            many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
+            many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
+            by_row_RC = by_row_RC | (there_RC & many_R[:, None])
+            by_column_RC = by_column_RC | (there_RC & many_C[None, :])
+        row_R = logsumexp2(tl.where(by_row_RC, x_RC, float("-inf")), 1)
+        tl.store(row_sum + tile_column.to(tl.int64) * n + rows_R, row_R, mask=rows_R < n)
+        if COLUMNS:
+            column_C = logsumexp2(tl.where(by_column_RC, x_RC, float("-inf")), 0)
+            column_at = tile_row.to(tl.int64) * m + columns_C
+            tl.store(column_sum + column_at, column_C, mask=columns_C < m)
+        tile += tl.num_programs(0)
+
+
+@triton.jit
+def logsumexp2(x, axis: tl.constexpr):
+    """Return log2 of the sum of powers of 2 along an axis; -inf for an empty sum."""
+    peak = tl.max(x, axis)
+    peak = tl.where(peak == float("-inf"), 0.0, peak)
+    total = tl.sum(tl.exp2(x - tl.expand_dims(peak, axis)), axis)
+    return tl.where(total == 0, float("-inf"), peak + tl.log2(tl.where(total == 0, 1.0, total)))

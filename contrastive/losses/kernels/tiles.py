@@ -1,0 +1,136 @@
+"""How much a kernel takes at once: a table for each GPU, so that nothing is tuned at run time.
+
+A tile of rows x columns logits is what one program makes; it goes through the width in steps of
+``depth``. Wide tiles read less, two small ones on one processor hide each other's epilogue: on
+Hopper the products of a narrow embedding are so short that the second counts more.
+
+Nothing here imports Triton.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kernel = Literal["sums", "peaks", "weigh", "weigh_exact", "sigmoid"]
+Number = Literal["bf16", "fp16", "fp32"]
+Capability = tuple[int, int]
+
+type_bytes: dict[Number, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+SIZES: tuple[tuple[Number, int], ...] = (
+    ("bf16", 512),
+    ("bf16", 1024),
+    ("fp16", 512),
+    ("fp32", 512),
+)
+KERNELS: tuple[Kernel, ...] = ("sums", "peaks", "weigh", "weigh_exact", "sigmoid")
+FALLBACKS: tuple[Kernel, ...] = ("peaks", "weigh_exact")
+WIDEST = 4096  # the kernels for single rows hold a whole row
+BLOCK_ROWS = 2**14  # rows whose partial sums are held at once: 67 MB for 128k columns
+LOW_MEMORY_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program makes, and how."""
+
+    rows: int
+    columns: int
+    depth: int
+    """How much of the width is multiplied in one step."""
+    warps: int
+    stages: int
+    """How many steps are on their way from memory at once."""
+
+    def memory(self, number: Number) -> int:
+        """Return the bytes of shared memory that the operands take."""
+        return (self.rows + self.columns) * self.depth * self.stages * type_bytes[number]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One entry of the table, with a width for which it is taken."""
+
+    capability: Capability
+    kernel: Kernel
+    number: Number
+    width: int
+    ids: bool
+    tile: Tile
+
+
+_SQUARE = Tile(128, 128, 64, 4, 3)
+_WIDE = Tile(128, 256, 64, 8, 3)
+# comparing ids needs registers, so fewer logits or fewer columns for each thread
+_SQUARE_8 = Tile(128, 128, 64, 8, 3)
+_NARROW = Tile(128, 64, 64, 4, 3)
+_TALL = Tile(256, 128, 64, 8, 3)  # reads as little as the wide one, in fewer registers
+_SPARE = Tile(128, 64, 64, 8, 2)  # what is seldom called need not be fast
+_AMPERE = Tile(128, 128, 32, 8, 4)
+_AMPERE_NARROW = Tile(128, 64, 32, 8, 4)
+_SMALL = Tile(64, 128, 32, 4, 3)  # 36 KB: any GPU has as much
+_SINGLE = Tile(128, 64, 32, 8, 2)  # fp32 products have no tensor cores, but many registers
+RESCALE = Tile(64, 128, 0, 4, 1)  # nothing is multiplied: it reads, scales and writes
+
+# up to which width, and the tile; the last entry is for the rest
+_HALF: dict[tuple[Capability, Kernel], tuple[tuple[int, Tile], ...]] = {
+    ((9, 0), "sums"): ((640, _SQUARE), (WIDEST, _WIDE)),
+    ((9, 0), "weigh"): ((640, _SQUARE), (WIDEST, _WIDE)),
+    ((9, 0), "sigmoid"): ((WIDEST, _TALL),),
+    ((8, 0), "sums"): ((WIDEST, _AMPERE),),
+    ((8, 0), "weigh"): ((WIDEST, _AMPERE),),
+    ((8, 0), "sigmoid"): ((WIDEST, _AMPERE),),
+}
+CAPABILITIES: tuple[Capability, ...] = ((8, 0), (9, 0))
+
+
+def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, ids: bool) -> Tile:
+    """Return the tile of a kernel.
+
+    Args:
+        kernel: which.
+        capability: of the GPU.
+        number: the type of the products.
+        width: D, of the embeddings.
+        ids: whether ids are compared.
+    """
+    if number == "fp32":
+        return _SINGLE
+    if kernel in FALLBACKS:
+        return _SPARE if capability in CAPABILITIES else _SMALL
+    if ids and capability == (9, 0):
+        return _SQUARE_8 if kernel == "sums" else _NARROW
+    if ids and capability == (8, 0) and kernel == "weigh":
+        return _AMPERE_NARROW
+    entries = _HALF.get((capability, kernel), ((WIDEST, _SMALL),))
+    return next((found for most, found in entries if width <= most), entries[-1][1])
+
+
+def chunk_rows(width: int, *, processors: int) -> int:
+    """Return how many rows of G are made at once, so that the products with it fill the GPU.
+
+    Tiles of 128 x 256 of ``s G b`` are to be a whole number for each of the GPU's processors, since
+    all take equally long. With 132 of them: 8448, 5632, 4224 rows for widths 512, 768, 1024.
+    """
+    across = -(-width // 256)
+    down = max(8, min(66, processors // across))
+    return 128 * down
+
+
+def low_memory_columns(rows: int, number: Number) -> int:
+    """Return how many columns of G are made at once in little memory, for chunks of ``rows``."""
+    return max(1024, LOW_MEMORY_BYTES // (rows * type_bytes[number]) // 128 * 128)
+
+
+def shipped() -> Iterator[Shipped]:
+    """Return the table: a few widths, numbers of each type, with ids and without."""
+    for capability in CAPABILITIES:
+        for kernel in KERNELS:
+            for number, width in SIZES:
+                for ids in (False, True):
+                    found = tile(kernel, capability=capability, number=number, width=width, ids=ids)
+                    yield Shipped(capability, kernel, number, width, ids, found)

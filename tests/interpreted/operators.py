@@ -1,0 +1,143 @@
+"""The operators of the fused losses as torch sees them, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from contrastive.losses import execution
+from contrastive.losses.kernels import lines, ops
+from contrastive.losses.kernels.fused import Fused
+from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, ids, roles_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+
+CHOICES = {"tile": [16, 32, 16, 4, 1], "rows": 16, "gemm": "triton", "precision": "ieee"}
+WAYS = [{}, {"columns": 32}, {"gemm": "cublas"}, {"cache_bytes": 2**20}]
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Fill new memory with NaN."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_results_repeat_bit_by_bit(way):
+    given = "infonce", *embeddings(), "masked", *ids("masked")
+    first, second = (found(*given, scale=14.0, sweep=fused(**way)) for _ in range(2))
+    for x, y in zip(first, second, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_number_is_read_before_it_is_written(loss, kind, poison):
+    given = loss, *embeddings(), kind, *ids(kind)
+    for way in WAYS if (loss, kind) == ("infonce", "masked") else WAYS[:1]:
+        for x in found(*given, scale=14.0, sweep=fused(**way), normalize=True):
+            assert x.isfinite().all()
+
+
+def plain(kind):
+    a, b = embeddings()
+    a_ids, b_ids = ids(kind)
+    roles = roles_of(a, b, kind, a_ids, b_ids)
+    sizes = {"row_count": roles.row_count_N, "column_count": roles.column_count_M}
+    named = {"a_ids": a_ids, "b_ids": b_ids, **sizes, "kind": roles.kind, "offset": 0}
+    return (a, b, torch.tensor(14.0)), named | CHOICES
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_sums_are_an_operator(keep):
+    given, named = plain("masked")
+    opcheck(ops.infonce_sums, given, named | {"keep": keep})
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_gradients_are_an_operator(kept):
+    given, named = plain("masked")
+    *found, exact, exps, shift = ops.infonce_sums(*given, **named, keep=kept)
+    sides = {"row_side": [found[0]] * 3, "column_side": [found[1]] * 3, "columns": 0}
+    of_sums = {"shift": shift, "exact": exact, "kept": exps if kept else None}
+    opcheck(ops.infonce_gradients, given, named | sides | of_sums)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_losses_of_one_sweep_are_operators(gradients):
+    given, named = plain("masked")
+    named |= {"gradients": gradients, "columns": 0}
+    opcheck(ops.infonce_one_sided, given, named)
+    opcheck(ops.sigmoid_sweep, (*given, torch.tensor(-3.0)), named)
+
+
+def test_unit_and_finish_are_operators():
+    x, grad = embeddings(N, N, unit=False)
+    opcheck(ops.unit, (x, torch.float32))
+    opcheck(ops.finish, (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32))
+    opcheck(ops.finish, (x, grad, torch.tensor(2.0), None, torch.float32))
+
+
+@pytest.mark.parametrize("direction", ["both", "a_to_b"])
+def test_a_compiled_loss_has_the_same_value_and_gradients(direction, monkeypatch):
+    monkeypatch.setattr(execution, "_sweeps", lambda *_: fused())
+    a_ids, b_ids = ids("masked")
+
+    def loss(a, b, log_scale):
+        return execution.infonce(
+            a,
+            b,
+            a_ids,
+            b_ids,
+            log_scale=log_scale,
+            positives="mask",
+            direction=direction,
+            execution="fused",
+        )
+
+    results = []
+    for way in (loss, torch.compile(loss, backend="aot_eager")):
+        inputs = [*embeddings(), torch.tensor(2.0)]
+        inputs = [x.clone().requires_grad_() for x in inputs]
+        value = way(*inputs)
+        results.append((value.detach(), *torch.autograd.grad(value, inputs)))
+    for x, y in zip(*results, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(2, 3, dtype=torch.float64), "not torch.float64; take execution chunked"),
+        (torch.ones(2, 4097), "a width of at most 4096, not 4097"),
+    ],
+    ids=["type", "width"],
+)
+def test_what_the_kernels_cannot_do_is_refused(x, message):
+    roles = roles_of(x, x, "partners", None, None)
+    with pytest.raises(ValueError, match=message):
+        fused().sums(x, x, torch.tensor(1.0), roles, gradients=True)
+
+
+def test_the_shift_leaves_room_for_as_many_terms_as_there_are():
+    a = torch.ones(2**20, 1)
+    shift = lines.shift(a, a, torch.tensor(100.0))
+    largest = 100 * 1.4426950408889634 - float(shift)
+    assert largest + 20 < 127
+    assert float(lines.shift(a[:4], a[:4], torch.tensor(14.0))) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_tiles_come_from_the_table(dtype):
+    given = *embeddings(dtype=dtype), "masked", *ids("masked")
+    for loss in LOSSES[::2]:
+        mine, right = (found(loss, *given, scale=14.0, sweep=sweep) for sweep in (Fused(), fused()))
+        for x, y in zip(mine, right, strict=True):
+            torch.testing.assert_close(x, y)

@@ -1,0 +1,102 @@
+"""The fused kernels: in Triton's interpreter, in processes of their own, since it is all or none.
+
+What runs there is in ``tests/interpreted``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contrastive.losses.kernels import tiles
+
+INTERPRETED = Path(__file__).parent / "interpreted"
+SMEM = {(8, 0): 163 * 1024, (9, 0): 227 * 1024}
+
+triton = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("triton"), reason="needs Triton"
+)
+
+
+@triton
+@pytest.mark.parametrize("name", ["values", "operators"])
+def test_kernels_in_the_interpreter(name):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"),
+            str(INTERPRETED / f"{name}.py"),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=INTERPRETED.parents[1],
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+@triton
+def test_fused_needs_a_gpu():
+    code = """
+import torch
+from contrastive.losses.execution import infonce
+a = torch.ones(2, 3)
+try:
+    infonce(a, a, log_scale=torch.tensor(0.0), execution="fused")
+except ValueError as error:
+    print(error)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False
+    )
+    assert "fused losses need a GPU" in done.stdout, done.stderr
+
+
+def test_losses_are_imported_without_triton():
+    code = """
+import sys
+import contrastive.losses.execution, contrastive.losses.kernels, contrastive.losses.kernels.tiles
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_shipped_tile_fits_its_gpu():
+    for shipped in tiles.shipped():
+        tile = shipped.tile
+        assert tile.memory(shipped.number) <= SMEM[shipped.capability]
+        for size in (tile.rows, tile.columns, tile.depth, tile.warps):
+            assert size & (size - 1) == 0
+        assert min(tile.rows, tile.columns, tile.depth) >= 16
+
+
+@pytest.mark.parametrize("number", tiles.type_bytes)
+@pytest.mark.parametrize("kernel", tiles.KERNELS)
+def test_an_unknown_gpu_gets_a_tile_that_fits_any(kernel, number):
+    for width in (1, 512, 4096, 10_000):
+        for ids in (True, False):
+            found = tiles.tile(kernel, capability=(12, 1), number=number, width=width, ids=ids)
+            assert found.memory(number) <= 64 * 1024
+
+
+def test_chunks_fill_the_gpu():
+    rows = {width: tiles.chunk_rows(width, processors=132) for width in (512, 768, 1024)}
+    assert rows == {512: 8448, 768: 5632, 1024: 4224}
+    for width in (1, 64, 2048, 4096):
+        for processors in (1, 46, 108, 132, 192):
+            assert tiles.chunk_rows(width, processors=processors) % 128 == 0
+            assert tiles.chunk_rows(width, processors=processors) >= 1024
+
+
+@pytest.mark.parametrize("width", [512, 768, 1024])
+def test_blocks_of_low_memory_are_small(width):
+    rows = tiles.chunk_rows(width, processors=132)
+    columns = tiles.low_memory_columns(rows, "bf16")
+    assert columns % 128 == 0
+    assert rows * columns * 2 <= tiles.LOW_MEMORY_BYTES
