@@ -23,7 +23,7 @@ triton = pytest.mark.skipif(
 
 
 @triton
-@pytest.mark.parametrize("name", ["values", "operators"])
+@pytest.mark.parametrize("name", ["values", "operators", "parity"])
 def test_kernels_in_the_interpreter(name):
     done = subprocess.run(
         [
