@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from contrastive.cache import FeatureCache
+    from contrastive.clip_benchmark import Subject
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
@@ -51,7 +52,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="FOLDER",
-        help="A run or a saved model; else $CONTRASTIVE_MODEL, else the newest run in runs/.",
+        help="A run, a saved model, or a pretrained one (hf:OWNER/NAME); else $CONTRASTIVE_MODEL, "
+        "else the newest run in runs/.",
     ),
 ]
 Split = Annotated[str | None, typer.Option(help="The split of the run's data.")]
@@ -60,6 +62,15 @@ Trusted = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataOf = Annotated[Path | None, typer.Option(help="Take the data of this run's spec instead.")]
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        "--clip-benchmark",
+        metavar="FOLDER",
+        help="Also write a JSON file for each task, as CLIP_benchmark does.",
+    ),
+]
 
 
 @app.command()
@@ -76,16 +87,16 @@ def train(
 
     folder = output or run.output or Path("runs") / spec.stem
     start(run, folder, resume=resume)
-    _print({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        _print({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")
 
 
 @app.command()
 def evaluate(
     model: Model = None,
     split: Split = None,
-    spec: Annotated[
-        Path | None, typer.Option(help="Take the data of this run's spec instead.")
-    ] = None,
+    spec: DataOf = None,
+    export: Export = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -94,6 +105,7 @@ def evaluate(
     folder = _find(model)
     run = _load_run(spec) if spec else _run_of(folder, trusted=trusted, remedy="--spec")
     loaded = _load(folder, device, trusted=trusted)
+    from contrastive.clip_benchmark import dataset_name, evaluation_results
     from contrastive.evaluate import evaluate as measure
 
     split = split or run.evaluation.final_split
@@ -110,7 +122,107 @@ def evaluate(
 
     for fault in report.faults:
         say(fault)
-    _print(report.as_dict(), as_json, *report_tables(report))
+    results = evaluation_results(report, _subject(folder, dataset_name(run.data), split))
+    _export(results, export)
+    data = report.as_dict() | {"clip_benchmark": results}
+    _print(data, as_json, *report_tables(report))
+
+
+@app.command()
+def probe(
+    *,
+    model: Model = None,
+    split: Split = None,
+    train_split: Annotated[str, typer.Option(help="The split that is learned from.")] = "train",
+    spec: DataOf = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Also learn from so many samples of each class, such as 1,2,4,8,16."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many times those are drawn.")] = 3,
+    modality: Annotated[str, typer.Option(help="Whose tower.")] = "image",
+    on: Annotated[str, typer.Option(help="features of the encoder, or embeddings.")] = "features",
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours that vote.")] = 20,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the accuracy by shots into this PNG.")
+    ] = None,
+    export: Export = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure what a tower has learned: a linear probe and neighbours, on data with classes."""
+    by_class = _whole_numbers(shots, "--shots")
+    if picture:
+        _check_drawable(picture, by_class)
+    folder = _find(model)
+    run = _load_run(spec) if spec else _run_of(folder, trusted=trusted, remedy="--spec")
+    loaded = _load(folder, device, trusted=trusted)
+    from contrastive.clip_benchmark import dataset_name, probe_results
+    from contrastive.probe import probe as measure
+    from contrastive.progress import say
+    from contrastive.tables import probe_table
+
+    split = split or run.evaluation.final_split
+    report = measure(
+        loaded,
+        run.data.build(train_split),
+        run.data.build(split),
+        modality=modality,
+        on=cast("Any", on),
+        shots=by_class,
+        seeds=seeds,
+        k=k,
+        templates=run.evaluation.templates,
+        cache=_cache_for(folder),
+        workers=run.training.workers,
+        train_split=train_split,
+        split=split,
+    )
+    for fault in report.faults:
+        say(fault)
+    if picture:
+        from contrastive.report import draw_probe
+
+        draw_probe(report, picture)
+        say(f"drawn: {picture}")
+    results = probe_results(report, _subject(folder, dataset_name(run.data), split))
+    _export(results, export)
+    _print(report.as_dict() | {"clip_benchmark": results}, as_json, probe_table(report))
+
+
+@app.command()
+def pairs(
+    tests: Annotated[
+        Path, typer.Argument(metavar="FILE", help="SugarCrepe's or Winoground's, or a folder.")
+    ],
+    images: Annotated[Path | None, typer.Option(help="The folder of the pictures.")] = None,
+    model: Model = None,
+    export: Export = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure whether pictures and captions that differ in little choose each other."""
+    from contrastive.datasets.pair_tests import read_pair_tests
+
+    read = read_pair_tests(tests, images=images)
+    folder = _find(model)
+    loaded = _load(folder, device, trusted=trusted)
+    from contrastive.clip_benchmark import pair_results
+    from contrastive.pair_accuracy import pair_accuracy
+    from contrastive.progress import say
+    from contrastive.tables import pairs_table
+
+    found = [pair_accuracy(loaded, some, cache=_cache_for(folder)) for some in read]
+    for fault in (fault for one in found for fault in one.faults):
+        say(fault)
+    results = [
+        result for one in found for result in pair_results(one, _subject(folder, one.name, "test"))
+    ]
+    _export(results, export)
+    data = {"pairs": [one.as_dict() for one in found], "clip_benchmark": results}
+    _print(data, as_json, pairs_table(found))
 
 
 @app.command()
@@ -174,6 +286,35 @@ def search(
     among = candidates(query, images=images, texts=texts, data=data)
     hits = find(loaded, query, among, k=k, cache=_cache_for(folder))
     _print(hits, as_json, hits_table(hits))
+
+
+@app.command()
+def doctor(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    trusted: Trusted = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with a run, and what to do: exit code 1 if anything is, 0 if nothing."""
+    from contrastive.doctor.runs import examine, figures_of
+    from contrastive.progress import say
+
+    figures = figures_of(run)
+    try:
+        spec = _run_of(run, trusted=trusted, remedy="--spec")
+    except ContrastiveError as error:
+        spec = None
+        say(f"its data are not looked at: {error}")
+    found, unseen = examine(run, spec)
+    for line in unseen:
+        say(line)
+    counts = {"steps": len(figures.steps), "evaluations": len(figures.measured)}
+    early = "" if figures.enough else "; too few steps to judge the loss"
+    healthy = f"{run}: nothing found in {counts['steps']} steps{early}"
+    told = [f"{run}: {finding.code}: {finding.sentence}" for finding in found] or [healthy]
+    findings = [finding.as_dict() for finding in found]
+    _print({"run": str(run), **counts, "findings": findings}, as_json, *told)
+    if found:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -306,6 +447,41 @@ def _run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:
         msg = f"{folder}: holds a model without a run, so without data; give {remedy}"
         raise DataError(msg)
     return load(RunSpec, path, trusted=trusted)
+
+
+def _subject(folder: Path, dataset: str, split: str) -> Subject:
+    """Return what was measured, as CLIP_benchmark names it."""
+    from contrastive.clip_benchmark import Subject
+    from contrastive.model import find_model
+
+    return Subject(dataset, model=str(folder), pretrained=find_model(folder).name, split=split)
+
+
+def _export(results: list[dict[str, Any]], folder: Path | None) -> None:
+    from contrastive.clip_benchmark import write_results
+    from contrastive.progress import say
+
+    for path in write_results(results, folder) if folder else ():
+        say(f"written: {path}")
+
+
+def _whole_numbers(text: str | None, option: str) -> list[int]:
+    """Return numbers that are joined by commas."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    if wrong := [word for word in words if not (word.isascii() and word.isdecimal() and int(word))]:
+        msg = f"{option}: {wrong[0]!r} is not a whole number above 0; write 1,2,4"
+        raise SpecError(msg)
+    return [int(word) for word in words]
+
+
+def _check_drawable(picture: Path, shots: list[int]) -> None:
+    """Say what a picture lacks before anything is computed."""
+    from contrastive.errors import require
+
+    require("matplotlib", extra="report")
+    if not shots:
+        msg = f"{picture}: a curve is drawn over shots; give --shots 1,2,4,8,16"
+        raise SpecError(msg)
 
 
 def _print(data: Any, as_json: bool, *shown: Table | str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from contrastive.cache import FeatureCache, sample_key
 from contrastive.errors import BadSample, DataError
 from contrastive.faults import Faults
+from contrastive.geometry import Geometry, geometry
 from contrastive.spec import TEMPLATES
 from contrastive.stream import rows_of
 from contrastive.zero_shot import classify_embeddings, embed_classes
@@ -70,6 +71,8 @@ class Classification:
     """Mean of the classes' recalls, so that a large class counts no more than a small one."""
     images: int
     classes: int
+    top5: float | None = None
+    """Share of images whose class is among the likeliest five; None for fewer than five classes."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Report:
     """By ``query_to_target``: ``text_to_image`` is CLIP_benchmark's image_retrieval_recall."""
     classification: Classification | None = None
     faults: list[str] = field(default_factory=list[str])
+    geometry: dict[str, Geometry] = field(default_factory=dict[str, Geometry])
+    """How the embeddings of each modality lie."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -131,7 +136,9 @@ def evaluate(
     if labelled and {"image", "text"} <= set(embedded):
         names = embed_classes(model, classes, templates=templates, cache=cache)
         classification = _classification(model, embedded["image"], names, rows, classes)
-    return Report(split, retrieval, classification, faults.lines)
+    lie = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
+    known_lie = {modality: figures for modality, figures in lie.items() if figures}
+    return Report(split, retrieval, classification, faults.lines, known_lie)
 
 
 @dataclass(frozen=True)
@@ -154,13 +161,7 @@ def embed_column(
     workers: int = 0,
 ) -> Column:
     """Embed each distinct sample of a modality once: an image with five captions is one image."""
-    distinct: dict[tuple[int, Any], list[int]] = {}
-    for i, row in enumerate(rows):
-        sample = row[modality]
-        by_value = isinstance(sample, (str, bytes, Path))
-        name = sample if by_value else sample_key(sample, modality)
-        distinct.setdefault((int(row["id"]), name), []).append(i)
-    places = list(distinct.values())
+    places = distinct_rows(rows, modality)
     first = [rows_of_it[0] for rows_of_it in places]
     bad: set[int] = set()
 
@@ -175,6 +176,17 @@ def embed_column(
     good = [i for i in range(len(first)) if i not in bad]
     ids = torch.tensor([int(rows[first[i]]["id"]) for i in good])
     return Column(embeddings[good], ids, [first[i] for i in good])
+
+
+def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> list[list[int]]:
+    """Return the rows in which each distinct sample of each group stands."""
+    distinct: dict[tuple[int, Any], list[int]] = {}
+    for i, row in enumerate(rows):
+        sample = row[modality]
+        by_value = isinstance(sample, (str, bytes, Path))
+        name = sample if by_value else sample_key(sample, modality)
+        distinct.setdefault((int(row["id"]), name), []).append(i)
+    return list(distinct.values())
 
 
 def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direction:
@@ -192,7 +204,7 @@ def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direc
     figures: dict[int, Figure] = {}
     for k in ks:
         chance = float(np.mean([_chance(p, len(targets.ids_Q), k) for p in positives[asked]]))
-        figures[k] = _figure(ranks[asked] <= k, groups, chance)
+        figures[k] = bootstrap(ranks[asked] <= k, groups, chance)
     median = float(np.median(ranks[asked]))
     return Direction(figures, median, int(asked.sum()), len(targets.ids_Q))
 
@@ -261,7 +273,7 @@ def _chance(positives: int, targets: int, k: int) -> float:
     return 1.0 - missed
 
 
-def _figure(hits: np.ndarray, groups: np.ndarray, chance: float) -> Figure:
+def bootstrap(hits: np.ndarray, groups: np.ndarray, chance: float) -> Figure:
     """Mean of ``hits``, and the interval of means when whole groups are drawn again.
 
     Five captions of an image are not five independent observations: the image is what is drawn.
@@ -288,12 +300,22 @@ def _classification(
     classes: Sequence[str],
 ) -> Classification:
     truth = np.array([classes.index(rows[i]["label"]) for i in images.rows])
-    hits = classify_embeddings(model, images.embeddings_QD, names_CD).argmax(1).numpy() == truth
+    probabilities_QC = classify_embeddings(model, images.embeddings_QD, names_CD)
+    hits = probabilities_QC.argmax(1).numpy() == truth
     present = np.unique(truth)
     majority = float(np.bincount(truth).max() / len(truth))
     return Classification(
-        _figure(hits, images.ids_Q.numpy(), majority),
+        bootstrap(hits, images.ids_Q.numpy(), majority),
         float(np.mean([hits[truth == c].mean() for c in present])),
         len(truth),
         len(classes),
+        top5_share(probabilities_QC.numpy(), truth),
     )
+
+
+def top5_share(scores_QC: np.ndarray, truth_Q: np.ndarray) -> float | None:
+    """Return the share of rows whose class is among the best five; None if there are fewer."""
+    if scores_QC.shape[1] < 5:
+        return None
+    best_Q5 = np.argsort(-scores_QC, axis=1, kind="stable")[:, :5]
+    return float((best_Q5 == truth_Q[:, None]).any(1).mean())

@@ -1,4 +1,4 @@
-"""A run as pictures: the loss and the logit scale by step, and what a search brings back."""
+"""Pictures: a run's loss and logit scale by step, a probe by shots, what a search brings back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from contrastive.log import read_log
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from contrastive.probe import ProbeReport
 
 Hit = tuple[ImageSource, str]
 """A picture and the words below it."""
@@ -46,6 +48,38 @@ def draw_curves(log: Path, picture: Path) -> None:
     recall.set(title="recall@1 after each epoch, %", xlabel="step")
     if measured:
         recall.legend(frameon=False)
+    figure.savefig(picture, dpi=110)
+
+
+def draw_probe(report: ProbeReport, picture: Path) -> None:
+    """Draw the accuracy of a linear probe by shots, and what needs none, into a PNG.
+
+    Raises:
+        DataError: the probe had no shots.
+        MissingExtra: matplotlib is not installed.
+    """
+    points = sorted((p.shots, p) for p in report.linear if p.shots)
+    if not points:
+        msg = "no shots to draw; probe with some, such as --shots 1,2,4,8,16"
+        raise DataError(msg)
+    figure, axes = _canvas(1, 1, width=5.5, height=3.8)
+    axis = axes[0][0]
+    shots = [k for k, _ in points]
+    top1 = [100 * point.accuracy.top1.value for _, point in points]
+    spread = [100 * (point.std or 0) for _, point in points]
+    axis.errorbar(shots, top1, yerr=spread, marker="o", capsize=3, label="linear probe, by shots")
+    lines = {
+        "linear probe, all samples": report.linear[-1].accuracy,
+        f"{report.knn.k} neighbours, all samples": report.knn.accuracy,
+        "zero-shot": report.zero_shot,
+    }
+    for (name, accuracy), style in zip(lines.items(), (":", "-.", "--"), strict=True):
+        if accuracy:
+            axis.axhline(100 * accuracy.top1.value, linestyle=style, color="0.35", label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(shots, map(str, shots))
+    axis.set(title=f"top-1 on {report.split}, %", xlabel="training samples of each class")
+    axis.legend(frameon=False)
     figure.savefig(picture, dpi=110)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.evaluate import Figure, Report
+    from contrastive.pair_accuracy import PairAccuracy
+    from contrastive.probe import Accuracy, ProbeReport
+
+ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
 
 def report_tables(report: Report) -> list[Table]:
@@ -33,16 +38,62 @@ def report_tables(report: Report) -> list[Table]:
     if not (zero_shot := report.classification):
         return [retrieval]
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
-    for name in ("top-1 (95 % interval)", "majority class", "mean per class", "images", "classes"):
+    for name in (*ACCURACIES, "images", "classes"):
         classes.add_column(name)
     classes.add_row(
         _shown(zero_shot.accuracy),
         f"{100 * zero_shot.accuracy.chance:.1f}",
+        _percent(zero_shot.top5),
         f"{100 * zero_shot.mean_per_class:.1f}",
         str(zero_shot.images),
         str(zero_shot.classes),
     )
     return [retrieval, classes]
+
+
+def probe_table(report: ProbeReport) -> Table:
+    """Return the linear probe at each number of shots, the neighbours and the classes' names."""
+    title = f"classes of {report.split} by {report.modality} {report.on}, %"
+    table = Table(title=_plain(title))
+    for name in ("classifier", "training\nsamples", *ACCURACIES, "std of\ndraws", "C"):
+        table.add_column(name)
+    for point in report.linear:
+        name = f"linear, {point.shots} shots" if point.shots else "linear, all"
+        chosen = f"{median(point.C):.2g}"
+        table.add_row(
+            name, str(point.samples), *_cells(point.accuracy), _percent(point.std), chosen
+        )
+    name = f"{report.knn.k} neighbours"
+    table.add_row(name, str(report.train), *_cells(report.knn.accuracy), "", "")
+    if report.zero_shot:
+        table.add_row("zero-shot", "0", *_cells(report.zero_shot), "", "")
+    return table
+
+
+def pairs_table(results: Sequence[PairAccuracy]) -> Table:
+    """Return the shares of tests passed, a row for each file."""
+    table = Table(title="pictures and captions that choose each other, % (95 % interval)")
+    for name in ("tests", "text", "image", "group", "by chance", "number"):
+        table.add_column(name)
+    for found in results:
+        figures = (found.text, found.image, found.group)
+        chances = "/".join(f"{100 * figure.chance:.0f}" for figure in figures if figure)
+        shown = (_shown(figure) if figure else "-" for figure in figures)
+        table.add_row(_plain(found.name), *shown, chances, str(found.tests))
+    return table
+
+
+def _cells(accuracy: Accuracy) -> list[str]:
+    return [
+        _shown(accuracy.top1),
+        f"{100 * accuracy.top1.chance:.1f}",
+        _percent(accuracy.top5),
+        _percent(accuracy.mean_per_class),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def classes_table(results: Sequence[dict[str, Any]], top: int) -> Table:

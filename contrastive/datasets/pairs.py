@@ -145,10 +145,10 @@ def _flaw_of(row: Row) -> str:
     for what, text in (("image name", row.image), ("caption", row.text)):
         if flaw := flaw_of(text):
             return f"the {what} {flaw}"
-    return f"image {shown(row.image)} is outside the folder" if _leaves(row.image) else ""
+    return f"image {shown(row.image)} is outside the folder" if leaves(row.image) else ""
 
 
-def _leaves(path: str) -> bool:
+def leaves(path: str) -> bool:
     """Say whether a path may lead out of its folder, on this system or another."""
     if "/" not in path:  # then it is the name of a file in the folder, or nothing
         return False

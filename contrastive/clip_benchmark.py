@@ -1,0 +1,117 @@
+"""Results as CLIP_benchmark writes them, for tables that hold its results too.
+
+One mapping a task, with its keys and the names of its metrics; ``split`` is added. A file with one
+of them is what ``clip_benchmark build`` takes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from contrastive.datasets import ImageFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from contrastive.datasets import Dataset
+    from contrastive.evaluate import Report
+    from contrastive.pair_accuracy import PairAccuracy
+    from contrastive.probe import ProbeReport
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured, in CLIP_benchmark's words."""
+
+    dataset: str
+    model: str
+    pretrained: str
+    """Which weights of the model."""
+    split: str
+    language: str = "en"
+
+    def result(self, task: str, metrics: Mapping[str, Any]) -> Result:
+        """Return the result of a task."""
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "pretrained": self.pretrained,
+            "task": task,
+            "metrics": dict(metrics),
+            "language": self.language,
+            "split": self.split,
+        }
+
+
+def dataset_name(data: Dataset) -> str:
+    """Return what to call a dataset: by its type, or by its folder if anything may be in it."""
+    if isinstance(data, ImageFolder):
+        return data.folder.absolute().name
+    return type(data).registry.name_of(type(data))
+
+
+def evaluation_results(report: Report, subject: Subject) -> list[Result]:
+    """Return retrieval between images and texts, and zero-shot classification, if measured."""
+    results: list[Result] = []
+    names = {"text_to_image": "image", "image_to_text": "text"}  # what is retrieved
+    if recalls := {
+        f"{name}_retrieval_recall@{k}": figure.value
+        for direction, name in names.items()
+        if direction in report.retrieval
+        for k, figure in report.retrieval[direction].recall.items()
+    }:
+        results.append(subject.result("zeroshot_retrieval", recalls))
+    if found := report.classification:
+        metrics = {
+            "acc1": found.accuracy.value,
+            "acc5": found.top5,
+            "mean_per_class_recall": found.mean_per_class,
+        }
+        results.append(subject.result("zeroshot_classification", metrics))
+    return results
+
+
+def probe_results(report: ProbeReport, subject: Subject) -> list[Result]:
+    """Return the linear probe, a result for each number of shots; -1 is all samples."""
+    return [
+        subject.result(
+            "linear_probe",
+            {
+                "lp_acc1": point.accuracy.top1.value,
+                "lp_acc5": point.accuracy.top5,
+                "lp_mean_per_class_recall": point.accuracy.mean_per_class,
+                "fewshot_k": point.shots or -1,
+            },
+        )
+        for point in report.linear
+    ]
+
+
+def pair_results(found: PairAccuracy, subject: Subject) -> list[Result]:
+    """Return the choices between captions, and between images where there are two."""
+    metrics = {"text_acc": found.text.value, "acc": (found.group or found.text).value}
+    if found.image:
+        metrics["image_acc"] = found.image.value
+    return [subject.result("image_caption_selection", metrics)]
+
+
+def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write a file for each result and return their paths; an earlier one is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for result in results:
+        keys = ("dataset", "split", "pretrained", "model", "language", "task")
+        parts = [str(result[key]) for key in keys]
+        if "fewshot_k" in result["metrics"]:
+            parts.append(str(result["metrics"]["fewshot_k"]))
+        name = re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip(".")
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        paths.append(path)
+    return paths

@@ -1,0 +1,75 @@
+"""What is wrong with a run, judged by its figures alone: one sentence each, with what to do.
+
+``diagnose`` is a pure function of the lines of a log. It needs no torch, no data and no model, so
+that it serves during a run, after it, and for the figures of a training loop of your own. A check
+that lacks a figure, or has too few steps to tell, says nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from contrastive.doctor.data import duplicates, few_groups, ignored_groups, leak
+from contrastive.doctor.figures import Figures, Finding
+from contrastive.doctor.learning import diverged, memorised, no_learning, overfitting, still
+from contrastive.doctor.temperature import multiplied, scale_at_bound, scale_at_one
+from contrastive.doctor.towers import collapsed, low_rank, no_gradient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["Figures", "Finding", "diagnose"]
+
+
+def diagnose(
+    lines: Sequence[Mapping[str, Any]], *, batch: int | None = None, loss: str = "infonce"
+) -> list[Finding]:
+    """Return what is wrong, causes before their effects; effects of what is found are left out.
+
+    Args:
+        lines: of a run's ``log.jsonl``, as ``read_log`` gives them; or of a loop of your own:
+            dicts with ``step``, ``loss`` and what there is of ``lr``, ``log_scale``, ``accuracy``.
+        batch: rows of a batch, for lines that do not say it.
+        loss: the name of the loss, for lines that do not say it.
+    """
+    if batch is not None and not any("run" in line for line in lines):
+        lines = [{"step": 0, "run": {"batch": batch, "loss": {"type": loss}}}, *lines]
+    figures = Figures(lines)
+    found = [finding for check in CHECKS for finding in check(figures)]
+    explained = {code for finding in found for code in EXPLAINS.get(finding.code, ())}
+    return [finding for finding in found if finding.code not in explained]
+
+
+CHECKS: tuple[Callable[[Figures], Iterator[Finding]], ...] = (
+    leak,
+    few_groups,
+    ignored_groups,
+    duplicates,
+    no_gradient,
+    multiplied,
+    still,
+    diverged,
+    collapsed,
+    low_rank,
+    scale_at_one,
+    scale_at_bound,
+    no_learning,
+    memorised,
+    overfitting,
+)
+
+EXPLAINS: Mapping[str, tuple[str, ...]] = {
+    "few-groups": ("no-learning", "memorised", "low-rank", "scale-at-one"),
+    "ignored-groups": ("scale-at-one",),
+    "duplicate-captions": ("no-learning", "scale-at-one"),
+    "no-gradient": ("no-learning", "memorised", "collapsed", "low-rank", "scale-at-one"),
+    "multiplied-temperature": ("no-learning", "scale-at-one", "memorised"),
+    "lr-too-low": ("collapsed", "low-rank", "scale-at-one", "no-learning"),
+    "diverged": ("collapsed", "low-rank", "no-learning", "scale-at-one", "overfitting"),
+    "collapsed": ("low-rank", "no-learning", "scale-at-one", "memorised", "overfitting"),
+    "low-rank": ("no-learning", "memorised"),
+    "scale-at-one": ("no-learning",),
+    "memorised": ("scale-at-bound",),
+    "overfitting": ("memorised", "scale-at-bound"),  # pairs that do not match never gave recall
+}
+"""Findings that another one is the reason of."""

@@ -1,0 +1,79 @@
+"""The doctor's rounds: after each epoch, what a run notes of itself and what is said of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from contrastive.doctor import diagnose
+from contrastive.doctor.facts import caption_facts, shared_facts
+from contrastive.log import read_log
+from contrastive.progress import say
+from contrastive.stream import rows_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from contrastive.datasets import Samples
+    from contrastive.feed import Feed
+    from contrastive.log import Log
+    from contrastive.model import ContrastiveModel
+    from contrastive.spec import RunSpec
+
+
+def check_up(
+    log: Log,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    feed: Feed,
+    held_out: Samples | None,
+    step: int,
+) -> None:
+    """Look at a run at the end of an epoch; a finding is said once, and noted in the log."""
+    epoch = step / feed.steps_per_epoch
+    lines = read_log(log.path)
+    notes: list[dict[str, Any]] = [{"gradients": gradients(model)}]
+    if not any("run" in line for line in lines):
+        notes.append({"run": _facts(spec, feed, held_out)})
+    for note in notes:
+        log.note(step, epoch, **note)
+    said = {line["finding"]["code"] for line in lines if "finding" in line}
+    for finding in diagnose([*lines, *notes]):
+        if finding.code not in said:
+            say(f"doctor: {finding.code}: {finding.sentence}")
+            log.note(step, epoch, finding=finding.as_dict())
+
+
+def gradients(model: ContrastiveModel) -> dict[str, float]:
+    """Return the norm of the last step's gradient, for each part of a tower that is trained."""
+    norms: dict[str, float] = {}
+    for modality in model.towers:
+        tower = model.tower(modality)
+        for kind, part in (("encoder", tower.encoder), ("head", tower.head)):
+            trained = [p for p in part.parameters() if p.requires_grad]
+            if trained:
+                found: list[Tensor] = [p.grad.norm() for p in trained if p.grad is not None]
+                norms[f"{modality}.{kind}"] = torch.stack(found).norm().item() if found else 0.0
+    return norms
+
+
+def _facts(spec: RunSpec, feed: Feed, held_out: Samples | None) -> dict[str, Any]:
+    """Return what holds for the whole run."""
+    settings, loss = spec.training, spec.model.loss.model_dump(mode="json")
+    own = len(feed.processes.share([0] * feed.batch_size))
+    batch = own if loss.get("negatives") == "local" else feed.batch_size
+    steps = settings.epochs * feed.steps_per_epoch
+    shared = {}
+    if held_out is not None:
+        shared = {spec.evaluation.split: shared_facts(feed.rows, rows_of(held_out), {})}
+    return {
+        "batch": batch,
+        "batch_of_process": own,
+        "steps": steps,
+        "warmup": round(settings.warmup * steps),
+        "embed_dim": spec.model.embed_dim,
+        "loss": loss,
+        "captions": caption_facts(feed.rows, batch),
+        "held_out": shared,
+    }

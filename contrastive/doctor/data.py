@@ -1,0 +1,75 @@
+"""Checks of the data: leaks, captions that stand twice, group ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contrastive.doctor.figures import Figures, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def leak(figures: Figures) -> Iterator[Finding]:
+    """Held-out groups that are in training too."""
+    for split, about in figures.run.get("held_out", {}).items():
+        groups, known = about["groups"], about["known"]
+        # below a twentieth, recall is wrong by less than its interval; one may be a coincidence
+        if known >= 3 and known / groups >= 0.05:
+            yield Finding(
+                "leak",
+                f"{known} of {groups} groups of {split!r} are in the training split too, with the "
+                f"same captions or the same samples, the first is {about['first']}, so that its "
+                "recall is too good",
+                "remove them from one of the two, or split by the photograph",
+                {"split": split, **about},
+            )
+
+
+def few_groups(figures: Figures) -> Iterator[Finding]:
+    """Ids that make most of a batch positives: with n of them the loss is ln n or more."""
+    captions, kind = figures.run.get("captions", {}), figures.innermost
+    bound = captions.get("floor", 0.0)
+    if kind.get("type") != "infonce" or kind.get("positives") != "multi" or not figures.batch:
+        return
+    if bound > 0.5 * figures.uniform:  # less than half of the loss is left to learn
+        yield Finding(
+            "few-groups",
+            f"the {captions['rows']} training rows have {captions['groups']} group ids, so that "
+            f"much of a batch is a positive of each row and the loss cannot fall below {bound:.2f} "
+            f"of ln B = {figures.uniform:.2f}",
+            "give ids to images rather than to classes (data.group_column), or take the loss "
+            "supcon",
+            {**captions, "uniform": figures.uniform},
+        )
+
+
+def ignored_groups(figures: Figures) -> Iterator[Finding]:
+    """Rows of one group in a batch, which the loss takes for negatives."""
+    kind = figures.innermost
+    rows, collisions = figures.run.get("batch_of_process"), figures.series("collisions")
+    if rows and collisions and kind.get("positives") == "ignore":
+        share = sum(collisions) / len(collisions) / rows
+        if share > 0.05:  # such a row's loss cannot fall below ln 2: 0.03 nats in all
+            yield Finding(
+                "ignored-groups",
+                f"{share:.0%} of the rows of a batch share their group id with another row, which "
+                "'positives: ignore' takes for a negative",
+                "set loss.positives to multi or mask",
+                {"share": share, "positives": "ignore"},
+            )
+
+
+def duplicates(figures: Figures) -> Iterator[Finding]:
+    """Rows with the same caption under different ids."""
+    captions = figures.run.get("captions", {})
+    if (met := captions.get("met", 0.0)) > 0.05:  # as in ignored-groups
+        yield Finding(
+            "duplicate-captions",
+            f"{captions['duplicated']} of {captions['rows']} training rows have a caption that "
+            f"stands at another group id too, such as {captions['example']!r}, so that {met:.0%} "
+            "of the rows of a batch have their own words among the negatives",
+            "give rows with the same caption the same id (data.group_column), or drop captions "
+            "that do not tell samples apart",
+            dict(captions),
+        )

@@ -1,0 +1,89 @@
+"""What does not change in a run and its log should know: batch, loss, captions, what is shared."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, cast
+
+from contrastive.evaluate import short_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from contrastive.datasets import Sample
+
+
+def caption_facts(rows: Sequence[Sample], batch: int) -> dict[str, Any]:
+    """Return how captions and ids stand to each other; figures of a batch are expected values.
+
+    ``met``: share of the rows that meet their own words at another id. ``floor``: the least
+    InfoNCE loss where rows of one id are all positives, the mean logarithm of their number.
+    """
+    per_group = Counter(int(row["id"]) for row in rows)
+    per_caption: dict[str, Counter[int]] = defaultdict(Counter)
+    for row in rows:
+        if isinstance(text := row.get("text"), str):
+            per_caption[_words(text)][int(row["id"])] += 1
+    others, met, duplicated = max(1, len(rows) - 1), 0.0, 0
+    most, example = 0, ""
+    for text, ids in per_caption.items():
+        if len(ids) == 1:
+            continue
+        total = ids.total()
+        duplicated += total
+        if total > most:
+            most, example = total, text
+        for count in ids.values():
+            share = (total - count) / others
+            met += count * (1 - (1 - share) ** (batch - 1))
+    floor = sum(n * math.log1p((batch - 1) * (n - 1) / others) for n in per_group.values())
+    return {
+        "rows": len(rows),
+        "groups": len(per_group),
+        "duplicated": duplicated,
+        "met": met / len(rows),
+        "example": example[:60],
+        "floor": floor / len(rows),
+    }
+
+
+def shared_facts(
+    training: Sequence[Sample], held_out: Sequence[Sample], seen: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return how many groups of a held-out split training has too.
+
+    A group is known if a sample of it was ``seen`` (by the hash of its content), or if two of its
+    captions (or all that it has, or training keeps) stand in training at one group alone: then it
+    is that group's photograph, saved anew. A caption that stands at many, such as a class's name,
+    says nothing.
+    """
+    places: dict[str, set[int]] = defaultdict(set)
+    for row in training:
+        if isinstance(text := row.get("text"), str):
+            places[_words(text)].add(int(row["id"]))
+    hashes = {modality: set(cast("list[int]", keys.tolist())) for modality, keys in seen.items()}
+    captions: dict[int, set[str]] = defaultdict(set)
+    sources: dict[int, str] = {}
+    known: set[int] = set()
+    for row in held_out:
+        group = int(row["id"])
+        sources.setdefault(group, str(row.get("source", f"id {group}")))
+        if isinstance(text := row.get("text"), str):
+            captions[group].add(_words(text))
+        if any(short_key(row[m], m) in keys for m, keys in hashes.items()):
+            known.add(group)
+    groups = {group for ids in places.values() for group in ids}
+    most = min(2, len(places) // max(1, len(groups)))  # captions of a group that training keeps
+    for group, texts in captions.items():
+        alone = sum(len(places.get(text, ())) == 1 for text in texts)
+        if alone >= max(1, min(most, len(texts))):
+            known.add(group)
+    first = sources[min(known)] if known else ""
+    return {"groups": len(sources), "known": len(known), "first": first}
+
+
+def _words(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,155 @@
+"""The figures of a run, and what a check says of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ENOUGH = 50
+"""Steps after the warm-up before a loss is judged: a healthy one has begun to fall by then."""
+AT_END = 20
+"""Steps that are enough when the run is over: nothing will come any more."""
+WINDOW = 20
+"""Steps whose median stands for the present: a single batch may be lucky."""
+FELL = 0.98
+"""A loss above this share of ln B has not begun to fall: where nothing is learned it is ln B or
+more on average, whatever the embeddings, since the logarithm of a mean is at least the mean."""
+TARGETS = 16
+"""Targets and queries below which recall cannot be told from guessing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong."""
+
+    code: str
+    """Its name, the same in every version: ``collapsed``."""
+    what: str
+    """What is wrong, with the figures that show it."""
+    remedy: str
+    """What to do."""
+    evidence: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The figures."""
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and what to do, in one sentence."""
+        return f"{self.what}; {self.remedy}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The lines of a log, by what they hold."""
+
+    lines: Sequence[Mapping[str, Any]]
+
+    @cached_property
+    def run(self) -> Mapping[str, Any]:
+        """What does not change in a run: batch, loss, warm-up, captions."""
+        nothing: Mapping[str, Any] = {}
+        return next((line["run"] for line in self.lines if "run" in line), nothing)
+
+    @cached_property
+    def steps(self) -> list[Mapping[str, Any]]:
+        """Loss, learning rate, logit scale, ... of each step."""
+        return [line for line in self.lines if "loss" in line]
+
+    @cached_property
+    def measured(self) -> list[Mapping[str, Any]]:
+        """The evaluations."""
+        return [line["evaluation"] for line in self.lines if "evaluation" in line]
+
+    @property
+    def loss(self) -> Mapping[str, Any]:
+        """The spec of the loss."""
+        return self.run.get("loss", {})
+
+    @property
+    def innermost(self) -> Mapping[str, Any]:
+        """The spec of the loss that has the temperature, within any that wrap it."""
+        loss: Any = self.loss
+        while "loss" in loss:
+            loss = loss["loss"]
+        return loss
+
+    @property
+    def ours(self) -> bool:
+        """Whether the loss is InfoNCE, whose values mean what the checks take them to mean."""
+        return self.loss.get("type") == "infonce"
+
+    @property
+    def falls(self) -> bool:
+        """Whether the loss of a healthy run falls from the start; a queue that fills raises it."""
+        return self.loss.get("type") in ("infonce", "sigmoid")
+
+    @property
+    def batch(self) -> int:
+        """Rows among which each row picks its partner; 0 if that is not known, or is no choice."""
+        batch = int(self.run.get("batch") or 0)
+        return batch if batch > 1 else 0
+
+    @property
+    def uniform(self) -> float:
+        """Loss where all candidates are alike."""
+        return math.log(self.batch)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the loss may be judged."""
+        done = self.steps[-1]["step"] if self.steps else 0
+        over = done >= self.run.get("steps", math.inf)
+        needed = AT_END if over else ENOUGH + self.run.get("warmup", 0)
+        return len(self.steps) >= AT_END and done >= needed
+
+    def recent(self, name: str) -> float | None:
+        """Return the median of a figure in the last steps, if it is still noted."""
+        values = self.series(name)
+        return median(values[-WINDOW:]) if values and name in self.steps[-1] else None
+
+    def series(self, name: str) -> list[float]:
+        """Return a figure at each step that has it."""
+        return [line[name] for line in self.steps if isinstance(line.get(name), (int, float))]
+
+
+def floor(scale: float, batch: int) -> float:
+    """Return the least InfoNCE loss at a logit scale: partners agree, all others are a simplex.
+
+    Negatives cannot all be opposite: the mean cosine of B unit vectors is at least -1 / (B - 1).
+    """
+    return math.log1p((batch - 1) * math.exp(-scale * batch / (batch - 1)))
+
+
+def above_chance(evaluation: Mapping[str, Any]) -> bool | None:
+    """Whether recall is above that of guessing; None if the split is too small to tell.
+
+    One interval of several may lie above chance by luck, so most of a direction's have to.
+    """
+    directions = [
+        d
+        for d in evaluation.get("retrieval", {}).values()
+        if min(d["targets"], d["queries"]) >= TARGETS
+    ]
+    if not directions:
+        return None
+    return any(_clearly_better(direction) for direction in directions)
+
+
+def _clearly_better(direction: Mapping[str, Any]) -> bool:
+    figures = [f for f in direction["recall"].values() if f["chance"] < 0.9]
+    better = sum(f["low"] > f["chance"] for f in figures)
+    return better > len(figures) / 2
+
+
+def first_recall(direction: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return recall at the least k, which JSON and Python name differently."""
+    return min(direction["recall"].items(), key=lambda item: int(item[0]))[1]

@@ -1,0 +1,113 @@
+"""Checks of learning: none, undone, or only by heart."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from contrastive.doctor.figures import FELL, WINDOW, Figures, Finding, above_chance, first_recall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOVED = 1e-3
+"""AdamW moves a weight by about its learning rate a step; weights are of the order of 0.03, so that
+rates that add up to this leave them as they are."""
+
+
+def diverged(figures: Figures) -> Iterator[Finding]:
+    """A loss that fell, and has risen again."""
+    losses = figures.series("loss")
+    if len(losses) < 3 * WINDOW or not (figures.falls and figures.batch):
+        return
+    medians = [median(losses[i : i + WINDOW]) for i in range(0, len(losses) - WINDOW, WINDOW)]
+    best, last = min(medians), median(losses[-WINDOW:])
+    reference = figures.uniform if figures.ours else medians[0]
+    # a healthy loss wavers by a few per cent of its fall; a quarter is another course
+    if best < 0.8 * reference and last - best > 0.25 * (reference - best):
+        at = figures.steps[medians.index(best) * WINDOW]["step"]
+        yield Finding(
+            "diverged",
+            f"the loss had fallen from {reference:.2f} to {best:.2f} by step {at} and has risen to "
+            f"{last:.2f} again",
+            "lower training.lr, or lengthen training.warmup",
+            {"best": best, "step": at, "loss": last, "lr": max(figures.series("lr"), default=0.0)},
+        )
+
+
+def still(figures: Figures) -> Iterator[Finding]:
+    """A learning rate that moves nothing."""
+    losses, rates = figures.series("loss"), figures.series("lr")
+    if not (figures.falls and figures.enough and figures.batch and rates) or sum(rates) > MOVED:
+        return
+    loss = median(losses[-WINDOW:])
+    reference = figures.uniform if figures.ours else median(losses[:WINDOW])
+    if loss > FELL * reference:
+        yield Finding(
+            "lr-too-low",
+            f"the loss is {loss:.2f} after {len(losses)} steps whose learning rates add up to "
+            f"{sum(rates):.1g}, so that no weight has moved by more than about that",
+            "raise training.lr",
+            {"loss": loss, "lr": max(rates), "sum": sum(rates)},
+        )
+
+
+def no_learning(figures: Figures) -> Iterator[Finding]:
+    """A loss that has not begun to fall."""
+    loss, accuracy = figures.recent("loss"), figures.recent("accuracy")
+    if not (figures.ours and figures.enough and figures.batch and loss is not None):
+        return
+    found = above_chance(figures.measured[-1]) if figures.measured else None
+    if loss <= FELL * figures.uniform or found:
+        return
+    yield Finding(
+        "no-learning",
+        f"the loss is {loss:.2f} after {len(figures.steps)} steps, where guessing has ln B = "
+        f"{figures.uniform:.2f}",
+        "see that the pairs match, then try another training.lr",
+        {"loss": loss, "uniform": figures.uniform, "accuracy": accuracy},
+    )
+
+
+def memorised(figures: Figures) -> Iterator[Finding]:
+    """Pairs that are learned, by a model that finds no others."""
+    loss, accuracy = figures.recent("loss"), figures.recent("accuracy")
+    if not (figures.enough and figures.batch and figures.measured and loss is not None):
+        return
+    halved = figures.ours and loss < 0.5 * figures.uniform
+    learned = halved if accuracy is None else accuracy > 0.5
+    if learned and above_chance(figures.measured[-1]) is False:
+        shown = "" if accuracy is None else f", {accuracy:.0%} of the rows find their partner"
+        yield Finding(
+            "memorised",
+            f"the training pairs are learned (loss {loss:.2f}{shown}), but retrieval on the "
+            "held-out split is guessing",
+            "see that captions and samples are paired right; if they are, use more data, "
+            "augmentation or a frozen encoder",
+            {"loss": loss, "accuracy": accuracy},
+        )
+
+
+def overfitting(figures: Figures) -> Iterator[Finding]:
+    """Recall that was clearly better before."""
+    if not figures.measured or above_chance(figures.measured[-1]) is None:
+        return
+    series = {
+        name: [first_recall(report["retrieval"][name]) for report in figures.measured]
+        for name in figures.measured[0]["retrieval"]
+    }
+    best = {
+        name: max(values, key=lambda figure: figure["value"]) for name, values in series.items()
+    }
+    # in each direction the intervals lie apart: the best of many is partly luck
+    if all(best[name]["low"] > values[-1]["high"] for name, values in series.items()):
+        name = next(iter(series))
+        epoch = 1 + series[name].index(best[name])
+        was, last = (figure["value"] for figure in (best[name], series[name][-1]))
+        yield Finding(
+            "overfitting",
+            f"recall on the held-out split has fallen: {name.replace('_', ' ')} R@1 was "
+            f"{was:.1%} after epoch {epoch} and is {last:.1%}",
+            f"train for {epoch} epochs, or on more data, or freeze an encoder",
+            {"best": best, "last": {n: values[-1] for n, values in series.items()}, "epoch": epoch},
+        )

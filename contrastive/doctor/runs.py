@@ -1,0 +1,69 @@
+"""The doctor of a run's folder: its log, and its final split against what it was trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from contrastive.doctor import Figures, Finding, diagnose
+from contrastive.errors import ContrastiveError, DataError
+from contrastive.log import read_log
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from contrastive.spec import RunSpec
+
+
+def figures_of(folder: Path) -> Figures:
+    """Return the figures of a run.
+
+    Raises:
+        DataError: the folder is not that of a run, or the run has no steps.
+    """
+    path = folder / "log.jsonl"
+    lines = read_log(path)
+    if not any("loss" in line for line in lines):
+        msg = f"{path}: no steps here to judge; give the folder of a run"
+        raise DataError(msg)
+    return Figures(lines)
+
+
+def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]]:
+    """Return what is wrong with a run, and what could not be looked at.
+
+    Args:
+        folder: of the run.
+        run: its spec, if that can be read: then the final split is compared with training too.
+
+    Raises:
+        DataError: the folder is not that of a run, or the run has no steps.
+    """
+    figures = figures_of(folder)
+    about: dict[str, Any] = dict(figures.run)
+    unseen: list[str] = []
+    if run is not None:
+        loss = run.model.loss.model_dump(mode="json")
+        about = {
+            "batch": run.training.batch_size,
+            "embed_dim": run.model.embed_dim,
+            "loss": loss,
+        } | about  # an older log does not say
+        final = run.evaluation.final_split
+        try:
+            shared = _final_split(folder, run)
+            about["held_out"] = about.get("held_out", {}) | {final: shared}
+        except ContrastiveError as error:
+            unseen.append(f"split {final!r} is not looked at: {error}")
+    return diagnose([{"step": 0, "run": about}, *figures.lines]), unseen
+
+
+def _final_split(folder: Path, run: RunSpec) -> dict[str, Any]:
+    from contrastive import checkpoint
+    from contrastive.doctor.facts import shared_facts
+    from contrastive.model import find_model
+    from contrastive.stream import rows_of
+
+    model = find_model(folder)
+    seen = checkpoint.tensors(checkpoint.read_folder(model), "seen.safetensors", model)
+    training = rows_of(run.data.build(run.training.split, purpose="training"))
+    return shared_facts(training, rows_of(run.data.build(run.evaluation.final_split)), seen)

@@ -1,0 +1,109 @@
+"""Checks of the temperature: multiplied by, at a bound, or so high that nothing can be learned."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import TYPE_CHECKING
+
+from contrastive.doctor.figures import (
+    ENOUGH,
+    WINDOW,
+    Figures,
+    Finding,
+    above_chance,
+    first_recall,
+    floor,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def multiplied(figures: Figures) -> Iterator[Finding]:
+    """Cosines that are multiplied by the temperature, where they should be divided."""
+    scale, loss, accuracy = (figures.recent(n) for n in ("log_scale", "loss", "accuracy"))
+    if not (figures.enough and figures.batch and scale is not None and loss is not None):
+        return
+    remedy = "divide the cosines by the temperature: logits = cosines * log_scale.exp()"
+    if scale < -1e-3:  # s < 1: no loss of ours gets there, they clamp at 1
+        s = math.exp(scale)
+        yield Finding(
+            "multiplied-temperature",
+            f"the cosines are multiplied by {s:.2g}, less than 1, so that the loss cannot fall "
+            f"below {floor(s, figures.batch):.2f} of ln B = {figures.uniform:.2f}",
+            remedy,
+            {"scale": s, "floor": floor(s, figures.batch), "uniform": figures.uniform},
+        )
+        return
+    # what is logged as s may be used as 1 / s: then no batch's loss can leave ln B +- 2 / s,
+    # though the partners are found
+    band = 2 * math.exp(-scale)
+    losses = figures.series("loss")
+    found = (accuracy or 0.0) > 0.5 or (figures.measured and above_chance(figures.measured[-1]))
+    within = all(abs(x - figures.uniform) <= band for x in losses)
+    if within and found and band < 0.2 * figures.uniform:
+        yield Finding(
+            "multiplied-temperature",
+            f"partners are found, yet the loss stays within {band:.2f} of ln B = "
+            f"{figures.uniform:.2f}, as it does if cosines are multiplied by the temperature",
+            remedy,
+            {"scale": math.exp(scale), "loss": loss, "uniform": figures.uniform},
+        )
+
+
+def scale_at_one(figures: Figures) -> Iterator[Finding]:
+    """A temperature that leaves little to learn."""
+    scales, learned = figures.series("log_scale"), figures.innermost.get("learn_temperature", True)
+    if not (figures.ours and figures.enough and figures.batch and scales):
+        return
+    s, first = math.exp(median(scales[-WINDOW:])), math.exp(scales[0])
+    least = floor(s, figures.batch)
+    # s < 1.5 is a temperature above 2/3, which no published recipe has; a learned one that has
+    # halved and leaves less than half of the loss to learn is on its way there
+    falling = learned and s < 0.5 * first and least > 0.5 * figures.uniform
+    if s >= 1 - 1e-3 and (s < 1.5 or falling):
+        yield Finding(
+            "scale-at-one",
+            f"the logit scale is {s:.2f} (it began at {first:.2f}), so that the softmax is nearly "
+            f"uniform and the loss cannot fall below {least:.2f} of ln B = {figures.uniform:.2f}",
+            "look whether the pairs match, as it falls where they do not; if they do, set "
+            "loss.temperature to 0.07",
+            {"scale": s, "first": first, "floor": least, "uniform": figures.uniform},
+        )
+
+
+def scale_at_bound(figures: Figures) -> Iterator[Finding]:
+    """A temperature that would go on falling if it could."""
+    scales, most = figures.series("log_scale"), figures.innermost.get("max_scale")
+    if not scales or not most or not figures.innermost.get("learn_temperature", True):
+        return
+    at = [x >= math.log(most) - 1e-4 for x in scales]
+    if not all(at[-WINDOW:]) or sum(at) < max(ENOUGH, len(at) / 2):
+        return
+    bounded = [line["step"] for line, there in zip(figures.steps, at, strict=False) if there]
+    # a large CLIP ends at its bound and is well: so only if recall stands still there
+    gain = _gain(figures, since=bounded[len(bounded) // 2])
+    if gain is None or gain <= 0:
+        so = "" if gain is None else " and recall has stopped rising"
+        yield Finding(
+            "scale-at-bound",
+            f"the logit scale has been at its bound of {most:g} for {sum(at)} of {len(at)} steps"
+            f"{so}",
+            "raise loss.max_scale; or, if the training pairs are all told apart, train for fewer "
+            "epochs or on more data",
+            {"max_scale": most, "steps": sum(at), "of": len(at), "gain": gain},
+        )
+
+
+def _gain(figures: Figures, *, since: int) -> float | None:
+    """Return how much recall has gained since a step, if it was measured then."""
+    evaluations = [line for line in figures.lines if "evaluation" in line]
+    before = [line["evaluation"] for line in evaluations if line["step"] <= since]
+    if not before:
+        return None
+    last, then = (
+        [first_recall(direction)["value"] for direction in report["retrieval"].values()]
+        for report in (evaluations[-1]["evaluation"], before[-1])
+    )
+    return sum(last) / len(last) - sum(then) / len(then)

@@ -1,0 +1,215 @@
+"""Two splits of labelled samples as what a tower makes of them, fit to learn from and to judge.
+
+Shapes: N samples, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from contrastive.cache import FeatureCache, run_encoder
+from contrastive.cache import batch_size as fitting_batch_size
+from contrastive.errors import DataError, SpecError
+from contrastive.evaluate import UNHASHED, check_held_out, distinct_rows, short_key
+from contrastive.faults import Faults
+from contrastive.stream import OnBad, prepared_batches, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contrastive.datasets import Samples
+    from contrastive.model import ContrastiveModel
+
+On = Literal["features", "embeddings"]
+
+
+class Part(NamedTuple):
+    """Samples with their classes."""
+
+    features_NF: np.ndarray
+    truth_N: np.ndarray
+
+    def take(self, indices: np.ndarray) -> Part:
+        """Return some of them."""
+        return Part(self.features_NF[indices], self.truth_N[indices])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is learned from, and what is judged."""
+
+    classes: list[str]
+    train: Part
+    test: Part
+    test_rows: list[dict[str, Any]]
+    train_split: str
+    faults: list[str]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Whose features are read, and by what means."""
+
+    model: ContrastiveModel
+    modality: str = "image"
+    on: On = "features"
+    cache: FeatureCache | None = None
+    workers: int = 0
+
+    def read(
+        self, train_samples: Samples, test_samples: Samples, *, train_split: str, split: str
+    ) -> Splits:
+        """Encode each distinct sample once: an image with five captions is one image.
+
+        Raises:
+            DataError: a split has no classes or is empty, a row has no label or two, a class has
+                test samples but none to learn from, the splits share samples, the model was
+                trained on the test samples, or too many samples are bad.
+            SpecError: the model has no such tower.
+        """
+        if self.on not in ("features", "embeddings"):
+            msg = f"a probe sees features or embeddings, not {self.on!r}"
+            raise SpecError(msg)
+        self.model.tower(self.modality)  # says which there are, before anything is read
+        known = [*_classes(train_samples, train_split), *_classes(test_samples, split)]
+        classes = list(dict.fromkeys(known))
+        train_rows = _labelled_rows(train_samples, self.modality, classes, train_split)
+        test_rows = _labelled_rows(test_samples, self.modality, classes, split)
+        check_held_out(self.model, test_rows, split)
+        _check_apart(train_rows, test_rows, self.modality, train_split, split)
+        faults: list[str] = []
+        train, _ = self._encode(train_samples, train_rows, classes, faults)
+        test, good_rows = self._encode(test_samples, test_rows, classes, faults)
+        _check_classes(train, test, classes, train_split, split)
+        return Splits(classes, train, test, good_rows, train_split, faults)
+
+    def _encode(
+        self,
+        samples: Samples,
+        rows: list[dict[str, Any]],
+        classes: Sequence[str],
+        lines: list[str],
+    ) -> tuple[Part, list[dict[str, Any]]]:
+        """Return the good samples and their rows; what is wrong with others goes to ``lines``."""
+        known: Faults = getattr(samples, "faults", None) or Faults()
+        faults = replace(known, lines=[*known.lines], said={*known.said})
+        bad: set[int] = set()
+
+        def note(index: int, problem: str) -> None:
+            bad.add(index)
+            faults.report(str(rows[index].get("source", "")), problem)
+
+        features_NF = self._features([row[self.modality] for row in rows], note)
+        faults.check(len(rows) + known.bad)
+        lines += faults.lines
+        good = [place for place in range(len(rows)) if place not in bad]
+        truth_N = np.array([classes.index(rows[place]["label"]) for place in good], np.int64)
+        return Part(features_NF[good], truth_N), [rows[place] for place in good]
+
+    def _features(self, samples: Sequence[Any], on_bad: OnBad) -> np.ndarray:
+        """Return ``[N, F]`` in fp32; the row of a bad sample is zero."""
+        if self.on == "embeddings":
+            return self.model.embed(
+                self.modality, samples, cache=self.cache, workers=self.workers, on_bad=on_bad
+            ).numpy()
+        tower = self.model.tower(self.modality)
+        encoder = tower.encoder
+        result_NF = np.zeros((len(samples), encoder.out_dim), np.float32)
+        if self.cache and tower.encoder_frozen:
+            table = self.cache.table(
+                tower.spec.encoder, encoder, samples, on_bad=on_bad, workers=self.workers
+            )
+            result_NF[table.good] = table[table.good.nonzero()[0]].numpy()
+            return result_NF
+        for batch in prepared_batches(
+            samples,
+            range(len(samples)),
+            encoder.preprocess,
+            batch_size=fitting_batch_size(encoder),
+            workers=self.workers,
+        ):
+            for index, problem in batch.problems.items():
+                on_bad(index, problem)
+            if batch.indices:
+                result_NF[batch.indices] = run_encoder(encoder, batch)
+        return result_NF
+
+
+def _classes(samples: Samples, split: str) -> Sequence[str]:
+    classes: Sequence[str] = getattr(samples, "classes", ())
+    if not classes:
+        msg = f"split {split!r} has no classes; a probe needs data with a label in each row"
+        raise DataError(msg)
+    return classes
+
+
+def _labelled_rows(
+    samples: Samples, modality: str, classes: Sequence[str], split: str
+) -> list[dict[str, Any]]:
+    """Return the first row of each distinct sample."""
+    rows = rows_of(samples)
+    if not rows:
+        msg = f"split {split!r} is empty; there is nothing to learn from or to judge"
+        raise DataError(msg)
+    known = {*classes}
+    first: list[dict[str, Any]] = []
+    for places in distinct_rows(rows, modality):
+        row = rows[places[0]]
+        labels = {rows[place].get("label", "") for place in places}
+        if flaw := _flaw_of(labels, known):
+            msg = f"{row.get('source') or f'row {places[0]}'}: {flaw}"
+            raise DataError(msg)
+        first.append(row)
+    return first
+
+
+def _flaw_of(labels: set[str], classes: set[str]) -> str:
+    if not all(labels):
+        return "has no label; a probe needs one for each sample"
+    if unknown := sorted(labels - classes):
+        return f"label {unknown[0]!r} is not one of the classes"
+    if len(labels) > 1:
+        both = " and ".join(map(repr, sorted(labels)[:2]))
+        return f"is of the classes {both}; a probe needs one class for each sample"
+    return ""
+
+
+def _check_apart(
+    train: Sequence[dict[str, Any]],
+    test: Sequence[dict[str, Any]],
+    modality: str,
+    train_split: str,
+    split: str,
+) -> None:
+    """Refuse to judge a classifier by samples that it was fitted on."""
+    if modality in UNHASHED:
+        return
+    known = {short_key(row[modality], modality) for row in train} - {0}
+    hits = [row for row in test if short_key(row[modality], modality) in known]
+    if hits:
+        msg = (
+            f"split {split!r} shares {len(hits)} of {len(test)} {modality} samples with split "
+            f"{train_split!r}, the first is {hits[0].get('source', '')}; judge by others"
+        )
+        raise DataError(msg)
+
+
+def _check_classes(
+    train: Part, test: Part, classes: Sequence[str], train_split: str, split: str
+) -> None:
+    """Insist on two classes, and on training samples of every class that is judged."""
+    known: set[int] = set(train.truth_N.tolist())
+    asked: list[int] = test.truth_N.tolist()
+    if lacking := sorted({*asked} - known):
+        others = f", and so have {len(lacking) - 1} other classes" if len(lacking) > 1 else ""
+        msg = (
+            f"class {classes[lacking[0]]!r} has {asked.count(lacking[0])} samples in split "
+            f"{split!r} but none in split {train_split!r}{others}; a probe needs some of each"
+        )
+        raise DataError(msg)
+    if len(known) < 2:
+        msg = f"split {train_split!r} has samples of one class; a probe tells two or more apart"
+        raise DataError(msg)

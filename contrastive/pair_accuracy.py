@@ -1,0 +1,142 @@
+"""Whether a model tells a right caption from a wrong one: SugarCrepe's and Winoground's scores.
+
+A picture chooses between its caption and wrong ones (SugarCrepe, Hsieh et al. 2023,
+arXiv:2306.14610). Two pictures and two captions choose each other (Winoground, Thrush et al. 2022,
+arXiv:2204.03162). The right one must score higher: ties count against the model.
+
+Shapes: T tests, I images and C captions of a test, D the shared width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from contrastive.errors import DataError
+from contrastive.evaluate import Figure, bootstrap, check_held_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from contrastive.cache import FeatureCache
+    from contrastive.datasets.pair_tests import PairTests
+    from contrastive.faults import Faults
+    from contrastive.model import ContrastiveModel
+
+
+@dataclass(frozen=True)
+class PairAccuracy:
+    """Shares of the tests that a model passes."""
+
+    name: str
+    text: Figure
+    """Each picture scores highest with its caption: SugarCrepe's accuracy, Winoground's text
+    score."""
+    image: Figure | None
+    """Each caption scores highest with its picture; None if tests have one picture."""
+    group: Figure | None
+    """Both; None if tests have one picture."""
+    tests: int
+    faults: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def pair_accuracy(
+    model: ContrastiveModel,
+    tests: PairTests,
+    *,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+) -> PairAccuracy:
+    """Measure how often pictures and captions choose each other as they should.
+
+    Args:
+        model: a model with an image and a text tower.
+        tests: as ``contrastive.datasets.pair_tests.read_pair_tests`` reads them.
+        cache: keeps the features of frozen encoders.
+        workers: processes that decode pictures.
+
+    Raises:
+        DataError: the model was trained on some of the pictures, some tests have one picture and
+            others two, or too many tests are bad.
+    """
+    rows = [{"image": i, "source": test.source} for test in tests.tests for i in test.images]
+    check_held_out(model, rows, tests.name)
+    shapes = {len(test.images) for test in tests.tests}
+    if len(shapes) > 1:
+        msg = f"{tests.name}: some tests have one picture and others two; give them in two files"
+        raise DataError(msg)
+    faults = replace(tests.faults, lines=[*tests.faults.lines], said={*tests.faults.said})
+    scores = _scores(model, tests, faults, cache, workers)
+    faults.check(len(tests.tests) + tests.faults.bad)
+    if not scores:
+        msg = f"{tests.name}: none of {len(tests.tests)} tests can be read: {faults.lines[0]}"
+        raise DataError(msg)
+    image = group = None
+    if shapes == {2}:  # two choices of one in two; both right is 2! 2! of 4! orders of four scores
+        text = _share(scores, _text, 1 / 4)
+        image, group = _share(scores, _image, 1 / 4), _share(scores, _group, 1 / 6)
+    else:
+        text = _share(scores, _text, float(np.mean([1 / s.shape[1] for s in scores])))
+    return PairAccuracy(tests.name, text, image, group, len(scores), faults.lines)
+
+
+def _scores(
+    model: ContrastiveModel,
+    tests: PairTests,
+    faults: Faults,
+    cache: FeatureCache | None,
+    workers: int,
+) -> list[np.ndarray]:
+    """Return the cosines ``[I, C]`` of each good test, each distinct sample embedded once."""
+    images = list(dict.fromkeys(image for test in tests.tests for image in test.images))
+    captions = list(dict.fromkeys(text for test in tests.tests for text in test.captions))
+    bad: dict[str, dict[Any, str]] = {"image": {}, "text": {}}
+
+    def embed(modality: str, samples: Sequence[Any]) -> dict[Any, Tensor]:
+        def note(index: int, problem: str) -> None:
+            bad[modality][samples[index]] = problem
+
+        rows = model.embed(modality, samples, cache=cache, workers=workers, on_bad=note)
+        return dict(zip(samples, rows, strict=True))
+
+    image_D, text_D = embed("image", images), embed("text", captions)
+    scores: list[np.ndarray] = []
+    for test in tests.tests:
+        wrong = [bad["image"][i] for i in test.images if i in bad["image"]]
+        wrong += [bad["text"][c] for c in test.captions if c in bad["text"]]
+        if wrong:
+            faults.report(test.source, wrong[0])
+            continue
+        # one by one, so that equal embeddings have equal scores
+        cosines = [[float(image_D[i] @ text_D[c]) for c in test.captions] for i in test.images]
+        scores.append(np.array(cosines))
+    return scores
+
+
+def _text(scores_IC: np.ndarray) -> bool:
+    """Say whether each picture's best caption is its own."""
+    return all(scores_IC[i, i] > np.delete(scores_IC[i], i).max() for i in range(len(scores_IC)))
+
+
+def _image(scores_IC: np.ndarray) -> bool:
+    """Say whether each caption's best picture is its own."""
+    return _text(scores_IC.T)
+
+
+def _group(scores_IC: np.ndarray) -> bool:
+    return _text(scores_IC) and _image(scores_IC)
+
+
+def _share(
+    scores: Sequence[np.ndarray], passes: Callable[[np.ndarray], bool], chance: float
+) -> Figure:
+    hits_T = np.array([passes(scores_IC) for scores_IC in scores])
+    return bootstrap(hits_T, np.arange(len(hits_T)), chance)
