@@ -1,0 +1,45 @@
+"""The command's name, and the options that several verbs have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Contrastive learning from a typed spec.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A run's spec, in YAML.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="Changes to the spec.")
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="FOLDER",
+        help="A run, a saved model, or a pretrained one (hf:OWNER/NAME); else $CONTRASTIVE_MODEL, "
+        "else the newest run in runs/.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="The split of the run's data.")]
+Trusted = Annotated[
+    bool, typer.Option("--trusted", help="The model is your own: import paths in it are followed.")
+]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataOf = Annotated[Path | None, typer.Option(help="Take the data of this run's spec instead.")]
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        "--clip-benchmark",
+        metavar="FOLDER",
+        help="Also write a JSON file for each task, as CLIP_benchmark does.",
+    ),
+]

@@ -1,0 +1,51 @@
+"""The verbs that say what there is: they compute nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import Annotated
+
+import typer
+
+from contrastive.cli.app import Json, Overrides, SpecFile, app
+from contrastive.cli.given import load_any
+from contrastive.cli.show import show
+from contrastive.errors import SpecError
+
+
+@app.command()
+def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check a spec without building anything."""
+    run = load_any(spec, overrides)
+    show(run.model_dump(mode="json"), as_json, f"{spec}: ok")
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    of: Annotated[str, typer.Option(help="run or model.")] = "run",
+) -> None:
+    """Print the JSON schema of a spec with everything installed, for editors."""
+    from contrastive.schema import json_schema
+    from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
+
+    if of not in ("run", "model"):
+        msg = f"--of {of!r}: write run or model"
+        raise SpecError(msg)
+    text = json.dumps(json_schema(RunSpec if of == "run" else ModelSpec, *REGISTRIES), indent=2)
+    if output:
+        output.write_text(text + "\n", encoding="utf-8")
+    else:
+        typer.echo(text)
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """List every component: name, kind, package, version, state."""
+    from contrastive.schema import listing
+    from contrastive.spec import REGISTRIES
+    from contrastive.tables import plugins_table
+
+    found = listing(*REGISTRIES)
+    show(found, as_json, plugins_table(found))

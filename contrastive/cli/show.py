@@ -1,0 +1,31 @@
+"""How results are shown: text and tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from contrastive.errors import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+UNFOLDED = 10_000  # columns of a table that goes to a pipe: a row is a line, for grep
+
+
+def show(data: Any, as_json: bool, *shown: Table | str) -> None:
+    """Print the result for a machine or for a person."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=1))  # ASCII, whatever the encoding of the reader
+        return
+    for part in shown:
+        if isinstance(part, str):
+            typer.echo(printable(part))  # not folded, so that a path stays whole
+        else:
+            from rich.console import Console
+
+            width = None if sys.stdout.isatty() else UNFOLDED
+            Console(highlight=False, width=width).print(part)
