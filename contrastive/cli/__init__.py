@@ -10,8 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-# isort: off - the verbs of the help are in this order
+# the verbs of the help are in this order
+# isort: off
 from contrastive.cli import training, measuring, using, describing
+
 # isort: on
 
 from contrastive.cli.app import app
