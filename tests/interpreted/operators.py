@@ -85,7 +85,7 @@ def test_unit_and_finish_are_operators():
     opcheck(ops.finish, (x, grad, torch.tensor(2.0), None, torch.float32))
 
 
-# torch's own, in versions up to 2.11
+# torch's own, in 2.11
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("direction", ["both", "a_to_b"])
 def test_a_compiled_loss_has_the_same_value_and_gradients(direction, monkeypatch):
