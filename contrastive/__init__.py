@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contrastive.answering import answer
     from contrastive.cache import FeatureCache
+    from contrastive.captioning import caption
     from contrastive.errors import ContrastiveError
     from contrastive.model import ContrastiveModel, build_model, load_model
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
@@ -26,7 +28,9 @@ __all__ = [
     "RunSpec",
     "Tower",
     "TrainingSpec",
+    "answer",
     "build_model",
+    "caption",
     "classify",
     "load_model",
 ]
@@ -40,7 +44,9 @@ _HOMES = {
     "RunSpec": "spec",
     "Tower": "spec",
     "TrainingSpec": "spec",
+    "answer": "answering",
     "build_model": "model",
+    "caption": "captioning",
     "classify": "zero_shot",
     "load_model": "model",
 }

@@ -1,11 +1,11 @@
-"""Pictures: a run's loss and logit scale by step, a probe by shots, what a search brings back."""
+"""Pictures: a run's curves, a probe by shots, what a search brings back, models side by side."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from contrastive.errors import DataError, require
+from contrastive.errors import DataError, printable, require
 from contrastive.images import ImageSource, open_image
 from contrastive.log import read_log
 
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from contrastive.compare import Comparison
     from contrastive.probe import ProbeReport
 
 Hit = tuple[ImageSource, str]
 """A picture and the words below it."""
+
+PICTURES = 40  # of a comparison, one below the other: more would be higher than a PNG may be read
+NAMES = 8  # of each of them
+LONGEST = 40  # letters of a name beside a bar
 
 
 def draw_curves(log: Path, picture: Path) -> None:
@@ -102,6 +107,54 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], picture: Path) -> N
             below = "\n".join(textwrap.wrap(words, 20)[:2])
             axis.text(0.5, -0.03, below, transform=axis.transAxes, ha="center", va="top", size=7)
     figure.savefig(picture, dpi=110)
+
+
+def draw_comparison(comparison: Comparison, picture: Path) -> None:
+    """Draw each picture beside every model's probabilities of its likeliest names, into a PNG.
+
+    At most 40 pictures are drawn, the first ones, and of each the 8 names that some model finds
+    likeliest.
+
+    Raises:
+        DataError: there are no pictures.
+        MissingExtra: matplotlib is not installed.
+    """
+    drawn = comparison.images[:PICTURES]
+    if not drawn:
+        msg = "no pictures to draw; give some to compare"
+        raise DataError(msg)
+    figure, axes = _canvas(len(drawn), 2, width=3.6, height=2.1)
+    for place, (image, (shown, bars)) in enumerate(zip(drawn, axes, strict=True)):
+        shown.imshow(open_image(image))
+        shown.axis("off")
+        _draw_bars(comparison, place, bars)
+    first, last = axes[0][1], axes[-1][1]
+    last.set_xlabel("probability, %")
+    for number, model in enumerate(reversed(comparison.probabilities)):  # the legend, upwards
+        name = printable(model)
+        first.text(
+            *(0, 1.05 + 0.14 * number),
+            name if len(name) <= LONGEST else f"...{name[3 - LONGEST :]}",  # a path's end says more
+            color=f"C{len(comparison.probabilities) - 1 - number}",
+            transform=first.transAxes,
+            parse_math=False,
+        )
+    figure.savefig(picture, dpi=110)
+
+
+def _draw_bars(comparison: Comparison, place: int, axis: Any) -> None:
+    """Draw every model's probabilities of one picture's likeliest names, a colour a model."""
+    rows = [comparison.rows(model)[place] for model in comparison.probabilities]
+    highest = [max(column) for column in zip(*rows, strict=True)]
+    names = sorted(range(len(highest)), key=lambda c: -highest[c])[:NAMES]
+    thick = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        at = [i + (number - (len(rows) - 1) / 2) * thick for i in range(len(names))]
+        axis.barh(at, [100 * row[c] for c in names], height=thick, color=f"C{number}")
+    labels = [printable(comparison.classes[c])[:LONGEST] for c in names]
+    axis.set_yticks(range(len(names)), labels, parse_math=False)
+    axis.set(xlim=(0, 100))
+    axis.invert_yaxis()
 
 
 def _canvas(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, Any]:

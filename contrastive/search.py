@@ -77,11 +77,11 @@ def candidates(
         if images:
             msg = f"{query}: a picture finds texts; give --texts, or words to search {images}"
             raise DataError(msg)
-        return Candidates("image", "text", _lines_of(texts) if texts else data())
+        return Candidates("image", "text", lines_of(texts) if texts else data())
     if texts:
         msg = f"{query!r}: words find pictures; give --images, or a picture to search {texts}"
         raise DataError(msg)
-    return Candidates("text", "image", _pictures_in(images) if images else data())
+    return Candidates("text", "image", pictures_in(images) if images else data())
 
 
 def find(
@@ -119,7 +119,12 @@ def find(
     return hits
 
 
-def _pictures_in(folder: Path) -> list[dict[str, Any]]:
+def pictures_in(folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each picture in a folder and the folders in it, sorted by path.
+
+    Raises:
+        DataError: there is no such folder, or no picture in it.
+    """
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise DataError(msg)
@@ -130,7 +135,12 @@ def _pictures_in(folder: Path) -> list[dict[str, Any]]:
     return [{"image": path, "id": i, "source": ""} for i, path in enumerate(found)]
 
 
-def _lines_of(file: Path) -> list[dict[str, Any]]:
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """Return a row for each line of a file that is not blank.
+
+    Raises:
+        DataError: the file cannot be read, or has no such line.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -12,8 +12,9 @@ from rich.text import Text
 from contrastive.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from contrastive.compare import Comparison, Measured
     from contrastive.evaluate import Figure, Report
     from contrastive.pair_accuracy import PairAccuracy
     from contrastive.probe import Accuracy, ProbeReport
@@ -96,17 +97,82 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def classes_table(results: Sequence[dict[str, Any]], top: int) -> Table:
+def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "class") -> Table:
     """Return the likeliest names of each picture."""
     table = Table()
     table.add_column("image")
-    table.add_column("class")
+    table.add_column(kind)
     table.add_column("probability", justify="right")
     for result in results:
         best = sorted(result["probabilities"].items(), key=lambda item: -item[1])[:top]
         for place, (name, probability) in enumerate(best):
             shown = Path(result["image"]).name if place == 0 else ""
             table.add_row(_plain(shown), _plain(name), f"{probability:.1%}")
+        table.add_section()
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return what each model says first about each picture."""
+    table = Table()
+    table.add_column("image")
+    for model in comparison.probabilities:
+        table.add_column(_plain(model))
+    answers = zip(*(comparison.top(model) for model in comparison.probabilities), strict=True)
+    for picture, row in zip(comparison.as_dict()["images"], answers, strict=True):
+        shown = (f"{name} {probability:.1%}" for name, probability in row)
+        table.add_row(_plain(Path(picture["image"]).name), *map(_plain, shown))
+    return table
+
+
+def measured_tables(measured: Mapping[str, Measured], split: str) -> list[Table]:
+    """Return what each model was measured at, or that it was trained on the split."""
+    tables = [_retrievals_table(measured, split)]
+    reports = {model: found.report for model, found in measured.items() if found.report}
+    if any(report.classification for report in reports.values()):
+        table = Table(title=_plain(f"zero-shot classification on {split}, %"))
+        for name in ("model", *ACCURACIES):
+            table.add_column(name)
+        for model, report in reports.items():
+            if found := report.classification:
+                table.add_row(
+                    _plain(model),
+                    _shown(found.accuracy),
+                    f"{100 * found.accuracy.chance:.1f}",
+                    _percent(found.top5),
+                    f"{100 * found.mean_per_class:.1f}",
+                )
+        tables.append(table)
+    return tables
+
+
+def _retrievals_table(measured: Mapping[str, Measured], split: str) -> Table:
+    table = Table(title=_plain(f"retrieval on {split}, % (95 % interval)"))
+    for name in ("model", "query -> target", "R@1", "R@5", "R@10", "held out"):
+        table.add_column(name)
+    for model, found in measured.items():
+        ways = found.report.retrieval if found.report else {}
+        for name, direction in ways.items():
+            figures = (_shown(figure) for figure in direction.recall.values())
+            table.add_row(_plain(model), name.replace("_to_", " -> "), *figures, found.held_out)
+        if not ways:
+            table.add_row(_plain(model), *("-" * 4), "no: trained on it")
+        table.add_section()
+    return table
+
+
+def captions_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Return the captions of each picture, in the order in which they were chosen."""
+    table = Table()
+    table.add_column("image")
+    table.add_column("cosine", justify="right")
+    table.add_column("caption")
+    table.add_column("where")
+    for result in results:
+        for place, found in enumerate(result["captions"]):
+            shown = Path(result["image"]).name if place == 0 else ""
+            cosine = f"{found['similarity']:.3f}"
+            table.add_row(_plain(shown), cosine, _plain(found["text"]), _plain(found["source"]))
         table.add_section()
     return table
 

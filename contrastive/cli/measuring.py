@@ -10,10 +10,14 @@ import typer
 from contrastive.cli.app import DataOf, Device, Export, Json, Model, Split, Trusted, app
 from contrastive.cli.given import cache_for, find_model_folder, load, load_run, run_of
 from contrastive.cli.show import show
-from contrastive.errors import SpecError
+from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from contrastive.clip_benchmark import Subject
+    from contrastive.model import ContrastiveModel
+    from contrastive.spec import RunSpec
 
 
 @app.command()
@@ -148,6 +152,150 @@ def pairs(
     _export(results, export)
     data = {"pairs": [one.as_dict() for one in found], "clip_benchmark": results}
     show(data, as_json, pairs_table(found))
+
+
+@app.command()
+def compare(
+    *,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="OURS THEIRS...", help="Runs, saved models, or pretrained ones (hf:OWNER/NAME)."
+        ),
+    ],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture, or a folder of pictures; may be repeated."),
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="The names, joined by commas.")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="A sentence with {} for the name; may be repeated.")
+    ] = None,
+    split: Split = None,
+    spec: DataOf = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the pictures and the probabilities into this PNG.")
+    ] = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Ask several models the same about the same pictures, and measure them on the same split."""
+    names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    _check_comparable(models, images, names, picture)
+    run = load_run(spec) if spec else _run_of_any(models, trusted=trusted)
+    if not run and (split or not images):
+        msg = f"{models[0]}: holds a model without data; give --spec, or --images with --classes"
+        raise SpecError(msg)
+    loaded = {str(folder): load(folder, device, trusted=trusted) for folder in models}
+    from contrastive.spec import TEMPLATES
+
+    caches = [cache_for(folder) for folder in models]
+    settings = {
+        "templates": template or (run.evaluation.templates if run else TEMPLATES),
+        "cache": None if None in caches else caches[0],
+    }
+    data: dict[str, Any] = {}
+    shown: list[Any] = []
+    if images:
+        data, shown = _asked(loaded, images, names, picture, settings)
+    if run:
+        insist = bool(spec or split or not images)
+        measured, table = _measured(loaded, run, split, settings, insist=insist)
+        data, shown = data | measured, shown + table
+    show(data, as_json, *shown)
+
+
+def _asked(
+    models: Mapping[str, ContrastiveModel],
+    given: list[Path],
+    classes: list[str],
+    picture: Path | None,
+    settings: dict[str, Any],
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return what models say about pictures, for a machine and for a person."""
+    from contrastive.compare import compare as ask
+    from contrastive.progress import say
+    from contrastive.report import PICTURES, draw_comparison
+    from contrastive.search import pictures_in
+    from contrastive.tables import comparison_table
+
+    images = [
+        image
+        for path in given
+        for image in ([row["image"] for row in pictures_in(path)] if path.is_dir() else [path])
+    ]
+    comparison = ask(models, images, classes, **settings)
+    if picture:
+        draw_comparison(comparison, picture)
+        only = f" (the first {PICTURES} pictures)" if len(images) > PICTURES else ""
+        say(f"drawn: {picture}{only}")
+    agreed = f"the models agree on {comparison.agreed} of {len(images)} pictures"
+    return comparison.as_dict(), [comparison_table(comparison), agreed]
+
+
+def _measured(
+    models: Mapping[str, ContrastiveModel],
+    run: RunSpec,
+    split: str | None,
+    settings: dict[str, Any],
+    *,
+    insist: bool,
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return what models are measured at, for a machine and for a person.
+
+    Data that nobody asked for may be gone: then pictures alone are compared.
+    """
+    from contrastive.compare import compare_retrieval
+    from contrastive.progress import say
+    from contrastive.tables import measured_tables
+
+    split = split or run.evaluation.final_split
+    try:
+        samples = run.data.build(split)
+    except DataError as error:
+        if insist:
+            raise
+        say(f"retrieval is not measured: {error}")
+        return {}, []
+    found = compare_retrieval(
+        models, samples, split=split, workers=run.training.workers, **settings
+    )
+    for name, one in found.items():
+        for line in one.report.faults if one.report else [one.refusal]:
+            say(f"{name}: {line}")
+    data = {"split": split, "models": {name: one.as_dict() for name, one in found.items()}}
+    return {"retrieval": data}, measured_tables(found, split)
+
+
+def _check_comparable(
+    models: list[Path], images: list[Path] | None, classes: list[str], picture: Path | None
+) -> None:
+    """Say what a comparison lacks before anything is computed."""
+    if len({*models}) < max(2, len(models)):
+        msg = (
+            f"give at least two models to compare, each once; given: {', '.join(map(str, models))}"
+        )
+        raise SpecError(msg)
+    if bool(images) != bool(classes):
+        there, lacking = ("--images", "--classes") if images else ("--classes", "--images")
+        msg = f"{there} without {lacking}: pictures are compared by the names that they go with"
+        raise SpecError(msg)
+    if picture and not images:
+        msg = f"{picture}: pictures are drawn with their names; give --images and --classes"
+        raise SpecError(msg)
+    if picture:
+        from contrastive.errors import require
+
+        require("matplotlib", extra="report")
+
+
+def _run_of_any(models: list[Path], *, trusted: bool) -> RunSpec | None:
+    """Return the spec of the run that made the first of the models that a run made."""
+    from contrastive.model import find_model
+
+    made = [folder for folder in models if (find_model(folder) / "run.json").exists()]
+    return run_of(made[0], trusted=trusted, remedy="--spec") if made else None
 
 
 def _subject(folder: Path, dataset: str, split: str) -> Subject:

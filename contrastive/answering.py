@@ -1,0 +1,115 @@
+"""Questions about a picture: which of these answers, put into a sentence, goes best with it?
+
+A dual encoder compares a picture with sentences, and captions are statements rather than questions.
+So a question becomes a statement with a gap for the answer, and answers are ranked as classes are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from contrastive.errors import SpecError
+from contrastive.zero_shot import classify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from contrastive.cache import FeatureCache
+    from contrastive.model import ContrastiveModel
+
+QUESTION_TEMPLATES = ("{statement}", "a photo where {statement}", "Q: {question} A: {}")
+"""Sentences for an answer, whose embeddings are averaged."""
+
+PLACES = r"(?:in|on|at|under|over|above|below|behind|beside|near|inside|next to|in front of)"
+ACTS = r"(?:holding|wearing|eating|drinking|riding|carrying|playing|reading|using|watching)"
+WHAT = r"(?:what|which|who)(?: (?:(?:kind|type|sort|breed|color|colour) of )?[\w-]+)??"
+REWRITES = (
+    (r"how many (.+?) (are|is) there(.*)", r"there \2 {} \1\3"),
+    (rf"how many (.+?) (are|is) ({PLACES} .+)", r"there \2 {} \1 \3"),
+    (r"(?:what|which) (?:is|are) there (.+)", r"there is {} \1"),
+    (r"what (is|are) (.+) doing", r"\2 \1 {}"),
+    (rf"{WHAT} (is|are) (.+) ({ACTS})", r"\2 \1 \3 {}"),
+    (rf"{WHAT} (is|are) ({PLACES} .+|\w+ing\b.*)", r"{} \1 \2"),
+    (rf"(?:where|how|{WHAT}) (is|are) (.+)", r"\2 \1 {}"),
+)
+"""Forms of questions and what a caption would say; the first that fits is taken."""
+
+
+def answer(
+    model: ContrastiveModel,
+    images: Any | Sequence[Any],
+    question: str,
+    answers: Sequence[str],
+    *,
+    templates: Sequence[str] = QUESTION_TEMPLATES,
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """Return the probability ``[N, A]`` of each of A answers for each picture; rows sum to 1.
+
+    It is of these answers among each other: one is the likeliest even if all are wrong.
+
+    Args:
+        model: a model with an image and a text tower.
+        images: one picture or several: paths, encoded bytes or PIL images.
+        question: such as ``what color is the car?``, or a statement with ``{}`` for the answer.
+        answers: what is ranked.
+        templates: sentences in which ``{statement}`` stands for the question as a statement with
+            a gap, ``{question}`` for its own words and ``{}`` for the answer.
+        cache: keeps the features of frozen encoders.
+
+    Raises:
+        SpecError: the question is empty, no answer is given, one is given twice, or a template has
+            no place for the answer.
+        BadSample: a picture cannot be read; names it.
+    """
+    sentences = sentences_of(question, templates)
+    if isinstance(answers, str) or not answers:
+        msg = "give at least one answer, in a list"
+        raise SpecError(msg)
+    return classify(model, images, answers, templates=sentences, cache=cache)
+
+
+def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -> list[str]:
+    """Return the templates for a question, each with ``{}`` for the answer.
+
+    A question with a gap is itself a statement, and templates that quote the question are left out.
+
+    Raises:
+        SpecError: the question is empty, or a template has no place for the answer.
+    """
+    if not question.strip():
+        msg = "the question is empty; ask something, such as: what color is the car?"
+        raise SpecError(msg)
+    if isinstance(templates, str):
+        msg = "give at least one template, in a list"
+        raise SpecError(msg)
+    for template in templates:
+        if "{}" not in template and "{statement}" not in template:
+            msg = f"template {template!r} has neither {{}} nor {{statement}} for the answer"
+            raise SpecError(msg)
+    asked = " ".join(question.split())
+    if "{}" in asked:
+        templates = [t for t in templates if "{question}" not in t] or ["{statement}"]
+    words = {"{statement}": statement_of(asked), "{question}": asked}
+    return [
+        re.sub(r"\{(?:statement|question)\}", lambda found: words[found[0]], template)
+        for template in templates
+    ]
+
+
+def statement_of(question: str) -> str:
+    """Return what a caption would say, with ``{}`` for the answer.
+
+    ``what color is the car?`` becomes ``the car is {}``, ``how many dogs are there?`` becomes
+    ``there are {} dogs``. A question of no known form becomes ``the answer to '...' is {}``.
+    """
+    asked = " ".join(question.split()).rstrip(" ?")
+    if "{}" in asked:
+        return asked
+    for form, statement in REWRITES:
+        if found := re.fullmatch(form, asked, re.IGNORECASE):
+            return found.expand(statement)
+    return f"the answer to '{asked}?' is {{}}"

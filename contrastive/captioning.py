@@ -1,0 +1,131 @@
+"""Captions by retrieval: the sentences of a corpus that go with a picture, and not thrice the same.
+
+The nearest sentences of a large corpus are often one sentence in several wordings. Maximal marginal
+relevance (Carbonell and Goldstein, SIGIR 1998) takes them one by one, each for what it adds.
+
+Shapes: N images, P sentences of a pool, D the shared width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from contrastive.errors import DataError, SpecError
+from contrastive.search import top_k
+
+if TYPE_CHECKING:
+    from contrastive.cache import FeatureCache
+    from contrastive.model import ContrastiveModel
+
+POOL = 50  # nearest sentences that are chosen among: what is farther does not describe the picture
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence for a picture."""
+
+    text: str
+    similarity: float
+    """Cosine with the picture."""
+    place: int
+    """Where it first stands in the corpus."""
+
+
+def caption(
+    model: ContrastiveModel,
+    images: Any | Sequence[Any],
+    corpus: Sequence[str],
+    *,
+    top: int = 3,
+    diversity: float = 0.5,
+    cache: FeatureCache | None = None,
+) -> list[list[Caption]]:
+    """Return the sentences of a corpus that describe each picture, at most ``top`` for each.
+
+    They are in the order in which they were chosen, so the first is the nearest one. Among the
+    nearest 50 (or ten times ``top``), each further one has the greatest
+    ``(1 - diversity) * relevance - diversity * redundancy``; see ``scaled`` for the two.
+
+    Args:
+        model: a model with an image and a text tower.
+        images: one picture or several: paths, encoded bytes or PIL images.
+        corpus: sentences; one that stands twice counts once.
+        top: sentences for each picture.
+        diversity: 0 takes the nearest, 1 takes what is least like those already taken.
+        cache: keeps the features of frozen encoders.
+
+    Raises:
+        SpecError: ``top`` is below 1, or ``diversity`` is not from 0 to 1.
+        DataError: the corpus is empty.
+        BadSample: a picture or a sentence cannot be used; names it.
+    """
+    if top < 1:
+        msg = f"top is {top}; give at least 1"
+        raise SpecError(msg)
+    if not 0 <= diversity <= 1:
+        msg = f"diversity is {diversity}; give a number from 0 (the nearest) to 1"
+        raise SpecError(msg)
+    if isinstance(corpus, str) or not corpus:
+        msg = "the corpus is empty; give sentences, in a list"
+        raise DataError(msg)
+    first: dict[str, int] = {}
+    for place, text in enumerate(corpus):
+        first.setdefault(text, place)
+    texts = list(first)
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    samples: Sequence[Any] = cast("Sequence[Any]", images) if several else [cast("Any", images)]
+    texts_ND = model.embed("text", texts, cache=cache)
+    pools = top_k(model.embed("image", samples, cache=cache), texts_ND, max(POOL, 10 * top))
+    found: list[list[Caption]] = []
+    for cosines_P, places_P in zip(*pools, strict=True):
+        pool_PD = texts_ND[places_P]
+        chosen = mmr(*scaled(cosines_P, pool_PD @ pool_PD.T), top, diversity=diversity)
+        numbers = [int(places_P[i]) for i in chosen]
+        found.append(
+            [
+                Caption(texts[number], float(cosines_P[i]), first[texts[number]])
+                for i, number in zip(chosen, numbers, strict=True)
+            ]
+        )
+    return found
+
+
+def scaled(cosines_P: Tensor, alike_PP: Tensor) -> tuple[Tensor, Tensor]:
+    """Return relevance ``[P]`` and redundancy ``[P, P]``, both from 0 to 1 within the pool.
+
+    Pictures and texts lie apart in the shared space, so that a caption's cosine with its picture
+    may be 0.3 where unlike captions have 0.6 with each other; weighed as they are, the redundancy
+    would decide alone. Relevance is 1 for the nearest of the pool and 0 for the farthest;
+    redundancy is 1 for the same embedding and 0 for the two of the pool that are least alike.
+    """
+    least, most = cosines_P.min(), cosines_P.max()
+    relevance = (cosines_P - least) / (most - least).clamp_min(1e-6)
+    unlike = alike_PP.min()
+    return relevance, (alike_PP - unlike) / (1 - unlike).clamp_min(1e-6)
+
+
+def mmr(
+    relevance_P: Tensor, redundancy_PP: Tensor, top: int, *, diversity: float = 0.5
+) -> list[int]:
+    """Choose up to ``top`` places by maximal marginal relevance, in the order of the choice.
+
+    The next is the one with the greatest
+    ``(1 - diversity) * relevance - diversity * (redundancy with the most alike that is chosen)``,
+    and the first one the most relevant. Equal ones come in their order.
+    """
+    open_P = torch.ones_like(relevance_P, dtype=torch.bool)
+    nearest_P = torch.full_like(relevance_P, -torch.inf)
+    score_P = relevance_P
+    chosen: list[int] = []
+    while len(chosen) < min(top, len(relevance_P)):
+        best = int(score_P.masked_fill(~open_P, -torch.inf).argmax())
+        chosen.append(best)
+        open_P[best] = False
+        nearest_P = torch.maximum(nearest_P, redundancy_PP[:, best])
+        score_P = (1 - diversity) * relevance_P - diversity * nearest_P
+    return chosen

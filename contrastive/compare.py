@@ -1,0 +1,165 @@
+"""Models side by side: asked the same about the same pictures, and measured on the same split.
+
+Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from contrastive.errors import DataError, SpecError
+from contrastive.evaluate import check_held_out, evaluate
+from contrastive.spec import TEMPLATES
+from contrastive.stream import rows_of
+from contrastive.zero_shot import classify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from contrastive.cache import FeatureCache
+    from contrastive.datasets import Samples
+    from contrastive.evaluate import Report
+    from contrastive.model import ContrastiveModel
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What each model says about each picture, when all are asked in the same words."""
+
+    images: tuple[Any, ...]
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    probabilities: dict[str, Tensor]
+    """``[N, C]`` by model, as ``classify`` gives them."""
+
+    def top(self, model: str) -> list[tuple[str, float]]:
+        """Return a model's likeliest class of each picture, and its probability."""
+        rows = (zip(self.classes, row, strict=True) for row in self.rows(model))
+        return [max(row, key=lambda pair: pair[1]) for row in rows]
+
+    def rows(self, model: str) -> list[list[float]]:
+        """Return a model's probabilities as plain numbers."""
+        return cast("list[list[float]]", self.probabilities[model].tolist())
+
+    @property
+    def agreed(self) -> int:
+        """How many pictures have the same likeliest class by every model."""
+        answers = zip(*([name for name, _ in self.top(m)] for m in self.probabilities), strict=True)
+        return sum(len(set(names)) == 1 for names in answers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        rows = {model: self.rows(model) for model in self.probabilities}
+        images = [
+            {
+                "image": image_name(image, place),
+                "probabilities": {
+                    model: dict(zip(self.classes, rows[model][place], strict=True))
+                    for model in rows
+                },
+            }
+            for place, image in enumerate(self.images)
+        ]
+        return {"templates": list(self.templates), "agreed": self.agreed, "images": images}
+
+
+def compare(
+    models: Mapping[str, ContrastiveModel],
+    images: Any | Sequence[Any],
+    classes: Sequence[str],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    cache: FeatureCache | None = None,
+) -> Comparison:
+    """Ask several models which of the names each picture goes with.
+
+    Args:
+        models: models with an image and a text tower, by what to call them.
+        images: one picture or several: paths, encoded bytes or PIL images.
+        classes: the names.
+        templates: sentences with ``{}`` for the name, the same for every model.
+        cache: keeps the features of frozen encoders.
+
+    Raises:
+        SpecError: there are fewer than two models; or as ``classify``.
+        BadSample: a picture cannot be read; names it.
+    """
+    _check_several(models)
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    samples: tuple[Any, ...] = (cast("Any", images),)
+    if several:
+        samples = tuple(cast("Sequence[Any]", images))
+    found = {
+        name: classify(model, samples, classes, templates=templates, cache=cache)
+        for name, model in models.items()
+    }
+    return Comparison(samples, tuple(classes), tuple(templates), found)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's figures on a split, or why it has none."""
+
+    held_out: Literal["yes", "no", "not known"]
+    """Whether the model has not been trained on the split's samples. A model that came without a
+    record of its training, such as a pretrained one, may have seen them."""
+    report: Report | None = None
+    """None if the model was trained on some of the samples."""
+    refusal: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        report = self.report.as_dict() if self.report else None
+        return {"held_out": self.held_out, "refusal": self.refusal, "report": report}
+
+
+def compare_retrieval(
+    models: Mapping[str, ContrastiveModel],
+    samples: Samples,
+    *,
+    split: str = "",
+    templates: Sequence[str] = TEMPLATES,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+) -> dict[str, Measured]:
+    """Evaluate each model on the same samples.
+
+    A model that was trained on some of them is not measured, and its entry says so; the others are.
+
+    Raises:
+        SpecError: there are fewer than two models.
+        DataError: there are no samples, or too many of them are bad.
+    """
+    _check_several(models)
+    rows = rows_of(samples)
+    if not rows:
+        msg = f"split {split!r} is empty; there is nothing to measure"
+        raise DataError(msg)
+    measured: dict[str, Measured] = {}
+    for name, model in models.items():
+        try:
+            check_held_out(model, rows, split)
+        except DataError as error:
+            measured[name] = Measured("no", refusal=str(error))
+            continue
+        report = evaluate(
+            model, samples, split=split, templates=templates, cache=cache, workers=workers
+        )
+        measured[name] = Measured("yes" if model.seen else "not known", report)
+    return measured
+
+
+def image_name(image: Any, place: int) -> str:
+    """Return what to call a picture: its path, or its place if it has none."""
+    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+
+
+def _check_several(models: Mapping[str, ContrastiveModel]) -> None:
+    if len(models) < 2:
+        msg = "give at least two models to compare, of different names"
+        raise SpecError(msg)

@@ -1,0 +1,282 @@
+"""Captions by retrieval and answers by ranking, against slow, obvious references."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+
+from contrastive import answer, build_model, caption, classify
+from contrastive.answering import QUESTION_TEMPLATES, sentences_of, statement_of
+from contrastive.captioning import POOL, mmr, scaled
+from contrastive.errors import BadSample, DataError, SpecError
+from tests.miniature import Picture
+from tests.toys import toy_dict
+
+CORPUS = [text for number in range(24) for text in Picture(number).captions]
+QUESTION = "What color is the circle?"
+ANSWERS = ["red", "blue", "green"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a saved model that has learned nothing, pictures and sentences."""
+    folder = tmp_path_factory.mktemp("uses")
+    spec = toy_dict(folder / "flickr30k", images=4)
+    spec["model"]["loss"]["temperature"] = 0.01  # sharp enough that its opinions differ
+    torch.manual_seed(0)
+    build_model(spec).eval().save(folder / "model")
+    for number in range(3):
+        Picture(7 * number).draw().save(folder / f"{number}.png")
+    (folder / "corpus.txt").write_text("\n\n".join(CORPUS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    from contrastive import load_model
+
+    return load_model(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def paths(folder):
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CONTRASTIVE_MODEL", "model")
+    return folder
+
+
+def result(ended):
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+def reference_mmr(relevance, redundancy, top, diversity) -> list[int]:
+    """Equation 2 of Carbonell and Goldstein, restated with loops and Python's floats."""
+    chosen: list[int] = []
+    while len(chosen) < min(top, len(relevance)):
+        best, best_score = -1, -float("inf")
+        for i in range(len(relevance)):
+            if i in chosen:
+                continue
+            if chosen:
+                alike = max(redundancy[i][j] for j in chosen)
+                score = (1 - diversity) * relevance[i] - diversity * alike
+            else:
+                score = relevance[i]
+            if score > best_score:
+                best, best_score = i, score
+        chosen.append(best)
+    return chosen
+
+
+@pytest.mark.parametrize("diversity", [0, 0.1, 0.5, 0.9, 1])
+@pytest.mark.parametrize("size", [1, 2, 7, 40])
+def test_the_choice_is_that_of_the_reference(size, diversity):
+    draw = random.Random(size)
+    for _ in range(10):
+        relevance = [draw.random() for _ in range(size)]
+        redundancy = [[draw.random() for _ in range(size)] for _ in range(size)]
+        for top in (1, 3, size, size + 2):
+            found = mmr(
+                torch.tensor(relevance, dtype=torch.float64),
+                torch.tensor(redundancy, dtype=torch.float64),
+                top,
+                diversity=diversity,
+            )
+            assert found == reference_mmr(relevance, redundancy, top, diversity)
+
+
+def test_of_equals_the_first_is_chosen():
+    assert mmr(torch.ones(4), torch.ones(4, 4), 3) == [0, 1, 2]
+
+
+def test_a_near_duplicate_is_passed_over_for_what_adds_something():
+    relevance = torch.tensor([1.0, 0.99, 0.6])
+    redundancy = torch.tensor([[1, 0.98, 0.1], [0.98, 1, 0.1], [0.1, 0.1, 1]])
+    assert mmr(relevance, redundancy, 2, diversity=0) == [0, 1]
+    assert mmr(relevance, redundancy, 2, diversity=0.5) == [0, 2]
+
+
+def test_the_gap_between_pictures_and_texts_does_not_decide():
+    """Cosines of 0.3 with the picture and of 0.9 with each other weigh as much as any others."""
+    relevance, redundancy = scaled(
+        torch.tensor([0.30, 0.29, 0.20]),
+        torch.tensor([[1, 0.99, 0.9], [0.99, 1, 0.9], [0.9, 0.9, 1]]),
+    )
+    torch.testing.assert_close(relevance, torch.tensor([1, 0.9, 0]))
+    torch.testing.assert_close(redundancy[0], torch.tensor([1, 0.9, 0]))
+    assert mmr(relevance, redundancy, 3, diversity=0.3) == [0, 1, 2]
+    assert mmr(relevance, redundancy, 3, diversity=0.7) == [0, 2, 1]
+
+
+@pytest.mark.parametrize("diversity", [0, 0.3, 0.5, 1])
+def test_captions_are_those_of_a_slow_search(model, paths, diversity):
+    found = caption(model, paths, CORPUS, top=4, diversity=diversity)
+    texts = model.embed("text", CORPUS).double()
+    for path, captions in zip(paths, found, strict=True):
+        cosines = texts @ model.embed("image", [path])[0].double()
+        pool = sorted(range(len(CORPUS)), key=lambda i: -float(cosines[i]))[:POOL]
+        relevance, redundancy = scaled(cosines[pool], texts[pool] @ texts[pool].T)
+        chosen = reference_mmr(relevance.tolist(), redundancy.tolist(), 4, diversity)
+        assert [one.text for one in captions] == [CORPUS[pool[i]] for i in chosen]
+        for one in captions:
+            assert CORPUS[one.place] == one.text
+            assert one.similarity == pytest.approx(float(cosines[one.place]), abs=1e-5)
+
+
+def test_a_sentence_that_stands_twice_counts_once(model, paths):
+    (once,) = caption(model, paths[0], CORPUS, top=5, diversity=0)
+    (twice,) = caption(model, paths[0], CORPUS + CORPUS, top=5, diversity=0)
+    assert once == twice
+    assert len({one.text for one in twice}) == 5
+
+
+def test_a_corpus_of_one_sentence_has_one_caption(model, paths):
+    assert [[one.text for one in c] for c in caption(model, paths, ["a dog"])] == [["a dog"]] * 3
+    assert caption(model, [], ["a dog"]) == []
+
+
+@pytest.mark.parametrize(
+    ("corpus", "settings", "said"),
+    [
+        ([], {}, "the corpus is empty"),
+        ("a dog", {}, "in a list"),
+        (CORPUS, {"top": 0}, "top is 0"),
+        (CORPUS, {"diversity": 1.5}, "diversity is 1.5"),
+        (CORPUS, {"diversity": float("nan")}, "diversity is nan"),
+    ],
+)
+def test_what_cannot_be_captioned_with_is_refused(model, paths, corpus, settings, said):
+    with pytest.raises((DataError, SpecError), match=said):
+        caption(model, paths, corpus, **settings)
+
+
+@pytest.mark.parametrize(
+    ("question", "statement"),
+    [
+        ("What color is the car?", "the car is {}"),
+        ("what is the colour of the car ?", "the colour of the car is {}"),
+        ("What is the man holding?", "the man is holding {}"),
+        ("what kind of food is the dog eating", "the dog is eating {}"),
+        ("what is the dog doing?", "the dog is {}"),
+        ("Who is riding the horse?", "{} is riding the horse"),
+        ("where are the cats?", "the cats are {}"),
+        ("how many dogs are there?", "there are {} dogs"),
+        ("how many dogs are there on the beach?", "there are {} dogs on the beach"),
+        ("how many cups are on the table?", "there are {} cups on the table"),
+        ("what is on the table?", "{} is on the table"),
+        ("what animal is this?", "this is {}"),
+        ("how is the weather?", "the weather is {}"),
+        ("the car is {}", "the car is {}"),
+        ("is the car red?", "the answer to 'is the car red?' is {}"),
+        (r"why \1 {x}?", r"the answer to 'why \1 {x}?' is {}"),
+    ],
+)
+def test_a_question_becomes_what_a_caption_would_say(question, statement):
+    assert statement_of(question) == statement
+
+
+def test_templates_hold_the_statement_or_the_question():
+    assert sentences_of("what  color is it?") == [
+        "it is {}",
+        "a photo where it is {}",
+        "Q: what color is it? A: {}",
+    ]
+    assert sentences_of("it is {}") == ["it is {}", "a photo where it is {}"]
+    assert sentences_of("it is {}", ["Q: {question} A: {}"]) == ["it is {}"]
+    assert sentences_of(r"why \1 {statement}?", ["{question} {}"]) == [r"why \1 {statement}? {}"]
+
+
+def test_answers_are_ranked_as_classes_in_these_sentences(model, paths):
+    sentences = [
+        "the circle is {}",
+        "a photo where the circle is {}",
+        "Q: What color is the circle? A: {}",
+    ]
+    found = answer(model, paths, QUESTION, ANSWERS)
+    expected = classify(model, paths, ANSWERS, templates=sentences)
+    assert torch.equal(found, expected)
+    assert len(QUESTION_TEMPLATES) == len(sentences)
+    torch.testing.assert_close(found.sum(1), torch.ones(3))
+    torch.testing.assert_close(answer(model, paths[0], QUESTION, ANSWERS), found[:1])
+    assert found.std() > 0.01, "all alike would agree with anything"
+
+
+@pytest.mark.parametrize(
+    ("question", "answers", "settings", "said"),
+    [
+        (" ", ANSWERS, {}, "the question is empty"),
+        (QUESTION, [], {}, "at least one answer"),
+        (QUESTION, "red", {}, "in a list"),
+        (QUESTION, ["red", "red"], {}, "'red' is given twice"),
+        (QUESTION, ANSWERS, {"templates": "{}"}, "at least one template"),
+        (QUESTION, ANSWERS, {"templates": []}, "at least one template"),
+        (QUESTION, ANSWERS, {"templates": ["{question}"]}, "neither {} nor {statement}"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(model, paths, question, answers, settings, said):
+    with pytest.raises(SpecError) as error:
+        answer(model, paths, question, answers, **settings)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_captions_from_a_file(here, model, command):
+    found = result(
+        command(
+            *("caption", "0.png", "1.png", "--corpus", "corpus.txt"),
+            *("--top", 2, "--diversity", 0.3, "--json"),
+        )
+    )
+    expected = caption(model, ["0.png", "1.png"], CORPUS, top=2, diversity=0.3)
+    assert [one["image"] for one in found] == ["0.png", "1.png"]
+    for one, captions in zip(found, expected, strict=True):
+        assert [c["text"] for c in one["captions"]] == [c.text for c in captions]
+        # every second line of the file is blank
+        assert [c["source"] for c in one["captions"]] == [
+            f"corpus.txt:{2 * c.place + 1}" for c in captions
+        ]
+    shown = command("caption", "0.png", "--corpus", "corpus.txt").out
+    assert CORPUS[caption(model, "0.png", CORPUS)[0][0].place] in shown
+
+
+def test_a_model_without_a_run_needs_a_corpus(here, command):
+    ended = command("caption", "0.png")
+    assert ended.code == 2
+    assert ended.err == ("model: holds a model without a run, so without data; give --corpus\n")
+
+
+def test_the_command_answers_and_says_in_which_sentences(here, model, command):
+    asked = ("--question", QUESTION, "--answers", "red, blue,green")
+    (found,) = result(command("answer", "0.png", *asked, "--json"))
+    expected = answer(model, "0.png", QUESTION, ANSWERS)[0].tolist()
+    assert list(found["probabilities"]) == ANSWERS
+    assert list(found["probabilities"].values()) == pytest.approx(expected, abs=1e-6)
+    assert found["sentences"] == sentences_of(QUESTION)
+    shown = command("answer", "0.png", "1.png", *asked)
+    assert "answer" in shown.out
+    assert "yes or no" not in shown.err
+    (own,) = result(command("answer", "0.png", *asked, "--template", "{statement} .", "--json"))
+    assert own["sentences"] == ["the circle is {} ."]
+
+
+def test_yes_and_no_are_answered_with_a_warning(here, command):
+    ended = command("answer", "0.png", "--question", "is it red?", "--answers", "Yes,no")
+    assert ended.code == 0
+    assert "captions hardly say yes or no" in ended.err
+
+
+def test_a_picture_that_is_not_there_is_named(here, model, command):
+    with pytest.raises(BadSample, match=r"nonesuch\.png: no such file"):
+        caption(model, "nonesuch.png", CORPUS)
+    ended = command("answer", "nonesuch.png", "--question", "what is it?", "--answers", "a,b")
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].startswith("nonesuch.png: ")
