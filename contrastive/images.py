@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, DataError
 
 ImageSource = str | Path | bytes | Image.Image
 
@@ -44,6 +44,20 @@ def open_image(source: ImageSource) -> Image.Image:
             problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
     msg = f"{name}: {problem}"
     raise BadSample(msg)
+
+
+def check_writable(path: Path) -> None:
+    """Insist that a picture can be written to a path.
+
+    Raises:
+        DataError: its ending names no format, or its folder is not there.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        msg = f"{path}: what format? end its name with one of {', '.join(SUFFIXES)}"
+        raise DataError(msg)
+    if not path.parent.is_dir():
+        msg = f"{path}: there is no folder {path.parent}"
+        raise DataError(msg)
 
 
 def _as_seen(image: Image.Image) -> Image.Image:

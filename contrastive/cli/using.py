@@ -50,6 +50,105 @@ def classify(
 
 
 @app.command()
+def caption(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="A file of sentences, one a line; else the split's captions."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Sentences for each picture.")] = 3,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="0 takes the nearest, 1 the least alike.")
+    ] = 0.5,
+    split: Split = None,
+    model: Model = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find sentences that describe a picture, and not the same one in several wordings."""
+    folder = find_model_folder(model)
+    loaded = load(folder, device, trusted=trusted)
+    from contrastive.captioning import caption as captions_of
+    from contrastive.search import lines_of
+    from contrastive.stream import rows_of
+    from contrastive.tables import captions_table
+
+    if corpus:
+        rows = lines_of(corpus)
+    else:
+        run = run_of(folder, trusted=trusted, remedy="--corpus")
+        rows = rows_of(run.data.build(split or run.evaluation.final_split))
+    texts = [str(row["text"]) for row in rows]
+    found = captions_of(
+        loaded, images, texts, top=top, diversity=diversity, cache=cache_for(folder)
+    )
+    results = [
+        {
+            "image": str(image),
+            "captions": [
+                {
+                    "text": one.text,
+                    "similarity": one.similarity,
+                    "source": str(rows[one.place].get("source", "")),
+                }
+                for one in captions
+            ],
+        }
+        for image, captions in zip(images, found, strict=True)
+    ]
+    show(results, as_json, captions_table(results))
+
+
+@app.command()
+def answer(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
+    question: Annotated[
+        str, typer.Option(help="Such as 'what color is the car?', or 'the car is {}'.")
+    ],
+    answers: Annotated[str, typer.Option(help="What is ranked, joined by commas.")],
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A sentence with {statement}, or with {} for the answer; may be repeated."
+        ),
+    ] = None,
+    model: Model = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Rank answers to a question about a picture."""
+    names = [name.strip() for name in answers.split(",") if name.strip()]
+    folder = find_model_folder(model)
+    loaded = load(folder, device, trusted=trusted)
+    from contrastive.answering import QUESTION_TEMPLATES, sentences_of
+    from contrastive.answering import answer as probabilities_of
+    from contrastive.progress import say
+
+    templates = template or QUESTION_TEMPLATES
+    probabilities = probabilities_of(
+        loaded, images, question, names, templates=templates, cache=cache_for(folder)
+    )
+    if {"yes", "no"} & {name.lower() for name in names}:
+        say("captions hardly say yes or no; better answers say what is seen: 'a dog,an empty room'")
+    results = [
+        {
+            "image": str(image),
+            "question": question,
+            "sentences": sentences_of(question, templates),
+            "probabilities": dict(zip(names, row, strict=True)),
+        }
+        for image, row in zip(
+            images, cast("list[list[float]]", probabilities.tolist()), strict=True
+        )
+    ]
+    from contrastive.tables import classes_table
+
+    show(results, as_json, classes_table(results, len(names), "answer"))
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="Words, or the path of a picture.")],
     images: Annotated[Path | None, typer.Option(help="Search this folder of pictures.")] = None,
@@ -76,3 +175,37 @@ def search(
     among = candidates(query, images=images, texts=texts, data=data)
     hits = find(loaded, query, among, k=k, cache=cache_for(folder))
     show(hits, as_json, hits_table(hits))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the picture should show.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .jpg, ...")],
+    *,
+    negative: Annotated[
+        list[str] | None, typer.Option(help="What it should not show; may be repeated.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of its sides.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 150,
+    views: Annotated[int, typer.Option(min=1, help="Crops that each step looks at.")] = 6,
+    seed: Annotated[int, typer.Option(help="Another one gives another picture.")] = 0,
+    model: Model = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Paint a picture for a prompt; Ctrl-C keeps the best so far."""
+    from contrastive.images import check_writable
+
+    check_writable(output)  # before minutes of work
+    loaded = load(find_model_folder(model), device, trusted=trusted)
+    from contrastive.generate import generate as paint
+
+    made = paint(
+        loaded, prompt, size=size, steps=steps, seed=seed, views=views, negative=negative or ()
+    )
+    made.image.save(output)
+    done = len(made.history)
+    result = {"image": str(output), "cosine": made.cosine, "before": made.before, "steps": done}
+    line = f"saved: {output}; cosine {made.cosine:.3f}, of the noise before {made.before:.3f}"
+    show(result, as_json, line)

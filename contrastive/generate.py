@@ -1,0 +1,211 @@
+"""Pictures for words: rank what any generator made, or paint one by climbing the cosine.
+
+Shapes: N pictures, C prompts, V views, D the shared width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from contrastive.cache import eval_mode
+from contrastive.errors import SpecError
+from contrastive.fourier import FourierImage
+from contrastive.progress import bar, say
+from contrastive.views import Pixels, pixels_of, random_views
+from contrastive.zero_shot import classify_embeddings, embed_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from contrastive.cache import FeatureCache
+    from contrastive.model import ContrastiveModel, TowerModule
+
+AS_IT_IS = ("{}",)  # a prompt is a sentence already
+LEARNING_RATE = 0.05  # of Adam, on the spectrum
+SMOOTHING = 1.0  # weight of the total variation against cosines
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A picture's place among candidates."""
+
+    index: int
+    """Which of the pictures that were given."""
+    cosine: float
+    """Of the picture and the prompt."""
+    probability: float
+    """That the picture goes with the prompt and not with one that it is ranked against."""
+
+
+def rerank(
+    model: ContrastiveModel,
+    prompt: str,
+    images: Sequence[Any],
+    *,
+    against: Sequence[str] = (),
+    templates: Sequence[str] = AS_IT_IS,
+    cache: FeatureCache | None = None,
+) -> list[Ranked]:
+    """Rank pictures by how well they go with a prompt, best first.
+
+    Args:
+        model: a model with an image and a text tower.
+        prompt: what the pictures should show.
+        images: paths, encoded bytes or PIL images: a generator's candidates.
+        against: prompts that the pictures should not go with. The order is then that of the
+            probability of ``prompt`` among all of them; else it is that of the cosine.
+        templates: sentences with ``{}`` for a prompt; their embeddings are averaged.
+        cache: keeps the features of frozen encoders.
+
+    Raises:
+        SpecError: a prompt is given twice, or a template has no ``{}``.
+        BadSample: a picture cannot be read; names it.
+    """
+    prompts_CD = embed_classes(model, [prompt, *against], templates=templates, cache=cache)
+    images_ND = model.embed("image", images, cache=cache)
+    cosines_N = images_ND @ prompts_CD[0]
+    probabilities_N = classify_embeddings(model, images_ND, prompts_CD)[:, 0]
+    scores_N = probabilities_N if against else cosines_N
+    order = scores_N.argsort(descending=True, stable=True)  # equal ones as they came
+    return [Ranked(int(i), cosines_N[i].item(), probabilities_N[i].item()) for i in order]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of ``generate``."""
+
+    number: int
+    """From 1."""
+    cosine: float
+    """Of views of the picture and the prompt, their mean, before the step."""
+    goal: float
+    """What is climbed: ``cosine`` less that of the negative prompts."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A picture made for a prompt, and how it came about."""
+
+    image: Image.Image
+    cosine: float
+    """Of ``image`` and the prompt, as ``embed`` gives them."""
+    before: float
+    """The same of the noise that it began as."""
+    history: tuple[Step, ...]
+    """Fewer than ``steps`` if it was interrupted."""
+
+
+def generate(
+    model: ContrastiveModel,
+    prompt: str,
+    *,
+    size: int = 128,
+    steps: int = 150,
+    seed: int = 0,
+    views: int = 6,
+    negative: Sequence[str] = (),
+    templates: Sequence[str] = AS_IT_IS,
+    watch: Callable[[Step], None] | None = None,
+) -> Generated:
+    """Paint a picture whose embedding points where the prompt's does.
+
+    Adam climbs the mean cosine over random views, in the waves of ``FourierImage`` (Olah et al.
+    2017, Feature Visualization, Distill). On a CPU the same seed gives the same picture. Ctrl-C
+    ends it: the best picture so far is returned, if there is one.
+
+    Args:
+        model: a model with an image and a text tower; its weights stay as they are.
+        prompt: what the picture should show.
+        size: pixels of its sides.
+        steps: of the optimiser.
+        seed: decides the noise that it begins as, and the views.
+        views: random crops of the picture that each step looks at.
+        negative: what it should not show; the mean of their cosines is subtracted.
+        templates: sentences with ``{}`` for a prompt; their embeddings are averaged.
+        watch: called after each step.
+
+    Raises:
+        SpecError: a number or a prompt does not fit, or the image encoder's preprocessing is more
+            than scaling, cropping and normalising.
+    """
+    _check(prompt, size=size, steps=steps, views=views)
+    tower = model.tower("image")
+    pixels = pixels_of(tower.encoder)
+    prompts_CD = embed_classes(model, [prompt, *_several(negative)], templates=templates)
+    generator = torch.Generator().manual_seed(seed)
+    canvas = FourierImage(size, generator).to(model.device)
+    before = best = canvas().detach()
+    highest, history = float("-inf"), list[Step]()
+    optimiser = torch.optim.Adam(canvas.parameters(), lr=LEARNING_RATE)
+    try:
+        with eval_mode(model), bar(f"painting {prompt!r}", steps) as advance:
+            for number in range(1, steps + 1):
+                picture = canvas()
+                seen = random_views(picture, views, pixels.size, generator)
+                cosines_VC = _embed(tower, pixels, seen) @ prompts_CD.T.to(model.device)
+                goal = _goal(cosines_VC)
+                loss = SMOOTHING * total_variation(picture) - goal
+                # only the picture's gradient: the model's parameters keep theirs
+                (canvas.spectrum.grad,) = torch.autograd.grad(loss, [canvas.spectrum])
+                optimiser.step()
+                step = Step(number, cosines_VC[:, 0].mean().item(), goal.item())
+                if step.goal > highest:
+                    highest, best = step.goal, picture.detach()
+                history.append(step)
+                advance(1, f"cosine {step.cosine:.3f}")
+                if watch:
+                    watch(step)
+    except KeyboardInterrupt:
+        if not history:
+            raise
+        say(f"interrupted after {len(history)} of {steps} steps; kept is the best picture so far")
+    images = [as_image(before), as_image(best)]
+    first, last = model.embed("image", images) @ prompts_CD[0]
+    return Generated(images[1], last.item(), first.item(), tuple(history))
+
+
+def total_variation(picture: Tensor) -> Tensor:
+    """Return the mean absolute difference of neighbouring pixels of ``[3, S, S]``."""
+    down, right = picture.diff(dim=1).abs().mean(), picture.diff(dim=2).abs().mean()
+    return down + right
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """Return ``[3, S, S]`` in [0, 1] as a PIL image."""
+    pixels = (picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.cpu().numpy())
+
+
+def _embed(tower: TowerModule, pixels: Pixels, seen: Tensor) -> Tensor:
+    """Return embeddings ``[V, D]`` with their gradient, whether or not the encoder is frozen."""
+    return tower.project(tower.encoder(**{pixels.name: pixels.normalise(seen)}))
+
+
+def _goal(cosines_VC: Tensor) -> Tensor:
+    """Return the mean cosine of the first prompt, less that of the others if there are any."""
+    first, *others = cosines_VC.mean(0)
+    return first - torch.stack(others).mean() if others else first
+
+
+def _several(negative: Sequence[str]) -> Sequence[str]:
+    if isinstance(negative, str):
+        msg = f"give negative prompts in a list: [{negative!r}]"
+        raise SpecError(msg)
+    return negative
+
+
+def _check(prompt: str, **counts: int) -> None:
+    """Insist on words, and on numbers that make sense."""
+    if not prompt.strip():
+        msg = "the prompt is empty; say what the picture should show"
+        raise SpecError(msg)
+    least = {"size": 16, "steps": 1, "views": 1}
+    for name, count in counts.items():
+        if count < least[name]:
+            msg = f"{name} is {count}; it has to be at least {least[name]}"
+            raise SpecError(msg)
