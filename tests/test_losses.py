@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from contrastive import files
 from contrastive.config import Config
 from contrastive.errors import SpecError
-from contrastive.losses import InfoNCE, Loss, Sigmoid, losses
+from contrastive.losses import InfoNCE, Loss, Sigmoid, execution, losses
 from contrastive.losses.functional import accuracy, collisions, infonce, sigmoid, similarity
 
 torch.set_num_threads(1)
@@ -578,3 +578,48 @@ def test_the_bounds_themselves_are_allowed(temperature):
 def test_the_menu_imports_no_torch():
     code = "import sys, contrastive.losses as m; m.InfoNCE(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Which execution
+
+
+class Somewhere:
+    """What ``choose`` looks at of embeddings, on a device that need not be there."""
+
+    def __init__(self, n, width, dtype, *, is_cuda):
+        self.shape, self.dtype, self.is_cuda = (n, width), dtype, is_cuda
+
+    def __len__(self):
+        return self.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "dtype", "products", "on_gpu", "on_cpu"),
+    [
+        (1023, 512, torch.bfloat16, "fp32", "eager", "eager"),
+        (1024, 512, torch.bfloat16, "fp32", "fused", "chunked"),
+        (1024, 512, torch.float32, "fp32", "chunked", "chunked"),
+        (1024, 512, torch.float32, "bf16", "fused", "chunked"),
+        (1024, 512, torch.float64, "bf16", "chunked", "chunked"),
+        (1024, 4097, torch.float16, "fp32", "chunked", "chunked"),
+    ],
+)
+def test_auto_goes_by_size_device_and_products(
+    n, width, dtype, products, on_gpu, on_cpu, monkeypatch
+):
+    monkeypatch.setattr(execution, "_has_triton", lambda: True)
+    for is_cuda, expected in ((True, on_gpu), (False, on_cpu)):
+        x = Somewhere(n, width, dtype, is_cuda=is_cuda)
+        assert execution.choose("auto", x, x, products=products) == expected
+    monkeypatch.setattr(execution, "_has_triton", lambda: False)
+    x = Somewhere(n, width, dtype, is_cuda=True)
+    assert execution.choose("auto", x, x, products=products) != "fused"
+    assert execution.choose("fused", x, x) == "fused"  # who asks for it is told what is missing
+
+
+def test_a_model_says_which_execution_it_takes():
+    few, many = (torch.zeros(n, 4) for n in (8, 1024))
+    for config in MODULES:
+        assert config().build().execution(few, few) == "eager"
+        assert config().build().execution(many, many) == "chunked"
+        assert config(execution="chunked").build().execution(few, few) == "chunked"

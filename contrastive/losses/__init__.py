@@ -92,7 +92,7 @@ class InfoNCE(Scaled):
     """Share of the target that is spread over the whole batch."""
     execution: Execution = "auto"
     """eager holds all logits; chunked, some rows of them; fused, a tile of them (GPU). auto takes
-    eager for small batches, else fused on a GPU with Triton, else chunked."""
+    eager for small batches; else fused for products in half precision on a GPU, else chunked."""
     products: Products = "fp32"
     """Type in which chunked and fused multiply fp32 embeddings; sums are fp32 in any case."""
 
@@ -116,7 +116,7 @@ class Sigmoid(Scaled):
     positive nor negative unless partners; ignore, negatives unless partners."""
     execution: Execution = "auto"
     """eager holds all logits; chunked, some rows of them; fused, a tile of them (GPU). auto takes
-    eager for small batches, else fused on a GPU with Triton, else chunked."""
+    eager for small batches; else fused for products in half precision on a GPU, else chunked."""
     products: Products = "fp32"
     """Type in which chunked and fused multiply fp32 embeddings; sums are fp32 in any case."""
 

@@ -17,6 +17,7 @@ from contrastive.errors import require
 from contrastive.losses import functional, sweeps
 from contrastive.losses.chunked import Chunked
 from contrastive.losses.idle import Idle
+from contrastive.losses.kernels.tiles import WIDEST
 from contrastive.losses.roles import Roles, matched_ids
 from contrastive.losses.smoothing import smoothing
 
@@ -77,7 +78,7 @@ def infonce(
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
     shares = None if world is None else world.share(a, b)
-    execution = _choose(execution, a, b, shares)
+    execution = _choose(execution, a, b, shares, products)
     if execution == "eager":
         a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
         return functional.infonce(
@@ -131,7 +132,7 @@ def sigmoid(
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
     shares = None if world is None else world.share(a, b)
-    execution = _choose(execution, a, b, shares)
+    execution = _choose(execution, a, b, shares, products)
     if execution == "eager":
         a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
         return functional.sigmoid(
@@ -151,25 +152,35 @@ def sigmoid(
     )
 
 
-def choose(execution: Execution, a: Tensor, b: Tensor, world: World | None = None) -> Chosen:
+def choose(
+    execution: Execution,
+    a: Tensor,
+    b: Tensor,
+    world: World | None = None,
+    *,
+    products: Products = "fp32",
+) -> Chosen:
     """Return what ``auto`` is for embeddings ``[N, D]`` and ``[M, D]`` on their device.
 
-    ``eager`` for less than ``LARGE`` pairs, all processes counted (so each has to ask); beyond,
-    ``fused`` on a GPU that the kernels support, else ``chunked``.
+    ``eager`` for less than ``LARGE`` pairs, all processes counted (so each has to ask). Beyond,
+    ``fused`` on a GPU for products in half precision, which is what its tensor cores are for, and
+    ``chunked`` for all else.
     """
     if execution != "auto":
         return execution
-    return _choose(execution, a, b, None if world is None else world.share(a, b))
+    return _choose(execution, a, b, None if world is None else world.share(a, b), products)
 
 
-def _choose(execution: Execution, a: Tensor, b: Tensor, shares: Shares | None) -> Chosen:
+def _choose(
+    execution: Execution, a: Tensor, b: Tensor, shares: Shares | None, products: Products
+) -> Chosen:
     if execution != "auto":
         return execution
     n, m = (len(a), len(b)) if shares is None else (shares.rows.total, shares.columns.total)
     if n * m < LARGE:
         return "eager"
-    half_or_single = a.dtype.itemsize <= 4 and b.dtype.itemsize <= 4
-    return "fused" if a.is_cuda and half_or_single and _has_triton() else "chunked"
+    fits = a.is_cuda and a.shape[1] <= WIDEST and _has_triton()
+    return "fused" if fits and _half(a, b, products) else "chunked"
 
 
 def _sweeps(
@@ -177,9 +188,8 @@ def _sweeps(
 ) -> Sweeps:
     if not len(roles.row_count_N):
         return Idle()
-    dtype = torch.bfloat16 if products == "bf16" else None
-    if a.is_cuda and a.dtype == b.dtype and a.dtype.itemsize < 4:
-        dtype = a.dtype
+    # a CPU multiplies half precision as fp32, unless told otherwise
+    dtype = _half(a, b, products) if a.is_cuda or products == "bf16" else None
     match execution:
         case "chunked":
             return Chunked(products=dtype)
@@ -190,6 +200,14 @@ def _sweeps(
             return Fused(products=dtype)
         case _:
             assert_never(execution)
+
+
+def _half(a: Tensor, b: Tensor, products: Products) -> torch.dtype | None:
+    """Return the type of products in half precision, or None for wider ones."""
+    if a.dtype == b.dtype and a.dtype.itemsize < 4:
+        return a.dtype
+    single = sweeps.wide(a, b) == torch.float32
+    return torch.bfloat16 if products == "bf16" and single else None
 
 
 @cache

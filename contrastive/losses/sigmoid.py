@@ -54,4 +54,5 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
 
     def execution(self, a: Tensor, b: Tensor) -> Chosen:
         """Return the execution that such embeddings get."""
-        return choose(self.config.execution, a, b, self.world())
+        config = self.config
+        return choose(config.execution, a, b, self.world(), products=config.products)
