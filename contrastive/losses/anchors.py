@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.losses.execution import choose
-from contrastive.losses.functional import similarity
+from contrastive.losses.functional import NEVER, similarity
 from contrastive.losses.roles import matched_ids
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from contrastive.losses import Candidates, Direction, Positives, Unfused
 
 CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over
-
-# An exponent that takes no part. Finite, because a softmax over nothing but -inf has NaN gradients.
-NEVER = -1e30
 
 Roles = Callable[[int, int], "tuple[Tensor, Tensor]"]
 """First row and the row after the last, to masks ``[R, C]`` of their positives and negatives."""
@@ -47,7 +44,7 @@ class Sums:
     """Mean logit of its positives; 0 if it has none."""
     positive_logs: tuple[Tensor, ...]
     """``[N]`` for each power p that was asked for: the logarithm of the sum of exp(p x) over the
-    positives, about ``NEVER`` for an empty sum."""
+    positives, about ``functional.NEVER`` for an empty sum."""
     negative_logs: tuple[Tensor, ...]
     """The same over the negatives."""
 
