@@ -45,6 +45,10 @@ class LossModule(nn.Module):
         """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T``, in fp32."""
         return similarity(a, b, log_scale=self.log_scale)
 
+    def world(self) -> World | None:
+        """Return the processes whose batches make one with this one's, if any."""
+        return None
+
     def execution(self, a: Tensor, b: Tensor) -> str:
         """Return how the loss of such embeddings is computed, for the log."""
         del a, b
@@ -107,5 +111,5 @@ class ScaledLoss(LossModule, Generic[C]):
         return similarity(a, b, log_scale=self.log_scale, bias=self.bias)
 
     def world(self) -> World | None:
-        """Return the processes whose batches make one with this one's, if any."""
+        """Return all processes, unless ``negatives`` are local."""
         return World.current() if self.config.negatives == "global" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.losses.module import LossModule, ScaledLoss
+from contrastive.losses.module import LossModule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,5 @@ class WrapperLoss(LossModule):
         return self.inner.execution(a, b)
 
     def world(self) -> World | None:
-        """Return the processes whose batches make one with this one's, if any.
-
-        A loss within that is neither ours nor a ``ScaledLoss`` is taken not to know of others.
-        """
-        return self.inner.world() if isinstance(self.inner, (ScaledLoss, WrapperLoss)) else None
+        """Return the processes of the loss within."""
+        return self.inner.world()
