@@ -8,16 +8,19 @@ Shapes: N anchors, C candidates, M rows of the other side, R rows of a chunk, D 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar, final
 
 import torch
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from contrastive.losses.execution import choose
-from contrastive.losses.functional import NEVER, similarity
+from contrastive.losses import Choice, SupCon
+from contrastive.losses.execution import choose, whole
+from contrastive.losses.functional import NEVER, accuracy, similarity
+from contrastive.losses.module import ScaledLoss
 from contrastive.losses.roles import matched_ids
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from contrastive.losses import Candidates, Direction, Positives, Unfused
 
 CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over
+
+A = TypeVar("A", bound=Choice | SupCon)
 
 Roles = Callable[[int, int], "tuple[Tensor, Tensor]"]
 """First row and the row after the last, to masks ``[R, C]`` of their positives and negatives."""
@@ -47,6 +52,49 @@ class Sums:
     positives, about ``functional.NEVER`` for an empty sum."""
     negative_logs: tuple[Tensor, ...]
     """The same over the negatives."""
+
+
+class AnchorLoss(ScaledLoss[A]):
+    """A loss of such sums, which every process computes in full."""
+
+    @abstractmethod
+    def between(
+        self,
+        a: Tensor,
+        b: Tensor,
+        a_ids: Tensor | None,
+        b_ids: Tensor | None,
+        *,
+        execution: Unfused,
+    ) -> Tensor:
+        """Return the loss of a whole batch."""
+
+    def compared(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows as many as there are anchors, and as many as there are candidates."""
+        return a, b
+
+    @final
+    def compare(
+        self,
+        a: Tensor,
+        b: Tensor,
+        a_ids: Tensor | None,
+        b_ids: Tensor | None,
+        world: World | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; figure, where all logits are at hand: accuracy between the sides."""
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
+        execution = chosen(self.config.execution, *self.compared(a, b))
+        loss = self.between(a, b, a_ids, b_ids, execution=execution)
+        if execution == "chunked":
+            return loss, {}
+        with torch.no_grad():
+            return loss, {"accuracy": accuracy(self.logits(a, b), a_ids, b_ids)}
+
+    @final
+    def execution(self, a: Tensor, b: Tensor) -> str:
+        """Return the execution that such embeddings get."""
+        return chosen(self.config.execution, *self.compared(a, b), self.world())
 
 
 def both_sides(

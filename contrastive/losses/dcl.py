@@ -10,52 +10,40 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import DCL
-from contrastive.losses.anchors import NEVER, Sums, both_sides, chosen, mean
-from contrastive.losses.execution import whole
-from contrastive.losses.functional import accuracy
-from contrastive.losses.module import ScaledLoss
+from contrastive.losses.anchors import NEVER, AnchorLoss, Sums, both_sides, chosen, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
     from contrastive.losses import Candidates, Direction, Positives, Unfused
 
 
-class DCLLoss(ScaledLoss[DCL]):
+class DCLLoss(AnchorLoss[DCL]):
     """Decoupled contrastive learning; ``dcl`` has the equation."""
 
-    def compare(
+    def between(
         self,
         a: Tensor,
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figure, where all logits are at hand: accuracy."""
+        *,
+        execution: Unfused,
+    ) -> Tensor:
+        """Return the loss of a whole batch."""
         config = self.config
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
-        execution = chosen(config.execution, a, b)
-        loss = dcl(
+        return dcl(
             a,
             b,
             a_ids,
             b_ids,
             log_scale=self.log_scale,
+            sigma=config.sigma,
             positives=config.positives,
             direction=config.direction,
             candidates=config.candidates,
-            sigma=config.sigma,
             execution=execution,
         )
-        if execution == "chunked":
-            return loss, {}
-        return loss, {"accuracy": accuracy(self.logits(a, b), a_ids, b_ids)}
-
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return the execution that such embeddings get."""
-        return chosen(self.config.execution, a, b, self.world())
 
 
 def dcl(

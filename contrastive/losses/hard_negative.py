@@ -11,34 +11,29 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import HardNegative
-from contrastive.losses.anchors import NEVER, Sums, both_sides, chosen, softmax_loss
-from contrastive.losses.execution import whole
-from contrastive.losses.functional import accuracy
-from contrastive.losses.module import ScaledLoss
+from contrastive.losses.anchors import NEVER, AnchorLoss, Sums, both_sides, chosen, softmax_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
     from contrastive.losses import Candidates, Direction, Positives, Unfused
 
 
-class HardNegativeLoss(ScaledLoss[HardNegative]):
+class HardNegativeLoss(AnchorLoss[HardNegative]):
     """InfoNCE with hard negatives; ``hard_negative`` has the equation."""
 
-    def compare(
+    def between(
         self,
         a: Tensor,
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figure, where all logits are at hand: accuracy."""
+        *,
+        execution: Unfused,
+    ) -> Tensor:
+        """Return the loss of a whole batch."""
         config = self.config
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
-        execution = chosen(config.execution, a, b)
-        loss = hard_negative(
+        return hard_negative(
             a,
             b,
             a_ids,
@@ -51,13 +46,6 @@ class HardNegativeLoss(ScaledLoss[HardNegative]):
             candidates=config.candidates,
             execution=execution,
         )
-        if execution == "chunked":
-            return loss, {}
-        return loss, {"accuracy": accuracy(self.logits(a, b), a_ids, b_ids)}
-
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return the execution that such embeddings get."""
-        return chosen(self.config.execution, a, b, self.world())
 
 
 def hard_negative(

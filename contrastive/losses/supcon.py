@@ -10,41 +10,33 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import SupCon
-from contrastive.losses.anchors import among, chosen, row_sums, softmax_loss
-from contrastive.losses.execution import whole
-from contrastive.losses.functional import accuracy
-from contrastive.losses.module import ScaledLoss
+from contrastive.losses.anchors import AnchorLoss, among, chosen, row_sums, softmax_loss
 from contrastive.losses.roles import matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
     from contrastive.losses import Unfused
 
 
-class SupConLoss(ScaledLoss[SupCon]):
+class SupConLoss(AnchorLoss[SupCon]):
     """Supervised contrastive learning; ``supcon`` has the equation."""
 
-    def compare(
+    def between(
         self,
         a: Tensor,
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figure, where all logits are at hand: accuracy between the sides."""
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
-        execution = self.config.execution
-        loss = supcon(a, b, a_ids, b_ids, log_scale=self.log_scale, execution=execution)
-        if _chosen(execution, a, b) == "chunked":
-            return loss, {}
-        return loss, {"accuracy": accuracy(self.logits(a, b), a_ids, b_ids)}
+        *,
+        execution: Unfused,
+    ) -> Tensor:
+        """Return the loss of a whole batch."""
+        return supcon(a, b, a_ids, b_ids, log_scale=self.log_scale, execution=execution)
 
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return the execution that such embeddings get."""
-        return _chosen(self.config.execution, a, b, self.world())
+    def compared(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return as many rows as both sides have, twice."""
+        return _both(a, b)
 
 
 def supcon(
@@ -92,11 +84,12 @@ def supcon(
         among(torch.cat([a_ids, b_ids])),
         log_scale=log_scale,
         positive_powers=(1.0,),
-        chunked=_chosen(execution, a, b) == "chunked",
+        chunked=chosen(execution, *_both(a, b)) == "chunked",
     )
     return softmax_loss(sums, sums.positive_logs[0], sums.negative_logs[0])
 
 
-def _chosen(execution: Unfused, a: Tensor, b: Tensor, world: World | None = None) -> str:
-    z = a[:1].expand(len(a) + len(b), -1)  # of no matter what, but as long as both
-    return chosen(execution, z, z, world)
+def _both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return as many rows as both sides have, which are anchors and candidates alike."""
+    z = a[:1].expand(len(a) + len(b), -1)
+    return z, z
