@@ -117,7 +117,8 @@ class Config(BaseModel):
         for name, about in attribute_docstrings(cls).items():
             model.get("properties", {}).get(name, {}).setdefault("description", about)
         if cls.kind:
-            model["properties"] = {"type": {"type": "string"}} | model.get("properties", {})
+            chosen = {"type": "string", "description": model.get("description", "")}
+            model["properties"] = {"type": chosen} | model.get("properties", {})
             model["required"] = ["type", *model.get("required", [])]
         return described
 

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from contrastive import __version__
 from contrastive.errors import PluginError, UnknownComponent
+from contrastive.fields import prose
 from contrastive.registry import Offer, Registry, path_of, reason
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any
     refs, described = models_json_schema([(cls, "validation") for cls in classes])
     for kind, menu in menus.items():
         choice = _choice({name: refs[cls, "validation"] for name, cls in menu.items()})
-        about = [inspect.getdoc(cls) or "" for cls in menu.values()]
+        about = [prose(inspect.getdoc(cls) or "") for cls in menu.values()]
         choice["properties"]["type"]["anyOf"][0]["enumDescriptions"] = about  # editors show these
         described["$defs"][kind] = choice
     return cast("dict[str, Any]", _link(described | refs[spec, "validation"], set(menus)))
@@ -95,21 +96,27 @@ def _choice(refs: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "required": ["type"],
-        "properties": {"type": {"anyOf": [{"enum": list(refs)}, {"pattern": ":"}]}},
-        "allOf": [
-            {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": ref}
-            for name, ref in refs.items()
-        ],
+        "properties": {
+            "type": {"anyOf": [{"enum": list(refs)}, {"type": "string", "pattern": ":"}]}
+        },
+        "allOf": [{"if": _is_of(name), "then": ref} for name, ref in refs.items()],
     }
 
 
+def _is_of(name: str) -> dict[str, Any]:
+    """Match a mapping of that type. What is no mapping has one mistake, not one of each type."""
+    return {"type": "object", "properties": {"type": {"const": name}}, "required": ["type"]}
+
+
 def _link(node: Any, kinds: set[str]) -> Any:
-    """Replace each placeholder of a component by a reference to its kind."""
+    """Replace each placeholder of a component by a reference to its kind, docstrings by prose."""
     if isinstance(node, list):
         return [_link(item, kinds) for item in cast("list[object]", node)]
     if not isinstance(node, dict):
         return node
     fields = {name: _link(value, kinds) for name, value in cast("dict[str, Any]", node).items()}
+    if isinstance(about := fields.get("description"), str):
+        fields["description"] = prose(about)
     kind = fields.pop("$component", None)
     if kind is None:
         return fields

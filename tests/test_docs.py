@@ -20,66 +20,19 @@ import re
 import shlex
 import sys
 import types
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from contrastive.errors import UnknownComponent
 from contrastive.files import read_yaml
 from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 from tests.miniature import write_flickr30k
+from tests.pages import FENCE, MINIMAL, PAGES, REFERENCE, ROOT, Block, blocks_of, what_is
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>.*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
-)
-MINIMAL = {
-    "model": {
-        "towers": {
-            "image": {"encoder": {"type": "vit"}, "head": {"type": "linear"}},
-            "text": {"encoder": {"type": "cbow"}, "head": {"type": "linear"}},
-        },
-        "loss": {"type": "infonce"},
-    },
-    "data": {"type": "flickr30k", "folder": "flickr30k"},
-}
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    place: str
-    line: int
-    language: str
-    text: str
-    mark: str
-
-    @property
-    def runs(self) -> bool:
-        return not self.mark.startswith("not run: ")
-
-    @property
-    def file(self) -> str:
-        """The name of the file that the block is, if it is one."""
-        named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
-        return named[1] if named else ""
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(
-            page.name,
-            text[: found.start("text")].count("\n"),
-            found["language"],
-            found["text"],
-            found["mark"] or "",
-        )
-        for found in FENCE.finditer(text)
-    ]
+INTERFACES = {registry.interface.kind: registry.interface for registry in REGISTRIES}
 
 
 @pytest.fixture(scope="session")
@@ -114,21 +67,13 @@ def check_yaml(block: Block, folder: Path) -> None:
     path = folder / (block.file or "block.yaml")
     path.write_text(block.text, encoding="utf-8")
     data, _ = read_yaml(path)
-    if "towers" in data:
+    kind = what_is(data)
+    if kind == "model":
         ModelSpec.model_validate(data)
-    elif "type" in data:
-        kinds = [kind for kind in REGISTRIES if offers(kind, data["type"])]
-        assert len(kinds) == 1, f"{block.place}:{block.line}: {data['type']} is no component"
-        kinds[0].interface.choose(data)
-    else:
+    elif kind == "run":
         RunSpec.model_validate(MINIMAL | data)
-
-
-def offers(registry, name: str) -> bool:
-    try:
-        return bool(registry[name])
-    except UnknownComponent:
-        return False
+    else:
+        INTERFACES[kind].choose(data)
 
 
 def check_console(block: Block, command) -> None:
@@ -171,7 +116,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *REFERENCE], ids=lambda page: page.name)
 def test_the_links_of_a_page_lead_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
@@ -187,10 +132,32 @@ def test_every_page_is_in_the_index():
     assert [page.name for page in PAGES[1:] if f"({page.name})" not in text] == ["index.md"]
 
 
+def test_every_page_of_the_reference_is_in_its_index():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    names = [page.relative_to(ROOT / "docs").as_posix() for page in REFERENCE]
+    assert names
+    assert [name for name in names if f"({name})" not in text] == []
+
+
 def test_the_reference_is_what_its_script_makes():
     script = ROOT / "docs" / "reference.py"
     spec = importlib.util.spec_from_file_location("reference", script)
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    written = reference.PAGE.read_text(encoding="utf-8")
-    assert reference.page() == written, "run: python docs/reference.py"
+    made = reference.pages()
+    there = {page: page.read_text(encoding="utf-8") for page in [reference.INDEX, *REFERENCE]}
+    changed = [page for page in {**made, **there} if made.get(page) != there.get(page)]
+    assert changed == [], "run: python docs/reference.py"
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_a_page_of_the_reference_shows_its_component_in_yaml_and_in_python(kind, tmp_path):
+    for page in (ROOT / "docs" / "reference" / kind).glob("*.md"):
+        in_yaml, in_python = blocks_of(page)
+        path = tmp_path / "component.yaml"
+        path.write_text(in_yaml.text, encoding="utf-8")
+        data, _ = read_yaml(path)
+        assert data["type"] == page.stem
+        names = {}
+        exec(in_python.text, names)
+        assert names[kind] == INTERFACES[kind].choose(data)

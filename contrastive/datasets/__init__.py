@@ -69,7 +69,7 @@ class Flickr30k(Dataset):
     its image in the annotations, so the captions of one image are positives of each other.
     """
 
-    folder: Path
+    folder: Path = Field(examples=["flickr30k"])
     """Where Flickr30k was unpacked."""
     annotations: Path | None = None
     """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
@@ -110,7 +110,7 @@ class ImageFolder(Dataset):
     its own captions file; else a hash of each image's name (or group) decides, always the same.
     """
 
-    folder: Path
+    folder: Path = Field(examples=["pictures"])
     """The images, in folders as you like; captions name them relative to it."""
     captions: Path | None = None
     """The captions, relative to the folder; found as captions or metadata .csv, .tsv or .jsonl."""

@@ -47,7 +47,7 @@ class Timm(Encoder):
 
     modality: ClassVar[str] = "image"
 
-    name: str
+    name: str = Field(examples=["resnet18.a1_in1k"])
     """Model and tag, such as resnet18.a1_in1k; or hf-hub:OWNER/NAME, or local-dir:FOLDER."""
     pretrained: bool = True
     """Load trained weights (safetensors only) rather than draw random ones."""
@@ -77,7 +77,7 @@ class HFImage(Encoder):
 
     modality: ClassVar[str] = "image"
 
-    name: str
+    name: str = Field(examples=["facebook/dinov2-small"])
     """Repository on the Hugging Face Hub, or a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
@@ -100,7 +100,7 @@ class HFText(Encoder):
 
     modality: ClassVar[str] = "text"
 
-    name: str
+    name: str = Field(examples=["distilbert/distilroberta-base"])
     """Repository on the Hugging Face Hub, or a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
@@ -129,7 +129,7 @@ class HFDualImage(Encoder):
 
     modality: ClassVar[str] = "image"
 
-    name: str
+    name: str = Field(examples=["openai/clip-vit-base-patch32"])
     """Repository on the Hugging Face Hub, or a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
@@ -153,7 +153,7 @@ class HFDualText(Encoder):
 
     modality: ClassVar[str] = "text"
 
-    name: str
+    name: str = Field(examples=["openai/clip-vit-base-patch32"])
     """Repository on the Hugging Face Hub, or a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
@@ -170,7 +170,7 @@ class HFDualText(Encoder):
 class _OpenCLIP(Encoder):
     """Where the two halves of a model of open_clip come from. Not an encoder by itself."""
 
-    name: str
+    name: str = Field(examples=["hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
     """Architecture, such as ViT-B-32; or hf-hub:OWNER/NAME, or local-dir:FOLDER."""
     tag: str | None = None
     """Published weights of that architecture, such as laion2b_s34b_b79k."""
@@ -232,7 +232,7 @@ class SentenceTransformers(Encoder):
 
     modality: ClassVar[str] = "text"
 
-    name: str
+    name: str = Field(examples=["all-MiniLM-L6-v2"])
     """Repository on the Hugging Face Hub (without an owner: of sentence-transformers), or a local
     folder."""
     revision: str | None = None

@@ -218,7 +218,7 @@ class Matryoshka(Loss):
 
     loss: Loss
     """The loss at each width; its temperature is the same at all."""
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1, examples=[[64, 128, 256]])]
     """How many first dimensions to compare, normalised again; embed_dim itself is one of them if
     it is listed."""
     weights: tuple[PositiveFloat, ...] | None = None
@@ -290,7 +290,7 @@ class Queue(Loss):
 
     loss: Loss
     """The loss; a direction of its own, if it has one, is kept."""
-    size: NonNegativeInt
+    size: NonNegativeInt = Field(examples=[4096])
     """Past pairs that are kept. They are saved with the model, as resuming needs them. More reach
     further back: what the towers have unlearned since is wrong about them."""
 

@@ -1,0 +1,81 @@
+"""The pages of the documentation and the blocks in them, as tests take them apart."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contrastive.errors import UnknownComponent
+from contrastive.spec import REGISTRIES
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = sorted((ROOT / "docs" / "reference").rglob("*.md"))
+FENCE = re.compile(
+    r"(?:^<!-- (?P<mark>.*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+MINIMAL = {
+    "model": {
+        "towers": {
+            "image": {"encoder": {"type": "vit"}, "head": {"type": "linear"}},
+            "text": {"encoder": {"type": "cbow"}, "head": {"type": "linear"}},
+        },
+        "loss": {"type": "infonce"},
+    },
+    "data": {"type": "flickr30k", "folder": "flickr30k"},
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    place: str
+    line: int
+    language: str
+    text: str
+    mark: str
+
+    @property
+    def runs(self) -> bool:
+        return not self.mark.startswith("not run: ")
+
+    @property
+    def file(self) -> str:
+        """The name of the file that the block is, if it is one."""
+        named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        return named[1] if named else ""
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            page.name,
+            text[: found.start("text")].count("\n"),
+            found["language"],
+            found["text"],
+            found["mark"] or "",
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+def what_is(data: dict[str, Any]) -> str:
+    """Say what a file holds: a model, a component of some kind, or a run, maybe a part of one."""
+    if "towers" in data:
+        return "model"
+    if "type" not in data:
+        return "run"
+    kinds = [registry.interface.kind for registry in REGISTRIES if offers(registry, data["type"])]
+    assert len(kinds) == 1, f"{data['type']} is no component"
+    return kinds[0]
+
+
+def offers(registry, name: str) -> bool:
+    try:
+        return bool(registry[name])
+    except UnknownComponent:
+        return False
