@@ -2,13 +2,14 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
+EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
 .PHONY: demo test lint bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(EDITOR_SERVER)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
@@ -32,5 +33,9 @@ $(VENV)/installed: pyproject.toml $(PLUGINS)
 	$(BIN)/python -m pip install --quiet -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 	touch $@
 
+# where it cannot be had, the tests of an editor are skipped and say so
+$(EDITOR_SERVER): tests/editor/package-lock.json | $(VENV)/installed
+	-$(BIN)/npm ci --prefix tests/editor
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs tests/editor/node_modules

@@ -11,6 +11,8 @@ from pydantic_core import to_jsonable_python
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pydantic.fields import FieldInfo
+
     from contrastive.config import Config
 
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -43,10 +45,9 @@ def fields_of(cls: type[Config], link: Callable[[str], str] = str) -> list[Field
     for attribute, field in cls.model_fields.items():
         name = field.alias or attribute
         schema = described[name]
-        default = None if field.is_required() else _written(field.get_default())
-        rows.append(
-            FieldRow(name, _type(schema, link), default, prose(schema.get("description", "")))
-        )
+        default = None if field.is_required() else _written(_default_of(field))
+        about = prose(schema.get("description", "")).replace("\n\n", " ")
+        rows.append(FieldRow(name, _type(schema, link), default, about))
     return rows
 
 
@@ -54,6 +55,10 @@ def prose(docstring: str) -> str:
     """Return a docstring as Markdown, a paragraph a line."""
     paragraphs = docstring.split("\n\n")
     return "\n\n".join(" ".join(text.split()) for text in paragraphs).replace("``", "`")
+
+
+def _default_of(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
 
 
 def _written(default: Any) -> str:

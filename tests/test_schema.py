@@ -132,7 +132,24 @@ def test_the_type_decides_which_fields_there_are():
 
 def test_a_component_without_a_type_or_of_an_unknown_one_is_refused():
     assert "'type' is a required property" in complaints(MODEL | {"loss": {}}, ModelSpec)["loss"]
-    assert "loss.type" in complaints(MODEL | {"loss": {"type": "eye"}}, ModelSpec)
+    for name in ("eye", None, 3):
+        assert "loss.type" in complaints(MODEL | {"loss": {"type": name}}, ModelSpec)
+
+
+def test_what_is_no_mapping_is_one_mistake_and_not_one_of_each_component():
+    [error] = validator(ModelSpec).iter_errors(MODEL | {"loss": None})
+    assert error.message == "None is not of type 'object'"
+
+
+def test_docstrings_are_shown_without_their_line_breaks():
+    schema = json_schema(RunSpec, *REGISTRIES)
+    about = schema["$defs"]["HFDualImage"]["description"]
+    assert about.split("\n\n")[1] == (
+        "Features are the model's own embeddings, so its head is `identity`; `hf-image` gives what "
+        "comes before the projection."
+    )
+    assert schema["$defs"]["HFDualImage"]["properties"]["type"]["description"] == about
+    assert about in choice_of(schema, encoders)["enumDescriptions"]
 
 
 def test_an_import_path_is_a_type_too():
