@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
+from contrastive.config import Config
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pydantic.fields import FieldInfo
-
-    from contrastive.config import Config
 
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 SECTION = "its own"
@@ -62,8 +62,9 @@ def _default_of(field: FieldInfo) -> Any:
 
 
 def _written(default: Any) -> str:
-    plain = to_jsonable_python(default)
-    return SECTION if isinstance(plain, dict) else json.dumps(plain)
+    if not isinstance(default, Config):
+        return json.dumps(to_jsonable_python(default))
+    return f"{{type: {default.registry.name_of(type(default))}}}" if default.kind else SECTION
 
 
 def _type(schema: dict[str, Any], link: Callable[[str], str]) -> str:

@@ -116,6 +116,10 @@ def test_the_values_of_a_field_are_offered(editor):
     assert set(editor.complete(augment)) == {"none", "crop-flip"}
 
 
+def test_an_example_of_a_required_value_is_offered(editor):
+    assert set(editor.complete(spec("resnet18.a1_in1k", "|"))) == {"resnet18.a1_in1k"}
+
+
 def test_hovering_shows_the_docstrings(editor):
     helps = {row.name: row.help for row in fields_of(ModelSpec)}
     assert helps["embed_dim"] in editor.hover(spec("embed_dim", "embed|_dim"))

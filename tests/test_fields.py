@@ -11,6 +11,7 @@ from pydantic import Field
 from contrastive.config import Config
 from contrastive.encoders import Encoder
 from contrastive.fields import SECTION, FieldRow, fields_of, prose
+from contrastive.heads import Head, Linear
 
 
 class Part(Config):
@@ -28,6 +29,7 @@ class Everything(Config):
 
     And a second paragraph."""
     encoder: Encoder
+    head: Head = Linear(bias=False)
     part: Part = Part()
     parts: dict[str, Part]
     choice: Literal["one", "two"] = "two"
@@ -39,6 +41,7 @@ class Everything(Config):
     more: Annotated[list[int], Field(default_factory=lambda: [3])]
     factor: float = Field(1.0, alias="lambda")
     anything: Any = None
+    mapping: dict[str, int] = Field({})
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,7 @@ class Everything(Config):
     [
         ("name", "string", None),
         ("encoder", "encoder", None),
+        ("head", "head", "{type: linear}"),
         ("part", "Part", SECTION),
         ("parts", "mapping of names to Part", None),
         ("choice", "`one` or `two`", '"two"'),
@@ -57,12 +61,13 @@ class Everything(Config):
         ("more", "list of integer", "[3]"),
         ("lambda", "number", "1.0"),
         ("anything", "anything", "null"),
+        ("mapping", "mapping of names to integer", "{}"),
     ],
 )
 def test_a_field_is_told_as_a_file_has_it(name, sort, default):
     rows = {row.name: row for row in fields_of(Everything)}
     assert (rows[name].type, rows[name].default) == (sort, default)
-    assert len(rows) == 13
+    assert len(rows) == 15
 
 
 def test_the_help_is_the_docstring_in_one_line():

@@ -25,7 +25,7 @@ def missing() -> str:
 
 
 class Editor:
-    """An editor with a folder open, for a ``with`` block; ``|`` in a text is the cursor."""
+    """An editor with a folder open, for a ``with`` block."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         """Take the settings that an editor calls ``yaml.NAME``."""
@@ -57,19 +57,20 @@ class Editor:
         self._server.stdout.close()
 
     def complete(self, text: str) -> dict[str, str]:
-        """Return the names and values that are offered at the cursor, and what is said of them."""
-        offered = self._ask("textDocument/completion", **self._open(text))["items"]
-        whole = [item for item in offered if isinstance(item.get("documentation", ""), str)]
-        return {item["label"]: item.get("documentation", "") for item in whole}
+        """Return what is offered where ``|`` is, names and values, and what is said of each."""
+        offered = self._ask("textDocument/completion", **self._place(text))["items"]
+        snippet = 7  # "class": all that a place requires at once, besides its parts
+        parts = [item for item in offered if item["kind"] != snippet]
+        return {item["label"]: item.get("documentation", "") for item in parts}
 
     def hover(self, text: str) -> str:
-        """Return what is shown of the word at the cursor."""
-        shown = self._ask("textDocument/hover", **self._open(text))
+        """Return what is shown of the word in which ``|`` is."""
+        shown = self._ask("textDocument/hover", **self._place(text))
         return shown["contents"]["value"].replace("\\", "") if shown else ""  # unescaped Markdown
 
     def underline(self, text: str) -> list[tuple[int, str]]:
         """Return the mistakes: the line, of which the first is 0, and the message."""
-        uri = self._open(text)["textDocument"]["uri"]
+        uri = self._open(text)
         while True:
             message = self._receive()
             told = message.get("params") or {}
@@ -79,16 +80,20 @@ class Editor:
                     for found in told["diagnostics"]
                 ]
 
-    def _open(self, text: str) -> dict[str, Any]:
-        """Show a text in a new file, and return the place of its cursor."""
+    def _open(self, text: str) -> str:
+        """Show a text in a file of its own, and return the address of the file."""
         self._opened += 1
         uri = (self.folder / f"{self._opened}.yaml").as_uri()
-        before, _, after = text.partition("|")
-        document = {"uri": uri, "languageId": "yaml", "version": 1, "text": before + after}
+        document = {"uri": uri, "languageId": "yaml", "version": 1, "text": text}
         self._tell("textDocument/didOpen", textDocument=document)
+        return uri
+
+    def _place(self, text: str) -> dict[str, Any]:
+        """Show a text, and return the place of the cursor in it."""
+        before, _, after = text.partition("|")
         *above, line = before.split("\n")
         position = {"line": len(above), "character": len(line)}
-        return {"textDocument": {"uri": uri}, "position": position}
+        return {"textDocument": {"uri": self._open(before + after)}, "position": position}
 
     def _ask(self, method: str, **params: Any) -> Any:
         self._asked += 1
