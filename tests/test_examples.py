@@ -92,12 +92,11 @@ def plant(rows) -> None:
 
 
 @pytest.fixture
-def copies(planted, tmp_path, monkeypatch):
+def copies(planted, tmp_path):
     """Return the overrides that take each of the copies that there are of Flickr30k."""
     folder = f"data.folder={planted}"
     found = {form: [folder, f"data.annotations={name}"] for form, name in FORMS.items()}
     if find_spec("datasets"):
-        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "arrow")
         repo = write_hub_copy(tmp_path / "flickr30k-parquet", images=IMAGES, change=plant)
         found["hub"] = ["data.source=hub", f"data.repo={repo}"]
     return found

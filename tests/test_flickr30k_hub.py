@@ -30,12 +30,6 @@ SPLITS = ("train", "val", "test", "train+val+test")
 REVISION = "refs/convert/parquet"
 
 
-@pytest.fixture(autouse=True)
-def _own_arrow(tmp_path, monkeypatch):
-    """Give each test a folder of its own for what ``datasets`` keeps."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "arrow")
-
-
 def rows(samples):
     return [samples[index] for index in range(len(samples))]
 
