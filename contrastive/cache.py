@@ -61,7 +61,7 @@ def default_folder() -> Path:
 
 
 def sample_key(sample: Any, modality: str) -> bytes:
-    """Return the SHA-256 of a sample's content; a file, its bytes and a cell have the same one.
+    """Return the SHA-256 of a sample's content; a file and its bytes have the same one.
 
     Raises:
         BadSample: the file cannot be read, or nothing is known of this type.

@@ -162,7 +162,7 @@ def test_a_table_of_another_kind_is_one_line(tmp_path):
     data = Flickr30k(source="hub", repo=str(folder))
     assert message(data) == f"{folder}: no Parquet files here"
     (folder / "a.parquet").write_bytes(b"PAR1 and no more")
-    assert message(data).startswith(f"{folder}: not readable as Parquet: ")
+    assert message(data).startswith(f"{folder}: cannot be opened as Parquet: ")
     (folder / "a.parquet").unlink()
 
     import datasets
@@ -173,7 +173,7 @@ def test_a_table_of_another_kind_is_one_line(tmp_path):
     assert message(data) == f"{folder}: {expected}"
     whole = {"image": [1], "caption": [["a"]], "split": ["train"], "filename": ["a.jpg"]}
     datasets.Dataset.from_dict(whole).to_parquet(folder / "a.parquet")
-    assert message(data).startswith(f"{folder}: not readable as Parquet: ")
+    assert message(data).startswith(f"{folder}: cannot be opened as Parquet: ")
     datasets.enable_progress_bars()
 
 

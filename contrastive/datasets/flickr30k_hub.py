@@ -41,7 +41,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
     require("datasets", extra="datasets")  # before anything is downloaded for it
     table = _open_table(config.repo, _find_files(config.repo, config.revision))
     return gather(
-        _rows(table, PurePath(config.repo).name),
+        _rows(table, PurePath(config.repo).name or config.repo),
         split=split,
         images=table,
         origin=config.repo,
@@ -171,21 +171,21 @@ def _in_one_line(repo: str) -> Generator[None]:
         raise
     except Exception as error:  # damaged files make them raise many kinds of error
         cause = error.__cause__ or error  # "An error occurred while generating the dataset"
-        msg = f"{repo}: not readable as Parquet: {_first_sentence(cause)}"
+        msg = f"{repo}: cannot be opened as Parquet: {_first_sentence(cause)}"
         raise DataError(msg) from error
 
 
 def _first_sentence(error: BaseException) -> str:
-    lines = str(error).strip().partition("\n")[0]
-    return lines.partition(". ")[0].strip(".: ")[:200] or type(error).__name__
+    line = str(error).strip().partition("\n")[0]
+    return line.partition(". ")[0].strip(".: ")[:200] or type(error).__name__
 
 
 @contextmanager
 def _quietly(library: Any) -> Generator[None]:
-    """Leave the library's bars to terminals, and its log to errors."""
+    """Leave the library's bars to terminals, and what it logs to the errors that it raises."""
     log = library.utils.logging
     verbosity, hidden = log.get_verbosity(), library.are_progress_bars_disabled()
-    log.set_verbosity(log.CRITICAL)  # errors are raised too
+    log.set_verbosity(log.CRITICAL)
     if not console().is_terminal:
         library.disable_progress_bars()
     try:
