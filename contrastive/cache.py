@@ -35,7 +35,7 @@ from torch import Tensor
 
 from contrastive import __version__
 from contrastive.errors import BadSample, DataError
-from contrastive.images import open_image
+from contrastive.images import StoredImage, open_image
 from contrastive.progress import bar
 from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
 
@@ -77,6 +77,8 @@ def sample_key(sample: Any, modality: str) -> bytes:
             raise BadSample(msg) from None
     if isinstance(sample, bytes):
         return hashlib.sha256(b"file\0" + sample).digest()
+    if isinstance(sample, StoredImage):
+        return _stored_key(sample)
     if isinstance(sample, Image.Image):
         seen = open_image(sample)  # palette, transparency and orientation applied
         return hashlib.sha256(f"pixels\0{seen.size}\0".encode() + seen.tobytes()).digest()
@@ -91,6 +93,11 @@ def sample_key(sample: Any, modality: str) -> bytes:
 @lru_cache(maxsize=1 << 20)
 def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (a changed file misses)
     return sample_key(path.read_bytes(), "file")
+
+
+@lru_cache(maxsize=1 << 20)
+def _stored_key(image: StoredImage) -> bytes:
+    return sample_key(image.read(), "file")
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:

@@ -22,6 +22,7 @@ from contrastive.cache import FeatureCache, sample_key
 from contrastive.errors import BadSample, DataError
 from contrastive.faults import Faults
 from contrastive.geometry import Geometry, geometry
+from contrastive.images import StoredImage
 from contrastive.spec import TEMPLATES
 from contrastive.stream import rows_of
 from contrastive.zero_shot import classify_embeddings, embed_classes
@@ -183,7 +184,7 @@ def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> list[list[in
     distinct: dict[tuple[int, Any], list[int]] = {}
     for i, row in enumerate(rows):
         sample = row[modality]
-        by_value = isinstance(sample, (str, bytes, Path))
+        by_value = isinstance(sample, (str, bytes, Path, StoredImage))
         name = sample if by_value else sample_key(sample, modality)
         distinct.setdefault((int(row["id"]), name), []).append(i)
     return list(distinct.values())

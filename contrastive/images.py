@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,19 @@ from PIL import Image, ImageOps
 
 from contrastive.errors import BadSample, DataError
 
-ImageSource = str | Path | bytes | Image.Image
+
+class StoredImage(ABC):
+    """An encoded picture that is read when it is needed, such as a cell of a table on disk.
+
+    Two that are equal are the same picture; ``str`` gives its name.
+    """
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Return the encoded picture."""
+
+
+ImageSource = str | Path | bytes | StoredImage | Image.Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -23,17 +36,18 @@ def open_image(source: ImageSource) -> Image.Image:
     """Decode a picture to RGB: upright (EXIF), first frame, transparency on white.
 
     Args:
-        source: a path, an encoded picture, or a picture that is open already.
+        source: a path, an encoded picture (in memory or stored), or one that is open already.
 
     Raises:
         BadSample: it is missing, broken, too large or of another format; names the file.
     """
-    name = str(source) if isinstance(source, (str, Path)) else "image"
+    name = str(source) if isinstance(source, (str, Path, StoredImage)) else "image"
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
             if isinstance(source, Image.Image):
                 return _as_seen(source)
-            file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+            content = source.read() if isinstance(source, StoredImage) else source
+            file: Any = io.BytesIO(content) if isinstance(content, bytes) else content
             with Image.open(file, formats=FORMATS) as image:
                 return _as_seen(image)
     except FileNotFoundError:

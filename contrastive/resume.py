@@ -32,6 +32,7 @@ FREE = (
     "training.device",
     "training.checkpoint_every",
     "data.folder",  # whether the rows are still the same is seen from the rows
+    "data.repo",
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
 

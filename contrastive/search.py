@@ -15,7 +15,7 @@ from torch import Tensor
 from contrastive.errors import DataError
 from contrastive.evaluate import embed_column
 from contrastive.faults import Faults
-from contrastive.images import SUFFIXES
+from contrastive.images import SUFFIXES, StoredImage
 from contrastive.progress import say
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def find(
         row = among.rows[column.rows[int(index)]]
         sample = row[among.modality]
         # a picture without a name is best described by its caption
-        found = str(sample) if isinstance(sample, (str, Path)) else str(row.get("text", ""))
+        named = isinstance(sample, (str, Path, StoredImage))
+        found = str(sample) if named else str(row.get("text", ""))
         hits.append(
             {"similarity": score.item(), "found": found, "source": str(row.get("source", ""))}
         )

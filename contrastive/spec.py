@@ -19,6 +19,7 @@ from contrastive.datasets import Dataset, datasets
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Head, heads
 from contrastive.losses import Loss, losses
+from contrastive.prompts import Templates
 
 REGISTRIES = (encoders, heads, losses, datasets)
 """Every kind of component."""
@@ -113,8 +114,9 @@ class EvaluationSpec(Config):
     """Measured after each epoch; null measures nothing."""
     final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""
-    templates: tuple[str, ...] = TEMPLATES
-    """Sentences that classes are put into, where the data have classes."""
+    templates: Templates = TEMPLATES
+    """Sentences that classes are put into, where the data have classes; or the name of a set of
+    them, such as imagenet."""
 
     @model_validator(mode="after")
     def _templates_have_a_gap(self) -> Self:

@@ -147,8 +147,11 @@ def _source(cls: type[Any]) -> Path:
 def _needed(cls: type[Config]) -> dict[str, Any]:
     """Return an example of what a file has to say besides the type."""
     described = cls.model_json_schema()
-    names = [name for name in described["required"] if name != "type"]
-    return {name: _example(name, described["properties"][name]) for name in names}
+    return {
+        name: _example(name, field)
+        for name, field in described["properties"].items()
+        if name != "type" and (name in described["required"] or "examples" in field)
+    }
 
 
 def _example(name: str, schema: dict[str, Any]) -> Any:

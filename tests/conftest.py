@@ -37,8 +37,12 @@ class Outcome:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """Give each test a feature cache of its own."""
-    monkeypatch.setenv("CONTRASTIVE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """Give each test a feature cache of its own, and the library ``datasets`` too."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CONTRASTIVE_CACHE", str(folder))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
+    if "datasets" in sys.modules:  # which reads it once
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ COMMANDS = {
     "validate with an override": ("validate", SPEC, "training.epochs=2"),
 }
 HEAVY = {"torch", "numpy", "PIL", "timm", "transformers", "sentence_transformers", "safetensors"}
+HEAVY |= {"datasets", "pyarrow"}
 
 
 def python(*args) -> subprocess.CompletedProcess[str]:

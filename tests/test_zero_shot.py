@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastive import build_model, classify
+from contrastive import build_model, classify, prompts
 from contrastive.errors import BadSample, SpecError
 from contrastive.spec import TEMPLATES
 from contrastive.zero_shot import embed_classes
@@ -62,7 +62,10 @@ def reference(model, images, classes, templates) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("templates", [("{}",), TEMPLATES, ["{} and {}", "no {}", "a {} at night"]])
+@pytest.mark.parametrize(
+    "templates",
+    [("{}",), TEMPLATES, ["{} and {}", "no {}", "a {} at night"], prompts.templates("imagenet")],
+)
 def test_probabilities_are_those_of_the_reference(model, paths, templates):
     found = classify(model, paths, CLASSES, templates=templates)
     torch.testing.assert_close(

@@ -12,15 +12,15 @@ from tests.miniature import write_flickr30k
 
 
 @cache
-def network() -> Path:
-    """Return a file with weights of a tiny timm network with BatchNorm, drawn once."""
+def network(name: str = "test_resnet") -> Path:
+    """Return a file with weights of a tiny timm network, drawn once; the default has BatchNorm."""
     import timm
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    module: Any = timm.create_model("test_resnet", num_classes=0)
-    path = Path(mkdtemp()) / "test_resnet.safetensors"
+    module: Any = timm.create_model(name, num_classes=0)
+    path = Path(mkdtemp()) / f"{name}.safetensors"
     save_file(module.state_dict(), path)
     return path
 

@@ -28,6 +28,13 @@ Model = Annotated[
         "else the newest run in runs/.",
     ),
 ]
+Template = Annotated[
+    list[str] | None, typer.Option(help="A sentence with {} for the name; may be repeated.")
+]
+TemplateSet = Annotated[
+    str | None,
+    typer.Option("--templates", metavar="SET", help="A set of them by name, such as imagenet."),
+]
 Split = Annotated[str | None, typer.Option(help="The split of the run's data.")]
 Trusted = Annotated[
     bool, typer.Option("--trusted", help="The model is your own: import paths in it are followed.")

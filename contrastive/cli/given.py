@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.errors import DataError, WeightsError
+from contrastive.errors import DataError, SpecError, WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contrastive.cache import FeatureCache
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
@@ -29,6 +31,16 @@ def load_any(path: Path, overrides: list[str] | None) -> Any:
 
     is_model = "towers" in read_yaml(path)[0]
     return load(ModelSpec if is_model else RunSpec, path, overrides or ())
+
+
+def templates_for(sentences: list[str] | None, name: str | None) -> Sequence[str] | None:
+    """Return the sentences that are given, or those of the set that is named, or None."""
+    if sentences and name:
+        msg = f"--templates {name} and --template: give a set or sentences, not both"
+        raise SpecError(msg)
+    from contrastive.prompts import templates
+
+    return templates(name) if name else sentences
 
 
 def find_model_folder(model: Path | None) -> Path:

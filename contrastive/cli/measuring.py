@@ -7,8 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from contrastive.cli.app import DataOf, Device, Export, Json, Model, Split, Trusted, app
-from contrastive.cli.given import cache_for, find_model_folder, load, load_run, run_of
+from contrastive.cli.app import (
+    DataOf,
+    Device,
+    Export,
+    Json,
+    Model,
+    Split,
+    Template,
+    TemplateSet,
+    Trusted,
+    app,
+)
+from contrastive.cli.given import (
+    cache_for,
+    find_model_folder,
+    load,
+    load_run,
+    run_of,
+    templates_for,
+)
 from contrastive.cli.show import show
 from contrastive.errors import DataError, SpecError
 
@@ -168,9 +186,8 @@ def compare(
         typer.Option(help="A picture, or a folder of pictures; may be repeated."),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="The names, joined by commas.")] = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help="A sentence with {} for the name; may be repeated.")
-    ] = None,
+    template: Template = None,
+    template_set: TemplateSet = None,
     split: Split = None,
     spec: DataOf = None,
     picture: Annotated[
@@ -183,6 +200,7 @@ def compare(
     """Ask several models the same about the same pictures, and measure them on the same split."""
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     _check_comparable(models, images, names, picture)
+    chosen = templates_for(template, template_set)
     run = load_run(spec) if spec else _run_of_any(models, trusted=trusted)
     if not run and (split or not images):
         msg = f"{models[0]}: holds a model without data; give --spec, or --images with --classes"
@@ -192,7 +210,7 @@ def compare(
 
     caches = [cache_for(folder) for folder in models]
     settings = {
-        "templates": template or (run.evaluation.templates if run else TEMPLATES),
+        "templates": chosen or (run.evaluation.templates if run else TEMPLATES),
         "cache": None if None in caches else caches[0],
     }
     data: dict[str, Any] = {}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from contrastive.cli.app import Device, Json, Model, Split, Trusted, app
-from contrastive.cli.given import cache_for, find_model_folder, load, run_of
+from contrastive.cli.app import Device, Json, Model, Split, Template, TemplateSet, Trusted, app
+from contrastive.cli.given import cache_for, find_model_folder, load, run_of, templates_for
 from contrastive.cli.show import show
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
     classes: Annotated[str, typer.Option(help="The names, joined by commas.")],
-    template: Annotated[
-        list[str] | None, typer.Option(help="A sentence with {} for the name; may be repeated.")
-    ] = None,
+    template: Template = None,
+    template_set: TemplateSet = None,
     top: Annotated[int, typer.Option(min=1, help="Names shown for each picture.")] = 5,
     model: Model = None,
     trusted: Trusted = False,
@@ -32,12 +31,13 @@ def classify(
     from contrastive.spec import TEMPLATES
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
+    templates = templates_for(template, template_set) or TEMPLATES
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
     from contrastive.zero_shot import classify as probabilities_of
 
     probabilities = probabilities_of(
-        loaded, images, names, templates=template or TEMPLATES, cache=cache_for(folder)
+        loaded, images, names, templates=templates, cache=cache_for(folder)
     )
     rows = cast("list[list[float]]", probabilities.tolist())
     results = [

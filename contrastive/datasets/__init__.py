@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from contrastive.config import Config
 from contrastive.registry import Registry
@@ -19,6 +19,7 @@ Sample = dict[str, Any]
 
 ``{"image": path | bytes | PIL image, "text": str, "id": int, "source": "captions.csv:17"}``;
 ``"label"`` names the class of the row where there are classes. Decoding belongs to the encoder.
+Rows are held in memory; a ``contrastive.images.StoredImage`` is read only when it is needed.
 """
 
 Purpose = Literal["training", "evaluation"]
@@ -65,12 +66,22 @@ datasets = Registry(Dataset, group="contrastive.datasets")
 class Flickr30k(Dataset):
     """Flickr30k as its common copies have it: five captions an image, Karpathy's splits.
 
-    It cannot be downloaded for you; unpack any copy of it in a folder. A row's id is the place of
-    its image in the annotations, so the captions of one image are positives of each other.
+    Unpack any copy of it in a folder, or take the copy of the Hugging Face hub. A row's id is the
+    place of its image in the annotations, so the captions of one image are positives of each other.
     """
 
-    folder: Path = Field(examples=["flickr30k"])
-    """Where Flickr30k was unpacked."""
+    source: Literal["folder", "hub"] = "folder"
+    """folder: captions and pictures as files. hub: the Parquet files of repo, which hold both; the
+    split is that of their column, and the hub's own split, which calls all of them test, is not
+    looked at."""
+    folder: Path | None = Field(default=None, examples=["flickr30k"])
+    """Where Flickr30k was unpacked; needed, and used, by source: folder."""
+    repo: Annotated[str, Field(min_length=1)] = "nlphuji/flickr30k"
+    """With source: hub, a dataset on the hub, or a local folder of its Parquet files, with the
+    columns image, caption, split and filename."""
+    revision: Annotated[str, Field(min_length=1)] = "refs/convert/parquet"
+    """Branch, tag or commit of repo; by default where the hub keeps what it converted to Parquet.
+    Code of a repository is never run."""
     annotations: Path | None = None
     """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
     Kaggle's results.csv or the original .token file. Found by its usual name, in this order."""
@@ -85,6 +96,17 @@ class Flickr30k(Dataset):
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
 
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if self.source == "folder" and self.folder is None:
+            msg = "source 'folder' needs folder: where Flickr30k was unpacked; or set source: hub"
+            raise ValueError(msg)
+        of_files = ("annotations", "images", "splits")
+        if self.source == "hub" and (given := [name for name in of_files if getattr(self, name)]):
+            msg = f"{given[0]} is of source 'folder'; the hub's copy has its own inside"
+            raise ValueError(msg)
+        return self
+
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
         """Read the annotations and look for the images; nothing is decoded.
 
@@ -94,10 +116,14 @@ class Flickr30k(Dataset):
             purpose: ``training`` keeps the first ``captions_per_image`` captions of an image.
 
         Raises:
-            DataError: a file is missing or broken, nothing says the splits, or too many rows
-                are bad.
+            DataError: a file is missing or broken, the hub cannot be asked, nothing says the
+                splits, or too many rows are bad.
+            MissingExtra: the source is the hub, and ``datasets`` is not installed.
         """
-        from contrastive.datasets.flickr30k import read
+        if self.source == "hub":
+            from contrastive.datasets.flickr30k_hub import read
+        else:
+            from contrastive.datasets.flickr30k import read
 
         return read(self, split, purpose=purpose)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
-from contrastive.datasets.pairs import Pairs, Row, gather
+from contrastive.datasets.pairs import ImageFiles, Pairs, Row, gather
 from contrastive.datasets.tables import read_lines, readable, shown
 from contrastive.errors import DataError
 from contrastive.images import SUFFIXES
@@ -30,6 +30,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
     Raises:
         DataError: see ``Flickr30k.build``.
     """
+    assert config.folder is not None  # which the config insists on
     folder = config.folder.expanduser()
     with readable(folder):
         annotations = _find_annotations(folder, config.annotations)
@@ -40,7 +41,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
         return gather(
             rows,
             split=split,
-            images=_find_images(folder, config.images),
+            images=ImageFiles(_find_images(folder, config.images)),
             origin=annotations,
             captions_per_image=config.captions_per_image if purpose == "training" else None,
             max_bad=config.max_bad,

@@ -1,4 +1,4 @@
-"""The four forms in which the captions of Flickr30k are handed around, all read to rows.
+"""The forms of text in which the captions of Flickr30k are handed around, all read to rows.
 
 ``results_20130124.token`` (Young et al., 2014) and Kaggle's ``results.csv`` have a line a caption
 and no splits. ``dataset_flickr30k.json`` (Karpathy and Fei-Fei, 2015) and the Hugging Face copy's
@@ -74,7 +74,7 @@ def karpathy(path: Path) -> Iterator[Row]:
             cast("dict[str, object]", sentence).get("raw") if isinstance(sentence, dict) else None
             for sentence in (cast("list[object]", sentences) if isinstance(sentences, list) else [])
         ]
-        yield from _entry(source, entry.get("filename"), entry.get("split"), captions, seen)
+        yield from captions_of(source, entry.get("filename"), entry.get("split"), captions, seen)
 
 
 def hugging_face(path: Path) -> Iterator[Row]:
@@ -98,13 +98,16 @@ def hugging_face(path: Path) -> Iterator[Row]:
         except ValueError:
             raw = None
         captions = cast("list[object]", raw) if isinstance(raw, list) else []
-        yield from _entry(source, cells["filename"], cells["split"], captions, seen)
+        yield from captions_of(source, cells["filename"], cells["split"], captions, seen)
 
 
-def _entry(
+def captions_of(
     source: str, image: object, split: object, captions: list[object], seen: set[str]
 ) -> Iterator[Row]:
-    """Yield the captions of one image, each judged, for only here is its number known."""
+    """Yield the captions of one image, each judged, for only here is its number known.
+
+    ``seen`` gathers the images that were met.
+    """
     if not isinstance(image, str) or flaw_of(image):
         yield Row(source, problem="no filename")
     elif not isinstance(split, str) or flaw_of(split):

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from contrastive.datasets.pairs import Pairs, Row, gather
+from contrastive.datasets.pairs import ImageFiles, Pairs, Row, gather
 from contrastive.datasets.tables import Record, listed, read_table, readable, shown
 from contrastive.errors import DataError
 
@@ -59,7 +59,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         return gather(
             _in_one_split(row for rows in readers for row in rows),
             split=split,
-            images=folder,
+            images=ImageFiles(folder),
             origin=tables[0].path if len(tables) == 1 else folder,
             splits=SPLITS if hashed else (),
             captions_per_image=config.captions_per_image if purpose == "training" else None,

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from contrastive.datasets.tables import flaw_of, listed, shown
 from contrastive.errors import DataError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.datasets import Sample
+    from contrastive.images import ImageSource
 
 
 class Row(NamedTuple):
@@ -48,11 +49,23 @@ class Pair(NamedTuple):
     label: str
 
 
+class Images(Protocol):
+    """Pictures by the name that rows have for them; ``str`` says where they are."""
+
+    def __contains__(self, name: str, /) -> bool:
+        """Say whether there is such a picture."""
+        ...
+
+    def __getitem__(self, name: str, /) -> ImageSource:
+        """Return a picture, as cheaply as can be: its path, or where it is stored."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Rows of images and captions, by index."""
 
-    folder: Path
+    images: Images
     pairs: list[Pair]
     faults: Faults
     classes: tuple[str, ...] = ()
@@ -65,7 +78,7 @@ class Pairs:
         """Return one row; nothing is decoded."""
         pair = self.pairs[index]
         sample: Sample = {
-            "image": self.folder / pair.image,
+            "image": self.images[pair.image],
             "text": pair.text,
             "id": pair.id,
             "source": pair.source,
@@ -77,8 +90,8 @@ def gather(
     rows: Iterable[Row],
     *,
     split: str,
-    images: Path,
-    origin: Path,
+    images: Images,
+    origin: Path | str,
     splits: Iterable[str] = (),
     captions_per_image: int | None = None,
     max_bad: float = 0.01,
@@ -91,8 +104,8 @@ def gather(
     Args:
         rows: all rows, of all splits.
         split: a name, or several joined by ``+``.
-        images: the folder that the rows' images are in.
-        origin: the file or folder that messages should name.
+        images: holds the rows' images.
+        origin: the file, folder or repository that messages should name.
         splits: names that exist even if no row has them.
         captions_per_image: keep the first so many good ones.
         max_bad: share of the rows that may be left out.
@@ -103,7 +116,6 @@ def gather(
     wanted = {name.strip() for name in split.split("+")}
     known = set(splits)
     faults = Faults(budget=max_bad)
-    files = ImageFiles(images)
     ids: dict[str, int] = {}
     labels: set[str] = set()
     taken: Counter[str] = Counter()
@@ -123,7 +135,7 @@ def gather(
         if taken[row.image] == captions_per_image:
             continue
         taken[row.image] += 1
-        if row.image not in files:
+        if row.image not in images:
             missing.setdefault(row.image, row.source)
             continue
         pairs.append(Pair(row.image, row.text.strip(), id_, row.source, row.label))
@@ -168,6 +180,12 @@ class ImageFiles:
         if parent not in self.listings:
             self.listings[parent] = self._list(parent)
         return name in self.listings[parent]
+
+    def __getitem__(self, path: str) -> Path:
+        return self.folder / path
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
     def _list(self, parent: str) -> frozenset[str]:
         try:

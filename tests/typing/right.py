@@ -5,11 +5,13 @@ from typing import Any, ClassVar, assert_type
 
 from pydantic import PositiveInt
 
+from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder, encoders
 from contrastive.files import load
 from contrastive.heads import Head, Linear, Mlp, heads
 from contrastive.losses import InfoNCE
-from contrastive.spec import ModelSpec, RunSpec, Tower
+from contrastive.prompts import templates
+from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower
 
 
 @encoders.register("eye")
@@ -38,4 +40,6 @@ assert_type(spec.towers["image"].encoder, Encoder)
 assert_type(Eye().size, int)
 assert_type(encoders["eye"], type[Encoder])
 assert_type(heads["linear"], type[Head])
+assert_type(Flickr30k(source="hub", repo="owner/name").repo, str)
+assert_type(EvaluationSpec(templates=templates("imagenet")).templates, tuple[str, ...])
 assert_type(load(RunSpec, "run.yaml", ["training.epochs=2"]), RunSpec)

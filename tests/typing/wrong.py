@@ -3,6 +3,7 @@
 
 from typing import ClassVar
 
+from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder
 from contrastive.files import load
 from contrastive.heads import Head, Linear, Mlp, heads
@@ -26,6 +27,7 @@ Tower(encoder=Eye(), head=InfoNCE())  # wrong: a loss is no head
 Tower(encoder=Eye(), head=Linear(), frozen="heads")  # wrong: nothing of that name can be frozen
 Tower(encoder=Eye())  # wrong: the head is missing
 Mlp(hiden=3)  # wrong: a misspelt field
+Flickr30k(source="web")  # wrong: no such source
 Mlp(dropout="much")  # wrong: a word for a number
 Unfinished()  # wrong: an abstract class
 heads.register("three")(3)  # wrong: a number is no component

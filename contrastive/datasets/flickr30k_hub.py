@@ -1,0 +1,196 @@
+"""Flickr30k as the Hugging Face hub has it: Parquet with the pictures inside.
+
+The hub's own split holds all images under the name ``test``; who is in train, val and test is said
+by the column ``split``, and that is what counts here.
+
+The repository's loading script is not run. What is read are the Parquet files into which the hub
+converts it, downloaded by their revision and opened by ``datasets``, which keeps them as Arrow on
+disk: a row is read when its picture is needed, and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, cast
+
+from contrastive.datasets.flickr30k_forms import captions_of
+from contrastive.datasets.pairs import Pairs, gather
+from contrastive.datasets.tables import listed
+from contrastive.errors import DataError, require
+from contrastive.images import StoredImage
+from contrastive.progress import console
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from contrastive.datasets import Flickr30k, Purpose
+    from contrastive.datasets.pairs import Row
+
+COLUMNS = ("image", "caption", "split", "filename")
+
+
+def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
+    """Read one split.
+
+    Raises:
+        DataError: see ``Flickr30k.build``.
+        MissingExtra: ``datasets`` is not installed.
+    """
+    require("datasets", extra="datasets")  # before anything is downloaded for it
+    table = _open_table(config.repo, _find_files(config.repo, config.revision))
+    return gather(
+        _rows(table, PurePath(config.repo).name or config.repo),
+        split=split,
+        images=table,
+        origin=config.repo,
+        captions_per_image=config.captions_per_image if purpose == "training" else None,
+        max_bad=config.max_bad,
+    )
+
+
+@dataclass(frozen=True)
+class Cell(StoredImage):
+    """The picture of one row."""
+
+    pictures: Any = field(repr=False)
+    """A table with the undecoded column ``image``."""
+    row: int
+    name: str
+
+    def read(self) -> bytes:
+        """Return the encoded picture."""
+        return self.pictures[self.row]["image"]["bytes"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What a table says of its pictures, and the pictures by their name."""
+
+    place: str
+    names: list[object]
+    splits: list[object]
+    captions: list[object]
+    cells: dict[str, Cell]
+    """Of the rows that hold a picture; the first, if a name stands twice."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.cells
+
+    def __getitem__(self, name: str) -> Cell:
+        return self.cells[name]
+
+    def __str__(self) -> str:
+        return self.place
+
+
+def _open_table(repo: str, files: list[str]) -> _Table:
+    """Read all but the pictures.
+
+    Raises:
+        DataError: a column is missing, or the files cannot be read.
+    """
+    library = require("datasets", extra="datasets")
+    compute = require("pyarrow.compute", extra="datasets")
+    with _quietly(library), _in_one_line(repo):
+        table = library.Dataset.from_parquet(files, keep_in_memory=False)
+        if missing := [name for name in COLUMNS if name not in table.column_names]:
+            msg = f"{repo}: no column {listed(missing)}; there are: {listed(table.column_names)}"
+            raise DataError(msg)
+        table = table.cast_column("image", library.Image(decode=False))
+        stored = compute.struct_field(table.data.column("image"), "bytes")
+        sizes = compute.binary_length(stored).to_pylist()  # without reading the pictures
+        captions, splits, names = (table.data.column(name).to_pylist() for name in COLUMNS[1:])
+    pictures = table.select_columns(["image"])
+    cells: dict[str, Cell] = {}
+    for row, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        if isinstance(name, str) and size:
+            cells.setdefault(name, Cell(pictures, row, name))
+    return _Table(repo, names, splits, captions, cells)
+
+
+def _rows(table: _Table, name: str) -> Iterator[Row]:
+    """Yield the captions of each image; rows count from 0, as on the hub's pages."""
+    seen: set[str] = set()
+    columns = zip(table.names, table.splits, table.captions, strict=True)
+    for row, (image, split, captions) in enumerate(columns):
+        several = cast("list[object]", captions) if isinstance(captions, list) else []
+        yield from captions_of(f"{name}: row {row}", image, split, several, seen)
+
+
+def _find_files(repo: str, revision: str) -> list[str]:
+    """Return the Parquet files of a folder or a repository, in the order of their names.
+
+    Raises:
+        DataError: there are none, or the hub cannot be asked; says how to supply them.
+    """
+    folder = Path(repo).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or repo.startswith((".", "~")) or repo.count("/") > 1:
+            msg = f"{repo}: no such folder"
+            raise DataError(msg)
+        folder = _download(repo, revision)
+    if files := sorted(str(path) for path in folder.rglob("*.parquet")):
+        return files
+    msg = f"{folder}: no Parquet files here"
+    raise DataError(msg)
+
+
+def _download(repo: str, revision: str) -> Path:
+    """Return the folder in the Hugging Face cache; ``HF_HOME`` and ``HF_HUB_OFFLINE`` count."""
+    hub = require("huggingface_hub", extra="datasets")
+    try:
+        found = hub.snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns="*.parquet"
+        )
+    except (OSError, ValueError) as error:
+        msg = (
+            f"{repo}: its Parquet files at {revision} are neither in the Hugging Face cache nor to "
+            f"be had from the hub ({_first_sentence(error)}); run `hf download {repo} --repo-type "
+            f"dataset --revision {revision} --include '*.parquet'` on a connected machine and set "
+            "HF_HOME to its cache, or give their folder as repo"
+        )
+        raise DataError(msg) from error
+    return Path(found)
+
+
+@contextmanager
+def _in_one_line(repo: str) -> Generator[None]:
+    """Say in one line what the libraries say of files that they cannot read.
+
+    Raises:
+        DataError: chained to its cause.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make them raise many kinds of error
+        cause = error.__cause__ or error  # "An error occurred while generating the dataset"
+        msg = f"{repo}: cannot be opened as Parquet: {_first_sentence(cause)}"
+        raise DataError(msg) from error
+
+
+def _first_sentence(error: BaseException) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return line.partition(". ")[0].strip(".: ")[:200] or type(error).__name__
+
+
+@contextmanager
+def _quietly(library: Any) -> Generator[None]:
+    """Leave the library's bars to terminals, and what it logs to the errors that it raises."""
+    log = library.utils.logging
+    verbosity, hidden = log.get_verbosity(), library.are_progress_bars_disabled()
+    log.set_verbosity(log.CRITICAL)
+    if not console().is_terminal:
+        library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if not hidden:
+            library.enable_progress_bars()
