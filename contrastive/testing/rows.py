@@ -1,0 +1,295 @@
+"""What encoders and heads have in common: a module that gives one row for each sample.
+
+Shapes: B samples, D the width of a row.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from contrastive.cache import eval_mode
+from contrastive.testing.checks import Check, Fault, Skipped
+from contrastive.testing.generic import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from contrastive.spec import ModelSpec, Tower
+
+CLOSE = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
+HALF = 3e-2  # likewise where features are half precision
+
+
+class RowsSubject(Subject):
+    """A component whose module gives one row for each sample."""
+
+    noun: ClassVar[str]
+    """What a row is called: features, embeddings."""
+
+    @abstractmethod
+    def make(self) -> nn.Module:
+        """Build the module afresh."""
+
+    @abstractmethod
+    def forward(self, module: nn.Module, places: Sequence[int]) -> Tensor:
+        """Return the rows of some samples, in the mode that the module is in."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many samples there are."""
+
+    @property
+    @abstractmethod
+    def raw_samples(self) -> Sequence[Any]:
+        """Raw samples for the first tower of ``model``."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, as the module says."""
+
+    @abstractmethod
+    def tower(self) -> Tower:
+        """Return a tower in which the component is frozen."""
+
+    @abstractmethod
+    def model(self, *, frozen: bool) -> ModelSpec:
+        """Return a model with the component in one tower, the first."""
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The module that checks share, in eval mode; they leave it as it is."""
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    def state_under(self, seed: int) -> dict[str, Tensor]:
+        """Return the first weights under a seed of torch."""
+        torch.manual_seed(seed)
+        return state_of(self.make())
+
+    def mixing(self, place: int) -> tuple[str, str]:
+        """Return what to call a sample whose row the others change, and the remedy."""
+        return (
+            f"sample {place} alone and in a batch",
+            "let each row be computed from its own sample: in eval mode, BatchNorm does",
+        )
+
+    @property
+    def places(self) -> list[int]:
+        """All samples."""
+        return list(range(self.count))
+
+    @torch.no_grad()
+    def rows(self, places: Sequence[int] | None = None) -> Tensor:
+        """Return the rows of some samples in eval mode, all of them if None."""
+        with eval_mode(self.module):
+            return self.forward(self.module, self.places if places is None else places)
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of a module's parameters and buffers."""
+    return {name: x.detach().clone() for name, x in module.state_dict().items()}
+
+
+def difference(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
+    """Return the name of a tensor that is not in both states, or not the same, if there is one."""
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before or name not in after or not same(before[name], after[name]):
+            return name
+    return ""
+
+
+def same(x: Tensor, y: Tensor) -> bool:
+    """Tell whether two tensors are equal, NaN being itself."""
+    alike = x.shape == y.shape and x.dtype == y.dtype
+    return alike and bool(((x == y) | x.isnan() & y.isnan()).all())
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a share of the largest number; 0 where rounding explains it.
+
+    Numbers below 1e-3 count as that, so that zeros have a scale.
+    """
+    if found.shape != expected.shape or not found.numel():
+        return 0.0 if found.shape == expected.shape else float("inf")
+    bar = CLOSE if torch.finfo(expected.dtype).bits >= 32 else HALF
+    found, expected = found.double(), expected.double()
+    error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
+    return 0.0 if error <= bar else error
+
+
+def gives_rows(subject: RowsSubject) -> None:
+    """Forward gives one row for each sample, out_dim wide, floating, and for a lone sample too."""
+    name, width = subject.noun, subject.width
+    for places in (subject.places, subject.places[:1]):
+        rows: Any = subject.rows(places)
+        b = len(places)
+        if not isinstance(rows, torch.Tensor):
+            problem = f"forward gives a {type(rows).__name__}, not a tensor"
+            raise Fault(problem, f"return {name} as a tensor [B, {width}]")
+        shape = tuple(rows.shape)
+        if rows.ndim != 2:
+            problem = f"{name} of {b} samples have the shape {shape}, not ({b}, {width})"
+            remedy = "pool tokens or places, so that each sample has one vector"
+            if rows.ndim < 2:
+                remedy = "keep the dimension of samples: squeeze() also drops a batch of one"
+            raise Fault(problem, remedy)
+        if shape[1] != width:
+            problem = f"{name} are {shape[1]} wide, but the module says {width}"
+            raise Fault(problem, f"let the module give, and say, one width: {shape[1]}?")
+        if shape[0] != b:
+            raise Fault(f"{b} samples get {shape[0]} rows", "return one row for each sample")
+        if not rows.is_floating_point():
+            raise Fault(f"{name} are {rows.dtype}", "return floating-point numbers")
+
+
+def is_finite(subject: RowsSubject) -> None:
+    """No row has a NaN or an infinity."""
+    rows = subject.rows()
+    if not rows.isfinite().all():
+        place = int((~rows.isfinite().all(1)).nonzero()[0])
+        problem = f"the {subject.noun} of sample {place} are not finite"
+        raise Fault(problem, "look for a division by a length or a count that may be zero")
+
+
+def tells_apart(subject: RowsSubject) -> None:
+    """Different samples have different rows."""
+    rows = subject.rows()
+    if not (rows != rows[0]).any():
+        problem = f"{subject.count} different samples have the same {subject.noun}"
+        raise Fault(problem, "let forward use all that it is given")
+
+
+def obeys_modes(subject: RowsSubject) -> None:
+    """train() and eval() reach every part, and leave frozen parameters frozen."""
+    module = subject.module
+    asked = [parameter.requires_grad for parameter in module.parameters()]
+    module.requires_grad_(requires_grad=False).train()
+    loose = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    module.eval()
+    for parameter, trains in zip(module.parameters(), asked, strict=True):
+        parameter.requires_grad_(trains)
+    if loose:
+        problem = f"once frozen, train() makes {loose[0]} take gradients again"
+        raise Fault(problem, "leave requires_grad to whoever freezes; train() is for modes")
+    for name, part in module.named_modules():
+        if part.training:
+            problem = (
+                f"{name or 'the module'} ({type(part).__name__}) is in training mode after eval()"
+            )
+            remedy = "let train(mode) pass its mode on to every part, or frozen ones drift"
+            raise Fault(problem, remedy)
+
+
+def stays_frozen(subject: RowsSubject) -> None:
+    """In a frozen tower nothing changes: modes, parameters, buffers, even after train()."""
+    from contrastive.model import TowerModule
+
+    spec = subject.tower()
+    torch.manual_seed(0)
+    tower = TowerModule(spec, subject.width)
+    part = tower.encoder if spec.frozen == "encoder" else tower.head
+    before = state_of(part)
+    tower.train()
+    for _ in range(2):
+        rows = subject.forward(part, subject.places)
+        if rows.requires_grad:
+            rows.sum().backward()
+    if changed := difference(before, state_of(part)):
+        problem = f"{changed} changes while the tower is frozen"
+        raise Fault(problem, "change buffers only if self.training")
+
+
+def evaluates(subject: RowsSubject) -> None:
+    """In eval mode two calls agree to the last bit, and leave weights and random states alone."""
+    dice = torch.get_rng_state()
+    before = state_of(subject.module)
+    first = subject.rows()
+    if not torch.equal(dice, torch.get_rng_state()):
+        problem = "in eval mode it draws random numbers"
+        raise Fault(problem, "draw only if self.training, as nn.Dropout does")
+    if changed := difference(before, state_of(subject.module)):
+        problem = f"in eval mode a call changes {changed}"
+        raise Fault(problem, "change buffers only if self.training")
+    if not torch.equal(first, second := subject.rows()):
+        share = gap(second, first)
+        problem = (
+            f"in eval mode two calls with the same samples differ by {share:.2g} of the largest"
+        )
+        raise Fault(problem, "let nothing but the samples and the weights decide")
+
+
+def keeps_order(subject: RowsSubject) -> None:
+    """Row i belongs to sample i, in whatever order the samples come."""
+    share = gap(subject.rows(subject.places[::-1]).flip(0), subject.rows())
+    if share:
+        problem = f"{subject.noun} differ by {share:.2g} of the largest when the batch is reversed"
+        raise Fault(
+            problem, "return row i for sample i: undo any sorting, and any weighing by place"
+        )
+
+
+def ignores_the_others(subject: RowsSubject) -> None:
+    """No sample's row depends on the others of its batch, nor on how far it is padded."""
+    together = subject.rows()
+    for place in subject.places:
+        share = gap(subject.rows([place])[0], together[place])
+        if share:
+            what, remedy = subject.mixing(place)
+            problem = f"{subject.noun} of {what} change by {share:.2g} of the largest"
+            raise Fault(problem, remedy)
+
+
+def learns(subject: RowsSubject) -> None:
+    """Gradients reach every parameter that asks for one."""
+    module = subject.module
+    parameters = [(name, x) for name, x in module.named_parameters() if x.requires_grad]
+    if not parameters:
+        raise Skipped("it has no parameters to train")
+    rows = subject.forward(module, subject.places)
+    if not rows.requires_grad:
+        problem = f"{subject.noun} have no gradient, so it cannot be trained"
+        raise Fault(problem, "leave no_grad, inference_mode and detach to who freezes it")
+    weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
+    found = torch.autograd.grad(
+        (rows * weights).sum(), [x for _, x in parameters], allow_unused=True
+    )
+    for (name, _), gradient in zip(parameters, found, strict=True):
+        if gradient is None:
+            problem = f"no gradient reaches {name}"
+            raise Fault(problem, "use it in forward without detach, or leave it out")
+        if not gradient.isfinite().all():
+            problem = f"the gradient of {name} is not finite"
+            raise Fault(problem, "look for roots and divisions at zero")
+
+
+def follows_the_seed(subject: RowsSubject) -> None:
+    """Under one seed of torch, two builds have the same weights."""
+    first, second = (subject.state_under(seed) for seed in (1, 1))
+    if changed := difference(first, second):
+        problem = f"{changed} differs between two builds under one seed"
+        remedy = "draw first weights from torch's global generator, which training.seed sets"
+        raise Fault(problem, remedy)
+
+
+def row_checks(*needs: str) -> tuple[Check[Any], ...]:
+    """Return the checks of rows, which need others to pass first."""
+    return (
+        Check("modes", obeys_modes, ("build",)),
+        Check("output", gives_rows, ("modes", *needs)),
+        Check("finite", is_finite, ("output",)),
+        Check("frozen", stays_frozen, ("output",)),
+        Check("eval mode", evaluates, ("finite", "frozen")),
+        Check("distinct", tells_apart, ("eval mode",)),
+        Check("batch order", keeps_order, ("eval mode",)),
+        Check("batch size", ignores_the_others, ("batch order",)),
+        Check("gradients", learns, ("finite",)),
+        Check("seed", follows_the_seed, ("build",)),
+    )
