@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.config import Config
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
@@ -23,6 +22,7 @@ from contrastive.testing.checks import examine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from contrastive.config import Config
     from contrastive.testing.checks import Check, Verdict
     from contrastive.testing.loss_modules import Ids
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from PIL import Image
 
-from contrastive.datasets import Dataset, Purpose, Sample, Samples, datasets
-from contrastive.errors import BadSample, ContrastiveError, DataError
+from contrastive.datasets import Dataset, Purpose, Sample, Samples
+from contrastive.errors import BadSample, DataError
 from contrastive.images import open_image
 from contrastive.registry import reason
 from contrastive.stream import rows_of
 from contrastive.testing.checks import Check, Fault, Skipped, told
 from contrastive.testing.generic import Subject
 from contrastive.testing.processes import ElsewhereError, elsewhere, pickled, unpickled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 LOOKED_AT = 64  # rows of a split, evenly apart: they are cheap, but some splits are long
 DECODED = 4
@@ -149,11 +151,10 @@ def repeats_elsewhere(subject: DatasetSubject) -> None:
     """Another process that builds the same spec gets the same rows, ids too."""
     if not subject.has_module:
         raise Skipped("its class is written in a notebook or a script, not in a module")
-    spec = subject.config.model_dump(mode="json")
     try:
-        there = elsewhere(built_there, spec, subject.split)
+        there = elsewhere(built_there, pickled(subject.config, "the config"), subject.split)
     except ElsewhereError as error:
-        problem = f"it cannot be built from its spec in another process: {error}"
+        problem = f"it cannot be built in another process: {error}"
         raise Fault(problem, "let the config say all that build() needs") from None
     if there != digests(subject.rows):
         problem = f"another process builds other rows ({_first_other(subject.rows, there)})"
@@ -208,13 +209,10 @@ def read_there(sent: bytes) -> list[str]:
     return digests(some(unpickled(sent)))
 
 
-def built_there(spec: dict[str, Any], split: str) -> list[str]:
-    """Build a dataset in the process that this is called in."""
-    try:
-        config = cast("Dataset", datasets.interface.choose(spec))
-        return digests(some(config.build(split, purpose="evaluation")))
-    except ContrastiveError as error:
-        raise RuntimeError(str(error)) from None
+def built_there(sent: bytes, split: str) -> list[str]:
+    """Return the digests of some rows that are built in the process that this is called in."""
+    config: Dataset = unpickled(sent)
+    return digests(some(config.build(split)))
 
 
 CHECKS: tuple[Check[Any], ...] = (
@@ -222,7 +220,7 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("rows", has_rows, needs=("build",)),
     Check("samples", has_samples, needs=("rows",)),
     Check("repeatable", repeats, needs=("rows",)),
-    Check("worker", works_in_workers, needs=("repeatable",)),
     Check("other process", repeats_elsewhere, needs=("repeatable",)),
+    Check("worker", works_in_workers, needs=("other process",)),
     Check("splits", knows_its_splits, needs=("build",)),
 )

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.encoders import CBOW, Encoder, encoders
+from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample
 from contrastive.heads import Linear
@@ -28,7 +27,7 @@ from contrastive.testing.samples import ENOUGH, Examples, examples_of
 from contrastive.testing.saved import keeps_its_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -113,10 +112,7 @@ class EncoderSubject(RowsSubject):
         batch = self.encoder.preprocess(self.samples)
         if all(alone[name].shape[1:] == x.shape[1:] for name, x in batch.items()):
             return super().mixing(place)
-        return (
-            f"a {self.config.modality} that stands in a batch with longer ones",
-            "mask the padding, in attention and before pooling",
-        )
+        return "when it is padded to longer ones", "mask padding in attention and before pooling"
 
     @cached_property
     def sent(self) -> bytes:
@@ -138,8 +134,8 @@ def builds(subject: EncoderSubject) -> None:
     if not isinstance(module, EncoderModule):
         problem = f"build() returns {type(module).__name__}"
         raise Fault(problem, "subclass contrastive.encoders.module.EncoderModule")
-    for name, (kind, what) in _SAID.items():
-        if not isinstance(getattr(module, name, None), kind):
+    for name, (fits, what) in _SAID.items():
+        if not fits(getattr(module, name, None)):
             problem = f"the module's {name} is {getattr(module, name, 'not set')!r}"
             raise Fault(problem, f"set self.{name}, {what}, in __init__")
     if module.modality != subject.config.modality:
@@ -147,10 +143,10 @@ def builds(subject: EncoderSubject) -> None:
         raise Fault(problem, "give both the same modality, the name of the tower")
 
 
-_SAID: dict[str, tuple[type, str]] = {
-    "modality": (str, "the name of its tower"),
-    "out_dim": (int, "the width of features"),
-    "preprocess": (Callable, "a callable of raw samples"),
+_SAID: dict[str, tuple[Callable[[object], bool], str]] = {
+    "modality": (lambda x: isinstance(x, str), "the name of its tower"),
+    "out_dim": (lambda x: isinstance(x, int), "the width of features"),
+    "preprocess": (callable, "a callable of raw samples"),
 }
 
 
@@ -265,11 +261,10 @@ def names_itself(subject: EncoderSubject) -> None:
         raise Fault(f"the repr of preprocess has a memory address: {said[:80]}", remedy)
     if not subject.has_module:
         raise Skipped("its class is written in a notebook or a script, not in a module")
-    spec = subject.config.model_dump(mode="json")
     try:
-        there = elsewhere(named_there, spec)
+        there = elsewhere(named_there, pickled(subject.config, "the config"))
     except ElsewhereError as error:
-        problem = f"it cannot be built from its spec in another process: {error}"
+        problem = f"it cannot be built in another process: {error}"
         raise Fault(problem, "let the config say all that build() needs") from None
     if there != said:
         problem = f"the repr of preprocess is {said[:80]} here, {there[:80]} in another process"
@@ -328,9 +323,9 @@ def prepared_there(sent: bytes) -> dict[str, str]:
     return digest(prepare(samples))
 
 
-def named_there(spec: dict[str, Any]) -> str:
-    """Return the repr of the preprocessing of a spec in the process that this is called in."""
-    config = cast("Encoder", encoders.interface.choose(spec))
+def named_there(sent: bytes) -> str:
+    """Return the repr of an encoder's preprocessing in the process that this is called in."""
+    config: Encoder = unpickled(sent)
     return repr(config.build().preprocess)
 
 
@@ -344,5 +339,5 @@ CHECKS: tuple[Check[Any], ...] = (
     *row_checks("preprocess"),
     Check("augment", augments, needs=("output",)),
     Check("reproducible", brings_weights_back, needs=("seed",)),
-    Check("save and load", keeps_its_weights, needs=("eval mode", "reproducible")),
+    Check("save and load", keeps_its_weights, needs=("eval mode", "reproducible", "round trip")),
 )

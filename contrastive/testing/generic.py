@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -38,10 +38,11 @@ class Subject:
 
     @property
     def home(self) -> Path:
-        """Return the folder of the package that it is written in."""
-        module = sys.modules[self.cls.__module__.partition(".")[0]]
-        file = cast("str | None", getattr(module, "__file__", None))
-        return Path(file).parent if file else Path("/nowhere")
+        """Return the folder of the package that it is written in, else of the module."""
+        name = self.cls.__module__
+        modules = [sys.modules.get(name.partition(".")[0]), sys.modules.get(name)]
+        files = [getattr(module, "__file__", None) for module in modules]
+        return next((Path(file).parent for file in files if file), Path("/nowhere"))
 
     @property
     def again(self) -> Callable[[Any], Config]:
@@ -210,5 +211,5 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("strictness", is_strict, needs=("round trip",)),
     Check("schema", has_a_schema),
     Check("docstrings", explains_itself),
-    Check("menu", has_a_light_menu, needs=("name",)),
+    Check("menu", has_a_light_menu, needs=("name", "round trip")),
 )

@@ -114,5 +114,5 @@ def builds(subject: HeadSubject) -> None:
 CHECKS: tuple[Check[Any], ...] = (
     Check("build", builds),
     *row_checks("build"),
-    Check("save and load", keeps_its_weights, needs=("eval mode",)),
+    Check("save and load", keeps_its_weights, needs=("eval mode", "round trip")),
 )

@@ -12,6 +12,7 @@ import pickle  # noqa: TID251  (as workers do: over a pipe, to a process of our 
 import subprocess
 import sys
 from functools import cache
+from importlib import invalidate_caches
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from contrastive.registry import reason
@@ -102,6 +103,7 @@ def _serve() -> None:
         except EOFError:
             return
         sys.path[:] = path
+        invalidate_caches()
         try:
             function, arguments = pickle.loads(request)  # noqa: S301
             answer = True, function(*arguments)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from contrastive.testing.checks import Check, Fault, Skipped
 from contrastive.testing.generic import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -75,11 +75,9 @@ class RowsSubject(Subject):
         return state_of(self.make())
 
     def mixing(self, place: int) -> tuple[str, str]:
-        """Return what to call a sample whose row the others change, and the remedy."""
-        return (
-            f"sample {place} alone and in a batch",
-            "let each row be computed from its own sample: in eval mode, BatchNorm does",
-        )
+        """Say when others change the row of a sample, and the remedy."""
+        del place
+        return "with what else is in its batch", "compute each row from its own sample"
 
     @property
     def places(self) -> list[int]:
@@ -136,7 +134,7 @@ def gives_rows(subject: RowsSubject) -> None:
             raise Fault(problem, f"return {name} as a tensor [B, {width}]")
         shape = tuple(rows.shape)
         if rows.ndim != 2:
-            problem = f"{name} of {b} samples have the shape {shape}, not ({b}, {width})"
+            problem = f"{name} of a batch of {b} have the shape {shape}, not ({b}, {width})"
             remedy = "pool tokens or places, so that each sample has one vector"
             if rows.ndim < 2:
                 remedy = "keep the dimension of samples: squeeze() also drops a batch of one"
@@ -179,7 +177,7 @@ def obeys_modes(subject: RowsSubject) -> None:
     if loose:
         problem = f"once frozen, train() makes {loose[0]} take gradients again"
         raise Fault(problem, "leave requires_grad to whoever freezes; train() is for modes")
-    for name, part in module.named_modules():
+    for name, part in cast("Iterator[tuple[str, nn.Module]]", module.named_modules()):
         if part.training:
             problem = (
                 f"{name or 'the module'} ({type(part).__name__}) is in training mode after eval()"
@@ -220,9 +218,7 @@ def evaluates(subject: RowsSubject) -> None:
         raise Fault(problem, "change buffers only if self.training")
     if not torch.equal(first, second := subject.rows()):
         share = gap(second, first)
-        problem = (
-            f"in eval mode two calls with the same samples differ by {share:.2g} of the largest"
-        )
+        problem = f"in eval mode two calls differ by {share:.2g} of the largest number"
         raise Fault(problem, "let nothing but the samples and the weights decide")
 
 
@@ -230,7 +226,9 @@ def keeps_order(subject: RowsSubject) -> None:
     """Row i belongs to sample i, in whatever order the samples come."""
     share = gap(subject.rows(subject.places[::-1]).flip(0), subject.rows())
     if share:
-        problem = f"{subject.noun} differ by {share:.2g} of the largest when the batch is reversed"
+        problem = (
+            f"{subject.noun} differ by {share:.2g} of the largest number when the batch is reversed"
+        )
         raise Fault(
             problem, "return row i for sample i: undo any sorting, and any weighing by place"
         )
@@ -242,8 +240,9 @@ def ignores_the_others(subject: RowsSubject) -> None:
     for place in subject.places:
         share = gap(subject.rows([place])[0], together[place])
         if share:
-            what, remedy = subject.mixing(place)
-            problem = f"{subject.noun} of {what} change by {share:.2g} of the largest"
+            when, remedy = subject.mixing(place)
+            what = f"{subject.noun} of sample {place}"
+            problem = f"{what} change by {share:.2g} of the largest number {when}"
             raise Fault(problem, remedy)
 
 
@@ -258,11 +257,11 @@ def learns(subject: RowsSubject) -> None:
         problem = f"{subject.noun} have no gradient, so it cannot be trained"
         raise Fault(problem, "leave no_grad, inference_mode and detach to who freezes it")
     weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
-    found = torch.autograd.grad(
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(
         (rows * weights).sum(), [x for _, x in parameters], allow_unused=True
     )
     for (name, _), gradient in zip(parameters, found, strict=True):
-        if gradient is None:
+        if gradient is None:  # pyright: ignore[reportUnnecessaryComparison]  (allow_unused)
             problem = f"no gradient reaches {name}"
             raise Fault(problem, "use it in forward without detach, or leave it out")
         if not gradient.isfinite().all():
