@@ -297,7 +297,7 @@ def brings_weights_back(subject: EncoderSubject) -> None:
     """If it says that it is reproducible, its config alone brings its weights back."""
     if not subject.encoder.reproducible:
         raise Skipped("it does not say that it is reproducible")
-    if changed := difference(subject.state_under(1), subject.state_under(2)):
+    if changed := difference(subject.first_state, subject.state_under(2)):
         problem = f"reproducible is set, but {changed} differs between two builds"
         remedy = "set reproducible only where all weights are read from files"
         raise Fault(problem, remedy)
