@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -45,8 +46,11 @@ from contrastive.losses import (
     losses,
 )
 from contrastive.registry import Registry
-from contrastive.spec import REGISTRIES
-from contrastive.testing import check_component, examine_component
+from contrastive.spec import REGISTRIES, EvaluationSpec
+from contrastive.testing import check_component, examine_component, generic, loss_modules
+from contrastive.testing import datasets as testing_datasets
+from contrastive.testing import encoders as testing_encoders
+from contrastive.testing import heads as testing_heads
 from tests import duals
 from tests.miniature import write_flickr30k
 from tests.toys import network
@@ -331,3 +335,20 @@ def test_random_states_and_settings_are_as_they_were():
 def test_importing_the_package_imports_no_torch():
     code = "import sys, contrastive.testing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_class_instead_of_an_instance_is_told_at_once():
+    with pytest.raises(TypeError, match=r"such as CBOW\(\)"):
+        check_component(CBOW)
+
+
+def test_a_config_that_is_no_component_is_told():
+    with pytest.raises(AssertionError, match="EvaluationSpec is a config, but of no kind"):
+        check_component(EvaluationSpec())
+
+
+def test_the_documentation_names_every_check():
+    page = (Path(__file__).parent.parent / "docs" / "encoders.md").read_text(encoding="utf-8")
+    suites = (generic, testing_encoders, testing_heads, loss_modules, testing_datasets)
+    names = {check.name for suite in suites for check in suite.CHECKS}
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []

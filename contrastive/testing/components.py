@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.config import Config
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
@@ -22,7 +23,6 @@ from contrastive.testing.checks import examine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.config import Config
     from contrastive.testing.checks import Check, Verdict
     from contrastive.testing.loss_modules import Ids
 
@@ -49,6 +49,7 @@ def check_component(
         ids: ``unused`` says that a loss has no negatives, so that it need not look at group ids.
 
     Raises:
+        TypeError: ``config`` is not an instance of a config class.
         AssertionError: one line for each check that failed: what is wrong, and what to do.
     """
     verdicts = examine_component(
@@ -70,7 +71,14 @@ def examine_component(
     """Return what each check found; it raises nothing, whatever the component does.
 
     The arguments are those of ``check_component``. Random states are as they were afterwards.
+
+    Raises:
+        TypeError: ``config`` is not an instance of a config class.
     """
+    if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
+        said = f"{getattr(config, '__name__', 'Component')}()"
+        msg = f"a component is checked as an instance of its config, such as {said}"
+        raise TypeError(msg)
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         subject: generic.Subject
         checks: tuple[Check[Any], ...]

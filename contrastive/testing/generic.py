@@ -58,7 +58,11 @@ class Subject:
 
 def has_a_name(subject: Subject) -> None:
     """A spec can name the component: by a registered name, or by its import path."""
-    registry, cls = subject.cls.registry, subject.cls
+    cls = subject.cls
+    if not cls.kind:
+        problem = f"{path_of(cls)} is a config, but of no kind of component"
+        raise Fault(problem, "subclass Encoder, Head, Loss, Dataset or another interface")
+    registry = cls.registry
     if "<locals>" in cls.__qualname__:
         problem = f"{path_of(cls)} is defined inside a function, where no spec finds it"
         raise Fault(problem, "define it at the top of a module")
