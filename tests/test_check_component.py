@@ -216,8 +216,7 @@ def open_clip(at, cls):
 
 
 ENCODERS = {
-    "timm": lambda at: Timm(name="test_vit", pretrained=False),
-    "timm, weights": lambda at: Timm(name="test_resnet", weights=network(), augment="crop-flip"),
+    "timm": lambda at: Timm(name="test_resnet", weights=network(), augment="crop-flip"),
     "hf-image": lambda at: HFImage(name=f"{at}/vit"),
     "hf-text": lambda at: HFText(name=f"{at}/bert"),
     "hf-dual-image": lambda at: HFDualImage(name=f"{at}/clip"),

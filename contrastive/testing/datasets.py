@@ -40,9 +40,14 @@ class DatasetSubject(Subject):
         return self.config.build(self.split, purpose=purpose)
 
     @cached_property
-    def samples(self) -> Samples:
-        """The built split."""
+    def built(self) -> Any:
+        """What build returns."""
         return self.make()
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The built split, by index; an iterable is held as a list, as in a run."""
+        return self.built if hasattr(self.built, "__getitem__") else rows_of(self.built)
 
     @cached_property
     def rows(self) -> list[Sample]:
@@ -92,7 +97,7 @@ def has_rows(subject: DatasetSubject) -> None:
             raise Fault(problem, "say where it came from, such as captions.csv:17")
         if len(row["source"].splitlines()) > 1:
             raise Fault("the source of a row has several lines", "say it in one")
-        classes = getattr(subject.samples, "classes", ())
+        classes = getattr(subject.built, "classes", ())
         if classes and (label := row.get("label")) and label not in classes:
             problem = f"the label {label!r} is not one of the {len(classes)} classes"
             raise Fault(problem, "list every label in the attribute classes of what build returns")

@@ -187,7 +187,14 @@ def prepares(subject: EncoderSubject) -> None:
                 problem = f"{name!r} has the shape {tuple(x.shape)} for {len(samples)} samples"
                 raise Fault(problem, "give each sample one row of each input")
     if len(subject.samples) < ENOUGH:
-        raise Fault(f"it takes {len(subject.samples)} samples", "refuse what cannot be read alone")
+        problem = f"preprocess takes {len(subject.samples)} of the samples by themselves"
+        raise Fault(problem, "take a sample alone as well as in a batch")
+
+
+def reads_every_form(subject: EncoderSubject) -> None:
+    """A picture gives the same as a path, as encoded bytes and as a PIL image."""
+    if not subject.examples.alike:
+        raise Skipped("samples of its modality have one form")
     forms = [(form, digest(subject.encoder.preprocess([form]))) for form in subject.examples.alike]
     for other, found in forms:
         if found != forms[0][1]:
@@ -334,9 +341,10 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("preprocess", prepares, needs=("build",)),
     Check("bad samples", refuses, needs=("preprocess",)),
     Check("repeatable", repeats, needs=("preprocess",)),
+    Check("forms", reads_every_form, needs=("repeatable",)),
     Check("worker", works_in_workers, needs=("repeatable",)),
     Check("repr", names_itself, needs=("preprocess",)),
-    *row_checks("preprocess"),
+    *row_checks("repeatable"),
     Check("augment", augments, needs=("output",)),
     Check("reproducible", brings_weights_back, needs=("seed",)),
     Check("save and load", keeps_its_weights, needs=("eval mode", "reproducible", "round trip")),

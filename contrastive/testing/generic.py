@@ -141,7 +141,8 @@ def has_a_schema(subject: Subject) -> None:
         schema = subject.cls.model_json_schema()
         json.dumps(schema)
     except Exception as error:
-        problem = f"no JSON schema can be made of it ({reason(error)})"
+        said, _, _ = reason(error).partition(" For further information")
+        problem = f"no JSON schema can be made of it ({said})"
         remedy = "annotate fields with types that JSON has, or give theirs a schema"
         raise Fault(problem, remedy) from None
     missing = {field.alias or name for name, field in subject.cls.model_fields.items()}
@@ -211,9 +212,9 @@ def _path(cls: type[Config]) -> str:
 
 CHECKS: tuple[Check[Any], ...] = (
     Check("name", has_a_name),
-    Check("round trip", round_trips, needs=("name",)),
-    Check("strictness", is_strict, needs=("round trip",)),
     Check("schema", has_a_schema),
+    Check("round trip", round_trips, needs=("name", "schema")),
+    Check("strictness", is_strict, needs=("round trip",)),
     Check("docstrings", explains_itself),
     Check("menu", has_a_light_menu, needs=("name", "round trip")),
 )

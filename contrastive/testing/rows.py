@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 
 from contrastive.cache import eval_mode
-from contrastive.testing.checks import Check, Fault, Skipped
+from contrastive.testing.checks import Check, Fault, Skipped, told
 from contrastive.testing.generic import Subject
 
 if TYPE_CHECKING:
@@ -135,10 +135,10 @@ def gap(found: Tensor, expected: Tensor) -> float:
 
 
 def gives_rows(subject: RowsSubject) -> None:
-    """Forward gives one row for each sample, out_dim wide, floating, and for a lone sample too."""
+    """Forward gives one row for each sample, out_dim wide, float32, and for a lone sample too."""
     name, width = subject.noun, subject.width
     for b in (subject.count, 1):
-        rows: Any = subject.known if b == subject.count else subject.rows(subject.places[:b])
+        rows: Any = subject.known if b > 1 else _lone_row(subject)
         if not isinstance(rows, torch.Tensor):
             problem = f"forward gives a {type(rows).__name__}, not a tensor"
             raise Fault(problem, f"return {name} as a tensor [B, {width}]")
@@ -154,8 +154,18 @@ def gives_rows(subject: RowsSubject) -> None:
             raise Fault(problem, f"let the module give, and say, one width: {shape[1]}?")
         if shape[0] != b:
             raise Fault(f"{b} samples get {shape[0]} rows", "return one row for each sample")
-        if not rows.is_floating_point():
-            raise Fault(f"{name} are {rows.dtype}", "return floating-point numbers")
+        if rows.dtype != torch.float32:
+            remedy = "return float32: what comes after computes in it, or autocasts by itself"
+            raise Fault(f"{name} are {str(rows.dtype).removeprefix('torch.')}", remedy)
+
+
+def _lone_row(subject: RowsSubject) -> Tensor:
+    try:
+        return subject.rows(subject.places[:1])
+    except Exception as error:
+        problem = f"of a batch forward gives {subject.noun}, of a lone sample {told(error)}"
+        remedy = "let no row need others; register every part, so that eval() reaches BatchNorm"
+        raise Fault(problem, remedy) from None
 
 
 def is_finite(subject: RowsSubject) -> None:
