@@ -19,7 +19,8 @@ from contrastive.losses import InfoNCE
 from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Check, Fault
 from contrastive.testing.partner import Partner
-from contrastive.testing.rows import RowsSubject, row_checks
+from contrastive.testing.row_checks import row_checks
+from contrastive.testing.rows import RowsSubject
 from contrastive.testing.saved import WORDS, keeps_its_weights
 
 if TYPE_CHECKING:

@@ -1,11 +1,10 @@
-"""What losses promise as modules, whatever they compute; ``check_loss`` judges two by their values.
+"""What losses promise as modules, whatever they compute: scale, gradients, state.
 
 Shapes: N pairs, D wide.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -23,6 +22,7 @@ from contrastive.model import build_model
 from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Check, Fault, Skipped
 from contrastive.testing.generic import Subject
+from contrastive.testing.loss_values import VALUES, same
 from contrastive.testing.partner import Partner
 from contrastive.testing.rows import difference, state_of
 from contrastive.testing.saved import WORDS, reloaded, train_step
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 Ids = Literal["honoured", "unused"]
 
 WIDTHS = (32, 128, 512, 2048)  # D that are tried: a loss may need many dimensions
-CLOSE = 1e-4  # of the value: sums in another order
 FAR = 50.0  # a logarithm that no logit scale should have
 
 
@@ -123,10 +122,6 @@ def _within(config: Config) -> Iterator[Config]:
             yield from _within(part)
 
 
-def _same(found: float, expected: float) -> bool:
-    return abs(found - expected) <= CLOSE * max(abs(expected), 1e-2)
-
-
 def _gradients(of: Tensor, inputs: list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(of, inputs, allow_unused=True)
 
@@ -201,26 +196,6 @@ def leaves_inputs(subject: LossSubject) -> None:
             raise Fault(f"a call changes {name} in place", f"work on a copy of {name}")
 
 
-def knows_pairs(subject: LossSubject) -> None:
-    """Matched pairs cost less than the same rows in another order."""
-    a, b = subject.pairs(apart=True)
-    right, wrong = subject.value(a, b), subject.value(a, b.roll(1, 0))
-    if not right < wrong:
-        problem = f"matched pairs cost {right:.3g}, mismatched ones {wrong:.3g}"
-        raise Fault(problem, "pull row i of a to row i of b; mind the sign")
-
-
-def knows_its_scale(subject: LossSubject) -> None:
-    """Well matched pairs cost less at a larger log_scale, the logarithm of 1 / temperature."""
-    a, b = subject.pairs(4, apart=True)
-    low, high = (subject.value(a, b, log_scale=x) for x in (-1.0, 0.0))  # smoothing bounds more
-    if _same(low, high) and not isinstance(subject.make().log_scale, torch.nn.Parameter):
-        raise Skipped("its log_scale is fixed, and not used")
-    if not high < low:
-        problem = f"as log_scale grows from -1 to 0, matched pairs cost {high:.3g} after {low:.3g}"
-        raise Fault(problem, "multiply cosines by log_scale.exp(), which is 1 / temperature")
-
-
 def keeps_bounds(subject: LossSubject) -> None:
     """clamp_ brings a learned log_scale that has run away back."""
     module = subject.make()
@@ -232,56 +207,6 @@ def keeps_bounds(subject: LossSubject) -> None:
     if float(module.log_scale.detach()) >= FAR:
         problem = f"after clamp_() log_scale is still {FAR:g}"
         raise Fault(problem, "clamp it in clamp_(); CLIP keeps it at most at ln 100")
-
-
-def keeps_precision(subject: LossSubject) -> None:
-    """It is finite at a logit scale of 100, and computed in fp32 under autocast too."""
-    a, b = subject.pairs()
-    highest = math.log(100)
-    for other in (a.clone(), b, -a):
-        row = a.clone().requires_grad_()
-        loss, _ = subject.call(row, other, log_scale=highest)
-        (gradient,) = _gradients(loss, [row])
-        if not loss.isfinite() or (gradient is not None and not gradient.isfinite().all()):
-            problem = f"at a logit scale of 100 the loss is {float(loss.detach())}, or its gradient"
-            raise Fault(problem, "compute in logarithms: logsumexp, logsigmoid, log_softmax")
-    expected = subject.value(a, b.roll(1, 0), log_scale=highest)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = subject.value(a, b.roll(1, 0), log_scale=highest)
-    if not _same(found, expected):
-        problem = f"under autocast to bf16 the loss is {found:.6g} instead of {expected:.6g}"
-        raise Fault(problem, "take logits from contrastive.losses.functional.similarity")
-
-
-def ignores_order(subject: LossSubject) -> None:
-    """The order of the pairs, with their ids, does not matter; nor do two calls differ."""
-    a, b = subject.pairs()
-    ids = torch.arange(8) // 2
-    expected, again = (subject.value(a, b, ids) for _ in range(2))
-    if again != expected:
-        problem = f"two builds under one seed give {expected:.6g} and {again:.6g} for one batch"
-        raise Fault(problem, "draw from torch's global generator, if at all")
-    order = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
-    found = subject.value(a[order], b[order], ids[order])
-    if not _same(found, expected):
-        problem = f"the loss is {found:.6g} for pairs that gave {expected:.6g} in another order"
-        raise Fault(problem, "let no pair's place matter, nor that of its id")
-
-
-def honours_ids(subject: LossSubject) -> None:
-    """Rows with equal ids are no negatives of each other; ids that all differ mean none."""
-    a, b = subject.pairs()
-    plain = subject.value(a, b)
-    for what, ids in {"small": torch.arange(8), "large": 2**40 + 3 * torch.arange(8)}.items():
-        if not _same(found := subject.value(a, b, ids), plain):
-            problem = f"with {what} ids that all differ it is {found:.6g}, without ids {plain:.6g}"
-            raise Fault(problem, "compare ids with each other, and use them for nothing else")
-    if subject.ignores_ids:
-        raise Skipped("its fields, or ids='unused', say that ids are not looked at")
-    if _same(subject.value(a, b, torch.arange(8) // 2), plain):
-        problem = "rows of one group are negatives of each other: ids change nothing"
-        remedy = "honour a_ids and b_ids; if the loss has no negatives, check it with ids='unused'"
-        raise Fault(problem, remedy)
 
 
 def says_how(subject: LossSubject) -> None:
@@ -312,7 +237,7 @@ def keeps_its_state(subject: LossSubject) -> None:
         problem = f"{changed} is another once saved and loaded"
         raise Fault(problem, "let load_state_dict restore it as it was")
     values = [subject.value(a, b, module=each.loss) for each in (model, loaded)]
-    if not _same(values[1], values[0]):
+    if not same(values[1], values[0]):
         problem = (
             f"saved and loaded, it gives {values[1]:.6g} for a batch that gave {values[0]:.6g}"
         )
@@ -326,12 +251,8 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("output", gives_a_number, needs=("log_scale",)),
     Check("gradients", has_gradients, needs=("output",)),
     Check("inputs", leaves_inputs, needs=("output",)),
-    Check("pairs", knows_pairs, needs=("inputs",)),
-    Check("temperature", knows_its_scale, needs=("pairs",)),
+    *VALUES,
     Check("bounds", keeps_bounds, needs=("log_scale",)),
-    Check("precision", keeps_precision, needs=("inputs",)),
-    Check("batch order", ignores_order, needs=("inputs",)),
-    Check("ids", honours_ids, needs=("batch order",)),
     Check("log", says_how, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),
 )
