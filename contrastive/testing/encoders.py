@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
 from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.heads import Linear
@@ -21,6 +19,7 @@ from contrastive.testing.row_checks import row_checks
 from contrastive.testing.rows import RowsSubject, difference
 from contrastive.testing.samples import Examples, examples_of
 from contrastive.testing.saved import keeps_its_weights
+from contrastive.testing.settings import same_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,14 +117,8 @@ class EncoderSubject(RowsSubject):
 
 def builds(subject: EncoderSubject) -> None:
     """Build returns an EncoderModule that says all it has to, and changes no setting of torch."""
-    before = _settings()
-    module: Any = subject.module
-    after = _settings()
-    for what, value in before.items():
-        if after[what] != value:
-            _restore(before)
-            problem = f"build() changes torch's {what} from {value} to {after[what]}"
-            raise Fault(problem, "leave what others share as it is; give dtypes to the tensors")
+    with same_settings():
+        module: Any = subject.module
     if not isinstance(module, EncoderModule):
         problem = f"build() returns {type(module).__name__}"
         raise Fault(problem, "subclass contrastive.encoders.module.EncoderModule")
@@ -143,22 +136,6 @@ _SAID: dict[str, tuple[Callable[[object], bool], str]] = {
     "out_dim": (lambda x: isinstance(x, int), "the width of features"),
     "preprocess": (callable, "a callable of raw samples"),
 }
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "grad mode": torch.is_grad_enabled(),
-        "number of threads": torch.get_num_threads(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def _restore(settings: dict[str, Any]) -> None:
-    torch.set_default_dtype(settings["default dtype"])
-    torch.set_grad_enabled(settings["grad mode"])
-    torch.set_num_threads(settings["number of threads"])
-    torch.use_deterministic_algorithms(settings["deterministic algorithms"])
 
 
 def brings_weights_back(subject: EncoderSubject) -> None:

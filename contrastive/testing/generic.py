@@ -52,7 +52,7 @@ class Subject:
     @property
     def has_module(self) -> bool:
         """Whether another process can import the class: notebooks and scripts are no modules."""
-        spec: Any = getattr(sys.modules[self.cls.__module__], "__spec__", None)
+        spec: Any = getattr(sys.modules.get(self.cls.__module__), "__spec__", None)
         return self.cls.__module__ != "__main__" and spec is not None
 
 

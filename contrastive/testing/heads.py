@@ -22,6 +22,7 @@ from contrastive.testing.partner import Partner
 from contrastive.testing.row_checks import row_checks
 from contrastive.testing.rows import RowsSubject
 from contrastive.testing.saved import WORDS, keeps_its_weights
+from contrastive.testing.settings import same_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,8 @@ class HeadSubject(RowsSubject):
 
 def builds(subject: HeadSubject) -> None:
     """Build returns an nn.Module, or refuses the widths by a SpecError of one line."""
-    module: Any = subject.module
+    with same_settings():
+        module: Any = subject.module
     if not isinstance(module, nn.Module):
         raise Fault(f"build() returns a {type(module).__name__}", "return a torch.nn.Module")
     for in_dim, out_dim in WIDTHS:

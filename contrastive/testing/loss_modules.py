@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from contrastive.config import Config
 from contrastive.distributed import World
 from contrastive.encoders import CBOW
-from contrastive.errors import ContrastiveError
+from contrastive.errors import TrainingError
 from contrastive.heads import Linear
 from contrastive.losses.module import LossModule
 from contrastive.model import build_model
@@ -26,6 +26,7 @@ from contrastive.testing.loss_values import VALUES, same
 from contrastive.testing.partner import Partner
 from contrastive.testing.rows import difference, state_of
 from contrastive.testing.saved import WORDS, reloaded, train_step
+from contrastive.testing.settings import same_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ class LossSubject(Subject):
                 module.log_scale.fill_(log_scale)
         try:
             return module(a, b, ids)
-        except ContrastiveError as error:
+        except TrainingError as error:
             msg = f"embeddings and ids are not enough for it: {error}"
             raise Skipped(msg) from None
 
@@ -128,12 +129,12 @@ def _gradients(of: Tensor, inputs: list[Tensor]) -> tuple[Tensor | None, ...]:
 
 def builds(subject: LossSubject) -> None:
     """Build returns a LossModule."""
-    module: Any = subject.make()
+    with same_settings():
+        module: Any = subject.make()
     if not isinstance(module, LossModule):
         problem = f"build() returns {type(module).__name__}"
         raise Fault(problem, "subclass contrastive.losses.module.LossModule")
-    if subject.width not in range(1, 1 << 20):
-        raise Fault(f"embed_dim is {subject.width}", "give it a width")
+    subject.pairs()  # of a width that it takes
 
 
 def owns_its_scale(subject: LossSubject) -> None:
@@ -147,7 +148,7 @@ def owns_its_scale(subject: LossSubject) -> None:
         problem = "log_scale is a plain tensor: not trained, not saved, not moved to a GPU"
         raise Fault(problem, "make it an nn.Parameter, or register_buffer it if it is fixed")
     if scale.ndim or not scale.isfinite():
-        problem = f"log_scale has the shape {tuple(scale.shape)}"
+        problem = f"log_scale is {scale.tolist()}"
         raise Fault(problem, "make it one finite number, of shape ()")
 
 

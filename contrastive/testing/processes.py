@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+OTHER_HASH = "20210226"  # a seed that nobody else is likely to have set
+
+
 def pickled(thing: object, what: str) -> bytes:
     """Return a thing as it is sent to workers.
 
@@ -81,9 +84,9 @@ def _process() -> subprocess.Popen[bytes]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a process that finds the modules that this one does."""
+    """Return the environment of a process that finds this one's modules, and hashes otherwise."""
     path = os.pathsep.join(folder or str(os.curdir) for folder in sys.path)
-    return os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "20210226"}
+    return os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": OTHER_HASH}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
