@@ -5,6 +5,7 @@ Each package ``defect_*`` in ``tests/packages`` is ``healthy`` with one mistake.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ from contrastive.testing import check_component, examine_component, generic, los
 from contrastive.testing import datasets as testing_datasets
 from contrastive.testing import encoders as testing_encoders
 from contrastive.testing import heads as testing_heads
+from contrastive.testing.processes import ElsewhereError, elsewhere
 from tests import duals
 from tests.miniature import write_flickr30k
 from tests.toys import network
@@ -351,3 +353,9 @@ def test_the_documentation_names_every_check():
     suites = (generic, testing_encoders, testing_heads, loss_modules, testing_datasets)
     names = {check.name for suite in suites for check in suite.CHECKS}
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
+
+
+def test_a_worker_process_that_dies_is_told_and_replaced():
+    with pytest.raises(ElsewhereError, match="ended with code 3"):
+        elsewhere(os._exit, 3)
+    assert elsewhere(os.getpid) != os.getpid()

@@ -11,6 +11,7 @@ import os
 import pickle  # noqa: TID251  (as workers do: over a pipe, to a process of our own)
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import invalidate_caches
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -59,7 +60,8 @@ def elsewhere(function: Callable[..., Any], *arguments: object) -> Any:
         ok, result = pickle.load(pipe_out)  # noqa: S301
     except (OSError, EOFError):
         _process.cache_clear()
-        msg = f"the process ended with code {process.wait()}"
+        _end(process)
+        msg = f"the process ended with code {process.returncode}"
         raise ElsewhereError(msg) from None
     if not ok:
         raise ElsewhereError(result)
@@ -92,7 +94,8 @@ def environment() -> dict[str, str]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe:
-            pipe.close()
+            with suppress(OSError):  # what a process that died has not read
+                pipe.close()
     process.wait()
 
 
