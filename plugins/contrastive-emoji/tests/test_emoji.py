@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from contrastive.datasets import datasets
+from contrastive.testing import check_component
 
 EMOJI = json.loads((DATA / "emoji.json").read_text("utf-8"))
 NAMES = {
@@ -200,19 +201,22 @@ def test_impossible_settings_are_refused(fields):
         Emoji(**fields)
 
 
-def test_two_builds_are_equal_and_an_index_past_the_end_is_an_error():
-    samples = Emoji().build("test")
-    assert every(samples) == every(Emoji().build("test"))
+@pytest.mark.parametrize("split", SPLITS)
+def test_it_keeps_what_datasets_promise(split):
+    check_component(Emoji(languages=("en", "ja")), split=split)
+
+
+def test_an_index_past_the_end_is_an_error():
     with pytest.raises(IndexError):
-        samples[500]
+        Emoji().build("test")[500]
 
 
+@pytest.mark.skipif("fork" not in get_all_start_methods(), reason="processes are not forked here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("start", sorted({"fork", "spawn"} & set(get_all_start_methods())))
-def test_worker_processes_read_the_same_pictures(start):
+def test_forked_workers_do_not_share_a_place_in_the_file():
     samples = Emoji().build("test")
     here = every(samples)
-    with get_context(start).Pool(2) as pool:
+    with get_context("fork").Pool(2) as pool:
         assert pool.map(samples.__getitem__, range(500), chunksize=5) == here
 
 

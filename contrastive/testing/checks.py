@@ -1,0 +1,122 @@
+"""What a check of a component is, and how a list of them comes to verdicts.
+
+A check is a function that raises ``Fault`` with what is wrong and what to do, or ``Skipped``. The
+first line of its docstring is what it promises. A check whose ground is missing (no output, so no
+order of it) waits for the ones that it needs, so that one defect is reported once.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from contrastive.registry import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+S = TypeVar("S")
+
+LONGEST = 400  # letters of an exception in a message; libraries quote whole files
+
+
+class Fault(AssertionError):  # noqa: N818
+    """A promise that is not kept."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        """Say what is wrong, and what to do."""
+        super().__init__(" ".join(f"{problem}; {remedy}".split()))
+
+
+class Skipped(Exception):  # noqa: N818
+    """Why a check says nothing about this component."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found."""
+
+    check: str
+    problem: str = ""
+    """What is wrong and what to do, in one line; empty if the check passed or was skipped."""
+    skipped: str = ""
+    """Why the check was not made, if it was not."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the check was made and found nothing."""
+        return not self.problem and not self.skipped
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"{self.check}: passed"
+        return f"{self.check}: {self.problem or f'skipped, {self.skipped}'}"
+
+
+@dataclass(frozen=True)
+class Check(Generic[S]):
+    """One promise of a component."""
+
+    name: str
+    run: Callable[[S], None]
+    needs: tuple[str, ...] = ()
+    """Checks that have to pass first."""
+
+    @property
+    def promise(self) -> str:
+        """What the component should do, as the docstring says."""
+        first = (self.run.__doc__ or self.name).strip().partition("\n")[0].rstrip(".")
+        return first[0].lower() + first[1:]
+
+
+def examine(checks: Sequence[Check[S]], subject: S, *, home: Path) -> list[Verdict]:
+    """Return a verdict for each check, whatever the component does.
+
+    Args:
+        checks: in an order in which each comes after those that it needs.
+        subject: what they are given.
+        home: the folder of the component's code, which an exception is traced to.
+    """
+    verdicts: list[Verdict] = []
+    unmet: set[str] = set()
+    for check in checks:
+        if missing := [name for name in check.needs if name in unmet]:
+            verdict = Verdict(check.name, skipped=f"it needs {missing[0]!r} to pass")
+        else:
+            verdict = _verdict(check, subject, home)
+        if missing or verdict.problem:
+            unmet.add(check.name)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _verdict(check: Check[Any], subject: object, home: Path) -> Verdict:
+    try:
+        check.run(subject)
+    except Fault as fault:
+        return Verdict(check.name, problem=str(fault))
+    except Skipped as why:
+        return Verdict(check.name, skipped=str(why))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a component must not end our process
+        raised = f"raises {told(error)}{_place(error, home)}"
+        return Verdict(check.name, problem=f"{raised}; what is asked: {check.promise}")
+    return Verdict(check.name)
+
+
+def told(error: BaseException) -> str:
+    """Return an exception as one line that is not too long."""
+    text = reason(error)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _place(error: BaseException, home: Path) -> str:
+    """Return the last line of the component's own code that an exception went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = Path(__file__).parent
+    folders = [(frame, Path(frame.filename).parents) for frame in frames]
+    own = [frame for frame, within in folders if home in within and ours not in within]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""

@@ -1,0 +1,98 @@
+"""Does a component keep what its kind promises? One call, for a plugin's own tests.
+
+The checks of every kind are in ``generic``, those of rows (encoders and heads) in ``rows``, the
+others in a module for each kind. They run on the CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from contrastive.config import Config
+from contrastive.datasets import Dataset
+from contrastive.encoders import Encoder
+from contrastive.heads import Head
+from contrastive.losses import Loss
+from contrastive.testing import datasets, encoders, generic, heads, loss_modules
+from contrastive.testing.checks import examine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contrastive.testing.checks import Check, Verdict
+    from contrastive.testing.loss_modules import Ids
+
+
+def check_component(
+    config: Config,
+    *,
+    samples: Sequence[Any] | None = None,
+    split: str = "train",
+    in_dim: int | None = None,
+    embed_dim: int | None = None,
+    ids: Ids = "honoured",
+) -> None:
+    """Put a component through every check of its kind.
+
+    Args:
+        config: an encoder, head, loss, dataset, or a component of another kind, whose config alone
+            is checked.
+        samples: three or more raw samples for an encoder; needed for modalities other than image
+            and text.
+        split: which one of a dataset to read.
+        in_dim: width of the features for a head; by default one that it takes.
+        embed_dim: width of the embeddings for a head or a loss; by default one that it takes.
+        ids: ``unused`` says that a loss has no negatives, so that it need not look at group ids.
+
+    Raises:
+        TypeError: ``config`` is not an instance of a config class.
+        AssertionError: one line for each check that failed: what is wrong, and what to do.
+    """
+    verdicts = examine_component(
+        config, samples=samples, split=split, in_dim=in_dim, embed_dim=embed_dim, ids=ids
+    )
+    if failed := [str(verdict) for verdict in verdicts if verdict.problem]:
+        raise AssertionError("\n".join(failed))
+
+
+def examine_component(
+    config: Config,
+    *,
+    samples: Sequence[Any] | None = None,
+    split: str = "train",
+    in_dim: int | None = None,
+    embed_dim: int | None = None,
+    ids: Ids = "honoured",
+) -> list[Verdict]:
+    """Return what each check found; it raises nothing, whatever the component does.
+
+    The arguments are those of ``check_component``. Random states are as they were afterwards.
+
+    Raises:
+        TypeError: ``config`` is not an instance of a config class.
+    """
+    if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
+        said = f"{getattr(config, '__name__', 'Component')}()"
+        msg = f"a component is checked as an instance of its config, such as {said}"
+        raise TypeError(msg)
+    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        subject: generic.Subject
+        checks: tuple[Check[Any], ...]
+        match config:
+            case Encoder():
+                subject = encoders.EncoderSubject(config, samples, Path(folder))
+                checks = encoders.CHECKS
+            case Head():
+                subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.CHECKS
+            case Loss():
+                subject = loss_modules.LossSubject(config, embed_dim, ids)
+                checks = loss_modules.CHECKS
+            case Dataset():
+                subject, checks = datasets.DatasetSubject(config, split), datasets.CHECKS
+            case _:
+                subject, checks = generic.Subject(config), ()
+        return examine((*generic.CHECKS, *checks), subject, home=subject.home)

@@ -1,0 +1,87 @@
+"""Raw samples that encoders meet: ordinary ones, odd ones, and what is no sample at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from contrastive.testing.checks import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+ENOUGH = 3  # samples, the fewest whose order and number can be varied
+
+TEXTS = (
+    "a dog",
+    "two brown dogs run over wet grass towards a red ball that somebody has thrown for them",
+    "cat",
+    "a cat on a mat",
+)
+ODD_TEXTS = ("", " ", "\n", "Ünïcödé, 犬 и собака", "🐕‍🦺 🎉", "word " * 300, "\ud800")
+SIZES = ((40, 60), (90, 50), (64, 64), (200, 70))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Samples of one modality."""
+
+    usual: Sequence[Any]
+    """Any encoder has to take them."""
+    odd: Sequence[Any] = ()
+    """An encoder takes them, or raises ``BadSample``."""
+    bad: dict[str, Any] = field(default_factory=dict[str, Any])
+    """No samples, by what they are: ``BadSample``."""
+    alike: Sequence[Any] = ()
+    """Forms of one sample, which have to give the same."""
+
+
+def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Examples:
+    """Return samples of a modality.
+
+    Args:
+        modality: of the encoder.
+        given: ordinary samples; our own if None.
+        folder: where pictures may be written.
+
+    Raises:
+        Fault: we have no samples of that modality, or too few are given.
+    """
+    if given is not None and len(given) < ENOUGH:
+        raise Fault(f"samples has {len(given)}", f"give {ENOUGH} or more, none equal to another")
+    match modality:
+        case "text":
+            bad = {"None": None, "a number": 7, "bytes": b"a dog"}
+            return Examples(given or TEXTS, ODD_TEXTS, bad)
+        case "image":
+            return _pictures(given, folder)
+        case _ if given is None:
+            problem = f"there are no ready samples of the modality {modality!r}"
+            raise Fault(problem, f"give {ENOUGH} or more that its preprocess takes, as samples=")
+        case _:
+            return Examples(given, bad={"None": None, "an object()": object()})
+
+
+def _pictures(given: Sequence[Any] | None, folder: Path) -> Examples:
+    noise = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in SIZES
+    ]
+    path = folder / "picture.png"
+    pictures[0].save(path)
+    encoded = path.read_bytes()
+    odd = [pictures[1].convert(mode) for mode in ("L", "P", "CMYK", "RGBA", "1")]
+    odd += [pictures[0].resize(size) for size in ((1, 1), (60, 3))]
+    bad = {
+        "None": None,
+        "a number": 7,
+        "bytes that are no picture": b"not a picture",
+        "a picture that is cut off": encoded[: len(encoded) // 2],
+        "a path without a file": folder / "missing.png",
+    }
+    alike = [pictures[0], encoded, path, str(path)]
+    return Examples(given or pictures, odd, bad, alike)

@@ -1,0 +1,5 @@
+from contrastive_healthy.letters import LettersModule
+
+
+class Module(LettersModule):
+    reproducible = True

@@ -1,0 +1,13 @@
+"""Keeps a lambda in its preprocessing."""
+
+from contrastive_healthy import Letters
+
+
+class Broken(Letters):
+    """Letters, with a mistake."""
+
+    def build(self):
+        """Return the module with the mistake."""
+        from contrastive_defect_lambda.module import Module
+
+        return Module(self)

@@ -1,0 +1,15 @@
+"""Multiplies embeddings in whatever precision autocast has."""
+
+import math
+
+from contrastive_healthy import Contrast
+
+
+class Broken(Contrast):
+    """Contrast, with a mistake."""
+
+    def build(self):
+        """Return the loss with the mistake."""
+        from contrastive_defect_loss_autocast.module import Module
+
+        return Module(-math.log(self.temperature))

@@ -1,0 +1,15 @@
+"""Has a temperature that is no parameter."""
+
+import math
+
+from contrastive_healthy import Contrast
+
+
+class Broken(Contrast):
+    """Contrast, with a mistake."""
+
+    def build(self):
+        """Return the loss with the mistake."""
+        from contrastive_defect_loss_scale.module import Module
+
+        return Module(-math.log(self.temperature))

@@ -1,0 +1,13 @@
+"""Gives names where ids are integers."""
+
+from contrastive_healthy import Squares
+
+
+class Broken(Squares):
+    """Squares, with a mistake."""
+
+    def build(self, split, *, purpose="evaluation"):
+        """Paint them with the mistake."""
+        from contrastive_defect_names_as_ids.rows import Rows
+
+        return Rows(*vars(super().build(split, purpose=purpose)).values())

@@ -1,0 +1,6 @@
+from contrastive_healthy.squares import Painted
+
+
+class Rows(Painted):
+    def number(self, colour):
+        return colour

@@ -1,0 +1,6 @@
+from contrastive_healthy.letters import LettersModule
+
+
+class Module(LettersModule):
+    def forward(self, letters):
+        return super().forward(letters).squeeze()
