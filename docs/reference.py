@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
+from contrastive.fields import in_words
 from contrastive.spec import REGISTRIES, EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
 
 if TYPE_CHECKING:
@@ -94,36 +95,12 @@ def _written(default: Any) -> str:
 
 def _type(schema: dict[str, Any]) -> str:
     """Return a JSON schema in words."""
-    match schema:
-        case {"$component": kind}:
-            return f"[{kind}](#{_plural(kind)})"
-        case {"$ref": place}:
-            return LINKS[place.rpartition("/")[2]]
-        case {"enum": [*values]}:
-            words = " or ".join(f"`{value}`" for value in values)
-        case {"anyOf": [*choices]}:
-            words = " or ".join(map(_type, choices))
-        case {"prefixItems": [first, *others]}:
-            words = f"{1 + len(others)} of: {_type(first)}"
-        case {"items": items}:
-            words = f"list of {_type(items)}"
-        case {"additionalProperties": values}:
-            words = f"mapping of names to {_type(values)}"
-        case _:
-            words = f"{schema.get('format') or schema['type']} {' and '.join(_bounds(schema))}"
-    return words.strip()
+    return in_words(schema, quoted=lambda value: f"`{value}`", linked=_link)
 
 
-def _bounds(schema: dict[str, Any]) -> Iterator[str]:
-    signs = {
-        "exclusiveMinimum": ">",
-        "minimum": ">=",
-        "exclusiveMaximum": "<",
-        "maximum": "<=",
-    }
-    for key, sign in signs.items():
-        if key in schema:
-            yield f"{sign} {schema[key]:g}"
+def _link(name: str) -> str:
+    """Return where a kind of component, or a section of a spec, is described."""
+    return LINKS.get(name) or f"[{name}](#{_plural(name)})"
 
 
 if __name__ == "__main__":

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from contrastive.installed import SWITCH
+
 app = typer.Typer(
-    help="Contrastive learning from a typed spec.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    no_plugins: Annotated[
+        bool,
+        typer.Option(
+            "--no-plugins",
+            help=f"Leave out every plugin; {SWITCH}=a,b in the environment keeps a and b.",
+        ),
+    ] = False,
+) -> None:
+    """Contrastive learning from a typed spec."""
+    if no_plugins:
+        os.environ[SWITCH] = "none"  # processes that we start inherit it
+
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A run's spec, in YAML.")]
 Overrides = Annotated[

@@ -1,0 +1,141 @@
+"""The verbs about components: which there are, what one takes, whether it keeps its promises."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from contrastive.cli.app import Json, app
+from contrastive.cli.show import show
+
+if TYPE_CHECKING:
+    from contrastive.config import Config
+
+plugins = typer.Typer(invoke_without_command=True)
+app.add_typer(plugins, name="plugins")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name, KIND/NAME, or an import path.")]
+
+
+@plugins.callback()
+def list_components(
+    context: typer.Context,
+    limit: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that importing a module may take.")
+    ] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """List every component, or show, check or make one.
+
+    The list has kind, name, package, version, path and state (ok, broken, shadowed, ambiguous). Of
+    each plugin it has the time that importing its module takes and whether that imports torch,
+    both measured in a fresh process that has imported the core.
+    """
+    if context.invoked_subcommand:
+        return
+    from contrastive.installed import SWITCH
+    from contrastive.plugins import idle_choices, listing, modules_of
+    from contrastive.progress import bar, console, say
+    from contrastive.spec import REGISTRIES
+    from contrastive.tables import plugins_table
+
+    if idle := idle_choices(*REGISTRIES):
+        say(f"{SWITCH} names {', '.join(idle)}, of which no component is installed")
+    total = len(modules_of(*REGISTRIES))
+    seen = console().is_terminal  # elsewhere, a second's wait is not worth a line
+    with bar("importing plugins", total) if seen else nullcontext() as advance:
+        found = [asdict(entry) for entry in listing(*REGISTRIES, limit=limit, advance=advance)]
+    show(found, as_json, plugins_table(found))
+
+
+@plugins.command("show")
+def show_component(name: Name, as_json: Json = False) -> None:
+    """Print a component's fields with types, defaults and help."""
+    from contrastive.fields import fields_of
+    from contrastive.tables import fields_table
+
+    cls = _component(name)
+    about = _about(cls)
+    fields = [asdict(field) for field in fields_of(cls)]
+    lines = [f"{key}: {value}" for key, value in about.items() if value and key != "about"]
+    shown = [*lines, "", about["about"], ""] if about["about"] else [*lines, ""]
+    table = [fields_table(fields)] if fields else ["It has no fields."]
+    show(about | {"fields": fields}, as_json, *shown, *table)
+
+
+@plugins.command()
+def check(
+    name: Name,
+    fields: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Its fields.")
+    ] = None,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option(help="Raw samples: files, or folders of them; for modalities of your own."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a component and run the kit for plugins on it: exit code 1 if a check fails."""
+    from contrastive.files import load_fields
+    from contrastive.tables import verdicts_table
+
+    config = load_fields(_component(name), name, fields or ())
+    verdicts = _verdicts(config, _files(samples))
+    rows = [
+        {"check": one.check, "outcome": _outcome(one), "why": one.problem or one.skipped or ""}
+        for one in verdicts
+    ]
+    show(rows, as_json, verdicts_table(rows))
+    if any(one.problem for one in verdicts):
+        raise typer.Exit(1)
+
+
+def _component(name: str) -> type[Config]:
+    from contrastive.lookup import component
+    from contrastive.spec import REGISTRIES
+
+    return component(name, *REGISTRIES)
+
+
+def _about(cls: type[Config]) -> dict[str, str]:
+    from contrastive import __version__
+    from contrastive.installed import CORE
+    from contrastive.registry import path_of
+
+    package = cls.registry.package_of(cls)
+    if package is None:
+        package = (CORE, __version__) if cls.__module__.startswith("contrastive.") else ("", "")
+    return {
+        "kind": cls.kind,
+        "name": cls.registry.name_of(cls),
+        "package": package[0],
+        "version": package[1],
+        "path": path_of(cls),
+        "about": inspect.getdoc(cls) or "",
+    }
+
+
+def _verdicts(config: Config, samples: list[Path]) -> list[Any]:
+    from contrastive import testing
+
+    kit: Any = testing
+    return kit.examine_component(config, **({"samples": samples} if samples else {}))
+
+
+def _files(given: list[Path] | None) -> list[Path]:
+    """Return the files that are given, and those of the folders that are."""
+    return [
+        file
+        for path in given or ()
+        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        if not file.name.startswith(".")
+    ]
+
+
+def _outcome(verdict: Any) -> str:
+    return "failed" if verdict.problem else "skipped" if verdict.skipped else "passed"
