@@ -26,7 +26,7 @@ def component(name: str, *registries: Registry[Any]) -> type[Config]:
     """
     kind, slash, rest = name.partition("/")
     if slash:
-        return _of_kind(kind, registries)[rest]
+        return of_kind(kind, registries)[rest]
     if ":" in name:
         return _of_class(name, registries)[name]
     found = [registry for registry in registries if name in set(registry)]
@@ -39,7 +39,12 @@ def component(name: str, *registries: Registry[Any]) -> type[Config]:
     return found[0][name]
 
 
-def _of_kind(kind: str, registries: tuple[Registry[Any], ...]) -> Registry[Any]:
+def of_kind(kind: str, registries: tuple[Registry[Any], ...]) -> Registry[Any]:
+    """Return the registry of a kind.
+
+    Raises:
+        UnknownComponent: there is no such kind.
+    """
     kinds = {registry.interface.kind: registry for registry in registries}
     if kind not in kinds:
         msg = f"unknown kind {kind!r}; there are: {', '.join(kinds)}"

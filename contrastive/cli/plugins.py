@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path  # noqa: TC003 - typer reads annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -93,6 +94,35 @@ def check(
     show(rows, as_json, verdicts_table(rows))
     if any(one.problem for one in verdicts):
         raise typer.Exit(1)
+
+
+@plugins.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What a spec will call it.")],
+    kind: Annotated[str, typer.Option(help="encoder, head, loss or dataset.")],
+    modality: Annotated[
+        str, typer.Option(help="Of an encoder: image, text, or one of your own.")
+    ] = "image",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where; contrastive-NAME if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a package for a component of your own: it works and passes its tests as it is."""
+    from contrastive.lookup import of_kind
+    from contrastive.scaffold import new_package
+    from contrastive.spec import REGISTRIES
+
+    folder = folder or Path(f"contrastive-{name}")
+    files = new_package(name, of_kind(kind, REGISTRIES), modality=modality, folder=folder)
+    written = {"folder": str(folder), "files": [str(file) for file in files]}
+    steps = [
+        f"cd {shlex.quote(str(folder))}",
+        "python -m pip install --editable . pytest",
+        "python -m pytest",
+        "contrastive validate example.yaml",
+    ]
+    show(written, as_json, f"written: {folder} ({len(files)} files)", "next:", *steps)
 
 
 def _component(name: str) -> type[Config]:
