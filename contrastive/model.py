@@ -282,8 +282,7 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
         with nullcontext() if trusted else names_only(), saved_with(parts.get("components")):
             spec = _validated(ModelSpec, data, str(folder / "spec.json"))
     except ContrastiveError as error:
-        others = [said for said in differences(parts["packages"]) if said not in str(error)]
-        msg = f"{error} (it was saved with {', '.join(others)})" if others else str(error)
+        msg = f"{error}{differences(parts['packages'], said=str(error))}"
         raise type(error)(msg) from error
     rebuilt: dict[str, str] = parts["encoders"]
     model = ContrastiveModel(_without_downloads(spec, rebuilt))

@@ -49,15 +49,21 @@ def origin_of(kind: str, name: str) -> str:
             return ""
 
 
-def differences(packages: object) -> list[str]:
-    """Return the packages of a saved model that are missing here, or here in another version."""
+def differences(packages: object, said: str) -> str:
+    """Say which packages of a saved model are missing here, or here in another version.
+
+    Args:
+        packages: name and version of each, as saved.
+        said: what an error says already; packages in it are not told of again.
+    """
     found: list[str] = []
     if isinstance(packages, Mapping):
         for package, saved in cast("Mapping[object, object]", packages).items():
-            if _sane(package, saved) and (here := _version_here(str(package))) != saved:
+            here = _version_here(str(package)) if _sane(package, saved) else saved
+            if here != saved and f"saved with {package} {saved}" not in said:
                 now = f"installed is {here}" if here else f"run: pip install {package}=={saved}"
                 found.append(f"{package} {saved}; {now}")
-    return found
+    return f" (it was saved with {', '.join(found)})" if found else ""
 
 
 def origins(config: Config) -> Origins:

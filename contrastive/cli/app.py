@@ -52,6 +52,9 @@ Trusted = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that importing a plugin's module may take.")
+]
 DataOf = Annotated[Path | None, typer.Option(help="Take the data of this run's spec instead.")]
 Export = Annotated[
     Path | None,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from contrastive.cli.app import Json, Overrides, SpecFile, app
+from contrastive.cli.app import Json, Limit, Overrides, SpecFile, app
 from contrastive.cli.given import load_any
 from contrastive.cli.show import show
 from contrastive.errors import SpecError
@@ -27,6 +27,7 @@ def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False)
 def schema(
     output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
     of: Annotated[str, typer.Option(help="run or model.")] = "run",
+    limit: Limit = 20.0,
 ) -> None:
     """Print the JSON schema of a spec with everything installed, for editors."""
     from contrastive.plugins import unusable
@@ -37,7 +38,7 @@ def schema(
         msg = f"--of {of!r}: write run or model"
         raise SpecError(msg)
     spec = RunSpec if of == "run" else ModelSpec
-    broken = unusable(*REGISTRIES)
+    broken = unusable(*REGISTRIES, limit=limit)
     with redirect_stderr(io.StringIO()):  # plugins that greet whoever imports them
         described = json_schema(spec, *REGISTRIES, without=broken)
     text = json.dumps(described, indent=2)

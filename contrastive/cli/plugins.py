@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrastive.cli.app import Json, app
+from contrastive.cli.app import Json, Limit, app
 from contrastive.cli.show import show
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name, KIND/NAME, or
 @plugins.callback()
 def list_components(
     context: typer.Context,
-    limit: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that importing a module may take.")
-    ] = 20.0,
+    limit: Limit = 20.0,
     as_json: Json = False,
 ) -> None:
     """List every component, or show, check or make one.
