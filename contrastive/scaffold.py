@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-LONGEST = 40
+LONGEST = 23  # of a name, so that no import of the package is longer than a line
 RESERVED = {"kit", "encoder", "head", "loss", "dataset", "scaled"}  # names of ours
 MODULES = {
     "encoder": "network",

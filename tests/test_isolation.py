@@ -74,9 +74,8 @@ def test_the_schema_has_what_is_good_and_says_nothing_of_the_rest(process, sites
 def test_the_list_has_every_package_the_bad_ones_with_the_reason(process, sites):
     ended = process("plugins", "--json", "--limit", "2", site=sites[1])
     assert (ended.code, ended.err) == (0, "")
-    found = {
-        (entry["kind"], entry["name"], entry["path"]): entry for entry in json.loads(ended.out)
-    }
+    entries = json.loads(ended.out)
+    found = {(entry["kind"], entry["name"], entry["path"]): entry for entry in entries}
     for entry in json.loads(process("plugins", "--json", site=sites[0]).out):
         same = found[entry["kind"], entry["name"], entry["path"]]
         assert same == entry | {"import_ms": same["import_ms"]}
