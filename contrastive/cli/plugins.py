@@ -77,6 +77,7 @@ def check(
         list[Path] | None,
         typer.Option(help="Raw samples: files, or folders of them; for modalities of your own."),
     ] = None,
+    split: Annotated[str, typer.Option(help="The split of a dataset that is read.")] = "train",
     as_json: Json = False,
 ) -> None:
     """Build a component and run the kit for plugins on it: exit code 1 if a check fails."""
@@ -84,7 +85,7 @@ def check(
     from contrastive.tables import verdicts_table
 
     config = load_fields(_component(name), name, fields or ())
-    verdicts = _verdicts(config, _files(samples))
+    verdicts = _verdicts(config, _files(samples), split)
     rows = [
         {"check": one.check, "outcome": _outcome(one), "why": one.problem or one.skipped or ""}
         for one in verdicts
@@ -148,11 +149,11 @@ def _about(cls: type[Config]) -> dict[str, str]:
     }
 
 
-def _verdicts(config: Config, samples: list[Path]) -> list[Any]:
+def _verdicts(config: Config, samples: list[Path], split: str) -> list[Any]:
     from contrastive import testing
 
     kit: Any = testing
-    return kit.examine_component(config, **({"samples": samples} if samples else {}))
+    return kit.examine_component(config, samples=samples or None, split=split)
 
 
 def _files(given: list[Path] | None) -> list[Path]:
