@@ -38,7 +38,9 @@ def answer(request: dict[str, Any]) -> None:
         except BaseException:  # SystemExit too; ``load`` says the reason of each
             ms = None
         torch = "torch" in sys.modules
-        problems = {path: _problem(KINDS[kind], path) for kind, path in request["offers"]}
+        problems: dict[str, dict[str, str]] = {}
+        for kind, path in request["offers"]:
+            problems.setdefault(kind, {})[path] = _problem(KINDS[kind], path)
         found = {"ms": ms, "torch": torch if ms is not None else None, "problems": problems}
         out.write(json.dumps(found))
         out.flush()

@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from contrastive import __version__
-from contrastive.installed import CORE, Offer, chosen_packages, normalised, unreadable
+from contrastive.installed import Offer, chosen_packages, normalised, unreadable
+from contrastive.provenance import package_of
 from contrastive.registry import Registry, path_of
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Import:
 
     ms: float | None = None
     torch: bool | None = None
-    problems: Mapping[str, str] | None = None
-    """By import path, what is wrong with what a name stands for; nothing if it is in order."""
+    problems: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Any])
+    """By kind and import path, what is wrong with a component; nothing if it is sound."""
     problem: str = ""
     """Of the module as a whole."""
 
@@ -84,14 +84,11 @@ def listing(
     return found + [one for one in broken if chosen is None or normalised(one.package) in chosen]
 
 
-def unusable(*registries: Registry[Any], limit: float = LIMIT) -> set[str]:
-    """Return the import paths that are broken, or that would take this process with them."""
-    return {
-        path
-        for key, trial in tried(*registries, limit=limit)
-        for _, path in modules_of(*registries)[key]
-        if trial.problem or cast("Mapping[str, str]", trial.problems)[path]
-    }
+def deadly(*registries: Registry[Any], limit: float = LIMIT) -> set[str]:
+    """Return the import paths whose modules would hang this process or end it."""
+    modules = modules_of(*registries)
+    trials = tried(*registries, limit=limit)
+    return {path for key, trial in trials if trial.problem for _, path in modules[key]}
 
 
 def idle_choices(*registries: Registry[Any]) -> list[str]:
@@ -151,12 +148,11 @@ def _try(module: str, offers: list[tuple[str, str]], limit: float) -> Import:
 def _entries(registry: Registry[Any], trials: dict[Key, Import]) -> Iterator[Entry]:
     kind = registry.interface.kind
     for name, cls in sorted(registry.registered.items()):
-        package = registry.package_of(cls) or (CORE, __version__)
-        yield Entry(kind, name, *package, path_of(cls))
+        yield Entry(kind, name, *(package_of(cls) or ("", "")), path_of(cls))
     for name, offers in registry.installed.items():
         for offer in offers:
             trial = trials[_key(offer)]
-            problem = trial.problem or cast("Mapping[str, str]", trial.problems)[offer.path]
+            problem = trial.problem or trial.problems[kind][offer.path]
             if name in registry.registered:
                 state = "shadowed", f"write {offer.path}"
             elif len(offers) > 1:

@@ -71,13 +71,16 @@ def origins(config: Config) -> Origins:
     found: Origins = {}
     for part in components(config):
         cls = type(part)
-        package = cls.registry.package_of(cls)
-        if package is None and cls.__module__.startswith("contrastive."):
-            package = (CORE, __version__)
-        if package:
+        if package := package_of(cls):
             about = {"package": package[0], "version": package[1]}
             found.setdefault(cls.kind, {})[cls.registry.name_of(cls)] = about
     return found
+
+
+def package_of(cls: type[Config]) -> tuple[str, str] | None:
+    """Return the package that offers a component, and its version; None for a program's own."""
+    core = (CORE, __version__) if cls.__module__.startswith("contrastive.") else None
+    return cls.registry.package_of(cls) or core
 
 
 def components(value: object) -> Iterator[Config]:

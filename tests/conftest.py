@@ -99,7 +99,7 @@ def site(tmp_path_factory):
             metadata = (
                 f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n"
             )
-            metadata += "".join(f"Requires-Dist: {one}\n" for one in about["dependencies"])
+            metadata += "".join(f"Requires-Dist: {one}\n" for one in about.get("dependencies", ()))
             (info / "METADATA").write_text(metadata)
             lines = [
                 line

@@ -114,6 +114,20 @@ def test_a_package_that_prints_when_imported_leaves_stdout_to_the_results(args, 
     assert ended.err == ""
 
 
+@pytest.mark.parametrize(
+    ("package", "name", "said"),
+    [
+        ("broken", "raises", "(written for contrastive-kit >=0.0.7; this is 0.1.0, interface 1)"),
+        ("unfit", "unfinished", "(written for contrastive-kit; this is 0.1.0, interface 1)"),
+    ],
+)
+def test_an_error_says_which_release_the_package_was_written_for(package, name, said, installed):
+    installed(package)
+    with pytest.raises(PluginError) as caught:
+        encoders[name]
+    assert str(caught.value).endswith(said)
+
+
 def test_a_user_who_interrupts_an_import_ends_it(installed, monkeypatch):
     installed("broken")
 

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from contrastive.installed import SWITCH
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -23,12 +21,14 @@ def options(
         bool,
         typer.Option(
             "--no-plugins",
-            help=f"Leave out every plugin; {SWITCH}=a,b in the environment keeps a and b.",
+            help="Leave out every plugin; CONTRASTIVE_PLUGINS=a,b in the environment keeps a, b.",
         ),
     ] = False,
 ) -> None:
     """Contrastive learning from a typed spec."""
     if no_plugins:
+        from contrastive.installed import SWITCH
+
         os.environ[SWITCH] = "none"  # processes that we start inherit it
 
 

@@ -30,7 +30,7 @@ def schema(
     limit: Limit = 20.0,
 ) -> None:
     """Print the JSON schema of a spec with everything installed, for editors."""
-    from contrastive.plugins import unusable
+    from contrastive.plugins import deadly
     from contrastive.schema import json_schema
     from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 
@@ -38,9 +38,9 @@ def schema(
         msg = f"--of {of!r}: write run or model"
         raise SpecError(msg)
     spec = RunSpec if of == "run" else ModelSpec
-    broken = unusable(*REGISTRIES, limit=limit)
+    without = deadly(*REGISTRIES, limit=limit)
     with redirect_stderr(io.StringIO()):  # plugins that greet whoever imports them
-        described = json_schema(spec, *REGISTRIES, without=broken)
+        described = json_schema(spec, *REGISTRIES, without=without)
     text = json.dumps(described, indent=2)
     if output:
         output.write_text(text + "\n", encoding="utf-8")

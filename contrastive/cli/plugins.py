@@ -31,9 +31,10 @@ def list_components(
 ) -> None:
     """List every component, or show, check or make one.
 
-    The list has kind, name, package, version, path and state (ok, broken, shadowed, ambiguous). Of
-    each plugin it has the time that importing its module takes and whether that imports torch,
-    both measured in a fresh process that has imported the core.
+    The list has kind, name, package, version, path and state (ok, broken,
+    shadowed, ambiguous). Of each plugin it has the time that importing its
+    module takes, and whether torch came along: both are measured in a fresh
+    process that has imported the core.
     """
     if context.invoked_subcommand:
         return
@@ -132,18 +133,15 @@ def _component(name: str) -> type[Config]:
 
 
 def _about(cls: type[Config]) -> dict[str, str]:
-    from contrastive import __version__
-    from contrastive.installed import CORE
+    from contrastive.provenance import package_of
     from contrastive.registry import path_of
 
-    package = cls.registry.package_of(cls)
-    if package is None:
-        package = (CORE, __version__) if cls.__module__.startswith("contrastive.") else ("", "")
+    package, version = package_of(cls) or ("", "")
     return {
         "kind": cls.kind,
         "name": cls.registry.name_of(cls),
-        "package": package[0],
-        "version": package[1],
+        "package": package,
+        "version": version,
         "path": path_of(cls),
         "about": inspect.getdoc(cls) or "",
     }
