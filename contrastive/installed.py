@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 CORE = "contrastive-kit"
 SWITCH = "CONTRASTIVE_PLUGINS"
+NO_EXTENSIONS = {
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+    "TRITON_BACKENDS_IN_TREE": "1",
+}
+"""Settings of libraries that look for extensions of theirs in every package, to look in none."""
 REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)")
 
 
@@ -73,6 +79,18 @@ def chosen_packages() -> set[str] | None:
     if said is None:
         return None
     return {normalised(name) for name in said.split(",")} - {"", "none"}
+
+
+def spare_libraries() -> None:
+    """Where the entry points of some package cannot be read, keep libraries from reading them.
+
+    They would fail when they are imported. Processes that are started inherit it.
+    """
+    try:
+        entry_points(group="contrastive")
+    except Exception:  # a stranger's file fails in many ways
+        for name, value in NO_EXTENSIONS.items():
+            os.environ.setdefault(name, value)
 
 
 def unreadable() -> list[tuple[str, str, str]]:

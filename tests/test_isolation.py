@@ -118,6 +118,15 @@ def test_training_and_what_uses_the_model_do_as_if_there_were_none(
     assert results("with") == expected
 
 
+def test_training_in_a_process_of_its_own_gives_the_same_model(sites, process, tmp_path):
+    (tmp_path / "toy.yaml").write_text(json.dumps(toy_dict(tmp_path / "data", epochs=1)))
+    for folder, site in zip(("good", "bad"), sites, strict=True):
+        ended = process("train", "toy.yaml", "--output", folder, site=site, cwd=tmp_path)
+        assert ended.code == 0, ended.err
+    good, bad = (tmp_path / run / "model" / "model.safetensors" for run in ("good", "bad"))
+    assert good.read_bytes() == bad.read_bytes()
+
+
 def test_no_plugins_leaves_out_all_of_them(process, sites, tmp_path):
     (tmp_path / "clip.yaml").write_text(SPEC)
     ended = process("--no-plugins", "validate", "clip.yaml", site=sites[0], cwd=tmp_path)

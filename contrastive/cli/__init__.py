@@ -31,8 +31,6 @@ def main() -> None:
     """Run the command line."""
     # threads that spin while they wait make a shared machine several times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # pydantic would look for plugins of its own in every package, and fail if one is garbled
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     run_guarded(app)

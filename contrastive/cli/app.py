@@ -26,9 +26,10 @@ def options(
     ] = False,
 ) -> None:
     """Contrastive learning from a typed spec."""
-    if no_plugins:
-        from contrastive.installed import SWITCH
+    from contrastive.installed import SWITCH, spare_libraries
 
+    spare_libraries()
+    if no_plugins:
         os.environ[SWITCH] = "none"  # processes that we start inherit it
 
 
