@@ -9,6 +9,7 @@ import pytest
 
 from contrastive.encoders import encoders
 from contrastive.errors import UnknownComponent
+from contrastive.installed import NO_EXTENSIONS
 from tests.conftest import SCRIPT
 from tests.test_startup import cpu_seconds
 from tests.toys import toy_dict
@@ -112,6 +113,8 @@ def test_training_and_what_uses_the_model_do_as_if_there_were_none(
             assert "contrastive_" not in ended.err
         return [ended.out.replace(folder, "RUN") for ended in everything]
 
+    for name, value in NO_EXTENSIONS.items():  # which the command sets, undone after the test
+        monkeypatch.setenv(name, value)
     expected = results("without")
     monkeypatch.syspath_prepend(sites[1])
     vars(encoders).pop("installed", None)
