@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from contrastive.config import Config
+from contrastive.config import Config, attribute_docstrings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,14 +41,16 @@ def fields_of(cls: type[Config], link: Callable[[str], str] = str) -> list[Field
         cls: the config.
         link: what stands for the name of a kind (``encoder``) or of a class (``TrainingSpec``).
     """
-    described = cls.model_json_schema()["properties"]
+    helps = attribute_docstrings(cls)
+    described = _schema(cls)
     rows: list[FieldRow] = []
     for attribute, field in cls.model_fields.items():
         name = field.alias or attribute
-        schema = described[name]
+        schema = described.get(name)
+        words = _type(schema, link) if schema else inspect.formatannotation(field.annotation)
         default = None if field.is_required() else _written(_default_of(field))
-        about = prose(schema.get("description", "")).replace("\n\n", " ")
-        rows.append(FieldRow(name, _type(schema, link), default, about))
+        about = prose(field.description or helps.get(attribute, "")).replace("\n\n", " ")
+        rows.append(FieldRow(name, words, default, about))
     return rows
 
 
@@ -57,13 +60,23 @@ def prose(docstring: str) -> str:
     return "\n\n".join(" ".join(text.split()) for text in paragraphs).replace("``", "`")
 
 
+def _schema(cls: type[Config]) -> dict[str, Any]:
+    try:
+        return cls.model_json_schema().get("properties", {})
+    except Exception:  # a field of a type that JSON has not; its annotation has to do
+        return {}
+
+
 def _default_of(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
 def _written(default: Any) -> str:
     if not isinstance(default, Config):
-        return json.dumps(to_jsonable_python(default))
+        try:
+            return json.dumps(to_jsonable_python(default), ensure_ascii=False)
+        except ValueError:  # what no file can hold, such as a function
+            return repr(default)
     return f"{{type: {default.registry.name_of(type(default))}}}" if default.kind else SECTION
 
 

@@ -56,8 +56,28 @@ def load(
     Raises:
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
-    path = Path(path)
-    data, lines = read_yaml(path)
+    data, lines = read_yaml(Path(path))
+    return _checked(spec, str(path), data, lines, overrides, trusted=trusted)
+
+
+def load_fields(spec: type[S], name: str, overrides: Iterable[str]) -> S:
+    """Make a ``spec`` of overrides alone; ``name`` is what messages call it.
+
+    Raises:
+        SpecError: one line for each mistake.
+    """
+    return _checked(spec, name, {}, {}, overrides, trusted=True)
+
+
+def _checked(
+    spec: type[S],
+    origin: str,
+    data: dict[str, Any],
+    lines: dict[Place, int],
+    overrides: Iterable[str],
+    *,
+    trusted: bool,
+) -> S:
     report: list[str] = []
     said: dict[Place, str] = {}
     for override in overrides:
@@ -70,7 +90,7 @@ def load(
             loaded = spec.model_validate(data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
-        report += [_report(path, lines, said, mistake) for mistake in mistakes]
+        report += [_report(origin, lines, said, mistake) for mistake in mistakes]
     else:
         if not report:
             return loaded
@@ -257,7 +277,7 @@ def _step(parent: Any, key: str, override: str, place: Place) -> int | str:
 
 
 def _report(
-    path: Path, lines: dict[Place, int], said: dict[Place, str], mistake: ErrorDetails
+    origin: str, lines: dict[Place, int], said: dict[Place, str], mistake: ErrorDetails
 ) -> str:
     """Say where a mistake is: in the file, or in an override."""
     where = tuple(map(str, mistake["loc"]))
@@ -267,9 +287,9 @@ def _report(
         made = place not in lines and given[: len(place)] == place
         if made or place[: len(given)] == given:
             return f"override {override!r}: {problem}"
-    while place not in lines:
+    while place and place not in lines:
         place = place[:-1]
-    return f"{path}:{lines[place]}: {problem}"
+    return f"{origin}:{lines[place]}: {problem}" if place in lines else f"{origin}: {problem}"
 
 
 def _kind_of(value: object) -> str:

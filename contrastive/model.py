@@ -15,19 +15,19 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from contrastive import checkpoint
+from contrastive import __version__, checkpoint
 from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.cache import batch_size as fitting_batch_size
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.files import load, read_yaml
-from contrastive.losses import Loss
+from contrastive.installed import CORE
 from contrastive.pretrained import is_pretrained, pretrained_spec
+from contrastive.provenance import differences, origins, saved_with
 from contrastive.registry import names_only
 from contrastive.spec import ModelSpec, RunSpec, Tower
 from contrastive.stream import OnBad, prepared_batches, raise_bad
 
 if TYPE_CHECKING:
-    from contrastive.config import Config
     from contrastive.encoders.module import EncoderModule
     from contrastive.losses.module import LossModule
 
@@ -210,6 +210,7 @@ class ContrastiveModel(nn.Module):
         about = {
             "encoders": {m: weights_fingerprint(encoder) for m, encoder in rebuilt.items()},
             "packages": packages(self.spec),
+            "components": origins(self.spec),
         }
         return {
             "spec.json": self.spec.model_dump(mode="json"),
@@ -278,11 +279,10 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     data = checkpoint.plain(files, "spec.json", folder)
     parts = checkpoint.plain(files, "parts.json", folder)
     try:
-        with nullcontext() if trusted else names_only():
+        with nullcontext() if trusted else names_only(), saved_with(parts.get("components")):
             spec = _validated(ModelSpec, data, str(folder / "spec.json"))
     except ContrastiveError as error:
-        needs = ", ".join(f"{name} {version}" for name, version in parts["packages"].items())
-        msg = f"{error} (it was saved with: {needs})"
+        msg = f"{error}{differences(parts['packages'], said=str(error))}"
         raise type(error)(msg) from error
     rebuilt: dict[str, str] = parts["encoders"]
     model = ContrastiveModel(_without_downloads(spec, rebuilt))
@@ -354,20 +354,8 @@ def find_model(folder: Path) -> Path:
 
 def packages(spec: ModelSpec) -> dict[str, str]:
     """Return name and version of every package that offers a part of ``spec``."""
-    from contrastive import __version__
-
-    parts: list[Config] = []
-    for tower in spec.towers.values():
-        parts += [tower.encoder, tower.head]
-    loss = spec.loss
-    while isinstance(loss, Loss):  # a wrapper's package, and that of what it holds
-        parts.append(loss)
-        loss = getattr(loss, "loss", None)
-    found = {"contrastive-kit": __version__}
-    for part in parts:
-        if package := type(part).registry.package_of(type(part)):
-            found[package[0]] = package[1]
-    return found
+    parts = (part for kind in origins(spec).values() for part in kind.values())
+    return {CORE: __version__} | {part["package"]: part["version"] for part in parts}
 
 
 def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec:

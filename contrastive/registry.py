@@ -12,13 +12,14 @@ import difflib
 import sys
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from contrastive.config import Config
 from contrastive.errors import PluginError, UnknownComponent
+from contrastive.installed import SWITCH, Offer, chosen_packages, counts, offered_in
+from contrastive.provenance import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -37,18 +38,6 @@ def names_only() -> Generator[None]:
         yield
     finally:
         _paths_allowed.reset(token)
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What one installed package offers under one name; a spec itself offers without a package."""
-
-    path: str
-    package: str = ""
-    version: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path} (of {self.package} {self.version})" if self.package else self.path
 
 
 class Registry(Generic[C]):
@@ -92,8 +81,6 @@ class Registry(Generic[C]):
             if not _paths_allowed.get():
                 msg = f"{name!r} is an import path, which only your own spec may use"
                 raise UnknownComponent(msg)
-            if "" not in sys.path:
-                sys.path.append("")  # the module may lie here, as with python -m
             return self.load(Offer(name))
         offers = self.installed.get(name, [])
         if len(offers) != 1:
@@ -106,12 +93,10 @@ class Registry(Generic[C]):
 
     @cached_property
     def installed(self) -> dict[str, list[Offer]]:
-        """What installed packages offer, by name."""
-        offers: dict[str, dict[str, Offer]] = {}
-        for point in entry_points(group=self.group):
-            package = (point.dist.name, point.dist.version) if point.dist else ("?", "")
-            offers.setdefault(point.name, {})[point.value] = Offer(point.value, *package)
-        return {name: list(by_path.values()) for name, by_path in sorted(offers.items())}
+        """What installed packages offer, by name; ``CONTRASTIVE_PLUGINS`` says whose counts."""
+        everything = offered_in(self.group).items()
+        kept = {name: [offer for offer in some if counts(offer)] for name, some in everything}
+        return {name: some for name, some in kept.items() if some}
 
     def load(self, offer: Offer) -> type[C]:
         """Import what a package offers.
@@ -119,9 +104,23 @@ class Registry(Generic[C]):
         Raises:
             PluginError: chained to its cause, naming package, version and import path.
         """
+        try:
+            return self._check(self.imported(offer), str(offer))
+        except PluginError as error:
+            msg = f"{error}{offer.fit}"
+            raise PluginError(msg) from error.__cause__
+
+    def imported(self, offer: Offer) -> object:
+        """Import what a package offers, whatever it is.
+
+        Raises:
+            PluginError: chained to its cause.
+        """
         if not EntryPoint.pattern.match(offer.path):
             msg = f"{self.interface.kind} {offer} is not an import path; write package.module:Class"
             raise PluginError(msg)
+        if not offer.dist and "" not in sys.path:
+            sys.path.append("")  # the module may lie here, as with python -m
         try:
             with redirect_stdout(sys.stderr):  # stdout carries our results, maybe JSON
                 found: Any = EntryPoint(name=offer.path, value=offer.path, group="").load()
@@ -132,7 +131,7 @@ class Registry(Generic[C]):
         except BaseException as error:  # SystemExit too: a package must not end our process
             msg = f"{self.interface.kind} {offer} is broken: {reason(error)}"
             raise PluginError(msg) from error
-        return self._check(cast("object", found), str(offer))
+        return cast("object", found)
 
     def name_of(self, cls: type[Config]) -> str:
         """Return what a spec should call ``cls``: its name, or its import path."""
@@ -181,11 +180,24 @@ class Registry(Generic[C]):
         what = f"{self.interface.kind} {name!r}"
         if offers:
             return f"{what} is offered more than once; write {' or '.join(map(str, offers))}"
+        if without := self.left_out(name) or origin_of(self.interface.kind, name):
+            return f"unknown {what}; {without}"
         close = difflib.get_close_matches(name, list(self), n=2)
         hint = " or ".join(map(repr, close))
         return f"unknown {what}; " + (
             f"did you mean {hint}?" if hint else f"there are: {', '.join(self)}"
         )
+
+    def left_out(self, name: str) -> str:
+        """Say who would offer ``name`` if its package were not switched off; or nothing."""
+        chosen = chosen_packages()
+        if chosen is None or not (by := offered_in(self.group).get(name)):
+            return ""
+        packages = " and ".join(f"{offer.package} {offer.version}" for offer in by)
+        switch = (
+            f"{SWITCH}={','.join(sorted(chosen))}" if chosen else f"--no-plugins ({SWITCH}=none)"
+        )
+        return f"it is offered by {packages}, which {switch} leaves out"
 
 
 def path_of(cls: type) -> str:

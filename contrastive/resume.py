@@ -17,6 +17,7 @@ from contrastive import checkpoint
 from contrastive.errors import TrainingError
 from contrastive.model import restore_weights
 from contrastive.progress import say
+from contrastive.provenance import origins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,10 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, checkpoint.Content]:
     """Return what the folder of a trained model consists of, file by file."""
-    return model.state_files() | {"run.json": spec.model_dump(mode="json")}
+    files = model.state_files()
+    parts = cast("dict[str, Any]", files["parts.json"])
+    with_data = {"components": origins(spec)}
+    return files | {"parts.json": parts | with_data, "run.json": spec.model_dump(mode="json")}
 
 
 def save_step(

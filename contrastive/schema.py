@@ -7,21 +7,28 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic.json_schema import models_json_schema
 
-from contrastive import __version__
 from contrastive.errors import PluginError, UnknownComponent
 from contrastive.fields import prose
-from contrastive.registry import Offer, Registry, path_of, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container
 
     from contrastive.config import Config
+    from contrastive.registry import Registry
 
 
-def load_all(registry: Registry[Any]) -> dict[str, type[Config] | Exception]:
-    """Import every component; one that fails is represented by its error."""
+def load_all(
+    registry: Registry[Any], *, without: Container[str] = ()
+) -> dict[str, type[Config] | Exception]:
+    """Import every component, but not the import paths ``without``.
+
+    One that fails is represented by its error.
+    """
     found: dict[str, type[Config] | Exception] = {}
     for name in registry:
+        offers = () if name in registry.registered else registry.installed[name]
+        if any(offer.path in without for offer in offers):
+            continue
         try:
             found[name] = registry[name]
         except (PluginError, UnknownComponent) as error:
@@ -29,12 +36,20 @@ def load_all(registry: Registry[Any]) -> dict[str, type[Config] | Exception]:
     return found
 
 
-def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any]:
-    """Describe ``spec``; components that cannot be imported or described are left out."""
+def json_schema(
+    spec: type[Config], *registries: Registry[Any], without: Container[str] = ()
+) -> dict[str, Any]:
+    """Describe ``spec``; components that cannot be imported or described are left out.
+
+    Args:
+        spec: the config class that a file describes.
+        registries: the kinds of components that it may hold.
+        without: import paths that are not even tried, as importing them may never end.
+    """
     menus = {
         registry.interface.kind: {
             name: cls
-            for name, cls in load_all(registry).items()
+            for name, cls in load_all(registry, without=without).items()
             if isinstance(cls, type) and _can_be_described(cls)
         }
         for registry in registries
@@ -47,40 +62,6 @@ def json_schema(spec: type[Config], *registries: Registry[Any]) -> dict[str, Any
         choice["properties"]["type"]["anyOf"][0]["enumDescriptions"] = about  # editors show these
         described["$defs"][kind] = choice
     return cast("dict[str, Any]", _link(described | refs[spec, "validation"], set(menus)))
-
-
-def listing(*registries: Registry[Any]) -> list[dict[str, str]]:
-    """List every component with its state: ok, broken, shadowed or ambiguous.
-
-    Importing is tried for each; a failure becomes an entry.
-    """
-    return [entry for registry in registries for entry in _entries(registry)]
-
-
-def _entries(registry: Registry[Any]) -> Iterator[dict[str, str]]:
-    kind = registry.interface.kind
-    registered = dict(registry.registered)  # importing may register more
-    for name, cls in sorted(registered.items()):
-        package = registry.package_of(cls) or ("contrastive-kit", __version__)
-        yield _entry(kind, name, Offer(path_of(cls), *package), "ok")
-    for name, offers in registry.installed.items():
-        for offer in offers:
-            if name in registered:
-                yield _entry(kind, name, offer, "shadowed", f"write {offer.path}")
-            elif len(offers) > 1:
-                yield _entry(kind, name, offer, "ambiguous", f"write {offer.path}")
-            else:
-                try:
-                    registry.load(offer)
-                    yield _entry(kind, name, offer, "ok")
-                except PluginError as error:
-                    why = reason(error.__cause__) if error.__cause__ else str(error)
-                    yield _entry(kind, name, offer, "broken", why)
-
-
-def _entry(kind: str, name: str, offer: Offer, state: str, why: str = "") -> dict[str, str]:
-    about = {"package": offer.package, "version": offer.version, "path": offer.path}
-    return {"kind": kind, "name": name, **about, "state": state, "why": why}
 
 
 def _can_be_described(cls: type[Config]) -> bool:

@@ -190,15 +190,38 @@ def hits_table(hits: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def plugins_table(found: Sequence[dict[str, str]]) -> Table:
-    """Return every component."""
+def plugins_table(found: Sequence[dict[str, Any]]) -> Table:
+    """Return every component, with what importing it costs."""
     table = Table()
     for name in ("kind", "name", "package", "version", "path", "state"):
         table.add_column(name, overflow="fold")
+    table.add_column("import ms", justify="right")
+    table.add_column("torch")
     for entry in found:
         state = f"{entry['state']}: {entry['why']}" if entry["why"] else entry["state"]
         row = (entry["kind"], entry["name"], entry["package"], entry["version"], entry["path"])
-        table.add_row(*map(_plain, row), _plain(state))
+        ms = "-" if entry["import_ms"] is None else f"{entry['import_ms']:.0f}"
+        torch = {None: "-", True: "yes", False: "no"}[entry["torch"]]
+        table.add_row(*map(_plain, row), _plain(state), ms, torch)
+    return table
+
+
+def fields_table(fields: Sequence[dict[str, str]]) -> Table:
+    """Return the fields of a component."""
+    return _texts_table(fields, "name", "type", "default", "help")
+
+
+def verdicts_table(rows: Sequence[dict[str, str]]) -> Table:
+    """Return what the kit for plugins found."""
+    return _texts_table(rows, "check", "outcome", "why")
+
+
+def _texts_table(rows: Sequence[dict[str, str]], *columns: str) -> Table:
+    table = Table()
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(_plain(row[name]) for name in columns))
     return table
 
 

@@ -59,6 +59,8 @@ def _registries_as_they_were():
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call the command line in this process: ``command("validate", path) -> Outcome``."""
+    monkeypatch.setenv("CONTRASTIVE_PLUGINS", "")  # what --no-plugins sets is undone afterwards
+    monkeypatch.delenv("CONTRASTIVE_PLUGINS")
 
     def call(*args) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["contrastive", *map(str, args)])
@@ -101,6 +103,7 @@ def site(tmp_path_factory):
             metadata = (
                 f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n"
             )
+            metadata += "".join(f"Requires-Dist: {one}\n" for one in about.get("dependencies", ()))
             (info / "METADATA").write_text(metadata)
             lines = [
                 line

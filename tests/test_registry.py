@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from contrastive import registry as module
+from contrastive import installed
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import PluginError, UnknownComponent
 from contrastive.heads import Head, Linear, heads
@@ -143,7 +143,7 @@ def test_only_finished_components_of_the_kind_can_be_registered():
 def test_a_spec_of_registered_names_reads_no_package_metadata(monkeypatch):
     encoders.register("eye")(Eye)
     encoders.register("ear")(Ear)
-    monkeypatch.setattr(module, "entry_points", lambda **_: pytest.fail("metadata were read"))
+    monkeypatch.setattr(installed, "entry_points", lambda **_: pytest.fail("metadata were read"))
     spec = ModelSpec.model_validate(MODEL)
     assert spec.loss == InfoNCE()
     assert ModelSpec.model_validate(spec.model_dump()) == spec

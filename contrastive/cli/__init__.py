@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 # the verbs of the help are in this order
 # isort: off
-from contrastive.cli import training, measuring, using, describing
+from contrastive.cli import training, measuring, using, describing, plugins
 
 # isort: on
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from io import TextIOWrapper
 
-VERBS = training, measuring, using, describing
+VERBS = training, measuring, using, describing, plugins
 """The modules that add their verbs to ``app``."""
 
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(
-    help="Contrastive learning from a typed spec.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    no_plugins: Annotated[
+        bool,
+        typer.Option(
+            "--no-plugins",
+            help="Leave out every plugin; CONTRASTIVE_PLUGINS=a,b in the environment keeps a, b.",
+        ),
+    ] = False,
+) -> None:
+    """Contrastive learning from a typed spec."""
+    from contrastive.installed import SWITCH, spare_libraries
+
+    spare_libraries()
+    if no_plugins:
+        os.environ[SWITCH] = "none"  # processes that we start inherit it
+
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A run's spec, in YAML.")]
 Overrides = Annotated[
@@ -41,6 +60,9 @@ Trusted = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that importing a plugin's module may take.")
+]
 DataOf = Annotated[Path | None, typer.Option(help="Take the data of this run's spec instead.")]
 Export = Annotated[
     Path | None,

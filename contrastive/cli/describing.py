@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr
 from pathlib import Path  # noqa: TC003 - typer reads annotations
 from typing import Annotated
 
 import typer
 
-from contrastive.cli.app import Json, Overrides, SpecFile, app
+from contrastive.cli.app import Json, Limit, Overrides, SpecFile, app
 from contrastive.cli.given import load_any
 from contrastive.cli.show import show
 from contrastive.errors import SpecError
@@ -25,27 +27,22 @@ def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False)
 def schema(
     output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
     of: Annotated[str, typer.Option(help="run or model.")] = "run",
+    limit: Limit = 20.0,
 ) -> None:
     """Print the JSON schema of a spec with everything installed, for editors."""
+    from contrastive.plugins import deadly
     from contrastive.schema import json_schema
     from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 
     if of not in ("run", "model"):
         msg = f"--of {of!r}: write run or model"
         raise SpecError(msg)
-    text = json.dumps(json_schema(RunSpec if of == "run" else ModelSpec, *REGISTRIES), indent=2)
+    spec = RunSpec if of == "run" else ModelSpec
+    without = deadly(*REGISTRIES, limit=limit)
+    with redirect_stderr(io.StringIO()):  # plugins that greet whoever imports them
+        described = json_schema(spec, *REGISTRIES, without=without)
+    text = json.dumps(described, indent=2)
     if output:
         output.write_text(text + "\n", encoding="utf-8")
     else:
         typer.echo(text)
-
-
-@app.command()
-def plugins(as_json: Json = False) -> None:
-    """List every component: name, kind, package, version, state."""
-    from contrastive.schema import listing
-    from contrastive.spec import REGISTRIES
-    from contrastive.tables import plugins_table
-
-    found = listing(*REGISTRIES)
-    show(found, as_json, plugins_table(found))

@@ -80,12 +80,14 @@ def cache_for(folder: Path) -> FeatureCache | None:
 
 def run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:
     """Return the spec of the run that made a model."""
-    from contrastive.files import load
+    from contrastive.files import load, read_yaml
     from contrastive.model import find_model
+    from contrastive.provenance import saved_with
     from contrastive.spec import RunSpec
 
     path = find_model(folder) / "run.json"
     if not path.exists():
         msg = f"{folder}: holds a model without a run, so without data; give {remedy}"
         raise DataError(msg)
-    return load(RunSpec, path, trusted=trusted)
+    with saved_with(read_yaml(path.with_name("parts.json"))[0].get("components")):
+        return load(RunSpec, path, trusted=trusted)

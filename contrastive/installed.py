@@ -1,0 +1,161 @@
+"""What installed packages offer, from their metadata alone: nothing of them is imported here.
+
+The environment variable ``CONTRASTIVE_PLUGINS`` says whose offers count: packages by name, joined
+by commas; ``none``, or nothing after the ``=``, for no package's. Without it all count.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import distributions, entry_points
+from typing import TYPE_CHECKING
+
+from contrastive import INTERFACE, __version__
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
+
+CORE = "contrastive-kit"
+SWITCH = "CONTRASTIVE_PLUGINS"
+NO_EXTENSIONS = {
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+    "TRITON_BACKENDS_IN_TREE": "1",
+}
+"""Settings of libraries that look for extensions of theirs in every package, to look in none."""
+REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one installed package offers under one name; a spec itself offers without a package."""
+
+    path: str
+    dist: Distribution | None = None
+
+    @cached_property
+    def package(self) -> str:
+        """Its name; ``?`` if its metadata does not say."""
+        return _name_of(self.dist) if self.dist else ""
+
+    @cached_property
+    def version(self) -> str:
+        """Its version; ``?`` if its metadata does not say."""
+        return _version_of(self.dist) if self.dist else ""
+
+    @property
+    def fit(self) -> str:
+        """For which release of this library the package was written, and which one this is."""
+        if not self.dist:
+            return ""
+        here = f"this is {__version__}, interface {INTERFACE}"
+        needs = _requirement_of(self.dist)
+        return f" (written for {CORE}{needs}; {here})" if needs is not None else f" ({here})"
+
+    def __str__(self) -> str:
+        return f"{self.path} (of {self.package} {self.version})" if self.dist else self.path
+
+
+def offered_in(group: str) -> dict[str, list[Offer]]:
+    """Return what all installed packages offer in an entry-point group, by name."""
+    found: dict[str, dict[str, Offer]] = {}
+    for point in _points(group):
+        found.setdefault(point.name, {}).setdefault(point.value, Offer(point.value, point.dist))
+    return {name: list(by_path.values()) for name, by_path in sorted(found.items())}
+
+
+def counts(offer: Offer) -> bool:
+    """Tell whether an offer counts, by ``CONTRASTIVE_PLUGINS``."""
+    chosen = chosen_packages()
+    return chosen is None or normalised(offer.package) in chosen
+
+
+def chosen_packages() -> set[str] | None:
+    """Return the packages that ``CONTRASTIVE_PLUGINS`` names, or None if all count."""
+    said = os.environ.get(SWITCH)
+    if said is None:
+        return None
+    return {normalised(name) for name in said.split(",")} - {"", "none"}
+
+
+def spare_libraries() -> None:
+    """Where the entry points of some package cannot be read, keep libraries from reading them.
+
+    They would fail when they are imported. Processes that are started inherit it.
+    """
+    try:
+        entry_points(group="contrastive")
+    except Exception:  # a stranger's file fails in many ways
+        for name, value in NO_EXTENSIONS.items():
+            os.environ.setdefault(name, value)
+
+
+def unreadable() -> list[tuple[str, str, str]]:
+    """Return name, version and problem of packages whose entry points cannot be read.
+
+    Only of those that seem to offer something to this library.
+    """
+    found: list[tuple[str, str, str]] = []
+    for dist in distributions():
+        try:
+            _ = dist.entry_points
+        except Exception as error:  # strangers' files fail in many ways
+            if _mentions_us(dist):
+                problem = " ".join(f"{type(error).__name__}: {error}".split())
+                about = f"its entry_points.txt cannot be read: {problem}"
+                found.append((_name_of(dist), _version_of(dist), about))
+    return found
+
+
+def normalised(name: str) -> str:
+    """Return a package's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _points(group: str) -> list[EntryPoint]:
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # one package's entry points cannot be read; the others can
+        points: list[EntryPoint] = []
+        for dist in distributions():
+            try:
+                points += dist.entry_points.select(group=group)
+            except Exception:  # noqa: S112 - ``unreadable`` tells of it
+                continue
+        return points
+
+
+def _mentions_us(dist: Distribution) -> bool:
+    try:
+        return "[contrastive." in (dist.read_text("entry_points.txt") or "")
+    except Exception:  # not even text
+        return normalised(_name_of(dist)).startswith("contrastive")
+
+
+def _name_of(dist: Distribution) -> str:
+    try:
+        return dist.metadata["Name"] or "?"
+    except Exception:  # the file is missing, or not text
+        return "?"
+
+
+def _version_of(dist: Distribution) -> str:
+    try:
+        return dist.metadata["Version"] or "?"
+    except Exception:
+        return "?"
+
+
+def _requirement_of(dist: Distribution) -> str | None:
+    """Return which versions of this library a package asks for: `` >=0.1``, or nothing if any."""
+    try:
+        lines = dist.requires or []
+    except Exception:
+        return None
+    for line in lines:
+        if (match := REQUIREMENT.match(line)) and normalised(match[1]) == CORE:
+            return f" {match[2].strip()}" if match[2].strip() else ""
+    return None

@@ -1,0 +1,34 @@
+"""The dataset ``acme``. This module is the menu: it imports what reads files in ``build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contrastive.datasets import Dataset
+
+if TYPE_CHECKING:
+    from contrastive.datasets import Purpose, Samples
+
+__all__ = ["AcmeDataset"]
+
+
+class AcmeDataset(Dataset):
+    """Pictures and captions of a CSV file with the columns image, text and split."""
+
+    file: Path
+    """The CSV file; it names pictures relative to its own folder."""
+
+    def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
+        """Read the rows of a split; no picture is opened.
+
+        Args:
+            split: a value of the split column, or several joined by ``+``.
+            purpose: both get all captions.
+
+        Raises:
+            DataError: the file cannot be read, or has no row of that split.
+        """
+        from contrastive_acme.table import rows_of
+
+        return rows_of(self.file, split.split("+"))

@@ -1,0 +1,30 @@
+"""The image encoder ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from contrastive.encoders import Encoder
+from pydantic import PositiveInt
+
+if TYPE_CHECKING:
+    from contrastive.encoders.module import EncoderModule
+
+__all__ = ["AcmeEncoder"]
+
+
+class AcmeEncoder(Encoder):
+    """Two convolutions from scratch, averaged over the picture."""
+
+    modality: ClassVar[str] = "image"
+
+    width: PositiveInt = 64
+    """Features."""
+    image_size: PositiveInt = 32
+    """Pixels of the square that a picture is cropped to."""
+
+    def build(self) -> EncoderModule:
+        """Return an ``AcmeEncoderModule`` with random weights."""
+        from contrastive_acme.network import AcmeEncoderModule
+
+        return AcmeEncoderModule(self)

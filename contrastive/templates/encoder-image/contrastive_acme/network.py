@@ -1,0 +1,63 @@
+"""Pictures to features.
+
+Shapes: B pictures, 3 channels, S by S pixels, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from contrastive.encoders.module import EncoderModule
+from contrastive.images import open_image
+from PIL import ImageOps
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contrastive.images import ImageSource
+
+    from contrastive_acme import AcmeEncoder
+
+
+class AcmeEncoderModule(EncoderModule):
+    """Two convolutions of stride 2 and the mean over what is left of the picture."""
+
+    modality = "image"
+
+    def __init__(self, config: AcmeEncoder) -> None:
+        """Draw random weights."""
+        super().__init__()
+        self.out_dim = config.width
+        self.preprocess = Pixels(config.image_size)
+        self.net = nn.Sequential(
+            nn.Conv2d(3, config.width, kernel_size=3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(config.width, config.width, kernel_size=3, stride=2, padding=1),
+            nn.GELU(),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features ``[B, F]`` of pixels ``[B, 3, S, S]``."""
+        return self.net(image).mean((2, 3))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Crops the centre of each picture. Picklable, as it runs in the workers that read samples."""
+
+    size: int
+
+    def __call__(self, samples: Sequence[ImageSource]) -> dict[str, Tensor]:
+        """Return ``{"image": [B, 3, S, S]}`` with values from -1 to 1.
+
+        Raises:
+            BadSample: a picture cannot be read.
+        """
+        square = (self.size, self.size)
+        pictures = [np.asarray(ImageOps.fit(open_image(sample), square)) for sample in samples]
+        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        return {"image": pixels.float().div(127.5).sub(1)}

@@ -1,0 +1,30 @@
+"""The encoder ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from contrastive.encoders import Encoder
+from pydantic import PositiveInt
+
+if TYPE_CHECKING:
+    from contrastive.encoders.module import EncoderModule
+
+__all__ = ["AcmeEncoder"]
+
+
+class AcmeEncoder(Encoder):
+    """One convolution over a signal (a sequence of numbers), averaged over time."""
+
+    modality: ClassVar[str] = "MODALITY"
+
+    width: PositiveInt = 64
+    """Features."""
+    window: PositiveInt = 16
+    """Numbers that one step of the convolution sees; shorter signals are padded by zeros."""
+
+    def build(self) -> EncoderModule:
+        """Return an ``AcmeEncoderModule`` with random weights."""
+        from contrastive_acme.network import AcmeEncoderModule
+
+        return AcmeEncoderModule(self)

@@ -1,0 +1,32 @@
+"""The text encoder ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from contrastive.encoders import Encoder
+from pydantic import PositiveInt
+
+if TYPE_CHECKING:
+    from contrastive.encoders.module import EncoderModule
+
+__all__ = ["AcmeEncoder"]
+
+
+class AcmeEncoder(Encoder):
+    """The mean of the vectors of a text's trigrams (three characters in a row), from scratch."""
+
+    modality: ClassVar[str] = "text"
+
+    width: PositiveInt = 64
+    """Features."""
+    buckets: PositiveInt = 4096
+    """Vectors; trigrams share them by a hash."""
+    max_length: PositiveInt = 256
+    """Characters; the rest of a text is cut off."""
+
+    def build(self) -> EncoderModule:
+        """Return an ``AcmeEncoderModule`` with random weights."""
+        from contrastive_acme.network import AcmeEncoderModule
+
+        return AcmeEncoderModule(self)

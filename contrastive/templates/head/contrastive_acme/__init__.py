@@ -1,0 +1,25 @@
+"""The head ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contrastive.heads import Head
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["AcmeHead"]
+
+
+class AcmeHead(Head):
+    """One matrix over normalised features, so that their scale does not matter."""
+
+    bias: bool = True
+    """Add a vector too."""
+
+    def build(self, in_dim: int, out_dim: int) -> nn.Module:
+        """Return an ``AcmeHeadModule`` with random weights."""
+        from contrastive_acme.projection import AcmeHeadModule
+
+        return AcmeHeadModule(in_dim, out_dim, bias=self.bias)

@@ -1,0 +1,29 @@
+"""The loss ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from contrastive.losses import Scaled
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from contrastive.losses.module import LossModule
+
+__all__ = ["AcmeLoss"]
+
+
+class AcmeLoss(Scaled):
+    """InfoNCE whose positives have to be closer than the rest by a margin.
+
+    The margin of CosFace (Wang et al. 2018, arXiv:1801.09414), for pairs.
+    """
+
+    margin: Annotated[float, Field(ge=0, lt=2)] = 0.1
+    """Subtracted from the cosine of every positive."""
+
+    def build(self) -> LossModule:
+        """Return an ``AcmeLossModule``."""
+        from contrastive_acme.margin import AcmeLossModule
+
+        return AcmeLossModule(self)

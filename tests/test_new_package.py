@@ -1,0 +1,177 @@
+"""``contrastive plugins new`` writes a package that works at the first try."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from contrastive import testing
+from contrastive.scaffold import TEMPLATES
+
+ROOT = Path(__file__).parents[1]
+MADE = {
+    "bright-spots": ("encoder", "--modality", "image"),
+    "trigrams": ("encoder", "--modality", "text"),
+    "heart-rate": ("encoder", "--modality", "ecg"),
+    "calm": ("head",),
+    "wide-margin": ("loss",),
+    "shop2": ("dataset",),
+}
+
+
+def python(*args, cwd, site=None):
+    env = os.environ | ({"PYTHONPATH": str(site)} if site else {})
+    done = subprocess.run(
+        [sys.executable, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=env,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, process):
+    """Make a package of each kind, and install them as their authors would."""
+    folder = tmp_path_factory.mktemp("made")
+    for name, (kind, *more) in MADE.items():
+        ended = process("plugins", "new", name, "--kind", kind, *more, cwd=folder)
+        assert ended.code == 0, ended.err
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", "site"]
+    packages = [f"./contrastive-{name}" for name in MADE]
+    python("-m", "pip", "install", *options, *packages, cwd=folder)
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(testing, "check_component"), reason="it needs the kit")
+@pytest.mark.parametrize("name", MADE)
+def test_a_new_package_passes_its_own_tests(name, made):
+    told = python("-m", "pytest", cwd=made / f"contrastive-{name}", site=made / "site")
+    assert " passed" in told
+    assert " skipped" not in told
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_new_package_is_clean_and_its_example_is_a_valid_spec(name, made, process):
+    folder = made / f"contrastive-{name}"
+    python("-m", "ruff", "check", "--no-cache", cwd=folder)
+    python("-m", "ruff", "format", "--check", "--no-cache", cwd=folder)
+    ended = process("validate", "example.yaml", "--json", cwd=folder, site=made / "site")
+    assert (ended.code, ended.err) == (0, "")
+    assert f'"type": "{name}"' in ended.out
+
+
+def test_new_packages_are_listed_as_sound_and_import_no_torch(made, process):
+    ended = process("plugins", "--json", site=made / "site")
+    found = {e["name"]: (e["kind"], e["state"], e["torch"]) for e in json.loads(ended.out)}
+    for name, (kind, *_) in MADE.items():
+        assert found[name] == (kind, "ok", False)
+
+
+def test_a_new_package_has_what_a_package_needs_and_the_command_says_what_is_next(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    ended = command("plugins", "new", "acme-corp", "--kind", "loss", "--folder", "my loss")
+    files = {str(path.relative_to("my loss")) for path in Path("my loss").rglob("*")}
+    assert files >= {
+        ".github/workflows/test.yml",
+        ".gitignore",
+        "README.md",
+        "contrastive_acme_corp/__init__.py",
+        "contrastive_acme_corp/margin.py",
+        "contrastive_acme_corp/py.typed",
+        "example.yaml",
+        "pyproject.toml",
+        "tests/test_acme_corp.py",
+    }
+    menu = Path("my loss/contrastive_acme_corp/__init__.py").read_text()
+    assert "class AcmeCorpLoss(Scaled)" in menu
+    written = [path for path in Path("my loss").rglob("*") if path.is_file()]
+    assert "acme-corp-corp" not in "".join(path.read_text() for path in written)
+    assert ended.out.splitlines()[:4] == [
+        "written: my loss (9 files)",
+        "next:",
+        "cd 'my loss'",
+        "python -m pip install --editable . pytest",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "head", "loss", "dataset"])
+@pytest.mark.parametrize(
+    "name", ["image", "path", "tensor", "module", "test", "class", "type", "a", "x" * 23]
+)
+def test_any_name_makes_a_package_of_clean_python(name, kind, command, tmp_path):
+    folder = tmp_path / "made"
+    assert command("plugins", "new", name, "--kind", kind, "--folder", folder).code == 0
+    python("-m", "ruff", "check", "--no-cache", cwd=folder)
+    python("-m", "ruff", "format", "--check", "--no-cache", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["Acme", "two--hyphens", "a_b", "9lives", "kit", "scaled", "x" * 24, "é", "../up", ""]
+)
+def test_a_name_that_cannot_be_a_package_is_refused(name, command, tmp_path):
+    ended = command("plugins", "new", name, "--kind", "loss", "--folder", tmp_path / "made")
+    assert ended.code == 2
+    assert ended.err.startswith(f"{name!r} cannot be the name of a package: write lower-case")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_name_that_is_taken_is_refused(command, installed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    installed("good")
+    for name, kind, taken in [
+        ("linear", "head", "is built in"),
+        ("good-image", "encoder", "is taken by contrastive-good"),
+    ]:
+        ended = command("plugins", "new", name, "--kind", kind)
+        assert ended.code == 2
+        assert ended.err == f"{kind} {name!r} {taken}; choose another name\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_is_left_alone(command, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    ended = command("plugins", "new", "calm", "--kind", "head", "--folder", tmp_path)
+    assert (ended.code, ended.err) == (
+        2,
+        f"{tmp_path}: is there already; choose another with --folder\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--kind", "foot"), "unknown kind 'foot'; there are: encoder, head, loss"),
+        (
+            ("--kind", "encoder", "--modality", "A B"),
+            "modality 'A B': write it in lower case, such as image, text or audio\n",
+        ),
+    ],
+)
+def test_an_unknown_kind_or_modality_is_one_line(options, said, command):
+    ended = command("plugins", "new", "calm", *options)
+    assert ended.code == 2
+    assert ended.err.startswith(said)
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_the_wheel_has_every_template(tmp_path):
+    python("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    templates = [path for path in TEMPLATES.rglob("*") if path.is_file()]
+    wanted = {str(p.relative_to(ROOT)) for p in templates if "__pycache__" not in p.parts}
+    assert len(wanted) > 20
+    assert wanted <= names
