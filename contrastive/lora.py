@@ -7,7 +7,8 @@ are peft's; what trains and what is saved is decided here, as for everything els
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+import warnings
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -37,7 +38,9 @@ def add_lora(encoder: nn.Module, spec: LoRA) -> None:
         lora_dropout=spec.dropout,
         target_modules=targets(encoder, spec),
     )
-    peft.inject_adapter_in_model(config, encoder)
+    with warnings.catch_warnings():  # peft says that it puts right how GPT-2 lays out its weights
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        peft.inject_adapter_in_model(config, encoder)
 
 
 def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
@@ -46,7 +49,7 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
     Raises:
         SpecError: a pattern matches none, or there is none in attention.
     """
-    modules = cast("dict[str, nn.Module]", dict(encoder.named_modules()))
+    modules: dict[str, nn.Module] = dict(cast("Any", encoder.named_modules()))
     fused = tuple(f"{name}." for name, module in modules.items() if isinstance(module, FUSED))
     linear = [
         name

@@ -13,6 +13,7 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from contrastive.config import Config
 from contrastive.datasets import Dataset, datasets
@@ -184,5 +185,5 @@ class RunSpec(Config):
                 if name not in self.model.towers:
                     known = ", ".join(self.model.towers)
                     msg = f"training.{field}: the model has no {name} tower; it has: {known}"
-                    raise ValueError(msg)
+                    raise PydanticCustomError("no_such_tower", "{text}", {"text": msg})
         return self

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from contrastive.spec import REGISTRIES, EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
+from contrastive.spec import (
+    REGISTRIES,
+    EvaluationSpec,
+    LoRA,
+    ModelSpec,
+    RunSpec,
+    Tower,
+    TrainingSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +34,7 @@ SECTIONS: dict[str, tuple[str, type[Config]]] = {
     "A run": ("the whole file", RunSpec),
     "A model": ("`model`, or a file by itself", ModelSpec),
     "A tower": ("`model.towers.MODALITY`", Tower),
+    "LoRA": ("`lora` of a tower", LoRA),
     "Training": ("`training`", TrainingSpec),
     "Evaluation": ("`evaluation`", EvaluationSpec),
 }
@@ -80,7 +89,11 @@ def _table(cls: type[Config]) -> str:
 def _rows(cls: type[Config]) -> Iterator[str]:
     described = cls.model_json_schema()["properties"]
     for name, field in cls.model_fields.items():
-        default = "required" if field.is_required() else _written(field.default)
+        default = (
+            "required"
+            if field.is_required()
+            else _written(field.get_default(call_default_factory=True))
+        )
         about = _plain(described[name].get("description", ""))
         cells = (f"`{name}`", _type(described[name]), default, about)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
@@ -89,7 +102,7 @@ def _rows(cls: type[Config]) -> Iterator[str]:
 def _written(default: Any) -> str:
     """Return a default as a file would have it; of a section, where its own are."""
     plain = to_jsonable_python(default)
-    return "its own" if isinstance(plain, dict) else f"`{json.dumps(plain)}`"
+    return "its own" if isinstance(plain, dict) and plain else f"`{json.dumps(plain)}`"
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -390,6 +390,32 @@ def test_gradients_are_the_same_with_fewer_bytes_kept(kind, distilbert):
         assert torch.equal(plain(**batch), cheap(**batch))
 
 
+def test_a_decoder_with_lora_recomputes_too(tmp_path, distilbert):
+    """It would keep keys and values for generating, and meet its own of the first pass."""
+    from transformers import GPT2Config, GPT2Model
+
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 64}
+    ends = {"bos_token_id": 2, "eos_token_id": 3}
+    GPT2Model(GPT2Config(**size, **ends)).save_pretrained(tmp_path)
+    for file in distilbert.glob("*token*"):
+        shutil.copy(file, tmp_path)
+    tower = {"encoder": {"type": "hf-text", "name": str(tmp_path)}, "lora": {"rank": 2}}
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        encoder = build_model(towers(text=tower)).train().tower("text").encoder
+        if recompute:
+            encoder.checkpoint_activations()
+        grads, _, size = stored(encoder, encoder.preprocess(CAPTIONS[:4]))
+        found.append((grads, size))
+    (plain, size), (cheap, less) = found
+    assert plain.keys() == cheap.keys()
+    assert all("lora_" in name for name in plain)
+    for name, grad in plain.items():
+        torch.testing.assert_close(cheap[name], grad, msg=name)
+    assert less < 0.5 * size
+
+
 @pytest.mark.parametrize("rows", [None, 5])
 def test_a_run_that_recomputes_is_the_run_without(tmp_path, rows):
     logs = []
