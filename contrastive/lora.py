@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 LORA_DROPOUT = "lora_dropout"  # peft's name of the dropout before the matrices
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # a part of the name, in every library
-# they read the weights of the linear layers in them, without calling the layers
+# they read the weights of the linear layers in them without calling these, so that nothing beside a
+# layer would count
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
@@ -50,7 +51,7 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
         SpecError: a pattern matches none, or there is none in attention.
     """
     modules: dict[str, nn.Module] = dict(cast("Any", encoder.named_modules()))
-    fused = tuple(f"{name}." for name, module in modules.items() if isinstance(module, FUSED))
+    fused = tuple(place for name, module in modules.items() for place in _unheard(name, module))
     linear = [
         name
         for name, module in modules.items()
@@ -63,8 +64,16 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
     chosen = [name for name in linear if ATTENTION.search(name)]
     if not chosen:
         msg = (
-            "lora: the encoder has no linear layers in attention that can be found by name; name "
-            f"some as lora.targets ({len(linear)} can be; those in torch's fused attention cannot)"
+            "lora: the encoder has no linear layers in attention that can be found by name and have "
+            f"their weights read by calling them; {len(linear)} others can be lora.targets"
         )
         raise SpecError(msg)
     return chosen
+
+
+def _unheard(name: str, module: nn.Module) -> list[str]:
+    """Return how the names of linear layers begin whose weights a module reads directly."""
+    if isinstance(module, FUSED):
+        return [f"{name}."]
+    # timm's BEiT, EVA and Swin V2 have a bias of their own for the queries
+    return [f"{name}.qkv"] if getattr(module, "q_bias", None) is not None else []

@@ -518,6 +518,25 @@ def test_lora_takes_the_layers_that_are_named(vit_weights):
     }
 
 
+def test_lora_leaves_out_layers_that_are_not_called():
+    """timm's BEiT multiplies by ``qkv.weight`` itself, so that matrices there would never train."""
+    from timm.models.beit import Beit
+
+    from contrastive.lora import add_lora
+    from contrastive.spec import LoRA
+
+    net = Beit(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    add_lora(net, LoRA(rank=2))
+    for name, parameter in net.named_parameters():
+        nn.init.ones_(parameter) if "lora_B" in name else None
+    net(torch.randn(2, 3, 16, 16)).square().sum().backward()
+    trained = {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
+    assert {name.partition(".lora_")[0] for name in trained} == {
+        f"blocks.{depth}.attn.proj" for depth in (0, 1)
+    }
+    assert all(grad is not None and grad.any() for grad in trained.values())
+
+
 def test_lora_without_a_layer_to_go_beside_is_a_mistake_in_one_line(vit_weights):
     asked = {"encoder": timm_vit(vit_weights), "lora": {"targets": ["*.query"]}}
     with pytest.raises(
