@@ -64,8 +64,8 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
     chosen = [name for name in linear if ATTENTION.search(name)]
     if not chosen:
         msg = (
-            "lora: the encoder has no linear layers in attention that can be found by name and have "
-            f"their weights read by calling them; {len(linear)} others can be lora.targets"
+            "lora: the encoder has no linear layers in attention that can have matrices; name some "
+            f"of its {len(linear)} other linear layers as lora.targets"
         )
         raise SpecError(msg)
     return chosen
