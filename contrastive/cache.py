@@ -40,7 +40,7 @@ from contrastive.progress import bar
 from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Container, Generator, Sequence
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
@@ -100,12 +100,18 @@ def _stored_key(image: StoredImage) -> bytes:
     return sample_key(image.read(), "file")
 
 
-def weights_fingerprint(module: torch.nn.Module) -> str:
+def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None = None) -> str:
     """Return the SHA-256 of a module's parameters and buffers, names and shapes included.
 
     It is remembered until a tensor is replaced or changed in place.
+
+    Args:
+        module: whose they are.
+        only: the names of those that count; all if None.
     """
     state = sorted(module.state_dict().items())
+    if only is not None:
+        state = [(name, tensor) for name, tensor in state if name in only]
     version = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in state)
     known = _fingerprints.get(module)
     if known is None or known[0] != version:

@@ -154,7 +154,7 @@ def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str 
             raise TrainingError(msg)
 
 
-class _Randomness:
+class Randomness:
     """The generators of the CPU and of all GPUs as they are now; within, as they were then."""
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ def _set_generators(states: list[Tensor]) -> None:
 
 def _same_randomness() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what surrounds the first pass of a micro-batch, and what each later one."""
-    return nullcontext(), _Randomness()
+    return nullcontext(), Randomness()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from contrastive.provenance import differences, origins, saved_with
 from contrastive.registry import names_only
 from contrastive.spec import ModelSpec, RunSpec, Tower
 from contrastive.stream import OnBad, prepared_batches, raise_bad
+from contrastive.unfreezing import freeze_, held, set_modes
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
@@ -45,15 +46,15 @@ class TowerModule(nn.Module):
         self.spec = spec
         self.encoder: EncoderModule = spec.encoder.build()
         self.head = spec.head.build(self.encoder.out_dim, embed_dim)
-        for part in self._frozen_parts():
-            part.requires_grad_(requires_grad=False)
+        freeze_(self.encoder, self.head, spec)
         self.train()
 
     def train(self, mode: bool = True) -> TowerModule:
         """Set the mode; frozen parts stay in eval mode, so dropout is off and statistics stay."""
         super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
+        if mode and self.spec.frozen != "none":
+            set_modes(self.encoder)
+            self.head.train(self.spec.frozen != "all")
         return self
 
     def encode(self, **inputs: Tensor) -> Tensor:
@@ -73,17 +74,8 @@ class TowerModule(nn.Module):
 
     @property
     def encoder_frozen(self) -> bool:
-        """Whether the encoder stays as it is, so that its features can be kept."""
-        return self.spec.frozen != "none"
-
-    @property
-    def rebuilt_from_spec(self) -> bool:
-        """Whether the encoder need not be saved: it is frozen, and its spec brings it back."""
-        return self.encoder_frozen and self.encoder.reproducible
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        parts = {"none": [], "encoder": [self.encoder], "all": [self.encoder, self.head]}
-        return cast("list[nn.Module]", parts[self.spec.frozen])
+        """Whether the whole encoder stays as it is, so that its features can be kept."""
+        return self.spec.frozen != "none" and not self.spec.unfrozen and self.spec.lora is None
 
 
 class ContrastiveModel(nn.Module):
@@ -201,14 +193,15 @@ class ContrastiveModel(nn.Module):
 
     def state_files(self) -> dict[str, checkpoint.Content]:
         """Return what a saved model consists of, file by file."""
-        rebuilt = {m: t.encoder for m, t in self._towers() if t.rebuilt_from_spec}
-        weights = {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if not any(name.startswith(f"towers.{m}.encoder.") for m in rebuilt)
-        }
+        rebuilt = {m: names for m, t in self._towers() if (names := held(t))}
+        left_out = {f"towers.{m}.encoder.{name}" for m in rebuilt for name in rebuilt[m]}
+        state = self.state_dict().items()
+        weights = {name: tensor for name, tensor in state if name not in left_out}
         about = {
-            "encoders": {m: weights_fingerprint(encoder) for m, encoder in rebuilt.items()},
+            "encoders": {
+                m: weights_fingerprint(self.tower(m).encoder, only=names)
+                for m, names in rebuilt.items()
+            },
             "packages": packages(self.spec),
             "components": origins(self.spec),
         }
@@ -300,8 +293,12 @@ def restore_weights(model: ContrastiveModel, files: dict[str, bytes], folder: Pa
             unknown or of another shape; names the first.
     """
     rebuilt: dict[str, str] = checkpoint.plain(files, "parts.json", folder)["encoders"]
+    left_out: set[str] = set()
     for modality, fingerprint in rebuilt.items():
-        if weights_fingerprint(model.tower(modality).encoder) != fingerprint:
+        tower = model.tower(modality)
+        names = held(tower)
+        left_out |= {f"towers.{modality}.encoder.{name}" for name in names}
+        if weights_fingerprint(tower.encoder, only=names) != fingerprint:
             msg = f"{folder}: the {modality} encoder's weights are not those it was trained with"
             raise WeightsError(msg)
     weights = checkpoint.tensors(files, "model.safetensors", folder)
@@ -310,8 +307,7 @@ def restore_weights(model: ContrastiveModel, files: dict[str, bytes], folder: Pa
     except RuntimeError as error:
         msg = f"{folder}: {' '.join(str(error).split())}"
         raise WeightsError(msg) from None
-    prefixes = tuple(f"towers.{modality}.encoder." for modality in rebuilt)
-    lost = [name for name in missing if not name.startswith(prefixes)]
+    lost = [name for name in missing if name not in left_out]
     if lost or unknown:
         what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model has not"
         msg = f"{folder / 'model.safetensors'}: {what}"

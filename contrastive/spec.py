@@ -13,6 +13,7 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from contrastive.config import Config
 from contrastive.datasets import Dataset, datasets
@@ -28,6 +29,21 @@ TEMPLATES = ("a picture of a {}", "a photo of a {}", "{}")
 """Sentences for the classes of zero-shot classification."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(gt=0, le=1)]
+
+
+class LoRA(Config):
+    """Small matrices that train beside frozen linear layers, by peft (arXiv:2106.09685)."""
+
+    rank: PositiveInt = 8
+    """Of each product of two matrices."""
+    alpha: PositiveFloat = 16
+    """The product counts alpha / rank times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the matrices' inputs that training drops."""
+    targets: tuple[str, ...] = ()
+    """Glob patterns over the names of the encoder's modules: the linear layers that get matrices.
+    If none are given, those in attention."""
 
 
 class Tower(Config):
@@ -40,6 +56,19 @@ class Tower(Config):
     frozen: Literal["none", "encoder", "all"] = "none"
     """What stays as it is: nothing, the encoder, or the encoder and the head. A frozen encoder
     runs in eval mode without gradients, and its features are cached."""
+    unfrozen: tuple[str, ...] = ()
+    """Glob patterns over the names of the encoder's parameters, such as net.layer4.*: what trains
+    of an encoder that is frozen otherwise."""
+    lora: LoRA | None = None
+    """Matrices that train in a frozen encoder."""
+
+    @model_validator(mode="after")
+    def _frozen_but_for(self) -> Self:
+        for name in ("unfrozen", "lora"):
+            if getattr(self, name) and self.frozen != "encoder":
+                msg = f"{name} is for an encoder that is frozen otherwise; set frozen: encoder"
+                raise ValueError(msg)
+        return self
 
 
 class ModelSpec(Config):
@@ -85,6 +114,16 @@ class TrainingSpec(Config):
     its running statistics and leaves them as they are."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
+    lr_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """What the learning rate is multiplied by, for glob patterns over the names of the model's
+    parameters, such as towers.text.encoder.*; where several match, by each of them."""
+    layer_decay: dict[str, Decay] = Field(default_factory=dict)
+    """By tower: what the learning rate of the encoder falls by from each layer to the one before
+    it. The last of L layers has lr times this, what comes before the first lr times this to the
+    power of L + 1."""
+    checkpoint_activations: tuple[str, ...] = ()
+    """Towers whose encoder forgets the activations inside its layers and computes them again for
+    the gradients: less memory, at the cost of about one more forward pass."""
     weight_decay: NonNegativeFloat = 0.01
     """On matrices only: biases, norms, the temperature and the bias have none."""
     warmup: Share = 0.05
@@ -140,3 +179,13 @@ class RunSpec(Config):
     """How it is measured."""
     output: Path | None = None
     """Folder of the run; runs/NAME-OF-THE-SPEC if not given."""
+
+    @model_validator(mode="after")
+    def _towers_are_known(self) -> Self:
+        for field in ("layer_decay", "checkpoint_activations"):
+            for name in getattr(self.training, field):
+                if name not in self.model.towers:
+                    known = ", ".join(self.model.towers)
+                    msg = f"training.{field}: the model has no {name} tower; it has: {known}"
+                    raise PydanticCustomError("no_such_tower", "{text}", {"text": msg})
+        return self

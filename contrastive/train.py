@@ -32,8 +32,10 @@ from contrastive.micro_batches import check_towers, embed
 from contrastive.model import ContrastiveModel, build_model
 from contrastive.processes import Processes, joined
 from contrastive.progress import bar, say
+from contrastive.rates import describe, optimizer_of, set_rates
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.stream import rows_of
+from contrastive.unfreezing import checkpoint_towers
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -105,11 +107,10 @@ def _train(
         previous = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
-    model = build_model(spec.model).to(device)
-    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
+    model = _built(spec, device)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
-    optimizer = _optimizer(model, settings)
+    optimizer = optimizer_of(model, settings)
     start = restore_step(previous, model, optimizer) if previous else 0
     processes.copy_from_first_(model.parameters())
     with processes.in_turn():  # features that the first one encodes, the others find
@@ -128,7 +129,7 @@ def _train(
         _signals() as noted,
     ):
         for step, batch in zip(range(start, total), feed.batches(start, total), strict=True):
-            lr = _set_rate(optimizer, settings.lr * _schedule(step, total, settings.warmup))
+            lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             processes.seed_dropout(settings.seed, step)
             loss, figures = _step(model, batch, settings, half=half)
             optimizer.zero_grad(set_to_none=True)
@@ -159,6 +160,14 @@ def _train(
     if processes.first:
         checkpoint.write_folder(folder / "model", run_files(spec, model))
     processes.wait()
+    return model
+
+
+def _built(spec: RunSpec, device: torch.device) -> ContrastiveModel:
+    settings = spec.training
+    model = build_model(spec.model).to(device)
+    checkpoint_towers(model, settings.checkpoint_activations)
+    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
     return model
 
 
@@ -231,26 +240,6 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
-def _optimizer(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim.AdamW:
-    """AdamW; only matrices decay: not biases, norms, the temperature or the bias of the loss."""
-    if not (trained := _trained(model)):
-        msg = "everything is frozen, the temperature too: there is nothing to train"
-        raise TrainingError(msg)
-    matrices = [p for p in trained if p.ndim >= 2]
-    rest = [p for p in trained if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6)
-
-
-def _set_rate(optimizer: torch.optim.AdamW, lr: float) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
 
 
 def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
@@ -328,8 +317,13 @@ def _introduce(
     how = model.loss.execution(some, some)
     say(f"the loss of {feed.batch_size} x {feed.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
-        if tower.frozen != "none" and model.tower(modality).encoder.augment is not None:
-            say(f"{modality}: augmented, so that training does not use the feature cache")
+        if model.tower(modality).encoder_frozen:
+            if model.tower(modality).encoder.augment is not None:
+                say(f"{modality}: augmented, so that training does not use the feature cache")
+        elif tower.frozen != "none":
+            say(f"{modality}: a part of the encoder trains, so that its features are not cached")
+    if spec.training.lr_factors or spec.training.layer_decay:
+        say(f"peak learning rates: {describe(model, spec.training)}")
     if start:
         say(f"resumed at step {start} of {total}")
     row = feed.example()

@@ -21,7 +21,15 @@ from pydantic_core import to_jsonable_python
 
 from contrastive.config import Config
 from contrastive.fields import SECTION, fields_of, prose
-from contrastive.spec import REGISTRIES, EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
+from contrastive.spec import (
+    REGISTRIES,
+    EvaluationSpec,
+    LoRA,
+    ModelSpec,
+    RunSpec,
+    Tower,
+    TrainingSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +44,7 @@ SECTIONS: dict[type[Config], tuple[str, str]] = {
     RunSpec: ("run", "the whole file"),
     ModelSpec: ("model", "`model`, or a file by itself"),
     Tower: ("tower", "`model.towers.MODALITY`"),
+    LoRA: ("lora", "`model.towers.MODALITY.lora`"),
     TrainingSpec: ("training", "`training`"),
     EvaluationSpec: ("evaluation", "`evaluation`"),
 }

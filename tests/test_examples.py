@@ -16,8 +16,10 @@ import pytest
 from safetensors import safe_open
 
 from contrastive import RunSpec, load_model
+from contrastive.evaluate import evaluate
 from contrastive.files import load
 from contrastive.log import read_log
+from contrastive.train import train
 from tests.miniature import FORMS, Picture, write_flickr30k, write_hub_copy
 from tests.toys import network
 
@@ -28,13 +30,17 @@ NAMES = ("resnet50.a1_in1k", "distilbert/distilbert-base-multilingual-cased", "d
 IMAGES = 48
 
 
-def code_of(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def code_of(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    """Return the words of each ``contrastive`` command in the README."""
-    lines = "".join(code_of("console")).replace("\\\n", " ").splitlines()
+def commands(page: Path = CLIP / "README.md") -> list[list[str]]:
+    """Return the words of each ``contrastive`` command in a README."""
+    lines = (
+        "".join(code_of("console", page.read_text(encoding="utf-8")))
+        .replace("\\\n", " ")
+        .splitlines()
+    )
     words = [shlex.split(line.removeprefix("$ ")) for line in lines]
     return [arguments for program, *arguments in words if program == "contrastive"]
 
@@ -295,3 +301,36 @@ def tiny_resnet(folder: Path) -> Path:
     (resnet / "config.json").write_text('{"architecture": "test_resnet", "num_classes": 0}')
     shutil.copy(network(), resnet / "model.safetensors")
     return resnet
+
+
+EMOJI = EXAMPLES / "emoji"
+
+
+def test_a_clip_from_scratch_finds_emoji_it_has_never_seen(tmp_path):
+    """A smaller network on fewer pairs, a few seconds long; chance is outside of the interval."""
+    spec = load(
+        RunSpec,
+        EMOJI / "scratch.yaml",
+        [
+            "model.towers.image.encoder={type: resnet, width: 8, image_size: 24}",
+            "data={type: emoji, captions_per_image: 1, vendors: [google]}",
+            "training={epochs: 4, batch_size: 128, lr: 2e-3, workers: 0}",
+            "evaluation.split=null",
+        ],
+    )
+    assert all(tower.frozen == "none" for tower in spec.model.towers.values())
+    model = train(spec, tmp_path / "run")
+    report = evaluate(model, spec.data.build("test"), split="test")
+    for direction in report.retrieval.values():
+        found = direction.recall[10]
+        assert found.chance == pytest.approx(0.02)
+        assert found.low > found.chance
+
+
+def test_every_training_in_the_readme_of_the_emoji_is_valid(command, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    trainings = [words for words in commands(EMOJI / "README.md") if words[0] == "train"]
+    assert len(trainings) == 2
+    for _, spec, *rest in trainings:
+        ended = command("validate", spec, *(word for word in rest if "=" in word))
+        assert ended.code == 0, ended.err

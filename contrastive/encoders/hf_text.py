@@ -32,6 +32,7 @@ class HFTextModule(EncoderModule):
         self.who = f"hf-text {spec.name!r}"
         self.pooling = spec.pooling
         self.model, folder = load_half(spec, self.who)
+        self.model.config.use_cache = False  # nothing is generated, and layers may run twice
         tokenizer = load_tokenizer(folder, self.who)
         limit = min(positions(self.model.config), int(tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)

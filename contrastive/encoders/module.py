@@ -10,6 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from contrastive.errors import SpecError
+from contrastive.layers import blocks
+from contrastive.recompute import recompute_
+
 Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
 """Raw samples to the keyword arguments of ``forward``, first dimension B, on the CPU.
 
@@ -34,3 +38,15 @@ class EncoderModule(nn.Module):
     reproducible: bool = False
     """The spec alone brings the same weights back (pretrained), so that a frozen encoder
     need not be saved."""
+
+    def checkpoint_activations(self) -> None:
+        """From now on, forget activations in the forward pass and compute them again.
+
+        Raises:
+            SpecError: there is no stack of layers; an encoder that has other parts to recompute
+                overrides this.
+        """
+        if not (found := blocks(self)):
+            msg = "has no stack of layers whose activations could be computed again"
+            raise SpecError(msg)
+        recompute_(found)

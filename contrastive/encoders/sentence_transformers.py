@@ -48,6 +48,7 @@ class SentenceTransformersModule(EncoderModule):
             msg = f"{who}: not a transformer over tokens, which this encoder needs"
             raise SpecError(msg)
         drop_pooler(inner)
+        inner.config.use_cache = False  # nothing is generated, and layers may run twice
         limit = positions(inner.config)
         max_length = check_length(spec.max_length, limit, who) or self.model.max_seq_length or limit
         prompt = self.model.prompts.get(self.model.default_prompt_name, "")

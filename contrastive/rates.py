@@ -1,0 +1,96 @@
+"""The learning rate of each parameter: the run's rate, times what its name and its depth say.
+
+Layer-wise decay is that of Clark et al. 2020, "ELECTRA", arXiv:2003.10555, and of BEiT: with L
+layers, what is in layer l (1 to L) has ``decay ** (L - l + 1)``, what comes before them
+``decay ** (L + 1)``, and what comes after them the whole rate.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from contrastive.errors import SpecError, TrainingError
+from contrastive.layers import depths, layers
+from contrastive.patterns import matching
+
+if TYPE_CHECKING:
+    from contrastive.model import ContrastiveModel
+    from contrastive.spec import TrainingSpec
+
+
+def optimizer_of(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW; only matrices decay: not biases, norms, the temperature or the bias of the loss.
+
+    Each group remembers its rate at the peak, for ``set_rates``.
+
+    Raises:
+        TrainingError: nothing trains.
+        SpecError: a factor is for something that does not train, or a tower has no layers.
+    """
+    factors = rate_factors(model, settings)
+    if not factors:
+        msg = "everything is frozen, the temperature too: there is nothing to train"
+        raise TrainingError(msg)
+    alike: defaultdict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if name in factors:
+            alike[factors[name], parameter.ndim >= 2].append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+            "peak": settings.lr * factor,
+        }
+        for (factor, is_matrix), parameters in sorted(
+            alike.items(), key=lambda g: g[0], reverse=True
+        )
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> float:
+    """Set each group to a share of its peak; return the largest rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def describe(model: ContrastiveModel, settings: TrainingSpec) -> str:
+    """Return the peak rates of each part of the model, smallest to largest, in one line."""
+    rates: defaultdict[str, set[float]] = defaultdict(set)
+    for name, factor in rate_factors(model, settings).items():
+        part = ".".join(name.split(".")[1:3]) if name.startswith("towers.") else name.split(".")[0]
+        rates[part].add(settings.lr * factor)
+    spans = {part: dict.fromkeys((min(of_it), max(of_it))) for part, of_it in rates.items()}
+    return ", ".join(f"{p} {' to '.join(f'{r:.2g}' for r in span)}" for p, span in spans.items())
+
+
+def rate_factors(model: ContrastiveModel, settings: TrainingSpec) -> dict[str, float]:
+    """Return what the rate of each parameter that trains is multiplied by, by its name.
+
+    Raises:
+        SpecError: a pattern matches nothing that trains, or a tower has no layers.
+    """
+    factors = {name: 1.0 for name, p in model.named_parameters() if p.requires_grad}
+    for modality, decay in settings.layer_decay.items():
+        encoder = model.tower(modality).encoder
+        if not (found := depths(encoder)):
+            msg = (
+                f"training.layer_decay: the {modality} encoder has no stack of layers; "
+                "use training.lr_factors"
+            )
+            raise SpecError(msg)
+        after = len(layers(encoder)) + 1
+        for name, depth in found.items():
+            full = f"towers.{modality}.encoder.{name}"
+            if full in factors:
+                factors[full] *= decay ** (after - depth)
+    for pattern, factor in settings.lr_factors.items():
+        who, what = "training.lr_factors", "parameter that trains"
+        for name in matching([pattern], list(factors), who=who, what=what):
+            factors[name] *= factor
+    return factors
