@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,7 +66,7 @@ def sample_key(sample: Any, modality: str) -> bytes:
     Raises:
         BadSample: the file cannot be read, or nothing is known of this type.
     """
-    if isinstance(sample, str) and modality == "text":
+    if isinstance(sample, str) and _is_content(sample, modality):
         return hashlib.sha256(b"text\0" + sample.encode("utf-8", "surrogatepass")).digest()
     if isinstance(sample, (str, Path)):
         try:
@@ -84,8 +84,28 @@ def sample_key(sample: Any, modality: str) -> bytes:
         array = np.ascontiguousarray(cast("np.ndarray", sample))
         about = f"array\0{array.dtype.str}\0{array.shape}\0".encode()
         return hashlib.sha256(about + array.tobytes()).digest()
+    if (plain := _as_json(sample)) is not None:  # such as the fields of a table's row
+        return hashlib.sha256(b"json\0" + plain).digest()
     msg = f"a {modality} sample cannot be a {type(sample).__name__}"
     raise BadSample(msg)
+
+
+def _as_json(sample: Any) -> bytes | None:
+    """Return a mapping or a sequence of plain values as JSON; None if it is anything else."""
+    with suppress(TypeError, ValueError):
+        text = json.dumps(sample, sort_keys=True)
+        return text.encode() if text.startswith(("{", "[")) else None
+    return None
+
+
+def _is_content(text: str, modality: str) -> bool:
+    """Whether a string is a sample itself, rather than the name of its file."""
+    if modality in ("text", "image"):
+        return modality == "text"
+    try:
+        return not Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or not one
+        return True
 
 
 @lru_cache(maxsize=1 << 20)
