@@ -87,7 +87,7 @@ def candidates(
         raise DataError(msg)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
-    find = find or (usual if usual in others or not others else others[0])
+    find = find or (usual if usual in modalities else (others or [*modalities])[0])
     for given, modality in ((images, "image"), (texts, "text")):
         if given and find != modality:
             msg = f"{query!r}: {by} finds {find}; add --find {modality} to search {given}"
