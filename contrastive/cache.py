@@ -22,7 +22,6 @@ import sys
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -30,13 +29,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 
 from contrastive import __version__
 from contrastive.errors import BadSample, DataError
-from contrastive.images import StoredImage, open_image
 from contrastive.progress import bar
+from contrastive.sample_keys import sample_key
 from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
 
 if TYPE_CHECKING:
@@ -58,46 +56,6 @@ def default_folder() -> Path:
     if folder := os.environ.get("CONTRASTIVE_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contrastive"
-
-
-def sample_key(sample: Any, modality: str) -> bytes:
-    """Return the SHA-256 of a sample's content; a file and its bytes have the same one.
-
-    Raises:
-        BadSample: the file cannot be read, or nothing is known of this type.
-    """
-    if isinstance(sample, str) and modality == "text":
-        return hashlib.sha256(b"text\0" + sample.encode("utf-8", "surrogatepass")).digest()
-    if isinstance(sample, (str, Path)):
-        try:
-            about = Path(sample).stat()
-            return _file_key(Path(sample), about.st_mtime_ns, about.st_size)
-        except OSError as error:
-            msg = f"{sample}: cannot be read: {error.strerror or error}"
-            raise BadSample(msg) from None
-    if isinstance(sample, bytes):
-        return hashlib.sha256(b"file\0" + sample).digest()
-    if isinstance(sample, StoredImage):
-        return _stored_key(sample)
-    if isinstance(sample, Image.Image):
-        seen = open_image(sample)  # palette, transparency and orientation applied
-        return hashlib.sha256(f"pixels\0{seen.size}\0".encode() + seen.tobytes()).digest()
-    if isinstance(sample, (np.ndarray, Tensor)):
-        array = np.ascontiguousarray(cast("np.ndarray", sample))
-        about = f"array\0{array.dtype.str}\0{array.shape}\0".encode()
-        return hashlib.sha256(about + array.tobytes()).digest()
-    msg = f"a {modality} sample cannot be a {type(sample).__name__}"
-    raise BadSample(msg)
-
-
-@lru_cache(maxsize=1 << 20)
-def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (a changed file misses)
-    return sample_key(path.read_bytes(), "file")
-
-
-@lru_cache(maxsize=1 << 20)
-def _stored_key(image: StoredImage) -> bytes:
-    return sample_key(image.read(), "file")
 
 
 def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None = None) -> str:

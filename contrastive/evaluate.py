@@ -18,18 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.cache import FeatureCache, sample_key
 from contrastive.errors import BadSample, DataError
 from contrastive.faults import Faults
 from contrastive.geometry import Geometry, geometry
 from contrastive.images import StoredImage
+from contrastive.sample_keys import sample_key
 from contrastive.spec import TEMPLATES
-from contrastive.stream import rows_of
+from contrastive.stream import check_modalities, rows_of
 from contrastive.zero_shot import classify_embeddings, embed_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from contrastive.cache import FeatureCache
     from contrastive.datasets import Samples
     from contrastive.model import ContrastiveModel
 
@@ -74,6 +75,8 @@ class Classification:
     classes: int
     top5: float | None = None
     """Share of images whose class is among the likeliest five; None for fewer than five classes."""
+    modality: str = "image"
+    """What was classified, if not images."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def evaluate(
         DataError: the model was trained on some of these images, or too many samples are bad.
     """
     rows = rows_of(samples)
+    check_modalities(rows, model.towers)
     check_held_out(model, rows, split)
     known: Faults = getattr(samples, "faults", None) or Faults()
     # a copy, since the dataset may be measured again
@@ -129,17 +133,29 @@ def evaluate(
         f"{query}_to_{target}": recall(embedded[query], embedded[target])
         for query in embedded
         for target in embedded
-        if query != target
+        if query != target or (len(embedded) == 1 and _has_companions(embedded[query]))
     }
     classes: Sequence[str] = getattr(samples, "classes", ())
     labelled = bool(classes) and all(row.get("label") in classes for row in rows)
+    named = named_modality(model)
     classification = None
-    if labelled and {"image", "text"} <= set(embedded):
+    if labelled and named:
         names = embed_classes(model, classes, templates=templates, cache=cache)
-        classification = _classification(model, embedded["image"], names, rows, classes)
+        classification = _classification(model, embedded[named], names, rows, classes, named)
     lie = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
     known_lie = {modality: figures for modality, figures in lie.items() if figures}
     return Report(split, retrieval, classification, faults.lines, known_lie)
+
+
+def named_modality(model: ContrastiveModel) -> str | None:
+    """Return the modality whose classes can be told by their names: images, else the first other.
+
+    None without a text tower, or with nothing else.
+    """
+    others = [modality for modality in model.towers if modality != "text"]
+    if "text" not in model.towers or not others:
+        return None
+    return "image" if "image" in others else others[0]
 
 
 @dataclass(frozen=True)
@@ -194,20 +210,27 @@ def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direc
     """Return recall at each k and the median rank, by the any-hit rule.
 
     The rank of a query is 1 plus the number of wrong targets that score at least as high as its
-    best right one. Queries without a right target are left out.
+    best right one. Queries without a right target are left out. Within one modality, where queries
+    are the targets, no query is its own target.
     """
     ranks, positives = _ranks(queries, targets)
     asked = positives > 0
     if not asked.any():
         msg = "no query has a right answer among the targets; are the group ids right?"
         raise DataError(msg)
+    among = len(targets.ids_Q) - (queries is targets)
     groups = queries.ids_Q.numpy()[asked]
     figures: dict[int, Figure] = {}
     for k in ks:
-        chance = float(np.mean([_chance(p, len(targets.ids_Q), k) for p in positives[asked]]))
+        chance = float(np.mean([_chance(p, among, k) for p in positives[asked]]))
         figures[k] = bootstrap(ranks[asked] <= k, groups, chance)
     median = float(np.median(ranks[asked]))
-    return Direction(figures, median, int(asked.sum()), len(targets.ids_Q))
+    return Direction(figures, median, int(asked.sum()), among)
+
+
+def _has_companions(column: Column) -> bool:
+    """Whether some sample has another of its group, so that it can be asked for."""
+    return len(set(cast("list[int]", column.ids_Q.tolist()))) < len(column.ids_Q)
 
 
 def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str) -> None:
@@ -260,6 +283,10 @@ def _ranks(queries: Column, targets: Column) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, len(queries.ids_Q), chunk):
         scores_QT = queries.embeddings_QD[start : start + chunk].float() @ target_DT
         right_QT = queries.ids_Q[start : start + chunk, None] == targets.ids_Q[None]
+        if queries is targets:
+            itself = torch.arange(len(scores_QT))
+            right_QT[itself, start + itself] = False
+            scores_QT[itself, start + itself] = -torch.inf
         best_Q = scores_QT.masked_fill(~right_QT, -torch.inf).amax(1)
         ranks.append(1 + ((scores_QT >= best_Q[:, None]) & ~right_QT).sum(1))
         positives.append(right_QT.sum(1))
@@ -299,6 +326,7 @@ def _classification(
     names_CD: Tensor,
     rows: Sequence[dict[str, Any]],
     classes: Sequence[str],
+    modality: str,
 ) -> Classification:
     truth = np.array([classes.index(rows[i]["label"]) for i in images.rows])
     probabilities_QC = classify_embeddings(model, images.embeddings_QD, names_CD)
@@ -311,6 +339,7 @@ def _classification(
         len(truth),
         len(classes),
         top5_share(probabilities_QC.numpy(), truth),
+        modality,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from contrastive.errors import DataError
 from contrastive.faults import Faults
 from contrastive.progress import say
-from contrastive.stream import Prepared, in_workers, merge, prepare, rows_of
+from contrastive.stream import Prepared, check_modalities, in_workers, merge, prepare, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from contrastive.spec import TrainingSpec
 
 
-Ready = tuple[list[int], dict[str, dict[str, Tensor]], dict[int, str]]
+Views = list[dict[str, Tensor]]
+"""Arguments of an encoder for the same samples, once or twice."""
+
+Ready = tuple[list[int], dict[str, Views], dict[int, str]]
 """Rows of a batch, their inputs by modality, and the rows that were left out."""
 
 
@@ -41,8 +44,9 @@ class Batch:
     """``[B]`` group ids."""
     features: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """``[B, F]`` by modality, where the encoder is frozen and cached."""
-    inputs: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
-    """Arguments of the encoder by modality, where it runs live."""
+    inputs: dict[str, Views] = field(default_factory=dict[str, Views])
+    """Arguments of the encoder by modality, where it runs live; two views of those that are
+    compared with themselves."""
 
 
 class Feed:
@@ -70,10 +74,12 @@ class Feed:
             say(line)
         self.faults.tell = say
         self.rows: list[Sample] = rows_of(samples)
+        check_modalities(self.rows, model.towers)
         self.total_rows = len(self.rows) + self.faults.bad
         self.bad: set[int] = set()
         self.tables: dict[str, FeatureTable] = {}
         self.live: dict[str, Preprocess] = {}
+        self.views = {modality: model.spec.views(modality) for modality in model.towers}
         augmented: set[str] = set()
         for modality in model.towers:
             tower = model.tower(modality)
@@ -110,7 +116,7 @@ class Feed:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the usable rows in order: their ids, texts and places, not their pictures."""
+        """SHA-256 of the usable rows in order: their ids, texts and places, not what files hold."""
         total = hashlib.sha256()
         for row in (self.rows[int(i)] for i in self.good):
             total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
@@ -128,7 +134,7 @@ class Feed:
                 yield self._batch(indices, {})
             return
         self.faults.tell = self.processes.say  # each meets rows that the others do not
-        job = _PrepareBatch(self.rows, self.live, self.augmented, self.settings.seed)
+        job = _PrepareBatch(self.rows, self.live, self.views, self.augmented, self.settings.seed)
         ready: Iterator[Ready] = in_workers(job, groups, workers=self.settings.workers)
         for indices, inputs, problems in ready:
             for index, problem in problems.items():
@@ -138,7 +144,7 @@ class Feed:
                 raise DataError(msg)
             yield self._batch(indices, inputs)
 
-    def _batch(self, indices: Sequence[int], inputs: dict[str, dict[str, Tensor]]) -> Batch:
+    def _batch(self, indices: Sequence[int], inputs: dict[str, Views]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
         return Batch(self.ids[list(indices)], features, inputs)
 
@@ -163,9 +169,10 @@ class Feed:
             self.faults.check(self.total_rows)
 
 
-def augmentation_seed(seed: int, epoch: int, index: int) -> int:
+def augmentation_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:
     """Return the seed of a sample's augmentation, a function of its arguments alone."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
+    numbers = (seed, epoch, index, view) if view else (seed, epoch, index)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -179,6 +186,7 @@ class _PrepareBatch:
 
     rows: Sequence[Sample]
     live: dict[str, Preprocess]
+    views: dict[str, int]
     augmented: frozenset[str]
     seed: int
 
@@ -186,23 +194,29 @@ class _PrepareBatch:
         epoch, indices = group
         problems: dict[int, str] = {}
         while indices:  # a row that is bad in one modality has to leave the others too
-            parts = {m: self._prepare(m, epoch, indices) for m in self.live}
-            found = {i: problem for part in parts.values() for i, problem in part.problems.items()}
+            parts = {m: self._views(m, epoch, indices) for m in self.live}
+            found = {i: p for views in parts.values() for v in views for i, p in v.problems.items()}
             problems |= found
             if not found:
-                inputs = {m: part.inputs for m, part in parts.items()}
+                inputs = {m: [view.inputs for view in views] for m, views in parts.items()}
                 return indices, inputs, problems
             indices = [i for i in indices if i not in found]
         return [], {}, problems
 
-    def _prepare(self, modality: str, epoch: int, indices: list[int]) -> Prepared:
+    def _views(self, modality: str, epoch: int, indices: list[int]) -> list[Prepared]:
         samples = [self.rows[i][modality] for i in indices]
-        if modality not in self.augmented:
-            return prepare(self.live[modality], samples, indices)
+        if modality not in self.augmented:  # views differ by dropout alone
+            return [prepare(self.live[modality], samples, indices)] * self.views[modality]
+        views = range(self.views[modality])
+        return [self._augmented(modality, samples, epoch, indices, view) for view in views]
+
+    def _augmented(
+        self, modality: str, samples: list[Any], epoch: int, indices: list[int], view: int
+    ) -> Prepared:
         parts: list[Prepared] = []
         with torch.random.fork_rng(devices=[]):
             for index, sample in zip(indices, samples, strict=True):
-                seed = augmentation_seed(self.seed, epoch, index)
+                seed = augmentation_seed(self.seed, epoch, index, view)
                 torch.default_generator.manual_seed(seed)  # not CUDA's, which dropout uses
                 parts.append(prepare(self.live[modality], [sample], [index]))
         return merge(parts)

@@ -1,4 +1,4 @@
-"""Search: words to pictures and pictures to texts, by exact nearest neighbours.
+"""Search: words to pictures, pictures to texts, any modality to any, by exact nearest neighbours.
 
 Shapes: Q queries, N items, D the shared width, k results.
 """
@@ -17,6 +17,7 @@ from contrastive.evaluate import embed_column
 from contrastive.faults import Faults
 from contrastive.images import SUFFIXES, StoredImage
 from contrastive.progress import say
+from contrastive.stream import check_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ def top_k(queries_QD: Tensor, items_ND: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is searched: rows of one modality, for a query of another."""
+    """What is searched: rows of one modality, for a query of another or the same."""
 
     query_modality: str
     modality: str
@@ -60,28 +61,48 @@ def candidates(
     images: Path | None = None,
     texts: Path | None = None,
     data: Callable[[], Sequence[dict[str, Any]]],
+    modalities: Sequence[str] = ("image", "text"),
+    by: str | None = None,
+    find: str | None = None,
 ) -> Candidates:
     """Decide what a query is, and what it is searched in.
 
-    A query that names a picture searches texts (a file's lines, or a dataset's captions); words
-    search pictures (a folder's, or a dataset's).
+    Args:
+        query: words, or the path of a picture or of another file.
+        images: a folder of pictures to search.
+        texts: a file to search, a text a line.
+        data: gives the rows of a dataset, which are searched if neither is given.
+        modalities: those of the model. A picture searches texts, words search pictures, and where
+            there are none, the first modality of another kind.
+        by: the query's modality, if it is not to be guessed.
+        find: the modality to search, if it is another; it may be the query's own.
 
     Raises:
-        DataError: the picture, the folder or the file is not there, or holds nothing; or the query
-            is of the kind that would be found.
+        DataError: the picture, the folder or the file is not there, or holds nothing; or it is not
+            of the modality that is searched.
     """
-    if Path(query).suffix.lower() in SUFFIXES:
-        if not Path(query).is_file():
-            msg = f"{query}: no such picture"
-            raise DataError(msg)
-        if images:
-            msg = f"{query}: a picture finds texts; give --texts, or words to search {images}"
-            raise DataError(msg)
-        return Candidates("image", "text", lines_of(texts) if texts else data())
-    if texts:
-        msg = f"{query!r}: words find pictures; give --images, or a picture to search {texts}"
+    by = by or _modality_of(query, modalities)
+    if by == "image" and not Path(query).is_file():
+        msg = f"{query}: no such picture"
         raise DataError(msg)
-    return Candidates("text", "image", pictures_in(images) if images else data())
+    usual = "text" if by == "image" else "image"
+    others = [modality for modality in modalities if modality != by]
+    find = find or (usual if usual in modalities else (others or [*modalities])[0])
+    for given, modality in ((images, "image"), (texts, "text")):
+        if given and find != modality:
+            msg = f"{query!r}: {by} finds {find}; add --find {modality} to search {given}"
+            raise DataError(msg)
+    rows = pictures_in(images) if images else lines_of(texts) if texts else data()
+    check_modalities(rows, [find])
+    return Candidates(by, find, rows)
+
+
+def _modality_of(query: str, modalities: Sequence[str]) -> str:
+    """Guess what a query is: a picture by its suffix, another file if there is one, else words."""
+    files = [modality for modality in modalities if modality not in ("image", "text")]
+    if Path(query).suffix.lower() in SUFFIXES:
+        return "image"
+    return files[0] if files and Path(query).is_file() else "text"
 
 
 def find(

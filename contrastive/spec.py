@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -76,10 +78,14 @@ class ModelSpec(Config):
 
     embed_dim: PositiveInt = 256
     """Width of the shared space; every head projects to it."""
-    towers: dict[str, Tower] = Field(min_length=2)
-    """A tower for each modality, by its name: image, text."""
+    towers: dict[str, Tower] = Field(min_length=1)
+    """A tower for each modality, by its name: image, text, audio, ..."""
+    pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] | None = None
+    """Modalities that the loss compares, such as [[image, text], [audio, text]]; null is every two
+    of them. A modality with itself, [image, image], is two views of each sample: two augmentations,
+    and dropout drawn twice, through one tower."""
     loss: Loss
-    """What training minimises."""
+    """What training minimises: its mean over the pairs."""
 
     @model_validator(mode="after")
     def _modalities_match(self) -> Self:
@@ -92,9 +98,42 @@ class ModelSpec(Config):
         return self
 
     @model_validator(mode="after")
-    def _loss_fits(self) -> Self:
-        self.loss.check(embed_dim=self.embed_dim, modalities=len(self.towers))
+    def _pairs_join_the_towers(self) -> Self:
+        if len(self.towers) == 1 and self.pairs is None:
+            (only,) = self.towers
+            msg = (
+                f"{only} has nothing to be compared with; for two views, pairs: [[{only}, {only}]]"
+            )
+            raise ValueError(msg)
+        for place, pair in enumerate(self.compared):
+            for name in pair:
+                if name not in self.towers:
+                    close = difflib.get_close_matches(name, self.towers, n=1) or self.towers
+                    hint = " or ".join(map(repr, close))
+                    msg = f"pairs.{place}: no tower {name!r}; did you mean {hint}?"
+                    raise ValueError(msg)
+            if set(pair) in map(set, self.compared[:place]):
+                msg = f"pairs.{place}: {' and '.join(pair)} are a pair already; list it once"
+                raise ValueError(msg)
+        for name in self.towers:
+            if not any(name in pair for pair in self.compared):
+                msg = f"towers.{name}: is in none of the pairs; list one, or leave the tower out"
+                raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Self:
+        self.loss.check(embed_dim=self.embed_dim, pairs=len(self.compared))
+        return self
+
+    @property
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of modalities that the loss compares."""
+        return tuple(combinations(self.towers, 2)) if self.pairs is None else self.pairs
+
+    def views(self, modality: str) -> int:
+        """How many times a training step embeds each sample of a modality."""
+        return 2 if (modality, modality) in self.compared else 1
 
 
 class TrainingSpec(Config):

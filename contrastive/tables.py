@@ -36,10 +36,11 @@ def report_tables(report: Report) -> list[Table]:
         )
         by_chance = (f"{100 * figure.chance:.1f}" for figure in direction.recall.values())
         retrieval.add_row("by chance", *by_chance, style="dim", end_section=True)
+    measured = [retrieval] if report.retrieval else []
     if not (zero_shot := report.classification):
-        return [retrieval]
+        return measured
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
-    for name in (*ACCURACIES, "images", "classes"):
+    for name in (*ACCURACIES, f"{zero_shot.modality}s", "classes"):
         classes.add_column(name)
     classes.add_row(
         _shown(zero_shot.accuracy),
@@ -49,7 +50,7 @@ def report_tables(report: Report) -> list[Table]:
         str(zero_shot.images),
         str(zero_shot.classes),
     )
-    return [retrieval, classes]
+    return [*measured, classes]
 
 
 def probe_table(report: ProbeReport) -> Table:

@@ -28,12 +28,13 @@ from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.feed import Feed
 from contrastive.log import Log
 from contrastive.losses import Distillation
-from contrastive.micro_batches import check_towers, embed
+from contrastive.micro_batches import check_towers
 from contrastive.model import ContrastiveModel, build_model
 from contrastive.processes import Processes, joined
 from contrastive.progress import bar, say
 from contrastive.rates import describe, optimizer_of, set_rates
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
+from contrastive.step import step_loss
 from contrastive.stream import rows_of
 from contrastive.unfreezing import checkpoint_towers
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from contrastive.datasets import Samples
-    from contrastive.feed import Batch
     from contrastive.spec import RunSpec, TrainingSpec
 
 
@@ -131,7 +131,7 @@ def _train(
         for step, batch in zip(range(start, total), feed.batches(start, total), strict=True):
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             processes.seed_dropout(settings.seed, step)
-            loss, figures = _step(model, batch, settings, half=half)
+            loss, figures = step_loss(model, batch, settings, half=half)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             processes.average_([loss.detach(), *_gradients(model)])
@@ -188,7 +188,7 @@ def _remember_samples(
 
 
 def summary(report: Report) -> str:
-    """Return the figures that matter in one line, in per cent."""
+    """Return the figures that matter in one line, in per cent where they are shares."""
     parts = [
         f"{name.replace('_', ' ')} "
         + " ".join(f"R@{k} {figure.value:.1%}" for k, figure in direction.recall.items())
@@ -196,34 +196,12 @@ def summary(report: Report) -> str:
     ]
     if report.classification:
         parts.append(f"zero-shot top-1 {report.classification.accuracy.value:.1%}")
+    if not parts:  # one modality, whose samples have no companions to find
+        parts = [
+            f"{modality} uniformity {lie.uniformity:.2f}, effective rank {lie.effective_rank:.1f}"
+            for modality, lie in report.geometry.items()
+        ]
     return "; ".join(parts)
-
-
-def _step(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, half: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Embed a batch and compare its modalities, pair by pair."""
-    device = model.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        embeddings = {
-            modality: model.tower(modality).project(features.to(device))
-            for modality, features in batch.features.items()
-        } | {
-            modality: embed(
-                model.tower(modality),
-                inputs,
-                rows=settings.micro_batch,
-                batch_norm=settings.batch_norm,
-                device=device,
-            )
-            for modality, inputs in batch.inputs.items()
-        }
-    ids = batch.ids.to(device)
-    ordered = [embeddings[modality] for modality in model.towers]
-    pairs = [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :]]
-    results = [model.loss(a, b, ids, ids) for a, b in pairs]
-    loss = torch.stack([loss for loss, _ in results]).mean()
-    return loss, results[0][1]
 
 
 def _half(settings: TrainingSpec, device: torch.device) -> bool:

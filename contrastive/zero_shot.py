@@ -27,6 +27,7 @@ def classify(
     classes: Sequence[str],
     *,
     templates: Sequence[str] = TEMPLATES,
+    modality: str = "image",
     cache: FeatureCache | None = None,
 ) -> Tensor:
     """Return the probability ``[N, C]`` of each class for each picture; rows sum to 1.
@@ -36,6 +37,7 @@ def classify(
         images: one picture or several: paths, encoded bytes or PIL images.
         classes: the names.
         templates: sentences with ``{}`` for the name; their embeddings are averaged.
+        modality: what is classified, if not pictures; ``images`` are samples of it.
         cache: keeps the features of frozen encoders.
 
     Raises:
@@ -45,7 +47,7 @@ def classify(
     several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
     samples: Sequence[Any] = images if several else [images]  # pyright: ignore[reportUnknownVariableType]
     names_CD = embed_classes(model, classes, templates=templates, cache=cache)
-    return classify_embeddings(model, model.embed("image", samples, cache=cache), names_CD)
+    return classify_embeddings(model, model.embed(modality, samples, cache=cache), names_CD)
 
 
 def embed_classes(

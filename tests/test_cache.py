@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from contrastive.cache import FeatureCache, sample_key, weights_fingerprint
+from contrastive.cache import FeatureCache, weights_fingerprint
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
+from contrastive.sample_keys import sample_key
 
 
 class Letters:

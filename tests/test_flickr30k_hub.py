@@ -18,11 +18,11 @@ import pytest
 
 pytest.importorskip("datasets")
 
-from contrastive.cache import sample_key
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import ViT
 from contrastive.errors import DataError, MissingExtra
 from contrastive.images import StoredImage, open_image
+from contrastive.sample_keys import sample_key
 from contrastive.stream import prepared_batches
 from tests.miniature import Picture, write_flickr30k, write_hub_copy
 

@@ -1007,13 +1007,13 @@ def test_widths_beyond_the_embeddings_are_refused_with_the_spec():
     ModelSpec.model_validate(model_with(nested, embed_dim=16))
 
 
-def test_a_queue_is_told_how_many_modalities_there_are():
+def test_a_queue_is_told_how_many_pairs_of_modalities_there_are():
     queue = Queue(size=4, loss=InfoNCE())
-    queue.check(embed_dim=8, modalities=2)
-    with pytest.raises(ValueError, match="queue is for two modalities, and there are 3"):
-        queue.check(embed_dim=8, modalities=3)
-    with pytest.raises(ValueError, match="queue is for two"):
-        Matryoshka(loss=queue, widths=(4,)).check(embed_dim=8, modalities=3)
+    queue.check(embed_dim=8, pairs=1)
+    with pytest.raises(ValueError, match="queue is for one pair of modalities, and there are 3"):
+        queue.check(embed_dim=8, pairs=3)
+    with pytest.raises(ValueError, match="queue is for one pair"):
+        Matryoshka(loss=queue, widths=(4,)).check(embed_dim=8, pairs=3)
 
 
 def test_a_run_has_no_teacher(tmp_path):

@@ -248,11 +248,14 @@ def wait_for_steps(run, process, steps):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("augmented", [False, True], ids=["cached", "augmented"])
-def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, augmented):
+@pytest.mark.parametrize("kind", ["cached", "augmented", "two-views"])
+def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit."""
-    spec = toy_dict(tmp_path / "data", epochs=8, checkpoint_every=3, workers=1 if augmented else 0)
-    if augmented:
+    workers = 0 if kind == "cached" else 1
+    spec = toy_dict(tmp_path / "data", epochs=8, checkpoint_every=3, workers=workers)
+    if kind == "two-views":
+        spec["model"]["pairs"] = [["image", "text"], ["image", "image"]]
+    if kind != "cached":
         spec["model"]["towers"]["image"]["encoder"]["augment"] = "crop-flip"
     path = tmp_path / "spec.yaml"
     path.write_text(json.dumps(spec))

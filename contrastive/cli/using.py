@@ -154,16 +154,24 @@ def search(
     images: Annotated[Path | None, typer.Option(help="Search this folder of pictures.")] = None,
     texts: Annotated[Path | None, typer.Option(help="Search this file, a text a line.")] = None,
     split: Split = None,
+    *,
+    find: Annotated[
+        str | None, typer.Option(metavar="MODALITY", help="What is searched: image, text, ...")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="MODALITY", help="What the query is, if not clear.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
     model: Model = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find pictures by words, or texts by a picture: exact, best first."""
+    """Find pictures by words, texts by a picture, any modality by any: exact, best first."""
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.search import candidates, find
+    from contrastive.search import candidates
+    from contrastive.search import find as hits_of
     from contrastive.tables import hits_table
 
     def data() -> Sequence[dict[str, Any]]:
@@ -172,8 +180,16 @@ def search(
         run = run_of(folder, trusted=trusted, remedy="--images or --texts")
         return rows_of(run.data.build(split or run.evaluation.final_split))
 
-    among = candidates(query, images=images, texts=texts, data=data)
-    hits = find(loaded, query, among, k=k, cache=cache_for(folder))
+    among = candidates(
+        query,
+        images=images,
+        texts=texts,
+        data=data,
+        modalities=list(loaded.towers),
+        by=by,
+        find=find,
+    )
+    hits = hits_of(loaded, query, among, k=k, cache=cache_for(folder))
     show(hits, as_json, hits_table(hits))
 
 

@@ -42,7 +42,7 @@ class Samples(Protocol):
 
 
 class Dataset(Config):
-    """Paired samples of two or more modalities, in splits."""
+    """Samples of one modality or of several that belong together, in splits."""
 
     kind: ClassVar[str] = "dataset"
 
@@ -172,3 +172,64 @@ class ImageFolder(Dataset):
         from contrastive.datasets.image_folder import read
 
         return read(self, split, purpose=purpose)
+
+
+@datasets.register("pictures")
+class Pictures(Dataset):
+    """Pictures without captions, for two views of each; a picture's class is its folder.
+
+    The splits are folders train, val and test, if there is one of them; else a hash of each
+    picture's path decides, always the same.
+    """
+
+    folder: Path = Field(examples=["pictures"])
+    """The pictures, in folders by class or as you like."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the pictures in val, and again in test, where only the hash decides."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the rows of a split that may be bad and left out."""
+
+    def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
+        """Find the pictures; nothing is decoded.
+
+        Args:
+            split: ``train``, ``val``, ``test``, or several joined by ``+``.
+            purpose: makes no difference.
+
+        Raises:
+            DataError: the folder is missing, or has no pictures in that split.
+        """
+        del purpose
+        from contrastive.datasets.single import read_pictures
+
+        return read_pictures(self, split)
+
+
+@datasets.register("lines")
+class Lines(Dataset):
+    """Texts, one a line, for two views of each; a hash of the line decides on its split.
+
+    Texts on one line, with tabs between them, say the same: they are positives of each other.
+    """
+
+    file: Path = Field(examples=["sentences.txt"])
+    """A text file in UTF-8."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the lines in val, and again in test."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the texts of a split that may be bad and left out."""
+
+    def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
+        """Read the file.
+
+        Args:
+            split: ``train``, ``val``, ``test``, or several joined by ``+``.
+            purpose: makes no difference.
+
+        Raises:
+            DataError: the file is missing or broken, or has no texts in that split.
+        """
+        del purpose
+        from contrastive.datasets.single import read_texts
+
+        return read_texts(self, split)

@@ -17,7 +17,7 @@ from contrastive.registry import Registry
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
 
-Augment = Literal["none", "crop-flip"]
+Augment = Literal["none", "crop-flip", "simclr"]
 
 
 class Encoder(Config):
@@ -55,7 +55,8 @@ class Timm(Encoder):
     """A local safetensors file of trained weights, taken instead of the published ones; a
     classifier in it is left out."""
     augment: Augment = "none"
-    """Random crops and horizontal flips while training; switches the feature cache off."""
+    """Random changes while training, which switch the feature cache off: crop-flip, crops and
+    horizontal flips; simclr, small crops, flips, colours and blur, for two views of a picture."""
 
     @model_validator(mode="after")
     def _weights_are_wanted(self) -> Self:
@@ -262,7 +263,8 @@ class ResNet(Encoder):
     image_size: PositiveInt = 224
     """Side of the square that pictures are resized and cropped to, in pixels."""
     augment: Augment = "none"
-    """Random crops and horizontal flips while training."""
+    """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
+    flips, colours and blur, for two views of a picture."""
 
     def build(self) -> EncoderModule:
         """Return the network without a classifier."""
@@ -288,7 +290,8 @@ class ViT(Encoder):
     heads: PositiveInt = 6
     """Attention heads of each block."""
     augment: Augment = "none"
-    """Random crops and horizontal flips while training."""
+    """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
+    flips, colours and blur, for two views of a picture."""
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from contrastive.encoders import Augment
     from contrastive.images import ImageSource
 
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that map [0, 1] to [-1, 1]
@@ -72,21 +73,36 @@ def centre_crop(size: int) -> ImageTransform:
     return _composed([resize, v.CenterCrop(size), v.ToTensor(), v.Normalize(HALF, HALF)])
 
 
-def crop_flip(
+def augmentation(
+    kind: Augment,
     size: int | Sequence[int],
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
     interpolation: str = "bicubic",
-) -> ImageTransform:
-    """Crop and flip at random; the randomness is torch's."""
+) -> ImageTransform | None:
+    """Return what changes a picture at random while training, or None; the randomness is torch's.
+
+    ``simclr`` is the recipe of Chen et al. 2020 (arXiv:2002.05709, appendix A) at strength 1.
+    """
+    if kind == "none":
+        return None
     v = require("torchvision.transforms", extra="timm")
     crop = v.RandomResizedCrop(
         size,
-        scale=(0.5, 1.0),  # not the 0.08 of classifiers: a caption tells of the whole picture
+        # not the 0.08 of classifiers: a caption tells of the whole picture
+        scale=(0.5, 1.0) if kind == "crop-flip" else (0.08, 1.0),
         interpolation=v.InterpolationMode(interpolation),
     )
-    normalize = v.Normalize(tuple(mean), tuple(std))
-    return _composed([crop, v.RandomHorizontalFlip(), v.ToTensor(), normalize])
+    steps = [crop, v.RandomHorizontalFlip()]
+    if kind == "simclr":
+        side = size if isinstance(size, int) else min(size)
+        blur = v.GaussianBlur(side // 10 // 2 * 2 + 1, sigma=(0.1, 2.0))  # a tenth, made odd
+        steps += [
+            v.RandomApply([v.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            v.RandomGrayscale(p=0.2),
+            v.RandomApply([blur], p=0.5),
+        ]
+    return _composed([*steps, v.ToTensor(), v.Normalize(tuple(mean), tuple(std))])
 
 
 def _composed(steps: list[Any]) -> ImageTransform:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.encoders.image import ImageModule, centre_crop, crop_flip
+from contrastive.encoders.image import ImageModule, augmentation, centre_crop
 from contrastive.errors import require
 
 if TYPE_CHECKING:
@@ -21,6 +21,5 @@ def build_resnet(spec: ResNet) -> ImageModule:
         num_classes=0,
     )
     module = ImageModule(net, net.head_hidden_size, centre_crop(spec.image_size))
-    if spec.augment == "crop-flip":
-        module.augment = crop_flip(spec.image_size)
+    module.augment = augmentation(spec.augment, spec.image_size)
     return module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from contrastive.encoders.image import ImageModule, ImageTransform, crop_flip
+from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
 from contrastive.encoders.weights import WEIGHTS, find, load_strictly, loading
 from contrastive.errors import SpecError, WeightsError, require
 
@@ -32,9 +32,8 @@ def build_timm(spec: Timm) -> ImageModule:
     config = timm.data.resolve_model_data_config(net)
     transform = timm.data.create_transform(**config, is_training=False)
     module = ImageModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))
-    if spec.augment == "crop-flip":
-        size, mean, std = config["input_size"][1:], config["mean"], config["std"]
-        module.augment = crop_flip(size, mean, std, config["interpolation"])
+    size, mean, std = config["input_size"][1:], config["mean"], config["std"]
+    module.augment = augmentation(spec.augment, size, mean, std, config["interpolation"])
     module.reproducible = spec.pretrained
     return module
 

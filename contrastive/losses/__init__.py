@@ -45,14 +45,18 @@ class Loss(Config):
     def build(self) -> LossModule:
         """Return the loss with its learnable parameters (``log_scale``, maybe ``bias``)."""
 
-    def check(self, *, embed_dim: int, modalities: int) -> None:
+    def check(self, *, embed_dim: int, pairs: int) -> None:
         """Refuse a model that the loss is not for.
+
+        Args:
+            embed_dim: D, the width of the embeddings.
+            pairs: how many pairs of modalities the loss compares in each step.
 
         Raises:
             ValueError: says what does not fit.
         """
         if isinstance(within := getattr(self, "loss", None), Loss):
-            within.check(embed_dim=embed_dim, modalities=modalities)
+            within.check(embed_dim=embed_dim, pairs=pairs)
 
 
 losses = Registry(Loss, group="contrastive.losses")
@@ -235,9 +239,9 @@ class Matryoshka(Loss):
         _refuse(self.loss, Distillation, Matryoshka, by="matryoshka")
         return self
 
-    def check(self, *, embed_dim: int, modalities: int) -> None:
+    def check(self, *, embed_dim: int, pairs: int) -> None:
         """Refuse widths that embeddings do not have."""
-        super().check(embed_dim=embed_dim, modalities=modalities)
+        super().check(embed_dim=embed_dim, pairs=pairs)
         if max(self.widths) > embed_dim:
             msg = f"width {max(self.widths)} of matryoshka is more than embed_dim {embed_dim}"
             raise ValueError(msg)
@@ -285,7 +289,7 @@ class Queue(Loss):
     """Another loss whose batches also meet the embeddings of the batches before.
 
     Cross-batch memory (Wang et al. 2020, arXiv:1912.06798), the queue of MoCo (He et al. 2020,
-    arXiv:1911.05722). For two modalities.
+    arXiv:1911.05722). For one pair of modalities.
     """
 
     loss: Loss
@@ -299,11 +303,13 @@ class Queue(Loss):
         _refuse(self.loss, Distillation, Queue, SupCon, by="queue")
         return self
 
-    def check(self, *, embed_dim: int, modalities: int) -> None:
-        """Refuse more modalities than the queue has sides."""
-        super().check(embed_dim=embed_dim, modalities=modalities)
-        if modalities > 2:
-            msg = f"queue is for two modalities, and there are {modalities}; take the loss within"
+    def check(self, *, embed_dim: int, pairs: int) -> None:
+        """Refuse more pairs of modalities than the queue has sides for."""
+        super().check(embed_dim=embed_dim, pairs=pairs)
+        if pairs > 1:
+            msg = (
+                f"queue is for one pair of modalities, and there are {pairs}; take the loss within"
+            )
             raise ValueError(msg)
 
     def build(self) -> LossModule:

@@ -60,7 +60,7 @@ class LossSubject(Subject):
         said = ""
         for width in [self.embed_dim] if self.embed_dim else WIDTHS:
             try:
-                self.config.check(embed_dim=width, modalities=2)
+                self.config.check(embed_dim=width, pairs=1)
             except ValueError as error:
                 said = str(error)
             else:

@@ -1,0 +1,113 @@
+"""Data of one modality, to be compared with itself: pictures in folders, texts line by line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from contrastive.datasets.image_folder import ALIASES, SPLITS, split_of
+from contrastive.datasets.tables import flaw_of, listed, read_lines, readable, shown
+from contrastive.errors import DataError
+from contrastive.faults import Faults
+from contrastive.images import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from contrastive.datasets import Lines, Pictures, Sample
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Rows by index."""
+
+    rows: list[Sample]
+    faults: Faults
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Return one row; nothing is decoded."""
+        return self.rows[index]
+
+
+def read_pictures(config: Pictures, split: str) -> Listed:
+    """Find the pictures of a split.
+
+    Raises:
+        DataError: see ``Pictures.build``.
+    """
+    folder = config.folder.expanduser()
+    with readable(folder):
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        msg = f"{folder}: no pictures here ({', '.join(SUFFIXES)})"
+        raise DataError(msg)
+    places = [path.relative_to(folder).as_posix() for path in paths]
+    names = {place.partition("/")[0] for place in places if "/" in place}
+    given = {ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *ALIASES}}
+    wanted = _wanted(split, tuple(given) or SPLITS, folder)
+    rows: list[Sample] = []
+    classes: set[str] = set()
+    for number, (path, place) in enumerate(zip(paths, places, strict=True)):
+        home = next((name for name, top in given.items() if place.startswith(top)), None)
+        if given and home is None:
+            continue  # beside the folders of the splits
+        below = place.removeprefix(given[home]) if home else place
+        label, _, _ = below.rpartition("/")
+        classes.add(label)
+        if (home or split_of(place, config.holdout)) in wanted:
+            row: Sample = {"image": path, "id": number, "source": place}
+            rows.append(row | {"label": label} if label else row)
+    return _filled(Listed(rows, Faults(budget=config.max_bad), _classes(classes)), split, folder)
+
+
+def read_texts(config: Lines, split: str) -> Listed:
+    """Read the texts of a split.
+
+    Raises:
+        DataError: see ``Lines.build``.
+    """
+    path = config.file.expanduser()
+    wanted = _wanted(split, SPLITS, path)
+    faults = Faults(budget=config.max_bad)
+    rows = [
+        {"text": text, "id": number, "source": f"{path.name}:{number}"}
+        for number, line in enumerate(read_lines(path), 1)
+        if line.strip() and split_of(line.strip(), config.holdout) in wanted
+        for text in _texts(line, f"{path.name}:{number}", faults)
+    ]
+    faults.check(len(rows) + faults.bad)
+    return _filled(Listed(rows, faults), split, path)
+
+
+def _texts(line: str, source: str, faults: Faults) -> Iterator[str]:
+    for text in line.strip().split("\t"):
+        if flaw := flaw_of(text):
+            faults.report(source, f"the text {flaw}")
+        else:
+            yield text.strip()
+
+
+def _wanted(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
+    wanted = {name.strip() for name in split.split("+")}
+    if unknown := wanted - set(known):
+        msg = f"{origin}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
+        raise DataError(msg)
+    return wanted
+
+
+def _classes(found: set[str]) -> tuple[str, ...]:
+    """Return the classes, if every picture has one and there is something to tell apart."""
+    return tuple(sorted(found)) if "" not in found and len(found) > 1 else ()
+
+
+def _filled(samples: Listed, split: str, origin: Path) -> Listed:
+    if not samples.rows:
+        msg = f"{origin}: no samples in split {shown(split)}"
+        raise DataError(msg)
+    return samples

@@ -1,0 +1,80 @@
+"""What tells samples apart: a hash of their content, whatever form they come in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from contrastive.errors import BadSample
+from contrastive.images import StoredImage, open_image
+
+
+def sample_key(sample: Any, modality: str) -> bytes:
+    """Return the SHA-256 of a sample's content; a file and its bytes have the same one.
+
+    Raises:
+        BadSample: the file cannot be read, or nothing is known of this type.
+    """
+    if isinstance(sample, Path) or (isinstance(sample, str) and not _is_content(sample, modality)):
+        try:
+            about = Path(sample).stat()
+            return _file_key(Path(sample), about.st_mtime_ns, about.st_size)
+        except OSError as error:
+            msg = f"{sample}: cannot be read: {error.strerror or error}"
+            raise BadSample(msg) from None
+    if isinstance(sample, StoredImage):
+        return _stored_key(sample)
+    return hashlib.sha256(_content(sample, modality)).digest()
+
+
+def _content(sample: Any, modality: str) -> bytes:
+    """Return what a sample consists of, after the name of its form."""
+    if isinstance(sample, str):
+        return b"text\0" + sample.encode("utf-8", "surrogatepass")
+    if isinstance(sample, bytes):
+        return b"file\0" + sample
+    if isinstance(sample, Image.Image):
+        seen = open_image(sample)  # palette, transparency and orientation applied
+        return f"pixels\0{seen.size}\0".encode() + seen.tobytes()
+    if isinstance(sample, (np.ndarray, Tensor)):
+        array = np.ascontiguousarray(cast("np.ndarray", sample))
+        return f"array\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes()
+    return b"json\0" + _plain(sample, modality)
+
+
+def _plain(sample: Any, modality: str) -> bytes:
+    """Return a mapping or a sequence of plain values, such as a table's row, as JSON."""
+    with suppress(TypeError, ValueError):
+        text = json.dumps(sample, sort_keys=True)
+        if text.startswith(("{", "[")):
+            return text.encode()
+    msg = f"a {modality} sample cannot be a {type(sample).__name__}"
+    raise BadSample(msg)
+
+
+def _is_content(text: str, modality: str) -> bool:
+    """Whether a string is a sample itself, rather than the name of its file."""
+    if modality in ("text", "image"):
+        return modality == "text"
+    try:
+        return not Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or not one
+        return True
+
+
+@lru_cache(maxsize=1 << 20)
+def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (a changed file misses)
+    return sample_key(path.read_bytes(), "file")
+
+
+@lru_cache(maxsize=1 << 20)
+def _stored_key(image: StoredImage) -> bytes:
+    return sample_key(image.read(), "file")

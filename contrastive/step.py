@@ -1,0 +1,95 @@
+"""The loss of one training step: a batch is embedded, and its modalities are compared in pairs.
+
+Shapes: B rows, D the shared width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from contrastive.errors import TrainingError
+from contrastive.micro_batches import embed
+
+if TYPE_CHECKING:
+    from contrastive.feed import Batch
+    from contrastive.model import ContrastiveModel
+    from contrastive.spec import TrainingSpec
+
+Views = dict[str, list[Tensor]]
+"""Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
+
+
+def step_loss(
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, half: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch and its figures; with ``half``, the towers run in bf16.
+
+    Raises:
+        TrainingError: the two views of a modality do not differ.
+    """
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+        views = _embedded(model, batch, settings)
+    return compare(model, views, batch.ids.to(model.device))
+
+
+def compare(model: ContrastiveModel, views: Views, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the mean of the losses of all pairs, and figures.
+
+    The figures are those of the first pair; with several pairs, also the loss of each, as
+    ``loss_image_text``.
+
+    Args:
+        model: whose loss, and whose pairs.
+        views: embeddings.
+        ids: ``[B]`` group ids.
+
+    Raises:
+        TrainingError: the two views of a modality do not differ.
+    """
+    losses: dict[str, Tensor] = {}
+    figures: dict[str, Tensor] = {}
+    for a, b in model.spec.compared:
+        first, second = views[a][0], views[b][-1]
+        if a == b:
+            _insist_on_two_views(a, first, second)
+        loss, about = model.loss(first, second, ids, ids)
+        losses[f"loss_{a}_{b}"] = loss
+        figures = figures or about
+    if len(losses) > 1:
+        figures = figures | {name: loss.detach() for name, loss in losses.items()}
+    return torch.stack(list(losses.values())).mean(), figures
+
+
+def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> Views:
+    device = model.device
+    views: Views = {}
+    for modality in model.towers:
+        tower = model.tower(modality)
+        if modality in batch.features:
+            features = batch.features[modality].to(device)
+            views[modality] = [tower.project(features) for _ in range(model.spec.views(modality))]
+        else:
+            views[modality] = [
+                embed(
+                    tower,
+                    inputs,
+                    rows=settings.micro_batch,
+                    batch_norm=settings.batch_norm,
+                    device=device,
+                )
+                for inputs in batch.inputs[modality]
+            ]
+    return views
+
+
+def _insist_on_two_views(modality: str, first: Tensor, second: Tensor) -> None:
+    """Refuse what a model learns nothing from: each row is its own perfect partner."""
+    if torch.equal(first.detach(), second.detach()):
+        msg = (
+            f"the two views of each {modality} are the same; give towers.{modality} an augment "
+            "or dropout, in what of it is trained"
+        )
+        raise TrainingError(msg)
