@@ -21,7 +21,7 @@ from contrastive.config import Config
 from contrastive.errors import PluginError, UnknownComponent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
 C = TypeVar("C", bound=Config)
 D = TypeVar("D", bound=Config)
@@ -54,10 +54,16 @@ class Offer:
 class Registry(Generic[C]):
     """The components of one kind."""
 
-    def __init__(self, interface: type[C], *, group: str) -> None:
-        """Serve subclasses of ``interface``, also from the entry-point group ``group``."""
+    def __init__(
+        self, interface: type[C], *, group: str, elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        """Serve subclasses of ``interface``, also from the entry-point group ``group``.
+
+        ``elsewhere`` says of some names which package offers them, for who lacks it.
+        """
         self.interface = interface
         self.group = group
+        self.elsewhere = elsewhere or {}
         self.registered: dict[str, type[C]] = {}
         interface.registry = self
 
@@ -181,6 +187,9 @@ class Registry(Generic[C]):
         what = f"{self.interface.kind} {name!r}"
         if offers:
             return f"{what} is offered more than once; write {' or '.join(map(str, offers))}"
+        if package := self.elsewhere.get(name):
+            known = f"there are: {', '.join(self)}"
+            return f"unknown {what}; {known}; the plugin {package} offers it: pip install {package}"
         close = difflib.get_close_matches(name, list(self), n=2)
         hint = " or ".join(map(repr, close))
         return f"unknown {what}; " + (
