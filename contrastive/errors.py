@@ -46,12 +46,13 @@ class TrainingError(ContrastiveError):
     """Training cannot begin, or cannot go on."""
 
 
-def require(module: str, *, extra: str) -> Any:
+def require(module: str, *, extra: str = "", package: str = "contrastive-kit") -> Any:
     """Import an optional library.
 
     Args:
         module: the import name, which may be dotted.
-        extra: the extra of ``contrastive-kit`` that installs it.
+        extra: the extra of ``package`` that installs it; none if the package itself does.
+        package: the distribution that needs the library.
 
     Raises:
         MissingExtra: the library is not installed; says what to install.
@@ -61,7 +62,8 @@ def require(module: str, *, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # the library is there, something of its own is not: its message says what
-        msg = f'{module} is not installed; run: pip install "contrastive-kit[{extra}]"'
+        wanted = f'"{package}[{extra}]"' if extra else package
+        msg = f"{module} is not installed; run: pip install {wanted}"
         raise MissingExtra(msg) from error
 
 

@@ -22,7 +22,7 @@ from contrastive.installed import SWITCH, Offer, chosen_packages, counts, offere
 from contrastive.provenance import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
 C = TypeVar("C", bound=Config)
 D = TypeVar("D", bound=Config)
@@ -43,10 +43,16 @@ def names_only() -> Generator[None]:
 class Registry(Generic[C]):
     """The components of one kind."""
 
-    def __init__(self, interface: type[C], *, group: str) -> None:
-        """Serve subclasses of ``interface``, also from the entry-point group ``group``."""
+    def __init__(
+        self, interface: type[C], *, group: str, elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        """Serve subclasses of ``interface``, also from the entry-point group ``group``.
+
+        ``elsewhere`` says of some names which package offers them, for who lacks it.
+        """
         self.interface = interface
         self.group = group
+        self.elsewhere = elsewhere or {}
         self.registered: dict[str, type[C]] = {}
         interface.registry = self
 
@@ -182,6 +188,9 @@ class Registry(Generic[C]):
             return f"{what} is offered more than once; write {' or '.join(map(str, offers))}"
         if without := self.left_out(name) or origin_of(self.interface.kind, name):
             return f"unknown {what}; {without}"
+        if package := self.elsewhere.get(name):
+            known = f"there are: {', '.join(self)}"
+            return f"unknown {what}; {known}; the plugin {package} offers it: pip install {package}"
         close = difflib.get_close_matches(name, list(self), n=2)
         hint = " or ".join(map(repr, close))
         return f"unknown {what}; " + (

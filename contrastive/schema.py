@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 from pydantic.json_schema import models_json_schema
 
@@ -101,4 +102,4 @@ def _link(node: Any, kinds: set[str]) -> Any:
     kind = fields.pop("$component", None)
     if kind is None:
         return fields
-    return fields | ({"$ref": f"#/$defs/{kind}"} if kind in kinds else {"type": "object"})
+    return fields | ({"$ref": f"#/$defs/{quote(kind)}"} if kind in kinds else {"type": "object"})

@@ -22,9 +22,10 @@ from contrastive.datasets import Dataset, datasets
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Head, heads
 from contrastive.losses import Loss, losses
+from contrastive.pretrained import sources
 from contrastive.prompts import Templates
 
-REGISTRIES = (encoders, heads, losses, datasets)
+REGISTRIES = (encoders, heads, losses, datasets, sources)
 """Every kind of component."""
 
 TEMPLATES = ("a picture of a {}", "a photo of a {}", "{}")

@@ -82,7 +82,7 @@ def _section(cls: type[Config]) -> Path:
 
 
 def _component(kind: str, name: str) -> Path:
-    return FOLDER / kind / f"{name}.md"
+    return FOLDER / kind.replace(" ", "-") / f"{name}.md"
 
 
 def _index() -> str:
@@ -147,9 +147,9 @@ def _facts(kind: str, cls: type[Config], page: Path) -> Iterator[tuple[str, str]
 
 
 def _source(cls: type[Any]) -> Path:
-    """Return the file of the module that ``build`` imports: what is built is there."""
-    imported = re.search(r"from (contrastive\.[\w.]+) import", inspect.getsource(cls.build))
-    module = find_spec(imported[1] if imported else cls.__module__)
+    """Return the file of the last module that a component imports: what is built is there."""
+    imported = re.findall(r" from (contrastive\.[\w.]+) import", inspect.getsource(cls))
+    module = find_spec(imported[-1] if imported else cls.__module__)
     return Path(module.origin)
 
 

@@ -4,21 +4,28 @@ import json
 import math
 import operator
 import shutil
+import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, files, load_model
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import embedding
-from contrastive.errors import ContrastiveError, MissingExtra, SpecError, WeightsError
+from contrastive.errors import (
+    ContrastiveError,
+    MissingExtra,
+    SpecError,
+    UnknownComponent,
+    WeightsError,
+)
 from contrastive.evaluate import evaluate
-from contrastive.pretrained import pretrained_spec
+from contrastive.pretrained import is_pretrained, pretrained_spec, sources
 from contrastive.train import train
 from tests import duals
 from tests.miniature import Picture, write_flickr30k
@@ -370,7 +377,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved, tmp_path):
 
 
 def test_a_name_without_a_source_is_refused():
-    with pytest.raises(SpecError, match="begins with hf or open_clip and a colon"):
+    with pytest.raises(SpecError, match=r"begins with hf.* and a colon"):
         pretrained_spec("owner/clip")
 
 
@@ -386,158 +393,74 @@ def test_features_are_found_in_tensors_and_in_outputs():
     assert embedding(rows) is embedding(output) is rows
 
 
-OPEN_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r'transformers.* pip install ".*\[transformers\]"'):
+        load_model("hf:owner/clip")
+
+
+NAMES = {
+    "hf:owner/clip": True,
+    "hf:./clip": True,
+    "open_clip:ViT-B-32/openai": True,
+    "some-source:anything at all": True,
+    "clip": False,
+    "runs/clip": False,
+    "/runs/a:b/clip": False,
+    "./hf:owner": False,
+    "C:/runs/clip": False,
+    "C:\\runs\\clip": False,
+    "hf:": False,
+    ":clip": False,
+    "": False,
 }
-KINDS = {
-    "softmax": OPEN_CLIP | {"quick_gelu": True},
-    "sigmoid": OPEN_CLIP | {"init_logit_bias": -10, "custom_text": True},
-}
 
 
-@pytest.fixture(scope="module")
-def open_clip():
-    return pytest.importorskip("open_clip")
+@pytest.mark.parametrize(("name", "is_one"), NAMES.items())
+def test_a_pretrained_name_is_a_source_and_what_it_calls_the_model(name, is_one):
+    assert is_pretrained(name) is is_one
 
 
-@pytest.fixture(scope="module")
-def open_clips(open_clip, tmp_path_factory):
-    """Return folders of tiny models of open_clip with their originals."""
-    torch.manual_seed(0)
-    found = {}
-    for kind, config in KINDS.items():
-        folder = tmp_path_factory.mktemp("open_clip") / kind
-        folder.mkdir()
-        half = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
-        whole = {"model_cfg": config, "preprocess_cfg": half}
-        (folder / "open_clip_config.json").write_text(json.dumps(whole))
-        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(std=0.2)
-            model.logit_scale.fill_(duals.SHARP)
-        save_model(model, folder / "open_clip_model.safetensors")
-        found[kind] = folder, model.eval(), transform
-    return found
+def test_a_folder_with_a_colon_is_a_folder(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded("clip").save("runs:clip")
+    assert not is_pretrained("runs:clip")
+    assert load_model("runs:clip").spec == loaded("clip").spec
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_embeddings_and_logits_are_those_of_open_clip(kind, open_clip, open_clips, pictures):
-    folder, theirs, transform = open_clips[kind]
-    ours = load_model(f"open_clip:{folder}")
-    pixels = torch.stack([transform(picture) for picture in pictures])
-    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
-    with torch.no_grad():
-        images, texts = theirs.encode_image(pixels, True), theirs.encode_text(tokens, True)
-        logits, _ = theirs.get_logits(pixels, tokens)
-    assert images.std(0).max() > 0.05
-    assert texts.std(0).max() > 0.05
-    torch.testing.assert_close(ours.embed("image", pictures), images, atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours.embed("text", TEXTS), texts, atol=1e-6, rtol=0)
-    found = ours.similarity(ours.embed("image", pictures), ours.embed("text", TEXTS))
-    torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-6)
-    assert ours.spec.loss.max_scale > 100
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_model_of_open_clip_is_the_same_when_loaded_again(
-    kind, open_clips, pictures, tmp_path
-):
-    model = load_model(f"open_clip:{open_clips[kind][0]}")
-    halves = [
-        {name for name, _ in tower.encoder.model.named_parameters()}
-        for tower in model.towers.values()
-    ]
-    assert not halves[0] & halves[1]
-    model.save(tmp_path / "ours")
-    again = load_model(tmp_path / "ours")
-    assert torch.equal(again.embed("image", pictures), model.embed("image", pictures))
-    assert torch.equal(again.embed("text", TEXTS), model.embed("text", TEXTS))
-
-
-def test_an_architecture_of_open_clip_takes_a_local_file(open_clip, open_clips, tmp_path):
-    folder, model, _ = open_clips["softmax"]
-    (tmp_path / "tiny-clip.json").write_text(json.dumps(KINDS["softmax"]))
-    open_clip.add_model_config(tmp_path / "tiny-clip.json")
-    ours = load_model(f"open_clip:tiny-clip@{folder / 'open_clip_model.safetensors'}")
-    tokens = open_clip.get_tokenizer("tiny-clip")(TEXTS)
-    with torch.no_grad():
-        expected = model.encode_text(tokens, True)
-    torch.testing.assert_close(ours.embed("text", TEXTS), expected, atol=1e-6, rtol=0)
-    other = tmp_path / "other.safetensors"
-    save_file({"logit_scale": torch.tensor(3.0)}, other)
-    with pytest.raises(WeightsError, match=r"lack ln_final.bias \(\d+ in all\)"):
-        load_model(f"open_clip:tiny-clip@{other}")
-
-
-def test_a_tag_of_open_clip_brings_its_own_preprocessing(
-    open_clip, open_clips, tmp_path, monkeypatch, pictures
-):
-    folder, model, transform = open_clips["softmax"]
-    plain = {name: value for name, value in KINDS["softmax"].items() if name != "quick_gelu"}
-    (tmp_path / "tiny-tagged.json").write_text(json.dumps(plain))
-    open_clip.add_model_config(tmp_path / "tiny-tagged.json")
-    half = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash", "quick_gelu": True}
-    tags = {"mine": {"hf_hub": "owner/tiny/", **half}}
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-tagged", tags)
-    cached(folder, "owner/tiny", tmp_path / "hub")
-    ours = load_model("open_clip:tiny-tagged/mine")
-    with torch.no_grad():
-        expected = model.encode_image(torch.stack([transform(p) for p in pictures]), True)
-    torch.testing.assert_close(ours.embed("image", pictures), expected, atol=1e-6, rtol=0)
-    hub = load_model("open_clip:hf-hub:owner/tiny")
-    assert torch.equal(hub.embed("image", pictures), ours.embed("image", pictures))
+def test_looking_at_a_name_reads_no_package_and_imports_nothing():
+    code = (
+        "import sys, importlib.metadata as m, contrastive.pretrained as p;"
+        "m.entry_points = None;"
+        "print(p.is_pretrained('hf:a/b'), p.is_pretrained('x_y:a'), 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "True", "False"]
 
 
 @pytest.mark.parametrize(
-    ("library", "extra", "name"),
-    [
-        ("transformers", "transformers", "hf:owner/clip"),
-        ("open_clip", "open-clip", "open_clip:ViT-B-32/a"),
-    ],
+    ("name", "said"),
+    {
+        "runs:clip": "unknown pretrained source 'runs'; there are: hf",
+        "hff:owner/clip": "unknown pretrained source 'hff'; did you mean 'hf'?",
+        "open_clip:ViT-B-32/openai": "unknown pretrained source 'open_clip'; there are: hf; the "
+        "plugin contrastive-openclip offers it: pip install contrastive-openclip",
+    }.items(),
 )
-def test_a_missing_library_is_named_with_its_extra(library, extra, name, monkeypatch):
-    for module in [library, *sys.modules]:  # it may not have been imported yet
-        if module.partition(".")[0] == library:
-            monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=rf'{library}.* pip install ".*\[{extra}\]"'):
+def test_a_source_that_nobody_offers_is_said_in_one_line(name, said, command, monkeypatch):
+    monkeypatch.setitem(vars(sources), "installed", {})  # as without any plugin
+    with pytest.raises(UnknownComponent) as error:
         load_model(name)
+    assert str(error.value) == f"{name}: {said}"
+    ended = command("classify", "red.png", "--classes", "red,blue", "--model", name)
+    assert (ended.code, ended.err) == (2, f"{name}: {said}\n")
 
 
-def test_what_open_clip_cannot_load_is_said_in_one_line(open_clip, tmp_path, caplog):
-    cases = {
-        "ViT-B-32": (SpecError, "name its weights, too: ViT-B-32/TAG or ViT-B-32@FILE"),
-        "ViT-B-32/laion2b_s34b_b79k": (
-            WeightsError,
-            r"open_clip_model.safetensors.*`hf download laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-        ),
-        "ViT-B-33/openai": (SpecError, "no architecture ViT-B-33; did you mean ViT-B-32"),
-        "ViT-B-32/nonesuch": (SpecError, "no published weights nonesuch; it has: openai"),
-        "ViT-B-32@model.pt": (WeightsError, r"model.pt: not safetensors.*save_model\(open_clip"),
-        "hf-hub:owner/clip": (WeightsError, "open_clip_config.json, open_clip_model.safetensors"),
-        "url:owner/clip": (SpecError, "'url' is no source"),
-        "./nonesuch": (WeightsError, "no such folder: .*nonesuch"),
-        str(tmp_path): (WeightsError, "cannot load open_clip_config.json"),
-    }
-    for name, (kind, said) in cases.items():
-        with pytest.raises(kind, match=said) as error:
-            load_model(f"open_clip:{name}")
-        assert "\n" not in str(error.value)
-    assert not caplog.records
+def test_a_package_adds_a_source(saved, loaded, installed):
+    installed("good")
+    model = load_model(f"good-zoo:{saved('clip')}")
+    assert model.spec == loaded("clip").spec
+    from contrastive_good.zoo import Zoo
 
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"name": "ViT-B-32"}, "give its tag or weights, or pretrained: false"),
-        ({"name": "ViT-B-32", "tag": "a", "weights": "b"}, "not both"),
-        ({"name": "local-dir:clip", "tag": "a"}, "has its own weights"),
-    ],
-)
-def test_an_impossible_source_of_open_clip_is_refused_before_anything_is_built(fields, said):
-    tower = {"encoder": {"type": "open-clip-text", **fields}, "head": {"type": "identity"}}
-    with pytest.raises(ValueError, match=said):
-        ModelSpec.model_validate({"towers": {"text": tower}, "loss": {"type": "infonce"}})
+    assert sources.name_of(Zoo) == "good-zoo"

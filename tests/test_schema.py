@@ -15,6 +15,7 @@ from contrastive.config import Config
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Identity, Linear, Mlp, heads
 from contrastive.losses import InfoNCE, Sigmoid
+from contrastive.pretrained import Pretrained
 from contrastive.registry import Registry
 from contrastive.schema import json_schema
 from contrastive.spec import REGISTRIES, ModelSpec, RunSpec, Tower
@@ -202,6 +203,16 @@ def test_what_is_broken_is_left_out_and_spoils_nothing(installed):
     assert {"good-image", "good-text", "good-wrapper", "eye"} <= names
     assert "twin" not in choice_of(schema, heads)["enum"]
     assert schema["$defs"]["Linear"]["properties"]["bias"]["description"] == "Add a vector too."
+
+
+def test_a_kind_of_two_words_is_chosen_by_type_like_any_other():
+    class Shelf(Config):
+        model: Pretrained
+
+    schema = validator(Shelf)
+    good, bad = ({"model": {"type": kind, "name": "owner/clip"}} for kind in ("hf", "hg"))
+    assert list(schema.iter_errors(good)) == []
+    assert [error.message for error in schema.iter_errors(bad)] != []
 
 
 def test_a_component_of_a_kind_without_a_menu_is_any_mapping():

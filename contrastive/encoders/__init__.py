@@ -38,7 +38,11 @@ class Encoder(Config):
         """
 
 
-encoders = Registry(Encoder, group="contrastive.encoders")
+encoders = Registry(
+    Encoder,
+    group="contrastive.encoders",
+    elsewhere=dict.fromkeys(("open-clip-image", "open-clip-text"), "contrastive-openclip"),
+)
 
 
 @encoders.register("timm")
@@ -166,65 +170,6 @@ class HFDualText(Encoder):
         from contrastive.encoders.hf_dual import HFDualTextModule
 
         return HFDualTextModule(self)
-
-
-class _OpenCLIP(Encoder):
-    """Where the two halves of a model of open_clip come from. Not an encoder by itself."""
-
-    name: str = Field(examples=["hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
-    """Architecture, such as ViT-B-32; or hf-hub:OWNER/NAME, or local-dir:FOLDER."""
-    tag: str | None = None
-    """Published weights of that architecture, such as laion2b_s34b_b79k."""
-    weights: Path | None = None
-    """A local safetensors file of the whole model, taken instead of published weights."""
-    pretrained: bool = True
-    """Load trained weights (safetensors only) rather than draw random ones."""
-
-    @model_validator(mode="after")
-    def _weights_are_known(self) -> Self:
-        given = [self.tag, self.weights].count(None) < 2
-        if ":" in self.name and given:
-            msg = f"{self.name} has its own weights; leave tag and weights out"
-            raise ValueError(msg)
-        if self.tag and self.weights:
-            msg = "give tag or weights, not both"
-            raise ValueError(msg)
-        if self.pretrained and not given and ":" not in self.name:
-            msg = f"{self.name} is an architecture; give its tag or weights, or pretrained: false"
-            raise ValueError(msg)
-        return self
-
-
-@encoders.register("open-clip-image")
-class OpenCLIPImage(_OpenCLIP):
-    """The image half of a model of open_clip with its projection and its own transform.
-
-    Features are the model's own embeddings, so its head is ``identity``.
-    """
-
-    modality: ClassVar[str] = "image"
-
-    def build(self) -> EncoderModule:
-        """Return the half with its transform."""
-        from contrastive.encoders.open_clip import OpenCLIPImageModule
-
-        return OpenCLIPImageModule(self)
-
-
-@encoders.register("open-clip-text")
-class OpenCLIPText(_OpenCLIP):
-    """The text half of a model of open_clip with its projection and its own tokenizer.
-
-    Features are the model's own embeddings, so its head is ``identity``.
-    """
-
-    modality: ClassVar[str] = "text"
-
-    def build(self) -> EncoderModule:
-        """Return the half with its tokenizer."""
-        from contrastive.encoders.open_clip import OpenCLIPTextModule
-
-        return OpenCLIPTextModule(self)
 
 
 @encoders.register("sentence-transformers")

@@ -1,119 +1,25 @@
-"""Halves of the models of open_clip, projection included; only safetensors are ever loaded.
-
-Shapes: B samples, D the model's shared width, L tokens.
-"""
+"""Models of open_clip by name: their configs, their files and the whole of them, never a pickle."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from contrastive.encoders.huggingface import check_whole, measure, quietly
-from contrastive.encoders.image import ImageTransform
-from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.text import as_text, content_hash
+from contrastive.encoders.huggingface import check_whole, quietly
 from contrastive.encoders.weights import find, loading
 from contrastive.errors import SpecError, WeightsError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
-    from torch import Tensor
-
-    from contrastive.encoders import OpenCLIPImage, OpenCLIPText
+    from contrastive_openclip import OpenCLIPImage, OpenCLIPText
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
 VOCABULARY = ("tokenizer_config.json", "*.json", "*.txt", "*.model")
-
-# of a tokenizer, beside its vocabulary
-OPTIONS = ("context_length", "clean_fn", "reduction_fn", "strip_sep_token", "tokenizer_mode")
-
-
-class OpenCLIPImageModule(EncoderModule):
-    """Pixels ``[B, 3, H, W]`` to embeddings ``[B, D]`` before normalisation."""
-
-    modality = "image"
-
-    def __init__(self, spec: OpenCLIPImage) -> None:
-        """Load the half and its transform."""
-        super().__init__()
-        who = f"open-clip-image {spec.name!r}"
-        self.model = build_whole(spec, who)
-        keep_only(self.model, "visual")
-        transforms = require("open_clip.transform", extra="open-clip")
-        config = self.model.visual.preprocess_cfg
-        transform = transforms.image_transform_v2(
-            transforms.PreprocessCfg(**config), is_train=False
-        )
-        self.preprocess = ImageTransform(transform, f"open_clip {config}")
-        self.reproducible = spec.pretrained
-        self.out_dim = measure(self, Image.new("RGB", (64, 64)), who)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return features ``[B, D]``."""
-        return self.model.encode_image(image)
-
-
-class OpenCLIPTextModule(EncoderModule):
-    """Tokens ``[B, L]`` to embeddings ``[B, D]`` before normalisation."""
-
-    modality = "text"
-
-    def __init__(self, spec: OpenCLIPText) -> None:
-        """Load the half and its tokenizer."""
-        super().__init__()
-        who = f"open-clip-text {spec.name!r}"
-        self.model = build_whole(spec, who)
-        leave_out(self.model, "visual", "text_decoder", "logit_scale", "logit_bias")
-        tokenizer = load_tokenizer(spec, who)
-        self.preprocess = TokenizeWhole(tokenizer, _digest(tokenizer))
-        self.reproducible = spec.pretrained
-        self.out_dim = measure(self, "a picture", who)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return features ``[B, D]``."""
-        return self.model.encode_text(tokens)
-
-
-@dataclass(frozen=True)
-class TokenizeWhole:
-    """A tokenizer of open_clip, which pads every text to the length that the model takes."""
-
-    tokenizer: Any = field(repr=False)
-    digest: str
-    """SHA-256 of what the tokenizer does, for the ``repr``."""
-
-    def __call__(self, samples: Sequence[str]) -> dict[str, Tensor]:
-        """Return ``{"tokens": [B, L]}``.
-
-        Raises:
-            BadSample: a sample is not a text.
-        """
-        return {"tokens": self.tokenizer([as_text(sample) for sample in samples])}
-
-
-def load_tokenizer(spec: OpenCLIPText, who: str) -> Any:
-    """Return the tokenizer of a model.
-
-    Raises:
-        WeightsError: its vocabulary is missing or damaged.
-    """
-    open_clip = require("open_clip", extra="open-clip")
-    place = _place(spec, who)
-    texts = model_config(place, who)["text_cfg"]
-    if (vocabulary := texts.get("hf_tokenizer_name")) and place == spec.name:
-        find(who, vocabulary, files=VOCABULARY)  # else the loader looks for each file, for minutes
-    with quietly(), without_log(), loading(who, "the tokenizer"):
-        return open_clip.get_tokenizer(place)
 
 
 def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
@@ -123,9 +29,9 @@ def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
         SpecError: there is no such architecture or tag.
         WeightsError: a file is missing, damaged, a pickle or of another model.
     """
-    open_clip = require("open_clip", extra="open-clip")
+    open_clip = require("open_clip", package="contrastive-openclip")
     file = weights_file(spec, who) if spec.pretrained else None
-    place = _place(spec, who)
+    place = place_of(spec, who)
     config = model_config(place, who)
     tagged: dict[str, Any] = open_clip.get_pretrained_cfg(place, spec.tag) if spec.tag else {}
     if config.get("quick_gelu") and tagged and not tagged.get("quick_gelu"):
@@ -158,7 +64,7 @@ def checkpoint_of(spec: OpenCLIPImage, who: str) -> tuple[int, Path]:
         SpecError: there is no such architecture or tag.
         WeightsError: a file is missing or a pickle; says how to supply it.
     """
-    return int(model_config(_place(spec, who), who)["embed_dim"]), weights_file(spec, who)
+    return int(model_config(place_of(spec, who), who)["embed_dim"]), weights_file(spec, who)
 
 
 def model_config(place: str, who: str) -> dict[str, Any]:
@@ -168,7 +74,7 @@ def model_config(place: str, who: str) -> dict[str, Any]:
         SpecError: there is no such architecture.
         WeightsError: the folder's config is missing or damaged.
     """
-    open_clip = require("open_clip", extra="open-clip")
+    open_clip = require("open_clip", package="contrastive-openclip")
     with loading(who, CONFIG):
         config = open_clip.get_model_config(place)
     if config is None:
@@ -192,11 +98,11 @@ def weights_file(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Path:
     elif spec.tag:
         file = _published(spec.name, spec.tag, who)
     else:
-        file = Path(_place(spec, who).partition(":")[2]) / WEIGHTS
+        file = Path(place_of(spec, who).partition(":")[2]) / WEIGHTS
     if file.suffix == ".safetensors" and file.is_file():
         return file
     problem = "no such file" if file.suffix == ".safetensors" else "not safetensors"
-    source = spec.name if spec.weights or spec.tag else _place(spec, who)
+    source = spec.name if spec.weights or spec.tag else place_of(spec, who)
     msg = (
         f"{who}: {file}: {problem}, and pickles are never loaded; convert one that you trust: "
         f"safetensors.torch.save_model(open_clip.create_model({source!r}, 'FILE.pt'), "
@@ -206,7 +112,7 @@ def weights_file(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Path:
 
 
 def _published(name: str, tag: str, who: str) -> Path:
-    open_clip = require("open_clip", extra="open-clip")
+    open_clip = require("open_clip", package="contrastive-openclip")
     model_config(name, who)
     config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
     if not config:
@@ -221,7 +127,7 @@ def _published(name: str, tag: str, who: str) -> Path:
     return find(who, repository, files=[file]) / file
 
 
-def _place(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
+def place_of(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
     """Return what open_clip should call the model: an architecture or ``local-dir:FOLDER``."""
     source, colon, rest = spec.name.partition(":")
     if not colon:
@@ -232,20 +138,6 @@ def _place(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
     repository, _, revision = rest.partition("@") if source == "hf-hub" else (rest, "", "")
     folder = find(who, repository, revision or None, [CONFIG, WEIGHTS, *VOCABULARY])
     return f"local-dir:{folder}"
-
-
-def keep_only(model: Any, name: str) -> None:
-    """Take every part but one out of a model."""
-    parts = {path.partition(".")[0] for path, _ in model.named_parameters()}
-    parts |= {path.partition(".")[0] for path, _ in model.named_buffers()}
-    leave_out(model, *(parts - {name}))
-
-
-def leave_out(model: Any, *names: str) -> None:
-    """Take parts out of a model."""
-    for name in names:
-        if hasattr(model, name):
-            delattr(model, name)
 
 
 @contextmanager
@@ -260,13 +152,3 @@ def without_log() -> Generator[None]:
     finally:
         logging.disable(before)
         root.removeHandler(nobody)
-
-
-def _digest(tokenizer: Any) -> str:
-    """Hash everything that a tokenizer does to a text."""
-    inner = getattr(tokenizer, "tokenizer", None)
-    known = content_hash(inner) if inner else sorted(tokenizer.encoder.items())
-    options = {name: getattr(tokenizer, name, None) for name in OPTIONS}
-    plain = {name: getattr(option, "__qualname__", option) for name, option in options.items()}
-    text = json.dumps([type(tokenizer).__name__, known, plain], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

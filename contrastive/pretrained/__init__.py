@@ -1,0 +1,99 @@
+"""Pretrained models as models of ours: the interface, the registry, and what comes built in.
+
+A name ``SOURCE:REST`` is a model that others have published; its source turns the rest into the
+spec that brings it back. This module is the menu. It does not import torch; each ``spec`` imports
+what it needs.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from contrastive.config import Config
+from contrastive.errors import SpecError, UnknownComponent
+from contrastive.registry import Registry
+
+if TYPE_CHECKING:
+    from contrastive.spec import ModelSpec
+
+NAME = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)  # two letters at least: C:/runs is a folder
+
+
+class Pretrained(Config):
+    """A model that others have published, by its name within one source."""
+
+    kind: ClassVar[str] = "pretrained source"
+
+    name: str
+    """What follows the source and its colon."""
+
+    @abstractmethod
+    def spec(self) -> ModelSpec:
+        """Return the spec of the model; building it gives the model as it was published.
+
+        Raises:
+            MissingExtra: a library that it needs is not installed.
+            SpecError: the model is not of a kind that can be loaded so.
+            WeightsError: a file is missing; says which and how to supply it.
+        """
+
+
+sources = Registry(
+    Pretrained, group="contrastive.pretrained", elsewhere={"open_clip": "contrastive-openclip"}
+)
+
+
+@sources.register("hf")
+class HF(Pretrained):
+    """A dual model of transformers: CLIP, MetaCLIP 2, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP."""
+
+    name: str = Field(examples=["openai/clip-vit-base-patch32"])
+    """`OWNER/NAME` or `OWNER/NAME@REVISION` of the Hugging Face Hub, or a local folder."""
+
+    def spec(self) -> ModelSpec:
+        """Return the spec of the model."""
+        from contrastive.pretrained.hf import spec_of
+
+        return spec_of(self.name)
+
+
+def is_pretrained(name: str | Path) -> bool:
+    """Return whether a model's name is that of a pretrained one, rather than of a folder.
+
+    Only the name is looked at, not who offers its source: a folder that exists is a folder.
+    """
+    return bool(NAME.fullmatch(_text(name))) and not Path(name).exists()
+
+
+def pretrained_spec(name: str | Path) -> ModelSpec:
+    """Return the spec of a pretrained model; building it gives the model as it was published.
+
+    Args:
+        name: ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION`` of the Hugging Face Hub, or
+            ``hf:FOLDER``; or ``SOURCE:REST`` of a source that a plugin offers.
+
+    Raises:
+        UnknownComponent: nothing that is installed offers the source.
+        SpecError: the model is not of a kind that can be loaded so.
+        WeightsError: a file is missing; says which and how to supply it.
+    """
+    parts = NAME.fullmatch(text := _text(name))
+    if not parts:
+        msg = f"{text}: a pretrained model's name begins with {' or '.join(sources)} and a colon"
+        raise SpecError(msg)
+    source, rest = parts.groups()
+    try:
+        chosen = sources[source]
+    except UnknownComponent as error:
+        msg = f"{text}: {error}"
+        raise UnknownComponent(msg) from None
+    return chosen(name=rest).spec()
+
+
+def _text(name: str | Path) -> str:
+    return name if isinstance(name, str) else name.as_posix()

@@ -1,0 +1,40 @@
+"""Dual models of transformers: a repository or a folder to the spec of the whole model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contrastive.encoders import HFDualImage, HFDualText
+from contrastive.encoders.hf_dual import load_dual_config, weight_files
+from contrastive.encoders.weights import find
+from contrastive.errors import require
+from contrastive.pretrained.duals import dual_spec, local_folder
+
+if TYPE_CHECKING:
+    from contrastive.spec import ModelSpec
+
+
+def spec_of(name: str) -> ModelSpec:
+    """Return the spec of ``OWNER/NAME``, ``OWNER/NAME@REVISION`` or a folder.
+
+    Raises:
+        MissingExtra: transformers is not installed.
+        SpecError: it is not a dual model, or was never trained.
+        WeightsError: a file is missing; says which and how to supply it.
+    """
+    who = f"hf:{name}"
+    require("transformers", extra="transformers")  # before anything is downloaded for it
+    if local := local_folder(name):
+        name, revision = local, None
+    else:
+        name, _, revision = name.partition("@")
+    folder = find(who, name, revision := revision or None)
+    config = load_dual_config(folder, who)
+    return dual_spec(
+        HFDualImage(name=name, revision=revision),
+        HFDualText(name=name, revision=revision),
+        # a SigLIP has no projection: the halves are equally wide
+        embed_dim=getattr(config, "projection_dim", None) or config.vision_config.hidden_size,
+        files=weight_files(folder, who),
+        who=who,
+    )
