@@ -227,6 +227,7 @@ VARIANTS = {words[words.index("--output") + 1]: words for words in TRAININGS if 
 SMALLER = {  # networks of the published ones' classes
     "vit_small_patch16_224.augreg_in21k_ft_in1k": "test_vit",
     "{type: vit, width: 192, heads: 3}": "{type: vit, width: 24, heads: 3, depth: 1}",
+    "layer.4.*, model.transformer.layer.5.*": "layer.1.*",
 }
 
 
@@ -283,6 +284,8 @@ def made(data, distilbert, command, tmp_path):
 EXPECTED = {
     "runs/siglip": Made("ResNet", trained=False, loss="SigmoidLoss", steps=2),
     "runs/vit": Made("VisionTransformer", trained=False, loss="InfoNCELoss", steps=2),
+    "runs/last-blocks": Made("ResNet", trained=True, loss="InfoNCELoss", steps=2),
+    "runs/lora": Made("ResNet", trained=False, loss="InfoNCELoss", steps=2),
     "runs/unfrozen": Made("ResNet", trained=True, loss="InfoNCELoss", steps=2),
     "runs/five": Made("ResNet", trained=False, loss="InfoNCELoss", steps=5),
     "runs/scratch": Made("VisionTransformer", trained=True, loss="InfoNCELoss", steps=2),
