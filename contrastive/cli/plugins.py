@@ -7,7 +7,7 @@ import shlex
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from contrastive.cli.show import show
 
 if TYPE_CHECKING:
     from contrastive.config import Config
+    from contrastive.testing import Verdict
 
 plugins = typer.Typer(invoke_without_command=True)
 app.add_typer(plugins, name="plugins")
@@ -90,7 +91,9 @@ def check(
     from contrastive.tables import verdicts_table
 
     config = load_fields(_component(name), name, fields or ())
-    verdicts = _verdicts(config, _files(samples), split)
+    from contrastive.testing import examine_component
+
+    verdicts = examine_component(config, samples=_files(samples) or None, split=split)
     rows = [
         {"check": one.check, "outcome": _outcome(one), "why": one.problem or one.skipped or ""}
         for one in verdicts
@@ -151,13 +154,6 @@ def _about(cls: type[Config]) -> dict[str, str]:
     }
 
 
-def _verdicts(config: Config, samples: list[Path], split: str) -> list[Any]:
-    from contrastive import testing
-
-    kit: Any = testing
-    return kit.examine_component(config, samples=samples or None, split=split)
-
-
 def _files(given: list[Path] | None) -> list[Path]:
     """Return the files that are given, and those of the folders that are."""
     return [
@@ -168,5 +164,5 @@ def _files(given: list[Path] | None) -> list[Path]:
     ]
 
 
-def _outcome(verdict: Any) -> str:
+def _outcome(verdict: Verdict) -> str:
     return "failed" if verdict.problem else "skipped" if verdict.skipped else "passed"
