@@ -57,8 +57,8 @@ class MetricLoss(Loss):
     def _one_set_has_no_direction(self) -> Self:
         if self.candidates == "both" and self.direction != "both":
             msg = (
-                f"with candidates: both, all rows are anchors: direction {self.direction}, of which "
-                "a queue is made, needs candidates: other"
+                "with candidates: both, all rows are anchors: "
+                f"direction {self.direction}, as a queue takes it, needs candidates: other"
             )
             raise SpecError(msg)
         return self

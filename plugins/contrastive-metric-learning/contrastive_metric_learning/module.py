@@ -65,7 +65,7 @@ class MetricLossModule(LossModule):
     def _between(self, a: Tensor, b: Tensor, a_ids: Tensor, b_ids: Tensor) -> Tensor:
         if self.config.candidates == "both":
             return self._of(torch.cat([a, b]), torch.cat([a_ids, b_ids]))
-        # The library takes one object twice for one set, in which row i is not a positive of itself.
+        # To the library, one object twice is one set, in which row i is no positive of itself.
         b, b_ids = b.view_as(b), b_ids.view_as(b_ids)
         there, back = (a, a_ids, b, b_ids), (b, b_ids, a, a_ids)
         sides = {"both": (there, back), "a_to_b": (there,), "b_to_a": (back,)}
