@@ -44,7 +44,7 @@ class MetricLoss(Loss):
     modalities, as one set with labels."""
     direction: Direction = "both"
     """Who the anchors are: both sides in turn, or the first modality of a pair (a_to_b), or the
-    second (b_to_a). A queue needs it, and either needs the candidates other."""
+    second (b_to_a). One side alone, and so a queue around the loss, needs candidates: other."""
     miner: Miner | None = None
     """Chooses the pairs or triplets of a batch that count; null takes all."""
     negatives: Negatives = "global"
@@ -54,13 +54,8 @@ class MetricLoss(Loss):
     is not trained."""
 
     @model_validator(mode="after")
-    def _one_set_has_no_direction(self) -> Self:
-        if self.candidates == "both" and self.direction != "both":
-            msg = (
-                "with candidates: both, all rows are anchors: "
-                f"direction {self.direction}, as a queue takes it, needs candidates: other"
-            )
-            raise SpecError(msg)
+    def _fields_fit(self) -> Self:
+        self._refuse_one_side_of_one_set()
         return self
 
     @abstractmethod
@@ -74,13 +69,21 @@ class MetricLoss(Loss):
             MissingExtra: pytorch-metric-learning is not installed.
             SpecError: a queue is to be made of what has no direction.
         """
-        self._one_set_has_no_direction()  # a queue's copies are not validated
+        self._refuse_one_side_of_one_set()  # a queue's copies are not validated
         package = "contrastive-metric-learning"
         library = require("pytorch_metric_learning.losses", package=package)
         from contrastive_metric_learning.module import MetricLossModule
 
         loss = getattr(library, self.library_class)(**self.options())
         return MetricLossModule(self, loss, self.miner and self.miner.build())
+
+    def _refuse_one_side_of_one_set(self) -> None:
+        if self.candidates == "both" and self.direction != "both":
+            msg = (
+                "with candidates: both, all rows are anchors: "
+                f"direction {self.direction}, as a queue takes it, needs candidates: other"
+            )
+            raise SpecError(msg)
 
 
 class TripletMargin(MetricLoss):
@@ -155,7 +158,10 @@ class Circle(MetricLoss):
 
 
 class Angular(MetricLoss):
-    """Bounds the angle at the negative of each triplet (arXiv:1708.01682)."""
+    """Bounds the angle at the negative of each triplet (arXiv:1708.01682).
+
+    Of what a miner chooses, the positive pairs count; their negatives are all of the batch.
+    """
 
     library_class: ClassVar[str] = "AngularLoss"
 

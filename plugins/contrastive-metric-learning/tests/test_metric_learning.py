@@ -34,6 +34,8 @@ from contrastive import ModelSpec, RunSpec, files, load_model
 from contrastive.cache import FeatureCache
 from contrastive.errors import MissingExtra, SpecError
 from contrastive.losses import Matryoshka, Queue, losses
+from contrastive.schema import json_schema
+from contrastive.spec import REGISTRIES
 from contrastive.train import train
 from tests.toys import toy_dict
 
@@ -456,6 +458,28 @@ def test_the_tables_of_the_readme_have_every_component_and_field():
         own = {*type(config).model_fields} - common - {"type"}
         assert {*re.findall(r"`(\w+)`", fields)} == own
         assert type(theirs).__name__ == library_class
+
+
+def test_the_schema_knows_the_losses_and_that_a_miner_is_an_object():
+    definitions = json_schema(ModelSpec, *REGISTRIES)["$defs"]
+    assert LOSSES.keys() <= {*definitions["loss"]["properties"]["type"]["anyOf"][0]["enum"]}
+    assert definitions["Circle"]["properties"]["miner"]["anyOf"][0] == {"type": "object"}
+    with_miners = json_schema(ModelSpec, *REGISTRIES, miners.miners)["$defs"]
+    assert with_miners["miner"]["properties"]["type"]["anyOf"][0]["enum"] == sorted(MINERS)
+
+
+@pytest.mark.parametrize("miner", MINERS)
+def test_the_angular_loss_takes_all_negatives_of_the_positives_that_a_miner_chose(miner):
+    a, b = pairs()
+    mined = MINERS[miner][1](a, IDS, b, IDS.clone())
+    sharpness = 4 * torch.tensor(35.0, dtype=torch.float64).deg2rad().tan() ** 2
+    each = []
+    for i, p in zip(*mined[:2], strict=True):
+        others = torch.stack([b[j] for j in range(6) if IDS[j] != IDS[i]])
+        angles = sharpness * others @ (a[i] + b[p]) - (2 + sharpness / 2) * (a[i] @ b[p])
+        each.append(angles.exp().sum().log1p())
+    config = Angular(alpha=35, miner=MINERS[miner][0], direction="a_to_b")
+    torch.testing.assert_close(config.build()(a, b, IDS)[0], torch.stack(each).mean())
 
 
 class Largest(TorchDispatchMode):
