@@ -7,12 +7,12 @@ imports what it needs. The fields are those of the library, checked when a spec 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from contrastive.errors import require
-from contrastive.losses import Loss
+from contrastive.errors import SpecError, require
+from contrastive.losses import Candidates, Direction, Loss, Negatives
 from contrastive_metric_learning.miners import Miner
 
 if TYPE_CHECKING:
@@ -39,16 +39,24 @@ class MetricLoss(Loss):
     library_class: ClassVar[str]
     """Its name in ``pytorch_metric_learning.losses``."""
 
-    candidates: Literal["other", "both"] = "other"
-    """Where positives and negatives come from: other, the other modality, each side in turn being
-    the anchors; both, all rows of both modalities, as one set with labels."""
+    candidates: Candidates = "other"
+    """Where positives and negatives come from: other, the other modality; both, all rows of both
+    modalities, as one set with labels."""
+    direction: Direction = "both"
+    """Who the anchors are: both sides in turn, or the first modality of a pair (a_to_b), or the
+    second (b_to_a). One side alone, and so a queue around the loss, needs candidates: other."""
     miner: Miner | None = None
     """Chooses the pairs or triplets of a batch that count; null takes all."""
-    negatives: Literal["global", "local"] = "global"
+    negatives: Negatives = "global"
     """With several processes: global, their batches are one batch; local, each is by itself."""
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.07
     """Divides the cosines where the model is used, as by classify. The loss does not see it, and it
     is not trained."""
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        self._refuse_one_side_of_one_set()
+        return self
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
@@ -59,13 +67,23 @@ class MetricLoss(Loss):
 
         Raises:
             MissingExtra: pytorch-metric-learning is not installed.
+            SpecError: a queue is to be made of what has no direction.
         """
+        self._refuse_one_side_of_one_set()  # a queue's copies are not validated
         package = "contrastive-metric-learning"
         library = require("pytorch_metric_learning.losses", package=package)
         from contrastive_metric_learning.module import MetricLossModule
 
         loss = getattr(library, self.library_class)(**self.options())
         return MetricLossModule(self, loss, self.miner and self.miner.build())
+
+    def _refuse_one_side_of_one_set(self) -> None:
+        if self.candidates == "both" and self.direction != "both":
+            msg = (
+                "with candidates: both, all rows are anchors: "
+                f"direction {self.direction}, as a queue takes it, needs candidates: other"
+            )
+            raise SpecError(msg)
 
 
 class TripletMargin(MetricLoss):
@@ -140,7 +158,10 @@ class Circle(MetricLoss):
 
 
 class Angular(MetricLoss):
-    """Bounds the angle at the negative of each triplet (arXiv:1708.01682)."""
+    """Bounds the angle at the negative of each triplet (arXiv:1708.01682).
+
+    Of what a miner chooses, the positive pairs count; their negatives are all of the batch.
+    """
 
     library_class: ClassVar[str] = "AngularLoss"
 

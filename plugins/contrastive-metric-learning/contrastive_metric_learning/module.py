@@ -65,9 +65,15 @@ class MetricLossModule(LossModule):
     def _between(self, a: Tensor, b: Tensor, a_ids: Tensor, b_ids: Tensor) -> Tensor:
         if self.config.candidates == "both":
             return self._of(torch.cat([a, b]), torch.cat([a_ids, b_ids]))
-        there = self._of(a, a_ids, ref_emb=b, ref_labels=b_ids)
-        back = self._of(b, b_ids, ref_emb=a, ref_labels=a_ids)
-        return (there + back) / 2
+        # To the library, one object twice is one set, in which row i is no positive of itself.
+        b, b_ids = b.view_as(b), b_ids.view_as(b_ids)
+        there, back = (a, a_ids, b, b_ids), (b, b_ids, a, a_ids)
+        sides = {"both": (there, back), "a_to_b": (there,), "b_to_a": (back,)}
+        found = [
+            self._of(rows, labels, ref_emb=others, ref_labels=other_labels)
+            for rows, labels, others, other_labels in sides[self.config.direction]
+        ]
+        return torch.stack(found).mean()
 
     def _of(self, rows: Tensor, labels: Tensor, **others: Tensor) -> Tensor:
         """Return the loss of rows among themselves, or of anchors among others."""
