@@ -54,7 +54,7 @@ class LogMelModule(EncoderModule):
         self.norm = nn.LayerNorm(spec.width)
 
     def forward(self, mel: Tensor, frames: Tensor) -> Tensor:
-        """Return features ``[B, F]`` of ``[B, T, M]``, of which the first ``frames [B]`` are real."""
+        """Return features ``[B, F]`` of ``[B, T, M]``, each with its first ``frames`` ones real."""
         patches_BLP = mel.unflatten(1, (-1, self.patch)).flatten(2)
         starts_L = torch.arange(0, mel.shape[1], self.patch, device=mel.device)
         real_BL = starts_L < frames[:, None]

@@ -1,4 +1,4 @@
-"""The mel scale, and how finely a spectrum can follow it. No torch here: specs are checked by it."""
+"""The mel scale, and how finely a spectrum can follow it; without torch, as specs are checked."""
 
 from __future__ import annotations
 

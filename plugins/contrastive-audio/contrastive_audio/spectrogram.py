@@ -26,7 +26,7 @@ QUIETEST = 1e-10  # power; digital silence has a logarithm, too
 
 @lru_cache(maxsize=8)
 def mel_filters(sample_rate: int, mels: int) -> Tensor:
-    """Return triangles of height 1, evenly wide in mel: fp32 ``[M, K]`` over the bins of the FFT."""
+    """Return triangles of height 1, evenly wide in mel, over the FFT's bins: fp32 ``[M, K]``."""
     size = fft_of(sample_rate)
     bins_K = torch.arange(size // 2 + 1, dtype=torch.float64) * sample_rate / size
     edge = torch.tensor(edges(sample_rate, mels), dtype=torch.float64)

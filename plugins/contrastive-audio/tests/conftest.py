@@ -94,7 +94,7 @@ def run(spoken):
             }
             | model,
             "data": {"type": "audio-folder", "folder": str(spoken)},
-            "training": {"epochs": 8, "batch_size": 48, "lr": 2e-3, "workers": 0},
+            "training": {"epochs": 12, "batch_size": 48, "lr": 2e-3, "workers": 0},
             "evaluation": {"split": None, "templates": ["{}"]},
         }
 

@@ -95,7 +95,7 @@ def test_only_the_beginning_of_a_long_sound_is_kept():
         (b"RIFF and no more", "not a readable WAV, FLAC, OGG or MP3"),
         (encoded(tone(440, RATE))[:60], r"audio: 0.001 s of sound; at least 0.025 s are needed"),
         (encoded(tone(440, RATE)[:99]), r"audio: 0.006 s of sound; at least 0.025 s are needed"),
-        (encoded(tone(440, RATE), kind="AIFF"), "the format is AIFF; WAV, FLAC, OGG and MP3 are read"),
+        (encoded(tone(440, RATE), kind="AIFF"), "the format is AIFF; WAV, FLAC, OGG and MP3"),
         (tone(440, RATE) * np.nan, "has samples that are not numbers"),
         (np.zeros((2, 8_000), np.float32), r"one row of floats, not float32 of shape \(2, 8000\)"),
         (np.zeros(8_000, np.int16), "one row of floats, not int16"),
