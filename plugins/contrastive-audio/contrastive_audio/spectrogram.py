@@ -84,7 +84,7 @@ class LogMelSpectrogram:
 
 @dataclass(frozen=True)
 class SpecAugment:
-    """Blanks ranges of frames and of bands at random; the randomness is torch's."""
+    """Gives ranges of frames and of bands the clip's mean; the randomness is torch's."""
 
     spectrogram: LogMelSpectrogram
     ranges: int = 2
@@ -100,9 +100,11 @@ class SpecAugment:
         """
         inputs = self.spectrogram(samples)
         for mel_TM, frames in zip(inputs["mel"], inputs["frames"].tolist(), strict=True):
+            heard_TM = mel_TM[:frames]
+            mean = heard_TM.mean().item()  # so that a blank is neither loud nor quiet
             for _ in range(self.ranges):
-                mel_TM[self._range(frames)] = -1.0
-                mel_TM[:, self._range(mel_TM.shape[1])] = -1.0
+                heard_TM[self._range(frames)] = mean
+                heard_TM[:, self._range(heard_TM.shape[1])] = mean
         return inputs
 
     def _range(self, size: int) -> slice:

@@ -1,29 +1,9 @@
-import csv
-
 import pytest
 import torch
-from PIL import Image
 
 from tests.conftest import _own_cache, command  # noqa: F401  (fixtures)
 
-from .speech import VOICES, recorded
-
-COLOURS = {
-    "red": (200, 30, 30),
-    "green": (30, 150, 40),
-    "blue": (30, 50, 200),
-    "yellow": (240, 220, 40),
-    "black": (15, 15, 15),
-    "white": (245, 245, 245),
-    "orange": (250, 140, 20),
-    "purple": (120, 30, 150),
-    "pink": (250, 160, 190),
-    "brown": (110, 70, 30),
-    "gray": (130, 130, 130),
-    "turquoise": (60, 210, 200),
-}
-SPLITS = {"train": VOICES[:6], "val": VOICES[6:7], "test": VOICES[7:]}
-TAKES = {"train": 2, "val": 1, "test": 1}
+from .speech import write_spoken
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,31 +13,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory):
-    """A folder of colours said by ten voices, each with its word and a square of the colour.
-
-    The voices of ``val`` and ``test`` say nothing in ``train``, and no two squares are the same.
-    """
-    import soundfile
-
-    folder = tmp_path_factory.mktemp("spoken")
-    rows = []
-    for split, voices in SPLITS.items():
-        for voice in voices:
-            for word, colour in COLOURS.items():
-                for _ in range(TAKES[split]):
-                    number = len(rows)
-                    stem = f"{split}/{word}-{number}"
-                    (folder / split).mkdir(exist_ok=True)
-                    samples, sample_rate = recorded(word, voice, seed=number)
-                    soundfile.write(folder / f"{stem}.flac", samples, sample_rate)
-                    shift = number % 9 - 4, number // 9 % 9 - 4, number // 81 % 9 - 4
-                    near = tuple(c + s for c, s in zip(colour, shift, strict=True))
-                    Image.new("RGB", (32, 32), near).save(folder / f"{stem}.png")
-                    rows.append([f"{stem}.flac", f"{stem}.png", word, word, word, split])
-    with (folder / "captions.csv").open("w", newline="") as file:
-        header = ["audio", "image", "text", "group", "label", "split"]
-        csv.writer(file).writerows([header, *rows])
-    return folder
+    """A folder of colours said by ten voices, as ``write_spoken`` leaves it."""
+    return write_spoken(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,26 @@
 """Speech for tests: espeak-ng as a library, from the wheel ``espeakng-loader``, by ctypes.
 
 Rate, pitch and voice are espeak-ng's own; gain and noise are added here, with numpy.
+
+    python plugins/contrastive-audio/tests/speech.py FOLDER
+
+writes the spoken colours that the tests train on.
 """
 
 from __future__ import annotations
 
+import csv
+import sys
 from ctypes import CDLL, CFUNCTYPE, POINTER, c_char_p, c_int, c_short, c_size_t, c_uint, c_void_p
 from functools import cache
+from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import espeakng_loader
 import numpy as np
+import soundfile
+from PIL import Image
 
 RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples go to the callback, and synthesis waits for it
 UTF8 = 1
@@ -44,6 +54,24 @@ VOICES = [
         ("en-us", "m7", 155, 65),
     )
 ]
+
+
+COLOURS = {
+    "red": (200, 30, 30),
+    "green": (30, 150, 40),
+    "blue": (30, 50, 200),
+    "yellow": (240, 220, 40),
+    "black": (15, 15, 15),
+    "white": (245, 245, 245),
+    "orange": (250, 140, 20),
+    "purple": (120, 30, 150),
+    "pink": (250, 160, 190),
+    "brown": (110, 70, 30),
+    "gray": (130, 130, 130),
+    "turquoise": (60, 210, 200),
+}
+SPLITS = {"train": VOICES[:6], "val": VOICES[6:7], "test": VOICES[7:]}
+TAKES = {"train": 2, "val": 1, "test": 1}
 
 
 @cache
@@ -88,3 +116,30 @@ def recorded(
     noise = dice.standard_normal(len(samples)).astype(np.float32)
     noise *= samples.std() / 10 ** (decibels / 20)
     return (samples + noise) * np.float32(dice.uniform(0.2, 0.9)), sample_rate
+
+
+def write_spoken(folder: Path) -> Path:
+    """Write colours said by ten voices, each with its word and a square of the colour.
+
+    The voices of ``val`` and ``test`` say nothing in ``train``, and no two squares are the same.
+    """
+    rows: list[list[str]] = []
+    for split, voices in SPLITS.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for voice, word, _ in product(voices, COLOURS, range(TAKES[split])):
+            number = len(rows)
+            stem = f"{split}/{word}-{number}"
+            samples, sample_rate = recorded(word, voice, seed=number)
+            soundfile.write(folder / f"{stem}.flac", samples, sample_rate)
+            shifts = (number % 9 - 4, number // 9 % 9 - 4, number // 81 % 9 - 4)
+            near = tuple(map(sum, zip(COLOURS[word], shifts, strict=True)))
+            Image.new("RGB", (32, 32), near).save(folder / f"{stem}.png")
+            rows.append([f"{stem}.flac", f"{stem}.png", word, word, word, split])
+    header = ["audio", "image", "text", "group", "label", "split"]
+    with (folder / "captions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder
+
+
+if __name__ == "__main__":
+    write_spoken(Path(sys.argv[1]))

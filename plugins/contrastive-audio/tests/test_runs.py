@@ -12,7 +12,7 @@ from contrastive.processes import Processes
 from contrastive.step import step_loss
 from contrastive.train import train
 
-from .conftest import COLOURS
+from .speech import COLOURS
 
 
 def learned(figure):
