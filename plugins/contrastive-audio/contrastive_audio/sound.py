@@ -79,7 +79,7 @@ def _decoded(source: str | Path | bytes, seconds: float) -> tuple[Tensor, int]:
     """Return the mean of the channels and the file's own sample rate."""
     if isinstance(source, (str, Path)) and not Path(source).is_file():
         raise FileNotFoundError
-    if not isinstance(source, (str, Path, bytes)):
+    if not isinstance(source, (str, Path, bytes)):  # pyright: ignore[reportUnnecessaryIsInstance]
         _refuse(f"a sound cannot be of type {type(source).__name__}")
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     with soundfile.SoundFile(file) as sound:

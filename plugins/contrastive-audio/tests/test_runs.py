@@ -1,6 +1,7 @@
 """Models that hear: trained on voices, measured on other voices."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from contrastive import FeatureCache, RunSpec, build_model, classify, load_model
 from contrastive.evaluate import evaluate
 from contrastive.feed import Feed
+from contrastive.log import read_log
 from contrastive.processes import Processes
 from contrastive.step import step_loss
 from contrastive.train import train
@@ -103,3 +105,13 @@ def test_two_views_of_a_clip_are_two_augmentations_and_always_the_same_two(run):
     loss, _ = step_loss(model, one, spec.training, half=False)
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.tower("audio").parameters())
+
+
+def test_two_views_of_a_clip_are_told_from_those_of_others(run, tmp_path):
+    plain = run("audio", pairs=[["audio", "audio"]])
+    plain["model"]["towers"]["audio"]["encoder"]["augment"] = "spec"
+    plain["data"]["group_column"] = "audio"  # each clip by itself: words are not told
+    plain["training"] |= {"epochs": 4, "lr": 1e-3}
+    train(RunSpec.model_validate(plain), tmp_path / "run")
+    losses = [row["loss"] for row in read_log(tmp_path / "run" / "log.jsonl") if "loss" in row]
+    assert losses[-1] < 0.75 * math.log(48)  # of guessing among a batch
