@@ -1,0 +1,180 @@
+"""A folder of sounds with captions in a table beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from contrastive.datasets.image_folder import ALIASES, NAMES, SPLITS, split_of
+from contrastive.datasets.pairs import ImageFiles, leaves
+from contrastive.datasets.tables import flaw_of, listed, read_table, readable, shown
+from contrastive.errors import DataError
+from contrastive.faults import Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from contrastive.datasets import Sample
+    from contrastive.datasets.tables import Record
+    from contrastive_audio import AudioFolder
+
+COLUMNS = {
+    "audio": ("audio", "file_name", "filename"),
+    "text": ("text", "caption", "sentence"),
+    "image": ("image",),
+    "group": ("group", "group_id"),
+    "label": ("label",),
+    "split": ("split",),
+}
+FILES = ("audio", "image")
+
+
+class Row(NamedTuple):
+    """A record of the table."""
+
+    source: str
+    cells: dict[str, str]
+    """By role."""
+    group: str = ""
+    split: str = ""
+    """Empty if that cannot be known: then a problem is one of every split."""
+    problem: str = ""
+    """Why it is left out, if it is."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Rows of sounds, captions and perhaps pictures, by index."""
+
+    rows: list[Sample]
+    faults: Faults
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Return one row; nothing is decoded."""
+        return self.rows[index]
+
+
+def read(config: AudioFolder, split: str) -> Clips:
+    """Read one split.
+
+    Raises:
+        DataError: see ``AudioFolder.build``.
+    """
+    folder = config.folder.expanduser()
+    wanted = {name.strip() for name in split.split("+")}
+    faults = Faults(budget=config.max_bad)
+    ids: dict[str, int] = {}  # of the groups of all splits, so that they are the same in each
+    labels: set[str] = set()
+    samples: list[Sample] = []
+    with readable(folder):
+        table = _table(folder, config.captions)
+        columns, records = read_table(table)
+        chosen = _choose_columns(config, table, columns)
+        known = set[str]() if "split" in chosen else {*SPLITS}
+        rows = _rows(table.name, chosen, records, config.holdout)
+        for row in _checked(rows, chosen, ImageFiles(folder)):
+            id_ = ids.setdefault(row.group, len(ids))
+            known.add(row.split)
+            labels.add(row.cells.get("label", ""))
+            if row.split and row.split not in wanted:
+                continue
+            if row.problem:
+                faults.report(row.source, row.problem)
+            else:
+                samples.append(_sample(row, folder, id_))
+    known.discard("")
+    if known and (unknown := wanted - known):
+        msg = f"{table}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
+        raise DataError(msg)
+    faults.check(len(samples) + faults.bad)
+    if not samples:
+        why = f": {faults.lines[0]}" if faults.lines else ""
+        msg = f"{table}: no samples in split {shown(split)}{why}"
+        raise DataError(msg)
+    return Clips(samples, faults, tuple(sorted(labels - {""})))
+
+
+def _table(folder: Path, given: Path | None) -> Path:
+    if given:
+        return folder / given
+    for name in NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    msg = f"{folder}: no captions; looked for {', '.join(NAMES)}"
+    raise DataError(msg)
+
+
+def _choose_columns(config: AudioFolder, table: Path, columns: list[str]) -> dict[str, str]:
+    """Return the column of each role that there is a column for."""
+    chosen: dict[str, str] = {}
+    for role, usual in COLUMNS.items():
+        given: str | None = getattr(config, f"{role}_column")
+        column = next((name for name in ((given,) if given else usual) if name in columns), None)
+        if column is not None:
+            chosen[role] = column
+        elif given or role in ("audio", "text"):
+            names = shown(given) if given else " or ".join(usual)
+            msg = f"{table}:1: no column {names}; there are: {listed(columns)}; set {role}_column"
+            raise DataError(msg)
+    return chosen
+
+
+def _rows(
+    name: str, chosen: dict[str, str], records: Iterator[Record], holdout: float
+) -> Iterator[Row]:
+    for record in records:
+        cells = {role: _text(record.cells.get(column)) for role, column in chosen.items()}
+        for role in FILES:
+            if cells.get(role):
+                cells[role] = str(PurePosixPath(cells[role]))
+        group = cells.get("group") or cells["audio"]
+        split = cells.get("split", split_of(group, holdout) if group else "")
+        split = ALIASES.get(split, split)
+        yield Row(f"{name}:{record.line}", cells, group, split, record.problem)
+
+
+def _checked(rows: Iterator[Row], chosen: dict[str, str], files: ImageFiles) -> Iterator[Row]:
+    """Say of each row what is wrong with it; a sound in two splits is, where it comes again."""
+    homes: dict[str, str] = {}
+    for row in rows:
+        audio = row.cells["audio"]
+        problem = row.problem or _problem(row.cells, chosen, files)
+        if not problem and (home := homes.setdefault(audio, row.split)) != row.split:
+            problem = f"audio {shown(audio)} is in split {home} already"
+        yield row._replace(problem=problem)
+
+
+def _text(value: object) -> str:
+    """Return a cell as text; nothing if it is of another kind."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return ""
+    return str(value).strip()
+
+
+def _problem(cells: dict[str, str], chosen: dict[str, str], files: ImageFiles) -> str:
+    if bad := [chosen[role] for role, text in cells.items() if not text]:
+        return f"{listed(bad)} is empty or not a text"
+    for role in cells.keys() & {"text", *FILES}:
+        if flaw := flaw_of(cells[role]):
+            return f"the {role} {flaw}"
+    for role in FILES:
+        if (path := cells.get(role)) is None:
+            continue
+        if leaves(path):
+            return f"{role} {shown(path)} is outside the folder"
+        if path not in files:
+            return f"{role} {shown(path)} is not in {files.folder}"
+    return ""
+
+
+def _sample(row: Row, folder: Path, id_: int) -> Sample:
+    sample: Sample = {role: folder / row.cells[role] for role in FILES if role in row.cells}
+    sample |= {"text": row.cells["text"], "id": id_, "source": row.source}
+    return sample | {"label": row.cells["label"]} if "label" in row.cells else sample
