@@ -1,6 +1,6 @@
-"""Train, measure, classify and search; write ``report/`` into the run's folder.
+"""Train, measure, classify and search; write ``report/`` and ``pictures/`` into the run's folder.
 
-Run it as ``python examples/emoji/demo.py [FOLDER]``.
+Run it as ``python examples/emoji/demo.py [A.B=VALUE]...``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contrastive.cli import run_guarded
 from contrastive.evaluate import embed_column, evaluate
 from contrastive.faults import Faults
 from contrastive.files import load
+from contrastive.images import open_image
 from contrastive.progress import say
 from contrastive.report import draw_curves, draw_hits
 from contrastive.search import top_k
@@ -34,12 +35,14 @@ QUERIES = (
     "something sweet to eat",
 )
 SHOWN = 8  # pictures for each query
+SAVED = ("dog", "pizza", "rose", "snake", "taxi", "violin")  # unseen, to try commands on
 
 
-def demo(folder: Path) -> None:
+def demo(overrides: list[str]) -> None:
     """Run the whole example, from pictures to report."""
     started = time.monotonic()
-    spec = load(RunSpec, Path(__file__).with_name("emoji.yaml"))
+    spec = load(RunSpec, Path(__file__).with_name("emoji.yaml"), overrides)
+    folder = spec.output or Path("runs/emoji")
     if (folder / "log.jsonl").exists():  # the run of an earlier demo
         shutil.rmtree(folder)
     model = train(spec, folder)
@@ -65,8 +68,13 @@ def demo(folder: Path) -> None:
     draw_curves(folder / "log.jsonl", report / "curves.png")
     draw_hits(searches, report / "retrieved.png")
     (report / "results.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for row in rows:
+        if row["text"] in SAVED:
+            open_image(row["image"]).save(pictures / f"{row['text']}.png")
     say(f"{time.monotonic() - started:.0f} s; report: {report}")
 
 
 if __name__ == "__main__":
-    run_guarded(lambda: demo(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/emoji")))
+    run_guarded(lambda: demo(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""Each use in the README runs as it is written there, on a model like the demo's but smaller."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from contrastive.cli.app import app
+from tests.pages import PAGES, ROOT, blocks_of
+
+HEADING = "## Every use, on the model of the demo\n"
+SMALLER = [
+    "model.towers.image.encoder={type: resnet, width: 4, image_size: 32}",
+    "model.towers.text.encoder={type: cbow, width: 64}",
+    "data.captions_per_image=1",
+    "training.epochs=1",
+    "training.workers=0",
+]
+PRINTED = {  # whatever the model has learned
+    "search": r"│ 1 │ +-?\d\.\d{3} │",
+    "classify": r"│ dog\.png +│ (animal|food|vehicle|flower|instrument) +│ +\d+\.\d% │",
+    "caption": r"│ taxi\.png │ +-?\d\.\d{3} │ \S",
+    "answer": r"│ rose\.png │ (red|blue|yellow) +│ +\d+\.\d% │",
+    "generate": r"^saved: runs/emoji/heart\.png; cosine ",
+    "train": r"^epoch 1: image to text R@1 ",
+    "compare": r"^the models agree on [0-6] of 6 pictures",
+    "probe": r"│ linear, all +│ 1031 +│",
+    "pairs": r"│ pairs │ .* │ 50 +│ 6 +│",
+    "evaluate": r"^written: runs/emoji/clip_benchmark/emoji_test_\S*zeroshot_retrieval\.json$",
+    "doctor": r"^runs/emoji: ",
+}
+ABOUT_SPECS = {"validate", "schema", "plugins"}  # that need no model
+
+
+def uses():
+    """Return the blocks of the section, console first."""
+    text = PAGES[0].read_text(encoding="utf-8")
+    first = text[: text.index(HEADING)].count("\n")
+    last = first + text[text.index(HEADING) + 1 :].split("\n## ")[0].count("\n")
+    return [block for block in blocks_of(PAGES[0]) if first < block.line <= last]
+
+
+def typed() -> list[list[str]]:
+    lines = re.findall(r"^\$ contrastive (.*)$", uses()[0].text, re.M)
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """Run the demo in a folder that holds the examples, as a checkout does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONTRASTIVE_MODEL", "runs/emoji")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    script = [sys.executable, "examples/emoji/demo.py", *SMALLER]
+    done = subprocess.run(script, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_every_use_runs_from_its_line_on_the_model_of_the_demo(demo, command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    for verb, *words in typed():
+        arguments = [path for word in words for path in sorted(glob.glob(word)) or [word]]  # noqa: PTH207
+        if verb == "train":
+            arguments += SMALLER
+        ended = command(verb, *arguments)
+        printed = f"{ended.err}{ended.out}"
+        # the doctor may find something in so short a run, and says so by its exit code
+        assert ended.code == 0 or (verb == "doctor" and ended.code == 1), f"{verb}: {printed}"
+        assert re.search(PRINTED[verb], printed, re.M), f"{verb} {arguments}: {printed}"
+    exec(uses()[1].text, {})
+    names = re.findall(r"^(\w+)\.png -?\d\.\d{3}$", capsys.readouterr().out, re.M)
+    assert sorted(names) == ["dog", "pizza", "rose", "snake", "taxi", "violin"]
+
+
+def test_the_section_has_every_verb_that_uses_a_model():
+    verbs = set(typer.main.get_command(app).commands)
+    assert {verb for verb, *_ in typed()} == set(PRINTED) == verbs - ABOUT_SPECS
+
+
+def test_the_readme_names_every_verb():
+    text = PAGES[0].read_text(encoding="utf-8")
+    named = set(re.findall(r"\bcontrastive ([a-z]+)", text))
+    assert set(typer.main.get_command(app).commands) - named == set()
