@@ -13,6 +13,7 @@ from contrastive.spec import REGISTRIES
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REFERENCE = sorted((ROOT / "docs" / "reference").rglob("*.md"))
+TUTORIAL = ROOT / "docs" / "write_a_plugin.md"
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>.*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
@@ -45,7 +46,7 @@ class Block:
     @property
     def file(self) -> str:
         """The name of the file that the block is, if it is one."""
-        named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        named = re.match(r"# (\S+\.(?:py|yaml|toml))\n", self.text)
         return named[1] if named else ""
 
 
@@ -61,6 +62,21 @@ def blocks_of(page: Path) -> list[Block]:
         )
         for found in FENCE.finditer(text)
     ]
+
+
+def commands_of(block: Block) -> list[tuple[str, str]]:
+    """Return what a console block types, and what it shows below each command."""
+    parts = re.split(r"^\$ ", block.text, flags=re.M)[1:]
+    return [(typed, shown) for typed, _, shown in (part.partition("\n") for part in parts)]
+
+
+def is_shown(shown: str, printed: str) -> bool:
+    """Tell whether a page shows what a command prints, ``...`` standing for any lines."""
+    pattern = "".join(
+        r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n"
+        for line in shown.rstrip("\n").split("\n")
+    )
+    return not shown or bool(re.search(f"^{pattern}", f"{printed}\n", re.M))
 
 
 def what_is(data: dict[str, Any]) -> str:

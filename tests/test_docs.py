@@ -9,6 +9,8 @@ A page's blocks run in order in one folder that holds a miniature Flickr30k:
 - ``console`` runs the lines that start with ``$ contrastive``; what is shown below a command is
   what it prints, ``...`` standing for any lines. A command that fails must show why.
 
+``test_write_a_plugin`` runs the page of that name, which is a package to be installed.
+
 ``<!-- not run: REASON -->`` above a block leaves it to the reader: python is still compiled.
 """
 
@@ -27,7 +29,19 @@ import pytest
 from contrastive.files import read_yaml
 from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 from tests.miniature import write_flickr30k
-from tests.pages import FENCE, MINIMAL, PAGES, REFERENCE, ROOT, Block, blocks_of, what_is
+from tests.pages import (
+    FENCE,
+    MINIMAL,
+    PAGES,
+    REFERENCE,
+    ROOT,
+    TUTORIAL,
+    Block,
+    blocks_of,
+    commands_of,
+    is_shown,
+    what_is,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,8 +91,7 @@ def check_yaml(block: Block, folder: Path) -> None:
 
 
 def check_console(block: Block, command) -> None:
-    for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]:
-        typed, _, shown = part.partition("\n")
+    for typed, shown in commands_of(block):
         name, *arguments = shlex.split(typed, comments=True)
         if name != "contrastive" or not block.runs:
             continue
@@ -86,14 +99,12 @@ def check_console(block: Block, command) -> None:
         printed = ended.err + ended.out
         where = f"{block.place}:{block.line}: {typed}"
         assert ended.code == 0 or shown, f"{where}\n{printed}"
-        lines = shown.rstrip("\n").split("\n")
-        pattern = "".join(
-            r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n" for line in lines
-        )
-        assert not shown or re.search(f"^{pattern}", f"{printed}\n", re.M), f"{where}\n{printed}"
+        assert is_shown(shown, printed), f"{where}\n{printed}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != TUTORIAL], ids=lambda page: page.name
+)
 def test_the_examples_of_a_page_run(page, miniature, tmp_path, monkeypatch, notebook, command):
     (tmp_path / "flickr30k").symlink_to(miniature)
     monkeypatch.chdir(tmp_path)
