@@ -18,15 +18,13 @@ import torch
 import transformers
 
 from contrastive.config import Config
-from contrastive.datasets import Flickr30k, ImageFolder, datasets
+from contrastive.datasets import Flickr30k, ImageFolder, Lines, Pictures, datasets
 from contrastive.encoders import (
     CBOW,
     HFDualImage,
     HFDualText,
     HFImage,
     HFText,
-    OpenCLIPImage,
-    OpenCLIPText,
     ResNet,
     SentenceTransformers,
     TextTransformer,
@@ -194,37 +192,12 @@ def sentences(at):
     return SentenceTransformers(name=str(at / "sentences"))
 
 
-def open_clip(at, cls):
-    import json
-
-    from safetensors.torch import save_model
-
-    library = pytest.importorskip("open_clip")
-    folder = at / "open_clip"
-    if not folder.exists():
-        folder.mkdir()
-        tower = {"width": 16, "heads": 2, "layers": 1}
-        config = {
-            "embed_dim": 8,
-            "vision_cfg": {"image_size": SIDE, "patch_size": 16, "head_width": 8} | tower,
-            "text_cfg": {"context_length": 20, "vocab_size": 49408} | tower,
-        }
-        config["vision_cfg"].pop("heads")
-        about = {"model_cfg": config, "preprocess_cfg": {}}
-        (folder / "open_clip_config.json").write_text(json.dumps(about))
-        model = library.create_model(f"local-dir:{folder}")
-        save_model(model, folder / "open_clip_model.safetensors")
-    return cls(name=f"local-dir:{folder}")
-
-
 ENCODERS = {
     "timm": lambda at: Timm(name="test_resnet", weights=network(), augment="crop-flip"),
     "hf-image": lambda at: HFImage(name=f"{at}/vit"),
     "hf-text": lambda at: HFText(name=f"{at}/bert"),
     "hf-dual-image": lambda at: HFDualImage(name=f"{at}/clip"),
     "hf-dual-text": lambda at: HFDualText(name=f"{at}/clip"),
-    "open-clip-image": lambda at: open_clip(at, OpenCLIPImage),
-    "open-clip-text": lambda at: open_clip(at, OpenCLIPText),
     "sentence-transformers": sentences,
     "resnet": lambda at: ResNet(layers=(1, 1, 1, 1), width=8, image_size=SIDE, augment="crop-flip"),
     "vit": lambda at: ViT(image_size=SIDE, patch_size=8, width=16, depth=2, heads=2),
@@ -263,10 +236,14 @@ def test_built_in_datasets_pass(tmp_path):
     rows = [f"{path},picture {i}" for i, path in enumerate(paths)]
     (folder / "captions.csv").write_text("\n".join(["image,text", *rows]))
     check_component(ImageFolder(folder=folder, captions="captions.csv"), split="test")
+    check_component(Pictures(folder=folder))
+    (tmp_path / "lines.txt").write_text("\n".join(f"line {i}\tsaid again {i}" for i in range(40)))
+    check_component(Lines(file=tmp_path / "lines.txt"))
 
 
 def test_every_component_that_is_built_in_is_tried():
-    tried = {*ENCODERS, "linear", "mlp", "identity", "flickr30k", "image-folder", "distillation"}
+    tried = {*ENCODERS, "linear", "mlp", "identity", "distillation"}
+    tried |= {"flickr30k", "image-folder", "pictures", "lines"}
     tried |= {losses.name_of(type(loss)) for loss in LOSSES}
     registered = {name for kind in (encoders, heads, losses, datasets) for name in kind.registered}
     assert registered <= tried

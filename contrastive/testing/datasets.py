@@ -78,7 +78,7 @@ def builds(subject: DatasetSubject) -> None:
 
 
 def has_rows(subject: DatasetSubject) -> None:
-    """Each row is a dict of two or more modalities, with an integer id and a source."""
+    """Each row is a dict of one or more modalities, with an integer id and a source."""
     first = subject.rows[0]
     for row in cast("list[Any]", subject.rows):
         if not isinstance(row, dict):
@@ -86,9 +86,9 @@ def has_rows(subject: DatasetSubject) -> None:
             raise Fault(problem, 'return {"image": ..., "text": ..., "id": ..., "source": ...}')
         row = cast("dict[str, Any]", row)
         modalities = sorted(row.keys() - set(ABOUT))
-        if len(modalities) < 2 or modalities != sorted(first.keys() - set(ABOUT)):
+        if not modalities or modalities != sorted(first.keys() - set(ABOUT)):
             problem = f"a row has the modalities {modalities}"
-            raise Fault(problem, "give every row the same two or more")
+            raise Fault(problem, "give every row the same, one or more")
         if not isinstance(row.get("id"), int) or isinstance(row["id"], bool):
             problem = f"the id of a row is {row.get('id')!r}, a {type(row.get('id')).__name__}"
             raise Fault(problem, "number the groups: ids are Python integers, equal in a group")

@@ -17,6 +17,7 @@ from contrastive import ModelSpec, Tower, build_model, files, load_model
 from contrastive.encoders import encoders
 from contrastive.errors import MissingExtra, SpecError, WeightsError
 from contrastive.pretrained import pretrained_spec
+from contrastive.testing import check_component
 
 KINDS = ["softmax", "sigmoid"]
 MODALITIES = {"image": OpenCLIPImage, "text": OpenCLIPText}
@@ -58,6 +59,11 @@ def test_the_menu_imports_no_framework():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("half", MODALITIES.values())
+def test_the_halves_keep_what_encoders_promise(half, originals):
+    check_component(half(name=f"local-dir:{originals['softmax'][0]}"))
 
 
 @every_kind
