@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
-from contrastive.datasets import Dataset, Lines, Pictures, datasets
+from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
@@ -274,6 +274,26 @@ def test_the_loss_of_two_views_is_nt_xent(tmp_path):
         others = [torch.exp(both[i] @ both[k] / 0.5) for k in range(12) if k != i]
         terms.append(-torch.log(torch.exp(both[i] @ both[(i + 6) % 12] / 0.5) / sum(others)))
     torch.testing.assert_close(loss, sum(terms) / 12, rtol=1e-6, atol=0)
+
+
+def test_captions_that_no_tower_reads_are_nothing_to_the_doctor(tmp_path, capsys):
+    """All pictures of one caption: negatives of each other in a model of texts, and only there."""
+
+    class Alike(Flickr30k):
+        """Flickr30k in which every caption is the same."""
+
+        def build(self, split, *, purpose="evaluation"):
+            rows = rows_of(super().build(split, purpose=purpose))
+            return [row | {"text": "a shape"} for row in rows]
+
+    datasets.register("alike")(Alike)
+    toy = toy_dict(tmp_path / "data", epochs=1)
+    toy["data"]["type"] = "alike"
+    train(RunSpec.model_validate(toy), tmp_path / "both")
+    assert "duplicate-captions" in capsys.readouterr().err
+    toy = views_of(toy, augment="crop-flip")
+    train(RunSpec.model_validate(toy), tmp_path / "image")
+    assert "duplicate-captions" not in capsys.readouterr().err
 
 
 def test_two_views_that_are_the_same_are_refused(tmp_path):

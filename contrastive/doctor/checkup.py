@@ -10,12 +10,14 @@ from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
 from contrastive.log import read_log
 from contrastive.progress import say
-from contrastive.stream import rows_of
+from contrastive.stream import ABOUT, rows_of
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
     from torch import Tensor
 
-    from contrastive.datasets import Samples
+    from contrastive.datasets import Sample, Samples
     from contrastive.feed import Feed
     from contrastive.log import Log
     from contrastive.model import ContrastiveModel
@@ -58,6 +60,12 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
     return norms
 
 
+def _compared(rows: Sequence[Sample], modalities: Container[str]) -> list[Sample]:
+    """Return what the model sees of the rows: captions that no tower reads cannot be negatives."""
+    kept = (*ABOUT, *modalities)
+    return [{name: value for name, value in row.items() if name in kept} for row in rows]
+
+
 def _facts(spec: RunSpec, feed: Feed, held_out: Samples | None) -> dict[str, Any]:
     """Return what holds for the whole run."""
     settings, loss = spec.training, spec.model.loss.model_dump(mode="json")
@@ -74,6 +82,6 @@ def _facts(spec: RunSpec, feed: Feed, held_out: Samples | None) -> dict[str, Any
         "warmup": round(settings.warmup * steps),
         "embed_dim": spec.model.embed_dim,
         "loss": loss,
-        "captions": caption_facts(feed.rows, batch),
+        "captions": caption_facts(_compared(feed.rows, spec.model.towers), batch),
         "held_out": shared,
     }
