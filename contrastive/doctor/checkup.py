@@ -13,7 +13,7 @@ from contrastive.progress import say
 from contrastive.stream import ABOUT, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -60,7 +60,7 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
     return norms
 
 
-def _compared(rows: Sequence[Sample], modalities: Container[str]) -> list[Sample]:
+def _compared(rows: Sequence[Sample], modalities: Iterable[str]) -> list[Sample]:
     """Return what the model sees of the rows: captions that no tower reads cannot be negatives."""
     kept = (*ABOUT, *modalities)
     return [{name: value for name, value in row.items() if name in kept} for row in rows]
