@@ -161,6 +161,12 @@ def test_a_check_that_passes_ends_with_0_and_one_that_fails_with_1(installed, co
 
 
 @needs_kit
+def test_samples_that_are_not_there_are_named(command, tmp_path):
+    ended = command("plugins", "check", "cbow", "--samples", tmp_path / "nowhere")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == f"--samples {tmp_path / 'nowhere'}: no such file or folder\n"
+
+
 def test_samples_are_files_or_the_files_of_folders(command, tmp_path):
     from PIL import Image
 

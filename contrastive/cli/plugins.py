@@ -13,6 +13,7 @@ import typer
 
 from contrastive.cli.app import Json, Limit, app
 from contrastive.cli.show import show
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from contrastive.config import Config
@@ -156,6 +157,10 @@ def _about(cls: type[Config]) -> dict[str, str]:
 
 def _files(given: list[Path] | None) -> list[Path]:
     """Return the files that are given, and those of the folders that are."""
+    for path in given or ():
+        if not path.exists():
+            msg = f"--samples {path}: no such file or folder"
+            raise DataError(msg)
     return [
         file
         for path in given or ()
