@@ -32,6 +32,22 @@ MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a poster or a decompression bomb
 MAX_RATIO = 100  # of the sides; resizing the shorter side of a thread would fill the memory
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the pictures in a folder and the folders in it, sorted.
+
+    Raises:
+        DataError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder"
+        raise DataError(msg)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        msg = f"{folder}: no pictures here ({', '.join(SUFFIXES)})"
+        raise DataError(msg)
+    return found
+
+
 def open_image(source: ImageSource) -> Image.Image:
     """Decode a picture to RGB: upright (EXIF), first frame, transparency on white.
 

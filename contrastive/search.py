@@ -15,7 +15,7 @@ from torch import Tensor
 from contrastive.errors import DataError
 from contrastive.evaluate import embed_column
 from contrastive.faults import Faults
-from contrastive.images import SUFFIXES, StoredImage
+from contrastive.images import SUFFIXES, StoredImage, pictures_below
 from contrastive.progress import say
 from contrastive.stream import check_modalities
 
@@ -147,14 +147,7 @@ def pictures_in(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: there is no such folder, or no picture in it.
     """
-    if not folder.is_dir():
-        msg = f"{folder}: no such folder"
-        raise DataError(msg)
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        msg = f"{folder}: no pictures here ({', '.join(SUFFIXES)})"
-        raise DataError(msg)
-    return [{"image": path, "id": i, "source": ""} for i, path in enumerate(found)]
+    return [{"image": path, "id": i, "source": ""} for i, path in enumerate(pictures_below(folder))]
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,15 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.datasets.pairs import ImageFiles, Pairs, Row, gather
-from contrastive.datasets.tables import Record, listed, read_table, readable, shown
+from contrastive.datasets.tables import (
+    Record,
+    choose_columns,
+    listed,
+    read_table,
+    readable,
+    shown,
+    text_of,
+)
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,7 +61,13 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         readers: list[Iterator[Row]] = []
         for table in tables:
             columns, records = read_table(table.path)
-            chosen = _choose_columns(config, table.path, columns)
+            chosen = choose_columns(
+                {role: getattr(config, f"{role}_column") for role in COLUMNS},
+                table.path,
+                columns,
+                usual=COLUMNS,
+                needed=("image", "text"),
+            )
             hashed = hashed or not (table.split or "split" in chosen)
             readers.append(_rows(table, chosen, records, config.holdout))
         return gather(
@@ -88,27 +102,12 @@ def _find(folder: Path) -> Path | None:
     return next((folder / name for name in NAMES if (folder / name).is_file()), None)
 
 
-def _choose_columns(config: ImageFolder, path: Path, columns: list[str]) -> dict[str, str]:
-    """Return the column of each role that there is a column for."""
-    chosen: dict[str, str] = {}
-    for role, usual in COLUMNS.items():
-        given: str | None = getattr(config, f"{role}_column")
-        column = next((name for name in ((given,) if given else usual) if name in columns), None)
-        if column is not None:
-            chosen[role] = column
-        elif given or role in ("image", "text"):
-            names = shown(given) if given else " or ".join(usual)
-            msg = f"{path}:1: no column {names}; there are: {listed(columns)}; set {role}_column"
-            raise DataError(msg)
-    return chosen
-
-
 def _rows(
     table: Table, chosen: dict[str, str], records: Iterator[Record], holdout: float
 ) -> Iterator[Row]:
     for record in records:
         source = f"{table.below}{table.path.name}:{record.line}"
-        cells = {role: _text(record.cells.get(column)) for role, column in chosen.items()}
+        cells = {role: text_of(record.cells.get(column)) for role, column in chosen.items()}
         if record.problem:
             yield Row(source, problem=record.problem)
         elif bad := [chosen[role] for role, text in cells.items() if not text]:
@@ -119,13 +118,6 @@ def _rows(
             split = table.split or cells.get("split") or split_of(group, holdout)
             split = ALIASES.get(split, split)
             yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
-
-
-def _text(value: object) -> str:
-    """Return a cell as text; nothing if it is of another kind."""
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return ""
-    return str(value).strip()
 
 
 def split_of(key: str, holdout: float) -> str:

@@ -9,7 +9,7 @@ from contrastive.datasets.image_folder import ALIASES, SPLITS, split_of
 from contrastive.datasets.tables import flaw_of, listed, read_lines, readable, shown
 from contrastive.errors import DataError
 from contrastive.faults import Faults
-from contrastive.images import SUFFIXES
+from contrastive.images import pictures_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +43,7 @@ def read_pictures(config: Pictures, split: str) -> Listed:
     """
     folder = config.folder.expanduser()
     with readable(folder):
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        msg = f"{folder}: no pictures here ({', '.join(SUFFIXES)})"
-        raise DataError(msg)
+        paths = pictures_below(folder)
     places = [path.relative_to(folder).as_posix() for path in paths]
     names = {place.partition("/")[0] for place in places if "/" in place}
     given = {ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *ALIASES}}

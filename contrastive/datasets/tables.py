@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
@@ -192,6 +192,46 @@ def _json_lines(lines: list[str]) -> Iterator[Record]:
             yield Record(number, cast("dict[str, object]", value))
         else:
             yield Record(number, {}, "not a JSON object")
+
+
+def choose_columns(
+    given: Mapping[str, str | None],
+    path: Path,
+    columns: Sequence[str],
+    *,
+    usual: Mapping[str, Sequence[str]],
+    needed: Sequence[str],
+) -> dict[str, str]:
+    """Return the column of each role that there is a column for.
+
+    Args:
+        given: the name that a spec says, by role.
+        path: the table, for the message.
+        columns: those that it has.
+        usual: names by which each role is found otherwise.
+        needed: roles that have to have a column.
+
+    Raises:
+        DataError: a needed column, or one that a spec names, is not there; says which there are.
+    """
+    chosen: dict[str, str] = {}
+    for role, names in usual.items():
+        asked = given.get(role)
+        column = next((name for name in ((asked,) if asked else names) if name in columns), None)
+        if column is not None:
+            chosen[role] = column
+        elif asked or role in needed:
+            wanted = shown(asked) if asked else " or ".join(names)
+            msg = f"{path}:1: no column {wanted}; there are: {listed(columns)}; set {role}_column"
+            raise DataError(msg)
+    return chosen
+
+
+def text_of(cell: object) -> str:
+    """Return a cell as text; nothing if it is of another kind."""
+    if isinstance(cell, bool) or not isinstance(cell, (str, int)):
+        return ""
+    return str(cell).strip()
 
 
 def shown(text: str) -> str:

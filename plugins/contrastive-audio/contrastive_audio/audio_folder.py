@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.datasets.image_folder import ALIASES, NAMES, SPLITS, split_of
 from contrastive.datasets.pairs import ImageFiles, leaves
-from contrastive.datasets.tables import flaw_of, listed, read_table, readable, shown
+from contrastive.datasets.single import Listed
+from contrastive.datasets.tables import (
+    choose_columns,
+    flaw_of,
+    listed,
+    read_table,
+    readable,
+    shown,
+    text_of,
+)
 from contrastive.errors import DataError
 from contrastive.faults import Faults
 
@@ -44,24 +52,7 @@ class Row(NamedTuple):
     """Why it is left out, if it is."""
 
 
-@dataclass(frozen=True)
-class Clips:
-    """Rows of sounds, captions and perhaps pictures, by index."""
-
-    rows: list[Sample]
-    faults: Faults
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        """Return one row; nothing is decoded."""
-        return self.rows[index]
-
-
-def read(config: AudioFolder, split: str) -> Clips:
+def read(config: AudioFolder, split: str) -> Listed:
     """Read one split.
 
     Raises:
@@ -76,7 +67,13 @@ def read(config: AudioFolder, split: str) -> Clips:
     with readable(folder):
         table = _table(folder, config.captions)
         columns, records = read_table(table)
-        chosen = _choose_columns(config, table, columns)
+        chosen = choose_columns(
+            {role: getattr(config, f"{role}_column") for role in COLUMNS},
+            table,
+            columns,
+            usual=COLUMNS,
+            needed=("audio", "text"),
+        )
         known = set[str]() if "split" in chosen else {*SPLITS}
         rows = _rows(table.name, chosen, records, config.holdout)
         for row in _checked(rows, chosen, ImageFiles(folder)):
@@ -98,7 +95,7 @@ def read(config: AudioFolder, split: str) -> Clips:
         why = f": {faults.lines[0]}" if faults.lines else ""
         msg = f"{table}: no samples in split {shown(split)}{why}"
         raise DataError(msg)
-    return Clips(samples, faults, tuple(sorted(labels - {""})))
+    return Listed(samples, faults, tuple(sorted(labels - {""})))
 
 
 def _table(folder: Path, given: Path | None) -> Path:
@@ -111,26 +108,11 @@ def _table(folder: Path, given: Path | None) -> Path:
     raise DataError(msg)
 
 
-def _choose_columns(config: AudioFolder, table: Path, columns: list[str]) -> dict[str, str]:
-    """Return the column of each role that there is a column for."""
-    chosen: dict[str, str] = {}
-    for role, usual in COLUMNS.items():
-        given: str | None = getattr(config, f"{role}_column")
-        column = next((name for name in ((given,) if given else usual) if name in columns), None)
-        if column is not None:
-            chosen[role] = column
-        elif given or role in ("audio", "text"):
-            names = shown(given) if given else " or ".join(usual)
-            msg = f"{table}:1: no column {names}; there are: {listed(columns)}; set {role}_column"
-            raise DataError(msg)
-    return chosen
-
-
 def _rows(
     name: str, chosen: dict[str, str], records: Iterator[Record], holdout: float
 ) -> Iterator[Row]:
     for record in records:
-        cells = {role: _text(record.cells.get(column)) for role, column in chosen.items()}
+        cells = {role: text_of(record.cells.get(column)) for role, column in chosen.items()}
         for role in FILES:
             if cells.get(role):
                 cells[role] = str(PurePosixPath(cells[role]))
@@ -149,13 +131,6 @@ def _checked(rows: Iterator[Row], chosen: dict[str, str], files: ImageFiles) -> 
         if not problem and (home := homes.setdefault(audio, row.split)) != row.split:
             problem = f"audio {shown(audio)} is in split {home} already"
         yield row._replace(problem=problem)
-
-
-def _text(value: object) -> str:
-    """Return a cell as text; nothing if it is of another kind."""
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return ""
-    return str(value).strip()
 
 
 def _problem(cells: dict[str, str], chosen: dict[str, str], files: ImageFiles) -> str:
