@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+# torch 2.14 renamed the two collectives of one tensor and deprecated their old names; 2.10 has only
+# these, and 2.15 has both without a warning
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 class World:
     """The processes that share a batch, in the order of their ranks."""
 
@@ -56,7 +62,7 @@ class World:
         here = torch.device("cpu") if "cpu:" in dist.get_backend_config(self.group) else a.device
         found = torch.empty(self.size, 2, dtype=torch.int64, device=here)
         own = torch.tensor([[len(a), len(b)]], device=here)
-        dist.all_gather_into_tensor(found, own, group=self.group)
+        _all_gather(found, own, group=self.group)
         counts = cast("list[list[int]]", found.T.tolist())
         n, m = (tuple(side) for side in counts)
         partners = tuple(map(min, n, m))
@@ -137,7 +143,7 @@ class Rows:
         if missing := longest - len(x):
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
         together = x.new_empty(self.world.size * longest, *x.shape[1:])
-        dist.all_gather_into_tensor(together, x.contiguous(), group=self.world.group)
+        _all_gather(together, x.contiguous(), group=self.world.group)
         if self._even:
             return together
         blocks, whole = together.view(-1, *x.shape), x.new_empty(self.total, *x.shape[1:])
@@ -164,7 +170,7 @@ class Rows:
                 block[:k], block[k:n] = x[partners], x[beyond]
             together = blocks.flatten(0, 1)
         mine = x.new_empty(longest, *x.shape[1:])
-        dist.reduce_scatter_tensor(mine, together.contiguous(), group=self.world.group)
+        _reduce_scatter(mine, together.contiguous(), group=self.world.group)
         return mine[: self.counts[self.world.rank]]
 
     @property
