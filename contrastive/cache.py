@@ -32,8 +32,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from contrastive import __version__
+from contrastive.console import bar
 from contrastive.errors import BadSample, DataError
-from contrastive.progress import bar
 from contrastive.sample_keys import sample_key
 from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
 

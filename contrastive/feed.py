@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.console import say
 from contrastive.errors import DataError
 from contrastive.faults import Faults
-from contrastive.progress import say
 from contrastive.stream import Prepared, check_modalities, in_workers, merge, prepare, rows_of
 
 if TYPE_CHECKING:

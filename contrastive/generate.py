@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.cache import eval_mode
+from contrastive.console import bar, say
 from contrastive.errors import SpecError
 from contrastive.fourier import FourierImage
-from contrastive.progress import bar, say
 from contrastive.views import Pixels, pixels_of, random_views
 from contrastive.zero_shot import classify_embeddings, embed_classes
 

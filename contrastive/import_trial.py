@@ -13,13 +13,13 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.entry_points import Offer
+from contrastive.config.registry import reason
 from contrastive.errors import PluginError
-from contrastive.installed import Offer
-from contrastive.registry import reason
 from contrastive.spec import REGISTRIES  # the core is here before the clock starts
 
 if TYPE_CHECKING:
-    from contrastive.registry import Registry
+    from contrastive.config.registry import Registry
 
 KINDS = {registry.interface.kind: registry for registry in REGISTRIES}
 

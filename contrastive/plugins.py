@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from contrastive.installed import Offer, chosen_packages, normalised, unreadable
-from contrastive.provenance import package_of
-from contrastive.registry import Registry, path_of
+from contrastive.config.entry_points import Offer, chosen_packages, normalised, unreadable
+from contrastive.config.provenance import package_of
+from contrastive.config.registry import Registry, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

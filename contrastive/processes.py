@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.model import pick_device
-from contrastive.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

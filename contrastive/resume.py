@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from contrastive import checkpoint
+from contrastive.config.provenance import origins
+from contrastive.console import say
 from contrastive.errors import TrainingError
 from contrastive.model import restore_weights
-from contrastive.progress import say
-from contrastive.provenance import origins
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from contrastive import __version__
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
-    from contrastive.registry import Registry
+    from contrastive.config.registry import Registry
 
 TEMPLATES = Path(__file__).with_name("templates")
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

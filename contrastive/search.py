@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from contrastive.console import say
 from contrastive.errors import DataError
 from contrastive.evaluate import embed_column
 from contrastive.faults import Faults
 from contrastive.images import SUFFIXES, StoredImage, pictures_below
-from contrastive.progress import say
 from contrastive.stream import check_modalities
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from contrastive.config import Config
+from contrastive.config.base import Config
 from contrastive.datasets import Dataset, datasets
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Head, heads

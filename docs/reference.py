@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from contrastive.config import Config
-from contrastive.fields import SECTION, fields_of, prose
+from contrastive.config.base import Config
+from contrastive.config.field_docs import SECTION, fields_of, prose
 from contrastive.spec import (
     REGISTRIES,
     EvaluationSpec,
@@ -34,7 +34,7 @@ from contrastive.spec import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from contrastive.registry import Registry
+    from contrastive.config.registry import Registry
 
 DOCS = Path(__file__).parent
 INDEX = DOCS / "reference.md"

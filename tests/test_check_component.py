@@ -17,7 +17,8 @@ import tokenizers
 import torch
 import transformers
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.registry import Registry
 from contrastive.datasets import Flickr30k, ImageFolder, Lines, Pictures, datasets
 from contrastive.encoders import (
     CBOW,
@@ -44,7 +45,6 @@ from contrastive.losses import (
     SupCon,
     losses,
 )
-from contrastive.registry import Registry
 from contrastive.spec import REGISTRIES, EvaluationSpec
 from contrastive.testing import check_component, examine_component, generic, loss_modules
 from contrastive.testing import datasets as testing_datasets

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from contrastive import RunSpec, classify, load_model
-from contrastive.files import load
+from contrastive.config.yaml_files import load
 from contrastive.spec import REGISTRIES
 from tests.conftest import SCRIPT
 from tests.miniature import Picture

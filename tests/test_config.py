@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveFloat, ValidationError
 
-from contrastive import files
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.base import yaml_files as files
+from contrastive.config.registry import Registry
 from contrastive.heads import Linear
 from contrastive.losses import InfoNCE
-from contrastive.registry import Registry
 from contrastive.spec import Tower
 
 

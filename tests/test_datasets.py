@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from contrastive.config import Config, attribute_docstrings
+from contrastive.config.base import Config, attribute_docstrings
 from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
 from contrastive.datasets.pairs import Pairs
 from contrastive.errors import DataError

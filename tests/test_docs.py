@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contrastive.files import read_yaml
+from contrastive.config.yaml_files import read_yaml
 from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 from tests.miniature import write_flickr30k
 from tests.pages import (

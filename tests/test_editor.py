@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
+from contrastive.config.field_docs import fields_of, prose
+from contrastive.config.yaml_files import read_yaml
 from contrastive.encoders import encoders
-from contrastive.fields import fields_of, prose
-from contrastive.files import read_yaml
 from contrastive.heads import heads
 from contrastive.losses import losses
 from contrastive.spec import REGISTRIES, ModelSpec, RunSpec, Tower, TrainingSpec
@@ -20,10 +20,10 @@ from tests.pages import MINIMAL, PAGES, REFERENCE, ROOT, TUTORIAL, blocks_of, wh
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
-SCHEMA = "contrastive.schema.json"
+SCHEMA = "contrastive.config.json_schema.json"
 MODELINE = "# yaml-language-server: $schema={}\n"
 SPEC = """\
-# yaml-language-server: $schema=contrastive.schema.json
+# yaml-language-server: $schema=contrastive.config.json_schema.json
 model:
   embed_dim: 32
   towers:

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from contrastive import files
 from contrastive.cache import weights_fingerprint
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.base import yaml_files as files
 from contrastive.encoders import (
     CBOW,
     Encoder,

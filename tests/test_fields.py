@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.field_docs import SECTION, FieldRow, fields_of, prose
 from contrastive.encoders import Encoder
-from contrastive.fields import SECTION, FieldRow, fields_of, prose
 from contrastive.heads import Head, Linear
 
 

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
+from contrastive.config.entry_points import NO_EXTENSIONS
 from contrastive.encoders import encoders
 from contrastive.errors import UnknownComponent
-from contrastive.installed import NO_EXTENSIONS
 from tests.conftest import SCRIPT
 from tests.test_startup import cpu_seconds
 from tests.toys import toy_dict

@@ -20,9 +20,10 @@ from pydantic import ValidationError
 from torch import distributed as dist
 from torch.nn.functional import cross_entropy, normalize
 
-from contrastive import ModelSpec, RunSpec, build_model, files, load_model
+from contrastive import ModelSpec, RunSpec, build_model, load_model
 from contrastive.cache import FeatureCache
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.base import yaml_files as files
 from contrastive.distributed import World
 from contrastive.errors import SpecError, TrainingError
 from contrastive.log import read_log

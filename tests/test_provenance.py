@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from contrastive import RunSpec, build_model, checkpoint, load_model
+from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError
-from contrastive.provenance import origins
 from contrastive.resume import run_files
 from contrastive.spec import REGISTRIES
 

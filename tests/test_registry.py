@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from contrastive import installed
+from contrastive.config.base import entry_points as installed
+from contrastive.config.registry import names_only
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import PluginError, UnknownComponent
 from contrastive.heads import Head, Linear, heads
 from contrastive.losses import InfoNCE
-from contrastive.registry import names_only
 from contrastive.spec import ModelSpec
 
 
@@ -106,7 +106,7 @@ def test_a_refusal_ends_with_its_block():
         ("no_such_module:Dino", "is broken: ModuleNotFoundError: No module named"),
         ("os:Dino", "is broken: AttributeError: module 'os' has no attribute 'Dino'"),
         ("contrastive.heads:Linear", "should be a subclass of Encoder, but is Linear"),
-        ("contrastive.config:Config", "should be a subclass of Encoder, but is Config"),
+        ("contrastive.config.base:Config", "should be a subclass of Encoder, but is Config"),
         ("contrastive.encoders:Encoder", "does not define build, modality, as Encoder asks"),
     ],
 )

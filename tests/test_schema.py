@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.json_schema import json_schema
+from contrastive.config.registry import Registry
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Identity, Linear, Mlp, heads
 from contrastive.losses import InfoNCE, Sigmoid
 from contrastive.pretrained import Pretrained
-from contrastive.registry import Registry
-from contrastive.schema import json_schema
 from contrastive.spec import REGISTRIES, ModelSpec, RunSpec, Tower
 
 

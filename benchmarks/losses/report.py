@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.losses.implementations import LEAST
 from benchmarks.losses.timing import paired_ratios, spread
-from contrastive.progress import say
+from contrastive.console import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,7 +17,7 @@ from benchmarks.losses.about import versions
 from benchmarks.losses.implementations import Implementation, resolve
 from benchmarks.losses.plan import Plan
 from benchmarks.losses.results import Results
-from contrastive.progress import bar, say
+from contrastive.console import bar, say
 
 if TYPE_CHECKING:
     from pathlib import Path

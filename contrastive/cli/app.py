@@ -26,7 +26,7 @@ def options(
     ] = False,
 ) -> None:
     """Contrastive learning from a typed spec."""
-    from contrastive.installed import SWITCH, spare_libraries
+    from contrastive.config.entry_points import SWITCH, spare_libraries
 
     spare_libraries()
     if no_plugins:

@@ -30,8 +30,8 @@ def schema(
     limit: Limit = 20.0,
 ) -> None:
     """Print the JSON schema of a spec with everything installed, for editors."""
+    from contrastive.config.json_schema import json_schema
     from contrastive.plugins import deadly
-    from contrastive.schema import json_schema
     from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 
     if of not in ("run", "model"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
     """Load a run's spec."""
-    from contrastive.files import load
+    from contrastive.config.yaml_files import load
     from contrastive.spec import RunSpec
 
     return load(RunSpec, path, overrides or ())
@@ -26,7 +26,7 @@ def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
 
 def load_any(path: Path, overrides: list[str] | None) -> Any:
     """Load a run's or a model's spec, whichever the file holds."""
-    from contrastive.files import load, read_yaml
+    from contrastive.config.yaml_files import load, read_yaml
     from contrastive.spec import ModelSpec, RunSpec
 
     is_model = "towers" in read_yaml(path)[0]
@@ -53,7 +53,7 @@ def find_model_folder(model: Path | None) -> Path:
         msg = "no model: give --model FOLDER, or train one with: contrastive train SPEC.yaml"
         raise WeightsError(msg)
     newest = max(runs, key=lambda path: path.stat().st_mtime)
-    from contrastive.progress import say
+    from contrastive.console import say
 
     say(f"model: {newest}")
     return newest
@@ -70,7 +70,7 @@ def load(folder: Path, device: str, *, trusted: bool) -> ContrastiveModel:
 def cache_for(folder: Path) -> FeatureCache | None:
     """Return the user's cache, unless the run that made the model went without."""
     from contrastive.cache import FeatureCache
-    from contrastive.files import read_yaml
+    from contrastive.config.yaml_files import read_yaml
     from contrastive.model import find_model
 
     path = find_model(folder) / "run.json"
@@ -80,9 +80,9 @@ def cache_for(folder: Path) -> FeatureCache | None:
 
 def run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:
     """Return the spec of the run that made a model."""
-    from contrastive.files import load, read_yaml
+    from contrastive.config.provenance import saved_with
+    from contrastive.config.yaml_files import load, read_yaml
     from contrastive.model import find_model
-    from contrastive.provenance import saved_with
     from contrastive.spec import RunSpec
 
     path = find_model(folder) / "run.json"

@@ -64,7 +64,7 @@ def evaluate(
         cache=cache_for(folder),
         workers=run.training.workers,
     )
-    from contrastive.progress import say
+    from contrastive.console import say
     from contrastive.tables import report_tables
 
     for fault in report.faults:
@@ -106,8 +106,8 @@ def probe(
     run = load_run(spec) if spec else run_of(folder, trusted=trusted, remedy="--spec")
     loaded = load(folder, device, trusted=trusted)
     from contrastive.clip_benchmark import dataset_name, probe_results
+    from contrastive.console import say
     from contrastive.probe import probe as measure
-    from contrastive.progress import say
     from contrastive.tables import probe_table
 
     split = split or run.evaluation.final_split
@@ -157,8 +157,8 @@ def pairs(
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
     from contrastive.clip_benchmark import pair_results
+    from contrastive.console import say
     from contrastive.pair_accuracy import pair_accuracy
-    from contrastive.progress import say
     from contrastive.tables import pairs_table
 
     found = [pair_accuracy(loaded, some, cache=cache_for(folder)) for some in read]
@@ -233,7 +233,7 @@ def _asked(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return what models say about pictures, for a machine and for a person."""
     from contrastive.compare import compare as ask
-    from contrastive.progress import say
+    from contrastive.console import say
     from contrastive.report import PICTURES, draw_comparison
     from contrastive.search import pictures_in
     from contrastive.tables import comparison_table
@@ -265,7 +265,7 @@ def _measured(
     Data that nobody asked for may be gone: then pictures alone are compared.
     """
     from contrastive.compare import compare_retrieval
-    from contrastive.progress import say
+    from contrastive.console import say
     from contrastive.tables import measured_tables
 
     split = split or run.evaluation.final_split
@@ -326,7 +326,7 @@ def _subject(folder: Path, dataset: str, split: str) -> Subject:
 
 def _export(results: list[dict[str, Any]], folder: Path | None) -> None:
     from contrastive.clip_benchmark import write_results
-    from contrastive.progress import say
+    from contrastive.console import say
 
     for path in write_results(results, folder) if folder else ():
         say(f"written: {path}")

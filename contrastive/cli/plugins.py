@@ -16,7 +16,7 @@ from contrastive.cli.show import show
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from contrastive.config import Config
+    from contrastive.config.base import Config
     from contrastive.testing import Verdict
 
 plugins = typer.Typer(invoke_without_command=True)
@@ -40,9 +40,9 @@ def list_components(
     """
     if context.invoked_subcommand:
         return
-    from contrastive.installed import SWITCH
+    from contrastive.config.entry_points import SWITCH
+    from contrastive.console import bar, console, say
     from contrastive.plugins import idle_choices, listing, modules_of
-    from contrastive.progress import bar, console, say
     from contrastive.spec import REGISTRIES
     from contrastive.tables import plugins_table
 
@@ -58,7 +58,7 @@ def list_components(
 @plugins.command("show")
 def show_component(name: Name, as_json: Json = False) -> None:
     """Print a component's fields with types, defaults and help."""
-    from contrastive.fields import fields_of
+    from contrastive.config.field_docs import fields_of
     from contrastive.tables import fields_table
 
     cls = _component(name)
@@ -88,7 +88,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Build a component and run the kit for plugins on it: exit code 1 if a check fails."""
-    from contrastive.files import load_fields
+    from contrastive.config.yaml_files import load_fields
     from contrastive.tables import verdicts_table
 
     config = load_fields(_component(name), name, fields or ())
@@ -117,7 +117,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a package for a component of your own: it works and passes its tests as it is."""
-    from contrastive.lookup import of_kind
+    from contrastive.config.lookup import of_kind
     from contrastive.scaffold import new_package
     from contrastive.spec import REGISTRIES
 
@@ -134,15 +134,15 @@ def new(
 
 
 def _component(name: str) -> type[Config]:
-    from contrastive.lookup import component
+    from contrastive.config.lookup import component
     from contrastive.spec import REGISTRIES
 
     return component(name, *REGISTRIES)
 
 
 def _about(cls: type[Config]) -> dict[str, str]:
-    from contrastive.provenance import package_of
-    from contrastive.registry import path_of
+    from contrastive.config.provenance import package_of
+    from contrastive.config.registry import path_of
 
     package, version = package_of(cls) or ("", "")
     return {

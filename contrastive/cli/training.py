@@ -39,8 +39,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with a run, and what to do: exit code 1 if anything is, 0 if nothing."""
+    from contrastive.console import say
     from contrastive.doctor.runs import examine, figures_of
-    from contrastive.progress import say
 
     figures = figures_of(run)
     try:

@@ -124,7 +124,7 @@ def answer(
     loaded = load(folder, device, trusted=trusted)
     from contrastive.answering import QUESTION_TEMPLATES, sentences_of
     from contrastive.answering import answer as probabilities_of
-    from contrastive.progress import say
+    from contrastive.console import say
 
     templates = template or QUESTION_TEMPLATES
     probabilities = probabilities_of(

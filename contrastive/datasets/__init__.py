@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.config import Config
-from contrastive.registry import Registry
+from contrastive.config.base import Config
+from contrastive.config.registry import Registry
 
 Sample = dict[str, Any]
 """One row: a raw sample per modality, its group id, and where it came from.

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
+from contrastive.console import console
 from contrastive.datasets.flickr30k_forms import captions_of
 from contrastive.datasets.pairs import Pairs, gather
 from contrastive.datasets.tables import listed
 from contrastive.errors import DataError, require
 from contrastive.images import StoredImage
-from contrastive.progress import console
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.console import say
 from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
 from contrastive.log import read_log
-from contrastive.progress import say
 from contrastive.stream import ABOUT, rows_of
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.config import Config
-from contrastive.registry import Registry
+from contrastive.config.base import Config
+from contrastive.config.registry import Registry
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule

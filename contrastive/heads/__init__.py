@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.registry import Registry
 from contrastive.errors import SpecError
-from contrastive.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from contrastive.config import Config
-from contrastive.registry import Registry
+from contrastive.config.base import Config
+from contrastive.config.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

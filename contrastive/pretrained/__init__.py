@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.registry import Registry
 from contrastive.errors import SpecError, UnknownComponent
-from contrastive.registry import Registry
 
 if TYPE_CHECKING:
     from contrastive.spec import ModelSpec

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from contrastive.registry import reason
+from contrastive.config.registry import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

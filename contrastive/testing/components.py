@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.config import Config
+from contrastive.config.base import Config
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head

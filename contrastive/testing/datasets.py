@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from PIL import Image
 
+from contrastive.config.registry import reason
 from contrastive.datasets import Dataset, Purpose, Sample, Samples
 from contrastive.errors import BadSample, DataError
 from contrastive.images import open_image
-from contrastive.registry import reason
 from contrastive.stream import rows_of
 from contrastive.testing.checks import Check, Fault, Skipped, told
 from contrastive.testing.generic import Subject

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from contrastive.config import Config, attribute_docstrings
+from contrastive.config.base import Config, attribute_docstrings
+from contrastive.config.registry import path_of, reason
+from contrastive.config.yaml_files import dump, read_yaml
 from contrastive.errors import ContrastiveError
-from contrastive.files import dump, read_yaml
-from contrastive.registry import path_of, reason
 from contrastive.testing import menu
 from contrastive.testing.checks import Check, Fault, Skipped
 from contrastive.testing.processes import environment
@@ -99,7 +99,7 @@ def round_trips(subject: Subject) -> None:
             raise Fault(problem, "let serializers and validators be inverse, and idempotent")
         if hash(loaded) != hash(config):
             problem = f"a config loaded from {form} is equal to the one dumped, its hash is not"
-            raise Fault(problem, "leave __hash__ to contrastive.config.Config")
+            raise Fault(problem, "leave __hash__ to contrastive.config.base.Config")
 
 
 def _changed(config: Config, loaded: Config) -> str:
@@ -149,7 +149,7 @@ def has_a_schema(subject: Subject) -> None:
     missing -= schema.get("properties", {}).keys()
     if missing:
         problem = f"its JSON schema leaves out {', '.join(sorted(missing))}"
-        raise Fault(problem, "leave __get_pydantic_json_schema__ to contrastive.config.Config")
+        raise Fault(problem, "leave __get_pydantic_json_schema__ to contrastive.config.base.Config")
 
 
 def explains_itself(subject: Subject) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch.nn.functional import normalize
 
-from contrastive.config import Config
+from contrastive.config.base import Config
 from contrastive.distributed import World
 from contrastive.encoders import CBOW
 from contrastive.errors import TrainingError

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import invalidate_caches
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from contrastive.registry import reason
+from contrastive.config.registry import reason
 from contrastive.testing.checks import Fault
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from contrastive import FeatureCache, RunSpec
 from contrastive.cli import run_guarded
+from contrastive.config.yaml_files import load
+from contrastive.console import say
 from contrastive.evaluate import embed_column, evaluate
 from contrastive.faults import Faults
-from contrastive.files import load
 from contrastive.images import open_image
-from contrastive.progress import say
 from contrastive.report import draw_curves, draw_hits
 from contrastive.search import top_k
 from contrastive.stream import rows_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from contrastive import RunSpec
 from contrastive.cli import run_guarded
+from contrastive.config.yaml_files import load
 from contrastive.evaluate import evaluate
-from contrastive.files import load
 from contrastive.train import summary, train
 
 

@@ -5,9 +5,9 @@ from typing import Any, ClassVar, assert_type
 
 from pydantic import PositiveInt
 
+from contrastive.config.yaml_files import load
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder, encoders
-from contrastive.files import load
 from contrastive.heads import Head, Linear, Mlp, heads
 from contrastive.losses import InfoNCE
 from contrastive.prompts import templates

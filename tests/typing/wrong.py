@@ -3,9 +3,9 @@
 
 from typing import ClassVar
 
+from contrastive.config.yaml_files import load
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder
-from contrastive.files import load
 from contrastive.heads import Head, Linear, Mlp, heads
 from contrastive.losses import InfoNCE
 from contrastive.spec import ModelSpec, Tower

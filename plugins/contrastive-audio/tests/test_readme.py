@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contrastive import RunSpec
-from contrastive.files import read_yaml
+from contrastive.config.yaml_files import read_yaml
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", TEXT, re.M | re.S)

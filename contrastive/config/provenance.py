@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive import __version__
-from contrastive.config import Config
-from contrastive.installed import CORE
+from contrastive.config.base import Config
+from contrastive.config.entry_points import CORE
 
 if TYPE_CHECKING:
     from collections.abc import Generator

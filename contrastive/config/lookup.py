@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.entry_points import Offer
 from contrastive.errors import PluginError, UnknownComponent
-from contrastive.installed import Offer
 
 if TYPE_CHECKING:
-    from contrastive.config import Config
-    from contrastive.registry import Registry
+    from contrastive.config.base import Config
+    from contrastive.config.registry import Registry
 
 
 def component(name: str, *registries: Registry[Any]) -> type[Config]:

@@ -17,9 +17,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.registry import names_only
 from contrastive.errors import SpecError
-from contrastive.registry import names_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

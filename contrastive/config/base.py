@@ -33,7 +33,7 @@ from pydantic_core import (
 from contrastive.errors import UnknownComponent
 
 if TYPE_CHECKING:
-    from contrastive.registry import Registry  # noqa: TC004  (it imports this module)
+    from contrastive.config.registry import Registry  # noqa: TC004  (it imports this module)
 
 
 class Config(BaseModel):
@@ -111,7 +111,7 @@ class Config(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         if cls.__dict__.get("kind"):
-            return {"$component": cls.kind}  # contrastive.schema knows the components
+            return {"$component": cls.kind}  # contrastive.config.json_schema knows the components
         described = handler(schema)
         model = handler.resolve_ref_schema(described)
         for name, about in attribute_docstrings(cls).items():

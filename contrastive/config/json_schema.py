@@ -8,14 +8,14 @@ from urllib.parse import quote
 
 from pydantic.json_schema import models_json_schema
 
+from contrastive.config.field_docs import prose
 from contrastive.errors import PluginError, UnknownComponent
-from contrastive.fields import prose
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from contrastive.config import Config
-    from contrastive.registry import Registry
+    from contrastive.config.base import Config
+    from contrastive.config.registry import Registry
 
 
 def load_all(

@@ -16,10 +16,16 @@ from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from contrastive.config import Config
+from contrastive.config.base import Config
+from contrastive.config.entry_points import (
+    SWITCH,
+    Offer,
+    chosen_packages,
+    counts,
+    offered_in,
+)
+from contrastive.config.provenance import origin_of
 from contrastive.errors import PluginError, UnknownComponent
-from contrastive.installed import SWITCH, Offer, chosen_packages, counts, offered_in
-from contrastive.provenance import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
