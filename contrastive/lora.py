@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from contrastive.errors import SpecError, require
-from contrastive.patterns import matching
+from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:
     from contrastive.spec import LoRA

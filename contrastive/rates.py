@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from contrastive.errors import SpecError, TrainingError
-from contrastive.layers import depths, layers
-from contrastive.patterns import matching
+from contrastive.nn.layer_stack import depths, layers
+from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:
     from contrastive.model import ContrastiveModel

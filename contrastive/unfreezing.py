@@ -14,7 +14,7 @@ from torch import nn
 
 from contrastive.errors import SpecError
 from contrastive.lora import LORA_DROPOUT, add_lora
-from contrastive.patterns import matching
+from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from contrastive.errors import SpecError
-from contrastive.layers import blocks
-from contrastive.recompute import recompute_
+from contrastive.nn.activation_checkpointing import recompute_
+from contrastive.nn.layer_stack import blocks
 
 Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
 """Raw samples to the keyword arguments of ``forward``, first dimension B, on the CPU.

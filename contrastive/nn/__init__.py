@@ -1,0 +1,1 @@
+"""Networks of any library: their layers, modes, weights and randomness."""
