@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from contrastive.cache import FeatureCache, FeatureTable
     from contrastive.datasets import Sample, Samples
+    from contrastive.distributed.ranks import Processes
     from contrastive.encoders.module import Preprocess
     from contrastive.model import ContrastiveModel
-    from contrastive.processes import Processes
     from contrastive.spec import TrainingSpec
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from contrastive import checkpoint
 from contrastive.cache import FeatureCache
 from contrastive.console import bar, say
+from contrastive.distributed.ranks import Processes, joined
 from contrastive.doctor.checkup import check_up
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
@@ -31,7 +32,6 @@ from contrastive.log import Log
 from contrastive.losses import Distillation
 from contrastive.micro_batches import check_towers
 from contrastive.model import ContrastiveModel, build_model
-from contrastive.processes import Processes, joined
 from contrastive.rates import describe, optimizer_of, set_rates
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.step import step_loss

@@ -152,7 +152,7 @@ def main(rank: int, size: int, folder: Path) -> None:
     """Be one of the processes."""
     from safetensors.torch import save_file
 
-    from contrastive.distributed import World
+    from contrastive.distributed.global_batch import World
 
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), size)

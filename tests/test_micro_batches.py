@@ -562,7 +562,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from contrastive.distributed import World
+from contrastive.distributed.global_batch import World
 from contrastive.losses.execution import infonce
 from contrastive.micro_batches import micro_batched
 

@@ -24,7 +24,7 @@ from contrastive import ModelSpec, RunSpec, build_model, load_model
 from contrastive.cache import FeatureCache
 from contrastive.config.base import Config
 from contrastive.config.base import yaml_files as files
-from contrastive.distributed import World
+from contrastive.distributed.global_batch import World
 from contrastive.errors import SpecError, TrainingError
 from contrastive.log import read_log
 from contrastive.losses import (

@@ -12,13 +12,13 @@ from torch.nn.functional import normalize
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
 from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
+from contrastive.distributed.ranks import Processes
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
 from contrastive.evaluate import Column, evaluate, recall
 from contrastive.feed import Feed
 from contrastive.log import read_log
-from contrastive.processes import Processes
 from contrastive.sample_keys import sample_key
 from contrastive.step import compare, step_loss
 from contrastive.stream import rows_of

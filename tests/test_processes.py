@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from contrastive import build_model
+from contrastive.distributed.ranks import Processes
 from contrastive.errors import DataError
 from contrastive.feed import Feed
 from contrastive.log import read_log
-from contrastive.processes import Processes
 from contrastive.train import train
 from tests.toys import toy_dict, toy_spec
 

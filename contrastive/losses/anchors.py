@@ -26,7 +26,7 @@ from contrastive.losses.roles import matched_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
+    from contrastive.distributed.global_batch import World
     from contrastive.losses import Candidates, Direction, Positives, Unfused
 
 CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over

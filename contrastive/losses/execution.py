@@ -24,7 +24,7 @@ from contrastive.losses.smoothing import smoothing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import Shares, World
+    from contrastive.distributed.global_batch import Shares, World
     from contrastive.losses import Direction, Execution, Positives, Products
     from contrastive.losses.sweeps import Sweeps
 
@@ -64,7 +64,7 @@ def infonce(
         world: the processes whose batches form one batch with this one. The value is the loss of
             the whole batch, on every process; the mean of the gradients over the processes is its
             gradient (what DistributedDataParallel makes of them). Each process may have other
-            numbers of rows; see ``contrastive.distributed``.
+            numbers of rows; see ``contrastive.distributed.global_batch``.
 
     Returns:
         Scalar, fp32 (float64 for float64 embeddings).

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from contrastive.distributed import World
+from contrastive.distributed.global_batch import World
 from contrastive.losses import Scaled
 from contrastive.losses.functional import collisions, similarity
 
@@ -86,7 +86,7 @@ class ScaledLoss(LossModule, Generic[C]):
         """Return the loss and the figures that come with its computation.
 
         ``world`` is None, or the processes whose batches make one: ``execution.whole`` gathers
-        them, and ``contrastive.distributed`` says what value and gradients are to be.
+        them, and ``contrastive.distributed.global_batch`` says what value and gradients are to be.
         """
 
     @final

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
-from contrastive.distributed import World
+from contrastive.distributed.global_batch import World
 from contrastive.errors import SpecError
 from contrastive.losses import Direction, Loss
 from contrastive.losses.execution import whole

@@ -15,7 +15,7 @@ from contrastive.losses.module import ScaledLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
+    from contrastive.distributed.global_batch import World
 
 
 class SigmoidLoss(ScaledLoss[Sigmoid]):

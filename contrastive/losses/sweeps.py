@@ -38,7 +38,7 @@ from torch.nn.functional import logsigmoid
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import Rows
+    from contrastive.distributed.global_batch import Rows
     from contrastive.losses.roles import Roles
 
 

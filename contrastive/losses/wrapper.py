@@ -9,7 +9,7 @@ from contrastive.losses.module import LossModule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed import World
+    from contrastive.distributed.global_batch import World
     from contrastive.losses import Loss
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.config.base import Config
-from contrastive.distributed import World
+from contrastive.distributed.global_batch import World
 from contrastive.encoders import CBOW
 from contrastive.errors import TrainingError
 from contrastive.heads import Linear

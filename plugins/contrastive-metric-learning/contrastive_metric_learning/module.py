@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.distributed import World
+from contrastive.distributed.global_batch import World
 from contrastive.losses.execution import whole
 from contrastive.losses.functional import accuracy, collisions
 from contrastive.losses.module import LossModule

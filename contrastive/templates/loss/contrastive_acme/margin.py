@@ -15,7 +15,7 @@ from contrastive.losses.module import ScaledLoss
 from contrastive_acme import AcmeLoss
 
 if TYPE_CHECKING:
-    from contrastive.distributed import World
+    from contrastive.distributed.global_batch import World
     from torch import Tensor
 
 

@@ -1,7 +1,7 @@
 """The processes of one training run, as ``torchrun`` starts them; usually there is one.
 
 A run of W processes is the run of one: each takes its share of every batch, the loss is that of
-the whole batch (``contrastive.distributed``), and every process makes the same step. The first one
+the whole batch (``contrastive.distributed.global_batch``), and every process makes the same step. The first one
 alone writes and speaks; the others wait for it where it works for all.
 """
 

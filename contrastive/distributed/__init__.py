@@ -1,0 +1,1 @@
+"""Several processes: the global batch of a loss, and the ranks of a run."""
