@@ -12,8 +12,8 @@ import pytest
 
 from contrastive import RunSpec
 from contrastive.cache import FeatureCache
+from contrastive.data.loading import rows_of
 from contrastive.datasets import Dataset, Purpose, Samples
-from contrastive.stream import rows_of
 from contrastive.train import train
 
 ROWS = 512  # two captions of 256 pictures

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from contrastive import __version__
 from contrastive.console import bar
+from contrastive.data.content_hash import sample_key
+from contrastive.data.loading import OnBad, Prepared, prepared_batches, raise_bad
 from contrastive.errors import BadSample, DataError
-from contrastive.sample_keys import sample_key
-from contrastive.stream import OnBad, Prepared, prepared_batches, raise_bad
 
 if TYPE_CHECKING:
     from collections.abc import Container, Generator, Sequence

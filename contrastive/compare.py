@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from contrastive.data.loading import rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluate import check_held_out, evaluate
 from contrastive.spec import TEMPLATES
-from contrastive.stream import rows_of
 from contrastive.zero_shot import classify
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.data.bad_rows import Faults
+from contrastive.data.content_hash import sample_key
+from contrastive.data.images import StoredImage
+from contrastive.data.loading import check_modalities, rows_of
 from contrastive.errors import BadSample, DataError
-from contrastive.faults import Faults
 from contrastive.geometry import Geometry, geometry
-from contrastive.images import StoredImage
-from contrastive.sample_keys import sample_key
 from contrastive.spec import TEMPLATES
-from contrastive.stream import check_modalities, rows_of
 from contrastive.zero_shot import classify_embeddings, embed_classes
 
 if TYPE_CHECKING:

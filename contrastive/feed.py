@@ -14,9 +14,16 @@ import torch
 from torch import Tensor
 
 from contrastive.console import say
+from contrastive.data.bad_rows import Faults
+from contrastive.data.loading import (
+    Prepared,
+    check_modalities,
+    in_workers,
+    merge,
+    prepare,
+    rows_of,
+)
 from contrastive.errors import DataError
-from contrastive.faults import Faults
-from contrastive.stream import Prepared, check_modalities, in_workers, merge, prepare, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,10 +12,10 @@ import numpy as np
 
 from contrastive.cache import FeatureCache, run_encoder
 from contrastive.cache import batch_size as fitting_batch_size
+from contrastive.data.bad_rows import Faults
+from contrastive.data.loading import OnBad, prepared_batches, rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluate import UNHASHED, check_held_out, distinct_rows, short_key
-from contrastive.faults import Faults
-from contrastive.stream import OnBad, prepared_batches, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,10 +22,10 @@ from contrastive.config.entry_points import CORE
 from contrastive.config.provenance import differences, origins, saved_with
 from contrastive.config.registry import names_only
 from contrastive.config.yaml_files import load, read_yaml
+from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower
-from contrastive.stream import OnBad, prepared_batches, raise_bad
 from contrastive.unfreezing import freeze_, held, set_modes
 
 if TYPE_CHECKING:

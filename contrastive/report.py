@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from contrastive.data.images import ImageSource, open_image
 from contrastive.errors import DataError, printable, require
-from contrastive.images import ImageSource, open_image
 from contrastive.log import read_log
 
 if TYPE_CHECKING:

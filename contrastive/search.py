@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from contrastive.console import say
+from contrastive.data.bad_rows import Faults
+from contrastive.data.images import SUFFIXES, StoredImage, pictures_below
+from contrastive.data.loading import check_modalities
 from contrastive.errors import DataError
 from contrastive.evaluate import embed_column
-from contrastive.faults import Faults
-from contrastive.images import SUFFIXES, StoredImage, pictures_below
-from contrastive.stream import check_modalities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from contrastive import checkpoint
 from contrastive.cache import FeatureCache
 from contrastive.console import bar, say
+from contrastive.data.loading import rows_of
 from contrastive.distributed.ranks import Processes, joined
 from contrastive.doctor.checkup import check_up
 from contrastive.errors import ContrastiveError, TrainingError
@@ -35,7 +36,6 @@ from contrastive.model import ContrastiveModel, build_model
 from contrastive.rates import describe, optimizer_of, set_rates
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.step import step_loss
-from contrastive.stream import rows_of
 from contrastive.unfreezing import checkpoint_towers
 
 if TYPE_CHECKING:

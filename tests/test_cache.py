@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from contrastive.cache import FeatureCache, weights_fingerprint
+from contrastive.data.content_hash import sample_key
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
-from contrastive.sample_keys import sample_key
 
 
 class Letters:

@@ -14,10 +14,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from contrastive.config.base import Config, attribute_docstrings
+from contrastive.data.bad_rows import Faults
 from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
 from contrastive.datasets.pairs import Pairs
 from contrastive.errors import DataError
-from contrastive.faults import Faults
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from contrastive import RunSpec
 from contrastive.cache import FeatureCache
+from contrastive.data.loading import rows_of
 from contrastive.datasets import Flickr30k, datasets
 from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
@@ -26,7 +27,6 @@ from contrastive.log import read_log
 from contrastive.losses import Loss, losses
 from contrastive.losses.functional import accuracy, infonce, similarity
 from contrastive.losses.module import LossModule
-from contrastive.stream import rows_of
 from contrastive.train import train
 from tests.toys import toy_dict
 

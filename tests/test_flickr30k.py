@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from contrastive.data.bad_rows import Faults
 from contrastive.datasets import Flickr30k, tables
 from contrastive.datasets.pairs import Pairs
 from contrastive.errors import DataError
-from contrastive.faults import Faults
 from tests.miniature import FORMS, Picture, write_flickr30k
 
 ALL = ("train", "val", "test")

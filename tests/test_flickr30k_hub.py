@@ -18,12 +18,12 @@ import pytest
 
 pytest.importorskip("datasets")
 
+from contrastive.data.content_hash import sample_key
+from contrastive.data.images import StoredImage, open_image
+from contrastive.data.loading import prepared_batches
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import ViT
 from contrastive.errors import DataError, MissingExtra
-from contrastive.images import StoredImage, open_image
-from contrastive.sample_keys import sample_key
-from contrastive.stream import prepared_batches
 from tests.miniature import Picture, write_flickr30k, write_hub_copy
 
 SPLITS = ("train", "val", "test", "train+val+test")

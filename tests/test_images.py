@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from contrastive import images
+from contrastive.data import images
+from contrastive.data.images import open_image
 from contrastive.errors import BadSample
-from contrastive.images import open_image
 
 
 def encode(image, kind, **options):

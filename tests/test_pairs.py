@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
+from contrastive.data.content_hash import sample_key
+from contrastive.data.loading import rows_of
 from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
 from contrastive.distributed.ranks import Processes
 from contrastive.encoders import Encoder, encoders
@@ -19,9 +21,7 @@ from contrastive.errors import BadSample, DataError, TrainingError
 from contrastive.evaluate import Column, evaluate, recall
 from contrastive.feed import Feed
 from contrastive.log import read_log
-from contrastive.sample_keys import sample_key
 from contrastive.step import compare, step_loss
-from contrastive.stream import rows_of
 from contrastive.train import train
 from tests.toys import toy_dict
 

@@ -70,8 +70,8 @@ def caption(
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
     from contrastive.captioning import caption as captions_of
+    from contrastive.data.loading import rows_of
     from contrastive.search import lines_of
-    from contrastive.stream import rows_of
     from contrastive.tables import captions_table
 
     if corpus:
@@ -175,7 +175,7 @@ def search(
     from contrastive.tables import hits_table
 
     def data() -> Sequence[dict[str, Any]]:
-        from contrastive.stream import rows_of
+        from contrastive.data.loading import rows_of
 
         run = run_of(folder, trusted=trusted, remedy="--images or --texts")
         return rows_of(run.data.build(split or run.evaluation.final_split))
@@ -211,7 +211,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Paint a picture for a prompt; Ctrl-C keeps the best so far."""
-    from contrastive.images import check_writable
+    from contrastive.data.images import check_writable
 
     check_writable(output)  # before minutes of work
     loaded = load(find_model_folder(model), device, trusted=trusted)

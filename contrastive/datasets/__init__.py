@@ -19,7 +19,7 @@ Sample = dict[str, Any]
 
 ``{"image": path | bytes | PIL image, "text": str, "id": int, "source": "captions.csv:17"}``;
 ``"label"`` names the class of the row where there are classes. Decoding belongs to the encoder.
-Rows are held in memory; a ``contrastive.images.StoredImage`` is read only when it is needed.
+Rows are held in memory; a ``contrastive.data.images.StoredImage`` is read only when it is needed.
 """
 
 Purpose = Literal["training", "evaluation"]
@@ -29,7 +29,7 @@ class Samples(Protocol):
     """A built dataset: rows by index, cheap to read.
 
     Two attributes are optional: ``classes`` (names of the classes that the rows' ``"label"``
-    takes) and ``faults`` (a ``contrastive.faults.Faults`` with the rows that were left out).
+    takes) and ``faults`` (a ``contrastive.data.bad_rows.Faults`` with the rows that were left out).
     """
 
     def __len__(self) -> int:

@@ -16,11 +16,11 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.console import console
+from contrastive.data.images import StoredImage
 from contrastive.datasets.flickr30k_forms import captions_of
 from contrastive.datasets.pairs import Pairs, gather
 from contrastive.datasets.tables import listed
 from contrastive.errors import DataError, require
-from contrastive.images import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

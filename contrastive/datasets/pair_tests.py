@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.data.bad_rows import Faults
+from contrastive.data.images import SUFFIXES
 from contrastive.datasets.pairs import ImageFiles, leaves
 from contrastive.datasets.tables import (
     flaw_of,
@@ -19,8 +21,6 @@ from contrastive.datasets.tables import (
     shown,
 )
 from contrastive.errors import DataError, require
-from contrastive.faults import Faults
-from contrastive.images import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

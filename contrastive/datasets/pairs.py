@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from contrastive.data.bad_rows import Faults
 from contrastive.datasets.tables import flaw_of, listed, shown
 from contrastive.errors import DataError
-from contrastive.faults import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from contrastive.data.images import ImageSource
     from contrastive.datasets import Sample
-    from contrastive.images import ImageSource
 
 
 class Row(NamedTuple):

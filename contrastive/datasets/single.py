@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from contrastive.data.bad_rows import Faults
+from contrastive.data.images import pictures_below
 from contrastive.datasets.image_folder import ALIASES, SPLITS, split_of
 from contrastive.datasets.tables import flaw_of, listed, read_lines, readable, shown
 from contrastive.errors import DataError
-from contrastive.faults import Faults
-from contrastive.images import pictures_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.console import say
+from contrastive.data.loading import ABOUT, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
 from contrastive.log import read_log
-from contrastive.stream import ABOUT, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

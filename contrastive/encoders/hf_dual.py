@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contrastive.data.images import open_image
 from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
 from contrastive.encoders.huggingface import (
     check_whole,
@@ -27,14 +28,13 @@ from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import Padding, tokenizing
 from contrastive.encoders.weights import find, loading
 from contrastive.errors import SpecError, WeightsError, require
-from contrastive.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from contrastive.data.images import ImageSource
     from contrastive.encoders import HFDualImage, HFDualText
-    from contrastive.images import ImageSource
 
 # SigLIP takes the last place for the text's embedding and sees the padding before it
 FAMILIES: dict[str, Padding] = {

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.data.images import open_image
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError, require
-from contrastive.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from contrastive.data.images import ImageSource
     from contrastive.encoders import Augment
-    from contrastive.images import ImageSource
 
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that map [0, 1] to [-1, 1]
 

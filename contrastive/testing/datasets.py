@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from PIL import Image
 
 from contrastive.config.registry import reason
+from contrastive.data.images import open_image
+from contrastive.data.loading import rows_of
 from contrastive.datasets import Dataset, Purpose, Sample, Samples
 from contrastive.errors import BadSample, DataError
-from contrastive.images import open_image
-from contrastive.stream import rows_of
 from contrastive.testing.checks import Check, Fault, Skipped, told
 from contrastive.testing.generic import Subject
 from contrastive.testing.processes import ElsewhereError, elsewhere, pickled, unpickled

@@ -57,7 +57,7 @@ def refuses(subject: EncoderSubject) -> None:
     good, preprocess = subject.examples.usual[0], subject.encoder.preprocess
     remedy = "raise contrastive.errors.BadSample, in one line, for what cannot be used"
     helpers = {
-        "image": "contrastive.images.open_image",
+        "image": "contrastive.data.images.open_image",
         "text": "contrastive.encoders.text.as_text",
     }
     if helper := helpers.get(subject.config.modality):
@@ -100,7 +100,7 @@ def reads_every_form(subject: EncoderSubject) -> None:
         if found != forms[0][1]:
             what = type(other).__name__
             problem = f"a picture as {what} gives other inputs than as a PIL image"
-            raise Fault(problem, "open all with contrastive.images.open_image")
+            raise Fault(problem, "open all with contrastive.data.images.open_image")
 
 
 def works_in_workers(subject: EncoderSubject) -> None:

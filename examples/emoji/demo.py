@@ -17,12 +17,12 @@ from contrastive import FeatureCache, RunSpec
 from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
 from contrastive.console import say
+from contrastive.data.bad_rows import Faults
+from contrastive.data.images import open_image
+from contrastive.data.loading import rows_of
 from contrastive.evaluate import embed_column, evaluate
-from contrastive.faults import Faults
-from contrastive.images import open_image
 from contrastive.report import draw_curves, draw_hits
 from contrastive.search import top_k
-from contrastive.stream import rows_of
 from contrastive.tables import report_tables
 from contrastive.train import train
 

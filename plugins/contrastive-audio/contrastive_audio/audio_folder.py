@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from contrastive.data.bad_rows import Faults
 from contrastive.datasets.image_folder import ALIASES, NAMES, SPLITS, split_of
 from contrastive.datasets.pairs import ImageFiles, leaves
 from contrastive.datasets.single import Listed
@@ -18,7 +19,6 @@ from contrastive.datasets.tables import (
     text_of,
 )
 from contrastive.errors import DataError
-from contrastive.faults import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,9 +4,9 @@ import pytest
 from contrastive_audio import AudioFolder
 
 from contrastive import testing
+from contrastive.data.loading import rows_of
 from contrastive.datasets import datasets
 from contrastive.errors import DataError
-from contrastive.stream import rows_of
 
 
 @pytest.fixture

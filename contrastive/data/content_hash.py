@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from contrastive.data.images import StoredImage, open_image
 from contrastive.errors import BadSample
-from contrastive.images import StoredImage, open_image
 
 
 def sample_key(sample: Any, modality: str) -> bytes:

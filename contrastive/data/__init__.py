@@ -1,0 +1,1 @@
+"""Raw samples: read, checked, hashed, and preprocessed into batches."""
