@@ -11,9 +11,9 @@ import itertools
 import pytest
 
 from contrastive import RunSpec
-from contrastive.cache import FeatureCache
 from contrastive.data.loading import rows_of
 from contrastive.datasets import Dataset, Purpose, Samples
+from contrastive.features.cache import FeatureCache
 from contrastive.train import train
 
 ROWS = 512  # two captions of 256 pictures

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contrastive.answering import answer
-    from contrastive.cache import FeatureCache
     from contrastive.captioning import caption
     from contrastive.errors import ContrastiveError
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel, build_model, load_model
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
     from contrastive.zero_shot import classify

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.cache import FeatureCache
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 QUESTION_TEMPLATES = ("{statement}", "a photo where {statement}", "Q: {question} A: {}")

@@ -19,7 +19,7 @@ from contrastive.errors import DataError, SpecError
 from contrastive.search import top_k
 
 if TYPE_CHECKING:
-    from contrastive.cache import FeatureCache
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 POOL = 50  # nearest sentences that are chosen among: what is farther does not describe the picture

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.cache import FeatureCache
     from contrastive.datasets import Samples
     from contrastive.evaluate import Report
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 

@@ -30,8 +30,8 @@ from contrastive.zero_shot import classify_embeddings, embed_classes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.cache import FeatureCache
     from contrastive.datasets import Samples
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 KS = (1, 5, 10)

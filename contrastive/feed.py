@@ -28,10 +28,10 @@ from contrastive.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from contrastive.cache import FeatureCache, FeatureTable
     from contrastive.datasets import Sample, Samples
     from contrastive.distributed.ranks import Processes
     from contrastive.encoders.module import Preprocess
+    from contrastive.features.cache import FeatureCache, FeatureTable
     from contrastive.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contrastive.cache import eval_mode
 from contrastive.console import bar, say
 from contrastive.errors import SpecError
+from contrastive.features.cache import eval_mode
 from contrastive.fourier import FourierImage
 from contrastive.views import Pixels, pixels_of, random_views
 from contrastive.zero_shot import classify_embeddings, embed_classes
@@ -22,7 +22,7 @@ from contrastive.zero_shot import classify_embeddings, embed_classes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from contrastive.cache import FeatureCache
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel, TowerModule
 
 AS_IT_IS = ("{}",)  # a prompt is a sentence already

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from contrastive import __version__, checkpoint
-from contrastive.cache import FeatureCache, eval_mode, weights_fingerprint
-from contrastive.cache import batch_size as fitting_batch_size
 from contrastive.config.entry_points import CORE
 from contrastive.config.provenance import differences, origins, saved_with
 from contrastive.config.registry import names_only
 from contrastive.config.yaml_files import load, read_yaml
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
+from contrastive.features.cache import FeatureCache, eval_mode, weights_fingerprint
+from contrastive.features.cache import batch_size as fitting_batch_size
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower
 from contrastive.unfreezing import freeze_, held, set_modes

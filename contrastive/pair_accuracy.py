@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.cache import FeatureCache
     from contrastive.data.bad_rows import Faults
     from contrastive.datasets.pair_tests import PairTests
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 

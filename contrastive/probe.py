@@ -29,8 +29,8 @@ from contrastive.zero_shot import classify
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.cache import FeatureCache
     from contrastive.datasets import Samples
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 SEEDS = 3

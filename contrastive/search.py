@@ -22,7 +22,7 @@ from contrastive.evaluate import embed_column
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from contrastive.cache import FeatureCache
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 ITEMS = 65_536  # scored at a time: with 1,000 queries, 256 MB

@@ -17,7 +17,7 @@ from contrastive.errors import SpecError
 from contrastive.spec import TEMPLATES
 
 if TYPE_CHECKING:
-    from contrastive.cache import FeatureCache
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
 
 

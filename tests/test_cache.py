@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from contrastive.cache import FeatureCache, weights_fingerprint
 from contrastive.data.content_hash import sample_key
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
+from contrastive.features.cache import FeatureCache, weights_fingerprint
 
 
 class Letters:
@@ -163,7 +163,7 @@ def files_of(cache):
 
 
 def test_an_encoding_that_was_cut_off_goes_on_where_it_was(cache, monkeypatch):
-    monkeypatch.setattr("contrastive.cache.CPU_BATCH", 2)
+    monkeypatch.setattr("contrastive.features.cache.CPU_BATCH", 2)
     texts = [letters * 3 for letters in ("a", "b", "c", "d", "e", "f")]
     module = Linear()
     calls = []

@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from contrastive import RunSpec
-from contrastive.cache import FeatureCache
 from contrastive.data.loading import rows_of
 from contrastive.datasets import Flickr30k, datasets
 from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
 from contrastive.doctor.figures import floor
 from contrastive.doctor.runs import examine
+from contrastive.features.cache import FeatureCache
 from contrastive.geometry import geometry
 from contrastive.heads import Head, heads
 from contrastive.log import read_log

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from contrastive import RunSpec, build_model, load_model
-from contrastive.cache import FeatureCache, eval_mode
 from contrastive.errors import TrainingError
+from contrastive.features.cache import FeatureCache, eval_mode
 from contrastive.log import read_log
 from contrastive.losses import execution, functional
 from contrastive.micro_batches import check_batch_norm, embed, micro_batched

@@ -11,7 +11,7 @@ from contrastive.errors import DataError, SpecError, WeightsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.cache import FeatureCache
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
@@ -69,8 +69,8 @@ def load(folder: Path, device: str, *, trusted: bool) -> ContrastiveModel:
 
 def cache_for(folder: Path) -> FeatureCache | None:
     """Return the user's cache, unless the run that made the model went without."""
-    from contrastive.cache import FeatureCache
     from contrastive.config.yaml_files import read_yaml
+    from contrastive.features.cache import FeatureCache
     from contrastive.model import find_model
 
     path = find_model(folder) / "run.json"

@@ -31,10 +31,10 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrastive import ModelSpec, RunSpec, load_model
-from contrastive.cache import FeatureCache
 from contrastive.config.base import yaml_files as files
 from contrastive.config.json_schema import json_schema
 from contrastive.errors import MissingExtra, SpecError
+from contrastive.features.cache import FeatureCache
 from contrastive.losses import Matryoshka, Queue, losses
 from contrastive.train import train
 from tests.toys import toy_dict
