@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contrastive.captioning import caption
     from contrastive.errors import ContrastiveError
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel, build_model, load_model
+    from contrastive.model.model import ContrastiveModel, build_model, load_model
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
     from contrastive.zero_shot import classify
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 QUESTION_TEMPLATES = ("{statement}", "a photo where {statement}", "Q: {question} A: {}")
 """Sentences for an answer, whose embeddings are averaged."""

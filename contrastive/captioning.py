@@ -20,7 +20,7 @@ from contrastive.search import top_k
 
 if TYPE_CHECKING:
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 POOL = 50  # nearest sentences that are chosen among: what is farther does not describe the picture
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contrastive.datasets import Samples
     from contrastive.evaluate import Report
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from contrastive.datasets import Samples
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 KS = (1, 5, 10)
 CHUNK_BYTES = 64 << 20  # scores held at a time

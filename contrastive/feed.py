@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contrastive.distributed.ranks import Processes
     from contrastive.encoders.module import Preprocess
     from contrastive.features.cache import FeatureCache, FeatureTable
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel, TowerModule
+    from contrastive.model.model import ContrastiveModel, TowerModule
 
 AS_IT_IS = ("{}",)  # a prompt is a sentence already
 LEARNING_RATE = 0.05  # of Adam, on the spectrum

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.datasets import Samples
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 On = Literal["features", "embeddings"]
 

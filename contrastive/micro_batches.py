@@ -26,7 +26,7 @@ from contrastive.errors import TrainingError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
-    from contrastive.model import ContrastiveModel, TowerModule
+    from contrastive.model.model import ContrastiveModel, TowerModule
 
 Inputs = dict[str, Tensor]
 BatchNormMode = Literal["train", "eval"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contrastive.data.bad_rows import Faults
     from contrastive.datasets.pair_tests import PairTests
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 
 @dataclass(frozen=True)

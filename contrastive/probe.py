@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from contrastive.datasets import Samples
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 SEEDS = 3
 VALIDATION = 0.2  # share of all training samples that choose C

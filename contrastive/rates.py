@@ -18,7 +18,7 @@ from contrastive.nn.layer_stack import depths, layers
 from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
 

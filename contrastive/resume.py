@@ -13,17 +13,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from contrastive import checkpoint
 from contrastive.config.provenance import origins
 from contrastive.console import say
 from contrastive.errors import TrainingError
-from contrastive.model import restore_weights
+from contrastive.model.model import checkpoint, restore_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.feed import Feed
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
 FREE = (

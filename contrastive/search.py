@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 ITEMS = 65_536  # scored at a time: with 1,000 queries, 256 MB
 

@@ -15,7 +15,7 @@ from contrastive.micro_batches import embed
 
 if TYPE_CHECKING:
     from contrastive.feed import Batch
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
 Views = dict[str, list[Tensor]]

@@ -20,7 +20,6 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from contrastive import checkpoint
 from contrastive.console import bar, say
 from contrastive.data.loading import rows_of
 from contrastive.distributed.ranks import Processes, joined
@@ -32,11 +31,11 @@ from contrastive.feed import Feed
 from contrastive.log import Log
 from contrastive.losses import Distillation
 from contrastive.micro_batches import check_towers
-from contrastive.model import ContrastiveModel, build_model
+from contrastive.model.freezing import checkpoint_towers
+from contrastive.model.model import ContrastiveModel, build_model, checkpoint
 from contrastive.rates import describe, optimizer_of, set_rates
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.step import step_loss
-from contrastive.unfreezing import checkpoint_towers
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -18,7 +18,7 @@ from contrastive.spec import TEMPLATES
 
 if TYPE_CHECKING:
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
 
 
 def classify(

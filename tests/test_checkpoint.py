@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contrastive import checkpoint
 from contrastive.errors import WeightsError
+from contrastive.model.model import checkpoint
 
 FILES = {"model.safetensors": {"weight": torch.arange(6.0).view(2, 3)}, "spec.json": {"a": [1, 2]}}
 

@@ -522,7 +522,7 @@ def test_lora_leaves_out_layers_that_are_not_called():
     """timm's BEiT multiplies by ``qkv.weight`` itself, so that matrices there would never train."""
     from timm.models.beit import Beit
 
-    from contrastive.lora import add_lora
+    from contrastive.model.lora import add_lora
     from contrastive.spec import LoRA
 
     net = Beit(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0)

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from contrastive import RunSpec, build_model, checkpoint, load_model
+from contrastive import RunSpec, build_model, load_model
 from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError
+from contrastive.model.model import checkpoint
 from contrastive.resume import run_files
 from contrastive.spec import REGISTRIES
 

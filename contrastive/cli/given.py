@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
 
@@ -61,7 +61,7 @@ def find_model_folder(model: Path | None) -> Path:
 
 def load(folder: Path, device: str, *, trusted: bool) -> ContrastiveModel:
     """Load a model to a device, which is looked for first."""
-    from contrastive.model import load_model, pick_device
+    from contrastive.model.model import load_model, pick_device
 
     there = pick_device(device)
     return load_model(folder, trusted=trusted).to(there)
@@ -71,7 +71,7 @@ def cache_for(folder: Path) -> FeatureCache | None:
     """Return the user's cache, unless the run that made the model went without."""
     from contrastive.config.yaml_files import read_yaml
     from contrastive.features.cache import FeatureCache
-    from contrastive.model import find_model
+    from contrastive.model.model import find_model
 
     path = find_model(folder) / "run.json"
     off = path.exists() and read_yaml(path)[0]["training"]["cache"] == "off"
@@ -82,7 +82,7 @@ def run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:
     """Return the spec of the run that made a model."""
     from contrastive.config.provenance import saved_with
     from contrastive.config.yaml_files import load, read_yaml
-    from contrastive.model import find_model
+    from contrastive.model.model import find_model
     from contrastive.spec import RunSpec
 
     path = find_model(folder) / "run.json"

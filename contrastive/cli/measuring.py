@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from contrastive.clip_benchmark import Subject
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
 
@@ -310,7 +310,7 @@ def _check_comparable(
 
 def _run_of_any(models: list[Path], *, trusted: bool) -> RunSpec | None:
     """Return the spec of the run that made the first of the models that a run made."""
-    from contrastive.model import find_model
+    from contrastive.model.model import find_model
 
     made = [folder for folder in models if (find_model(folder) / "run.json").exists()]
     return run_of(made[0], trusted=trusted, remedy="--spec") if made else None
@@ -319,7 +319,7 @@ def _run_of_any(models: list[Path], *, trusted: bool) -> RunSpec | None:
 def _subject(folder: Path, dataset: str, split: str) -> Subject:
     """Return what was measured, as CLIP_benchmark names it."""
     from contrastive.clip_benchmark import Subject
-    from contrastive.model import find_model
+    from contrastive.model.model import find_model
 
     return Subject(dataset, model=str(folder), pretrained=find_model(folder).name, split=split)
 

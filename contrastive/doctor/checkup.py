@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contrastive.datasets import Sample, Samples
     from contrastive.feed import Feed
     from contrastive.log import Log
-    from contrastive.model import ContrastiveModel
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
 

@@ -58,10 +58,9 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
 
 
 def _final_split(folder: Path, run: RunSpec) -> dict[str, Any]:
-    from contrastive import checkpoint
     from contrastive.data.loading import rows_of
     from contrastive.doctor.facts import shared_facts
-    from contrastive.model import find_model
+    from contrastive.model.model import checkpoint, find_model
 
     model = find_model(folder)
     seen = checkpoint.tensors(checkpoint.read_folder(model), "seen.safetensors", model)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from contrastive.errors import SpecError
-from contrastive.lora import LORA_DROPOUT, add_lora
+from contrastive.model.lora import LORA_DROPOUT, add_lora
 from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from contrastive.model import ContrastiveModel, TowerModule
+    from contrastive.model.model import ContrastiveModel, TowerModule
     from contrastive.spec import Tower
 
 

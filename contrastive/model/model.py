@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from contrastive import __version__, checkpoint
+from contrastive import __version__
 from contrastive.config.entry_points import CORE
 from contrastive.config.provenance import differences, origins, saved_with
 from contrastive.config.registry import names_only
@@ -24,9 +24,10 @@ from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.features.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.features.cache import batch_size as fitting_batch_size
+from contrastive.model.freezing import freeze_, held, set_modes
+from contrastive.model.model import checkpoint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower
-from contrastive.unfreezing import freeze_, held, set_modes
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule

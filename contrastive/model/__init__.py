@@ -1,0 +1,1 @@
+"""The model: towers and a loss, frozen in parts, saved and loaded."""
