@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from contrastive.answering import answer
-    from contrastive.captioning import caption
     from contrastive.errors import ContrastiveError
     from contrastive.features.cache import FeatureCache
+    from contrastive.inference.captioning import caption
+    from contrastive.inference.question_answering import answer
+    from contrastive.inference.zero_shot import classify
     from contrastive.model.model import ContrastiveModel, build_model, load_model
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
-    from contrastive.zero_shot import classify
 
 __version__ = "0.1.0"
 

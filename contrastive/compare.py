@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from contrastive.data.loading import rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluate import check_held_out, evaluate
+from contrastive.inference.zero_shot import classify
 from contrastive.spec import TEMPLATES
-from contrastive.zero_shot import classify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

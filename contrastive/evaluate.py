@@ -24,8 +24,8 @@ from contrastive.data.images import StoredImage
 from contrastive.data.loading import check_modalities, rows_of
 from contrastive.errors import BadSample, DataError
 from contrastive.geometry import Geometry, geometry
+from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.spec import TEMPLATES
-from contrastive.zero_shot import classify_embeddings, embed_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

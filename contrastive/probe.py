@@ -20,11 +20,11 @@ from torch.nn.functional import normalize
 
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluate import Figure, bootstrap, top5_share
+from contrastive.inference.search import top_k
+from contrastive.inference.zero_shot import classify
 from contrastive.labelled import On, Reader, Splits
 from contrastive.logistic import choose_strength, fit_and_score
-from contrastive.search import top_k
 from contrastive.spec import TEMPLATES
-from contrastive.zero_shot import classify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from contrastive.evaluate import Column, recall
-from contrastive.search import top_k
+from contrastive.inference.search import top_k
 
 
 def unit(rows, width, seed=0):
@@ -128,7 +128,7 @@ def test_chunks_do_not_change_the_figures(monkeypatch):
 
 @pytest.mark.parametrize("items", [3, 8, 1000])
 def test_top_k_is_a_stable_sort(items, monkeypatch):
-    monkeypatch.setattr("contrastive.search.ITEMS", items)
+    monkeypatch.setattr("contrastive.inference.search.ITEMS", items)
     queries = unit(5, 4)
     targets = unit(30, 4, 1)[torch.arange(90) % 30]  # every score three times
     scores, indices = top_k(queries, targets, 7)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-import contrastive.generate
+import contrastive.inference.generation
 from contrastive import build_model, classify
 from contrastive.encoders import HFDualImage
 from contrastive.errors import BadSample, SpecError
-from contrastive.fourier import FourierImage, colour_axes, falloff
-from contrastive.generate import generate, rerank, total_variation
+from contrastive.inference.fourier_image import FourierImage, colour_axes, falloff
+from contrastive.inference.generation import generate, rerank, total_variation
+from contrastive.inference.random_crops import pixels_of, random_views
 from contrastive.train import train
-from contrastive.views import pixels_of, random_views
 from tests.duals import save_clip, save_siglip2
 from tests.miniature import Picture
 from tests.toys import toy_spec
@@ -110,7 +110,7 @@ def waves(spectrum, size):
         for kx in range(size // 2 + 1):
             cycles = math.hypot(min(ky, size - ky), kx)
             both = 1 if kx == 0 or 2 * kx == size else 2  # a real picture's other half
-            amplitude = both / max(cycles, 1) ** contrastive.fourier.STEEPNESS
+            amplitude = both / max(cycles, 1) ** contrastive.inference.fourier_image.STEEPNESS
             real, imaginary = spectrum[ky, kx].tolist()
             for y in range(size):
                 for x in range(size):
@@ -136,7 +136,7 @@ def test_a_picture_is_the_sum_of_its_waves_in_mixed_colours(size):
 
 def test_the_axes_of_colour_are_orthogonal_and_luminance_is_the_longest():
     axes = colour_axes()
-    expected = torch.tensor(contrastive.fourier.WIDTHS).square().diag()
+    expected = torch.tensor(contrastive.inference.fourier_image.WIDTHS).square().diag()
     torch.testing.assert_close(axes @ axes.T, expected)
     assert axes[0].std() == 0
     assert axes.norm(dim=1).argmax() == 0
@@ -211,8 +211,8 @@ def test_no_two_views_are_alike():
 
 
 def test_a_view_that_is_neither_cropped_nor_turned_is_the_picture_or_its_mirror(monkeypatch):
-    monkeypatch.setattr(contrastive.views, "SMALLEST", 1)
-    monkeypatch.setattr(contrastive.views, "TILT", 0)
+    monkeypatch.setattr(contrastive.inference.random_crops, "SMALLEST", 1)
+    monkeypatch.setattr(contrastive.inference.random_crops, "TILT", 0)
     picture = torch.rand(3, 24, 24)
     views = random_views(picture, 8, (24, 24), torch.Generator().manual_seed(0))
     off = torch.stack([(views - p).abs().amax((1, 2, 3)) for p in (picture, picture.flip(2))])
@@ -289,7 +289,7 @@ def test_an_interruption_before_the_first_step_has_nothing_to_keep(model, monkey
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(contrastive.generate, "random_views", stop)
+    monkeypatch.setattr(contrastive.inference.generation, "random_views", stop)
     with pytest.raises(KeyboardInterrupt):
         generate(model, "a cat", size=32, steps=2)
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from contrastive import build_model, classify, prompts
 from contrastive.errors import BadSample, SpecError
+from contrastive.inference.zero_shot import embed_classes
 from contrastive.spec import TEMPLATES
-from contrastive.zero_shot import embed_classes
 from tests.miniature import Picture
 from tests.toys import toy_dict
 

@@ -234,8 +234,8 @@ def _asked(
     """Return what models say about pictures, for a machine and for a person."""
     from contrastive.compare import compare as ask
     from contrastive.console import say
+    from contrastive.inference.search import pictures_in
     from contrastive.report import PICTURES, draw_comparison
-    from contrastive.search import pictures_in
     from contrastive.tables import comparison_table
 
     images = [

@@ -34,7 +34,7 @@ def classify(
     templates = templates_for(template, template_set) or TEMPLATES
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.zero_shot import classify as probabilities_of
+    from contrastive.inference.zero_shot import classify as probabilities_of
 
     probabilities = probabilities_of(
         loaded, images, names, templates=templates, cache=cache_for(folder)
@@ -69,9 +69,9 @@ def caption(
     """Find sentences that describe a picture, and not the same one in several wordings."""
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.captioning import caption as captions_of
     from contrastive.data.loading import rows_of
-    from contrastive.search import lines_of
+    from contrastive.inference.captioning import caption as captions_of
+    from contrastive.inference.search import lines_of
     from contrastive.tables import captions_table
 
     if corpus:
@@ -122,9 +122,9 @@ def answer(
     names = [name.strip() for name in answers.split(",") if name.strip()]
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.answering import QUESTION_TEMPLATES, sentences_of
-    from contrastive.answering import answer as probabilities_of
     from contrastive.console import say
+    from contrastive.inference.question_answering import QUESTION_TEMPLATES, sentences_of
+    from contrastive.inference.question_answering import answer as probabilities_of
 
     templates = template or QUESTION_TEMPLATES
     probabilities = probabilities_of(
@@ -170,8 +170,8 @@ def search(
     """Find pictures by words, texts by a picture, any modality by any: exact, best first."""
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.search import candidates
-    from contrastive.search import find as hits_of
+    from contrastive.inference.search import candidates
+    from contrastive.inference.search import find as hits_of
     from contrastive.tables import hits_table
 
     def data() -> Sequence[dict[str, Any]]:
@@ -215,7 +215,7 @@ def generate(
 
     check_writable(output)  # before minutes of work
     loaded = load(find_model_folder(model), device, trusted=trusted)
-    from contrastive.generate import generate as paint
+    from contrastive.inference.generation import generate as paint
 
     made = paint(
         loaded, prompt, size=size, steps=steps, seed=seed, views=views, negative=negative or ()

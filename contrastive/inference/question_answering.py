@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from contrastive.errors import SpecError
-from contrastive.zero_shot import classify
+from contrastive.inference.zero_shot import classify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,9 +15,9 @@ from torch import Tensor
 from contrastive.console import bar, say
 from contrastive.errors import SpecError
 from contrastive.features.cache import eval_mode
-from contrastive.fourier import FourierImage
-from contrastive.views import Pixels, pixels_of, random_views
-from contrastive.zero_shot import classify_embeddings, embed_classes
+from contrastive.inference.fourier_image import FourierImage
+from contrastive.inference.random_crops import Pixels, pixels_of, random_views
+from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

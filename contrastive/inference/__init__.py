@@ -1,0 +1,1 @@
+"""What a trained model does: embed, search, classify, caption, answer, generate."""
