@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.datasets import Dataset
-    from contrastive.evaluate import Report
-    from contrastive.pair_accuracy import PairAccuracy
-    from contrastive.probe import ProbeReport
+    from contrastive.evaluation.caption_choice import PairAccuracy
+    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.probe import ProbeReport
 
 Result = dict[str, Any]
 

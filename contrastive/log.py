@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from contrastive.evaluate import Report
+    from contrastive.evaluation.evaluate import Report
 
 
 class Log:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from contrastive.compare import Comparison
-    from contrastive.probe import ProbeReport
+    from contrastive.evaluation.comparison import Comparison
+    from contrastive.evaluation.probe import ProbeReport
 
 Hit = tuple[ImageSource, str]
 """A picture and the words below it."""

@@ -14,10 +14,10 @@ from contrastive.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from contrastive.compare import Comparison, Measured
-    from contrastive.evaluate import Figure, Report
-    from contrastive.pair_accuracy import PairAccuracy
-    from contrastive.probe import Accuracy, ProbeReport
+    from contrastive.evaluation.caption_choice import PairAccuracy
+    from contrastive.evaluation.comparison import Comparison, Measured
+    from contrastive.evaluation.evaluate import Figure, Report
+    from contrastive.evaluation.probe import Accuracy, ProbeReport
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 

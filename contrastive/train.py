@@ -25,7 +25,7 @@ from contrastive.data.loading import rows_of
 from contrastive.distributed.ranks import Processes, joined
 from contrastive.doctor.checkup import check_up
 from contrastive.errors import ContrastiveError, TrainingError
-from contrastive.evaluate import Report, check_held_out, evaluate, seen_samples
+from contrastive.evaluation.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.feed import Feed
 from contrastive.log import Log

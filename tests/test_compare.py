@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from contrastive import RunSpec, build_model, classify, load_model
-from contrastive.compare import compare, compare_retrieval
 from contrastive.errors import BadSample, DataError, SpecError
-from contrastive.evaluate import evaluate
+from contrastive.evaluation.comparison import compare, compare_retrieval
+from contrastive.evaluation.evaluate import evaluate
 from contrastive.report import draw_comparison
 from contrastive.spec import TEMPLATES
 from contrastive.train import train

@@ -20,8 +20,8 @@ from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
 from contrastive.doctor.figures import floor
 from contrastive.doctor.runs import examine
+from contrastive.evaluation.geometry import geometry
 from contrastive.features.cache import FeatureCache
-from contrastive.geometry import geometry
 from contrastive.heads import Head, heads
 from contrastive.log import read_log
 from contrastive.losses import Loss, losses

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from contrastive.evaluate import Column, recall
+from contrastive.evaluation.evaluate import Column, recall
 from contrastive.inference.search import top_k
 
 
@@ -122,7 +122,7 @@ def test_ranks_are_those_of_a_slow_loop(query_ids, target_ids, seed):
 def test_chunks_do_not_change_the_figures(monkeypatch):
     queries, targets = column(unit(40, 8), range(40)), column(unit(40, 8, 1), range(40))
     whole = recall(queries, targets)
-    monkeypatch.setattr("contrastive.evaluate.CHUNK_BYTES", 40 * 4 * 7)
+    monkeypatch.setattr("contrastive.evaluation.evaluate.CHUNK_BYTES", 40 * 4 * 7)
     assert recall(queries, targets) == whole
 
 

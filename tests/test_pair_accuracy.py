@@ -15,8 +15,8 @@ from contrastive.clip_benchmark import Subject, evaluation_results, pair_results
 from contrastive.data.bad_rows import Faults
 from contrastive.datasets.pair_tests import PairTest, PairTests, read_pair_tests
 from contrastive.errors import DataError, MissingExtra
-from contrastive.evaluate import evaluate, seen_samples
-from contrastive.pair_accuracy import pair_accuracy
+from contrastive.evaluation.caption_choice import pair_accuracy
+from contrastive.evaluation.evaluate import evaluate, seen_samples
 from tests.miniature import COLOURS, SHAPES, Picture
 from tests.toys import toy_dict
 

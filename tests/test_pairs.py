@@ -18,7 +18,7 @@ from contrastive.distributed.ranks import Processes
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
-from contrastive.evaluate import Column, evaluate, recall
+from contrastive.evaluation.evaluate import Column, evaluate, recall
 from contrastive.feed import Feed
 from contrastive.log import read_log
 from contrastive.step import compare, step_loss

@@ -25,7 +25,7 @@ from contrastive.errors import (
     UnknownComponent,
     WeightsError,
 )
-from contrastive.evaluate import evaluate
+from contrastive.evaluation.evaluate import evaluate
 from contrastive.pretrained import is_pretrained, pretrained_spec, sources
 from contrastive.train import train
 from tests import duals

@@ -20,12 +20,12 @@ from contrastive.clip_benchmark import Subject, probe_results, write_results
 from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, MissingExtra, SpecError
-from contrastive.evaluate import evaluate, seen_samples, top5_share
+from contrastive.evaluation.evaluate import evaluate, seen_samples, top5_share
+from contrastive.evaluation.labelled_splits import Part
+from contrastive.evaluation.logistic import GRID, choose_strength, fit_and_score
+from contrastive.evaluation.probe import draw, knn, linear_probe, probe
 from contrastive.heads import Linear
-from contrastive.labelled import Part
-from contrastive.logistic import GRID, choose_strength, fit_and_score
 from contrastive.losses import InfoNCE
-from contrastive.probe import draw, knn, linear_probe, probe
 from contrastive.report import draw_probe
 
 pytest.importorskip("sklearn")
@@ -251,7 +251,7 @@ def test_neighbours_vote_as_in_the_loop(model, k, temperature):
 def test_neighbours_are_the_same_in_chunks(model, monkeypatch):
     splits = Planted(noise=0.8), Planted(noise=0.8, seed=1)
     whole = knn(model, *splits)
-    monkeypatch.setattr("contrastive.probe.QUERIES", 7)
+    monkeypatch.setattr("contrastive.evaluation.probe.QUERIES", 7)
     assert knn(model, *splits) == whole
 
 

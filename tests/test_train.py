@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import DataError, TrainingError, WeightsError
-from contrastive.evaluate import evaluate
+from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache, weights_fingerprint
 from contrastive.log import read_log
 from contrastive.train import train

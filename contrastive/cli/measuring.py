@@ -53,7 +53,7 @@ def evaluate(
     run = load_run(spec) if spec else run_of(folder, trusted=trusted, remedy="--spec")
     loaded = load(folder, device, trusted=trusted)
     from contrastive.clip_benchmark import dataset_name, evaluation_results
-    from contrastive.evaluate import evaluate as measure
+    from contrastive.evaluation.evaluate import evaluate as measure
 
     split = split or run.evaluation.final_split
     report = measure(
@@ -107,7 +107,7 @@ def probe(
     loaded = load(folder, device, trusted=trusted)
     from contrastive.clip_benchmark import dataset_name, probe_results
     from contrastive.console import say
-    from contrastive.probe import probe as measure
+    from contrastive.evaluation.probe import probe as measure
     from contrastive.tables import probe_table
 
     split = split or run.evaluation.final_split
@@ -158,7 +158,7 @@ def pairs(
     loaded = load(folder, device, trusted=trusted)
     from contrastive.clip_benchmark import pair_results
     from contrastive.console import say
-    from contrastive.pair_accuracy import pair_accuracy
+    from contrastive.evaluation.caption_choice import pair_accuracy
     from contrastive.tables import pairs_table
 
     found = [pair_accuracy(loaded, some, cache=cache_for(folder)) for some in read]
@@ -232,8 +232,8 @@ def _asked(
     settings: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return what models say about pictures, for a machine and for a person."""
-    from contrastive.compare import compare as ask
     from contrastive.console import say
+    from contrastive.evaluation.comparison import compare as ask
     from contrastive.inference.search import pictures_in
     from contrastive.report import PICTURES, draw_comparison
     from contrastive.tables import comparison_table
@@ -264,8 +264,8 @@ def _measured(
 
     Data that nobody asked for may be gone: then pictures alone are compared.
     """
-    from contrastive.compare import compare_retrieval
     from contrastive.console import say
+    from contrastive.evaluation.comparison import compare_retrieval
     from contrastive.tables import measured_tables
 
     split = split or run.evaluation.final_split

@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, cast
 
-from contrastive.evaluate import short_key
+from contrastive.evaluation.evaluate import short_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from contrastive.data.bad_rows import Faults
 from contrastive.data.images import SUFFIXES, StoredImage, pictures_below
 from contrastive.data.loading import check_modalities
 from contrastive.errors import DataError
-from contrastive.evaluate import embed_column
+from contrastive.evaluation.evaluate import embed_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

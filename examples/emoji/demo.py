@@ -20,7 +20,7 @@ from contrastive.console import say
 from contrastive.data.bad_rows import Faults
 from contrastive.data.images import open_image
 from contrastive.data.loading import rows_of
-from contrastive.evaluate import embed_column, evaluate
+from contrastive.evaluation.evaluate import embed_column, evaluate
 from contrastive.inference.search import top_k
 from contrastive.report import draw_curves, draw_hits
 from contrastive.tables import report_tables

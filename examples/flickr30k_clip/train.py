@@ -6,7 +6,7 @@ from pathlib import Path
 from contrastive import RunSpec
 from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
-from contrastive.evaluate import evaluate
+from contrastive.evaluation.evaluate import evaluate
 from contrastive.train import summary, train
 
 

@@ -8,7 +8,7 @@ import torch
 
 from contrastive import FeatureCache, RunSpec, build_model, classify, load_model
 from contrastive.distributed.ranks import Processes
-from contrastive.evaluate import evaluate
+from contrastive.evaluation.evaluate import evaluate
 from contrastive.feed import Feed
 from contrastive.log import read_log
 from contrastive.step import step_loss

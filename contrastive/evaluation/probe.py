@@ -19,11 +19,11 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.errors import DataError, SpecError
-from contrastive.evaluate import Figure, bootstrap, top5_share
+from contrastive.evaluation.evaluate import Figure, bootstrap, top5_share
+from contrastive.evaluation.labelled_splits import On, Reader, Splits
+from contrastive.evaluation.logistic import choose_strength, fit_and_score
 from contrastive.inference.search import top_k
 from contrastive.inference.zero_shot import classify
-from contrastive.labelled import On, Reader, Splits
-from contrastive.logistic import choose_strength, fit_and_score
 from contrastive.spec import TEMPLATES
 
 if TYPE_CHECKING:

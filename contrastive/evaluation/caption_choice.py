@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contrastive.errors import DataError
-from contrastive.evaluate import Figure, bootstrap, check_held_out
+from contrastive.evaluation.evaluate import Figure, bootstrap, check_held_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

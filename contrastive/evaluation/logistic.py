@@ -17,7 +17,7 @@ import numpy as np
 from contrastive.errors import require
 
 if TYPE_CHECKING:
-    from contrastive.labelled import Part
+    from contrastive.evaluation.labelled_splits import Part
 
 ITERATIONS = 1000
 STEPS = 8  # a decade

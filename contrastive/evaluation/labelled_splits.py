@@ -13,7 +13,12 @@ import numpy as np
 from contrastive.data.bad_rows import Faults
 from contrastive.data.loading import OnBad, prepared_batches, rows_of
 from contrastive.errors import DataError, SpecError
-from contrastive.evaluate import UNHASHED, check_held_out, distinct_rows, short_key
+from contrastive.evaluation.evaluate import (
+    UNHASHED,
+    check_held_out,
+    distinct_rows,
+    short_key,
+)
 from contrastive.features.cache import FeatureCache, run_encoder
 from contrastive.features.cache import batch_size as fitting_batch_size
 

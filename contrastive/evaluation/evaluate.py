@@ -23,7 +23,7 @@ from contrastive.data.content_hash import sample_key
 from contrastive.data.images import StoredImage
 from contrastive.data.loading import check_modalities, rows_of
 from contrastive.errors import BadSample, DataError
-from contrastive.geometry import Geometry, geometry
+from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.spec import TEMPLATES
 

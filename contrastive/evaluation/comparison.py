@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from contrastive.data.loading import rows_of
 from contrastive.errors import DataError, SpecError
-from contrastive.evaluate import check_held_out, evaluate
+from contrastive.evaluation.evaluate import check_held_out, evaluate
 from contrastive.inference.zero_shot import classify
 from contrastive.spec import TEMPLATES
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.datasets import Samples
-    from contrastive.evaluate import Report
+    from contrastive.evaluation.evaluate import Report
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
