@@ -28,12 +28,12 @@ from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.feed import Feed
-from contrastive.log import Log
 from contrastive.losses import Distillation
 from contrastive.micro_batches import check_towers
 from contrastive.model.freezing import checkpoint_towers
 from contrastive.model.model import ContrastiveModel, build_model, checkpoint
 from contrastive.rates import describe, optimizer_of, set_rates
+from contrastive.reporting.run_log import Log
 from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
 from contrastive.step import step_loss
 

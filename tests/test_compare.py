@@ -13,7 +13,7 @@ from contrastive import RunSpec, build_model, classify, load_model
 from contrastive.errors import BadSample, DataError, SpecError
 from contrastive.evaluation.comparison import compare, compare_retrieval
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.report import draw_comparison
+from contrastive.reporting.plots import draw_comparison
 from contrastive.spec import TEMPLATES
 from contrastive.train import train
 from tests.duals import save_clip

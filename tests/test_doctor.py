@@ -23,10 +23,10 @@ from contrastive.doctor.runs import examine
 from contrastive.evaluation.geometry import geometry
 from contrastive.features.cache import FeatureCache
 from contrastive.heads import Head, heads
-from contrastive.log import read_log
 from contrastive.losses import Loss, losses
 from contrastive.losses.functional import accuracy, infonce, similarity
 from contrastive.losses.module import LossModule
+from contrastive.reporting.run_log import read_log
 from contrastive.train import train
 from tests.toys import toy_dict
 

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import TrainingError
 from contrastive.features.cache import FeatureCache, eval_mode
-from contrastive.log import read_log
 from contrastive.losses import execution, functional
 from contrastive.micro_batches import check_batch_norm, embed, micro_batched
+from contrastive.reporting.run_log import read_log
 from contrastive.train import train
 from tests.toys import toy_dict
 

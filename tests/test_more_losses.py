@@ -26,7 +26,6 @@ from contrastive.config.base import yaml_files as files
 from contrastive.distributed.global_batch import World
 from contrastive.errors import SpecError, TrainingError
 from contrastive.features.cache import FeatureCache
-from contrastive.log import read_log
 from contrastive.losses import (
     DCL,
     Distillation,
@@ -45,6 +44,7 @@ from contrastive.losses.distillation import distillation
 from contrastive.losses.functional import infonce, similarity
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon
+from contrastive.reporting.run_log import read_log
 from contrastive.train import train
 from tests.toys import toy_dict
 

@@ -11,12 +11,17 @@ import pytest
 import torch
 
 from contrastive import FeatureCache, build_model
-from contrastive.clip_benchmark import Subject, evaluation_results, pair_results, write_results
 from contrastive.data.bad_rows import Faults
 from contrastive.datasets.pair_tests import PairTest, PairTests, read_pair_tests
 from contrastive.errors import DataError, MissingExtra
 from contrastive.evaluation.caption_choice import pair_accuracy
 from contrastive.evaluation.evaluate import evaluate, seen_samples
+from contrastive.reporting.clip_benchmark import (
+    Subject,
+    evaluation_results,
+    pair_results,
+    write_results,
+)
 from tests.miniature import COLOURS, SHAPES, Picture
 from tests.toys import toy_dict
 

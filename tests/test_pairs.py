@@ -20,7 +20,7 @@ from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
 from contrastive.evaluation.evaluate import Column, evaluate, recall
 from contrastive.feed import Feed
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 from contrastive.step import compare, step_loss
 from contrastive.train import train
 from tests.toys import toy_dict

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from contrastive import FeatureCache, ModelSpec, Tower, build_model
-from contrastive.clip_benchmark import Subject, probe_results, write_results
 from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, MissingExtra, SpecError
@@ -26,7 +25,8 @@ from contrastive.evaluation.logistic import GRID, choose_strength, fit_and_score
 from contrastive.evaluation.probe import draw, knn, linear_probe, probe
 from contrastive.heads import Linear
 from contrastive.losses import InfoNCE
-from contrastive.report import draw_probe
+from contrastive.reporting.clip_benchmark import Subject, probe_results, write_results
+from contrastive.reporting.plots import draw_probe
 
 pytest.importorskip("sklearn")
 

@@ -16,7 +16,7 @@ from contrastive import build_model
 from contrastive.distributed.ranks import Processes
 from contrastive.errors import DataError
 from contrastive.feed import Feed
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 from contrastive.train import train
 from tests.toys import toy_dict, toy_spec
 

@@ -16,7 +16,7 @@ from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache, weights_fingerprint
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 from contrastive.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec

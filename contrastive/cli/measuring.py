@@ -33,8 +33,8 @@ from contrastive.errors import DataError, SpecError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from contrastive.clip_benchmark import Subject
     from contrastive.model.model import ContrastiveModel
+    from contrastive.reporting.clip_benchmark import Subject
     from contrastive.spec import RunSpec
 
 
@@ -52,8 +52,8 @@ def evaluate(
     folder = find_model_folder(model)
     run = load_run(spec) if spec else run_of(folder, trusted=trusted, remedy="--spec")
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.clip_benchmark import dataset_name, evaluation_results
     from contrastive.evaluation.evaluate import evaluate as measure
+    from contrastive.reporting.clip_benchmark import dataset_name, evaluation_results
 
     split = split or run.evaluation.final_split
     report = measure(
@@ -65,7 +65,7 @@ def evaluate(
         workers=run.training.workers,
     )
     from contrastive.console import say
-    from contrastive.tables import report_tables
+    from contrastive.reporting.tables import report_tables
 
     for fault in report.faults:
         say(fault)
@@ -105,10 +105,10 @@ def probe(
     folder = find_model_folder(model)
     run = load_run(spec) if spec else run_of(folder, trusted=trusted, remedy="--spec")
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.clip_benchmark import dataset_name, probe_results
     from contrastive.console import say
     from contrastive.evaluation.probe import probe as measure
-    from contrastive.tables import probe_table
+    from contrastive.reporting.clip_benchmark import dataset_name, probe_results
+    from contrastive.reporting.tables import probe_table
 
     split = split or run.evaluation.final_split
     report = measure(
@@ -129,7 +129,7 @@ def probe(
     for fault in report.faults:
         say(fault)
     if picture:
-        from contrastive.report import draw_probe
+        from contrastive.reporting.plots import draw_probe
 
         draw_probe(report, picture)
         say(f"drawn: {picture}")
@@ -156,10 +156,10 @@ def pairs(
     read = read_pair_tests(tests, images=images)
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.clip_benchmark import pair_results
     from contrastive.console import say
     from contrastive.evaluation.caption_choice import pair_accuracy
-    from contrastive.tables import pairs_table
+    from contrastive.reporting.clip_benchmark import pair_results
+    from contrastive.reporting.tables import pairs_table
 
     found = [pair_accuracy(loaded, some, cache=cache_for(folder)) for some in read]
     for fault in (fault for one in found for fault in one.faults):
@@ -235,8 +235,8 @@ def _asked(
     from contrastive.console import say
     from contrastive.evaluation.comparison import compare as ask
     from contrastive.inference.search import pictures_in
-    from contrastive.report import PICTURES, draw_comparison
-    from contrastive.tables import comparison_table
+    from contrastive.reporting.plots import PICTURES, draw_comparison
+    from contrastive.reporting.tables import comparison_table
 
     images = [
         image
@@ -266,7 +266,7 @@ def _measured(
     """
     from contrastive.console import say
     from contrastive.evaluation.comparison import compare_retrieval
-    from contrastive.tables import measured_tables
+    from contrastive.reporting.tables import measured_tables
 
     split = split or run.evaluation.final_split
     try:
@@ -318,15 +318,15 @@ def _run_of_any(models: list[Path], *, trusted: bool) -> RunSpec | None:
 
 def _subject(folder: Path, dataset: str, split: str) -> Subject:
     """Return what was measured, as CLIP_benchmark names it."""
-    from contrastive.clip_benchmark import Subject
     from contrastive.model.model import find_model
+    from contrastive.reporting.clip_benchmark import Subject
 
     return Subject(dataset, model=str(folder), pretrained=find_model(folder).name, split=split)
 
 
 def _export(results: list[dict[str, Any]], folder: Path | None) -> None:
-    from contrastive.clip_benchmark import write_results
     from contrastive.console import say
+    from contrastive.reporting.clip_benchmark import write_results
 
     for path in write_results(results, folder) if folder else ():
         say(f"written: {path}")

@@ -43,8 +43,8 @@ def list_components(
     from contrastive.config.entry_points import SWITCH
     from contrastive.console import bar, console, say
     from contrastive.plugins import idle_choices, listing, modules_of
+    from contrastive.reporting.tables import plugins_table
     from contrastive.spec import REGISTRIES
-    from contrastive.tables import plugins_table
 
     if idle := idle_choices(*REGISTRIES):
         say(f"{SWITCH} names {', '.join(idle)}, of which no component is installed")
@@ -59,7 +59,7 @@ def list_components(
 def show_component(name: Name, as_json: Json = False) -> None:
     """Print a component's fields with types, defaults and help."""
     from contrastive.config.field_docs import fields_of
-    from contrastive.tables import fields_table
+    from contrastive.reporting.tables import fields_table
 
     cls = _component(name)
     about = _about(cls)
@@ -89,7 +89,7 @@ def check(
 ) -> None:
     """Build a component and run the kit for plugins on it: exit code 1 if a check fails."""
     from contrastive.config.yaml_files import load_fields
-    from contrastive.tables import verdicts_table
+    from contrastive.reporting.tables import verdicts_table
 
     config = load_fields(_component(name), name, fields or ())
     from contrastive.testing import examine_component

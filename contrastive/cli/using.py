@@ -44,7 +44,7 @@ def classify(
         {"image": str(image), "probabilities": dict(zip(names, row, strict=True))}
         for image, row in zip(images, rows, strict=True)
     ]
-    from contrastive.tables import classes_table
+    from contrastive.reporting.tables import classes_table
 
     show(results, as_json, classes_table(results, top))
 
@@ -72,7 +72,7 @@ def caption(
     from contrastive.data.loading import rows_of
     from contrastive.inference.captioning import caption as captions_of
     from contrastive.inference.search import lines_of
-    from contrastive.tables import captions_table
+    from contrastive.reporting.tables import captions_table
 
     if corpus:
         rows = lines_of(corpus)
@@ -143,7 +143,7 @@ def answer(
             images, cast("list[list[float]]", probabilities.tolist()), strict=True
         )
     ]
-    from contrastive.tables import classes_table
+    from contrastive.reporting.tables import classes_table
 
     show(results, as_json, classes_table(results, len(names), "answer"))
 
@@ -172,7 +172,7 @@ def search(
     loaded = load(folder, device, trusted=trusted)
     from contrastive.inference.search import candidates
     from contrastive.inference.search import find as hits_of
-    from contrastive.tables import hits_table
+    from contrastive.reporting.tables import hits_table
 
     def data() -> Sequence[dict[str, Any]]:
         from contrastive.data.loading import rows_of

@@ -10,7 +10,7 @@ from contrastive.console import say
 from contrastive.data.loading import ABOUT, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.facts import caption_facts, shared_facts
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from contrastive.datasets import Sample, Samples
     from contrastive.feed import Feed
-    from contrastive.log import Log
     from contrastive.model.model import ContrastiveModel
+    from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.doctor import Figures, Finding, diagnose
 from contrastive.errors import ContrastiveError, DataError
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path

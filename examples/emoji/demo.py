@@ -22,8 +22,8 @@ from contrastive.data.images import open_image
 from contrastive.data.loading import rows_of
 from contrastive.evaluation.evaluate import embed_column, evaluate
 from contrastive.inference.search import top_k
-from contrastive.report import draw_curves, draw_hits
-from contrastive.tables import report_tables
+from contrastive.reporting.plots import draw_curves, draw_hits
+from contrastive.reporting.tables import report_tables
 from contrastive.train import train
 
 QUERIES = (

@@ -10,7 +10,7 @@ from contrastive import FeatureCache, RunSpec, build_model, classify, load_model
 from contrastive.distributed.ranks import Processes
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.feed import Feed
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 from contrastive.step import step_loss
 from contrastive.train import train
 

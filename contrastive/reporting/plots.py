@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.data.images import ImageSource, open_image
 from contrastive.errors import DataError, printable, require
-from contrastive.log import read_log
+from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
