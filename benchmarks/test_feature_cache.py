@@ -14,7 +14,7 @@ from contrastive import RunSpec
 from contrastive.data.loading import rows_of
 from contrastive.datasets import Dataset, Purpose, Samples
 from contrastive.features.cache import FeatureCache
-from contrastive.train import train
+from contrastive.training.train import train
 
 ROWS = 512  # two captions of 256 pictures
 

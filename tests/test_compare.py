@@ -15,7 +15,7 @@ from contrastive.evaluation.comparison import compare, compare_retrieval
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.plots import draw_comparison
 from contrastive.spec import TEMPLATES
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.duals import save_clip
 from tests.miniature import Picture
 from tests.toys import toy_dict

@@ -27,7 +27,7 @@ from contrastive.losses import Loss, losses
 from contrastive.losses.functional import accuracy, infonce, similarity
 from contrastive.losses.module import LossModule
 from contrastive.reporting.run_log import read_log
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.toys import toy_dict
 
 IMAGES = 96  # 64 in train, 16 in val: enough to tell recall from guessing
@@ -280,7 +280,9 @@ def test_a_resumed_run_does_not_repeat_itself(toy, cache, capsys):
 
 
 def test_a_loss_that_rises_again_is_named(toy, monkeypatch):
-    monkeypatch.setattr("contrastive.train._schedule", lambda step, *_: 1 if step < 80 else 300)
+    monkeypatch.setattr(
+        "contrastive.training.train._schedule", lambda step, *_: 1 if step < 80 else 300
+    )
     run = toy(epochs=16)
     assert run.codes == ["diverged"]
 

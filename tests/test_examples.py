@@ -19,7 +19,7 @@ from contrastive import RunSpec, load_model
 from contrastive.config.yaml_files import load
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.run_log import read_log
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.miniature import FORMS, Picture, write_flickr30k, write_hub_copy
 from tests.toys import network
 

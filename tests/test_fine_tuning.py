@@ -12,10 +12,10 @@ from contrastive import RunSpec, build_model, load_model
 from contrastive.encoders import HFText, ResNet, TextTransformer, Timm, ViT
 from contrastive.errors import MissingExtra, SpecError, WeightsError
 from contrastive.nn.layer_stack import layers
-from contrastive.rates import optimizer_of, rate_factors, set_rates
 from contrastive.reporting.run_log import read_log
 from contrastive.spec import TrainingSpec
-from contrastive.train import train
+from contrastive.training.optimizer import optimizer_of, rate_factors, set_rates
+from contrastive.training.train import train
 from tests.miniature import Picture
 from tests.toys import network, toy_dict
 

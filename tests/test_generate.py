@@ -16,7 +16,7 @@ from contrastive.errors import BadSample, SpecError
 from contrastive.inference.fourier_image import FourierImage, colour_axes, falloff
 from contrastive.inference.generation import generate, rerank, total_variation
 from contrastive.inference.random_crops import pixels_of, random_views
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.duals import save_clip, save_siglip2
 from tests.miniature import Picture
 from tests.toys import toy_spec

@@ -18,9 +18,9 @@ from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import TrainingError
 from contrastive.features.cache import FeatureCache, eval_mode
 from contrastive.losses import execution, functional
-from contrastive.micro_batches import check_batch_norm, embed, micro_batched
 from contrastive.reporting.run_log import read_log
-from contrastive.train import train
+from contrastive.training.gradient_cache import check_batch_norm, embed, micro_batched
+from contrastive.training.train import train
 from tests.toys import toy_dict
 
 torch.set_num_threads(1)
@@ -564,7 +564,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from contrastive.distributed.global_batch import World
 from contrastive.losses.execution import infonce
-from contrastive.micro_batches import micro_batched
+from contrastive.training.gradient_cache import micro_batched
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)

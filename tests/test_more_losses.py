@@ -45,7 +45,7 @@ from contrastive.losses.functional import infonce, similarity
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon
 from contrastive.reporting.run_log import read_log
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.toys import toy_dict
 
 torch.set_num_threads(1)

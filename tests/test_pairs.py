@@ -19,10 +19,10 @@ from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
 from contrastive.evaluation.evaluate import Column, evaluate, recall
-from contrastive.feed import Feed
 from contrastive.reporting.run_log import read_log
-from contrastive.step import compare, step_loss
-from contrastive.train import train
+from contrastive.training.batches import Feed
+from contrastive.training.step import compare, step_loss
+from contrastive.training.train import train
 from tests.toys import toy_dict
 
 KINDS = 12

@@ -27,7 +27,7 @@ from contrastive.errors import (
 )
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.pretrained import is_pretrained, pretrained_spec, sources
-from contrastive.train import train
+from contrastive.training.train import train
 from tests import duals
 from tests.miniature import Picture, write_flickr30k
 

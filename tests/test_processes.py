@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from contrastive import build_model
 from contrastive.distributed.ranks import Processes
 from contrastive.errors import DataError
-from contrastive.feed import Feed
 from contrastive.reporting.run_log import read_log
-from contrastive.train import train
+from contrastive.training.batches import Feed
+from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
 PATIENCE = 240  # seconds

@@ -11,8 +11,8 @@ from contrastive import RunSpec, build_model, load_model
 from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError
 from contrastive.model.model import checkpoint
-from contrastive.resume import run_files
 from contrastive.spec import REGISTRIES
+from contrastive.training.resume import run_files
 
 MODEL = {
     "embed_dim": 8,

@@ -17,7 +17,7 @@ from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache, weights_fingerprint
 from contrastive.reporting.run_log import read_log
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
 

@@ -24,7 +24,7 @@ def train(
 ) -> None:
     """Train a model: heads, towers or both, as the spec says."""
     run = load_run(spec, overrides)
-    from contrastive.train import train as start
+    from contrastive.training.train import train as start
 
     folder = output or run.output or Path("runs") / spec.stem
     start(run, folder, resume=resume)

@@ -24,7 +24,7 @@ from contrastive.evaluation.evaluate import embed_column, evaluate
 from contrastive.inference.search import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
-from contrastive.train import train
+from contrastive.training.train import train
 
 QUERIES = (
     "fruit",

@@ -7,7 +7,7 @@ from contrastive import RunSpec
 from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.train import summary, train
+from contrastive.training.train import summary, train
 
 
 def main() -> None:

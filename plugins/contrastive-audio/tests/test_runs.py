@@ -9,10 +9,10 @@ import torch
 from contrastive import FeatureCache, RunSpec, build_model, classify, load_model
 from contrastive.distributed.ranks import Processes
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.feed import Feed
 from contrastive.reporting.run_log import read_log
-from contrastive.step import step_loss
-from contrastive.train import train
+from contrastive.training.batches import Feed
+from contrastive.training.step import step_loss
+from contrastive.training.train import train
 
 from .speech import COLOURS
 

@@ -36,7 +36,7 @@ from contrastive.config.json_schema import json_schema
 from contrastive.errors import MissingExtra, SpecError
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Matryoshka, Queue, losses
-from contrastive.train import train
+from contrastive.training.train import train
 from tests.toys import toy_dict
 
 HERE = Path(__file__).parent

@@ -23,19 +23,25 @@ from torch import Tensor, nn
 from contrastive.console import bar, say
 from contrastive.data.loading import rows_of
 from contrastive.distributed.ranks import Processes, joined
-from contrastive.doctor.checkup import check_up
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import Report, check_held_out, evaluate, seen_samples
 from contrastive.features.cache import FeatureCache
-from contrastive.feed import Feed
 from contrastive.losses import Distillation
-from contrastive.micro_batches import check_towers
 from contrastive.model.freezing import checkpoint_towers
 from contrastive.model.model import ContrastiveModel, build_model, checkpoint
-from contrastive.rates import describe, optimizer_of, set_rates
 from contrastive.reporting.run_log import Log
-from contrastive.resume import restore_random, restore_step, run_files, save_step, start_or_resume
-from contrastive.step import step_loss
+from contrastive.training.batches import Feed
+from contrastive.training.gradient_cache import check_towers
+from contrastive.training.health_check import check_up
+from contrastive.training.optimizer import describe, optimizer_of, set_rates
+from contrastive.training.resume import (
+    restore_random,
+    restore_step,
+    run_files,
+    save_step,
+    start_or_resume,
+)
+from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.datasets import Sample, Samples
-    from contrastive.feed import Feed
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
+    from contrastive.training.batches import Feed
 
 
 def check_up(

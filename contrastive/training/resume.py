@@ -21,9 +21,9 @@ from contrastive.model.model import checkpoint, restore_weights
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from contrastive.feed import Feed
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
+    from contrastive.training.batches import Feed
 
 FREE = (
     "output",

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from contrastive.errors import TrainingError
-from contrastive.micro_batches import embed
+from contrastive.training.gradient_cache import embed
 
 if TYPE_CHECKING:
-    from contrastive.feed import Batch
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
+    from contrastive.training.batches import Batch
 
 Views = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""

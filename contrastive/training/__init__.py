@@ -1,0 +1,1 @@
+"""Training runs: batches, steps, the loop, and how a run is resumed."""
