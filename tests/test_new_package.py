@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from contrastive import testing
-from contrastive.scaffold import TEMPLATES
+from contrastive.plugin_tools.new_package import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 MADE = {

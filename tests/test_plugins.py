@@ -18,7 +18,7 @@ from contrastive.config.base import yaml_files as files
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import PluginError, SpecError, UnknownComponent
 from contrastive.heads import Head, Linear, heads
-from contrastive.plugins import listing
+from contrastive.plugin_tools.listing import listing
 from contrastive.spec import REGISTRIES, ModelSpec
 from tests.conftest import PACKAGES, SCRIPT
 

@@ -31,7 +31,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of a spec with everything installed, for editors."""
     from contrastive.config.json_schema import json_schema
-    from contrastive.plugins import deadly
+    from contrastive.plugin_tools.listing import deadly
     from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
 
     if of not in ("run", "model"):

@@ -42,7 +42,7 @@ def list_components(
         return
     from contrastive.config.entry_points import SWITCH
     from contrastive.console import bar, console, say
-    from contrastive.plugins import idle_choices, listing, modules_of
+    from contrastive.plugin_tools.listing import idle_choices, listing, modules_of
     from contrastive.reporting.tables import plugins_table
     from contrastive.spec import REGISTRIES
 
@@ -118,7 +118,7 @@ def new(
 ) -> None:
     """Write a package for a component of your own: it works and passes its tests as it is."""
     from contrastive.config.lookup import of_kind
-    from contrastive.scaffold import new_package
+    from contrastive.plugin_tools.new_package import new_package
     from contrastive.spec import REGISTRIES
 
     folder = folder or Path(f"contrastive-{name}")

@@ -1,6 +1,6 @@
 """Import one module of a plugin, in a process that has imported nothing but the core.
 
-``contrastive.plugins`` starts that process. stdout and stderr of the plugin go nowhere: the answer,
+``contrastive.plugin_tools.listing`` starts that process. stdout and stderr of the plugin go nowhere: the answer,
 a line of JSON, goes to what was stdout before.
 """
 

@@ -1,6 +1,6 @@
 """Every component with its state, and what importing its package costs.
 
-A package is imported in a process of its own (``contrastive.import_trial``), since what is imported
+A package is imported in a process of its own (``contrastive.plugin_tools.isolated_import``), since what is imported
 already costs nothing, and since a package may hang, exit or print.
 """
 
@@ -27,7 +27,7 @@ LIMIT = 20.0
 # the child finds what this process finds, and nothing else, before it imports anything of ours
 CHILD = (
     "import json, sys; request = json.loads(sys.argv[1]); sys.path[:] = request['path'];"
-    "from contrastive.import_trial import answer; answer(request)"
+    "from contrastive.plugin_tools.isolated_import import answer; answer(request)"
 )
 READY = b"ready\n"
 

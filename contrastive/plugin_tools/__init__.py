@@ -1,0 +1,1 @@
+"""For authors of plugins: what is installed, what it costs, and a new package."""
