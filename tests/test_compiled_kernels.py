@@ -1,7 +1,7 @@
 """Shipped kernels as the compiler makes them: in registers, within shared memory, by tensor cores.
 
 No GPU is needed. Ids with embeddings of fp16 and fp32 are much as with bf16, and are left to the
-command ``python -m contrastive.losses.kernels.compiled``.
+command ``python -m contrastive.losses.backends.triton.compiled``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from contrastive.losses import sweeps
-from contrastive.losses.kernels import compiled, fused, tiles
-from contrastive.losses.roles import Roles
+from contrastive.losses.backends import base as sweeps
+from contrastive.losses.backends.pair_labels import Roles
+from contrastive.losses.backends.triton import compiled, fused, tiles
 
 CHECKED = r"^(?!.*(masked|groups) fp)"
 BUILDS = [build for gpu in tiles.CAPABILITIES for build in compiled.builds(gpu, CHECKED)]

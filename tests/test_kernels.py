@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contrastive.losses.kernels import tiles
+from contrastive.losses.backends.triton import tiles
 
 INTERPRETED = Path(__file__).parent / "interpreted"
 SMEM = {(8, 0): 163 * 1024, (9, 0): 227 * 1024}
@@ -61,7 +61,7 @@ except ValueError as error:
 def test_losses_are_imported_without_triton():
     code = """
 import sys
-import contrastive.losses.execution, contrastive.losses.kernels, contrastive.losses.kernels.tiles
+import contrastive.losses.execution, contrastive.losses.backends.triton, contrastive.losses.backends.triton.tiles
 assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

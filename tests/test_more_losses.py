@@ -36,8 +36,10 @@ from contrastive.losses import (
     Queue,
     Sigmoid,
     SupCon,
-    anchors,
     losses,
+)
+from contrastive.losses import (
+    row_softmax as anchors,
 )
 from contrastive.losses.dcl import dcl
 from contrastive.losses.distillation import distillation

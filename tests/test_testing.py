@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from contrastive.losses import chunked, execution, functional
+from contrastive.losses import execution, functional
+from contrastive.losses.backends import chunked
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.covering import covering

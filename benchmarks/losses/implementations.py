@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from torch.nn.functional import normalize as unit
 
-from contrastive.losses import execution, sweeps
-from contrastive.losses.chunked import Chunked
-from contrastive.losses.roles import Roles
+from contrastive.losses import execution
+from contrastive.losses.backends import base as sweeps
+from contrastive.losses.backends.chunked import Chunked
+from contrastive.losses.backends.pair_labels import Roles
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem
@@ -199,7 +200,7 @@ FUSED_MODES: dict[str, dict[str, Any]] = {
 def fused() -> list[Implementation]:
     """Return the modes that ``Fused`` has; none without Triton."""
     try:
-        made = importlib.import_module("contrastive.losses.kernels.fused").Fused
+        made = importlib.import_module("contrastive.losses.backends.triton.fused").Fused
     except ImportError:
         return []
     known = inspect.signature(made).parameters

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import DCL
-from contrastive.losses.anchors import NEVER, AnchorLoss, Sums, both_sides, chosen, mean
+from contrastive.losses.row_softmax import NEVER, AnchorLoss, Sums, both_sides, chosen, mean
 
 if TYPE_CHECKING:
     from torch import Tensor

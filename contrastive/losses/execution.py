@@ -14,19 +14,20 @@ import torch
 from torch.nn.functional import normalize as unit
 
 from contrastive.errors import require
-from contrastive.losses import functional, sweeps
-from contrastive.losses.chunked import Chunked
-from contrastive.losses.idle import Idle
-from contrastive.losses.kernels.tiles import WIDEST
-from contrastive.losses.roles import Roles, matched_ids
-from contrastive.losses.smoothing import smoothing
+from contrastive.losses import functional
+from contrastive.losses.backends import base as sweeps
+from contrastive.losses.backends.chunked import Chunked
+from contrastive.losses.backends.empty_shard import Idle
+from contrastive.losses.backends.label_smoothing import smoothing
+from contrastive.losses.backends.pair_labels import Roles, matched_ids
+from contrastive.losses.backends.triton.tiles import WIDEST
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import Shares, World
     from contrastive.losses import Direction, Execution, Positives, Products
-    from contrastive.losses.sweeps import Sweeps
+    from contrastive.losses.backends.base import Sweeps
 
 Chosen = Literal["eager", "chunked", "fused"]
 LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two sweeps
@@ -195,7 +196,7 @@ def _sweeps(
             return Chunked(products=dtype)
         case "fused":
             require("triton", extra="kernels")
-            from contrastive.losses.kernels.fused import Fused
+            from contrastive.losses.backends.triton.fused import Fused
 
             return Fused(products=dtype)
         case _:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 from torch.nn.functional import logsigmoid, pad
 
-from contrastive.losses.roles import insist_on_pairs, matched_ids
+from contrastive.losses.backends.pair_labels import insist_on_pairs, matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

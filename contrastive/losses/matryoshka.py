@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.errors import SpecError
-from contrastive.losses.sweeps import wide
+from contrastive.losses.backends.base import wide
 from contrastive.losses.wrapper import WrapperLoss
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from torch.func import functional_call  # pyright: ignore[reportUnknownVariableT
 from contrastive.distributed.global_batch import World
 from contrastive.errors import SpecError
 from contrastive.losses import Direction, Loss
+from contrastive.losses.backends.pair_labels import matched_ids
 from contrastive.losses.execution import whole
-from contrastive.losses.roles import matched_ids
 from contrastive.losses.wrapper import WrapperLoss
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import SupCon
-from contrastive.losses.anchors import AnchorLoss, among, chosen, row_sums, softmax_loss
-from contrastive.losses.roles import matched_ids
+from contrastive.losses.backends.pair_labels import matched_ids
+from contrastive.losses.row_softmax import AnchorLoss, among, chosen, row_sums, softmax_loss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,10 +7,11 @@ import math
 import torch
 from torch.nn.functional import normalize
 
-from contrastive.losses import functional, sweeps
-from contrastive.losses.kernels.fused import Fused
-from contrastive.losses.kernels.tiles import Tile
-from contrastive.losses.roles import Roles
+from contrastive.losses import functional
+from contrastive.losses.backends import base as sweeps
+from contrastive.losses.backends.pair_labels import Roles
+from contrastive.losses.backends.triton.fused import Fused
+from contrastive.losses.backends.triton.tiles import Tile
 
 torch.set_num_threads(1)
 

@@ -7,8 +7,8 @@ import torch
 from torch.library import opcheck
 
 from contrastive.losses import execution
-from contrastive.losses.kernels import lines, ops
-from contrastive.losses.kernels.fused import Fused
+from contrastive.losses.backends.triton import lines, ops
+from contrastive.losses.backends.triton.fused import Fused
 from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, ids, roles_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")

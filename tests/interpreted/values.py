@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from contrastive.losses.chunked import Chunked
-from contrastive.losses.sweeps import side
+from contrastive.losses.backends.base import side
+from contrastive.losses.backends.chunked import Chunked
 from tests.interpreted.judge import (
     KINDS,
     LOSSES,

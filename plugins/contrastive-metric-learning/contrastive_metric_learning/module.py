@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.distributed.global_batch import World
+from contrastive.losses.backends.pair_labels import insist_on_pairs, matched_ids
 from contrastive.losses.execution import whole
 from contrastive.losses.functional import accuracy, collisions
 from contrastive.losses.module import LossModule
-from contrastive.losses.roles import insist_on_pairs, matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

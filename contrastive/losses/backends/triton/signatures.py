@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from triton.compiler import ASTSource
 
-from contrastive.losses.kernels import gradients, launch, lines, rows, sums, tiles
+from contrastive.losses.backends.triton import gradients, launch, lines, rows, sums, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import logsigmoid
 
-from contrastive.losses.sweeps import Side, Sums, Sweeps, side, wide
+from contrastive.losses.backends.base import Side, Sums, Sweeps, side, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from contrastive.losses.roles import Roles
+    from contrastive.losses.backends.pair_labels import Roles
 
 CHUNK_BYTES = 128 * 2**20
 CHUNK_ROWS = 256, 1024  # fewer make the product slow, more make it no faster

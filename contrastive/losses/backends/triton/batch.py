@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.losses.kernels import tiles
+from contrastive.losses.backends.triton import tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from contrastive.losses.kernels import batch, lines, ops, tiles
-from contrastive.losses.sweeps import Side, Sums, Sweeps
+from contrastive.losses.backends.base import Side, Sums, Sweeps
+from contrastive.losses.backends.triton import batch, lines, ops, tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses.roles import Roles
+    from contrastive.losses.backends.pair_labels import Roles
 
 
 class Fused(Sweeps):

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.kernels import launch, lines, tiles
-from contrastive.losses.kernels.batch import padded, slices, tiles_of
-from contrastive.losses.kernels.launch import multiply
+from contrastive.losses.backends.triton import launch, lines, tiles
+from contrastive.losses.backends.triton.batch import padded, slices, tiles_of
+from contrastive.losses.backends.triton.launch import multiply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from contrastive.losses.kernels.batch import Pairs
-    from contrastive.losses.kernels.launch import Kernels
+    from contrastive.losses.backends.triton.batch import Pairs
+    from contrastive.losses.backends.triton.launch import Kernels
 
 
 def put(

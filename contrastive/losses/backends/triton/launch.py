@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.kernels import gradients, rows, sums, tiles
-from contrastive.losses.kernels.batch import How, Pairs, padded, processors, tiles_of
-from contrastive.losses.kernels.lines import FUSION, INTERPRETED, filled
+from contrastive.losses.backends.triton import gradients, rows, sums, tiles
+from contrastive.losses.backends.triton.batch import (
+    How,
+    Pairs,
+    padded,
+    processors,
+    tiles_of,
+)
+from contrastive.losses.backends.triton.lines import FUSION, INTERPRETED, filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

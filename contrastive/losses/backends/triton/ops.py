@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn.functional import softplus
 
-from contrastive.losses.kernels import lines, sweep, tiles
-from contrastive.losses.kernels.batch import How, Pairs, padded, slices
-from contrastive.losses.kernels.launch import Kernels
-from contrastive.losses.kernels.sweep import first_sweep, put
-from contrastive.losses.sweeps import Side, side
+from contrastive.losses.backends.base import Side, side
+from contrastive.losses.backends.triton import lines, sweep, tiles
+from contrastive.losses.backends.triton.batch import How, Pairs, padded, slices
+from contrastive.losses.backends.triton.launch import Kernels
+from contrastive.losses.backends.triton.sweep import first_sweep, put
 
 
 @custom_op("contrastive::infonce_sums", mutates_args=())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from triton.runtime import JITFunction
 
-from contrastive.losses.kernels import rows
+from contrastive.losses.backends.triton import rows
 
 if TYPE_CHECKING:
     from torch import Tensor

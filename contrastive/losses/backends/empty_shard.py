@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.sweeps import Sums, Sweeps, wide
+from contrastive.losses.backends.base import Sums, Sweeps, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses.roles import Roles
+    from contrastive.losses.backends.pair_labels import Roles
 
 
 class Idle(Sweeps):

@@ -18,10 +18,10 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.losses import Choice, SupCon
+from contrastive.losses.backends.pair_labels import matched_ids
 from contrastive.losses.execution import choose, whole
 from contrastive.losses.functional import NEVER, accuracy, similarity
 from contrastive.losses.module import ScaledLoss
-from contrastive.losses.roles import matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

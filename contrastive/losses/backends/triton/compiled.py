@@ -2,7 +2,7 @@
 
 Whether a tile is good shows there before it shows in a time: registers that do not suffice are
 spilled to memory, and a tile that does not fit the tensor cores is multiplied by lesser ones, four
-times as slowly, without a word. ``python -m contrastive.losses.kernels.compiled`` prints a table,
+times as slowly, without a word. ``python -m contrastive.losses.backends.triton.compiled`` prints a table,
 and ends with 1 if a kernel has a fault. Triton keeps what it has compiled, so again is quick.
 """
 
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 
-from contrastive.losses.kernels import signatures, tiles
+from contrastive.losses.backends.triton import signatures, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

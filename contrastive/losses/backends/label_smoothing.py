@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.losses.sweeps import wide
+from contrastive.losses.backends.base import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses.roles import Roles
+    from contrastive.losses.backends.pair_labels import Roles
 
 
 def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, roles: Roles) -> Tensor:

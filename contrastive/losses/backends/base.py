@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import Rows
-    from contrastive.losses.roles import Roles
+    from contrastive.losses.backends.pair_labels import Roles
 
 
 @dataclass(frozen=True)

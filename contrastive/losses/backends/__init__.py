@@ -1,0 +1,1 @@
+"""How a loss goes through all pairs of a batch without holding them."""
