@@ -12,7 +12,7 @@ import sys
 import pytest
 import typer
 
-from contrastive.cli.app import app
+from contrastive.cli.options import app
 from tests.pages import PAGES, ROOT, blocks_of
 
 HEADING = "## Every use, on the model of the demo\n"

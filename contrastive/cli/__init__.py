@@ -16,7 +16,7 @@ from contrastive.cli import training, measuring, using, describing, plugins
 
 # isort: on
 
-from contrastive.cli.app import app
+from contrastive.cli.options import app
 from contrastive.errors import ContrastiveError, printable
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from contrastive.cli.app import Json, Limit, Overrides, SpecFile, app
-from contrastive.cli.given import load_any
-from contrastive.cli.show import show
+from contrastive.cli.context import load_any
+from contrastive.cli.options import Json, Limit, Overrides, SpecFile, app
+from contrastive.cli.output import show
 from contrastive.errors import SpecError
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from contrastive.cli.app import (
+from contrastive.cli.context import (
+    cache_for,
+    find_model_folder,
+    load,
+    load_run,
+    run_of,
+    templates_for,
+)
+from contrastive.cli.options import (
     DataOf,
     Device,
     Export,
@@ -19,15 +27,7 @@ from contrastive.cli.app import (
     Trusted,
     app,
 )
-from contrastive.cli.given import (
-    cache_for,
-    find_model_folder,
-    load,
-    load_run,
-    run_of,
-    templates_for,
-)
-from contrastive.cli.show import show
+from contrastive.cli.output import show
 from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrastive.cli.app import Json, Limit, app
-from contrastive.cli.show import show
+from contrastive.cli.options import Json, Limit, app
+from contrastive.cli.output import show
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from contrastive.cli.app import Json, Overrides, SpecFile, Trusted, app
-from contrastive.cli.given import load_run, run_of
-from contrastive.cli.show import show
+from contrastive.cli.context import load_run, run_of
+from contrastive.cli.options import Json, Overrides, SpecFile, Trusted, app
+from contrastive.cli.output import show
 from contrastive.errors import ContrastiveError
 
 

@@ -7,9 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from contrastive.cli.app import Device, Json, Model, Split, Template, TemplateSet, Trusted, app
-from contrastive.cli.given import cache_for, find_model_folder, load, run_of, templates_for
-from contrastive.cli.show import show
+from contrastive.cli.context import (
+    cache_for,
+    find_model_folder,
+    load,
+    run_of,
+    templates_for,
+)
+from contrastive.cli.options import (
+    Device,
+    Json,
+    Model,
+    Split,
+    Template,
+    TemplateSet,
+    Trusted,
+    app,
+)
+from contrastive.cli.output import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
