@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from contrastive.config.base import Config, attribute_docstrings
 from contrastive.data.bad_rows import Faults
 from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
-from contrastive.datasets.pairs import Pairs
+from contrastive.datasets.captioned import Pairs
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contrastive.data.bad_rows import Faults
-from contrastive.datasets import Flickr30k, tables
-from contrastive.datasets.pairs import Pairs
+from contrastive.datasets import Flickr30k
+from contrastive.datasets import text_tables as tables
+from contrastive.datasets.captioned import Pairs
 from contrastive.errors import DataError
 from tests.miniature import FORMS, Picture, write_flickr30k
 

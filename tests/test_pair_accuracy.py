@@ -12,7 +12,7 @@ import torch
 
 from contrastive import FeatureCache, build_model
 from contrastive.data.bad_rows import Faults
-from contrastive.datasets.pair_tests import PairTest, PairTests, read_pair_tests
+from contrastive.datasets.compositional import PairTest, PairTests, read_pair_tests
 from contrastive.errors import DataError, MissingExtra
 from contrastive.evaluation.caption_choice import pair_accuracy
 from contrastive.evaluation.evaluate import evaluate, seen_samples

@@ -151,7 +151,7 @@ def pairs(
     as_json: Json = False,
 ) -> None:
     """Measure whether pictures and captions that differ in little choose each other."""
-    from contrastive.datasets.pair_tests import read_pair_tests
+    from contrastive.datasets.compositional import read_pair_tests
 
     read = read_pair_tests(tests, images=images)
     folder = find_model_folder(model)

@@ -200,7 +200,7 @@ class Pictures(Dataset):
             DataError: the folder is missing, or has no pictures in that split.
         """
         del purpose
-        from contrastive.datasets.single import read_pictures
+        from contrastive.datasets.single_modality import read_pictures
 
         return read_pictures(self, split)
 
@@ -230,6 +230,6 @@ class Lines(Dataset):
             DataError: the file is missing or broken, or has no texts in that split.
         """
         del purpose
-        from contrastive.datasets.single import read_texts
+        from contrastive.datasets.single_modality import read_texts
 
         return read_texts(self, split)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.images import SUFFIXES
+from contrastive.datasets.captioned import ImageFiles, Pairs, Row, gather
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
-from contrastive.datasets.pairs import ImageFiles, Pairs, Row, gather
-from contrastive.datasets.tables import read_lines, readable, shown
+from contrastive.datasets.text_tables import read_lines, readable, shown
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

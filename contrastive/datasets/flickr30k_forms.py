@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from contrastive.datasets.pairs import Row
-from contrastive.datasets.tables import (
+from contrastive.datasets.captioned import Row
+from contrastive.datasets.text_tables import (
     flaw_of,
     listed,
     parse_json,

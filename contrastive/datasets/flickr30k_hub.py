@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.console import console
 from contrastive.data.images import StoredImage
+from contrastive.datasets.captioned import Pairs, gather
 from contrastive.datasets.flickr30k_forms import captions_of
-from contrastive.datasets.pairs import Pairs, gather
-from contrastive.datasets.tables import listed
+from contrastive.datasets.text_tables import listed
 from contrastive.errors import DataError, require
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from contrastive.datasets import Flickr30k, Purpose
-    from contrastive.datasets.pairs import Row
+    from contrastive.datasets.captioned import Row
 
 COLUMNS = ("image", "caption", "split", "filename")
 

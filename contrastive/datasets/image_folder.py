@@ -6,8 +6,8 @@ import hashlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from contrastive.datasets.pairs import ImageFiles, Pairs, Row, gather
-from contrastive.datasets.tables import (
+from contrastive.datasets.captioned import ImageFiles, Pairs, Row, gather
+from contrastive.datasets.text_tables import (
     Record,
     choose_columns,
     listed,

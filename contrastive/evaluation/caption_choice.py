@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.data.bad_rows import Faults
-    from contrastive.datasets.pair_tests import PairTests
+    from contrastive.datasets.compositional import PairTests
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
@@ -59,7 +59,7 @@ def pair_accuracy(
 
     Args:
         model: a model with an image and a text tower.
-        tests: as ``contrastive.datasets.pair_tests.read_pair_tests`` reads them.
+        tests: as ``contrastive.datasets.compositional.read_pair_tests`` reads them.
         cache: keeps the features of frozen encoders.
         workers: processes that decode pictures.
 

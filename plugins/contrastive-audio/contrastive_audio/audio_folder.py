@@ -6,10 +6,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.bad_rows import Faults
+from contrastive.datasets.captioned import ImageFiles, leaves
 from contrastive.datasets.image_folder import ALIASES, NAMES, SPLITS, split_of
-from contrastive.datasets.pairs import ImageFiles, leaves
-from contrastive.datasets.single import Listed
-from contrastive.datasets.tables import (
+from contrastive.datasets.single_modality import Listed
+from contrastive.datasets.text_tables import (
     choose_columns,
     flaw_of,
     listed,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.datasets import Sample
-    from contrastive.datasets.tables import Record
+    from contrastive.datasets.text_tables import Record
     from contrastive_audio import AudioFolder
 
 COLUMNS = {

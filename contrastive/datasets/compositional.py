@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.data.bad_rows import Faults
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.pairs import ImageFiles, leaves
-from contrastive.datasets.tables import (
+from contrastive.datasets.captioned import ImageFiles, leaves
+from contrastive.datasets.text_tables import (
     flaw_of,
     listed,
     read_json,

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from contrastive.data.bad_rows import Faults
-from contrastive.datasets.tables import flaw_of, listed, shown
+from contrastive.datasets.text_tables import flaw_of, listed, shown
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
