@@ -17,8 +17,8 @@ from contrastive import RunSpec
 from contrastive.data.loading import rows_of
 from contrastive.datasets import Flickr30k, datasets
 from contrastive.doctor import diagnose
-from contrastive.doctor.facts import caption_facts, shared_facts
-from contrastive.doctor.figures import floor
+from contrastive.doctor.run_facts import caption_facts, shared_facts
+from contrastive.doctor.run_record import floor
 from contrastive.doctor.runs import examine
 from contrastive.evaluation.geometry import geometry
 from contrastive.features.cache import FeatureCache

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from contrastive.doctor.data import duplicates, few_groups, ignored_groups, leak
-from contrastive.doctor.figures import Figures, Finding
 from contrastive.doctor.learning import diverged, memorised, no_learning, overfitting, still
+from contrastive.doctor.run_record import Figures, Finding
 from contrastive.doctor.temperature import multiplied, scale_at_bound, scale_at_one
 from contrastive.doctor.towers import collapsed, low_rank, no_gradient
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.doctor.figures import Figures, Finding
+from contrastive.doctor.run_record import Figures, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

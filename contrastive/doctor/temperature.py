@@ -6,7 +6,7 @@ import math
 from statistics import median
 from typing import TYPE_CHECKING
 
-from contrastive.doctor.figures import (
+from contrastive.doctor.run_record import (
     ENOUGH,
     WINDOW,
     Figures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from contrastive.doctor.figures import FELL, TARGETS, Figures, Finding, above_chance
+from contrastive.doctor.run_record import FELL, TARGETS, Figures, Finding, above_chance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

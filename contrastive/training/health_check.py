@@ -9,7 +9,7 @@ import torch
 from contrastive.console import say
 from contrastive.data.loading import ABOUT, rows_of
 from contrastive.doctor import diagnose
-from contrastive.doctor.facts import caption_facts, shared_facts
+from contrastive.doctor.run_facts import caption_facts, shared_facts
 from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
