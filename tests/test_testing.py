@@ -22,8 +22,8 @@ from contrastive.losses import execution, functional
 from contrastive.losses.backends import chunked
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
-from contrastive.testing.covering import covering
-from contrastive.testing.manners import MANNERS, poisoned
+from contrastive.testing.call_variants import MANNERS, poisoned
+from contrastive.testing.covering_array import covering
 
 torch.set_num_threads(1)
 

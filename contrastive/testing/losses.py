@@ -19,16 +19,16 @@ import torch
 
 from contrastive.losses import functional
 from contrastive.testing.batches import IDS, REGIMES
-from contrastive.testing.covering import covering
-from contrastive.testing.likeness import likeness
-from contrastive.testing.manners import MANNERS, Call, poisoned
+from contrastive.testing.call_variants import MANNERS, Call, poisoned
+from contrastive.testing.covering_array import covering
 from contrastive.testing.measure import Deviation, Outcome, Reference, Tolerance, deviations
+from contrastive.testing.name_the_mistake import likeness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from contrastive.losses import Direction, Positives
-    from contrastive.testing.manners import Loss
+    from contrastive.testing.call_variants import Loss
 
 Kind = Literal["infonce", "sigmoid"]
 Size = tuple[int, int, int]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.testing.manners import Call, Loss
+    from contrastive.testing.call_variants import Call, Loss
 
 
 def likeness(value: float, call: Call, judge: Loss, judge_of_logits: Loss) -> str:
