@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contrastive.errors import WeightsError
-from contrastive.model.model import checkpoint
+from contrastive.model import checkpoint
 
 FILES = {"model.safetensors": {"weight": torch.arange(6.0).view(2, 3)}, "spec.json": {"a": [1, 2]}}
 

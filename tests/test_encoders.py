@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from contrastive.config.base import Config
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.encoders import (
     CBOW,
     Encoder,

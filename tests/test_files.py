@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import SpecError
 from contrastive.heads import Linear, Mlp

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import gelu, layer_norm
 
 from contrastive.config.base import Config
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.errors import SpecError
 from contrastive.heads import Head, Identity, Linear, Mlp, heads
 

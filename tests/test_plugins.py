@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import pytest
 
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import PluginError, SpecError, UnknownComponent
 from contrastive.heads import Head, Linear, heads

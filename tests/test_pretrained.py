@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import embedding
 from contrastive.errors import (

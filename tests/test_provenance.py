@@ -10,7 +10,7 @@ import pytest
 from contrastive import RunSpec, build_model, load_model
 from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError
-from contrastive.model.model import checkpoint
+from contrastive.model import checkpoint
 from contrastive.spec import REGISTRIES
 from contrastive.training.resume import run_files
 

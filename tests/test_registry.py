@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
-from contrastive.config.base import entry_points as installed
+from contrastive.config import entry_points as installed
 from contrastive.config.registry import names_only
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import PluginError, UnknownComponent

@@ -25,7 +25,7 @@ from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.features.cache import FeatureCache, eval_mode, weights_fingerprint
 from contrastive.features.cache import batch_size as fitting_batch_size
 from contrastive.model.freezing import freeze_, held, set_modes
-from contrastive.model.model import checkpoint
+from contrastive.model import checkpoint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower
 

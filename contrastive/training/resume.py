@@ -16,7 +16,8 @@ from torch import Tensor
 from contrastive.config.provenance import origins
 from contrastive.console import say
 from contrastive.errors import TrainingError
-from contrastive.model.model import checkpoint, restore_weights
+from contrastive.model import checkpoint
+from contrastive.model.model import restore_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

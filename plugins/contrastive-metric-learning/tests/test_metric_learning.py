@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrastive import ModelSpec, RunSpec, load_model
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.config.json_schema import json_schema
 from contrastive.errors import MissingExtra, SpecError
 from contrastive.features.cache import FeatureCache

@@ -14,7 +14,7 @@ from contrastive_openclip import OpenCLIPImage, OpenCLIPText
 from safetensors.torch import load_file, save_file
 
 from contrastive import ModelSpec, Tower, build_model, load_model
-from contrastive.config.base import yaml_files as files
+from contrastive.config import yaml_files as files
 from contrastive.encoders import encoders
 from contrastive.errors import MissingExtra, SpecError, WeightsError
 from contrastive.pretrained import pretrained_spec
