@@ -11,8 +11,8 @@ import itertools
 import pytest
 
 from contrastive import RunSpec
-from contrastive.data.loading import rows_of
-from contrastive.datasets import Dataset, Purpose, Samples
+from contrastive.data.samples import Samples, rows_of
+from contrastive.datasets import Dataset, Purpose
 from contrastive.features.cache import FeatureCache
 from contrastive.training.train import train
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from contrastive.version import INTERFACE, __version__
+
 if TYPE_CHECKING:
     from contrastive.errors import ContrastiveError
+    from contrastive.evaluation.comparison import compare
+    from contrastive.evaluation.evaluate import evaluate
+    from contrastive.evaluation.probe import probe
     from contrastive.features.cache import FeatureCache
     from contrastive.inference.captioning import caption
+    from contrastive.inference.generation import generate, rerank
     from contrastive.inference.question_answering import answer
     from contrastive.inference.zero_shot import classify
-    from contrastive.model.model import ContrastiveModel, build_model, load_model
+    from contrastive.model.loading import build_model, load_model
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
-
-__version__ = "0.1.0"
-
-INTERFACE = 1
-"""Version of what plugins are written against: the interface classes, the contracts of what they
-build, and the entry-point groups. It rises when a component that fitted would have to change."""
+    from contrastive.training.train import train
 
 __all__ = [
     "INTERFACE",
@@ -33,27 +35,40 @@ __all__ = [
     "RunSpec",
     "Tower",
     "TrainingSpec",
+    "__version__",
     "answer",
     "build_model",
     "caption",
     "classify",
+    "compare",
+    "evaluate",
+    "generate",
     "load_model",
+    "probe",
+    "rerank",
+    "train",
 ]
 
 _HOMES = {
     "ContrastiveError": "errors",
-    "ContrastiveModel": "model",
+    "ContrastiveModel": "model.model",
     "EvaluationSpec": "spec",
-    "FeatureCache": "cache",
+    "FeatureCache": "features.cache",
     "ModelSpec": "spec",
     "RunSpec": "spec",
     "Tower": "spec",
     "TrainingSpec": "spec",
-    "answer": "answering",
-    "build_model": "model",
-    "caption": "captioning",
-    "classify": "zero_shot",
-    "load_model": "model",
+    "answer": "inference.question_answering",
+    "build_model": "model.loading",
+    "caption": "inference.captioning",
+    "classify": "inference.zero_shot",
+    "compare": "evaluation.comparison",
+    "evaluate": "evaluation.evaluate",
+    "generate": "inference.generation",
+    "load_model": "model.loading",
+    "probe": "evaluation.probe",
+    "rerank": "inference.generation",
+    "train": "training.train",
 }
 
 

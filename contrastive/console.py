@@ -17,8 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from contrastive.errors import printable
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -74,3 +72,14 @@ def _lines(description: str, total: int, done: int) -> Callable[[int, str], None
             say(f"{description}: {done}/{total}{eta}{'  ' + note if note else ''}")
 
     return advance
+
+
+JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # Persian and many emoji need them
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
+    harmless = "\n\t" + JOINERS
+    return "".join(
+        c if c.isprintable() or c in harmless else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -6,9 +6,6 @@ our mistake and keeps its traceback.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 
 class ContrastiveError(Exception):
     """Something that the user can put right; the message names the place and the remedy."""
@@ -44,35 +41,3 @@ class WeightsError(ContrastiveError, RuntimeError):
 
 class TrainingError(ContrastiveError):
     """Training cannot begin, or cannot go on."""
-
-
-def require(module: str, *, extra: str = "", package: str = "contrastive-kit") -> Any:
-    """Import an optional library.
-
-    Args:
-        module: the import name, which may be dotted.
-        extra: the extra of ``package`` that installs it; none if the package itself does.
-        package: the distribution that needs the library.
-
-    Raises:
-        MissingExtra: the library is not installed; says what to install.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # the library is there, something of its own is not: its message says what
-        wanted = f'"{package}[{extra}]"' if extra else package
-        msg = f"{module} is not installed; run: pip install {wanted}"
-        raise MissingExtra(msg) from error
-
-
-JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # Persian and many emoji need them
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
-    harmless = "\n\t" + JOINERS
-    return "".join(
-        c if c.isprintable() or c in harmless else "\N{REPLACEMENT CHARACTER}" for c in text
-    )

@@ -18,18 +18,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contrastive.config.base import Config
-from contrastive.datasets import Dataset, datasets
-from contrastive.encoders import Encoder, encoders
-from contrastive.heads import Head, heads
-from contrastive.losses import Loss, losses
-from contrastive.pretrained import sources
-from contrastive.prompts import Templates
-
-REGISTRIES = (encoders, heads, losses, datasets, sources)
-"""Every kind of component."""
-
-TEMPLATES = ("a picture of a {}", "a photo of a {}", "{}")
-"""Sentences for the classes of zero-shot classification."""
+from contrastive.datasets import Dataset
+from contrastive.encoders import Encoder
+from contrastive.heads import Head
+from contrastive.losses import Loss
+from contrastive.prompts import (
+    TEMPLATES,
+    Templates,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]

@@ -19,17 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
+from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.field_docs import SECTION, fields_of, prose
-from contrastive.spec import (
-    REGISTRIES,
-    EvaluationSpec,
-    LoRA,
-    ModelSpec,
-    RunSpec,
-    Tower,
-    TrainingSpec,
-)
+from contrastive.spec import EvaluationSpec, LoRA, ModelSpec, RunSpec, Tower, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

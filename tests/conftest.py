@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from contrastive import cli
-from contrastive.spec import REGISTRIES
+from contrastive.components import REGISTRIES
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads this when it is imported, and so the next one
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -13,7 +13,8 @@ from contrastive.data.content_hash import sample_key
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
-from contrastive.features.cache import FeatureCache, weights_fingerprint
+from contrastive.features.cache import FeatureCache
+from contrastive.nn.fingerprint import weights_fingerprint
 
 
 class Letters:
@@ -163,7 +164,7 @@ def files_of(cache):
 
 
 def test_an_encoding_that_was_cut_off_goes_on_where_it_was(cache, monkeypatch):
-    monkeypatch.setattr("contrastive.features.cache.CPU_BATCH", 2)
+    monkeypatch.setattr("contrastive.nn.device.CPU_BATCH", 2)
     texts = [letters * 3 for letters in ("a", "b", "c", "d", "e", "f")]
     module = Linear()
     calls = []

@@ -17,6 +17,7 @@ import tokenizers
 import torch
 import transformers
 
+from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.registry import Registry
 from contrastive.datasets import Flickr30k, ImageFolder, Lines, Pictures, datasets
@@ -45,7 +46,7 @@ from contrastive.losses import (
     SupCon,
     losses,
 )
-from contrastive.spec import REGISTRIES, EvaluationSpec
+from contrastive.spec import EvaluationSpec
 from contrastive.testing import check_component, examine_component, generic, loss_modules
 from contrastive.testing import datasets as testing_datasets
 from contrastive.testing import encoders as testing_encoders

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from contrastive import RunSpec, classify, load_model
+from contrastive.components import REGISTRIES
 from contrastive.config.yaml_files import load
-from contrastive.spec import REGISTRIES
 from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict

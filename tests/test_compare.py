@@ -13,8 +13,8 @@ from contrastive import RunSpec, build_model, classify, load_model
 from contrastive.errors import BadSample, DataError, SpecError
 from contrastive.evaluation.comparison import compare, compare_retrieval
 from contrastive.evaluation.evaluate import evaluate
+from contrastive.prompts import TEMPLATES
 from contrastive.reporting.plots import draw_comparison
-from contrastive.spec import TEMPLATES
 from contrastive.training.train import train
 from tests.duals import save_clip
 from tests.miniature import Picture

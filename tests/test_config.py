@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveFloat, ValidationError
 
-from contrastive.config.base import Config
 from contrastive.config import yaml_files as files
+from contrastive.config.base import Config
 from contrastive.config.registry import Registry
 from contrastive.heads import Linear
 from contrastive.losses import InfoNCE

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contrastive.components import REGISTRIES
 from contrastive.config.yaml_files import read_yaml
-from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
+from contrastive.spec import ModelSpec, RunSpec
 from tests.miniature import write_flickr30k
 from tests.pages import (
     FENCE,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from contrastive import RunSpec
-from contrastive.data.loading import rows_of
+from contrastive.data.samples import rows_of
 from contrastive.datasets import Flickr30k, datasets
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts

@@ -9,12 +9,13 @@ from urllib.parse import quote
 
 import pytest
 
+from contrastive.components import REGISTRIES
 from contrastive.config.field_docs import fields_of, prose
 from contrastive.config.yaml_files import read_yaml
 from contrastive.encoders import encoders
 from contrastive.heads import heads
 from contrastive.losses import losses
-from contrastive.spec import REGISTRIES, ModelSpec, RunSpec, Tower, TrainingSpec
+from contrastive.spec import ModelSpec, RunSpec, Tower, TrainingSpec
 from tests.editor.client import Editor, missing
 from tests.pages import MINIMAL, PAGES, REFERENCE, ROOT, TUTORIAL, blocks_of, what_is
 

@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from contrastive.config.base import Config
 from contrastive.config import yaml_files as files
+from contrastive.config.base import Config
 from contrastive.encoders import (
     CBOW,
     Encoder,
@@ -34,7 +34,7 @@ from contrastive.encoders import (
 )
 from contrastive.encoders.pooling import first_token, last_token, masked_mean
 from contrastive.errors import BadSample, MissingExtra, SpecError, WeightsError
-from contrastive.features.cache import weights_fingerprint
+from contrastive.nn.fingerprint import weights_fingerprint
 
 TEXTS = ["a dog", "two dogs run over the green grass", "cat", "the cat sat on a mat with a dog"]
 WORDS = sorted({word for text in TEXTS for word in text.split()})

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from contrastive.evaluation.evaluate import Column, recall
-from contrastive.inference.search import top_k
+from contrastive.evaluation.retrieval import recall
+from contrastive.inference.embed_dataset import Column
+from contrastive.inference.nearest import top_k
 
 
 def unit(rows, width, seed=0):
@@ -122,13 +123,13 @@ def test_ranks_are_those_of_a_slow_loop(query_ids, target_ids, seed):
 def test_chunks_do_not_change_the_figures(monkeypatch):
     queries, targets = column(unit(40, 8), range(40)), column(unit(40, 8, 1), range(40))
     whole = recall(queries, targets)
-    monkeypatch.setattr("contrastive.evaluation.evaluate.CHUNK_BYTES", 40 * 4 * 7)
+    monkeypatch.setattr("contrastive.evaluation.retrieval.CHUNK_BYTES", 40 * 4 * 7)
     assert recall(queries, targets) == whole
 
 
 @pytest.mark.parametrize("items", [3, 8, 1000])
 def test_top_k_is_a_stable_sort(items, monkeypatch):
-    monkeypatch.setattr("contrastive.inference.search.ITEMS", items)
+    monkeypatch.setattr("contrastive.inference.nearest.ITEMS", items)
     queries = unit(5, 4)
     targets = unit(30, 4, 1)[torch.arange(90) % 30]  # every score three times
     scores, indices = top_k(queries, targets, 7)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import gelu, layer_norm
 
-from contrastive.config.base import Config
 from contrastive.config import yaml_files as files
+from contrastive.config.base import Config
 from contrastive.errors import SpecError
 from contrastive.heads import Head, Identity, Linear, Mlp, heads
 

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contrastive.config.base import Config
 from contrastive.config import yaml_files as files
+from contrastive.config.base import Config
 from contrastive.errors import SpecError
 from contrastive.losses import InfoNCE, Loss, Sigmoid, execution, losses
 from contrastive.losses.functional import accuracy, collisions, infonce, sigmoid, similarity

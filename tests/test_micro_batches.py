@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import TrainingError
-from contrastive.features.cache import FeatureCache, eval_mode
+from contrastive.features.cache import FeatureCache
 from contrastive.losses import execution, functional
+from contrastive.nn.modes import eval_mode
 from contrastive.reporting.run_log import read_log
 from contrastive.training.gradient_cache import check_batch_norm, embed, micro_batched
 from contrastive.training.train import train

@@ -21,8 +21,8 @@ from torch import distributed as dist
 from torch.nn.functional import cross_entropy, normalize
 
 from contrastive import ModelSpec, RunSpec, build_model, load_model
-from contrastive.config.base import Config
 from contrastive.config import yaml_files as files
+from contrastive.config.base import Config
 from contrastive.distributed.global_batch import World
 from contrastive.errors import SpecError, TrainingError
 from contrastive.features.cache import FeatureCache

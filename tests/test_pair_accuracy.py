@@ -15,7 +15,8 @@ from contrastive.data.bad_rows import Faults
 from contrastive.datasets.compositional import PairTest, PairTests, read_pair_tests
 from contrastive.errors import DataError, MissingExtra
 from contrastive.evaluation.caption_choice import pair_accuracy
-from contrastive.evaluation.evaluate import evaluate, seen_samples
+from contrastive.evaluation.evaluate import evaluate
+from contrastive.evaluation.leakage import seen_samples
 from contrastive.reporting.clip_benchmark import (
     Subject,
     evaluation_results,

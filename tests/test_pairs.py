@@ -12,13 +12,15 @@ from torch.nn.functional import normalize
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
 from contrastive.data.content_hash import sample_key
-from contrastive.data.loading import rows_of
+from contrastive.data.samples import rows_of
 from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
 from contrastive.distributed.ranks import Processes
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
-from contrastive.evaluation.evaluate import Column, evaluate, recall
+from contrastive.evaluation.evaluate import evaluate
+from contrastive.evaluation.retrieval import recall
+from contrastive.inference.embed_dataset import Column
 from contrastive.reporting.run_log import read_log
 from contrastive.training.batches import Feed
 from contrastive.training.step import compare, step_loss

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from contrastive import testing
+from contrastive.components import REGISTRIES
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Head, heads
-from contrastive.spec import REGISTRIES
 
 KINDS = ", ".join(registry.interface.kind for registry in REGISTRIES)
 INTERFACES = ", ".join(registry.interface.__name__ for registry in REGISTRIES)

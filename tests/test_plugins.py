@@ -14,12 +14,13 @@ from collections import defaultdict
 
 import pytest
 
+from contrastive.components import REGISTRIES
 from contrastive.config import yaml_files as files
 from contrastive.encoders import Encoder, encoders
 from contrastive.errors import PluginError, SpecError, UnknownComponent
 from contrastive.heads import Head, Linear, heads
 from contrastive.plugin_tools.listing import listing
-from contrastive.spec import REGISTRIES, ModelSpec
+from contrastive.spec import ModelSpec
 from tests.conftest import PACKAGES, SCRIPT
 
 SPEC = """\

@@ -19,8 +19,9 @@ from contrastive import FeatureCache, ModelSpec, Tower, build_model
 from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, MissingExtra, SpecError
-from contrastive.evaluation.evaluate import evaluate, seen_samples, top5_share
+from contrastive.evaluation.evaluate import evaluate, top5_share
 from contrastive.evaluation.labelled_splits import Part
+from contrastive.evaluation.leakage import seen_samples
 from contrastive.evaluation.logistic import GRID, choose_strength, fit_and_score
 from contrastive.evaluation.probe import draw, knn, linear_probe, probe
 from contrastive.heads import Linear

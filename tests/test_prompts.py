@@ -9,8 +9,8 @@ import pytest
 
 from contrastive import build_model, classify
 from contrastive.errors import SpecError
-from contrastive.prompts import SETS, templates
-from contrastive.spec import TEMPLATES, EvaluationSpec
+from contrastive.prompts import SETS, TEMPLATES, templates
+from contrastive.spec import EvaluationSpec
 from tests.miniature import Picture
 from tests.toys import toy_dict
 

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from contrastive import RunSpec, build_model, load_model
+from contrastive.components import REGISTRIES
 from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError
 from contrastive.model import checkpoint
-from contrastive.spec import REGISTRIES
 from contrastive.training.resume import run_files
 
 MODEL = {

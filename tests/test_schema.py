@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.json_schema import json_schema
 from contrastive.config.registry import Registry
@@ -18,7 +19,7 @@ from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Identity, Linear, Mlp, heads
 from contrastive.losses import InfoNCE, Sigmoid
 from contrastive.pretrained import Pretrained
-from contrastive.spec import REGISTRIES, ModelSpec, RunSpec, Tower
+from contrastive.spec import ModelSpec, RunSpec, Tower
 
 
 class Eye(Encoder):

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.features.cache import FeatureCache, weights_fingerprint
+from contrastive.features.cache import FeatureCache
+from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
 from tests.miniature import write_flickr30k

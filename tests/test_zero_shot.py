@@ -11,7 +11,7 @@ from PIL import Image
 from contrastive import build_model, classify, prompts
 from contrastive.errors import BadSample, SpecError
 from contrastive.inference.zero_shot import embed_classes
-from contrastive.spec import TEMPLATES
+from contrastive.prompts import TEMPLATES
 from tests.miniature import Picture
 from tests.toys import toy_dict
 

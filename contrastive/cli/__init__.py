@@ -17,7 +17,8 @@ from contrastive.cli import training, measuring, using, describing, plugins
 # isort: on
 
 from contrastive.cli.options import app
-from contrastive.errors import ContrastiveError, printable
+from contrastive.console import printable
+from contrastive.errors import ContrastiveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

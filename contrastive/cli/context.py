@@ -61,7 +61,8 @@ def find_model_folder(model: Path | None) -> Path:
 
 def load(folder: Path, device: str, *, trusted: bool) -> ContrastiveModel:
     """Load a model to a device, which is looked for first."""
-    from contrastive.model.model import load_model, pick_device
+    from contrastive.model.loading import load_model
+    from contrastive.nn.device import pick_device
 
     there = pick_device(device)
     return load_model(folder, trusted=trusted).to(there)
@@ -71,7 +72,7 @@ def cache_for(folder: Path) -> FeatureCache | None:
     """Return the user's cache, unless the run that made the model went without."""
     from contrastive.config.yaml_files import read_yaml
     from contrastive.features.cache import FeatureCache
-    from contrastive.model.model import find_model
+    from contrastive.model.loading import find_model
 
     path = find_model(folder) / "run.json"
     off = path.exists() and read_yaml(path)[0]["training"]["cache"] == "off"
@@ -80,9 +81,9 @@ def cache_for(folder: Path) -> FeatureCache | None:
 
 def run_of(folder: Path, *, trusted: bool, remedy: str) -> RunSpec:
     """Return the spec of the run that made a model."""
-    from contrastive.config.provenance import saved_with
+    from contrastive.config.saved_origins import saved_with
     from contrastive.config.yaml_files import load, read_yaml
-    from contrastive.model.model import find_model
+    from contrastive.model.loading import find_model
     from contrastive.spec import RunSpec
 
     path = find_model(folder) / "run.json"

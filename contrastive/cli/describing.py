@@ -30,9 +30,10 @@ def schema(
     limit: Limit = 20.0,
 ) -> None:
     """Print the JSON schema of a spec with everything installed, for editors."""
+    from contrastive.components import REGISTRIES
     from contrastive.config.json_schema import json_schema
     from contrastive.plugin_tools.listing import deadly
-    from contrastive.spec import REGISTRIES, ModelSpec, RunSpec
+    from contrastive.spec import ModelSpec, RunSpec
 
     if of not in ("run", "model"):
         msg = f"--of {of!r}: write run or model"

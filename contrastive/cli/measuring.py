@@ -206,7 +206,7 @@ def compare(
         msg = f"{models[0]}: holds a model without data; give --spec, or --images with --classes"
         raise SpecError(msg)
     loaded = {str(folder): load(folder, device, trusted=trusted) for folder in models}
-    from contrastive.spec import TEMPLATES
+    from contrastive.prompts import TEMPLATES
 
     caches = [cache_for(folder) for folder in models]
     settings = {
@@ -303,14 +303,14 @@ def _check_comparable(
         msg = f"{picture}: pictures are drawn with their names; give --images and --classes"
         raise SpecError(msg)
     if picture:
-        from contrastive.errors import require
+        from contrastive.config.extras import require
 
         require("matplotlib", extra="report")
 
 
 def _run_of_any(models: list[Path], *, trusted: bool) -> RunSpec | None:
     """Return the spec of the run that made the first of the models that a run made."""
-    from contrastive.model.model import find_model
+    from contrastive.model.loading import find_model
 
     made = [folder for folder in models if (find_model(folder) / "run.json").exists()]
     return run_of(made[0], trusted=trusted, remedy="--spec") if made else None
@@ -318,7 +318,7 @@ def _run_of_any(models: list[Path], *, trusted: bool) -> RunSpec | None:
 
 def _subject(folder: Path, dataset: str, split: str) -> Subject:
     """Return what was measured, as CLIP_benchmark names it."""
-    from contrastive.model.model import find_model
+    from contrastive.model.loading import find_model
     from contrastive.reporting.clip_benchmark import Subject
 
     return Subject(dataset, model=str(folder), pretrained=find_model(folder).name, split=split)
@@ -343,7 +343,7 @@ def _whole_numbers(text: str | None, option: str) -> list[int]:
 
 def _check_drawable(picture: Path, shots: list[int]) -> None:
     """Say what a picture lacks before anything is computed."""
-    from contrastive.errors import require
+    from contrastive.config.extras import require
 
     require("matplotlib", extra="report")
     if not shots:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from contrastive.errors import printable
+from contrastive.console import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -40,11 +40,11 @@ def list_components(
     """
     if context.invoked_subcommand:
         return
+    from contrastive.components import REGISTRIES
     from contrastive.config.entry_points import SWITCH
     from contrastive.console import bar, console, say
     from contrastive.plugin_tools.listing import idle_choices, listing, modules_of
     from contrastive.reporting.tables import plugins_table
-    from contrastive.spec import REGISTRIES
 
     if idle := idle_choices(*REGISTRIES):
         say(f"{SWITCH} names {', '.join(idle)}, of which no component is installed")
@@ -117,9 +117,9 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a package for a component of your own: it works and passes its tests as it is."""
+    from contrastive.components import REGISTRIES
     from contrastive.config.lookup import of_kind
     from contrastive.plugin_tools.new_package import new_package
-    from contrastive.spec import REGISTRIES
 
     folder = folder or Path(f"contrastive-{name}")
     files = new_package(name, of_kind(kind, REGISTRIES), modality=modality, folder=folder)
@@ -134,8 +134,8 @@ def new(
 
 
 def _component(name: str) -> type[Config]:
+    from contrastive.components import REGISTRIES
     from contrastive.config.lookup import component
-    from contrastive.spec import REGISTRIES
 
     return component(name, *REGISTRIES)
 

@@ -43,7 +43,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Say which of the names each picture goes with."""
-    from contrastive.spec import TEMPLATES
+    from contrastive.prompts import TEMPLATES
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
     templates = templates_for(template, template_set) or TEMPLATES
@@ -84,7 +84,7 @@ def caption(
     """Find sentences that describe a picture, and not the same one in several wordings."""
     folder = find_model_folder(model)
     loaded = load(folder, device, trusted=trusted)
-    from contrastive.data.loading import rows_of
+    from contrastive.data.samples import rows_of
     from contrastive.inference.captioning import caption as captions_of
     from contrastive.inference.search import lines_of
     from contrastive.reporting.tables import captions_table
@@ -190,7 +190,7 @@ def search(
     from contrastive.reporting.tables import hits_table
 
     def data() -> Sequence[dict[str, Any]]:
-        from contrastive.data.loading import rows_of
+        from contrastive.data.samples import rows_of
 
         run = run_of(folder, trusted=trusted, remedy="--images or --texts")
         return rows_of(run.data.build(split or run.evaluation.final_split))

@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.metadata import distributions, entry_points
 from typing import TYPE_CHECKING
 
-from contrastive import INTERFACE, __version__
+from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint

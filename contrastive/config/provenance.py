@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from contrastive import __version__
 from contrastive.config.base import Config
 from contrastive.config.entry_points import CORE
+from contrastive.config.saved_origins import (
+    _sane,
+    _version_here,
+)
+from contrastive.spec import ModelSpec
+from contrastive.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    pass
 
 Origins = dict[str, dict[str, dict[str, str]]]
 """``{"encoder": {"minilm": {"package": "contrastive-pocket", "version": "0.1.0"}}}``."""
-
-# what is saved may be a stranger's, and is put into a command: names and versions, nothing else
-NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
-VERSION = re.compile(r"[0-9][\w.!+-]*", re.ASCII)
-
-_saved: ContextVar[Any] = ContextVar("saved", default=None)
-
-
-@contextmanager
-def saved_with(origins: object) -> Generator[None]:
-    """Let errors about unknown components, within this block, say where they came from."""
-    token = _saved.set(origins)
-    try:
-        yield
-    finally:
-        _saved.reset(token)
-
-
-def origin_of(kind: str, name: str) -> str:
-    """Say which package offered a component when it was saved, and what to do; or nothing."""
-    match _saved.get():
-        case {**kinds} if isinstance(names := kinds.get(kind), Mapping):
-            match cast("Mapping[str, object]", names).get(name):
-                case {"package": str(package), "version": str(saved)}:
-                    return _remedy(package, saved)
-                case _:
-                    return ""
-        case _:
-            return ""
 
 
 def differences(packages: object, said: str) -> str:
@@ -101,25 +73,7 @@ def components(value: object) -> Iterator[Config]:
             pass
 
 
-def _remedy(package: str, saved: str) -> str:
-    if not _sane(package, saved):
-        return ""
-    here = _version_here(package)
-    if here == saved:
-        return f"it was saved with {package} {saved}, which no longer offers it here; reinstall it"
-    now = f"{here} is installed and lacks it" if here else "which is not installed"
-    return f"it was saved with {package} {saved}, {now}; run: pip install {package}=={saved}"
-
-
-def _sane(package: object, saved: object) -> bool:
-    texts = (package, NAME), (saved, VERSION)
-    return all(isinstance(text, str) and pattern.fullmatch(text) for text, pattern in texts)
-
-
-def _version_here(package: str) -> str | None:
-    if package == CORE:
-        return __version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def packages(spec: ModelSpec) -> dict[str, str]:
+    """Return name and version of every package that offers a part of ``spec``."""
+    parts = (part for kind in origins(spec).values() for part in kind.values())
+    return {CORE: __version__} | {part["package"]: part["version"] for part in parts}

@@ -24,7 +24,7 @@ from contrastive.config.entry_points import (
     counts,
     offered_in,
 )
-from contrastive.config.provenance import origin_of
+from contrastive.config.saved_origins import origin_of
 from contrastive.errors import PluginError, UnknownComponent
 
 if TYPE_CHECKING:

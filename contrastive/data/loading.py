@@ -12,44 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contrastive.errors import BadSample, ContrastiveError, DataError
+from contrastive.errors import BadSample, ContrastiveError
 
 if TYPE_CHECKING:
-    from contrastive.datasets import Sample, Samples
-    from contrastive.encoders.module import Preprocess
+    from contrastive.data.samples import Preprocess
 
 OnBad = Callable[[int, str], None]
 """Is told the index and the problem of a sample that cannot be used."""
 
 GRACE = 10  # seconds that a worker lives on after SIGTERM
-ABOUT = ("id", "source", "label")
-"""Keys of a row that are not modalities."""
 FEW = 4  # batches; for fewer, starting processes takes longer than they save
-
-
-def rows_of(samples: Samples | Iterable[Sample]) -> list[Sample]:
-    """Return every row of a built dataset, map-style or iterable; rows are not decoded yet."""
-    if hasattr(samples, "__getitem__"):
-        rows = cast("Samples", samples)
-        return [rows[i] for i in range(len(rows))]
-    return list(cast("Iterable[Sample]", samples))
-
-
-def check_modalities(rows: Sequence[Sample], modalities: Iterable[str]) -> None:
-    """Refuse data that lack what a tower embeds.
-
-    Raises:
-        DataError: names the modality, the first row without it, and what that row has.
-    """
-    for modality in modalities:
-        for i, row in enumerate(rows):
-            if modality not in row:
-                has = ", ".join(name for name in row if name not in ABOUT)
-                msg = (
-                    f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
-                    f"but {has or 'nothing'}; take other data or other towers"
-                )
-                raise DataError(msg)
 
 
 def raise_bad(_: int, problem: str) -> None:

@@ -7,38 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from contrastive.config.base import Config
 from contrastive.config.registry import Registry
-
-Sample = dict[str, Any]
-"""One row: a raw sample per modality, its group id, and where it came from.
-
-``{"image": path | bytes | PIL image, "text": str, "id": int, "source": "captions.csv:17"}``;
-``"label"`` names the class of the row where there are classes. Decoding belongs to the encoder.
-Rows are held in memory; a ``contrastive.data.images.StoredImage`` is read only when it is needed.
-"""
+from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
 
 Purpose = Literal["training", "evaluation"]
-
-
-class Samples(Protocol):
-    """A built dataset: rows by index, cheap to read.
-
-    Two attributes are optional: ``classes`` (names of the classes that the rows' ``"label"``
-    takes) and ``faults`` (a ``contrastive.data.bad_rows.Faults`` with the rows that were left out).
-    """
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Sample:
-        """Return one row."""
-        ...
 
 
 class Dataset(Config):

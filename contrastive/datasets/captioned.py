@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.data.images import ImageSource
-    from contrastive.datasets import Sample
+    from contrastive.data.samples import Sample
 
 
 class Row(NamedTuple):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.config.extras import require
 from contrastive.data.bad_rows import Faults
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.captioned import ImageFiles, leaves
@@ -20,7 +21,7 @@ from contrastive.datasets.text_tables import (
     readable,
     shown,
 )
-from contrastive.errors import DataError, require
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
+from contrastive.config.extras import require
 from contrastive.console import console
 from contrastive.data.images import StoredImage
 from contrastive.datasets.captioned import Pairs, gather
 from contrastive.datasets.flickr30k_forms import captions_of
 from contrastive.datasets.text_tables import listed
-from contrastive.errors import DataError, require
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

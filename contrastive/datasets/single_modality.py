@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from contrastive.datasets import Lines, Pictures, Sample
+    from contrastive.data.samples import Sample
+    from contrastive.datasets import Lines, Pictures
 
 
 @dataclass(frozen=True)

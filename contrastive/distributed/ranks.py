@@ -21,7 +21,7 @@ from torch import distributed as dist
 
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError
-from contrastive.model.model import pick_device
+from contrastive.nn.device import pick_device
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

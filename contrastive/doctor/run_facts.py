@@ -6,14 +6,14 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, cast
 
-from contrastive.evaluation.evaluate import short_key
+from contrastive.data.content_hash import short_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from contrastive.datasets import Sample
+    from contrastive.data.samples import Sample
 
 
 def caption_facts(rows: Sequence[Sample], batch: int) -> dict[str, Any]:

@@ -58,10 +58,10 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
 
 
 def _final_split(folder: Path, run: RunSpec) -> dict[str, Any]:
-    from contrastive.data.loading import rows_of
+    from contrastive.data.samples import rows_of
     from contrastive.doctor.run_facts import shared_facts
     from contrastive.model import checkpoint
-    from contrastive.model.model import find_model
+    from contrastive.model.loading import find_model
 
     model = find_model(folder)
     seen = checkpoint.tensors(checkpoint.read_folder(model), "seen.safetensors", model)

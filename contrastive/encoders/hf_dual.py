@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
 from contrastive.encoders.huggingface import (
@@ -27,7 +28,7 @@ from contrastive.encoders.huggingface import (
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import Padding, tokenizing
 from contrastive.encoders.weights import find, loading
-from contrastive.errors import SpecError, WeightsError, require
+from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

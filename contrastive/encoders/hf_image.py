@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from contrastive.config.extras import require
 from contrastive.encoders.huggingface import load_half, measure, pool, quietly
 from contrastive.encoders.image import ImageTransform
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.weights import loading
-from contrastive.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.extras import require
 from contrastive.encoders.huggingface import load_half, measure, pool, quietly
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.weights import loading
-from contrastive.errors import SpecError, WeightsError, require
+from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path

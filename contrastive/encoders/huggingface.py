@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from contrastive.config.extras import require
 from contrastive.encoders.pooling import POOLINGS
 from contrastive.encoders.weights import find, loading
-from contrastive.errors import ContrastiveError, SpecError, WeightsError, require
+from contrastive.errors import ContrastiveError, SpecError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.encoders.module import EncoderModule
-from contrastive.errors import SpecError, require
+from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

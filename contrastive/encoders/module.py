@@ -5,21 +5,14 @@ Shapes: B samples, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from torch import nn
 
-from torch import Tensor, nn
-
+from contrastive.data.samples import (
+    Preprocess,
+)
 from contrastive.errors import SpecError
 from contrastive.nn.activation_checkpointing import recompute_
 from contrastive.nn.layer_stack import blocks
-
-Preprocess = Callable[[Sequence[Any]], dict[str, Tensor]]
-"""Raw samples to the keyword arguments of ``forward``, first dimension B, on the CPU.
-
-It is picklable (it runs in worker processes), and its ``repr`` names everything that changes its
-result, since the feature cache takes that text as a part of its key.
-"""
 
 
 class EncoderModule(nn.Module):

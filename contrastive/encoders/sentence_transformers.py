@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from contrastive.config.extras import require
 from contrastive.encoders.hf_text import check_length, positions
 from contrastive.encoders.huggingface import drop_pooler, measure, quietly
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.weights import find, loading
-from contrastive.errors import SpecError, require
+from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.extras import require
 from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
 from contrastive.encoders.weights import WEIGHTS, find, load_strictly, loading
-from contrastive.errors import SpecError, WeightsError, require
+from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from contrastive.encoders import Timm

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from contrastive.config.extras import require
 from contrastive.encoders.image import ImageModule, augmentation, centre_crop
-from contrastive.errors import require
 
 if TYPE_CHECKING:
     from contrastive.encoders import ViT

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 
-from contrastive.errors import ContrastiveError, WeightsError, require
+from contrastive.config.extras import require
+from contrastive.errors import ContrastiveError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

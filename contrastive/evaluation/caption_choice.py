@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contrastive.errors import DataError
-from contrastive.evaluation.evaluate import Figure, bootstrap, check_held_out
+from contrastive.evaluation.intervals import Figure, bootstrap
+from contrastive.evaluation.leakage import check_held_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from contrastive.data.loading import rows_of
+from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, SpecError
-from contrastive.evaluation.evaluate import check_held_out, evaluate
+from contrastive.evaluation.evaluate import evaluate
+from contrastive.evaluation.leakage import check_held_out
 from contrastive.inference.zero_shot import classify
-from contrastive.spec import TEMPLATES
+from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from contrastive.datasets import Samples
+    from contrastive.data.samples import Samples
     from contrastive.evaluation.evaluate import Report
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel

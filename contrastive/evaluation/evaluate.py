@@ -9,58 +9,40 @@ Shapes: Q queries, T targets, D the shared width, K the values of k.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from contrastive.data.bad_rows import Faults
-from contrastive.data.content_hash import sample_key
-from contrastive.data.images import StoredImage
-from contrastive.data.loading import check_modalities, rows_of
-from contrastive.errors import BadSample, DataError
+from contrastive.data.samples import check_modalities, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
+from contrastive.evaluation.intervals import (
+    Figure,
+    bootstrap,
+)
+from contrastive.evaluation.leakage import (
+    check_held_out,
+)
+from contrastive.evaluation.retrieval import (
+    Direction,
+    _has_companions,
+    recall,
+)
+from contrastive.inference.embed_dataset import (
+    Column,
+    embed_column,
+)
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
-from contrastive.spec import TEMPLATES
+from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.datasets import Samples
+    from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
-
-KS = (1, 5, 10)
-CHUNK_BYTES = 64 << 20  # scores held at a time
-RESAMPLES = 1000
-PARTS = 20  # drawn one after the other, so that memory is bounded
-UNHASHED = ("text",)  # the same words may well stand in two splits; the same picture may not
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A share, with its 95 % bootstrap interval and what guessing would give."""
-
-    value: float
-    low: float
-    high: float
-    chance: float
-
-
-@dataclass(frozen=True)
-class Direction:
-    """Retrieval of one modality by another."""
-
-    recall: dict[int, Figure]
-    """By k."""
-    median_rank: float
-    """1 is perfect."""
-    queries: int
-    targets: int
 
 
 @dataclass(frozen=True)
@@ -156,168 +138,6 @@ def named_modality(model: ContrastiveModel) -> str | None:
     if "text" not in model.towers or not others:
         return None
     return "image" if "image" in others else others[0]
-
-
-@dataclass(frozen=True)
-class Column:
-    """The distinct samples of one modality, embedded."""
-
-    embeddings_QD: Tensor
-    ids_Q: Tensor
-    rows: list[int]
-    """The first row of the dataset in which each stands."""
-
-
-def embed_column(
-    model: ContrastiveModel,
-    rows: Sequence[dict[str, Any]],
-    modality: str,
-    faults: Faults,
-    *,
-    cache: FeatureCache | None = None,
-    workers: int = 0,
-) -> Column:
-    """Embed each distinct sample of a modality once: an image with five captions is one image."""
-    places = distinct_rows(rows, modality)
-    first = [rows_of_it[0] for rows_of_it in places]
-    bad: set[int] = set()
-
-    def note(index: int, problem: str) -> None:
-        bad.add(index)
-        source = str(rows[first[index]].get("source", ""))
-        faults.report(source, problem, rows=len(places[index]))
-
-    embeddings = model.embed(
-        modality, [rows[i][modality] for i in first], cache=cache, workers=workers, on_bad=note
-    )
-    good = [i for i in range(len(first)) if i not in bad]
-    ids = torch.tensor([int(rows[first[i]]["id"]) for i in good])
-    return Column(embeddings[good], ids, [first[i] for i in good])
-
-
-def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> list[list[int]]:
-    """Return the rows in which each distinct sample of each group stands."""
-    distinct: dict[tuple[int, Any], list[int]] = {}
-    for i, row in enumerate(rows):
-        sample = row[modality]
-        by_value = isinstance(sample, (str, bytes, Path, StoredImage))
-        name = sample if by_value else sample_key(sample, modality)
-        distinct.setdefault((int(row["id"]), name), []).append(i)
-    return list(distinct.values())
-
-
-def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direction:
-    """Return recall at each k and the median rank, by the any-hit rule.
-
-    The rank of a query is 1 plus the number of wrong targets that score at least as high as its
-    best right one. Queries without a right target are left out. Within one modality, where queries
-    are the targets, no query is its own target.
-    """
-    ranks, positives = _ranks(queries, targets)
-    asked = positives > 0
-    if not asked.any():
-        msg = "no query has a right answer among the targets; are the group ids right?"
-        raise DataError(msg)
-    among = len(targets.ids_Q) - (queries is targets)
-    groups = queries.ids_Q.numpy()[asked]
-    figures: dict[int, Figure] = {}
-    for k in ks:
-        chance = float(np.mean([_chance(p, among, k) for p in positives[asked]]))
-        figures[k] = bootstrap(ranks[asked] <= k, groups, chance)
-    median = float(np.median(ranks[asked]))
-    return Direction(figures, median, int(asked.sum()), among)
-
-
-def _has_companions(column: Column) -> bool:
-    """Whether some sample has another of its group, so that it can be asked for."""
-    return len(set(cast("list[int]", column.ids_Q.tolist()))) < len(column.ids_Q)
-
-
-def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str) -> None:
-    """Refuse to measure a model on nothing, or on what it was trained on.
-
-    Raises:
-        DataError: the split is empty, or shares samples with training; names the first.
-    """
-    if not rows:
-        msg = f"split {split!r} is empty; there is nothing to measure"
-        raise DataError(msg)
-    for modality, seen in model.seen.items():
-        known = set(cast("list[int]", seen.tolist()))
-        hits = [i for i, row in enumerate(rows) if short_key(row[modality], modality) in known]
-        if hits:
-            source = rows[hits[0]].get("source", f"row {hits[0]}")
-            msg = (
-                f"split {split!r} shares {len(hits)} of {len(rows)} {modality} rows with the "
-                f"training split, the first is {source}; measure on a split that it has not seen"
-            )
-            raise DataError(msg)
-
-
-def seen_samples(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, Tensor]:
-    """Return hashes of the samples of each modality but text, sorted, ``[n]`` int64."""
-    return {
-        modality: torch.tensor(sorted({short_key(row[modality], modality) for row in rows} - {0}))
-        for modality in modalities
-        if modality not in UNHASHED
-    }
-
-
-def short_key(sample: Any, modality: str) -> int:
-    """Return 63 bits of a sample's content hash: enough to tell a million samples apart.
-
-    A sample that cannot be read has 0; it is reported when it is encoded.
-    """
-    try:
-        return int.from_bytes(sample_key(sample, modality)[:8]) >> 1
-    except BadSample:
-        return 0
-
-
-def _ranks(queries: Column, targets: Column) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rank ``[Q]`` of each query's best right target, and how many right ones it has."""
-    target_DT = targets.embeddings_QD.float().T
-    chunk = max(1, CHUNK_BYTES // (4 * max(1, target_DT.shape[1])))
-    ranks: list[Tensor] = []
-    positives: list[Tensor] = []
-    for start in range(0, len(queries.ids_Q), chunk):
-        scores_QT = queries.embeddings_QD[start : start + chunk].float() @ target_DT
-        right_QT = queries.ids_Q[start : start + chunk, None] == targets.ids_Q[None]
-        if queries is targets:
-            itself = torch.arange(len(scores_QT))
-            right_QT[itself, start + itself] = False
-            scores_QT[itself, start + itself] = -torch.inf
-        best_Q = scores_QT.masked_fill(~right_QT, -torch.inf).amax(1)
-        ranks.append(1 + ((scores_QT >= best_Q[:, None]) & ~right_QT).sum(1))
-        positives.append(right_QT.sum(1))
-    return torch.cat(ranks).numpy(), torch.cat(positives).numpy()
-
-
-def _chance(positives: int, targets: int, k: int) -> float:
-    """Probability that k targets drawn at random hold one of the right ones."""
-    if targets - positives < k:
-        return 1.0
-    missed = math.comb(targets - int(positives), k) / math.comb(targets, k)
-    return 1.0 - missed
-
-
-def bootstrap(hits: np.ndarray, groups: np.ndarray, chance: float) -> Figure:
-    """Mean of ``hits``, and the interval of means when whole groups are drawn again.
-
-    Five captions of an image are not five independent observations: the image is what is drawn.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    size = np.bincount(group).astype(float)
-    total = np.bincount(group, weights=hits.astype(float))
-    random = np.random.default_rng(0)
-    means = [
-        total[drawn].sum(1) / size[drawn].sum(1)
-        for drawn in (
-            random.integers(len(size), size=(RESAMPLES // PARTS, len(size))) for _ in range(PARTS)
-        )
-    ]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Figure(float(hits.mean()), float(low), float(high), chance)
 
 
 def _classification(

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from contrastive.data.bad_rows import Faults
-from contrastive.data.loading import OnBad, prepared_batches, rows_of
+from contrastive.data.content_hash import short_key
+from contrastive.data.loading import OnBad, prepared_batches
+from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, SpecError
-from contrastive.evaluation.evaluate import (
-    UNHASHED,
-    check_held_out,
-    distinct_rows,
-    short_key,
-)
+from contrastive.evaluation.leakage import UNHASHED, check_held_out
 from contrastive.features.cache import FeatureCache, run_encoder
-from contrastive.features.cache import batch_size as fitting_batch_size
+from contrastive.inference.embed_dataset import distinct_rows
+from contrastive.nn.device import batch_size as fitting_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.datasets import Samples
+    from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
 
 On = Literal["features", "embeddings"]

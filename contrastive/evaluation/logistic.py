@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from contrastive.errors import require
+from contrastive.config.extras import require
 
 if TYPE_CHECKING:
     from contrastive.evaluation.labelled_splits import Part

@@ -19,17 +19,18 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.errors import DataError, SpecError
-from contrastive.evaluation.evaluate import Figure, bootstrap, top5_share
+from contrastive.evaluation.evaluate import top5_share
+from contrastive.evaluation.intervals import Figure, bootstrap
 from contrastive.evaluation.labelled_splits import On, Reader, Splits
 from contrastive.evaluation.logistic import choose_strength, fit_and_score
-from contrastive.inference.search import top_k
+from contrastive.inference.nearest import top_k
 from contrastive.inference.zero_shot import classify
-from contrastive.spec import TEMPLATES
+from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.datasets import Samples
+    from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 

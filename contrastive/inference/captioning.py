@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from contrastive.errors import DataError, SpecError
-from contrastive.inference.search import top_k
+from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:
     from contrastive.features.cache import FeatureCache

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from contrastive.console import bar, say
 from contrastive.errors import SpecError
-from contrastive.features.cache import eval_mode
 from contrastive.inference.fourier_image import FourierImage
 from contrastive.inference.random_crops import Pixels, pixels_of, random_views
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
+from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from contrastive.features.cache import FeatureCache
-    from contrastive.model.model import ContrastiveModel, TowerModule
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.model.tower import TowerModule
 
 AS_IT_IS = ("{}",)  # a prompt is a sentence already
 LEARNING_RATE = 0.05  # of Adam, on the spectrum

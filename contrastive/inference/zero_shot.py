@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from contrastive.errors import SpecError
-from contrastive.spec import TEMPLATES
+from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     from contrastive.features.cache import FeatureCache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, assert_never
 import torch
 from torch.nn.functional import normalize as unit
 
-from contrastive.errors import require
+from contrastive.config.extras import require
 from contrastive.losses import functional
 from contrastive.losses.backends import base as sweeps
 from contrastive.losses.backends.chunked import Chunked

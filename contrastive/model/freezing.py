@@ -19,7 +19,8 @@ from contrastive.nn.name_patterns import matching
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from contrastive.model.model import ContrastiveModel, TowerModule
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.model.tower import TowerModule
     from contrastive.spec import Tower
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from contrastive.errors import SpecError, require
+from contrastive.config.extras import require
+from contrastive.errors import SpecError
 from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from contrastive.training.gradient_cache import Randomness
+from contrastive.nn.rng import Randomness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,10 +13,10 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from contrastive.components import REGISTRIES  # the core is here before the clock starts
 from contrastive.config.entry_points import Offer
 from contrastive.config.registry import reason
 from contrastive.errors import PluginError
-from contrastive.spec import REGISTRIES  # the core is here before the clock starts
 
 if TYPE_CHECKING:
     from contrastive.config.registry import Registry

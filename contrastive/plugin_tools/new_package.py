@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive import __version__
 from contrastive.errors import SpecError
+from contrastive.version import __version__
 
 if TYPE_CHECKING:
     from contrastive.config.registry import Registry

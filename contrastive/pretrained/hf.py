@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import load_dual_config, weight_files
 from contrastive.encoders.weights import find
-from contrastive.errors import require
 from contrastive.pretrained.duals import dual_spec, local_folder
 
 if TYPE_CHECKING:

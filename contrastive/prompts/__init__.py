@@ -64,3 +64,7 @@ Templates = Annotated[
     ),
 ]
 """A field of sentences that also takes the name of a set, and then holds its sentences."""
+
+
+TEMPLATES = ("a picture of a {}", "a photo of a {}", "{}")
+"""Sentences for the classes of zero-shot classification."""

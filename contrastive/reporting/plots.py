@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.extras import require
+from contrastive.console import printable
 from contrastive.data.images import ImageSource, open_image
-from contrastive.errors import DataError, printable, require
+from contrastive.errors import DataError
 from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.errors import printable
+from contrastive.console import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from contrastive.evaluation.caption_choice import PairAccuracy
     from contrastive.evaluation.comparison import Comparison, Measured
-    from contrastive.evaluation.evaluate import Figure, Report
+    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.intervals import Figure
     from contrastive.evaluation.probe import Accuracy, ProbeReport
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")

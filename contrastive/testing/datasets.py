@@ -13,8 +13,8 @@ from PIL import Image
 
 from contrastive.config.registry import reason
 from contrastive.data.images import open_image
-from contrastive.data.loading import rows_of
-from contrastive.datasets import Dataset, Purpose, Sample, Samples
+from contrastive.data.samples import Sample, Samples, rows_of
+from contrastive.datasets import Dataset, Purpose
 from contrastive.errors import BadSample, DataError
 from contrastive.testing.checks import Check, Fault, Skipped, told
 from contrastive.testing.generic import Subject

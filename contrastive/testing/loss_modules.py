@@ -18,7 +18,7 @@ from contrastive.encoders import CBOW
 from contrastive.errors import TrainingError
 from contrastive.heads import Linear
 from contrastive.losses.module import LossModule
-from contrastive.model.model import build_model
+from contrastive.model.loading import build_model
 from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Check, Fault, Skipped
 from contrastive.testing.generic import Subject

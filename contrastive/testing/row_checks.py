@@ -92,7 +92,7 @@ def obeys_modes(subject: RowsSubject) -> None:
 
 def stays_frozen(subject: RowsSubject) -> None:
     """In a frozen tower nothing changes: modes, parameters, buffers, even after train()."""
-    from contrastive.model.model import TowerModule
+    from contrastive.model.tower import TowerModule
 
     spec = subject.tower()
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from contrastive.features.cache import eval_mode
+from contrastive.nn.modes import eval_mode
 from contrastive.testing.generic import Subject
 
 if TYPE_CHECKING:

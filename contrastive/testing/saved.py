@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.model.model import ContrastiveModel, build_model, load_model
+from contrastive.model.loading import build_model, load_model
+from contrastive.model.model import ContrastiveModel
 from contrastive.testing.checks import Fault
 from contrastive.testing.rows import RowsSubject, gap
 

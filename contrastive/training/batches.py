@@ -15,22 +15,15 @@ from torch import Tensor
 
 from contrastive.console import say
 from contrastive.data.bad_rows import Faults
-from contrastive.data.loading import (
-    Prepared,
-    check_modalities,
-    in_workers,
-    merge,
-    prepare,
-    rows_of,
-)
+from contrastive.data.loading import Prepared, in_workers, merge, prepare
+from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from contrastive.datasets import Sample, Samples
+    from contrastive.data.samples import Preprocess, Sample, Samples
     from contrastive.distributed.ranks import Processes
-    from contrastive.encoders.module import Preprocess
     from contrastive.features.cache import FeatureCache, FeatureTable
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec

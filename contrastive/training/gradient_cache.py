@@ -22,11 +22,15 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.errors import TrainingError
+from contrastive.nn.rng import (
+    Randomness,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
-    from contrastive.model.model import ContrastiveModel, TowerModule
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.model.tower import TowerModule
 
 Inputs = dict[str, Tensor]
 BatchNormMode = Literal["train", "eval"]
@@ -152,32 +156,6 @@ def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str 
                 "have; set batch_norm to eval, freeze the encoder, or do without micro_batch"
             )
             raise TrainingError(msg)
-
-
-class Randomness:
-    """The generators of the CPU and of all GPUs as they are now; within, as they were then."""
-
-    def __init__(self) -> None:
-        self.then = _generators()
-
-    def __enter__(self) -> None:
-        self.now = _generators()
-        _set_generators(self.then)
-
-    def __exit__(self, *_: object) -> None:
-        _set_generators(self.now)
-
-
-def _generators() -> list[Tensor]:
-    """Return the state of the CPU's generator, and of those of all GPUs, used here or not."""
-    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]
-
-
-def _set_generators(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for gpu, state in enumerate(states[1:]):
-        torch.cuda.set_rng_state(state, gpu)
 
 
 def _same_randomness() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

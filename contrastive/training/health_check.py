@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.console import say
-from contrastive.data.loading import ABOUT, rows_of
+from contrastive.data.samples import ABOUT, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
 from contrastive.reporting.run_log import read_log
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.datasets import Sample, Samples
+    from contrastive.data.samples import Sample, Samples
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec

@@ -17,7 +17,7 @@ from contrastive.config.provenance import origins
 from contrastive.console import say
 from contrastive.errors import TrainingError
 from contrastive.model import checkpoint
-from contrastive.model.model import restore_weights
+from contrastive.model.loading import restore_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ processes dropout is a function too, of (seed, step, process).
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
@@ -17,19 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from contrastive.console import bar, say
-from contrastive.data.loading import rows_of
+from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Processes, joined
 from contrastive.errors import ContrastiveError, TrainingError
-from contrastive.evaluation.evaluate import Report, check_held_out, evaluate, seen_samples
+from contrastive.evaluation.evaluate import Report, evaluate
+from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.freezing import checkpoint_towers
-from contrastive.model.model import ContrastiveModel, build_model, checkpoint
+from contrastive.model.loading import build_model
+from contrastive.model.model import ContrastiveModel, checkpoint
 from contrastive.reporting.run_log import Log
+from contrastive.reporting.summary import (
+    summary,
+)
 from contrastive.training.batches import Feed
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.health_check import check_up
@@ -41,12 +44,16 @@ from contrastive.training.resume import (
     save_step,
     start_or_resume,
 )
+from contrastive.training.run_folder import (
+    _alone_in,
+    _folder_of,
+)
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from contrastive.datasets import Samples
+    from contrastive.data.samples import Samples
     from contrastive.spec import RunSpec, TrainingSpec
 
 
@@ -192,23 +199,6 @@ def _remember_samples(
         check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
 
 
-def summary(report: Report) -> str:
-    """Return the figures that matter in one line, in per cent where they are shares."""
-    parts = [
-        f"{name.replace('_', ' ')} "
-        + " ".join(f"R@{k} {figure.value:.1%}" for k, figure in direction.recall.items())
-        for name, direction in report.retrieval.items()
-    ]
-    if report.classification:
-        parts.append(f"zero-shot top-1 {report.classification.accuracy.value:.1%}")
-    if not parts:  # one modality, whose samples have no companions to find
-        parts = [
-            f"{modality} uniformity {lie.uniformity:.2f}, effective rank {lie.effective_rank:.1f}"
-            for modality, lie in report.geometry.items()
-        ]
-    return "; ".join(parts)
-
-
 def _half(settings: TrainingSpec, device: torch.device) -> bool:
     """Whether the towers run in bf16: where it is asked for, or where the hardware has it."""
     if settings.precision != "auto" or device.type != "cuda":
@@ -313,33 +303,6 @@ def _introduce(
     shown = {m: "<bytes>" if isinstance(row[m], bytes) else str(row[m]) for m in model.towers}
     pair = "  |  ".join(f"{modality}: {value[:120]}" for modality, value in shown.items())
     say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
-
-
-def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
-    folder = output or spec.output
-    if folder is None:
-        msg = "a run needs a folder: give output"
-        raise TrainingError(msg)
-    return Path(folder)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Generator[None]:
-    """Keep other processes from training in the same folder; sweep up what killed ones left."""
-    folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            for left in folder.glob("checkpoints/.step-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            try:
-                yield
-            finally:
-                (folder / "lock").unlink(missing_ok=True)
-                if not any(folder.iterdir()):  # nothing came of it
-                    folder.rmdir()
-    except Timeout:
-        msg = f"{folder}: another process is training here; choose another --output"
-        raise TrainingError(msg) from None
 
 
 @contextmanager

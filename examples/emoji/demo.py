@@ -19,9 +19,10 @@ from contrastive.config.yaml_files import load
 from contrastive.console import say
 from contrastive.data.bad_rows import Faults
 from contrastive.data.images import open_image
-from contrastive.data.loading import rows_of
-from contrastive.evaluation.evaluate import embed_column, evaluate
-from contrastive.inference.search import top_k
+from contrastive.data.samples import rows_of
+from contrastive.evaluation.evaluate import evaluate
+from contrastive.inference.embed_dataset import embed_column
+from contrastive.inference.nearest import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
 from contrastive.training.train import train

@@ -7,7 +7,8 @@ from contrastive import RunSpec
 from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.training.train import summary, train
+from contrastive.reporting.summary import summary
+from contrastive.training.train import train
 
 
 def main() -> None:

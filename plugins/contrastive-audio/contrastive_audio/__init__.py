@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.datasets import Dataset, Purpose, Samples
+from contrastive.data.samples import Samples
+from contrastive.datasets import Dataset, Purpose
 from contrastive.encoders import Encoder
 from contrastive_audio.scale import most_mels
 

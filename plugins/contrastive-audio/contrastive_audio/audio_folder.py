@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from contrastive.datasets import Sample
+    from contrastive.data.samples import Sample
     from contrastive.datasets.text_tables import Record
     from contrastive_audio import AudioFolder
 

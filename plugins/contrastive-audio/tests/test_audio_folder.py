@@ -4,7 +4,7 @@ import pytest
 from contrastive_audio import AudioFolder
 
 from contrastive import testing
-from contrastive.data.loading import rows_of
+from contrastive.data.samples import rows_of
 from contrastive.datasets import datasets
 from contrastive.errors import DataError
 

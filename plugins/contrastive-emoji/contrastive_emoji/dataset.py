@@ -12,7 +12,8 @@ from zipfile import ZipFile
 
 from pydantic import Field
 
-from contrastive.datasets import Dataset, Purpose, Sample
+from contrastive.data.samples import Sample
+from contrastive.datasets import Dataset, Purpose
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

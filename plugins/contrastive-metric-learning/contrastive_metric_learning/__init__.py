@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from contrastive.errors import SpecError, require
+from contrastive.config.extras import require
+from contrastive.errors import SpecError
 from contrastive.losses import Candidates, Direction, Loss, Negatives
 from contrastive_metric_learning.miners import Miner
 

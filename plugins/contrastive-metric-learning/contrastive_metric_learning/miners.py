@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat
 
 from contrastive.config.base import Config
+from contrastive.config.extras import require
 from contrastive.config.registry import Registry
-from contrastive.errors import require
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.extras import require
 from contrastive.encoders.huggingface import check_whole, quietly
 from contrastive.encoders.weights import find, loading
-from contrastive.errors import SpecError, WeightsError, require
+from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from contrastive.config.extras import require
 from contrastive.encoders.huggingface import measure, quietly
 from contrastive.encoders.image import ImageTransform
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import as_text, content_hash
 from contrastive.encoders.weights import find, loading
-from contrastive.errors import require
 from contrastive_openclip.checkpoints import (
     VOCABULARY,
     build_whole,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from contrastive.datasets import Dataset, Purpose, Samples
+from contrastive.data.samples import Samples
+from contrastive.datasets import Dataset, Purpose
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
 from contrastive.losses import Loss

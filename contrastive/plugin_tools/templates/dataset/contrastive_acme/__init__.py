@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from contrastive.datasets import Dataset
 
 if TYPE_CHECKING:
-    from contrastive.datasets import Purpose, Samples
+    from contrastive.datasets import Purpose
+    from contrastive.data.samples import Samples
 
 __all__ = ["AcmeDataset"]
 

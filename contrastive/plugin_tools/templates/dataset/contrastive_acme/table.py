@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from contrastive.datasets import Sample
+    from contrastive.data.samples import Sample
 
 COLUMNS = ("image", "text", "split")
 

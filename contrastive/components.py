@@ -1,0 +1,12 @@
+"""Every registry of components."""
+
+from __future__ import annotations
+
+from contrastive.datasets import datasets
+from contrastive.encoders import encoders
+from contrastive.heads import heads
+from contrastive.losses import losses
+from contrastive.pretrained import sources
+
+REGISTRIES = (encoders, heads, losses, datasets, sources)
+"""Every kind of component."""

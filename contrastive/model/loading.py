@@ -1,0 +1,155 @@
+"""From a spec, a folder or a name to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from contrastive.config.provenance import differences
+from contrastive.config.registry import names_only
+from contrastive.config.saved_origins import saved_with
+from contrastive.config.yaml_files import load, read_yaml
+from contrastive.errors import ContrastiveError, SpecError, WeightsError
+from contrastive.model import checkpoint
+from contrastive.model.freezing import held
+from contrastive.model.model import ContrastiveModel
+from contrastive.nn.fingerprint import weights_fingerprint
+from contrastive.pretrained import is_pretrained, pretrained_spec
+from contrastive.spec import ModelSpec, RunSpec, Tower
+
+SpecLike = ModelSpec | RunSpec | Mapping[str, Any] | str | Path
+
+
+def build_model(spec: SpecLike) -> ContrastiveModel:
+    """Build a model with its initial weights.
+
+    Args:
+        spec: a ``ModelSpec`` or ``RunSpec``, a dict of the same content, or a YAML file's path.
+
+    Raises:
+        SpecError: the spec has mistakes; one line for each.
+        MissingExtra: a library that it needs is not installed.
+        WeightsError: pretrained weights cannot be found.
+    """
+    return ContrastiveModel(model_spec(spec))
+
+
+def model_spec(spec: SpecLike) -> ModelSpec:
+    """Return the ``ModelSpec`` in a spec, a dict or a file; a run's spec holds one too.
+
+    Raises:
+        SpecError: the spec has mistakes; one line for each.
+    """
+    if isinstance(spec, (str, Path)):
+        is_run = "model" in read_yaml(Path(spec))[0]
+        return load(RunSpec, spec).model if is_run else load(ModelSpec, spec)
+    if isinstance(spec, Mapping):
+        return model_spec(_validated(RunSpec if "model" in spec else ModelSpec, spec, "the spec"))
+    return spec.model if isinstance(spec, RunSpec) else spec
+
+
+def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel:
+    """Load what ``save`` or a training run wrote, or a pretrained model, in eval mode on the CPU.
+
+    Args:
+        folder: a saved model, a checkpoint, or a run's folder (its final model, else its newest
+            whole checkpoint); or the name of a pretrained model, as in ``pretrained_spec``.
+        trusted: let the folder's spec name components by import path (``module:Class``), which
+            runs that module; only for folders of your own.
+
+    Raises:
+        WeightsError: the folder is not whole, or a frozen encoder is not the one it was.
+        SpecError: its spec does not fit, for instance since a plugin is not installed.
+    """
+    if is_pretrained(folder):
+        return ContrastiveModel(pretrained_spec(folder)).eval()
+    folder = find_model(Path(folder))
+    files = checkpoint.read_folder(folder)
+    data = checkpoint.plain(files, "spec.json", folder)
+    parts = checkpoint.plain(files, "parts.json", folder)
+    try:
+        with nullcontext() if trusted else names_only(), saved_with(parts.get("components")):
+            spec = _validated(ModelSpec, data, str(folder / "spec.json"))
+    except ContrastiveError as error:
+        msg = f"{error}{differences(parts['packages'], said=str(error))}"
+        raise type(error)(msg) from error
+    rebuilt: dict[str, str] = parts["encoders"]
+    model = ContrastiveModel(_without_downloads(spec, rebuilt))
+    model.spec = spec
+    restore_weights(model, files, folder)
+    model.seen = checkpoint.tensors(files, "seen.safetensors", folder)
+    return model.eval()
+
+
+def restore_weights(model: ContrastiveModel, files: dict[str, bytes], folder: Path) -> None:
+    """Load the weights of a saved folder; encoders that their spec brings back are checked.
+
+    Raises:
+        WeightsError: such an encoder is not the one that was saved, or a tensor is missing,
+            unknown or of another shape; names the first.
+    """
+    rebuilt: dict[str, str] = checkpoint.plain(files, "parts.json", folder)["encoders"]
+    left_out: set[str] = set()
+    for modality, fingerprint in rebuilt.items():
+        tower = model.tower(modality)
+        names = held(tower)
+        left_out |= {f"towers.{modality}.encoder.{name}" for name in names}
+        if weights_fingerprint(tower.encoder, only=names) != fingerprint:
+            msg = f"{folder}: the {modality} encoder's weights are not those it was trained with"
+            raise WeightsError(msg)
+    weights = checkpoint.tensors(files, "model.safetensors", folder)
+    try:
+        missing, unknown = cast("Any", model.load_state_dict(weights, strict=False))
+    except RuntimeError as error:
+        msg = f"{folder}: {' '.join(str(error).split())}"
+        raise WeightsError(msg) from None
+    lost = [name for name in missing if name not in left_out]
+    if lost or unknown:
+        what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model has not"
+        msg = f"{folder / 'model.safetensors'}: {what}"
+        raise WeightsError(msg)
+
+
+def find_model(folder: Path) -> Path:
+    """Return the folder with weights that ``folder`` stands for, or a pretrained model's name.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if is_pretrained(folder) or (folder / checkpoint.MANIFEST).exists():
+        return folder
+    if (folder / "model" / checkpoint.MANIFEST).exists():
+        return folder / "model"
+    for step in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+        if checkpoint.is_whole(step):
+            return step
+    msg = f"{folder}: no model here; train one with: contrastive train SPEC.yaml"
+    raise WeightsError(msg)
+
+
+def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec:
+    """Do not fetch pretrained weights that the saved ones will overwrite."""
+    towers: dict[str, Tower] = {}
+    for modality, tower in spec.towers.items():
+        encoder = tower.encoder
+        if modality not in rebuilt:
+            known = type(encoder).model_fields
+            off = {k: v for k, v in {"pretrained": False, "weights": None}.items() if k in known}
+            encoder = encoder.model_copy(update=off)
+        towers[modality] = tower.model_copy(update={"encoder": encoder})
+    return spec.model_copy(update={"towers": towers})
+
+
+def _validated(kind: type[Any], data: Any, origin: str) -> Any:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = [
+            f"{origin}: {'.'.join(map(str, e['loc'])) or 'the spec'}: {e['msg']}"
+            for e in error.errors(include_url=False)
+        ]
+        raise SpecError("\n".join(lines)) from None

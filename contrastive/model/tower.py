@@ -1,0 +1,56 @@
+"""One tower: encoder, head and L2 normalisation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from contrastive.model.freezing import freeze_, set_modes
+from contrastive.spec import Tower
+
+if TYPE_CHECKING:
+    from contrastive.encoders.module import EncoderModule
+
+
+class TowerModule(nn.Module):
+    """Encoder, head and L2 normalisation; what is frozen stays as it is."""
+
+    def __init__(self, spec: Tower, embed_dim: int) -> None:
+        """Build both parts and freeze what ``spec.frozen`` says."""
+        super().__init__()
+        self.spec = spec
+        self.encoder: EncoderModule = spec.encoder.build()
+        self.head = spec.head.build(self.encoder.out_dim, embed_dim)
+        freeze_(self.encoder, self.head, spec)
+        self.train()
+
+    def train(self, mode: bool = True) -> TowerModule:
+        """Set the mode; frozen parts stay in eval mode, so dropout is off and statistics stay."""
+        super().train(mode)
+        if mode and self.spec.frozen != "none":
+            set_modes(self.encoder)
+            self.head.train(self.spec.frozen != "all")
+        return self
+
+    def encode(self, **inputs: Tensor) -> Tensor:
+        """Return features ``[B, F]``, without gradients if the encoder is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            return self.encoder(**inputs)
+
+    def project(self, features_BF: Tensor) -> Tensor:
+        """Return embeddings ``[B, D]``, L2-normalised in fp32."""
+        projected = self.head(features_BF)
+        with torch.autocast(projected.device.type, enabled=False):
+            return normalize(projected.float(), dim=-1)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return embeddings ``[B, D]`` of preprocessed samples."""
+        return self.project(self.encode(**inputs))
+
+    @property
+    def encoder_frozen(self) -> bool:
+        """Whether the whole encoder stays as it is, so that its features can be kept."""
+        return self.spec.frozen != "none" and not self.spec.unfrozen and self.spec.lora is None

@@ -1,0 +1,38 @@
+"""Devices: which are there, where a module is, and how many samples suit one."""
+
+from __future__ import annotations
+
+import torch
+
+from contrastive.errors import SpecError
+
+# rows that an encoding computes, and may lose, at a time: on a CPU larger ones are slower, since
+# their activations leave its caches
+CPU_BATCH, GPU_BATCH = 16, 256
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Return where a module's parameters are."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def batch_size(module: torch.nn.Module) -> int:
+    """Return how many samples to encode at a time."""
+    return CPU_BATCH if device_of(module).type == "cpu" else GPU_BATCH
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return a device that is there; ``auto`` is a GPU if there is one.
+
+    Raises:
+        SpecError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r} is not to be had here: {str(error).splitlines()[0]}"
+        raise SpecError(msg) from None
+    return device

@@ -1,0 +1,44 @@
+"""The SHA-256 of a module's weights, remembered until they change."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+
+def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None = None) -> str:
+    """Return the SHA-256 of a module's parameters and buffers, names and shapes included.
+
+    It is remembered until a tensor is replaced or changed in place.
+
+    Args:
+        module: whose they are.
+        only: the names of those that count; all if None.
+    """
+    state = sorted(module.state_dict().items())
+    if only is not None:
+        state = [(name, tensor) for name, tensor in state if name in only]
+    version = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in state)
+    known = _fingerprints.get(module)
+    if known is None or known[0] != version:
+        known = _fingerprints[module] = version, _hash_tensors(state)
+    return known[1]
+
+
+_fingerprints: WeakKeyDictionary[torch.nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
+def _hash_tensors(state: list[tuple[str, Tensor]]) -> str:
+    total = hashlib.sha256()
+    for name, tensor in state:
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(cast("Any", flat.view(torch.uint8).numpy()))
+    return total.hexdigest()

@@ -1,0 +1,22 @@
+"""An evaluation in one line."""
+
+from __future__ import annotations
+
+from contrastive.evaluation.evaluate import Report
+
+
+def summary(report: Report) -> str:
+    """Return the figures that matter in one line, in per cent where they are shares."""
+    parts = [
+        f"{name.replace('_', ' ')} "
+        + " ".join(f"R@{k} {figure.value:.1%}" for k, figure in direction.recall.items())
+        for name, direction in report.retrieval.items()
+    ]
+    if report.classification:
+        parts.append(f"zero-shot top-1 {report.classification.accuracy.value:.1%}")
+    if not parts:  # one modality, whose samples have no companions to find
+        parts = [
+            f"{modality} uniformity {lie.uniformity:.2f}, effective rank {lie.effective_rank:.1f}"
+            for modality, lie in report.geometry.items()
+        ]
+    return "; ".join(parts)

@@ -1,0 +1,44 @@
+"""The folder of a run: one process trains in it at a time."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from contrastive.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from contrastive.spec import RunSpec
+
+
+def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
+    folder = output or spec.output
+    if folder is None:
+        msg = "a run needs a folder: give output"
+        raise TrainingError(msg)
+    return Path(folder)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Keep other processes from training in the same folder; sweep up what killed ones left."""
+    folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            for left in folder.glob("checkpoints/.step-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            try:
+                yield
+            finally:
+                (folder / "lock").unlink(missing_ok=True)
+                if not any(folder.iterdir()):  # nothing came of it
+                    folder.rmdir()
+    except Timeout:
+        msg = f"{folder}: another process is training here; choose another --output"
+        raise TrainingError(msg) from None
