@@ -22,10 +22,7 @@ from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
 from contrastive.losses import Loss
-from contrastive.prompts import (
-    TEMPLATES,
-    Templates,
-)
+from contrastive.prompts import TEMPLATES, Templates
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]

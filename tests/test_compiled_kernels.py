@@ -1,7 +1,7 @@
 """Shipped kernels as the compiler makes them: in registers, within shared memory, by tensor cores.
 
 No GPU is needed. Ids with embeddings of fp16 and fp32 are much as with bf16, and are left to the
-command ``python -m contrastive.losses.backends.triton.compiled``.
+command ``python -m benchmarks.kernels.machine_code``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from benchmarks.kernels import machine_code
 from contrastive.losses.backends import base as sweeps
 from contrastive.losses.backends.pair_labels import Roles
-from contrastive.losses.backends.triton import compiled, fused, tiles
+from contrastive.losses.backends.triton import fused, tiles
 
 CHECKED = r"^(?!.*(masked|groups) fp)"
-BUILDS = [build for gpu in tiles.CAPABILITIES for build in compiled.builds(gpu, CHECKED)]
+BUILDS = [build for gpu in tiles.CAPABILITIES for build in machine_code.builds(gpu, CHECKED)]
 IDS = ["sm_{}{} ".format(*build.capability) + build.name for build in BUILDS]
 
 
@@ -31,8 +32,8 @@ def wrong():
     """Compile a kernel of Hopper's with another tile than is shipped."""
 
     def compile_wrong(*, warps=4, stages=3, **sizes):
-        build = compiled.builds(compiled.HOPPER, "weigh partners bf16 512")[0]
-        return compiled.compiled(
+        build = machine_code.builds(machine_code.HOPPER, "weigh partners bf16 512")[0]
+        return machine_code.compiled(
             replace(
                 build,
                 constexprs=build.constexprs | {"D": 1024} | sizes,
@@ -81,7 +82,7 @@ def program(fn, signature, constexprs, attrs):
     ("kind", "positives"), [("partners", "ignore"), ("masked", "mask"), ("groups", "multi")]
 )
 def test_what_is_compiled_here_is_what_the_losses_launch(kind, positives, asked):
-    builds = compiled.builds(compiled.HOPPER, f" {kind} bf16 512")
+    builds = machine_code.builds(machine_code.HOPPER, f" {kind} bf16 512")
     assert len(builds) >= 5
     a, b = torch.zeros(2, 256, 512, dtype=torch.bfloat16, requires_grad=True)
     log_scale, bias = (torch.zeros((), requires_grad=True) for _ in range(2))
@@ -104,7 +105,7 @@ def sizes(build):
 
 @pytest.mark.parametrize("build", BUILDS, ids=IDS)
 def test_a_shipped_kernel_has_no_fault(build):
-    assert compiled.compiled(build).faults() == []
+    assert machine_code.compiled(build).faults() == []
 
 
 def test_a_tile_that_the_registers_do_not_hold_is_found_out(wrong):
@@ -130,15 +131,15 @@ def test_a_tile_too_small_for_the_tensor_cores_of_hopper_is_found_out(tile, warp
 
 
 def test_a_kernel_whose_products_use_no_tensor_cores_is_found_out():
-    single = compiled.builds(compiled.HOPPER, "weigh partners fp32")[0]
-    code = compiled.compiled(replace(single, products=True))
+    single = machine_code.builds(machine_code.HOPPER, "weigh partners fp32")[0]
+    code = machine_code.compiled(replace(single, products=True))
     assert code.faults() == ["multiplies without tensor cores"]
 
 
 def test_a_wait_after_each_product_is_found_out():
-    good = compiled.Code(
+    good = machine_code.Code(
         "",
-        compiled.HOPPER,
+        machine_code.HOPPER,
         (),
         4,
         3,

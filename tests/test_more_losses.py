@@ -38,9 +38,7 @@ from contrastive.losses import (
     SupCon,
     losses,
 )
-from contrastive.losses import (
-    row_softmax as anchors,
-)
+from contrastive.losses import row_softmax as anchors
 from contrastive.losses.dcl import dcl
 from contrastive.losses.distillation import distillation
 from contrastive.losses.functional import infonce, similarity

@@ -11,11 +11,7 @@ import torch
 from contrastive import answer, build_model, caption, classify
 from contrastive.errors import BadSample, DataError, SpecError
 from contrastive.inference.captioning import POOL, mmr, scaled
-from contrastive.inference.question_answering import (
-    QUESTION_TEMPLATES,
-    sentences_of,
-    statement_of,
-)
+from contrastive.inference.question_answering import QUESTION_TEMPLATES, sentences_of, statement_of
 from tests.miniature import Picture
 from tests.toys import toy_dict
 

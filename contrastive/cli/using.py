@@ -7,23 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from contrastive.cli.context import (
-    cache_for,
-    find_model_folder,
-    load,
-    run_of,
-    templates_for,
-)
-from contrastive.cli.options import (
-    Device,
-    Json,
-    Model,
-    Split,
-    Template,
-    TemplateSet,
-    Trusted,
-    app,
-)
+from contrastive.cli.context import cache_for, find_model_folder, load, run_of, templates_for
+from contrastive.cli.options import Device, Json, Model, Split, Template, TemplateSet, Trusted, app
 from contrastive.cli.output import show
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import json
 import textwrap
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,27 @@ from pydantic_core import (
 from contrastive.errors import UnknownComponent
 
 if TYPE_CHECKING:
-    from contrastive.config.registry import Registry  # noqa: TC004  (it imports this module)
+    from collections.abc import Iterator
+
+
+class Names(Protocol):
+    """What a config needs of the registry of its kind: names to classes and back."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every name."""
+        ...
+
+    def __getitem__(self, name: str) -> type[Any]:
+        """Return the class that a name stands for."""
+        ...
+
+    def name_of(self, cls: type[Config]) -> str:
+        """Return what a spec should call a class."""
+        ...
+
+    def package_of(self, cls: type[Config]) -> tuple[str, str] | None:
+        """Return the installed package that offers a class, and its version."""
+        ...
 
 
 class Config(BaseModel):
@@ -53,7 +73,7 @@ class Config(BaseModel):
     )
 
     kind: ClassVar[str] = ""
-    registry: ClassVar[Registry[Any]]
+    registry: ClassVar[Names]
 
     def __hash__(self) -> int:
         """Hash what a file would say; the fields themselves may be dicts or lists."""

@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from contrastive.config.base import Config
 from contrastive.config.entry_points import CORE
-from contrastive.config.saved_origins import (
-    _sane,
-    _version_here,
-)
-from contrastive.spec import ModelSpec
 from contrastive.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 Origins = dict[str, dict[str, dict[str, str]]]
 """``{"encoder": {"minilm": {"package": "contrastive-pocket", "version": "0.1.0"}}}``."""
-
-
-def differences(packages: object, said: str) -> str:
-    """Say which packages of a saved model are missing here, or here in another version.
-
-    Args:
-        packages: name and version of each, as saved.
-        said: what an error says already; packages in it are not told of again.
-    """
-    found: list[str] = []
-    if isinstance(packages, Mapping):
-        for package, saved in cast("Mapping[object, object]", packages).items():
-            here = _version_here(str(package)) if _sane(package, saved) else saved
-            if here != saved and f"saved with {package} {saved}" not in said:
-                now = f"installed is {here}" if here else f"run: pip install {package}=={saved}"
-                found.append(f"{package} {saved}; {now}")
-    return f" (it was saved with {', '.join(found)})" if found else ""
 
 
 def origins(config: Config) -> Origins:
@@ -73,7 +48,7 @@ def components(value: object) -> Iterator[Config]:
             pass
 
 
-def packages(spec: ModelSpec) -> dict[str, str]:
+def packages(spec: Config) -> dict[str, str]:
     """Return name and version of every package that offers a part of ``spec``."""
     parts = (part for kind in origins(spec).values() for part in kind.values())
     return {CORE: __version__} | {part["package"]: part["version"] for part in parts}

@@ -17,13 +17,7 @@ from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from contrastive.config.base import Config
-from contrastive.config.entry_points import (
-    SWITCH,
-    Offer,
-    chosen_packages,
-    counts,
-    offered_in,
-)
+from contrastive.config.entry_points import SWITCH, Offer, chosen_packages, counts, offered_in
 from contrastive.config.saved_origins import origin_of
 from contrastive.errors import PluginError, UnknownComponent
 

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 # what is saved may be a stranger's, and is put into a command: names and versions, nothing else
 NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
-
-
 VERSION = re.compile(r"[0-9][\w.!+-]*", re.ASCII)
-
 
 _saved: ContextVar[Any] = ContextVar("saved", default=None)
 
@@ -70,3 +67,20 @@ def _version_here(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def differences(packages: object, said: str) -> str:
+    """Say which packages of a saved model are missing here, or here in another version.
+
+    Args:
+        packages: name and version of each, as saved.
+        said: what an error says already; packages in it are not told of again.
+    """
+    found: list[str] = []
+    if isinstance(packages, Mapping):
+        for package, saved in cast("Mapping[object, object]", packages).items():
+            here = _version_here(str(package)) if _sane(package, saved) else saved
+            if here != saved and f"saved with {package} {saved}" not in said:
+                now = f"installed is {here}" if here else f"run: pip install {package}=={saved}"
+                found.append(f"{package} {saved}; {now}")
+    return f" (it was saved with {', '.join(found)})" if found else ""

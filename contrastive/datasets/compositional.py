@@ -13,14 +13,7 @@ from contrastive.config.extras import require
 from contrastive.data.bad_rows import Faults
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.captioned import ImageFiles, leaves
-from contrastive.datasets.text_tables import (
-    flaw_of,
-    listed,
-    read_json,
-    read_table,
-    readable,
-    shown,
-)
+from contrastive.datasets.text_tables import flaw_of, listed, read_json, read_table, readable, shown
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.captioned import ImageFiles, Pairs, Row, gather
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
+from contrastive.datasets.splits import SPLITS
 from contrastive.datasets.text_tables import read_lines, readable, shown
 from contrastive.errors import DataError
 
@@ -20,7 +21,6 @@ WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
 ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token")
 IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")
 PLACES = ("", "flickr30k", "annotations", *IMAGES)  # copies differ in how they nest
-SPLITS = ("train", "val", "test")
 LISTS = ("flickr30k_{}.txt", "{}.txt")
 
 

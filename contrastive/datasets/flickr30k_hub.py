@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contrastive.datasets import Flickr30k, Purpose
     from contrastive.datasets.captioned import Row
 
-COLUMNS = ("image", "caption", "split", "filename")
+HUB_COLUMNS = ("image", "caption", "split", "filename")
 
 
 def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
@@ -99,13 +99,13 @@ def _open_table(repo: str, files: list[str]) -> _Table:
     compute = require("pyarrow.compute", extra="datasets")
     with _quietly(library), _in_one_line(repo):
         table = library.Dataset.from_parquet(files, keep_in_memory=False)
-        if missing := [name for name in COLUMNS if name not in table.column_names]:
+        if missing := [name for name in HUB_COLUMNS if name not in table.column_names]:
             msg = f"{repo}: no column {listed(missing)}; there are: {listed(table.column_names)}"
             raise DataError(msg)
         table = table.cast_column("image", library.Image(decode=False))
         stored = compute.struct_field(table.data.column("image"), "bytes")
         sizes = compute.binary_length(stored).to_pylist()  # without reading the pictures
-        captions, splits, names = (table.data.column(name).to_pylist() for name in COLUMNS[1:])
+        captions, splits, names = (table.data.column(name).to_pylist() for name in HUB_COLUMNS[1:])
     pictures = table.select_columns(["image"])
     cells: dict[str, Cell] = {}
     for row, (name, size) in enumerate(zip(names, sizes, strict=True)):

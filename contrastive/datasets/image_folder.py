@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.datasets.captioned import ImageFiles, Pairs, Row, gather
+from contrastive.datasets.splits import ALIASES, SPLITS, in_one_split, split_of
 from contrastive.datasets.text_tables import (
     Record,
     choose_columns,
     listed,
     read_table,
     readable,
-    shown,
     text_of,
 )
 from contrastive.errors import DataError
@@ -34,8 +33,6 @@ COLUMNS = {
     "label": ("label",),
     "split": ("split",),
 }
-SPLITS = ("train", "val", "test")
-ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
 
 
 class Table(NamedTuple):
@@ -71,7 +68,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
             hashed = hashed or not (table.split or "split" in chosen)
             readers.append(_rows(table, chosen, records, config.holdout))
         return gather(
-            _in_one_split(row for rows in readers for row in rows),
+            in_one_split(row for rows in readers for row in rows),
             split=split,
             images=ImageFiles(folder),
             origin=tables[0].path if len(tables) == 1 else folder,
@@ -118,27 +115,3 @@ def _rows(
             split = table.split or cells.get("split") or split_of(group, holdout)
             split = ALIASES.get(split, split)
             yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
-
-
-def split_of(key: str, holdout: float) -> str:
-    """Return the split of an image or a group: the same on every machine, whatever else there is.
-
-    Args:
-        key: the image's path or the group's name.
-        holdout: the share of keys in val, and again in test.
-    """
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    return "test" if share < holdout else "val" if share < 2 * holdout else "train"
-
-
-def _in_one_split(rows: Iterator[Row]) -> Iterator[Row]:
-    """Turn a row of an image that is in another split already into a fault."""
-    homes: dict[str, str | None] = {}
-    for row in rows:
-        home = homes.setdefault(row.image, row.split) if row.image else row.split
-        if home == row.split:
-            yield row
-        else:
-            problem = f"image {shown(row.image)} is in split {home} already"
-            yield row._replace(problem=problem)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import Faults
 from contrastive.data.images import pictures_below
-from contrastive.datasets.image_folder import ALIASES, SPLITS, split_of
+from contrastive.datasets.splits import ALIASES, SPLITS, split_of
 from contrastive.datasets.text_tables import flaw_of, listed, read_lines, readable, shown
 from contrastive.errors import DataError
 

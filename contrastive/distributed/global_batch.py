@@ -24,15 +24,18 @@ from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch.distributed import ProcessGroup
 
 
-# torch 2.14 renamed the two collectives of one tensor and deprecated their old names; 2.10 has only
-# these, and 2.15 has both without a warning
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+def _collective(name: str, *, before: str) -> Callable[..., Any]:
+    """Return a collective of torch by its name since 2.14, which deprecates the one before."""
+    return cast("Callable[..., Any]", getattr(dist, name, None) or getattr(dist, before))
+
+
+_all_gather = _collective("all_gather_single", before="all_gather_into_tensor")
+_reduce_scatter = _collective("reduce_scatter_single", before="reduce_scatter_tensor")
 
 
 class World:

@@ -1,8 +1,8 @@
 """The processes of one training run, as ``torchrun`` starts them; usually there is one.
 
-A run of W processes is the run of one: each takes its share of every batch, the loss is that of
-the whole batch (``contrastive.distributed.global_batch``), and every process makes the same step. The first one
-alone writes and speaks; the others wait for it where it works for all.
+A run of W ranks is the run of one: each takes its shard of every batch, the loss is that of the
+global batch (``contrastive.distributed.global_batch``), and every rank makes the same step. Only
+rank 0 writes and logs; the other ranks wait at a barrier while it evaluates or encodes.
 """
 
 from __future__ import annotations

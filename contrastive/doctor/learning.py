@@ -5,14 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from contrastive.doctor.run_record import (
-    FELL,
-    WINDOW,
-    Figures,
-    Finding,
-    above_chance,
-    first_recall,
-)
+from contrastive.doctor.run_record import FELL, WINDOW, Figures, Finding, above_chance, first_recall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

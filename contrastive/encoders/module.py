@@ -5,14 +5,16 @@ Shapes: B samples, F features.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
-from contrastive.data.samples import (
-    Preprocess,
-)
 from contrastive.errors import SpecError
 from contrastive.nn.activation_checkpointing import recompute_
 from contrastive.nn.layer_stack import blocks
+
+if TYPE_CHECKING:
+    from contrastive.data.samples import Preprocess
 
 
 class EncoderModule(nn.Module):

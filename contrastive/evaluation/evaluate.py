@@ -13,32 +13,21 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from contrastive.data.bad_rows import Faults
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
-from contrastive.evaluation.intervals import (
-    Figure,
-    bootstrap,
-)
-from contrastive.evaluation.leakage import (
-    check_held_out,
-)
-from contrastive.evaluation.retrieval import (
-    Direction,
-    _has_companions,
-    recall,
-)
-from contrastive.inference.embed_dataset import (
-    Column,
-    embed_column,
-)
+from contrastive.evaluation.intervals import Figure, bootstrap
+from contrastive.evaluation.leakage import check_held_out
+from contrastive.evaluation.retrieval import Direction, has_companions, recall
+from contrastive.inference.embed_dataset import Column, embed_column
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
@@ -115,7 +104,7 @@ def evaluate(
         f"{query}_to_{target}": recall(embedded[query], embedded[target])
         for query in embedded
         for target in embedded
-        if query != target or (len(embedded) == 1 and _has_companions(embedded[query]))
+        if query != target or (len(embedded) == 1 and has_companions(embedded[query]))
     }
     classes: Sequence[str] = getattr(samples, "classes", ())
     labelled = bool(classes) and all(row.get("label") in classes for row in rows)

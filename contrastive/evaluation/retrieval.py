@@ -12,10 +12,11 @@ from torch import Tensor
 
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Figure, bootstrap
-from contrastive.inference.embed_dataset import Column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from contrastive.inference.embed_dataset import Column
 
 KS = (1, 5, 10)
 
@@ -57,7 +58,7 @@ def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direc
     return Direction(figures, median, int(asked.sum()), among)
 
 
-def _has_companions(column: Column) -> bool:
+def has_companions(column: Column) -> bool:
     """Whether some sample has another of its group, so that it can be asked for."""
     return len(set(cast("list[int]", column.ids_Q.tolist()))) < len(column.ids_Q)
 

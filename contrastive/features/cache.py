@@ -26,19 +26,10 @@ from contrastive.console import bar
 from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, prepared_batches, raise_bad
 from contrastive.errors import BadSample
-from contrastive.features.encoder_key import (
-    encoder_key,
-)
-from contrastive.features.store import (
-    _Store,
-)
-from contrastive.nn.device import (
-    batch_size,
-    device_of,
-)
-from contrastive.nn.modes import (
-    eval_mode,
-)
+from contrastive.features.encoder_key import encoder_key
+from contrastive.features.store import Store
+from contrastive.nn.device import batch_size, device_of
+from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +99,7 @@ class FeatureCache:
             BadSample: a sample is bad, by default.
         """
         keys = _keys(samples, module.modality, on_bad)
-        store = _Store(self.folder / "features", encoder_key(spec, module))
+        store = Store(self.folder / "features", encoder_key(spec, module))
         known = store.index({key for key in keys if key is not None})
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key and key not in known}
         missing = sorted(first.values(), key=lambda i: _length(samples[i]))

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from contrastive.errors import DataError
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
 

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import zlib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
 from contrastive.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY_BYTES = 32
 
@@ -20,7 +22,7 @@ KEY_BYTES = 32
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
 
 
-class _Store:
+class Store:
     """The rows of one encoder on disk."""
 
     def __init__(self, root: Path, about: dict[str, Any]) -> None:

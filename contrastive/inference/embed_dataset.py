@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from contrastive.data.bad_rows import Faults
 from contrastive.data.content_hash import sample_key
 from contrastive.data.images import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from contrastive.data.bad_rows import Faults
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 

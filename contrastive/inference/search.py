@@ -15,9 +15,7 @@ from contrastive.data.images import SUFFIXES, StoredImage, pictures_below
 from contrastive.data.samples import check_modalities
 from contrastive.errors import DataError
 from contrastive.inference.embed_dataset import embed_column
-from contrastive.inference.nearest import (
-    top_k,
-)
+from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import HardNegative
-from contrastive.losses.row_softmax import (
-    NEVER,
-    AnchorLoss,
-    Sums,
-    both_sides,
-    chosen,
-    softmax_loss,
-)
+from contrastive.losses.row_softmax import NEVER, AnchorLoss, Sums, both_sides, chosen, softmax_loss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from contrastive.errors import SpecError
 from contrastive.model.lora import LORA_DROPOUT, add_lora
 from contrastive.nn.name_patterns import matching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from contrastive.model.model import ContrastiveModel
-    from contrastive.model.tower import TowerModule
+    from contrastive.encoders.module import EncoderModule
     from contrastive.spec import Tower
 
 
@@ -67,13 +63,13 @@ def set_modes(network: nn.Module) -> None:
         module.training = True  # not train(), which would reach frozen parts
 
 
-def held(tower: TowerModule) -> frozenset[str]:
-    """Return which weights of the encoder need not be saved: frozen ones that its spec brings back.
+def weights_from_spec(encoder: EncoderModule, spec: Tower) -> frozenset[str]:
+    """Return the weights of an encoder that its spec alone restores, so that none are saved.
 
-    Names are those of its ``state_dict``. Buffers go with the module that they are in.
+    They are the frozen ones of a pretrained encoder. Names are those of its ``state_dict``; buffers
+    go with the module that they are in.
     """
-    encoder = tower.encoder
-    if tower.spec.frozen == "none" or not encoder.reproducible:
+    if spec.frozen == "none" or not encoder.reproducible:
         return frozenset()
     trained = trained_modules(encoder)
     names: list[str] = []
@@ -83,17 +79,3 @@ def held(tower: TowerModule) -> frozenset[str]:
         if not (owner in trained if is_buffer else tensor.requires_grad):
             names.append(name)
     return frozenset(names)
-
-
-def checkpoint_towers(model: ContrastiveModel, towers: Iterable[str]) -> None:
-    """Let the encoders of towers compute their activations again.
-
-    Raises:
-        SpecError: an encoder has nothing to compute again; names its tower.
-    """
-    for name in towers:
-        try:
-            model.tower(name).encoder.checkpoint_activations()
-        except SpecError as error:
-            msg = f"training.checkpoint_activations: the {name} encoder {error}"
-            raise SpecError(msg) from error

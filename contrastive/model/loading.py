@@ -9,13 +9,12 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from contrastive.config.provenance import differences
 from contrastive.config.registry import names_only
-from contrastive.config.saved_origins import saved_with
+from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load, read_yaml
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model import checkpoint
-from contrastive.model.freezing import held
+from contrastive.model.freezing import weights_from_spec
 from contrastive.model.model import ContrastiveModel
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
@@ -96,7 +95,7 @@ def restore_weights(model: ContrastiveModel, files: dict[str, bytes], folder: Pa
     left_out: set[str] = set()
     for modality, fingerprint in rebuilt.items():
         tower = model.tower(modality)
-        names = held(tower)
+        names = weights_from_spec(tower.encoder, tower.spec)
         left_out |= {f"towers.{modality}.encoder.{name}" for name in names}
         if weights_fingerprint(tower.encoder, only=names) != fingerprint:
             msg = f"{folder}: the {modality} encoder's weights are not those it was trained with"

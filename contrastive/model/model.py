@@ -5,32 +5,28 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from contrastive.config.provenance import (
-    origins,
-    packages,
-)
+from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.errors import SpecError
-from contrastive.features.cache import FeatureCache
 from contrastive.model import checkpoint
-from contrastive.model.freezing import held
-from contrastive.model.tower import (
-    TowerModule,
-)
+from contrastive.model.freezing import weights_from_spec
+from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.modes import eval_mode
-from contrastive.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from contrastive.features.cache import FeatureCache
     from contrastive.losses.module import LossModule
+    from contrastive.spec import ModelSpec
 
 
 PROJECTED = 4096  # cached features that go through a head at a time: it is cheap, memory is bounded
@@ -151,7 +147,8 @@ class ContrastiveModel(nn.Module):
 
     def state_files(self) -> dict[str, checkpoint.Content]:
         """Return what a saved model consists of, file by file."""
-        rebuilt = {m: names for m, t in self._towers() if (names := held(t))}
+        held = {m: weights_from_spec(t.encoder, t.spec) for m, t in self._towers()}
+        rebuilt = {m: names for m, names in held.items() if names}
         left_out = {f"towers.{m}.encoder.{name}" for m in rebuilt for name in rebuilt[m]}
         state = self.state_dict().items()
         weights = {name: tensor for name, tensor in state if name not in left_out}

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from contrastive.model.freezing import freeze_, set_modes
-from contrastive.spec import Tower
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
+    from contrastive.spec import Tower
 
 
 class TowerModule(nn.Module):

@@ -1,7 +1,7 @@
 """Import one module of a plugin, in a process that has imported nothing but the core.
 
-``contrastive.plugin_tools.listing`` starts that process. stdout and stderr of the plugin go nowhere: the answer,
-a line of JSON, goes to what was stdout before.
+``listing`` starts that process. stdout and stderr of the plugin go nowhere: the answer, a line of
+JSON, goes to what was stdout before.
 """
 
 from __future__ import annotations

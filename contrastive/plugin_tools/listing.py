@@ -1,7 +1,7 @@
 """Every component with its state, and what importing its package costs.
 
-A package is imported in a process of its own (``contrastive.plugin_tools.isolated_import``), since what is imported
-already costs nothing, and since a package may hang, exit or print.
+A package is imported in a process of its own (``isolated_import``), since what is imported already
+costs nothing, and since a package may hang, exit or print.
 """
 
 from __future__ import annotations

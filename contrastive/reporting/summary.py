@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contrastive.evaluation.evaluate import Report
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contrastive.evaluation.evaluate import Report
 
 
 def summary(report: Report) -> str:

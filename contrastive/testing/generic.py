@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -23,6 +23,8 @@ from contrastive.testing.processes import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from contrastive.config.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Subject:
     @property
     def again(self) -> Callable[[Any], Config]:
         """Return what reads such a config from plain data, as a spec is read."""
-        return self.cls.registry.interface.choose
+        return cast("Registry[Any]", self.cls.registry).interface.choose
 
     @property
     def has_module(self) -> bool:
@@ -204,7 +206,7 @@ def has_a_light_menu(subject: Subject) -> None:
 
 def _path(cls: type[Config]) -> str:
     """Return the import path that a spec takes: that of the entry point, if there is one."""
-    registry = cls.registry
+    registry = cast("Registry[Any]", cls.registry)
     offers = registry.installed.get(registry.name_of(cls), [])
     of_class = cls in registry.registered.values() or len(offers) != 1
     return path_of(cls) if of_class else offers[0].path

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.model.loading import build_model, load_model
-from contrastive.model.model import ContrastiveModel
 from contrastive.testing.checks import Fault
 from contrastive.testing.rows import RowsSubject, gap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from contrastive.model.model import ContrastiveModel
 
 WORDS = "a red circle", "two blue squares", "green", "one", "many small dots on white"
 LR = 0.1

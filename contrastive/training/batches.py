@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from contrastive.spec import TrainingSpec
 
 
-Views = list[dict[str, Tensor]]
+InputViews = list[dict[str, Tensor]]
 """Arguments of an encoder for the same samples, once or twice."""
 
-Ready = tuple[list[int], dict[str, Views], dict[int, str]]
+Ready = tuple[list[int], dict[str, InputViews], dict[int, str]]
 """Rows of a batch, their inputs by modality, and the rows that were left out."""
 
 
@@ -44,7 +44,7 @@ class Batch:
     """``[B]`` group ids."""
     features: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """``[B, F]`` by modality, where the encoder is frozen and cached."""
-    inputs: dict[str, Views] = field(default_factory=dict[str, Views])
+    inputs: dict[str, InputViews] = field(default_factory=dict[str, InputViews])
     """Arguments of the encoder by modality, where it runs live; two views of those that are
     compared with themselves."""
 
@@ -144,7 +144,7 @@ class Feed:
                 raise DataError(msg)
             yield self._batch(indices, inputs)
 
-    def _batch(self, indices: Sequence[int], inputs: dict[str, Views]) -> Batch:
+    def _batch(self, indices: Sequence[int], inputs: dict[str, InputViews]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
         return Batch(self.ids[list(indices)], features, inputs)
 

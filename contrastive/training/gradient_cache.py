@@ -22,9 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.errors import TrainingError
-from contrastive.nn.rng import (
-    Randomness,
-)
+from contrastive.nn.rng import Randomness
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec
 
 
-def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
+def run_folder(spec: RunSpec, output: str | Path | None) -> Path:
+    """Return the folder that is given, else that of the spec.
+
+    Raises:
+        TrainingError: neither is.
+    """
     folder = output or spec.output
     if folder is None:
         msg = "a run needs a folder: give output"
@@ -26,7 +31,7 @@ def _folder_of(spec: RunSpec, output: str | Path | None) -> Path:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Generator[None]:
+def locked_run_folder(folder: Path) -> Generator[None]:
     """Keep other processes from training in the same folder; sweep up what killed ones left."""
     folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
 
-Views = dict[str, list[Tensor]]
+EmbeddingViews = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
 
 
@@ -35,7 +35,9 @@ def step_loss(
     return compare(model, views, batch.ids.to(model.device))
 
 
-def compare(model: ContrastiveModel, views: Views, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def compare(
+    model: ContrastiveModel, views: EmbeddingViews, ids: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the mean of the losses of all pairs, and figures.
 
     The figures are those of the first pair; with several pairs, also the loss of each, as
@@ -63,9 +65,9 @@ def compare(model: ContrastiveModel, views: Views, ids: Tensor) -> tuple[Tensor,
     return torch.stack(list(losses.values())).mean(), figures
 
 
-def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> Views:
+def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> EmbeddingViews:
     device = model.device
-    views: Views = {}
+    views: EmbeddingViews = {}
     for modality in model.towers:
         tower = model.tower(modality)
         if modality in batch.features:

@@ -12,7 +12,6 @@ import math
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,18 +20,15 @@ from torch import Tensor, nn
 from contrastive.console import bar, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Processes, joined
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.errors import ContrastiveError, SpecError, TrainingError
 from contrastive.evaluation.evaluate import Report, evaluate
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
-from contrastive.model.freezing import checkpoint_towers
 from contrastive.model.loading import build_model
 from contrastive.model.model import ContrastiveModel, checkpoint
 from contrastive.reporting.run_log import Log
-from contrastive.reporting.summary import (
-    summary,
-)
+from contrastive.reporting.summary import summary
 from contrastive.training.batches import Feed
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.health_check import check_up
@@ -44,14 +40,12 @@ from contrastive.training.resume import (
     save_step,
     start_or_resume,
 )
-from contrastive.training.run_folder import (
-    _alone_in,
-    _folder_of,
-)
+from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
+    from pathlib import Path
 
     from contrastive.data.samples import Samples
     from contrastive.spec import RunSpec, TrainingSpec
@@ -91,7 +85,7 @@ def train(
             teacher or is no longer finite; or another process of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    folder = _folder_of(spec, output)
+    folder = run_folder(spec, output)
     if isinstance(spec.model.loss, Distillation):
         msg = (
             "model.loss: distillation needs a teacher's embeddings of each batch, which a run does "
@@ -100,7 +94,7 @@ def train(
         raise TrainingError(msg)
     with (
         joined(spec.training.device) as (processes, device),
-        _alone_in(folder) if processes.first else nullcontext(),
+        locked_run_folder(folder) if processes.first else nullcontext(),
     ):
         return _train(spec, folder, processes, device, resume=resume, cache=cache)
 
@@ -178,9 +172,23 @@ def _train(
 def _built(spec: RunSpec, device: torch.device) -> ContrastiveModel:
     settings = spec.training
     model = build_model(spec.model).to(device)
-    checkpoint_towers(model, settings.checkpoint_activations)
+    _checkpoint_activations(model, settings.checkpoint_activations)
     check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
     return model
+
+
+def _checkpoint_activations(model: ContrastiveModel, towers: Iterable[str]) -> None:
+    """Turn on activation checkpointing in the encoders of towers.
+
+    Raises:
+        SpecError: an encoder has no layers to checkpoint; names its tower.
+    """
+    for name in towers:
+        try:
+            model.tower(name).encoder.checkpoint_activations()
+        except SpecError as error:
+            msg = f"training.checkpoint_activations: the {name} encoder {error}"
+            raise SpecError(msg) from error
 
 
 def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.data.samples import Samples
 from contrastive.datasets import Dataset, Purpose
 from contrastive.encoders import Encoder
 from contrastive_audio.scale import most_mels
 
 if TYPE_CHECKING:
+    from contrastive.data.samples import Samples
     from contrastive.encoders.module import EncoderModule
 
 __all__ = ["AudioFolder", "LogMel"]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.bad_rows import Faults
 from contrastive.datasets.captioned import ImageFiles, leaves
-from contrastive.datasets.image_folder import ALIASES, NAMES, SPLITS, split_of
+from contrastive.datasets.image_folder import NAMES
 from contrastive.datasets.single_modality import Listed
+from contrastive.datasets.splits import ALIASES, SPLITS, split_of
 from contrastive.datasets.text_tables import (
     choose_columns,
     flaw_of,

@@ -12,12 +12,13 @@ from zipfile import ZipFile
 
 from pydantic import Field
 
-from contrastive.data.samples import Sample
 from contrastive.datasets import Dataset, Purpose
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from contrastive.data.samples import Sample
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "val", "test")

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.losses.backends.triton import gradients, rows, sums, tiles
-from contrastive.losses.backends.triton.batch import (
-    How,
-    Pairs,
-    padded,
-    processors,
-    tiles_of,
-)
+from contrastive.losses.backends.triton.batch import How, Pairs, padded, processors, tiles_of
 from contrastive.losses.backends.triton.lines import FUSION, INTERPRETED, filled
 
 if TYPE_CHECKING:

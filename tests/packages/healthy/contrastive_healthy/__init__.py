@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from contrastive.data.samples import Samples
 from contrastive.datasets import Dataset, Purpose
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
@@ -16,6 +15,7 @@ from contrastive.losses import Loss
 if TYPE_CHECKING:
     from torch import nn
 
+    from contrastive.data.samples import Samples
     from contrastive.encoders.module import EncoderModule
     from contrastive.losses.module import LossModule
 

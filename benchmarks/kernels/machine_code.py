@@ -2,7 +2,7 @@
 
 Whether a tile is good shows there before it shows in a time: registers that do not suffice are
 spilled to memory, and a tile that does not fit the tensor cores is multiplied by lesser ones, four
-times as slowly, without a word. ``python -m contrastive.losses.backends.triton.compiled`` prints a table,
+times as slowly, without a word. ``python -m benchmarks.kernels.machine_code`` prints a table,
 and ends with 1 if a kernel has a fault. Triton keeps what it has compiled, so again is quick.
 """
 
@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 
-from contrastive.losses.backends.triton import signatures, tiles
+from benchmarks.kernels import signatures
+from contrastive.losses.backends.triton import tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +163,7 @@ def _disassembled(cubin: bytes) -> str:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(cubin)
         command = [CUOBJDUMP, "--dump-resource-usage", "--dump-sass", file]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""Names of splits, and the split of a sample whose data do not say."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from contrastive.datasets.text_tables import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from contrastive.datasets.captioned import Row
+
+SPLITS = ("train", "val", "test")
+
+
+ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+
+
+def split_of(key: str, holdout: float) -> str:
+    """Return the split of an image or a group: the same on every machine, whatever else there is.
+
+    Args:
+        key: the image's path or the group's name.
+        holdout: the share of keys in val, and again in test.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "test" if share < holdout else "val" if share < 2 * holdout else "train"
+
+
+def in_one_split(rows: Iterator[Row]) -> Iterator[Row]:
+    """Turn a row of an image that is in another split already into a fault."""
+    homes: dict[str, str | None] = {}
+    for row in rows:
+        home = homes.setdefault(row.image, row.split) if row.image else row.split
+        if home == row.split:
+            yield row
+        else:
+            problem = f"image {shown(row.image)} is in split {home} already"
+            yield row._replace(problem=problem)
