@@ -99,35 +99,35 @@ class ModelSpec(Config):
                 f"{only} has nothing to be compared with; for two views, pairs: [[{only}, {only}]]"
             )
             raise ValueError(msg)
-        for place, pair in enumerate(self.compared):
+        for place, pair in enumerate(self.modality_pairs):
             for name in pair:
                 if name not in self.towers:
                     close = difflib.get_close_matches(name, self.towers, n=1) or self.towers
                     hint = " or ".join(map(repr, close))
                     msg = f"pairs.{place}: no tower {name!r}; did you mean {hint}?"
                     raise ValueError(msg)
-            if set(pair) in map(set, self.compared[:place]):
+            if set(pair) in map(set, self.modality_pairs[:place]):
                 msg = f"pairs.{place}: {' and '.join(pair)} are a pair already; list it once"
                 raise ValueError(msg)
         for name in self.towers:
-            if not any(name in pair for pair in self.compared):
+            if not any(name in pair for pair in self.modality_pairs):
                 msg = f"towers.{name}: is in none of the pairs; list one, or leave the tower out"
                 raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
     def _loss_fits(self) -> Self:
-        self.loss.check(embed_dim=self.embed_dim, pairs=len(self.compared))
+        self.loss.check(embed_dim=self.embed_dim, pairs=len(self.modality_pairs))
         return self
 
     @property
-    def compared(self) -> tuple[tuple[str, str], ...]:
+    def modality_pairs(self) -> tuple[tuple[str, str], ...]:
         """The pairs of modalities that the loss compares."""
         return tuple(combinations(self.towers, 2)) if self.pairs is None else self.pairs
 
     def views(self, modality: str) -> int:
         """How many times a training step embeds each sample of a modality."""
-        return 2 if (modality, modality) in self.compared else 1
+        return 2 if (modality, modality) in self.modality_pairs else 1
 
 
 class TrainingSpec(Config):

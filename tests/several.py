@@ -129,7 +129,7 @@ def batches(size: int) -> list[list[dict[str, torch.Tensor]]]:
     return [parts, again]
 
 
-def run(case: Case, mine: dict[str, Any], world: Any) -> dict[str, torch.Tensor]:
+def run(case: Case, mine: dict[str, Any], group: Any) -> dict[str, torch.Tensor]:
     """Return the loss of a case and its gradients on this process."""
     scalars = case.scalars()
     leaves = {side: mine[side].clone().requires_grad_() for side in ("a", "b")}
@@ -142,7 +142,7 @@ def run(case: Case, mine: dict[str, Any], world: Any) -> dict[str, torch.Tensor]
         **case.options,
         execution=case.execution,
         normalize=case.normalize,
-        world=world,
+        group=group,
     )
     (value * case.outer).backward()
     return {"value": value.detach()} | {k: x.grad for k, x in (leaves | scalars).items()}
@@ -152,7 +152,7 @@ def main(rank: int, size: int, folder: Path) -> None:
     """Be one of the processes."""
     from safetensors.torch import save_file
 
-    from contrastive.distributed.global_batch import World
+    from contrastive.distributed.global_batch import BatchGroup
 
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), size)
@@ -162,9 +162,9 @@ def main(rank: int, size: int, folder: Path) -> None:
     found: dict[str, torch.Tensor] = {}
     execution.LARGE = 150  # (7 + 3)**2 pairs are fewer, 4 * 7**2 are not
     first_two = dist.new_group([0, 1])  # every process has to ask for it
-    worlds = {size: World.current()} | ({2: World(first_two)} if rank < 2 else {})
-    for (count, world), case in product(worlds.items(), cases()):
-        result = run(case, case.inputs(count)[rank], world)
+    worlds = {size: BatchGroup.current()} | ({2: BatchGroup(first_two)} if rank < 2 else {})
+    for (count, group), case in product(worlds.items(), cases()):
+        result = run(case, case.inputs(count)[rank], group)
         found |= {f"{count}|{case}|{name}": x.contiguous() for name, x in result.items()}
     for name, config in MODULES.items():
         model = nn.parallel.DistributedDataParallel(Towers(config.build()))
@@ -176,7 +176,7 @@ def main(rank: int, size: int, folder: Path) -> None:
     try:
         n, m = (3, 2) if rank else (2, 3)
         a, b = torch.randn(n, WIDTH), torch.randn(m, WIDTH)
-        execution.infonce(a, b, log_scale=torch.ones(()), world=worlds[size])
+        execution.infonce(a, b, log_scale=torch.ones(()), group=worlds[size])
     except ValueError as error:
         (folder / f"error-{rank}").write_text(str(error))
     save_file(found, folder / f"found-{rank}.safetensors")

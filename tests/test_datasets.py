@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from contrastive.config.base import Config, attribute_docstrings
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
 from contrastive.datasets.captioned import Pairs
 from contrastive.errors import DataError
@@ -51,7 +51,7 @@ def attempt(folder: Path, **fields):
     try:
         return whole(folder, max_bad=1, **fields), ""
     except DataError as error:
-        return Pairs(folder, [], Faults()), str(error)
+        return Pairs(folder, [], BadRows()), str(error)
 
 
 def message(folder: Path, split: str = "train", **fields) -> str:
@@ -337,7 +337,7 @@ assert "torch" not in sys.modules
 
 def test_mended_rows_do_not_count_as_bad():
     told: list[str] = []
-    faults = Faults(budget=0, tell=told.append)
+    faults = BadRows(budget=0, tell=told.append)
     faults.report("a.csv:1", "mended", rows=0)
     faults.check(10)
     faults.report("a.csv:2", "gone", rows=5)

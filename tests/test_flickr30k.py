@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Flickr30k
 from contrastive.datasets import text_tables as tables
 from contrastive.datasets.captioned import Pairs
@@ -61,7 +61,7 @@ def attempt(folder: Path, **fields):
     try:
         return Flickr30k(folder=folder, **fields).build("train"), ""
     except DataError as error:
-        return Pairs(folder, [], Faults()), str(error)
+        return Pairs(folder, [], BadRows()), str(error)
 
 
 @pytest.mark.parametrize("purpose", ["training", "evaluation"])

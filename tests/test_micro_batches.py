@@ -563,7 +563,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from contrastive.distributed.global_batch import World
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses.execution import infonce
 from contrastive.training.gradient_cache import micro_batched
 
@@ -580,8 +580,8 @@ class Pair(nn.Module):
 
     def forward(self, x, y, rows):
         a, b = (micro_batched(m, {"input": z}, rows=rows) for m, z in ((self.a, x), (self.b, y)))
-        world = World.current()
-        return infonce(a, b, log_scale=self.log_scale, normalize=True, world=world)
+        group = BatchGroup.current()
+        return infonce(a, b, log_scale=self.log_scale, normalize=True, group=group)
 
 
 model = Pair().double()

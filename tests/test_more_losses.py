@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from contrastive import ModelSpec, RunSpec, build_model, load_model
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
-from contrastive.distributed.global_batch import World
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.errors import SpecError, TrainingError
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import (
@@ -874,7 +874,7 @@ def in_a_process(rank, path, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(SPLIT))
     rows = slice(sum(SPLIT[:rank]), sum(SPLIT[: rank + 1]))
-    assert World.current() is not None
+    assert BatchGroup.current() is not None
     found = {name: outcomes(config.build(), rows) for name, config in CONFIGS.items()}
     torch.save(found, results / f"{rank}.pt")
     dist.destroy_process_group()

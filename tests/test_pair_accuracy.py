@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from contrastive import FeatureCache, build_model
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.compositional import PairTest, PairTests, read_pair_tests
 from contrastive.errors import DataError, MissingExtra
 from contrastive.evaluation.caption_choice import pair_accuracy
@@ -26,7 +26,7 @@ from contrastive.reporting.clip_benchmark import (
 from tests.miniature import COLOURS, SHAPES, Picture
 from tests.toys import toy_dict
 
-PICTURES = [Picture(i) for i in range(24)]
+MAX_IMAGES = [Picture(i) for i in range(24)]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def model(tmp_path_factory):
 def folder(tmp_path):
     """Return a folder of pictures as Winoground has them, beside whatever file is written."""
     (tmp_path / "images").mkdir()
-    for picture in PICTURES:
+    for picture in MAX_IMAGES:
         picture.draw().save(tmp_path / "images" / f"ex_{picture.index}.png")
     return tmp_path
 
@@ -53,7 +53,7 @@ def swapped(picture):
 def sugarcrepe(folder, entries=None):
     """Write SugarCrepe's layout: an object of entries, whose numbers may have gaps."""
     written = {}
-    for picture in PICTURES:
+    for picture in MAX_IMAGES:
         right, wrong = swapped(picture)
         name = f"ex_{picture.index}.png"
         entry = {"filename": name, "caption": right, "negative_caption": wrong}
@@ -66,7 +66,7 @@ def sugarcrepe(folder, entries=None):
 def winoground(folder, **changes):
     """Write Winoground's layout: rows of two pictures, without suffix, and two captions."""
     rows = []
-    for a, b in zip(PICTURES[::2], PICTURES[1::2], strict=True):
+    for a, b in zip(MAX_IMAGES[::2], MAX_IMAGES[1::2], strict=True):
         rows.append(
             {
                 "id": a.index,
@@ -94,7 +94,7 @@ def test_sugarcrepe_is_the_share_of_pictures_that_choose_their_caption(model, fo
     (tests,) = read_pair_tests(sugarcrepe(folder))
     found = pair_accuracy(model, tests)
     hits = []
-    for picture in PICTURES:
+    for picture in MAX_IMAGES:
         image = folder / "images" / f"ex_{picture.index}.png"
         right, wrong = swapped(picture)
         hits.append(cosine(model, image, right) > cosine(model, image, wrong))
@@ -109,7 +109,7 @@ def test_winoground_has_a_text_an_image_and_a_group_score(model, folder):
     (tests,) = read_pair_tests(winoground(folder))
     found = pair_accuracy(model, tests)
     text, image, group = [], [], []
-    for a, b in zip(PICTURES[::2], PICTURES[1::2], strict=True):
+    for a, b in zip(MAX_IMAGES[::2], MAX_IMAGES[1::2], strict=True):
         paths = [folder / "images" / f"ex_{p.index}.png" for p in (a, b)]
         captions = [swapped(p)[0] for p in (a, b)]
         c0_i0, c1_i1 = cosine(model, paths[0], captions[0]), cosine(model, paths[1], captions[1])
@@ -141,7 +141,7 @@ def test_random_scores_pass_as_often_as_chance_says():
         embeddings |= {("image", i): torch.eye(2)[k] for k, i in enumerate(images)}
         embeddings |= {("text", c): torch.rand(2) for c in captions}
         tests.append(PairTest(images, captions, str(t)))
-    found = pair_accuracy(Table(embeddings), PairTests("random", tests, Faults()))
+    found = pair_accuracy(Table(embeddings), PairTests("random", tests, BadRows()))
     assert (found.text.chance, found.image.chance, found.group.chance) == (1 / 4, 1 / 4, 1 / 6)
     for figure in (found.text, found.image, found.group):
         assert figure.value == pytest.approx(figure.chance, abs=0.025)
@@ -149,8 +149,8 @@ def test_random_scores_pass_as_often_as_chance_says():
 
 def test_ties_count_against_the_model():
     same = torch.ones(3) / math.sqrt(3)
-    one = PairTests("one", [PairTest(("i",), ("a", "b"), "")], Faults())
-    two = PairTests("two", [PairTest(("i", "j"), ("a", "b"), "")], Faults())
+    one = PairTests("one", [PairTest(("i",), ("a", "b"), "")], BadRows())
+    two = PairTests("two", [PairTest(("i", "j"), ("a", "b"), "")], BadRows())
     collapsed = Table(
         dict.fromkeys((("image", "i"), ("image", "j"), ("text", "a"), ("text", "b")), same)
     )
@@ -174,7 +174,7 @@ def test_several_wrong_captions_all_have_to_lose(folder):
 
 
 def test_simple_tables_are_read_as_jsonl_and_csv(model, folder):
-    rows = [(f"ex_{p.index}.png", *swapped(p)) for p in PICTURES]
+    rows = [(f"ex_{p.index}.png", *swapped(p)) for p in MAX_IMAGES]
     with (folder / "mine.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "caption", "negative_caption"), *rows])
     lines = [json.dumps({"file_name": i, "text": c, "negative": n}) for i, c, n in rows]
@@ -325,7 +325,7 @@ def test_pictures_of_the_training_split_are_refused(folder, model, monkeypatch):
 def test_tests_of_one_and_of_two_pictures_are_not_mixed(model):
     tests = [PairTest(("i",), ("a", "b"), ""), PairTest(("i", "j"), ("a", "b"), "")]
     with pytest.raises(DataError, match="some tests have one picture and others two"):
-        pair_accuracy(Table({}), PairTests("mixed", tests, Faults()))
+        pair_accuracy(Table({}), PairTests("mixed", tests, BadRows()))
 
 
 def test_cached_features_change_nothing(model, folder, tmp_path):
@@ -362,10 +362,10 @@ class Shapes:
         self.classes = classes
 
     def __len__(self):
-        return len(PICTURES)
+        return len(MAX_IMAGES)
 
     def __getitem__(self, index):
-        picture = PICTURES[index]
+        picture = MAX_IMAGES[index]
         label = picture.colour if self.classes is COLOURS else picture.shape
         return {
             "image": picture.draw(),
@@ -384,8 +384,8 @@ def test_an_evaluation_has_the_names_and_the_figures_of_clip_benchmark(model, cl
     assert retrieval.keys() == classification.keys() == keys
     assert retrieval["task"] == "zeroshot_retrieval"
     assert classification["task"] == "zeroshot_classification"
-    images = model.embed("image", [picture.draw() for picture in PICTURES])
-    texts = model.embed("text", [picture.captions[0] for picture in PICTURES])
+    images = model.embed("image", [picture.draw() for picture in MAX_IMAGES])
+    texts = model.embed("text", [picture.captions[0] for picture in MAX_IMAGES])
     scores = texts @ images.T
     diagonal = torch.arange(24)
     for k in (1, 5, 10):
@@ -425,7 +425,7 @@ def test_the_commands_print_and_write_what_the_functions_find(
 
     for split in ("train", "test"):
         rows = []
-        for picture in PICTURES:
+        for picture in MAX_IMAGES:
             if picture.split == split or (split == "test" and picture.split == "val"):
                 rows.append(f"ex_{picture.index}.png,{picture.captions[0]},{picture.shape},{split}")
         lines = ["image,text,label,split", *rows] if split == "train" else rows

@@ -134,7 +134,7 @@ def views_of(toy: dict[str, Any], **encoder: Any) -> dict[str, Any]:
 
 def test_without_pairs_every_two_modalities_are_compared(three):
     spec = ModelSpec.model_validate(three["model"] | {"pairs": None})
-    assert spec.compared == (("sound", "text"), ("sound", "smell"), ("text", "smell"))
+    assert spec.modality_pairs == (("sound", "text"), ("sound", "smell"), ("text", "smell"))
     assert [spec.views(modality) for modality in spec.towers] == [1, 1, 1]
     assert spec.model_dump()["pairs"] is None
 

@@ -234,19 +234,19 @@ def _asked(
     """Return what models say about pictures, for a machine and for a person."""
     from contrastive.console import say
     from contrastive.evaluation.comparison import compare as ask
-    from contrastive.inference.search import pictures_in
-    from contrastive.reporting.plots import PICTURES, draw_comparison
+    from contrastive.inference.search import images_in
+    from contrastive.reporting.plots import MAX_IMAGES, draw_comparison
     from contrastive.reporting.tables import comparison_table
 
     images = [
         image
         for path in given
-        for image in ([row["image"] for row in pictures_in(path)] if path.is_dir() else [path])
+        for image in ([row["image"] for row in images_in(path)] if path.is_dir() else [path])
     ]
     comparison = ask(models, images, classes, **settings)
     if picture:
         draw_comparison(comparison, picture)
-        only = f" (the first {PICTURES} pictures)" if len(images) > PICTURES else ""
+        only = f" (the first {MAX_IMAGES} pictures)" if len(images) > MAX_IMAGES else ""
         say(f"drawn: {picture}{only}")
     agreed = f"the models agree on {comparison.agreed} of {len(images)} pictures"
     return comparison.as_dict(), [comparison_table(comparison), agreed]

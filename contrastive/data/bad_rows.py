@@ -18,7 +18,7 @@ SHOWN = 5  # of each ledger, in the message that ends a run
 
 
 @dataclass
-class Faults:
+class BadRows:
     """A ledger of what was left out of a dataset.
 
     Args:

@@ -32,7 +32,7 @@ MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a poster or a decompression bomb
 MAX_RATIO = 100  # of the sides; resizing the shorter side of a thread would fill the memory
 
 
-def pictures_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Return the pictures in a folder and the folders in it, sorted.
 
     Raises:

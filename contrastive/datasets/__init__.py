@@ -177,9 +177,9 @@ class Pictures(Dataset):
             DataError: the folder is missing, or has no pictures in that split.
         """
         del purpose
-        from contrastive.datasets.single_modality import read_pictures
+        from contrastive.datasets.single_modality import read_images
 
-        return read_pictures(self, split)
+        return read_images(self, split)
 
 
 @datasets.register("lines")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.text_tables import flaw_of, listed, shown
 from contrastive.errors import DataError
 
@@ -67,7 +67,7 @@ class Pairs:
 
     images: Images
     pairs: list[Pair]
-    faults: Faults
+    faults: BadRows
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ def gather(
     """
     wanted = {name.strip() for name in split.split("+")}
     known = set(splits)
-    faults = Faults(budget=max_bad)
+    faults = BadRows(budget=max_bad)
     ids: dict[str, int] = {}
     labels: set[str] = set()
     taken: Counter[str] = Counter()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.config.extras import require
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.captioned import ImageFiles, leaves
 from contrastive.datasets.text_tables import flaw_of, listed, read_json, read_table, readable, shown
@@ -44,7 +44,7 @@ class PairTests:
 
     name: str
     tests: list[PairTest]
-    faults: Faults
+    faults: BadRows
 
 
 def read_pair_tests(
@@ -84,8 +84,8 @@ def _files_in(folder: Path) -> list[Path]:
 def _read_file(path: Path, images: Path | None, max_bad: float) -> PairTests:
     beside = [path.parent / name for name in FOLDERS if (path.parent / name).is_dir()]
     folder = images.expanduser() if images else beside[0] if beside else path.parent
-    files = _Pictures(folder)
-    faults = Faults(budget=max_bad)
+    files = _Images(folder)
+    faults = BadRows(budget=max_bad)
     tests: list[PairTest] = []
     with readable(folder):
         for row in _rows(path):
@@ -112,7 +112,7 @@ class _Row(NamedTuple):
     problem: str = ""
 
 
-class _Pictures:
+class _Images:
     """The files of a folder, with or without their suffix."""
 
     def __init__(self, folder: Path) -> None:
@@ -212,7 +212,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 
 def _row(source: str, cells: dict[str, object]) -> _Row:
     if set(WINOGROUND) <= set(cells):
-        images = [_picture(cells[name]) for name in WINOGROUND[:2]]
+        images = [_image(cells[name]) for name in WINOGROUND[:2]]
         captions = [cells[name] for name in WINOGROUND[2:]]
     else:
         found: list[object] = []
@@ -223,7 +223,7 @@ def _row(source: str, cells: dict[str, object]) -> _Row:
             found.append(cells[name])
         image, caption, wrong = found
         several = cast("list[object]", wrong) if isinstance(wrong, list) else [wrong]
-        images, captions = [_picture(image)], [caption, *several]
+        images, captions = [_image(image)], [caption, *several]
     pictures = tuple(image for image in images if image is not None)
     texts = tuple(caption for caption in captions if isinstance(caption, str))
     if len(pictures) < len(images):
@@ -233,7 +233,7 @@ def _row(source: str, cells: dict[str, object]) -> _Row:
     return _Row(source, pictures, texts)
 
 
-def _picture(cell: object) -> str | bytes | None:
+def _image(cell: object) -> str | bytes | None:
     """Return the name or the content of a picture; the Hugging Face hub has both in a cell."""
     if isinstance(cell, dict):
         both = cast("dict[str, object]", cell)

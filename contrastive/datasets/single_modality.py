@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from contrastive.data.bad_rows import Faults
-from contrastive.data.images import pictures_below
+from contrastive.data.bad_rows import BadRows
+from contrastive.data.images import images_below
 from contrastive.datasets.splits import ALIASES, SPLITS, split_of
 from contrastive.datasets.text_tables import flaw_of, listed, read_lines, readable, shown
 from contrastive.errors import DataError
@@ -24,7 +24,7 @@ class Listed:
     """Rows by index."""
 
     rows: list[Sample]
-    faults: Faults
+    faults: BadRows
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class Listed:
         return self.rows[index]
 
 
-def read_pictures(config: Pictures, split: str) -> Listed:
+def read_images(config: Pictures, split: str) -> Listed:
     """Find the pictures of a split.
 
     Raises:
@@ -44,7 +44,7 @@ def read_pictures(config: Pictures, split: str) -> Listed:
     """
     folder = config.folder.expanduser()
     with readable(folder):
-        paths = pictures_below(folder)
+        paths = images_below(folder)
     places = [path.relative_to(folder).as_posix() for path in paths]
     names = {place.partition("/")[0] for place in places if "/" in place}
     given = {ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *ALIASES}}
@@ -61,7 +61,7 @@ def read_pictures(config: Pictures, split: str) -> Listed:
         if (home or split_of(place, config.holdout)) in wanted:
             row: Sample = {"image": path, "id": number, "source": place}
             rows.append(row | {"label": label} if label else row)
-    return _filled(Listed(rows, Faults(budget=config.max_bad), _classes(classes)), split, folder)
+    return _filled(Listed(rows, BadRows(budget=config.max_bad), _classes(classes)), split, folder)
 
 
 def read_texts(config: Lines, split: str) -> Listed:
@@ -72,7 +72,7 @@ def read_texts(config: Lines, split: str) -> Listed:
     """
     path = config.file.expanduser()
     wanted = _wanted(split, SPLITS, path)
-    faults = Faults(budget=config.max_bad)
+    faults = BadRows(budget=config.max_bad)
     rows = [
         {"text": text, "id": number, "source": f"{path.name}:{number}"}
         for number, line in enumerate(read_lines(path), 1)
@@ -83,7 +83,7 @@ def read_texts(config: Lines, split: str) -> Listed:
     return _filled(Listed(rows, faults), split, path)
 
 
-def _texts(line: str, source: str, faults: Faults) -> Iterator[str]:
+def _texts(line: str, source: str, faults: BadRows) -> Iterator[str]:
     for text in line.strip().split("\t"):
         if flaw := flaw_of(text):
             faults.report(source, f"the text {flaw}")

@@ -38,23 +38,23 @@ _all_gather = _collective("all_gather_single", before="all_gather_into_tensor")
 _reduce_scatter = _collective("reduce_scatter_single", before="reduce_scatter_tensor")
 
 
-class World:
+class BatchGroup:
     """The processes that share a batch, in the order of their ranks."""
 
-    def __init__(self, group: ProcessGroup | None = None) -> None:
-        """Take the processes of ``group``; all of them if None."""
-        self.group = group
-        self.rank = dist.get_rank(group)
-        self.size = dist.get_world_size(group)
+    def __init__(self, process_group: ProcessGroup | None = None) -> None:
+        """Take the processes of ``process_group``; all of them if None."""
+        self.process_group = process_group
+        self.rank = dist.get_rank(process_group)
+        self.size = dist.get_world_size(process_group)
 
     @classmethod
-    def current(cls) -> World | None:
+    def current(cls) -> BatchGroup | None:
         """Return the processes that were initialised, or None if this one is alone."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return None
         return cls()
 
-    def share(self, a: Tensor, b: Tensor) -> Shares:
+    def share(self, a: Tensor, b: Tensor) -> PairShards:
         """Return how the rows of a and of b are divided; every process calls it with its own.
 
         Raises:
@@ -62,10 +62,14 @@ class World:
                 rows without a partner would meet as if they were partners.
         """
         # numbers of the CPU go by the CPU where the group can, which does not wait for a GPU
-        here = torch.device("cpu") if "cpu:" in dist.get_backend_config(self.group) else a.device
+        here = (
+            torch.device("cpu")
+            if "cpu:" in dist.get_backend_config(self.process_group)
+            else a.device
+        )
         found = torch.empty(self.size, 2, dtype=torch.int64, device=here)
         own = torch.tensor([[len(a), len(b)]], device=here)
-        _all_gather(found, own, group=self.group)
+        _all_gather(found, own, group=self.process_group)
         counts = cast("list[list[int]]", found.T.tolist())
         n, m = (tuple(side) for side in counts)
         partners = tuple(map(min, n, m))
@@ -75,41 +79,41 @@ class World:
                 "partner have to be all of a or all of b"
             )
             raise ValueError(msg)
-        return Shares(Rows(self, n, partners), Rows(self, m, partners))
+        return PairShards(RowShards(self, n, partners), RowShards(self, m, partners))
 
     def sum(self, *parts: Tensor) -> list[Tensor]:
         """Return the sum of each part over the processes; all are of one type."""
         flat = torch.cat([x.flatten() for x in parts])
-        dist.all_reduce(flat, group=self.group)
+        dist.all_reduce(flat, group=self.process_group)
         sums = cast("Any", flat.split([x.numel() for x in parts]))
         return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
 
     def max(self, x: Tensor) -> Tensor:
         """Return the largest of each number over the processes."""
         x = x.clone()
-        dist.all_reduce(x, dist.ReduceOp.MAX, group=self.group)
+        dist.all_reduce(x, dist.ReduceOp.MAX, group=self.process_group)
         return x
 
 
 @dataclass(frozen=True)
-class Shares:
+class PairShards:
     """How the whole batch is divided among the processes."""
 
-    rows: Rows
+    rows: RowShards
     """Of a."""
-    columns: Rows
+    columns: RowShards
     """Of b."""
 
-    def turned(self) -> Shares:
+    def turned(self) -> PairShards:
         """Return the same with a and b exchanged."""
-        return Shares(self.columns, self.rows)
+        return PairShards(self.columns, self.rows)
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowShards:
     """The rows of one side of the whole batch: who has which."""
 
-    world: World
+    group: BatchGroup
     counts: tuple[int, ...]
     """How many rows each process has."""
     partners: tuple[int, ...]
@@ -123,12 +127,12 @@ class Rows:
     @property
     def start(self) -> int:
         """Where in the whole batch the partners of this process begin."""
-        return sum(self.partners[: self.world.rank])
+        return sum(self.partners[: self.group.rank])
 
     @property
     def own_partners(self) -> int:
         """How many rows of this process have a partner."""
-        return self.partners[self.world.rank]
+        return self.partners[self.group.rank]
 
     @property
     def all_have_partners(self) -> bool:
@@ -137,16 +141,16 @@ class Rows:
 
     def own(self, x: Tensor) -> Tensor:
         """Return the rows ``[n, ...]`` of this process among ``x`` ``[N, ...]`` of all."""
-        partners, beyond = self._places()[self.world.rank]
+        partners, beyond = self._places()[self.group.rank]
         return x[partners] if self.all_have_partners else torch.cat([x[partners], x[beyond]])
 
-    def gather(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         """Return the rows ``[N, ...]`` of all processes, ``x`` ``[n, ...]`` being this one's."""
         longest = max(self.counts)
         if missing := longest - len(x):
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
-        together = x.new_empty(self.world.size * longest, *x.shape[1:])
-        _all_gather(together, x.contiguous(), group=self.world.group)
+        together = x.new_empty(self.group.size * longest, *x.shape[1:])
+        _all_gather(together, x.contiguous(), group=self.group.process_group)
         if self._even:
             return together
         blocks, whole = together.view(-1, *x.shape), x.new_empty(self.total, *x.shape[1:])
@@ -155,26 +159,26 @@ class Rows:
             whole[partners], whole[beyond] = block[:k], block[k:n]
         return whole
 
-    def gather_with_gradient(self, x: Tensor) -> Tensor:
+    def all_gather_with_gradient(self, x: Tensor) -> Tensor:
         """Return ``gather(x)``, for a loss that every process computes in full.
 
         The gradient is that of the rows of this process, times the number of processes.
         """
         return cast("Tensor", _Gather.apply(x, self))
 
-    def scatter(self, x: Tensor) -> Tensor:
+    def reduce_scatter(self, x: Tensor) -> Tensor:
         """Return the rows ``[n, ...]`` of this process of the sum of all ``x`` ``[N, ...]``."""
         longest = max(self.counts)
         together = x
         if not self._even:
-            blocks = x.new_zeros(self.world.size, longest, *x.shape[1:])
+            blocks = x.new_zeros(self.group.size, longest, *x.shape[1:])
             for block, n, (partners, beyond) in self._each(blocks):
                 k = partners.stop - partners.start
                 block[:k], block[k:n] = x[partners], x[beyond]
             together = blocks.flatten(0, 1)
         mine = x.new_empty(longest, *x.shape[1:])
-        _reduce_scatter(mine, together.contiguous(), group=self.world.group)
-        return mine[: self.counts[self.world.rank]]
+        _reduce_scatter(mine, together.contiguous(), group=self.group.process_group)
+        return mine[: self.counts[self.group.rank]]
 
     @property
     def _even(self) -> bool:
@@ -200,13 +204,13 @@ def _slices(sizes: Sequence[int], *, start: int) -> list[slice]:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: RowShards) -> Tensor:
         ctx.rows = rows
-        return rows.gather(x)
+        return rows.all_gather(x)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor, None]:
-        return ctx.rows.own(outer[0]) * ctx.rows.world.size, None
+        return ctx.rows.own(outer[0]) * ctx.rows.group.size, None

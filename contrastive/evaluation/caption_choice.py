@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contrastive.errors import DataError
-from contrastive.evaluation.intervals import Figure, bootstrap
+from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.data.bad_rows import Faults
+    from contrastive.data.bad_rows import BadRows
     from contrastive.datasets.compositional import PairTests
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairAccuracy:
-    """Shares of the tests that a model passes."""
+    """PairShards of the tests that a model passes."""
 
     name: str
-    text: Figure
+    text: Estimate
     """Each picture scores highest with its caption: SugarCrepe's accuracy, Winoground's text
     score."""
-    image: Figure | None
+    image: Estimate | None
     """Each caption scores highest with its picture; None if tests have one picture."""
-    group: Figure | None
+    group: Estimate | None
     """Both; None if tests have one picture."""
     tests: int
     faults: list[str]
@@ -92,7 +92,7 @@ def pair_accuracy(
 def _scores(
     model: ContrastiveModel,
     tests: PairTests,
-    faults: Faults,
+    faults: BadRows,
     cache: FeatureCache | None,
     workers: int,
 ) -> list[np.ndarray]:
@@ -138,6 +138,6 @@ def _group(scores_IC: np.ndarray) -> bool:
 
 def _share(
     scores: Sequence[np.ndarray], passes: Callable[[np.ndarray], bool], chance: float
-) -> Figure:
+) -> Estimate:
     hits_T = np.array([passes(scores_IC) for scores_IC in scores])
     return bootstrap(hits_T, np.arange(len(hits_T)), chance)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
-from contrastive.evaluation.intervals import Figure, bootstrap
+from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
 from contrastive.evaluation.retrieval import Direction, has_companions, recall
 from contrastive.inference.embed_dataset import Column, embed_column
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Classification:
     """Zero-shot classification by the classes' names."""
 
-    accuracy: Figure
+    accuracy: Estimate
     """Top-1; chance is the majority class."""
     mean_per_class: float
     """Mean of the classes' recalls, so that a large class counts no more than a small one."""
@@ -92,7 +92,7 @@ def evaluate(
     rows = rows_of(samples)
     check_modalities(rows, model.towers)
     check_held_out(model, rows, split)
-    known: Faults = getattr(samples, "faults", None) or Faults()
+    known: BadRows = getattr(samples, "faults", None) or BadRows()
     # a copy, since the dataset may be measured again
     faults = replace(known, lines=[*known.lines], said={*known.said})
     embedded = {
@@ -113,9 +113,9 @@ def evaluate(
     if labelled and named:
         names = embed_classes(model, classes, templates=templates, cache=cache)
         classification = _classification(model, embedded[named], names, rows, classes, named)
-    lie = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
-    known_lie = {modality: figures for modality, figures in lie.items() if figures}
-    return Report(split, retrieval, classification, faults.lines, known_lie)
+    found = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
+    geometry_by_modality = {modality: about for modality, about in found.items() if about}
+    return Report(split, retrieval, classification, faults.lines, geometry_by_modality)
 
 
 def named_modality(model: ContrastiveModel) -> str | None:

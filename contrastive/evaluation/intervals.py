@@ -13,7 +13,7 @@ PARTS = 20  # drawn one after the other, so that memory is bounded
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A share, with its 95 % bootstrap interval and what guessing would give."""
 
     value: float
@@ -22,7 +22,7 @@ class Figure:
     chance: float
 
 
-def bootstrap(hits: np.ndarray, groups: np.ndarray, chance: float) -> Figure:
+def bootstrap(hits: np.ndarray, groups: np.ndarray, chance: float) -> Estimate:
     """Mean of ``hits``, and the interval of means when whole groups are drawn again.
 
     Five captions of an image are not five independent observations: the image is what is drawn.
@@ -38,4 +38,4 @@ def bootstrap(hits: np.ndarray, groups: np.ndarray, chance: float) -> Figure:
         )
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Figure(float(hits.mean()), float(low), float(high), chance)
+    return Estimate(float(hits.mean()), float(low), float(high), chance)

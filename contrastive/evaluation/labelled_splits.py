@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.content_hash import short_key
 from contrastive.data.loading import OnBad, prepared_batches
 from contrastive.data.samples import rows_of
@@ -97,7 +97,7 @@ class Reader:
         lines: list[str],
     ) -> tuple[Part, list[dict[str, Any]]]:
         """Return the good samples and their rows; what is wrong with others goes to ``lines``."""
-        known: Faults = getattr(samples, "faults", None) or Faults()
+        known: BadRows = getattr(samples, "faults", None) or BadRows()
         faults = replace(known, lines=[*known.lines], said={*known.said})
         bad: set[int] = set()
 

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.evaluate import top5_share
-from contrastive.evaluation.intervals import Figure, bootstrap
+from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.labelled_splits import On, Reader, Splits
 from contrastive.evaluation.logistic import choose_strength, fit_and_score
 from contrastive.inference.nearest import top_k
@@ -45,7 +45,7 @@ QUERIES = 1024  # that look for neighbours at a time
 class Accuracy:
     """How often a classifier is right."""
 
-    top1: Figure
+    top1: Estimate
     """The interval is of the test samples; chance is the share of the largest class."""
     top5: float | None
     """None for fewer than five classes."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from contrastive.errors import DataError
-from contrastive.evaluation.intervals import Figure, bootstrap
+from contrastive.evaluation.intervals import Estimate, bootstrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ CHUNK_BYTES = 64 << 20  # scores held at a time
 class Direction:
     """Retrieval of one modality by another."""
 
-    recall: dict[int, Figure]
+    recall: dict[int, Estimate]
     """By k."""
     median_rank: float
     """1 is perfect."""
@@ -50,7 +50,7 @@ def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direc
         raise DataError(msg)
     among = len(targets.ids_Q) - (queries is targets)
     groups = queries.ids_Q.numpy()[asked]
-    figures: dict[int, Figure] = {}
+    figures: dict[int, Estimate] = {}
     for k in ks:
         chance = float(np.mean([_chance(p, among, k) for p in positives[asked]]))
         figures[k] = bootstrap(ranks[asked] <= k, groups, chance)

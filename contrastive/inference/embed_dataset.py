@@ -15,7 +15,7 @@ from contrastive.data.images import StoredImage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.data.bad_rows import Faults
+    from contrastive.data.bad_rows import BadRows
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
@@ -34,7 +34,7 @@ def embed_column(
     model: ContrastiveModel,
     rows: Sequence[dict[str, Any]],
     modality: str,
-    faults: Faults,
+    faults: BadRows,
     *,
     cache: FeatureCache | None = None,
     workers: int = 0,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.console import say
-from contrastive.data.bad_rows import Faults
-from contrastive.data.images import SUFFIXES, StoredImage, pictures_below
+from contrastive.data.bad_rows import BadRows
+from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.samples import check_modalities
 from contrastive.errors import DataError
 from contrastive.inference.embed_dataset import embed_column
@@ -70,7 +70,7 @@ def candidates(
         if given and find != modality:
             msg = f"{query!r}: {by} finds {find}; add --find {modality} to search {given}"
             raise DataError(msg)
-    rows = pictures_in(images) if images else lines_of(texts) if texts else data()
+    rows = images_in(images) if images else lines_of(texts) if texts else data()
     check_modalities(rows, [find])
     return Candidates(by, find, rows)
 
@@ -99,7 +99,7 @@ def find(
         BadSample: the query cannot be read.
         DataError: none of the candidates can be read.
     """
-    faults = Faults(tell=say)
+    faults = BadRows(tell=say)
     query_1D = model.embed(among.query_modality, [query], cache=cache)
     column = embed_column(model, among.rows, among.modality, faults, cache=cache)
     if not column.rows:
@@ -119,13 +119,13 @@ def find(
     return hits
 
 
-def pictures_in(folder: Path) -> list[dict[str, Any]]:
+def images_in(folder: Path) -> list[dict[str, Any]]:
     """Return a row for each picture in a folder and the folders in it, sorted by path.
 
     Raises:
         DataError: there is no such folder, or no picture in it.
     """
-    return [{"image": path, "id": i, "source": ""} for i, path in enumerate(pictures_below(folder))]
+    return [{"image": path, "id": i, "source": ""} for i, path in enumerate(images_below(folder))]
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:

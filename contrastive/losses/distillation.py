@@ -64,10 +64,10 @@ class DistillationLoss(WrapperLoss):
             )
             raise TrainingError(msg)
         loss, figures = self.inner(a, b, a_ids, b_ids)
-        world = self.world()
-        a, b, _, _ = whole(a, b, None, None, world=world)
+        group = self.batch_group()
+        a, b, _, _ = whole(a, b, None, None, group=group)
         teacher_a, teacher_b, _, _ = whole(
-            teacher_a.detach(), teacher_b.detach(), None, None, world=world
+            teacher_a.detach(), teacher_b.detach(), None, None, group=group
         )
         scale = torch.tensor(-math.log(self.config.teacher_temperature), device=a.device)
         agreement = distillation(

@@ -25,7 +25,7 @@ from contrastive.losses.backends.triton.tiles import WIDEST
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import Shares, World
+    from contrastive.distributed.global_batch import BatchGroup, PairShards
     from contrastive.losses import Direction, Execution, Positives, Products
     from contrastive.losses.backends.base import Sweeps
 
@@ -46,7 +46,7 @@ def infonce(
     normalize: bool = False,
     execution: Execution = "auto",
     products: Products = "fp32",
-    world: World | None = None,
+    group: BatchGroup | None = None,
 ) -> Tensor:
     """Return ``functional.infonce``.
 
@@ -62,7 +62,7 @@ def infonce(
         normalize: give all rows length 1 first.
         execution: how; ``choose`` says what ``auto`` is.
         products: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
-        world: the processes whose batches form one batch with this one. The value is the loss of
+        group: the processes whose batches form one batch with this one. The value is the loss of
             the whole batch, on every process; the mean of the gradients over the processes is its
             gradient (what DistributedDataParallel makes of them). Each process may have other
             numbers of rows; see ``contrastive.distributed.global_batch``.
@@ -78,10 +78,10 @@ def infonce(
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
-    shares = None if world is None else world.share(a, b)
-    execution = _choose(execution, a, b, shares, products)
+    shards = None if group is None else group.share(a, b)
+    execution = _choose(execution, a, b, shards, products)
     if execution == "eager":
-        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
+        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.infonce(
             a,
             b,
@@ -93,8 +93,8 @@ def infonce(
             label_smoothing=label_smoothing,
         )
     if direction == "both":
-        a, b, a_ids, b_ids, shares = _turned(a, b, a_ids, b_ids, shares)
-    roles, mine = _roles(a, b, a_ids, b_ids, positives, shares)
+        a, b, a_ids, b_ids, shards = _turned(a, b, a_ids, b_ids, shards)
+    roles, mine = _roles(a, b, a_ids, b_ids, positives, shards)
     engine = _sweeps(execution, products, a, b, mine)
     if label_smoothing:  # two gradients meet: they are rounded to half precision as one
         a, b = (x.to(sweeps.wide(x, x)) for x in (a, b))
@@ -106,10 +106,10 @@ def infonce(
         mine,
         sweeps=engine,
         normalize=normalize,
-        columns=None if shares is None else shares.columns,
+        columns=None if shards is None else shards.columns,
     )
     if label_smoothing:
-        a, b, _, _ = _whole(a, b, None, None, shares, normalize=normalize)
+        a, b, _, _ = _whole(a, b, None, None, shards, normalize=normalize)
         extra = smoothing(a, b, log_scale, roles)
         if direction == "both":
             extra = (extra + smoothing(b, a, log_scale, roles.transposed())) / 2
@@ -129,18 +129,18 @@ def sigmoid(
     normalize: bool = False,
     execution: Execution = "auto",
     products: Products = "fp32",
-    world: World | None = None,
+    group: BatchGroup | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
-    shares = None if world is None else world.share(a, b)
-    execution = _choose(execution, a, b, shares, products)
+    shards = None if group is None else group.share(a, b)
+    execution = _choose(execution, a, b, shards, products)
     if execution == "eager":
-        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
+        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.sigmoid(
             a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
         )
-    a, b, a_ids, b_ids, shares = _turned(a, b, a_ids, b_ids, shares)
-    _, mine = _roles(a, b, a_ids, b_ids, positives, shares)
+    a, b, a_ids, b_ids, shards = _turned(a, b, a_ids, b_ids, shards)
+    _, mine = _roles(a, b, a_ids, b_ids, positives, shards)
     return sweeps.sigmoid(
         a,
         b,
@@ -149,7 +149,7 @@ def sigmoid(
         mine,
         sweeps=_sweeps(execution, products, a, b, mine),
         normalize=normalize,
-        columns=None if shares is None else shares.columns,
+        columns=None if shards is None else shards.columns,
     )
 
 
@@ -157,7 +157,7 @@ def choose(
     execution: Execution,
     a: Tensor,
     b: Tensor,
-    world: World | None = None,
+    group: BatchGroup | None = None,
     *,
     products: Products = "fp32",
 ) -> Chosen:
@@ -169,15 +169,15 @@ def choose(
     """
     if execution != "auto":
         return execution
-    return _choose(execution, a, b, None if world is None else world.share(a, b), products)
+    return _choose(execution, a, b, None if group is None else group.share(a, b), products)
 
 
 def _choose(
-    execution: Execution, a: Tensor, b: Tensor, shares: Shares | None, products: Products
+    execution: Execution, a: Tensor, b: Tensor, shards: PairShards | None, products: Products
 ) -> Chosen:
     if execution != "auto":
         return execution
-    n, m = (len(a), len(b)) if shares is None else (shares.rows.total, shares.columns.total)
+    n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
     if n * m < LARGE:
         return "eager"
     fits = a.is_cuda and a.shape[1] <= WIDEST and _has_triton()
@@ -222,15 +222,15 @@ def whole(
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     *,
-    world: World | None,
+    group: BatchGroup | None,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the whole batch, on every process; each row L2-normalised if asked for.
 
-    For losses that every process computes in full; their gradients come out as ``World`` says.
+    For losses that every process computes in full; their gradients come out as ``BatchGroup`` says.
     """
-    shares = None if world is None else world.share(a, b)
-    return _whole(a, b, a_ids, b_ids, shares, normalize=normalize)
+    shards = None if group is None else group.share(a, b)
+    return _whole(a, b, a_ids, b_ids, shards, normalize=normalize)
 
 
 def _whole(
@@ -238,27 +238,27 @@ def _whole(
     b: Tensor,
     a_ids: Tensor | None,
     b_ids: Tensor | None,
-    shares: Shares | None,
+    shards: PairShards | None,
     *,
     normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     if normalize:
         a, b = (unit(x.to(sweeps.wide(x, x)), dim=1) for x in (a, b))
-    if shares is None:
+    if shards is None:
         return a, b, a_ids, b_ids
-    a_ids, b_ids = _whole_ids(a, b, a_ids, b_ids, shares)
-    a, b = shares.rows.gather_with_gradient(a), shares.columns.gather_with_gradient(b)
+    a_ids, b_ids = _whole_ids(a, b, a_ids, b_ids, shards)
+    a, b = shards.rows.all_gather_with_gradient(a), shards.columns.all_gather_with_gradient(b)
     return a, b, a_ids, b_ids
 
 
 def _whole_ids(
-    a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None, shares: Shares
+    a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None, shards: PairShards
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
     if a_ids is None or b_ids is None:
         return None, None
     # both, though they are often the same: another process may have given two
-    return shares.rows.gather(a_ids), shares.columns.gather(b_ids)
+    return shards.rows.all_gather(a_ids), shards.columns.all_gather(b_ids)
 
 
 def _turned(
@@ -266,12 +266,12 @@ def _turned(
     b: Tensor,
     a_ids: Tensor | None,
     b_ids: Tensor | None,
-    shares: Shares | None,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Shares | None]:
+    shards: PairShards | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, PairShards | None]:
     """Return a and b such that the rows of a process are next to each other in the whole of a."""
-    if shares is None or shares.rows.all_have_partners:
-        return a, b, a_ids, b_ids, shares
-    return b, a, a_ids if b_ids is None else b_ids, a_ids, shares.turned()
+    if shards is None or shards.rows.all_have_partners:
+        return a, b, a_ids, b_ids, shards
+    return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.turned()
 
 
 def _roles(
@@ -280,17 +280,17 @@ def _roles(
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     positives: Positives,
-    shares: Shares | None,
+    shards: PairShards | None,
 ) -> tuple[Roles, Roles]:
     """Return the roles in the whole batch, and those of this process's rows of a.
 
     The latter are the first rows only, where the others have no part in what rows choose.
     """
-    if shares is None:
+    if shards is None:
         roles = Roles.of(len(a), len(b), a_ids, b_ids, positives=positives, device=a.device)
         return roles, roles
-    rows, columns = shares.rows, shares.columns
-    ids = _whole_ids(a, b, a_ids, b_ids, shares)
+    rows, columns = shards.rows, shards.columns
+    ids = _whole_ids(a, b, a_ids, b_ids, shards)
     roles = Roles.of(rows.total, columns.total, *ids, positives=positives, device=a.device)
     if roles.kind != "groups":
         return roles, roles.block(rows.start, rows.start + rows.own_partners)

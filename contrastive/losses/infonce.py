@@ -15,7 +15,7 @@ from contrastive.losses.module import ScaledLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import World
+    from contrastive.distributed.global_batch import BatchGroup
 
 
 class InfoNCELoss(ScaledLoss[InfoNCE]):
@@ -27,13 +27,13 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
+        group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; figure, where all logits are at hand: accuracy."""
         config = self.config
         how = self.execution(a, b)
         if how == "eager":
-            a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
+            a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
             logits_NM = self.logits(a, b)
             loss = infonce_from_logits(
                 logits_NM,
@@ -55,11 +55,11 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
             label_smoothing=config.label_smoothing,
             execution=how,
             products=config.products,
-            world=world,
+            group=group,
         )
         return loss, {}
 
     def execution(self, a: Tensor, b: Tensor) -> Chosen:
         """Return the execution that such embeddings get."""
         config = self.config
-        return choose(config.execution, a, b, self.world(), products=config.products)
+        return choose(config.execution, a, b, self.batch_group(), products=config.products)

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from contrastive.distributed.global_batch import World
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import Scaled
 from contrastive.losses.functional import collisions, similarity
 
@@ -45,7 +45,7 @@ class LossModule(nn.Module):
         """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T``, in fp32."""
         return similarity(a, b, log_scale=self.log_scale)
 
-    def world(self) -> World | None:
+    def batch_group(self) -> BatchGroup | None:
         """Return the processes whose batches make one with this one's, if any."""
         return None
 
@@ -81,11 +81,11 @@ class ScaledLoss(LossModule, Generic[C]):
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
+        group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the figures that come with its computation.
 
-        ``world`` is None, or the processes whose batches make one: ``execution.whole`` gathers
+        ``group`` is None, or the processes whose batches make one: ``execution.whole`` gathers
         them, and ``contrastive.distributed.global_batch`` says what value and gradients are to be.
         """
 
@@ -94,7 +94,7 @@ class ScaledLoss(LossModule, Generic[C]):
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; figures: those of ``compare``, collisions, log_scale and bias."""
-        loss, figures = self.compare(a, b, a_ids, b_ids, self.world())
+        loss, figures = self.compare(a, b, a_ids, b_ids, self.batch_group())
         ids = torch.arange(len(a), device=a.device) if a_ids is None else a_ids
         figures |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}
         if self.bias is not None:
@@ -110,6 +110,6 @@ class ScaledLoss(LossModule, Generic[C]):
         """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T + bias``, in fp32."""
         return similarity(a, b, log_scale=self.log_scale, bias=self.bias)
 
-    def world(self) -> World | None:
+    def batch_group(self) -> BatchGroup | None:
         """Return all processes, unless ``negatives`` are local."""
-        return World.current() if self.config.negatives == "global" else None
+        return BatchGroup.current() if self.config.negatives == "global" else None

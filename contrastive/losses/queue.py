@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
-from contrastive.distributed.global_batch import World
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.errors import SpecError
 from contrastive.losses import Direction, Loss
 from contrastive.losses.backends.pair_labels import matched_ids
@@ -89,12 +89,12 @@ class QueueLoss(WrapperLoss):
         a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
         if a_ids is not None and b_ids is not None:
             a_ids, b_ids = a_ids.long(), b_ids.long()  # as those of past rows are
-        world = self.world()
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
+        group = self.batch_group()
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
         self._insist_on_width(a.shape[1])
         loss, figures = self._compare(a, b, a_ids, b_ids)
         # what the loss does not see of other processes is in the queue all the same
-        self._remember(a, b, a_ids, b_ids, world=World.current() if world is None else None)
+        self._remember(a, b, a_ids, b_ids, group=BatchGroup.current() if group is None else None)
         return loss, {**figures, **filled}
 
     def execution(self, a: Tensor, b: Tensor) -> str:
@@ -140,11 +140,11 @@ class QueueLoss(WrapperLoss):
         a_ids: Tensor | None,
         b_ids: Tensor | None,
         *,
-        world: World | None,
+        group: BatchGroup | None,
     ) -> None:
-        """Put a batch into the queue, first gathered from ``world``."""
+        """Put a batch into the queue, first gathered from ``group``."""
         a_ids, b_ids = (_known(ids, len(a), a.device) for ids in (a_ids, b_ids))
-        new = whole(a.detach(), b.detach(), a_ids, b_ids, world=world)
+        new = whole(a.detach(), b.detach(), a_ids, b_ids, group=group)
         for name, rows in zip(PAST, new, strict=True):
             past = cast("Tensor", getattr(self, name))
             setattr(self, name, _joined(cast("Tensor", rows), past)[: self.config.size].clone())

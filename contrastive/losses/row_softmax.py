@@ -26,7 +26,7 @@ from contrastive.losses.module import ScaledLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import World
+    from contrastive.distributed.global_batch import BatchGroup
     from contrastive.losses import Candidates, Direction, Positives, Unfused
 
 CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over
@@ -80,10 +80,10 @@ class AnchorLoss(ScaledLoss[A]):
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
+        group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; figure, where all logits are at hand: accuracy between the sides."""
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
         execution = chosen(self.config.execution, *self.compared(a, b))
         loss = self.between(a, b, a_ids, b_ids, execution=execution)
         if execution == "chunked":
@@ -94,7 +94,7 @@ class AnchorLoss(ScaledLoss[A]):
     @final
     def execution(self, a: Tensor, b: Tensor) -> str:
         """Return the execution that such embeddings get."""
-        return chosen(self.config.execution, *self.compared(a, b), self.world())
+        return chosen(self.config.execution, *self.compared(a, b), self.batch_group())
 
 
 def both_sides(
@@ -203,10 +203,10 @@ def mean(loss_N: Tensor, counted_N: Tensor) -> Tensor:
 
 
 def chosen(
-    execution: Unfused, a: Tensor, b: Tensor, world: World | None = None
+    execution: Unfused, a: Tensor, b: Tensor, group: BatchGroup | None = None
 ) -> Literal["eager", "chunked"]:
     """Return what ``auto`` is: ``execution.choose``, without the kernels."""
-    return "eager" if choose(execution, a, b, world) == "eager" else "chunked"
+    return "eager" if choose(execution, a, b, group) == "eager" else "chunked"
 
 
 def _across(

@@ -15,7 +15,7 @@ from contrastive.losses.module import ScaledLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import World
+    from contrastive.distributed.global_batch import BatchGroup
 
 
 class SigmoidLoss(ScaledLoss[Sigmoid]):
@@ -27,14 +27,14 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
+        group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; figure, where all logits are at hand: accuracy."""
         assert self.bias is not None
         positives = self.config.positives
         how = self.execution(a, b)
         if how == "eager":
-            a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
+            a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
             logits_NM = self.logits(a, b)
             loss = sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
             return loss, {"accuracy": accuracy(logits_NM, a_ids, b_ids)}
@@ -48,11 +48,11 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
             positives=positives,
             execution=how,
             products=self.config.products,
-            world=world,
+            group=group,
         )
         return loss, {}
 
     def execution(self, a: Tensor, b: Tensor) -> Chosen:
         """Return the execution that such embeddings get."""
         config = self.config
-        return choose(config.execution, a, b, self.world(), products=config.products)
+        return choose(config.execution, a, b, self.batch_group(), products=config.products)

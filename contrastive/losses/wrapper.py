@@ -9,7 +9,7 @@ from contrastive.losses.module import LossModule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import World
+    from contrastive.distributed.global_batch import BatchGroup
     from contrastive.losses import Loss
 
 
@@ -40,6 +40,6 @@ class WrapperLoss(LossModule):
         """Return the execution of the loss within."""
         return self.inner.execution(a, b)
 
-    def world(self) -> World | None:
+    def batch_group(self) -> BatchGroup | None:
         """Return the processes of the loss within."""
-        return self.inner.world()
+        return self.inner.batch_group()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Hit = tuple[ImageSource, str]
 """A picture and the words below it."""
 
-PICTURES = 40  # of a comparison, one below the other: more would be higher than a PNG may be read
+MAX_IMAGES = 40  # of a comparison, one below the other: more would be higher than a PNG may be read
 NAMES = 8  # of each of them
 LONGEST = 40  # letters of a name beside a bar
 
@@ -121,7 +121,7 @@ def draw_comparison(comparison: Comparison, picture: Path) -> None:
         DataError: there are no pictures.
         MissingExtra: matplotlib is not installed.
     """
-    drawn = comparison.images[:PICTURES]
+    drawn = comparison.images[:MAX_IMAGES]
     if not drawn:
         msg = "no pictures to draw; give some to compare"
         raise DataError(msg)

@@ -19,7 +19,7 @@ def summary(report: Report) -> str:
         parts.append(f"zero-shot top-1 {report.classification.accuracy.value:.1%}")
     if not parts:  # one modality, whose samples have no companions to find
         parts = [
-            f"{modality} uniformity {lie.uniformity:.2f}, effective rank {lie.effective_rank:.1f}"
-            for modality, lie in report.geometry.items()
+            f"{modality} uniformity {about.uniformity:.2f}, effective rank {lie.effective_rank:.1f}"
+            for modality, about in report.geometry.items()
         ]
     return "; ".join(parts)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.caption_choice import PairAccuracy
     from contrastive.evaluation.comparison import Comparison, Measured
     from contrastive.evaluation.evaluate import Report
-    from contrastive.evaluation.intervals import Figure
+    from contrastive.evaluation.intervals import Estimate
     from contrastive.evaluation.probe import Accuracy, ProbeReport
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
@@ -227,7 +227,7 @@ def _texts_table(rows: Sequence[dict[str, str]], *columns: str) -> Table:
     return table
 
 
-def _shown(figure: Figure) -> str:
+def _shown(figure: Estimate) -> str:
     return f"{100 * figure.value:.1f} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
 
 

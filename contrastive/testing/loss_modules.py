@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.config.base import Config
-from contrastive.distributed.global_batch import World
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.encoders import CBOW
 from contrastive.errors import TrainingError
 from contrastive.heads import Linear
@@ -211,7 +211,7 @@ def keeps_bounds(subject: LossSubject) -> None:
 
 
 def says_how(subject: LossSubject) -> None:
-    """Its logits, world and execution are what the training loop asks for."""
+    """Its logits, group and execution are what the training loop asks for."""
     module = subject.make()
     a, b = subject.pairs()
     shape = tuple(module.logits(a, b[:5]).shape)
@@ -220,10 +220,10 @@ def says_how(subject: LossSubject) -> None:
     how: Any = module.execution(a, b)
     if not isinstance(how, str):
         raise Fault(f"execution() gives {how!r}", "return a word for the log, such as eager")
-    world: Any = module.world()
-    if world is not None and not isinstance(world, World):
-        problem = f"world() gives a {type(world).__name__}"
-        raise Fault(problem, "return None, or World.current() if the loss gathers the batches")
+    group: Any = module.batch_group()
+    if group is not None and not isinstance(group, BatchGroup):
+        problem = f"group() gives a {type(group).__name__}"
+        raise Fault(problem, "return None, or BatchGroup.current() if the loss gathers the batches")
 
 
 def keeps_its_state(subject: LossSubject) -> None:

@@ -58,7 +58,7 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
             bad = {"None": None, "a number": 7, "bytes": b"a dog"}
             return Examples(given or TEXTS, ODD_TEXTS, bad)
         case "image":
-            return _pictures(given, folder)
+            return _images(given, folder)
         case _ if given is None:
             problem = f"there are no ready samples of the modality {modality!r}"
             raise Fault(problem, f"give {ENOUGH} or more that its preprocess takes, as samples=")
@@ -66,7 +66,7 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
             return Examples(given, bad={"None": None, "an object()": object()})
 
 
-def _pictures(given: Sequence[Any] | None, folder: Path) -> Examples:
+def _images(given: Sequence[Any] | None, folder: Path) -> Examples:
     noise = np.random.default_rng(0)
     pictures = [
         Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in SIZES

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from contrastive.console import say
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.loading import Prepared, in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
@@ -69,7 +69,7 @@ class Feed:
         """
         self.settings = settings
         self.processes = processes
-        self.faults: Faults = getattr(samples, "faults", None) or Faults()
+        self.faults: BadRows = getattr(samples, "faults", None) or BadRows()
         for line in self.faults.lines:  # found while the annotations were read
             say(line)
         self.faults.tell = say

@@ -53,7 +53,7 @@ def compare(
     """
     losses: dict[str, Tensor] = {}
     figures: dict[str, Tensor] = {}
-    for a, b in model.spec.compared:
+    for a, b in model.spec.modality_pairs:
         first, second = views[a][0], views[b][-1]
         if a == b:
             _insist_on_two_views(a, first, second)

@@ -17,7 +17,7 @@ from contrastive import FeatureCache, RunSpec
 from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
 from contrastive.console import say
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import open_image
 from contrastive.data.samples import rows_of
 from contrastive.evaluation.evaluate import evaluate
@@ -55,7 +55,7 @@ def demo(overrides: list[str]) -> None:
         console.print(table)
 
     rows = rows_of(samples)
-    images = embed_column(model, rows, "image", Faults(), cache=FeatureCache())
+    images = embed_column(model, rows, "image", BadRows(), cache=FeatureCache())
     _, best = top_k(model.embed("text", QUERIES), images.embeddings_QD, SHOWN)
     searches = [
         (query, [(rows[i]["image"], rows[i]["text"]) for i in (images.rows[j] for j in places)])

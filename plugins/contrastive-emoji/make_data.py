@@ -146,7 +146,7 @@ def read_google(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
         for entry in entries
         if entry["has_img_google"]
     }
-    return read_pictures("google", files, emoji)
+    return read_images("google", files, emoji)
 
 
 def read_fluent(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
@@ -157,12 +157,10 @@ def read_fluent(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
         for e in emoji
         if e["subgroup"] not in UNPUBLISHED_SUBGROUPS and e["code"] not in UNPUBLISHED
     ]
-    return read_pictures("fluent", files, published)
+    return read_images("fluent", files, published)
 
 
-def read_pictures(
-    vendor: str, files: dict[str, Path], emoji: list[Emoji]
-) -> dict[str, Image.Image]:
+def read_images(vendor: str, files: dict[str, Path], emoji: list[Emoji]) -> dict[str, Image.Image]:
     """Read the right ones of the existing files as square pictures with transparency."""
     side, _ = ENCODING[vendor]
     pictures: dict[str, Image.Image] = {}

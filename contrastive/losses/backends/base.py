@@ -38,7 +38,7 @@ from torch.nn.functional import logsigmoid
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import Rows
+    from contrastive.distributed.global_batch import RowShards
     from contrastive.losses.backends.pair_labels import Roles
 
 
@@ -175,7 +175,7 @@ def infonce(
     *,
     sweeps: Sweeps,
     normalize: bool = False,
-    columns: Rows | None = None,
+    columns: RowShards | None = None,
 ) -> Tensor:
     """Return the symmetric ``functional.infonce``: 1 unit of work forward, 3 backward.
 
@@ -202,7 +202,7 @@ def one_sided(
     *,
     sweeps: Sweeps,
     normalize: bool = False,
-    columns: Rows | None = None,
+    columns: RowShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce`` of the rows of a alone: 3 units of work, all forward."""
     with torch.autocast(a.device.type, enabled=False):
@@ -219,7 +219,7 @@ def sigmoid(
     *,
     sweeps: Sweeps,
     normalize: bool = False,
-    columns: Rows | None = None,
+    columns: RowShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``: 3 units of work, all forward."""
     with torch.autocast(a.device.type, enabled=False):
@@ -237,11 +237,11 @@ class _InfoNCE(torch.autograd.Function):
         roles: Roles,
         sweeps: Sweeps,
         normalize: bool,
-        shared: Rows | None,
+        shared: RowShards | None,
     ) -> Tensor:
         ctx.dtypes = a.dtype, b.dtype
         a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
-        b = b if shared is None else shared.gather(b)  # kept: nothing is freed before backward
+        b = b if shared is None else shared.all_gather(b)  # kept: nothing is freed before backward
         scale = log_scale.exp()
         sums = sweeps.sums(a, b, scale, roles, gradients=any(ctx.needs_input_grad))
 
@@ -271,7 +271,7 @@ class _InfoNCE(torch.autograd.Function):
                 a, b, scale, roles, rows=rows, columns=columns, exact=exact, kept=kept
             )
             if shared is not None:
-                b, b_grad = shared.own(b), shared.scatter(b_grad)
+                b, b_grad = shared.own(b), shared.reduce_scatter(b_grad)
             factor = _per_process(factor * outer[0], shared)
             a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
             b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
@@ -289,12 +289,12 @@ class _OneSweep(torch.autograd.Function):
         roles: Roles,
         sweeps: Sweeps,
         normalize: bool,
-        shared: Rows | None,
+        shared: RowShards | None,
     ) -> Tensor:
         gradients = any(ctx.needs_input_grad)
         ctx.dtypes = a.dtype, b.dtype
         a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
-        b_all = b if shared is None else shared.gather(b)
+        b_all = b if shared is None else shared.all_gather(b)
         scale = log_scale.exp()
         if bias is None:
             total, a_grad, b_grad = sweeps.one_sided(a, b_all, scale, roles, gradients=gradients)
@@ -306,8 +306,8 @@ class _OneSweep(torch.autograd.Function):
             )
             factor = 1 / roles.partners.to(total.dtype)
         if shared is not None:
-            (total,) = shared.world.sum(total)
-            b_grad = shared.scatter(b_grad) if gradients else b_grad
+            (total,) = shared.group.sum(total)
+            b_grad = shared.reduce_scatter(b_grad) if gradients else b_grad
         ctx.save_for_backward(a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor)
         ctx.rest = sweeps, shared
         return total * factor
@@ -336,21 +336,21 @@ def _units(
 
 
 def _over_all_rows(
-    row_loss: Tensor, sums: Sums, shared: Rows | None
+    row_loss: Tensor, sums: Sums, shared: RowShards | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add what the processes found: the rows' loss, ``column_log_M`` and ``column_positive_M``."""
     log_M, positive_M = sums.column_log_M, sums.column_positive_M
     if shared is None:
         return row_loss, log_M, positive_M
-    peak_M = shared.world.max(log_M)
+    peak_M = shared.group.max(log_M)
     peak_M = peak_M.masked_fill(peak_M == -torch.inf, 0)
-    row_loss, sum_M, positive_M = shared.world.sum(row_loss, (log_M - peak_M).exp(), positive_M)
+    row_loss, sum_M, positive_M = shared.group.sum(row_loss, (log_M - peak_M).exp(), positive_M)
     return row_loss, sum_M.log() + peak_M, positive_M
 
 
-def _per_process(factor: Tensor, shared: Rows | None) -> Tensor:
+def _per_process(factor: Tensor, shared: RowShards | None) -> Tensor:
     """Scale gradients so that their mean over processes is the gradient of the one loss."""
-    return factor if shared is None else factor * shared.world.size
+    return factor if shared is None else factor * shared.group.size
 
 
 def wide(a: Tensor, b: Tensor) -> torch.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from contrastive.data.bad_rows import Faults
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.captioned import ImageFiles, leaves
 from contrastive.datasets.image_folder import NAMES
 from contrastive.datasets.single_modality import Listed
@@ -61,7 +61,7 @@ def read(config: AudioFolder, split: str) -> Listed:
     """
     folder = config.folder.expanduser()
     wanted = {name.strip() for name in split.split("+")}
-    faults = Faults(budget=config.max_bad)
+    faults = BadRows(budget=config.max_bad)
     ids: dict[str, int] = {}  # of the groups of all splits, so that they are the same in each
     labels: set[str] = set()
     samples: list[Sample] = []

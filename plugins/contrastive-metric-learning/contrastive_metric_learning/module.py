@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.distributed.global_batch import World
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses.backends.pair_labels import insist_on_pairs, matched_ids
 from contrastive.losses.execution import whole
 from contrastive.losses.functional import accuracy, collisions
@@ -45,7 +45,7 @@ class MetricLossModule(LossModule):
             ValueError: there are no pairs, or the ids do not fit the embeddings.
         """
         collided = collisions(torch.arange(len(a), device=a.device) if a_ids is None else a_ids)
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=self.world())
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=self.batch_group())
         insist_on_pairs(len(a), len(b))
         a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
         if a_ids is None or b_ids is None:
@@ -58,9 +58,9 @@ class MetricLossModule(LossModule):
         log_scale = self.log_scale.detach().clone()
         return loss, {"accuracy": found, "collisions": collided, "log_scale": log_scale}
 
-    def world(self) -> World | None:
+    def batch_group(self) -> BatchGroup | None:
         """Return all processes, unless ``negatives`` are local."""
-        return World.current() if self.config.negatives == "global" else None
+        return BatchGroup.current() if self.config.negatives == "global" else None
 
     def _between(self, a: Tensor, b: Tensor, a_ids: Tensor, b_ids: Tensor) -> Tensor:
         if self.config.candidates == "both":

@@ -15,7 +15,7 @@ from contrastive.losses.module import ScaledLoss
 from contrastive_acme import AcmeLoss
 
 if TYPE_CHECKING:
-    from contrastive.distributed.global_batch import World
+    from contrastive.distributed.global_batch import BatchGroup
     from torch import Tensor
 
 
@@ -28,10 +28,10 @@ class AcmeLossModule(ScaledLoss[AcmeLoss]):
         b: Tensor,
         a_ids: Tensor | None,
         b_ids: Tensor | None,
-        world: World | None,
+        group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss over the batch of all processes, and the accuracy for the log."""
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, world=world)
+        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
         logits_NM = self.logits(a, b)
         margin = self.config.margin * self.log_scale.exp()
         harder_NM = logits_NM - margin * _positives(logits_NM, a_ids, b_ids)
