@@ -156,7 +156,9 @@ def test_folders_named_like_splits_have_their_own_captions(folder):
 def test_an_image_in_two_splits_is_a_fault(folder):
     write(folder, f"image,text,split\n{NAMES[0]},a,train\n{NAMES[0]},b,test\n{NAMES[1]},c,test\n")
     samples = ImageFolder(folder=folder).build("test")
-    assert samples.faults.lines == [f"captions.csv:3: image '{NAMES[0]}' is in split train already"]
+    assert samples.bad_rows.lines == [
+        f"captions.csv:3: image '{NAMES[0]}' is in split train already"
+    ]
 
 
 def test_captions_are_thinned_for_training_only(folder):
@@ -196,7 +198,7 @@ def test_a_bad_row_is_reported_once_and_the_next_is_read(folder, bad, problem):
     write(folder, b"image,text\n001.png,a cat\n" + bad + b"\n002.png,a car\n003.png,a bus\n")
     samples = whole(folder)
     assert [row["text"] for row in rows(samples)] == ["a cat", "a car", "a bus"]
-    (report,) = samples.faults.lines
+    (report,) = samples.bad_rows.lines
     assert report.startswith("captions.csv:3: ")
     assert problem in report
     assert "\n" not in report
@@ -223,7 +225,7 @@ def test_a_bad_json_line_is_reported_once_and_the_next_is_read(folder, bad, prob
     good = '{"image": "001.png", "text": "a cat"}\n'
     samples = whole(write(folder, f"{good}{bad}\n{good}", "captions.jsonl"))
     assert len(samples) == 2
-    (report,) = samples.faults.lines
+    (report,) = samples.bad_rows.lines
     assert report.startswith("captions.jsonl:2: ")
     assert problem in report
 
@@ -278,7 +280,7 @@ def test_bytes_of_any_kind_give_rows_or_one_line(folder, name, pieces, header):
     samples, line = attempt(folder, captions=name)
     assert "\n" not in line
     assert all(row["image"].is_file() and row["text"] for row in rows(samples))
-    assert not any("\n" in line for line in samples.faults.lines)
+    assert not any("\n" in line for line in samples.bad_rows.lines)
 
 
 class Holder(Config):
@@ -337,10 +339,10 @@ assert "torch" not in sys.modules
 
 def test_mended_rows_do_not_count_as_bad():
     told: list[str] = []
-    faults = BadRows(budget=0, tell=told.append)
-    faults.report("a.csv:1", "mended", rows=0)
-    faults.check(10)
-    faults.report("a.csv:2", "gone", rows=5)
+    bad_rows = BadRows(budget=0, on_report=told.append)
+    bad_rows.report("a.csv:1", "mended", rows=0)
+    bad_rows.check(10)
+    bad_rows.report("a.csv:2", "gone", rows=5)
     with pytest.raises(DataError, match="5 of 10 samples are bad, 0 may be"):
-        faults.check(10)
-    assert told == faults.lines == ["a.csv:1: mended", "a.csv:2: gone"]
+        bad_rows.check(10)
+    assert told == bad_rows.lines == ["a.csv:1: mended", "a.csv:2: gone"]

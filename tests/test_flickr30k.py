@@ -70,7 +70,7 @@ def test_four_forms_are_one_dataset(folder, split, purpose):
     found = []
     for form in FORMS.values():
         samples = Flickr30k(folder=folder, annotations=form).build(split, purpose=purpose)
-        assert samples.faults.lines == []
+        assert samples.bad_rows.lines == []
         found.append([{**row, "source": ""} for row in rows(samples)])
     assert found[0] == found[1] == found[2] == found[3]
 
@@ -158,11 +158,11 @@ def test_an_image_in_two_splits_is_an_error(folder):
 def test_an_image_of_a_split_without_captions_is_reported(folder):
     edit(folder / "flickr30k_val.txt", 5, b"ghost.jpg")
     samples = build(folder, PIPES, "val", max_bad=1)
-    assert samples.faults.lines == []  # the JSON comes first
+    assert samples.bad_rows.lines == []  # the JSON comes first
     (folder / JSON).unlink()
     (folder / HF).unlink()
     samples = build(folder, PIPES, "val", max_bad=1)
-    assert samples.faults.lines == [
+    assert samples.bad_rows.lines == [
         "flickr30k_val.txt:5: image 'ghost.jpg' has no captions in results.csv"
     ]
 
@@ -226,11 +226,11 @@ def test_a_bad_line_is_reported_once_and_left_out(folder, pipes, token, problem)
     for form, line, bad in ((PIPES, 6, pipes), (TOKEN, 5, token)):
         edit(folder / form, line, bad)
         samples = build(folder, form)
-        (report,) = samples.faults.lines
+        (report,) = samples.bad_rows.lines
         assert report.startswith(f"{form}:{line}: ")
         assert problem in report
         assert len(samples) == 79
-        assert samples.faults.bad == 1
+        assert samples.bad_rows.bad == 1
 
 
 def test_the_row_that_kaggle_broke_is_mended_and_reported(folder):
@@ -238,14 +238,14 @@ def test_the_row_that_kaggle_broke_is_mended_and_reported(folder):
     samples = build(folder, PIPES, max_bad=0)
     assert len(samples) == 80
     assert samples[4]["text"] == "A dog runs across the grass ."
-    assert samples.faults.lines == ["results.csv:6: a | is missing after the number; mended"]
+    assert samples.bad_rows.lines == ["results.csv:6: a | is missing after the number; mended"]
     edit(folder / PIPES, 6, b"| 4   A dog runs across the grass .")
     assert "the image name is empty" in message(folder, annotations=PIPES, max_bad=0)
 
 
 def test_faults_of_another_split_are_not_reported(folder):
     edit(folder / TOKEN, 1, b"%s#0\t" % A)
-    assert build(folder, TOKEN, "val", max_bad=0).faults.lines == []
+    assert build(folder, TOKEN, "val", max_bad=0).bad_rows.lines == []
 
 
 def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_tolerated(folder):
@@ -255,7 +255,7 @@ def test_blank_lines_carriage_returns_and_a_byte_order_mark_are_tolerated(folder
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\n")
         samples = build(folder, form)
         assert [row["text"] for row in rows(samples)] == expected
-        assert samples.faults.lines == []
+        assert samples.bad_rows.lines == []
 
 
 HF_FAULTS = {
@@ -276,7 +276,7 @@ HF_FAULTS = {
 def test_a_bad_row_of_the_csv_is_reported_once_and_the_next_is_read(folder, bad, problem):
     edit(folder / HF, 3, bad)
     samples = build(folder, HF)
-    (report,) = samples.faults.lines
+    (report,) = samples.bad_rows.lines
     assert report.startswith(f"{HF}:3: ")
     assert problem in report
     assert len(samples) == 75
@@ -299,7 +299,7 @@ JSON_FAULTS = {
 def test_a_bad_entry_is_reported_once_and_left_out(folder, change, problem):
     edit_json(folder, 0, change)
     samples = build(folder, JSON, max_bad=0.1)
-    (report,) = samples.faults.lines
+    (report,) = samples.bad_rows.lines
     assert report.startswith(f"{JSON}: image 0: ")
     assert problem in report
     assert "\n" not in report
@@ -313,7 +313,7 @@ def test_no_name_leads_out_of_the_folder_of_pictures(folder, name):
     edit_json(folder, 0, lambda image: {**image, "filename": name})
     samples = build(folder, JSON, max_bad=0.1)
     assert len(samples) == 75
-    assert all(line.endswith("is outside the folder") for line in samples.faults.lines)
+    assert all(line.endswith("is outside the folder") for line in samples.bad_rows.lines)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_no_name_leads_out_of_the_folder_of_pictures(folder, name):
 def test_a_bad_sentence_is_reported_once_and_left_out(folder, sentence, problem):
     edit_json(folder, 1, lambda image: image["sentences"].__setitem__(2, sentence) or image)
     samples = build(folder, JSON)
-    assert samples.faults.lines == [f"{JSON}: image 1: caption 2 {problem}"]
+    assert samples.bad_rows.lines == [f"{JSON}: image 1: caption 2 {problem}"]
     assert len(samples) == 79
 
 
@@ -338,12 +338,12 @@ def test_a_bad_sentence_is_reported_once_and_left_out(folder, sentence, problem)
 def test_a_missing_picture_is_reported_once_and_all_its_rows_count(folder, form):
     (folder / "flickr30k-images" / FIRST).unlink()
     samples = build(folder, form, max_bad=0.1)
-    (report,) = samples.faults.lines
+    (report,) = samples.bad_rows.lines
     assert f"image '{FIRST}' is not in {folder / 'flickr30k-images'}" in report
     assert len(samples) == 75
-    assert samples.faults.bad == 5
+    assert samples.bad_rows.bad == 5
     assert message(folder, annotations=form).startswith("5 of 80 samples are bad, 1 may be")
-    assert build(folder, form, "test").faults.lines == []
+    assert build(folder, form, "test").bad_rows.lines == []
 
 
 def test_too_many_faults_end_the_build_in_one_line(folder):
@@ -433,4 +433,4 @@ def test_bytes_of_any_kind_give_rows_or_one_line(folder, originals, form, fuzzed
         assert row["image"].is_file()
         assert row["text"].strip() == row["text"] != ""
         row["text"].encode()
-    assert not any("\n" in line for line in samples.faults.lines)
+    assert not any("\n" in line for line in samples.bad_rows.lines)

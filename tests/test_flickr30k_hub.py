@@ -117,10 +117,10 @@ FAULTS = {
 def test_a_bad_row_is_reported_once_and_left_out(tmp_path, change, bad, problem):
     data = changed(tmp_path, change).model_copy(update={"max_bad": 0.1})
     samples = data.build("train")
-    (line,) = samples.faults.lines
+    (line,) = samples.bad_rows.lines
     assert line.startswith("copy: row 0: ")
     assert problem in line
-    assert samples.faults.bad == bad
+    assert samples.bad_rows.bad == bad
     assert not {row["text"] for row in rows(samples)} & {"", Picture(0).captions[0]}
     assert "samples are bad, 0 may be" in message(data.model_copy(update={"max_bad": 0}))
 
@@ -128,7 +128,7 @@ def test_a_bad_row_is_reported_once_and_left_out(tmp_path, change, bad, problem)
 def test_an_image_that_stands_twice_is_used_once(tmp_path):
     samples = changed(tmp_path, lambda rows: rows.append(rows[0])).build("train")
     assert len(samples) == 80
-    assert samples.faults.lines == [f"copy: row 24: image '{NAME}' was here before"]
+    assert samples.bad_rows.lines == [f"copy: row 24: image '{NAME}' was here before"]
 
 
 def test_a_row_of_a_split_of_its_own_is_in_no_other(tmp_path):

@@ -221,7 +221,7 @@ def test_a_folder_is_every_file_in_it_and_pictures_may_lie_elsewhere(folder, tmp
 def test_a_malformed_entry_is_named_and_left_out(folder, entry, said):
     (tests,) = read_pair_tests(sugarcrepe(folder, {"99": entry}))
     assert len(tests.tests) == 24
-    (line,) = tests.faults.lines
+    (line,) = tests.bad_rows.lines
     assert said in line
     assert line.startswith("replace_obj.json: entry '99': ")
     with pytest.raises(DataError, match="1 of 25 samples are bad, 0 may be"):
@@ -231,13 +231,13 @@ def test_a_malformed_entry_is_named_and_left_out(folder, entry, said):
 def test_a_malformed_row_is_named_by_its_line(folder, model):
     path = winoground(folder, r2={"caption_1": 7})
     (tests,) = read_pair_tests(path, max_bad=0.2)
-    assert tests.faults.lines == [
+    assert tests.bad_rows.lines == [
         "examples.jsonl:3: a caption or a negative one is missing or not a text"
     ]
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:4], "{", *lines[4:]]))
     (tests,) = read_pair_tests(path, max_bad=0.2)
-    assert tests.faults.lines[1].startswith("examples.jsonl:5: not valid JSON")
+    assert tests.bad_rows.lines[1].startswith("examples.jsonl:5: not valid JSON")
     assert len(tests.tests) == 11
     assert len(pair_accuracy(model, tests).faults) == 2
 
@@ -289,7 +289,7 @@ def test_parquet_with_the_pictures_in_it_is_read_as_jsonl_is(model, folder):
     rows[2] |= {"image_1": {"bytes": None, "path": None}}
     parquet.write_table(arrow.Table.from_pylist(rows), folder / "examples.parquet")
     (tests,) = read_pair_tests(folder / "examples.parquet", max_bad=0.1)
-    assert tests.faults.lines == [
+    assert tests.bad_rows.lines == [
         "examples.parquet: row 3: its image is neither a name nor a picture"
     ]
     (folder / "cut.parquet").write_bytes((folder / "examples.parquet").read_bytes()[:-9])

@@ -23,16 +23,16 @@ class BadRows:
 
     Args:
         budget: the share of rows that may be bad before ``check`` raises.
-        tell: called with each line as it is reported.
+        on_report: called with each line as it is reported.
         lines: the reports, in the order in which they were made.
         bad: how many rows were left out.
     """
 
     budget: float = 0.01
-    tell: Callable[[str], None] | None = None
+    on_report: Callable[[str], None] | None = None
     lines: list[str] = field(default_factory=list[str])
     bad: int = 0
-    said: set[str] = field(default_factory=set[str], repr=False)
+    reported: set[str] = field(default_factory=set[str], repr=False)
 
     def report(self, source: str, problem: str, *, rows: int = 1) -> None:
         """Note one fault; ``source`` is its place, such as ``captions.csv:17``.
@@ -42,12 +42,12 @@ class BadRows:
         """
         line = f"{source}: {problem}" if source else problem
         self.bad += rows
-        if line in self.said:  # another row with the same broken picture
+        if line in self.reported:  # another row with the same broken picture
             return
-        self.said.add(line)
+        self.reported.add(line)
         self.lines.append(line)
-        if self.tell:
-            self.tell(line)
+        if self.on_report:
+            self.on_report(line)
 
     def check(self, total: int) -> None:
         """Raise if more than the budget's share of ``total`` rows (the bad ones too) is bad.

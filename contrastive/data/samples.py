@@ -23,7 +23,7 @@ class Samples(Protocol):
     """A built dataset: rows by index, cheap to read.
 
     Two attributes are optional: ``classes`` (names of the classes that the rows' ``"label"``
-    takes) and ``faults`` (a ``contrastive.data.bad_rows.BadRows`` with the rows that were left out).
+    takes) and ``bad_rows`` (a ``BadRows`` with the rows that were left out).
     """
 
     def __len__(self) -> int:

@@ -67,7 +67,7 @@ class Pairs:
 
     images: Images
     pairs: list[Pair]
-    faults: BadRows
+    bad_rows: BadRows
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ def gather(
     """
     wanted = {name.strip() for name in split.split("+")}
     known = set(splits)
-    faults = BadRows(budget=max_bad)
+    bad_rows = BadRows(budget=max_bad)
     ids: dict[str, int] = {}
     labels: set[str] = set()
     taken: Counter[str] = Counter()
@@ -128,10 +128,10 @@ def gather(
         if row.split is not None and row.split not in wanted:
             continue
         if problem := row.problem or _flaw_of(row):
-            faults.report(row.source, problem)
+            bad_rows.report(row.source, problem)
             continue
         if row.note:
-            faults.report(row.source, row.note, rows=0)
+            bad_rows.report(row.source, row.note, rows=0)
         if taken[row.image] == captions_per_image:
             continue
         taken[row.image] += 1
@@ -140,17 +140,17 @@ def gather(
             continue
         pairs.append(Pair(row.image, row.text.strip(), id_, row.source, row.label))
     for image, source in missing.items():
-        faults.report(source, f"image {shown(image)} is not in {images}", rows=taken[image])
+        bad_rows.report(source, f"image {shown(image)} is not in {images}", rows=taken[image])
     known.discard("")
     if known and (unknown := wanted - known):
         msg = f"{origin}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
         raise DataError(msg)
-    faults.check(len(pairs) + faults.bad)
+    bad_rows.check(len(pairs) + bad_rows.bad)
     if not pairs:
-        why = f": {faults.lines[0]}" if faults.lines else ""
+        why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
         msg = f"{origin}: no samples in split {shown(split)}{why}"
         raise DataError(msg)
-    return Pairs(images, pairs, faults, tuple(sorted(labels - {""})))
+    return Pairs(images, pairs, bad_rows, tuple(sorted(labels - {""})))
 
 
 def _flaw_of(row: Row) -> str:

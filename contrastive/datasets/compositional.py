@@ -44,7 +44,7 @@ class PairTests:
 
     name: str
     tests: list[PairTest]
-    faults: BadRows
+    bad_rows: BadRows
 
 
 def read_pair_tests(
@@ -85,22 +85,22 @@ def _read_file(path: Path, images: Path | None, max_bad: float) -> PairTests:
     beside = [path.parent / name for name in FOLDERS if (path.parent / name).is_dir()]
     folder = images.expanduser() if images else beside[0] if beside else path.parent
     files = _Images(folder)
-    faults = BadRows(budget=max_bad)
+    bad_rows = BadRows(budget=max_bad)
     tests: list[PairTest] = []
     with readable(folder):
         for row in _rows(path):
             problem = row.problem or files.flaw_of(row)
             if problem:
-                faults.report(row.source, problem)
+                bad_rows.report(row.source, problem)
             else:
                 pictures = tuple(i if isinstance(i, bytes) else files.find(i) for i in row.images)
                 tests.append(PairTest(pictures, tuple(c.strip() for c in row.captions), row.source))
-    faults.check(len(tests) + faults.bad)
+    bad_rows.check(len(tests) + bad_rows.bad)
     if not tests:
-        why = f": {faults.lines[0]}" if faults.lines else ""
+        why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
         msg = f"{path}: no tests{why}"
         raise DataError(msg)
-    return PairTests(path.stem, tests, faults)
+    return PairTests(path.stem, tests, bad_rows)
 
 
 class _Row(NamedTuple):

@@ -24,7 +24,7 @@ class Listed:
     """Rows by index."""
 
     rows: list[Sample]
-    faults: BadRows
+    bad_rows: BadRows
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -72,21 +72,21 @@ def read_texts(config: Lines, split: str) -> Listed:
     """
     path = config.file.expanduser()
     wanted = _wanted(split, SPLITS, path)
-    faults = BadRows(budget=config.max_bad)
+    bad_rows = BadRows(budget=config.max_bad)
     rows = [
         {"text": text, "id": number, "source": f"{path.name}:{number}"}
         for number, line in enumerate(read_lines(path), 1)
         if line.strip() and split_of(line.strip(), config.holdout) in wanted
-        for text in _texts(line, f"{path.name}:{number}", faults)
+        for text in _texts(line, f"{path.name}:{number}", bad_rows)
     ]
-    faults.check(len(rows) + faults.bad)
-    return _filled(Listed(rows, faults), split, path)
+    bad_rows.check(len(rows) + bad_rows.bad)
+    return _filled(Listed(rows, bad_rows), split, path)
 
 
-def _texts(line: str, source: str, faults: BadRows) -> Iterator[str]:
+def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
     for text in line.strip().split("\t"):
         if flaw := flaw_of(text):
-            faults.report(source, f"the text {flaw}")
+            bad_rows.report(source, f"the text {flaw}")
         else:
             yield text.strip()
 

@@ -74,11 +74,13 @@ def pair_accuracy(
     if len(shapes) > 1:
         msg = f"{tests.name}: some tests have one picture and others two; give them in two files"
         raise DataError(msg)
-    faults = replace(tests.faults, lines=[*tests.faults.lines], said={*tests.faults.said})
-    scores = _scores(model, tests, faults, cache, workers)
-    faults.check(len(tests.tests) + tests.faults.bad)
+    bad_rows = replace(
+        tests.bad_rows, lines=[*tests.bad_rows.lines], reported={*tests.bad_rows.reported}
+    )
+    scores = _scores(model, tests, bad_rows, cache, workers)
+    bad_rows.check(len(tests.tests) + tests.bad_rows.bad)
     if not scores:
-        msg = f"{tests.name}: none of {len(tests.tests)} tests can be read: {faults.lines[0]}"
+        msg = f"{tests.name}: none of {len(tests.tests)} tests can be read: {bad_rows.lines[0]}"
         raise DataError(msg)
     image = group = None
     if shapes == {2}:  # two choices of one in two; both right is 2! 2! of 4! orders of four scores
@@ -86,13 +88,13 @@ def pair_accuracy(
         image, group = _share(scores, _image, 1 / 4), _share(scores, _group, 1 / 6)
     else:
         text = _share(scores, _text, float(np.mean([1 / s.shape[1] for s in scores])))
-    return PairAccuracy(tests.name, text, image, group, len(scores), faults.lines)
+    return PairAccuracy(tests.name, text, image, group, len(scores), bad_rows.lines)
 
 
 def _scores(
     model: ContrastiveModel,
     tests: PairTests,
-    faults: BadRows,
+    bad_rows: BadRows,
     cache: FeatureCache | None,
     workers: int,
 ) -> list[np.ndarray]:
@@ -114,7 +116,7 @@ def _scores(
         wrong = [bad["image"][i] for i in test.images if i in bad["image"]]
         wrong += [bad["text"][c] for c in test.captions if c in bad["text"]]
         if wrong:
-            faults.report(test.source, wrong[0])
+            bad_rows.report(test.source, wrong[0])
             continue
         # one by one, so that equal embeddings have equal scores
         cosines = [[float(image_D[i] @ text_D[c]) for c in test.captions] for i in test.images]

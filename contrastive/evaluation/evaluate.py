@@ -92,14 +92,14 @@ def evaluate(
     rows = rows_of(samples)
     check_modalities(rows, model.towers)
     check_held_out(model, rows, split)
-    known: BadRows = getattr(samples, "faults", None) or BadRows()
+    known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
     # a copy, since the dataset may be measured again
-    faults = replace(known, lines=[*known.lines], said={*known.said})
+    bad_rows = replace(known, lines=[*known.lines], reported={*known.reported})
     embedded = {
-        modality: embed_column(model, rows, modality, faults, cache=cache, workers=workers)
+        modality: embed_column(model, rows, modality, bad_rows, cache=cache, workers=workers)
         for modality in model.towers
     }
-    faults.check(len(rows) + known.bad)
+    bad_rows.check(len(rows) + known.bad)
     retrieval = {
         f"{query}_to_{target}": recall(embedded[query], embedded[target])
         for query in embedded
@@ -115,7 +115,7 @@ def evaluate(
         classification = _classification(model, embedded[named], names, rows, classes, named)
     found = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
     geometry_by_modality = {modality: about for modality, about in found.items() if about}
-    return Report(split, retrieval, classification, faults.lines, geometry_by_modality)
+    return Report(split, retrieval, classification, bad_rows.lines, geometry_by_modality)
 
 
 def named_modality(model: ContrastiveModel) -> str | None:

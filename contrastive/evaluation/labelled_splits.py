@@ -97,17 +97,17 @@ class Reader:
         lines: list[str],
     ) -> tuple[Part, list[dict[str, Any]]]:
         """Return the good samples and their rows; what is wrong with others goes to ``lines``."""
-        known: BadRows = getattr(samples, "faults", None) or BadRows()
-        faults = replace(known, lines=[*known.lines], said={*known.said})
+        known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+        bad_rows = replace(known, lines=[*known.lines], reported={*known.reported})
         bad: set[int] = set()
 
         def note(index: int, problem: str) -> None:
             bad.add(index)
-            faults.report(str(rows[index].get("source", "")), problem)
+            bad_rows.report(str(rows[index].get("source", "")), problem)
 
         features_NF = self._features([row[self.modality] for row in rows], note)
-        faults.check(len(rows) + known.bad)
-        lines += faults.lines
+        bad_rows.check(len(rows) + known.bad)
+        lines += bad_rows.lines
         good = [place for place in range(len(rows)) if place not in bad]
         truth_N = np.array([classes.index(rows[place]["label"]) for place in good], np.int64)
         return Part(features_NF[good], truth_N), [rows[place] for place in good]

@@ -34,7 +34,7 @@ def embed_column(
     model: ContrastiveModel,
     rows: Sequence[dict[str, Any]],
     modality: str,
-    faults: BadRows,
+    bad_rows: BadRows,
     *,
     cache: FeatureCache | None = None,
     workers: int = 0,
@@ -47,7 +47,7 @@ def embed_column(
     def note(index: int, problem: str) -> None:
         bad.add(index)
         source = str(rows[first[index]].get("source", ""))
-        faults.report(source, problem, rows=len(places[index]))
+        bad_rows.report(source, problem, rows=len(places[index]))
 
     embeddings = model.embed(
         modality, [rows[i][modality] for i in first], cache=cache, workers=workers, on_bad=note

@@ -99,9 +99,9 @@ def find(
         BadSample: the query cannot be read.
         DataError: none of the candidates can be read.
     """
-    faults = BadRows(tell=say)
+    bad_rows = BadRows(on_report=say)
     query_1D = model.embed(among.query_modality, [query], cache=cache)
-    column = embed_column(model, among.rows, among.modality, faults, cache=cache)
+    column = embed_column(model, among.rows, among.modality, bad_rows, cache=cache)
     if not column.rows:
         msg = f"nothing to search: none of {len(among.rows)} {among.modality} samples can be read"
         raise DataError(msg)

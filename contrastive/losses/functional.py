@@ -194,7 +194,7 @@ def accuracy(
     """Return how often the best match is right, rows and columns averaged.
 
     A row is right if its largest logit is in a column of its group; without ids, of its partner.
-    RowShards whose group has no column do not count. What a loss makes of equal ids does not matter.
+    Rows whose group has no column do not count. What a loss makes of equal ids does not matter.
 
     Args:
         logits_NM: ``[N, M]``.

@@ -17,9 +17,9 @@ def summary(report: Report) -> str:
     ]
     if report.classification:
         parts.append(f"zero-shot top-1 {report.classification.accuracy.value:.1%}")
-    if not parts:  # one modality, whose samples have no companions to find
+    if not parts:  # one modality without groups: nothing to retrieve
         parts = [
-            f"{modality} uniformity {about.uniformity:.2f}, effective rank {lie.effective_rank:.1f}"
-            for modality, about in report.geometry.items()
+            f"{modality} uniformity {x.uniformity:.2f}, effective rank {x.effective_rank:.1f}"
+            for modality, x in report.geometry.items()
         ]
     return "; ".join(parts)

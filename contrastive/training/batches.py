@@ -69,13 +69,13 @@ class Feed:
         """
         self.settings = settings
         self.processes = processes
-        self.faults: BadRows = getattr(samples, "faults", None) or BadRows()
-        for line in self.faults.lines:  # found while the annotations were read
+        self.bad_rows: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+        for line in self.bad_rows.lines:  # found while the annotations were read
             say(line)
-        self.faults.tell = say
+        self.bad_rows.on_report = say
         self.rows: list[Sample] = rows_of(samples)
         check_modalities(self.rows, model.towers)
-        self.total_rows = len(self.rows) + self.faults.bad
+        self.total_rows = len(self.rows) + self.bad_rows.bad
         self.bad: set[int] = set()
         self.tables: dict[str, FeatureTable] = {}
         self.live: dict[str, Preprocess] = {}
@@ -96,7 +96,7 @@ class Feed:
                 if tower.encoder.augment:
                     augmented.add(modality)
         self.augmented = frozenset(augmented)
-        self.faults.check(self.total_rows)
+        self.bad_rows.check(self.total_rows)
         self.good = np.array([i for i in range(len(self.rows)) if i not in self.bad])
         if len(self.good) < 2:
             msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two"
@@ -133,7 +133,7 @@ class Feed:
             for _, indices in groups:
                 yield self._batch(indices, {})
             return
-        self.faults.tell = self.processes.say  # each meets rows that the others do not
+        self.bad_rows.on_report = self.processes.say  # each meets rows that the others do not
         job = _PrepareBatch(self.rows, self.live, self.views, self.augmented, self.settings.seed)
         ready: Iterator[Ready] = in_workers(job, groups, workers=self.settings.workers)
         for indices, inputs, problems in ready:
@@ -165,8 +165,8 @@ class Feed:
         """Count a bad row once, though each epoch meets it; say it once for all rows alike."""
         if index not in self.bad:
             self.bad.add(index)
-            self.faults.report(str(self.rows[index].get("source", f"row {index}")), problem)
-            self.faults.check(self.total_rows)
+            self.bad_rows.report(str(self.rows[index].get("source", f"row {index}")), problem)
+            self.bad_rows.check(self.total_rows)
 
 
 def augmentation_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:

@@ -61,7 +61,7 @@ def read(config: AudioFolder, split: str) -> Listed:
     """
     folder = config.folder.expanduser()
     wanted = {name.strip() for name in split.split("+")}
-    faults = BadRows(budget=config.max_bad)
+    bad_rows = BadRows(budget=config.max_bad)
     ids: dict[str, int] = {}  # of the groups of all splits, so that they are the same in each
     labels: set[str] = set()
     samples: list[Sample] = []
@@ -84,19 +84,19 @@ def read(config: AudioFolder, split: str) -> Listed:
             if row.split and row.split not in wanted:
                 continue
             if row.problem:
-                faults.report(row.source, row.problem)
+                bad_rows.report(row.source, row.problem)
             else:
                 samples.append(_sample(row, folder, id_))
     known.discard("")
     if known and (unknown := wanted - known):
         msg = f"{table}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
         raise DataError(msg)
-    faults.check(len(samples) + faults.bad)
+    bad_rows.check(len(samples) + bad_rows.bad)
     if not samples:
-        why = f": {faults.lines[0]}" if faults.lines else ""
+        why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
         msg = f"{table}: no samples in split {shown(split)}{why}"
         raise DataError(msg)
-    return Listed(samples, faults, tuple(sorted(labels - {""})))
+    return Listed(samples, bad_rows, tuple(sorted(labels - {""})))
 
 
 def _table(folder: Path, given: Path | None) -> Path:

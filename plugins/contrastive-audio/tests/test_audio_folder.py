@@ -93,7 +93,7 @@ def test_bad_rows_are_reported_and_left_out(folder):
     )
     samples = config.build("train")
     assert len(samples) == 1
-    assert samples.faults.lines == [
+    assert samples.bad_rows.lines == [
         f"captions.csv:3: audio 'clips/99.wav' is not in {folder}",
         "captions.csv:4: 'text' is empty or not a text",
         "captions.csv:5: audio '../secret.wav' is outside the folder",
@@ -102,7 +102,7 @@ def test_bad_rows_are_reported_and_left_out(folder):
     ]
     tested = config.build("test")
     assert [row["text"] for row in tested] == ["of another split"]
-    assert "captions.csv:8: audio 'clips/0.wav' is in split train already" in tested.faults.lines
+    assert "captions.csv:8: audio 'clips/0.wav' is in split train already" in tested.bad_rows.lines
     with pytest.raises(DataError, match=r"5 of 6 samples are bad, 1 may be \(max_bad: 0.01\)"):
         config.model_copy(update={"max_bad": 0.01}).build("train")
 
