@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -23,6 +23,9 @@ from contrastive.encoders import Encoder
 from contrastive.heads import Head
 from contrastive.losses import Loss
 from contrastive.prompts import TEMPLATES, Templates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
@@ -222,3 +225,8 @@ class RunSpec(Config):
                     msg = f"training.{field}: the model has no {name} tower; it has: {known}"
                     raise PydanticCustomError("no_such_tower", "{text}", {"text": msg})
         return self
+
+
+def kind_of_spec(data: Mapping[str, Any]) -> type[ModelSpec] | type[RunSpec]:
+    """Return what a spec's fields describe: a model, which has towers, or else a run."""
+    return ModelSpec if "towers" in data else RunSpec

@@ -15,9 +15,8 @@ FILES = {"model.safetensors": {"weight": torch.arange(6.0).view(2, 3)}, "spec.js
 
 
 def read(folder):
-    files = checkpoint.read_folder(folder)
-    weights = checkpoint.tensors(files, "model.safetensors", folder)["weight"]
-    return weights.tolist(), checkpoint.plain(files, "spec.json", folder)
+    saved = checkpoint.open_folder(folder)
+    return saved.tensors("model.safetensors")["weight"].tolist(), saved.json("spec.json")
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -120,7 +119,7 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
     checkpoint.write_folder(tmp_path / "m", FILES)
     manifest = {"../secret.json": {"sha256": "x", "bytes": 2}}
     (tmp_path / "m" / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-    assert checkpoint.read_folder(tmp_path / "m") == {}
+    assert checkpoint.open_folder(tmp_path / "m").files == frozenset()
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
@@ -138,8 +137,7 @@ def test_tied_weights_are_saved(tmp_path):
     weight = torch.arange(4.0)
     tied = {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
     checkpoint.write_folder(tmp_path / "m", tied)
-    files = checkpoint.read_folder(tmp_path / "m")
-    loaded = checkpoint.tensors(files, "model.safetensors", tmp_path)
+    loaded = checkpoint.open_folder(tmp_path / "m").tensors("model.safetensors")
     assert {name: t.tolist() for name, t in loaded.items()} == {
         "a": [0, 1, 2, 3],
         "b": [0, 1, 2, 3],
@@ -151,4 +149,33 @@ def test_a_manifest_of_another_shape_is_one_line(tmp_path):
     checkpoint.write_folder(tmp_path / "m", FILES)
     (tmp_path / "m" / checkpoint.MANIFEST).write_text("[1, 2]")
     with pytest.raises(WeightsError, match="cannot be read"):
-        checkpoint.read_folder(tmp_path / "m")
+        checkpoint.open_folder(tmp_path / "m")
+
+
+def test_a_folder_of_the_first_release_is_read(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    manifest = tmp_path / "m" / checkpoint.MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text())["files"]))
+    assert read(tmp_path / "m") == ([[0, 1, 2], [3, 4, 5]], {"a": [1, 2]})
+
+
+def test_a_folder_of_a_later_release_is_refused_with_a_remedy(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    manifest = tmp_path / "m" / checkpoint.MANIFEST
+    later = json.loads(manifest.read_text()) | {"format": checkpoint.FORMAT + 1}
+    manifest.write_text(json.dumps(later))
+    with pytest.raises(WeightsError, match="pip install --upgrade contrastive-kit"):
+        checkpoint.open_folder(tmp_path / "m")
+
+
+def test_files_are_hashed_once_until_they_change(tmp_path, monkeypatch):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    hashed = []
+    real = checkpoint._sha256
+    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    for _ in range(3):
+        checkpoint.open_folder(tmp_path / "m")
+    assert sorted(hashed) == sorted(FILES)
+    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+    checkpoint.open_folder(tmp_path / "m")
+    assert sorted(hashed) == sorted([*FILES, *FILES])

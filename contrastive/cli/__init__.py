@@ -10,12 +10,22 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-# the verbs of the help are in this order
-# isort: off
-from contrastive.cli import training, measuring, using, describing, plugins
-
-# isort: on
-
+from contrastive.cli import (
+    answer,
+    caption,
+    classify,
+    compare,
+    compositional,
+    doctor,
+    evaluate,
+    generate,
+    plugins,
+    probe,
+    schema,
+    search,
+    train,
+    validate,
+)
 from contrastive.cli.options import app
 from contrastive.console import printable
 from contrastive.errors import ContrastiveError
@@ -24,8 +34,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from io import TextIOWrapper
 
-VERBS = training, measuring, using, describing, plugins
-"""The modules that add their verbs to ``app``."""
+for verb in (  # in the order of the help
+    train.train,
+    doctor.doctor,
+    evaluate.evaluate,
+    probe.probe,
+    compositional.pairs,
+    compare.compare,
+    classify.classify,
+    caption.caption,
+    answer.answer,
+    search.search,
+    generate.generate,
+    validate.validate,
+    schema.schema,
+):
+    app.command()(verb)
+app.add_typer(plugins.plugins, name="plugins")
 
 
 def main() -> None:

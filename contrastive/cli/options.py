@@ -21,7 +21,7 @@ def options(
         bool,
         typer.Option(
             "--no-plugins",
-            help="Leave out every plugin; CONTRASTIVE_PLUGINS=a,b in the environment keeps a, b.",
+            help="Disable every plugin; CONTRASTIVE_PLUGINS=a,b in the environment keeps a, b.",
         ),
     ] = False,
 ) -> None:
@@ -33,6 +33,7 @@ def options(
         os.environ[SWITCH] = "none"  # processes that we start inherit it
 
 
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A run's spec, in YAML.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="Changes to the spec.")
@@ -48,15 +49,17 @@ Model = Annotated[
     ),
 ]
 Template = Annotated[
-    list[str] | None, typer.Option(help="A sentence with {} for the name; may be repeated.")
+    list[str] | None, typer.Option(help="A sentence with {} for the class; may be repeated.")
 ]
 TemplateSet = Annotated[
     str | None,
-    typer.Option("--templates", metavar="SET", help="A set of them by name, such as imagenet."),
+    typer.Option(
+        "--templates", metavar="SET", help="A set of templates by name, such as imagenet."
+    ),
 ]
 Split = Annotated[str | None, typer.Option(help="The split of the run's data.")]
 Trusted = Annotated[
-    bool, typer.Option("--trusted", help="The model is your own: import paths in it are followed.")
+    bool, typer.Option("--trusted", help="The model is your own: allow import paths in its spec.")
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -11,6 +11,8 @@ import typer
 from contrastive.console import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
 UNFOLDED = 10_000  # columns of a table that goes to a pipe: a row is a line, for grep
@@ -29,3 +31,12 @@ def show(data: Any, as_json: bool, *shown: Table | str) -> None:
 
             width = None if sys.stdout.isatty() else UNFOLDED
             Console(highlight=False, width=width).print(part)
+
+
+def export_results(results: list[dict[str, Any]], folder: Path | None) -> None:
+    """Write results as CLIP_benchmark does, if a folder is given."""
+    from contrastive.console import say
+    from contrastive.reporting.clip_benchmark import write_results
+
+    for path in write_results(results, folder) if folder else ():
+        say(f"written: {path}")

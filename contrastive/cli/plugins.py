@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrastive.cli.options import Json, Limit, app
+from contrastive.cli.options import Json, Limit
 from contrastive.cli.output import show
 from contrastive.errors import DataError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from contrastive.testing import Verdict
 
 plugins = typer.Typer(invoke_without_command=True)
-app.add_typer(plugins, name="plugins")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name, KIND/NAME, or an import path.")]
 

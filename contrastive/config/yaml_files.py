@@ -43,12 +43,16 @@ REMEDIES = {
 
 
 def load(
-    spec: type[S], path: str | Path, overrides: Iterable[str] = (), *, trusted: bool = True
+    spec: type[S] | Callable[[dict[str, Any]], type[S]],
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    trusted: bool = True,
 ) -> S:
     """Read a YAML (or JSON) file as a ``spec``, after ``a.b=value`` overrides.
 
     Args:
-        spec: the config class that the file describes.
+        spec: the config class that the file describes, or what chooses it by the content.
         path: the file.
         overrides: ``a.b=value``, the value in YAML; checked as if written in the file.
         trusted: the file is the user's own, so ``module:Class`` may name a component.
@@ -57,7 +61,8 @@ def load(
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
     data, lines = read_yaml(Path(path))
-    return _checked(spec, str(path), data, lines, overrides, trusted=trusted)
+    kind = cast("type[S]", spec if isinstance(spec, type) else spec(data))
+    return _checked(kind, str(path), data, lines, overrides, trusted=trusted)
 
 
 def load_fields(spec: type[S], name: str, overrides: Iterable[str]) -> S:

@@ -60,10 +60,9 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
 def _final_split(folder: Path, run: RunSpec) -> dict[str, Any]:
     from contrastive.data.samples import rows_of
     from contrastive.doctor.run_facts import shared_facts
-    from contrastive.model import checkpoint
+    from contrastive.model.checkpoint import open_folder
     from contrastive.model.loading import find_model
 
-    model = find_model(folder)
-    seen = checkpoint.tensors(checkpoint.read_folder(model), "seen.safetensors", model)
+    seen = open_folder(find_model(folder)).tensors("seen.safetensors")
     training = rows_of(run.data.build(run.training.split, purpose="training"))
     return shared_facts(training, rows_of(run.data.build(run.evaluation.final_split)), seen)

@@ -1,8 +1,9 @@
-"""Folders of weights that are either whole or not there.
+"""Saved folders: safetensors and JSON, either whole or not there.
 
-A folder holds safetensors and JSON, and a ``manifest.json`` with the size and SHA-256 of each file,
-written last. It is built beside its place, flushed to the disk and renamed, so that a crash or
-a full disk leaves the previous one as it was. Nothing in it is ever unpickled.
+``manifest.json`` has the size and SHA-256 of each file and is written last. A folder is built
+beside its place, flushed to the disk and renamed, so that a crash or a full disk leaves the
+previous one as it was. It is verified when it is first read, once in a process. Nothing in it is
+ever unpickled.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as tensors_to_bytes
 
 from contrastive.errors import WeightsError
@@ -25,7 +27,50 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Of the manifest. Format 1, of 0.1, has no number and is the mapping of files itself."""
 Content = Mapping[str, Any]
+
+_verified: dict[Path, object] = {}
+"""By folder, the state of its files when they last agreed with the manifest."""
+
+
+@dataclass(frozen=True)
+class SavedFolder:
+    """A folder whose files agree with its manifest."""
+
+    path: Path
+    files: frozenset[str]
+
+    def json(self, name: str) -> Any:
+        """Return the plain data of a JSON file.
+
+        Raises:
+            WeightsError: the file is not in the folder, or is not JSON.
+        """
+        try:
+            return json.loads(self._file(name).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            msg = f"{self.path / name}: not a JSON file: {_one_line(error)}"
+            raise WeightsError(msg) from None
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of a safetensors file, memory-mapped: clone what outlives the file.
+
+        Raises:
+            WeightsError: the file is not in the folder, or is not safetensors.
+        """
+        try:
+            return load_file(self._file(name))
+        except (OSError, SafetensorError) as error:
+            msg = f"{self.path / name}: not a safetensors file: {_one_line(error)}"
+            raise WeightsError(msg) from None
+
+    def _file(self, name: str) -> Path:
+        if name not in self.files:
+            msg = f"{self.path / name}: the manifest has no such file"
+            raise WeightsError(msg)
+        return self.path / name
 
 
 def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
@@ -46,12 +91,12 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
-        manifest: dict[str, dict[str, Any]] = {}
+        listed: dict[str, dict[str, Any]] = {}
         for name, content in files.items():
             data = _encode(name, content)
             _write(building / name, data)
-            manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        _write(building / MANIFEST, _encode(MANIFEST, manifest))
+            listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        _write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
         _flush_folder(building)
         _replace(building, folder)
     except BaseException as error:
@@ -67,63 +112,70 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(_set_aside(folder), ignore_errors=True)
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Read every file of a folder, checked against its manifest.
+def open_folder(folder: Path) -> SavedFolder:
+    """Open a folder to read from, after its files are checked against its manifest.
+
+    A file is hashed again only if it has changed since this process last did so.
 
     Raises:
-        WeightsError: it is not there, not whole or not what was written; names the file.
+        WeightsError: it is not there, not whole, not what was written, or of a newer format; names
+            the file.
     """
     try:
-        manifest: dict[str, Any] = dict(json.loads((folder / MANIFEST).read_bytes()))
-        files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
+        listed = _read_manifest(folder)
+        paths = [folder / name for name in sorted(listed)]
+        state = listed, [_state(path) for path in paths]
+        if _verified.get(folder.absolute()) != state:
+            for path in paths:
+                if _sha256(path) != listed[path.name]:
+                    msg = f"{path}: damaged (its SHA-256 is not the manifest's); copy it again"
+                    raise WeightsError(msg)
+            _verified[folder.absolute()] = state
     except FileNotFoundError as error:
         msg = f"{error.filename}: no such file; is {folder} a folder that a model was saved to?"
         raise WeightsError(msg) from None
-    except (OSError, ValueError, TypeError) as error:
-        msg = f"{folder}: cannot be read: {' '.join(str(error).split())}"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        msg = f"{folder}: cannot be read: {_one_line(error)}"
         raise WeightsError(msg) from None
-    for name, data in files.items():
-        about = manifest[name]
-        sha256 = about.get("sha256") if isinstance(about, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if hashlib.sha256(data).hexdigest() != sha256:
-            msg = f"{folder / name}: damaged (its SHA-256 is not the manifest's); copy it again"
-            raise WeightsError(msg)
-    return files
+    return SavedFolder(folder, frozenset(listed))
 
 
 def is_whole(folder: Path) -> bool:
     """Return whether ``folder`` is there and every file in it is as it was written."""
     try:
-        read_folder(folder)
+        open_folder(folder)
     except WeightsError:
         return False
     return True
 
 
-def tensors(files: dict[str, bytes], name: str, folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of one file of a folder.
+def _read_manifest(folder: Path) -> dict[str, object]:
+    """Return the SHA-256 of each file in a folder; names that lead out of it are left out."""
+    manifest = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_bytes()))
+    written = manifest.get("format", 1)
+    if isinstance(written, int) and written > FORMAT:
+        msg = (
+            f"{folder}: was saved in format {written}, this version reads up to {FORMAT}; run: "
+            "pip install --upgrade contrastive-kit"
+        )
+        raise WeightsError(msg)
+    listed = cast("dict[str, Any]", manifest["files"] if written == FORMAT else manifest)
+    return {name: about.get("sha256") for name, about in listed.items() if Path(name).name == name}
 
-    Raises:
-        WeightsError: the file is not in the folder, or is not safetensors.
-    """
-    try:
-        return tensors_from_bytes(files[name])
-    except (KeyError, SafetensorError) as error:
-        msg = f"{folder / name}: not a safetensors file: {' '.join(str(error).split())}"
-        raise WeightsError(msg) from None
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does: its place on the disk, its size and its times."""
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def plain(files: dict[str, bytes], name: str, folder: Path) -> Any:
-    """Return the plain data of one JSON file of a folder.
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Raises:
-        WeightsError: the file is not in the folder, or is not JSON.
-    """
-    try:
-        return json.loads(files[name])
-    except (KeyError, ValueError, RecursionError) as error:
-        msg = f"{folder / name}: not a JSON file: {' '.join(str(error).split())}"
-        raise WeightsError(msg) from None
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _encode(name: str, content: Content) -> bytes:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
+from contrastive.config.base import Config
 from contrastive.config.registry import names_only
 from contrastive.config.saved_origins import differences, saved_with
-from contrastive.config.yaml_files import load, read_yaml
+from contrastive.config.yaml_files import load
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.model import checkpoint
+from contrastive.model.checkpoint import MANIFEST, SavedFolder, is_whole, open_folder
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.model import ContrastiveModel
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
-from contrastive.spec import ModelSpec, RunSpec, Tower
+from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec
 
+S = TypeVar("S", bound=Config)
 SpecLike = ModelSpec | RunSpec | Mapping[str, Any] | str | Path
 
 
@@ -44,10 +46,9 @@ def model_spec(spec: SpecLike) -> ModelSpec:
         SpecError: the spec has mistakes; one line for each.
     """
     if isinstance(spec, (str, Path)):
-        is_run = "model" in read_yaml(Path(spec))[0]
-        return load(RunSpec, spec).model if is_run else load(ModelSpec, spec)
-    if isinstance(spec, Mapping):
-        return model_spec(_validated(RunSpec if "model" in spec else ModelSpec, spec, "the spec"))
+        spec = load(kind_of_spec, spec)
+    elif isinstance(spec, Mapping):
+        spec = _validated(kind_of_spec(spec), spec, "the spec")
     return spec.model if isinstance(spec, RunSpec) else spec
 
 
@@ -66,50 +67,78 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     """
     if is_pretrained(folder):
         return ContrastiveModel(pretrained_spec(folder)).eval()
-    folder = find_model(Path(folder))
-    files = checkpoint.read_folder(folder)
-    data = checkpoint.plain(files, "spec.json", folder)
-    parts = checkpoint.plain(files, "parts.json", folder)
-    try:
-        with nullcontext() if trusted else names_only(), saved_with(parts.get("components")):
-            spec = _validated(ModelSpec, data, str(folder / "spec.json"))
-    except ContrastiveError as error:
-        msg = f"{error}{differences(parts['packages'], said=str(error))}"
-        raise type(error)(msg) from error
-    rebuilt: dict[str, str] = parts["encoders"]
-    model = ContrastiveModel(_without_downloads(spec, rebuilt))
+    saved = open_folder(find_model(Path(folder)))
+    return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", trusted=trusted))
+
+
+def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
+    """Load the model of a saved folder, whose spec is ``spec``, in eval mode on the CPU.
+
+    Raises:
+        WeightsError: as ``load_model``.
+    """
+    model = ContrastiveModel(_without_downloads(spec, saved.json("parts.json")["encoders"]))
     model.spec = spec
-    restore_weights(model, files, folder)
-    model.seen = checkpoint.tensors(files, "seen.safetensors", folder)
+    for modality, tower in spec.towers.items():  # as the cache and the next save see them
+        model.tower(modality).spec = tower
+    restore_weights(model, saved)
+    model.seen = {name: x.clone() for name, x in saved.tensors("seen.safetensors").items()}
     return model.eval()
 
 
-def restore_weights(model: ContrastiveModel, files: dict[str, bytes], folder: Path) -> None:
+def stored_spec(
+    kind: type[S], saved: SavedFolder, name: str, *, trusted: bool = False, **known: Any
+) -> S:
+    """Read a spec that was saved with a model.
+
+    Args:
+        kind: of the spec.
+        saved: the folder.
+        name: the file.
+        trusted: follow import paths (``module:Class``) in it.
+        known: parts that are validated already, by field.
+
+    Raises:
+        WeightsError: the file is not there.
+        SpecError: the spec does not fit; says which package is missing or of another version.
+    """
+    parts = saved.json("parts.json")
+    data = {k: v for k, v in saved.json(name).items() if k != "format"}
+    try:
+        with nullcontext() if trusted else names_only(), saved_with(parts.get("components")):
+            return _validated(kind, data | known, str(saved.path / name))
+    except ContrastiveError as error:
+        msg = f"{error}{differences(parts['packages'], said=str(error))}"
+        raise type(error)(msg) from error
+
+
+def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
     """Load the weights of a saved folder; encoders that their spec brings back are checked.
 
     Raises:
         WeightsError: such an encoder is not the one that was saved, or a tensor is missing,
             unknown or of another shape; names the first.
     """
-    rebuilt: dict[str, str] = checkpoint.plain(files, "parts.json", folder)["encoders"]
-    left_out: set[str] = set()
-    for modality, fingerprint in rebuilt.items():
+    restored: set[str] = set()
+    for modality, fingerprint in saved.json("parts.json")["encoders"].items():
         tower = model.tower(modality)
         names = weights_from_spec(tower.encoder, tower.spec)
-        left_out |= {f"towers.{modality}.encoder.{name}" for name in names}
+        restored |= {f"towers.{modality}.encoder.{name}" for name in names}
         if weights_fingerprint(tower.encoder, only=names) != fingerprint:
-            msg = f"{folder}: the {modality} encoder's weights are not those it was trained with"
+            msg = (
+                f"{saved.path}: the {modality} encoder's weights are not those it was trained with"
+            )
             raise WeightsError(msg)
-    weights = checkpoint.tensors(files, "model.safetensors", folder)
+    weights = saved.tensors("model.safetensors")
     try:
         missing, unknown = cast("Any", model.load_state_dict(weights, strict=False))
     except RuntimeError as error:
-        msg = f"{folder}: {' '.join(str(error).split())}"
+        msg = f"{saved.path}: {' '.join(str(error).split())}"
         raise WeightsError(msg) from None
-    lost = [name for name in missing if name not in left_out]
+    lost = [name for name in missing if name not in restored]
     if lost or unknown:
         what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model has not"
-        msg = f"{folder / 'model.safetensors'}: {what}"
+        msg = f"{saved.path / 'model.safetensors'}: {what}"
         raise WeightsError(msg)
 
 
@@ -119,12 +148,12 @@ def find_model(folder: Path) -> Path:
     Raises:
         WeightsError: there is none.
     """
-    if is_pretrained(folder) or (folder / checkpoint.MANIFEST).exists():
+    if is_pretrained(folder) or (folder / MANIFEST).exists():
         return folder
-    if (folder / "model" / checkpoint.MANIFEST).exists():
+    if (folder / "model" / MANIFEST).exists():
         return folder / "model"
     for step in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
-        if checkpoint.is_whole(step):
+        if is_whole(step):
             return step
     msg = f"{folder}: no model here; train one with: contrastive train SPEC.yaml"
     raise WeightsError(msg)
@@ -143,7 +172,7 @@ def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec
     return spec.model_copy(update={"towers": towers})
 
 
-def _validated(kind: type[Any], data: Any, origin: str) -> Any:
+def _validated(kind: type[S], data: Any, origin: str) -> S:
     try:
         return kind.model_validate(data)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.errors import SpecError
-from contrastive.model import checkpoint
+from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
@@ -145,7 +145,7 @@ class ContrastiveModel(nn.Module):
         """Return logits ``[N, M]`` of embeddings ``[N, D]`` and ``[M, D]``, as in the loss."""
         return self.loss.logits(a.to(self.device), b.to(self.device)).cpu()
 
-    def state_files(self) -> dict[str, checkpoint.Content]:
+    def state_files(self) -> dict[str, Content]:
         """Return what a saved model consists of, file by file."""
         held = {m: weights_from_spec(t.encoder, t.spec) for m, t in self._towers()}
         rebuilt = {m: names for m, names in held.items() if names}
@@ -161,7 +161,7 @@ class ContrastiveModel(nn.Module):
             "components": origins(self.spec),
         }
         return {
-            "spec.json": self.spec.model_dump(mode="json"),
+            "spec.json": {"format": FORMAT} | self.spec.model_dump(mode="json"),
             "model.safetensors": weights,
             "seen.safetensors": self.seen,
             "parts.json": about,
@@ -173,7 +173,7 @@ class ContrastiveModel(nn.Module):
         Raises:
             WeightsError: the folder cannot be written.
         """
-        checkpoint.write_folder(Path(folder), self.state_files())
+        write_folder(Path(folder), self.state_files())
 
     def _towers(self) -> list[tuple[str, TowerModule]]:
         return cast("list[tuple[str, TowerModule]]", list(self.towers.items()))

@@ -10,14 +10,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from contrastive.config.provenance import origins
 from contrastive.console import say
-from contrastive.errors import TrainingError
-from contrastive.model import checkpoint
-from contrastive.model.loading import restore_weights
+from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.model.checkpoint import (
+    FORMAT,
+    Content,
+    SavedFolder,
+    is_whole,
+    open_folder,
+    remove_folder,
+    write_folder,
+)
+from contrastive.model.loading import restore_weights, stored_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +47,7 @@ FREE = (
 KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
 
 
-def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None:
+def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder | None:
     """Return the checkpoint to go on from, if that is what is asked.
 
     Raises:
@@ -54,25 +61,26 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> Path | None
             raise TrainingError(msg)
         return None
     for step in steps:
-        if checkpoint.is_whole(step):
-            _insist_on_same_run(step, spec)
-            return step
+        if is_whole(step):
+            saved = open_folder(step)
+            _check_same_run(saved, spec)
+            return saved
         say(f"{step}: damaged, taking the one before it")
-        checkpoint.remove_folder(step)
+        remove_folder(step)
     msg = f"{folder}: nothing to resume here"
     raise TrainingError(msg)
 
 
-def _insist_on_same_run(step: Path, spec: RunSpec) -> None:
+def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
     """Refuse to go on with a spec under which the run would have been another one."""
-    saved = checkpoint.plain(checkpoint.read_folder(step), "run.json", step)
-    with suppress(ValidationError):  # fields that an older version did not know get their defaults
-        saved = type(spec).model_validate(saved).model_dump(mode="json")
-    before, now = _flat(saved), _flat(spec.model_dump(mode="json"))
+    data = {name: value for name, value in saved.json("run.json").items() if name != "format"}
+    with suppress(ContrastiveError):  # fields that an older version did not know get their defaults
+        data = stored_spec(type(spec), saved, "run.json").model_dump(mode="json")
+    before, now = _flat(data), _flat(spec.model_dump(mode="json"))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and not name.startswith(FREE):
             msg = (
-                f"{step}: was trained with {name}: {before.get(name)}, the spec says "
+                f"{saved.path}: was trained with {name}: {before.get(name)}, the spec says "
                 f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"
             )
             raise TrainingError(msg)
@@ -90,12 +98,13 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, checkpoint.Content]:
+def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
     """Return what the folder of a trained model consists of, file by file."""
     files = model.state_files()
     parts = cast("dict[str, Any]", files["parts.json"])
     with_data = {"components": origins(spec)}
-    return files | {"parts.json": parts | with_data, "run.json": spec.model_dump(mode="json")}
+    run = {"format": FORMAT} | spec.model_dump(mode="json")
+    return files | {"parts.json": parts | with_data, "run.json": run}
 
 
 def save_step(
@@ -129,41 +138,39 @@ def save_step(
     }
     checkpoints = folder / "checkpoints"
     step = checkpoints / f"step-{done:08d}"
-    checkpoint.write_folder(step, files)
-    if not checkpoint.is_whole(step):  # a disk that lies must not cost the last good one
+    write_folder(step, files)
+    if not is_whole(step):  # a disk that lies must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
     for old in sorted(checkpoints.glob("step-*"))[:-KEEP]:
-        checkpoint.remove_folder(old)
+        remove_folder(old)
 
 
-def restore_step(step: Path, model: ContrastiveModel, optimizer: torch.optim.AdamW) -> int:
-    """Bring back weights and moments; return the steps that were done."""
-    files = checkpoint.read_folder(step)
-    restore_weights(model, files, step)
+def restore_step(saved: SavedFolder, model: ContrastiveModel, optimizer: torch.optim.AdamW) -> int:
+    """Restore weights and moments; return the steps that were done."""
+    restore_weights(model, saved)
     parameters = dict(model.named_parameters())
-    for key, value in checkpoint.tensors(files, "optimizer.safetensors", step).items():
+    for key, value in saved.tensors("optimizer.safetensors").items():
         name, _, kind = key.rpartition("|")
         # AdamW counts its steps on the CPU, whatever the device
-        moment = value if kind == "step" else value.to(model.device)
-        optimizer.state[parameters[name]][kind] = moment
-    state: dict[str, Any] = checkpoint.plain(files, "state.json", step)
+        device = "cpu" if kind == "step" else model.device
+        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
+    state: dict[str, Any] = saved.json("state.json")
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
     return int(state["step"])
 
 
-def restore_random(step: Path, model: ContrastiveModel, feed: Feed) -> None:
-    """Bring back dropout's generator, if the rows are still those of the run.
+def restore_random(saved: SavedFolder, model: ContrastiveModel, feed: Feed) -> None:
+    """Restore dropout's generator, if the rows are still those of the run.
 
     Raises:
         TrainingError: the data are not those that the run was trained on.
     """
-    files = checkpoint.read_folder(step)
-    if checkpoint.plain(files, "state.json", step)["rows"] != feed.fingerprint:
-        msg = f"{step}: was trained on other rows than these {len(feed)}; bring its data back"
+    if saved.json("state.json")["rows"] != feed.fingerprint:
+        msg = f"{saved.path}: was trained on other rows than these {len(feed)}; bring its data back"
         raise TrainingError(msg)
-    random = checkpoint.tensors(files, "random.safetensors", step)
+    random = saved.tensors("random.safetensors")
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and model.device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"], model.device)

@@ -25,8 +25,8 @@ from contrastive.evaluation.evaluate import Report, evaluate
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
+from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import build_model
-from contrastive.model.model import ContrastiveModel, checkpoint
 from contrastive.reporting.run_log import Log
 from contrastive.reporting.summary import summary
 from contrastive.training.batches import Feed
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.data.samples import Samples
+    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec, TrainingSpec
 
 
@@ -164,7 +165,7 @@ def _train(
 
     model.eval()
     if processes.first:
-        checkpoint.write_folder(folder / "model", run_files(spec, model))
+        write_folder(folder / "model", run_files(spec, model))
     processes.wait()
     return model
 

@@ -1,29 +1,19 @@
-"""The verbs that say what there is: they compute nothing."""
+"""``contrastive schema``."""
 
 from __future__ import annotations
 
 import io
 import json
 from contextlib import redirect_stderr
-from pathlib import Path  # noqa: TC003 - typer reads annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from contrastive.cli.context import load_any
-from contrastive.cli.options import Json, Limit, Overrides, SpecFile, app
-from contrastive.cli.output import show
+from contrastive.cli.options import Limit
 from contrastive.errors import SpecError
 
 
-@app.command()
-def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check a spec without building anything."""
-    run = load_any(spec, overrides)
-    show(run.model_dump(mode="json"), as_json, f"{spec}: ok")
-
-
-@app.command()
 def schema(
     output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
     of: Annotated[str, typer.Option(help="run or model.")] = "run",
@@ -40,7 +30,7 @@ def schema(
         raise SpecError(msg)
     spec = RunSpec if of == "run" else ModelSpec
     without = deadly(*REGISTRIES, limit=limit)
-    with redirect_stderr(io.StringIO()):  # plugins that greet whoever imports them
+    with redirect_stderr(io.StringIO()):  # plugins that print when they are imported
         described = json_schema(spec, *REGISTRIES, without=without)
     text = json.dumps(described, indent=2)
     if output:

@@ -1,0 +1,56 @@
+"""``contrastive answer``."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from contrastive.cli.context import Context, names_in
+from contrastive.cli.options import Device, Images, Json, Model, Trusted
+from contrastive.cli.output import show
+
+
+def answer(
+    images: Images,
+    question: Annotated[
+        str, typer.Option(help="Such as 'what color is the car?', or 'the car is {}'.")
+    ],
+    answers: Annotated[str, typer.Option(help="Answers to rank, joined by commas.")],
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A sentence with {statement}, or with {} for the answer; may be repeated."
+        ),
+    ] = None,
+    model: Model = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Rank answers to a question about an image."""
+    names = names_in(answers)
+    context = Context(model, device=device, trusted=trusted)
+    loaded = context.model
+    from contrastive.console import say
+    from contrastive.inference.question_answering import QUESTION_TEMPLATES, sentences_of
+    from contrastive.inference.question_answering import answer as probabilities_of
+    from contrastive.reporting.tables import classes_table
+
+    templates = template or QUESTION_TEMPLATES
+    probabilities = probabilities_of(
+        loaded, images, question, names, templates=templates, cache=context.cache
+    )
+    if {"yes", "no"} & {name.lower() for name in names}:
+        say("captions hardly say yes or no; better answers say what is seen: 'a dog,an empty room'")
+    rows = cast("list[list[float]]", probabilities.tolist())
+    results = [
+        {
+            "image": str(image),
+            "question": question,
+            "sentences": sentences_of(question, templates),
+            "probabilities": dict(zip(names, row, strict=True)),
+        }
+        for image, row in zip(images, rows, strict=True)
+    ]
+    show(results, as_json, classes_table(results, len(names), "answer"))

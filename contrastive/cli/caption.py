@@ -1,0 +1,55 @@
+"""``contrastive caption``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contrastive.cli.context import Context
+from contrastive.cli.options import Device, Images, Json, Model, Split, Trusted
+from contrastive.cli.output import show
+
+
+def caption(
+    images: Images,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="A file of sentences, one a line; else the split's captions."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Sentences for each image.")] = 3,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="0 takes the nearest, 1 the most diverse.")
+    ] = 0.5,
+    split: Split = None,
+    model: Model = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Caption images by retrieval: the nearest sentences of a corpus, without near duplicates."""
+    context = Context(model, device=device, trusted=trusted)
+    loaded = context.model
+    from contrastive.inference.captioning import caption as captions_of
+    from contrastive.inference.search import lines_of
+    from contrastive.reporting.tables import captions_table
+
+    rows = lines_of(corpus) if corpus else context.rows(split, remedy="--corpus")
+    texts = [str(row["text"]) for row in rows]
+    found = captions_of(loaded, images, texts, top=top, diversity=diversity, cache=context.cache)
+    results = [
+        {
+            "image": str(image),
+            "captions": [
+                {
+                    "text": one.text,
+                    "similarity": one.similarity,
+                    "source": str(rows[one.place].get("source", "")),
+                }
+                for one in captions
+            ],
+        }
+        for image, captions in zip(images, found, strict=True)
+    ]
+    show(results, as_json, captions_table(results))

@@ -1,0 +1,158 @@
+"""``contrastive compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from contrastive.cli.context import Context, load_run, names_in, templates_for
+from contrastive.cli.options import DataOf, Device, Json, Split, Template, TemplateSet, Trusted
+from contrastive.cli.output import show
+from contrastive.errors import DataError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import RunSpec
+
+
+def compare(
+    *,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="OURS THEIRS...", help="Runs, saved models, or pretrained ones (hf:OWNER/NAME)."
+        ),
+    ],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="An image, or a folder of images; may be repeated."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes, joined by commas.")
+    ] = None,
+    template: Template = None,
+    template_set: TemplateSet = None,
+    split: Split = None,
+    spec: DataOf = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Plot the images and the probabilities into this PNG.")
+    ] = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare models side by side: on the same images, and on the same split."""
+    names = names_in(classes)
+    _check_comparable(models, images, names, picture)
+    chosen = templates_for(template, template_set)
+    contexts = [Context(folder, device=device, trusted=trusted) for folder in models]
+    made_by_runs = [context for context in contexts if context.has_run]
+    run = load_run(spec) if spec else made_by_runs[0].run(remedy="") if made_by_runs else None
+    if not run and (split or not images):
+        msg = f"{models[0]}: holds a model without data; give --spec, or --images with --classes"
+        raise SpecError(msg)
+    loaded = {str(context.folder): context.model for context in contexts}
+    from contrastive.prompts import TEMPLATES
+
+    caches = [context.cache for context in contexts]
+    settings = {
+        "templates": chosen or (run.evaluation.templates if run else TEMPLATES),
+        "cache": None if None in caches else caches[0],
+    }
+    data: dict[str, Any] = {}
+    shown: list[Any] = []
+    if images:
+        data, shown = _classified(loaded, images, names, picture, settings)
+    if run:
+        insist = bool(spec or split or not images)
+        measured, table = _measured(loaded, run, split, settings, insist=insist)
+        data, shown = data | measured, shown + table
+    show(data, as_json, *shown)
+
+
+def _classified(
+    models: Mapping[str, ContrastiveModel],
+    given: list[Path],
+    classes: list[str],
+    picture: Path | None,
+    settings: dict[str, Any],
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the models' classifications of images, for a machine and for a person."""
+    from contrastive.console import say
+    from contrastive.evaluation.comparison import compare as classify_by_each
+    from contrastive.inference.search import images_in
+    from contrastive.reporting.plots import MAX_IMAGES, draw_comparison
+    from contrastive.reporting.tables import comparison_table
+
+    images = [
+        image
+        for path in given
+        for image in ([row["image"] for row in images_in(path)] if path.is_dir() else [path])
+    ]
+    comparison = classify_by_each(models, images, classes, **settings)
+    if picture:
+        draw_comparison(comparison, picture)
+        only = f" (the first {MAX_IMAGES} images)" if len(images) > MAX_IMAGES else ""
+        say(f"drawn: {picture}{only}")
+    agreed = f"the models agree on {comparison.agreed} of {len(images)} images"
+    return comparison.as_dict(), [comparison_table(comparison), agreed]
+
+
+def _measured(
+    models: Mapping[str, ContrastiveModel],
+    run: RunSpec,
+    split: str | None,
+    settings: dict[str, Any],
+    *,
+    insist: bool,
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the models' retrieval on a split, for a machine and for a person.
+
+    Data that were not asked for may be missing: then only images are compared.
+    """
+    from contrastive.console import say
+    from contrastive.evaluation.comparison import compare_retrieval
+    from contrastive.reporting.tables import measured_tables
+
+    split = split or run.evaluation.final_split
+    try:
+        samples = run.data.build(split)
+    except DataError as error:
+        if insist:
+            raise
+        say(f"retrieval is not measured: {error}")
+        return {}, []
+    found = compare_retrieval(
+        models, samples, split=split, workers=run.training.workers, **settings
+    )
+    for name, one in found.items():
+        for line in one.report.faults if one.report else [one.refusal]:
+            say(f"{name}: {line}")
+    data = {"split": split, "models": {name: one.as_dict() for name, one in found.items()}}
+    return {"retrieval": data}, measured_tables(found, split)
+
+
+def _check_comparable(
+    models: list[Path], images: list[Path] | None, classes: list[str], picture: Path | None
+) -> None:
+    """Say what a comparison lacks before anything is computed."""
+    if len({*models}) < max(2, len(models)):
+        msg = (
+            f"give at least two models to compare, each once; given: {', '.join(map(str, models))}"
+        )
+        raise SpecError(msg)
+    if bool(images) != bool(classes):
+        there, lacking = ("--images", "--classes") if images else ("--classes", "--images")
+        msg = f"{there} without {lacking}: images are compared by their classes; give both"
+        raise SpecError(msg)
+    if picture and not images:
+        msg = f"{picture}: a plot shows images with their classes; give --images and --classes"
+        raise SpecError(msg)
+    if picture:
+        from contrastive.config.extras import require
+
+        require("matplotlib", extra="report")

@@ -1,0 +1,45 @@
+"""``contrastive pairs``: compositionality benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contrastive.cli.context import Context
+from contrastive.cli.options import Device, Export, Json, Model, Trusted
+from contrastive.cli.output import export_results, show
+
+
+def pairs(
+    tests: Annotated[
+        Path, typer.Argument(metavar="FILE", help="SugarCrepe's or Winoground's, or a folder.")
+    ],
+    images: Annotated[Path | None, typer.Option(help="The folder of the images.")] = None,
+    model: Model = None,
+    export: Export = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compositionality benchmarks (SugarCrepe, Winoground)."""
+    from contrastive.datasets.compositional import read_pair_tests
+
+    read = read_pair_tests(tests, images=images)
+    context = Context(model, device=device, trusted=trusted)
+    loaded = context.model
+    from contrastive.console import say
+    from contrastive.evaluation.caption_choice import pair_accuracy
+    from contrastive.reporting.clip_benchmark import pair_results
+    from contrastive.reporting.tables import pairs_table
+
+    found = [pair_accuracy(loaded, some, cache=context.cache) for some in read]
+    for fault in (fault for one in found for fault in one.faults):
+        say(fault)
+    results = [
+        result for one in found for result in pair_results(one, context.subject(one.name, "test"))
+    ]
+    export_results(results, export)
+    data = {"pairs": [one.as_dict() for one in found], "clip_benchmark": results}
+    show(data, as_json, pairs_table(found))

@@ -1,0 +1,42 @@
+"""``contrastive evaluate``."""
+
+from __future__ import annotations
+
+from contrastive.cli.context import Context, load_run
+from contrastive.cli.options import DataOf, Device, Export, Json, Model, Split, Trusted
+from contrastive.cli.output import export_results, show
+
+
+def evaluate(
+    model: Model = None,
+    split: Split = None,
+    spec: DataOf = None,
+    export: Export = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure retrieval in both directions, and zero-shot accuracy if the data have classes."""
+    context = Context(model, device=device, trusted=trusted)
+    run = load_run(spec) if spec else context.run(remedy="--spec")
+    loaded = context.model
+    from contrastive.console import say
+    from contrastive.evaluation.evaluate import evaluate as measure
+    from contrastive.reporting.clip_benchmark import dataset_name, evaluation_results
+    from contrastive.reporting.tables import report_tables
+
+    split = split or run.evaluation.final_split
+    report = measure(
+        loaded,
+        run.data.build(split),
+        split=split,
+        templates=run.evaluation.templates,
+        cache=context.cache,
+        workers=run.training.workers,
+    )
+    for fault in report.faults:
+        say(fault)
+    results = evaluation_results(report, context.subject(dataset_name(run.data), split))
+    export_results(results, export)
+    data = report.as_dict() | {"clip_benchmark": results}
+    show(data, as_json, *report_tables(report))

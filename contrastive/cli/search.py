@@ -1,0 +1,51 @@
+"""``contrastive search``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contrastive.cli.context import Context
+from contrastive.cli.options import Device, Json, Model, Split, Trusted
+from contrastive.cli.output import show
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
+    images: Annotated[Path | None, typer.Option(help="Search this folder of images.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Search this file, a text a line.")] = None,
+    split: Split = None,
+    *,
+    find: Annotated[
+        str | None, typer.Option(metavar="MODALITY", help="Modality to search: image, text, ...")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="MODALITY", help="Modality of the query, where it is ambiguous."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    model: Model = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Exact nearest-neighbour search: images by words, texts by an image, any modality by any."""
+    context = Context(model, device=device, trusted=trusted)
+    loaded = context.model
+    from contrastive.inference.search import candidates
+    from contrastive.inference.search import find as hits_of
+    from contrastive.reporting.tables import hits_table
+
+    among = candidates(
+        query,
+        images=images,
+        texts=texts,
+        data=lambda: context.rows(split, remedy="--images or --texts"),
+        modalities=list(loaded.towers),
+        by=by,
+        find=find,
+    )
+    hits = hits_of(loaded, query, among, k=k, cache=context.cache)
+    show(hits, as_json, hits_table(hits))

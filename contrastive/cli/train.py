@@ -1,0 +1,32 @@
+"""``contrastive train``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contrastive.cli.context import load_run
+from contrastive.cli.options import Json, Overrides, SpecFile
+from contrastive.cli.output import show
+
+
+def train(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume from the newest checkpoint.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model: heads, towers or both, as the spec says."""
+    run = load_run(spec, overrides)
+    from contrastive.training.train import train as start
+
+    folder = output or run.output or Path("runs") / spec.stem
+    start(run, folder, resume=resume)
+    if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
+        show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")
