@@ -49,11 +49,10 @@ def forget():
 
 def rewrite(folder, name, change):
     """Change a JSON file of a saved model, as an older or another program would have it."""
-    files = checkpoint.read_folder(folder)
-    tensors = [file for file in files if file.endswith(".safetensors")]
-    written = {file: checkpoint.tensors(files, file, folder) for file in tensors}
-    plain = files.keys() - {*tensors, checkpoint.MANIFEST}
-    written |= {file: checkpoint.plain(files, file, folder) for file in plain}
+    old = checkpoint.open_folder(folder)
+    tensors = {file for file in old.files if file.endswith(".safetensors")}
+    written = {file: old.tensors(file) for file in tensors}
+    written |= {file: old.json(file) for file in old.files - tensors}
     change(written[name])
     checkpoint.write_folder(folder, written)
 

@@ -66,6 +66,8 @@ class Context:
         from contrastive.spec import ModelSpec
 
         assert self.saved
+        if run := self.__dict__.get("_run"):  # spec.json repeats a part of run.json
+            return run.model
         return stored_spec(ModelSpec, self.saved, "spec.json", trusted=self._trusted)
 
     @property
@@ -80,13 +82,8 @@ class Context:
 
         if self.saved is None or not self.has_run:
             return None
-        return stored_spec(
-            RunSpec,
-            self.saved,
-            "run.json",
-            trusted=self._trusted,
-            model=self._spec,  # which run.json repeats
-        )
+        known = {"model": self._spec} if "_spec" in self.__dict__ else {}
+        return stored_spec(RunSpec, self.saved, "run.json", trusted=self._trusted, **known)
 
     def run(self, *, remedy: str) -> RunSpec:
         """Return the spec of the run that made the model.
