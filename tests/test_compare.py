@@ -161,7 +161,7 @@ def test_the_command_shows_tables_and_says_who_was_trained_on_the_split(here, co
     assert "not known" in shown.out
     several = ("--images", "pictures/0.png", "--images", "pictures/1.png")
     shown = command("compare", *PAIR, "bare", *several, *ASKED).out
-    assert "of 2 pictures" in shown
+    assert "of 2 images" in shown
     assert "1.png" in shown
     assert "retrieval on test" in shown
 
@@ -200,7 +200,7 @@ def test_pictures_are_compared_even_if_the_data_are_gone(here, monkeypatch, comm
         ended = command("compare", *PAIR, "--images", "pictures/0.png", *ASKED)
         assert ended.code == 0
         assert "retrieval is not measured: " in ended.err
-        assert "of 1 pictures" in ended.out
+        assert "of 1 images" in ended.out
         asked_for = command("compare", *PAIR, "--images", "pictures", *ASKED, "--split", "test")
         assert asked_for.code == 2
     finally:
