@@ -1,16 +1,23 @@
 # Every target sets up its own virtual environment first.
 VENV ?= .venv
 BIN := $(VENV)/bin
+# another, of the lowest versions that pyproject.toml allows
+LOWEST := $(VENV)-lowest
+# files and folders for test-lowest, or else all
+TESTS ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
-.PHONY: demo test lint bench bench-losses bench-gpu clean
+.PHONY: demo test test-lowest lint bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
 test: $(VENV)/installed $(EDITOR_SERVER)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-lowest: $(LOWEST)/installed $(EDITOR_SERVER)
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
@@ -33,9 +40,16 @@ $(VENV)/installed: pyproject.toml $(PLUGINS)
 	$(BIN)/python -m pip install --quiet -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 	touch $@
 
+# pip cannot prefer the lowest; what the named packages depend on is the newest that fits them
+$(LOWEST)/installed: pyproject.toml $(PLUGINS) | $(VENV)/installed
+	python3 -m venv --clear $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
+	touch $@
+
 # where it cannot be had, the tests of an editor are skipped and say so
 $(EDITOR_SERVER): tests/editor/package-lock.json | $(VENV)/installed
 	-$(BIN)/npm ci --prefix tests/editor
 
 clean:
-	rm -rf $(VENV) runs tests/editor/node_modules
+	rm -rf $(VENV) $(LOWEST) runs tests/editor/node_modules

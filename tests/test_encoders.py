@@ -4,6 +4,7 @@ import json
 import operator
 import os
 import random
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -397,6 +398,15 @@ def test_timm_uses_the_transform_of_the_model(models):
     samples = samples_of(module)
     expected = torch.stack([transform(sample) for sample in samples])
     assert torch.equal(module.preprocess(samples)["image"], expected)
+
+
+def test_timm_takes_the_safetensors_of_a_folder_whatever_lies_beside_them(models, tmp_path):
+    folder = Path(shutil.copytree(models / "timm", tmp_path / "timm"))
+    (folder / "pytorch_model.bin").write_bytes(b"not to be unpickled")
+    found = Timm(name=f"local-dir:{folder}").build().state_dict()
+    expected = load_file(folder / "model.safetensors")
+    for name in ("net.cls_token", "net.norm.weight"):
+        assert torch.equal(found[name], expected[name.removeprefix("net.")])
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_mambaout", "mobilenetv3_small_050"])

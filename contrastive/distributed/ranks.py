@@ -111,7 +111,7 @@ class Processes:
         """
         if self.size > 1:
             state = np.random.SeedSequence((seed, step, self.rank)).generate_state(1, np.uint64)
-            torch.manual_seed(int(state[0] >> 1))
+            torch.manual_seed(int(state[0]) >> 1)
 
 
 @contextmanager

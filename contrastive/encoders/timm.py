@@ -57,7 +57,11 @@ def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
     if published and not (folder / WEIGHTS).is_file():
         msg = f"{who}: {folder} has no {WEIGHTS}; give a safetensors file as weights"
         raise WeightsError(msg)
-    return f"local-dir:{folder}", {} if published else None
+    if not published:
+        return f"local-dir:{folder}", None
+    # source: or timm would choose among the folder's files, pickles too
+    overlay = {"source": "", "file": str(folder / WEIGHTS), "custom_load": False}
+    return f"local-dir:{folder}", overlay
 
 
 def _known(name: str, who: str, *, published: bool) -> str | None:

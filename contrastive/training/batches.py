@@ -172,7 +172,7 @@ class Feed:
 def augmentation_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:
     """Return the seed of a sample's augmentation, a function of its arguments alone."""
     numbers = (seed, epoch, index, view) if view else (seed, epoch, index)
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
