@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from contrastive import load_model
-from contrastive.cache import _Store as Store  # the one place that says where these three live
-from contrastive.cache import weights_fingerprint
-from contrastive.sample_keys import sample_key
+from contrastive.data.content_hash import sample_key  # the one place that says where these live
+from contrastive.features.store import Store
+from contrastive.nn.fingerprint import weights_fingerprint
 from tests.golden.measures import computed, plain_fields
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1"
