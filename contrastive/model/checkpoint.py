@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,15 +41,18 @@ class SavedFolder:
 
     path: Path
     files: frozenset[str]
+    _parsed: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
 
     def json(self, name: str) -> Any:
-        """Return the plain data of a JSON file.
+        """Return the plain data of a JSON file, parsed once: do not change it.
 
         Raises:
             WeightsError: the file is not in the folder, or is not JSON.
         """
         try:
-            return json.loads(self._file(name).read_bytes())
+            if name not in self._parsed:
+                self._parsed[name] = json.loads(self._file(name).read_bytes())
+            return self._parsed[name]
         except (OSError, ValueError, RecursionError) as error:
             msg = f"{self.path / name}: not a JSON file: {_one_line(error)}"
             raise WeightsError(msg) from None
