@@ -64,7 +64,8 @@ def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, to
     process = torchrun(spec, two)
     out, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told
-    assert out == f"saved: {two / 'model'}\n"
+    ours = [line for line in out.splitlines() if not line.startswith("[Gloo] ")]  # old torch talks
+    assert ours == [f"saved: {two / 'model'}"]
     assert told.count("pairs, 4 steps an epoch") == 1
     assert told.count("epoch 8: ") == 1
 
