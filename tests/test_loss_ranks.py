@@ -44,7 +44,7 @@ def test_processes_compute_the_loss_of_the_whole_batch_and_have_one_queue(tmp_pa
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join()
         assert process.exitcode == 0
     files_of = [tmp_path / f"{rank}.pt" for rank in range(len(SPLIT))]
     found = [torch.load(path) for path in files_of]  # noqa: TID251
