@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,50 @@ def installed(site, monkeypatch):
     ours = {f"contrastive_{folder.name}" for folder in PACKAGES.iterdir()}
     for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def one_seed():
+    """Draw the same random numbers in each test."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Let the Hugging Face cache be empty and the Hub out of reach."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Return folders of tiny models of the real classes, with random weights."""
+    from tests.tiny_encoders import save_models
+
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def built(models):
+    """Return a function that builds each encoder once; for tests that do not change it."""
+    from tests.tiny_encoders import SPECS
+
+    return cache(lambda which: SPECS[which](models).build())
+
+
+@pytest.fixture(scope="session")
+def distilbert(tmp_path_factory):
+    """Return a folder with a tiny DistilBERT and its tokenizer, random and saved as any other."""
+    from tests.fine_tuning import save_distilbert
+
+    return save_distilbert(tmp_path_factory.mktemp("distilbert"))
+
+
+@pytest.fixture(scope="session")
+def vit_weights(tmp_path_factory):
+    """Return a file with random weights of timm's smallest vision transformer."""
+    from tests.fine_tuning import save_vit
+
+    return save_vit(tmp_path_factory.mktemp("vit") / "test_vit.safetensors")

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from contrastive.losses import InfoNCE, Sigmoid, execution
 
-PATIENCE = 60  # seconds
+PATIENCE = 600  # seconds until a rank that hangs is given up; on an idle machine all takes ten
 WIDTH = 5
 
 LAYOUTS = {  # rows of a and of b on each of four processes, or of the first two

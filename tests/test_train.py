@@ -2,11 +2,10 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +20,8 @@ from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -221,32 +222,21 @@ def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
         train(spec, tmp_path / "other", resume=True, cache=cache)
 
 
-def start(spec_path, run, *extra):
-    """Start a training process in a group of its own, as a terminal does."""
-    command = [
-        sys.executable,
-        "-m",
-        "contrastive.cli",
-        "train",
-        str(spec_path),
-        "--output",
-        str(run),
-    ]
+def start(spec_path, run, *extra, signalled=()):
+    """Start a training process in a group of its own, as a terminal does.
+
+    ``signalled`` is a signal's name, a step, and who gets it: see ``tests.signalled``.
+    """
+    module = ["tests.signalled", *map(str, signalled)] if signalled else ["contrastive.cli"]
+    command = [sys.executable, "-m", *module, "train", str(spec_path), "--output", str(run), *extra]
     return subprocess.Popen(
-        [*command, *extra],
+        command,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for_steps(run, process, steps):
-    deadline = time.monotonic() + 120
-    while len(losses(run)) < steps:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("kind", ["cached", "augmented", "two-views"])
@@ -265,13 +255,10 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     process = start(path, whole)
     _, told = process.communicate()
     assert process.returncode == 0, told
-    process = start(path, broken)
-    wait_for_steps(broken, process, 4)
-    process.kill()
+    process = start(path, broken, signalled=("SIGKILL", 4, "self"))
     process.communicate()
-    process = start(path, broken, "--resume")
-    wait_for_steps(broken, process, 12)
-    process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGKILL
+    process = start(path, broken, "--resume", signalled=("SIGTERM", 12, "self"))
     _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, told
     assert "go on with --resume" in told
@@ -292,10 +279,8 @@ def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path):
     spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=2)
     path, run = tmp_path / "spec.yaml", tmp_path / "run"
     path.write_text(json.dumps(spec))
-    process = start(path, run)
-    wait_for_steps(run, process, 6)
-    os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    process = start(path, run, signalled=("SIGINT", 6, "group"))
+    _, told = process.communicate()
     assert process.returncode == 130, told
     assert "Traceback" not in told
     done = len(losses(run))

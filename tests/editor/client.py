@@ -14,7 +14,7 @@ from typing import Any, Self
 
 SERVER = Path(__file__).parent / "node_modules/yaml-language-server/bin/yaml-language-server"
 NODE = shutil.which("node", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
-PATIENCE = 60  # seconds; an answer takes milliseconds
+PATIENCE = 600  # seconds until a server that hangs is given up; an answer takes milliseconds
 
 
 def missing() -> str:

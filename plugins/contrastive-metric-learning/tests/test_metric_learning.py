@@ -1,6 +1,5 @@
 """Losses of pytorch-metric-learning under the contract of ours: its values, our batches."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -26,7 +25,6 @@ from contrastive_metric_learning.miners import Miner
 from pydantic import ValidationError
 from pytorch_metric_learning import losses as library_losses
 from pytorch_metric_learning import miners as library_miners
-from safetensors.torch import load_file
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,6 +40,8 @@ from tests.toys import toy_dict
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 IDS = torch.tensor([0, 0, 1, 2, 3, 1])
+
+
 # Each with fields that are not the default: so they arrive, and nothing is beyond a margin.
 LOSSES = {
     "pml-angular": (Angular(alpha=35), library_losses.AngularLoss(alpha=35)),
@@ -291,55 +291,6 @@ def test_no_temperature_is_trained(name):
     torch.testing.assert_close(config.build().logits(a, b), 2 * a @ b.T)
     changed = config.build()(a, b, IDS)[0] != module(a, b, IDS)[0]
     assert changed == (name in {"pml-nt-xent", "pml-supcon"})
-
-
-# Several processes
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """Run two processes, once for all tests; return what each found."""
-    folder = tmp_path_factory.mktemp("two")
-    started = [
-        subprocess.Popen(
-            [sys.executable, HERE / "one_of_two.py", str(rank), folder],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        told = [process.communicate(timeout=120)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(told)
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("one_of_two", HERE / "one_of_two.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("name", ["triplet", "circle", "nt-xent"])
-def test_two_processes_mine_one_batch(found, script, name):
-    truth = script.outcome(script.LOSSES[name], slice(None))
-    for other in found:
-        torch.testing.assert_close(other[f"{name}|loss"], truth["loss"])
-        torch.testing.assert_close(other[f"{name}|accuracy"], truth["accuracy"])
-    for side in "ab":
-        mean = torch.cat([other[f"{name}|{side}"] for other in found]) / 2
-        torch.testing.assert_close(mean, truth[side])
-
-
-def test_local_negatives_are_those_of_each_process(found, script):
-    for other, rows in zip(found, script.SHARES, strict=True):
-        truth = script.outcome(script.LOSSES["local"], rows)
-        torch.testing.assert_close(other["local|loss"], truth["loss"])
 
 
 # Specs and models

@@ -224,7 +224,7 @@ def test_palette_pictures_are_told_apart_by_what_one_sees():
 
 
 def test_edited_code_misses(cache, tmp_path, monkeypatch):
-    source = "from tests.test_cache import *\nclass Own(Linear):\n    pass\n"
+    source = "from tests.test_feature_cache import *\nclass Own(Linear):\n    pass\n"
     (tmp_path / "own_encoder.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     import own_encoder

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,19 +18,23 @@ from contrastive.training.batches import Feed
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
-PATIENCE = 240  # seconds
+PATIENCE = 600  # seconds until what hangs is given up; a run takes some
 
 
 @pytest.fixture
 def torchrun(tmp_path):
-    """Start two processes: ``torchrun(spec, run, "--resume")``; none outlives the test."""
+    """Start two ranks: ``torchrun(spec, run, "--resume")``; none outlives the test.
+
+    ``signalled`` is a signal's name, a step, and who gets it: see ``tests.signalled``.
+    """
     started = []
 
-    def start(spec, run, *extra):
+    def start(spec, run, *extra, signalled=()):
         path = tmp_path / "spec.yaml"
         path.write_text(json.dumps(spec))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", "2", "-m", "contrastive.cli", "train", path]
+        module = ["tests.signalled", *map(str, signalled)] if signalled else ["contrastive.cli"]
+        command += ["--nproc-per-node", "2", "-m", *module, "train", path]
         process = subprocess.Popen(
             [*command, "--output", run, *extra],
             stdout=subprocess.PIPE,
@@ -69,13 +71,7 @@ def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, to
     assert told.count("pairs, 4 steps an epoch") == 1
     assert told.count("epoch 8: ") == 1
 
-    process = torchrun(spec, broken)
-    deadline = time.monotonic() + PATIENCE
-    while len(losses(broken)) < 5:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    process = torchrun(spec, broken, signalled=("SIGTERM", 5, "parent"))
     _, told = process.communicate(timeout=PATIENCE)
     done = len(losses(broken))
     assert told.count(f"interrupted at step {done} of 32; saved; go on with --resume") == 1

@@ -1,0 +1,97 @@
+"""Encoders of Hugging Face and sentence-transformers give what the libraries give."""
+
+import pytest
+import torch
+import transformers
+
+from contrastive.encoders import HFImage, HFText, SentenceTransformers
+from contrastive.errors import WeightsError
+from contrastive.nn.fingerprint import weights_fingerprint
+from tests.tiny_encoders import TEXTS, bert_tokenizer, features, samples_of
+
+pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+
+
+def test_the_repr_of_a_tokenizer_changes_with_its_vocabulary_and_length_only(models, tmp_path):
+    base = HFText(name=str(models / "bert"))
+    module = base.build()
+    before = repr(module.preprocess)
+    features(module, TEXTS)
+    assert repr(module.preprocess) == before
+    module.preprocess.tokenizer.save_pretrained(tmp_path)  # with the state of its last call
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((models / "bert" / file).read_bytes())
+    assert repr(HFText(name=str(tmp_path)).build().preprocess) == before
+    tokenizer = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(tokenizer.replace('"dogs"', '"hogs"'))
+    assert repr(HFText(name=str(tmp_path)).build().preprocess) != before
+    shorter = base.model_copy(update={"max_length": 5})
+    assert repr(shorter.build().preprocess) != before
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "pooler"])
+def test_text_pooling_is_that_of_the_model_itself(pooling, models):
+    module = HFText(name=str(models / "bert"), pooling=pooling).build()
+    model = transformers.BertModel.from_pretrained(models / "bert").eval()
+    tokenizer = bert_tokenizer()
+    for text, found in zip(TEXTS, features(module, TEXTS), strict=True):
+        with torch.no_grad():
+            out = model(**tokenizer(text, return_tensors="pt"))
+        states = out.last_hidden_state[0]
+        expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}
+        expected["pooler"] = out.pooler_output[0]
+        torch.testing.assert_close(found, expected[pooling], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet", "clip"])
+def test_image_pooling_is_that_of_the_model_itself(name, models):
+    cls = {"vit": "ViTModel", "resnet": "ResNetModel", "clip": "CLIPVisionModel"}[name]
+    model = getattr(transformers, cls).from_pretrained(models / name).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(models / name)
+    samples = samples_of(HFImage)
+    with torch.no_grad():
+        out = model(processor(samples, return_tensors="pt")["pixel_values"])
+    states = out.last_hidden_state
+    mean = states.mean((2, 3)) if states.ndim == 4 else states.mean(1)
+    for pooling, expected in [("mean", mean), ("pooler", out.pooler_output.flatten(1))]:
+        module = HFImage(name=str(models / name), pooling=pooling).build()
+        torch.testing.assert_close(features(module, samples), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_sentence_embeddings_are_those_of_encode(models):
+    from sentence_transformers import SentenceTransformer
+
+    spec = SentenceTransformers(name=str(models / "sentences"))
+    expected = SentenceTransformer(spec.name, device="cpu").encode(TEXTS, show_progress_bar=False)
+    found = features(spec.build(), TEXTS)
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
+    assert spec.build().preprocess.prompt == "the "  # its default prompt, as in encode
+
+
+@pytest.mark.parametrize("which", ["bert-mlm", "sentences"])
+def test_weights_that_a_checkpoint_lacks_are_never_drawn_at_random(which, models):
+    """Masked language models have no pooler, which transformers would make up."""
+    kind = SentenceTransformers if which == "sentences" else HFText
+    spec = kind(name=str(models / which))
+    assert weights_fingerprint(spec.build()) == weights_fingerprint(spec.build())
+    if kind is HFText:
+        with pytest.raises(WeightsError, match=r"lack pooler\.dense"):
+            spec.model_copy(update={"pooling": "pooler"}).build()
+
+
+def test_measuring_the_width_leaves_batch_statistics_and_the_generator_alone(models):
+    spec = HFImage(name=f"{models}/resnet", pretrained=False)
+    torch.manual_seed(3)
+    module = spec.build()
+    after = torch.get_rng_state()
+    assert not any(b.any() for n, b in module.named_buffers() if "num_batches" in n)
+    torch.manual_seed(3)
+    transformers.AutoModel.from_config(module.model.config)
+    assert torch.equal(after, torch.get_rng_state())
+
+
+def test_half_precision_checkpoints_are_loaded_in_fp32(models, tmp_path):
+    transformers.BertModel.from_pretrained(models / "bert").bfloat16().save_pretrained(tmp_path)
+    bert_tokenizer().save_pretrained(tmp_path)
+    module = HFText(name=str(tmp_path)).build()
+    assert {p.dtype for p in module.parameters()} == {torch.float32}

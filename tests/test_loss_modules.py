@@ -1,0 +1,253 @@
+"""The modules of InfoNCE and the sigmoid loss: metrics, parameters, specs, and which execution."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from contrastive.config import yaml_files as files
+from contrastive.config.base import Config
+from contrastive.errors import SpecError
+from contrastive.losses import InfoNCE, Loss, Sigmoid, execution, losses
+from contrastive.losses.functional import accuracy, infonce, sigmoid, similarity
+from tests.pair_losses import MODULES, POSITIVES, call, unit
+
+
+class Holder(Config):
+    loss: Loss
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("positives", POSITIVES)
+@pytest.mark.parametrize("config", MODULES)
+def test_a_step_takes_one_product_and_never_waits_for_the_device(config, positives):
+    module, ids = config(positives=positives).build(), torch.arange(8) // 2
+    a, b = (unit(8, 4, seed=s, dtype=torch.float32).requires_grad_() for s in (0, 1))
+    with Calls() as calls:
+        loss, _ = module(a, b, ids, ids)
+    assert sum(name in {"mm", "addmm", "bmm", "matmul"} for name in calls.names) == 1
+    with calls:
+        loss.backward()
+        module.clamp_()
+    assert not {"_local_scalar_dense", "nonzero", "_unique2", "is_nonzero"} & {*calls.names}
+
+
+# Modules
+
+
+@pytest.mark.parametrize("config", MODULES)
+@pytest.mark.parametrize("positives", POSITIVES)
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_modules_compute_the_functions(config, positives, with_ids):
+    module = config(positives=positives).build()
+    a, b = unit(6, 4, dtype=torch.float32), unit(6, 4, seed=1, dtype=torch.float32)
+    ids = torch.tensor([0, 0, 1, 2, 2, 2]) if with_ids else None
+    loss, figures = module(a, b, ids, ids)
+    function = infonce if config is InfoNCE else sigmoid
+    bias = getattr(module, "bias", None)
+    assert loss == call(function, a, b, ids, ids, module.log_scale, bias, positives)
+    assert figures["collisions"] == (5 if with_ids else 0)
+    assert figures["accuracy"] == accuracy(a @ b.T, ids, ids)
+    assert figures["log_scale"] == module.log_scale
+    assert all(f.dim() == 0 and not f.requires_grad for f in figures.values())
+    assert set(figures) - {"accuracy", "collisions"} == {*module.state_dict()}
+
+
+@pytest.mark.parametrize("config", MODULES)
+def test_figures_stay_what_they_were_when_parameters_move(config):
+    module = config().build()
+    _, figures = module(unit(3, 2), unit(3, 2, seed=1))
+    before = {name: float(figure) for name, figure in figures.items()}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    assert before == {name: float(figure) for name, figure in figures.items()}
+
+
+@pytest.mark.parametrize("config", MODULES)
+def test_logits_are_fp32_under_autocast_and_have_the_bias(config):
+    module = config().build()
+    a, b = (unit(4, 8, seed=s).bfloat16() for s in (0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = module.logits(a, b)
+    expected = similarity(a.float(), b.float(), log_scale=module.log_scale)
+    torch.testing.assert_close(logits, expected + (-10.0 if config is Sigmoid else 0.0))
+
+
+@pytest.mark.parametrize("config", MODULES)
+@pytest.mark.parametrize(("moved", "kept"), [(9.0, math.log(50)), (-2.0, 0.0), (1.5, 1.5)])
+def test_clamp_keeps_the_scale_between_1_and_its_bound(config, moved, kept):
+    module = config(max_scale=50).build()
+    with torch.no_grad():
+        module.log_scale.fill_(moved)
+    module.clamp_()
+    assert module.log_scale.item() == pytest.approx(kept)
+    assert module.log_scale.requires_grad
+
+
+def test_parameters_start_where_the_papers_start():
+    infonce_loss, sigmoid_loss = InfoNCE().build(), Sigmoid().build()
+    assert infonce_loss.log_scale.item() == pytest.approx(math.log(1 / 0.07))
+    assert sigmoid_loss.log_scale.item() == pytest.approx(math.log(10))
+    assert sigmoid_loss.bias.item() == -10
+    assert {*dict(infonce_loss.named_parameters())} == {*infonce_loss.state_dict()} == {"log_scale"}
+    assert {*dict(sigmoid_loss.named_parameters())} == {"log_scale", "bias"}
+    assert {p.dtype for m in (infonce_loss, sigmoid_loss) for p in m.parameters()} == {
+        torch.float32
+    }
+
+
+def test_a_fixed_temperature_is_saved_but_not_trained():
+    module = InfoNCE(temperature=0.05, learn_temperature=False).build()
+    assert not list(module.parameters())
+    other = InfoNCE(learn_temperature=False).build()
+    other.load_state_dict(module.state_dict())
+    assert other.log_scale.item() == pytest.approx(math.log(20))
+    module.clamp_()
+    assert torch.equal(other.log_scale, module.log_scale)
+
+
+@pytest.mark.parametrize("config", MODULES)
+def test_training_separates_the_pairs(config):
+    module = config().build()
+    a, b = (unit(16, 8, seed=s, dtype=torch.float32).requires_grad_() for s in (0, 1))
+    optimiser = torch.optim.Adam([a, b, *module.parameters()], lr=0.1)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss, figures = module(normalize(a, dim=1), normalize(b, dim=1))
+        loss.backward()
+        optimiser.step()
+        module.clamp_()
+    assert figures["accuracy"] == 1
+    assert loss < 0.2
+
+
+# Specs
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        InfoNCE(),
+        InfoNCE(temperature=0.02, learn_temperature=False, max_scale=50, positives="mask"),
+        Sigmoid(),
+        Sigmoid(temperature=0.5, bias=-2, max_scale=1000, positives="ignore"),
+    ],
+)
+def test_specs_survive_a_round_trip(loss, tmp_path):
+    spec = Holder(loss=loss)
+    assert Holder.model_validate(spec.model_dump()) == spec
+    assert Holder.model_validate_json(spec.model_dump_json()) == spec
+    path = tmp_path / "spec.yaml"
+    path.write_text(files.dump(spec), encoding="utf-8")
+    assert files.load(Holder, path) == spec
+
+
+def test_losses_have_names():
+    assert losses["infonce"] is InfoNCE
+    assert losses["sigmoid"] is Sigmoid
+
+
+@pytest.mark.parametrize("name", ["infonce", "sigmoid"])
+@pytest.mark.parametrize(
+    ("fields", "bounds"),
+    [
+        ("temperature: 2", "(0.01) and 1"),
+        ("temperature: 0.005", "(0.01) and 1"),
+        ("max_scale: 5", "(0.2) and 1"),
+    ],
+)
+def test_a_temperature_out_of_bounds_is_one_line(name, fields, bounds, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"loss:\n  type: {name}\n  {fields}\n", encoding="utf-8")
+    with pytest.raises(SpecError) as caught:
+        files.load(Holder, path)
+    assert str(caught.value).startswith(f"{path}:1: loss: temperature ")
+    assert str(caught.value).endswith(f" is not between 1/max_scale {bounds}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", MODULES)
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": 0}, {"temperature": math.nan}, {"max_scale": math.inf}, {"positives": "all"}],
+)
+def test_values_without_meaning_are_refused(config, fields):
+    with pytest.raises(ValidationError, match="1 validation error"):
+        config(**fields)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+def test_the_bounds_themselves_are_allowed(temperature):
+    module = InfoNCE(temperature=temperature).build()
+    before = module.log_scale.detach().clone()
+    module.clamp_()
+    torch.testing.assert_close(module.log_scale.detach(), before)
+
+
+def test_the_menu_imports_no_torch():
+    code = "import sys, contrastive.losses as m; m.InfoNCE(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Which execution
+
+
+class Somewhere:
+    """What ``choose`` looks at of embeddings, on a device that need not be there."""
+
+    def __init__(self, n, width, dtype, *, is_cuda):
+        self.shape, self.dtype, self.is_cuda = (n, width), dtype, is_cuda
+
+    def __len__(self):
+        return self.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "dtype", "products", "on_gpu", "on_cpu"),
+    [
+        (1023, 512, torch.bfloat16, "fp32", "eager", "eager"),
+        (1024, 512, torch.bfloat16, "fp32", "fused", "chunked"),
+        (1024, 512, torch.float32, "fp32", "chunked", "chunked"),
+        (1024, 512, torch.float32, "bf16", "fused", "chunked"),
+        (1024, 512, torch.float64, "bf16", "chunked", "chunked"),
+        (1024, 4097, torch.float16, "fp32", "chunked", "chunked"),
+    ],
+)
+def test_auto_goes_by_size_device_and_products(
+    n, width, dtype, products, on_gpu, on_cpu, monkeypatch
+):
+    monkeypatch.setattr(execution, "_has_triton", lambda: True)
+    for is_cuda, expected in ((True, on_gpu), (False, on_cpu)):
+        x = Somewhere(n, width, dtype, is_cuda=is_cuda)
+        assert execution.choose("auto", x, x, products=products) == expected
+    monkeypatch.setattr(execution, "_has_triton", lambda: False)
+    x = Somewhere(n, width, dtype, is_cuda=True)
+    assert execution.choose("auto", x, x, products=products) != "fused"
+    assert execution.choose("fused", x, x) == "fused"  # who asks for it is told what is missing
+
+
+def test_a_model_says_which_execution_it_takes():
+    few, many = (torch.zeros(n, 4) for n in (8, 1024))
+    for config in MODULES:
+        assert config().build().execution(few, few) == "eager"
+        assert config().build().execution(many, many) == "chunked"
+        assert config(execution="chunked").build().execution(few, few) == "chunked"
