@@ -25,7 +25,7 @@ from contrastive.inference.embed_dataset import embed_column
 from contrastive.inference.nearest import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
-from contrastive.training.train import train
+from contrastive import train
 
 QUERIES = (
     "fruit",

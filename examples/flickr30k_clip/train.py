@@ -8,7 +8,7 @@ from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.summary import summary
-from contrastive.training.train import train
+from contrastive import train
 
 
 def main() -> None:
