@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contrastive import FeatureCache, RunSpec
+from contrastive import FeatureCache, RunSpec, train
 from contrastive.cli import run_guarded
 from contrastive.config.yaml_files import load
 from contrastive.console import say
@@ -25,7 +25,6 @@ from contrastive.inference.embed_dataset import embed_column
 from contrastive.inference.nearest import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
-from contrastive import train
 
 QUERIES = (
     "fruit",
