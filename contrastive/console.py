@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -28,15 +29,29 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
+_quiet = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet(on: bool = True) -> Generator[None]:
+    """Within a block, print no lines and show no progress, since another process does."""
+    token = _quiet.set(on)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
 def say(line: str) -> None:
     """Print one plain line; control characters and markup in it are shown, not obeyed."""
-    console().print(printable(line), markup=False)
+    if not _quiet.get():
+        console().print(printable(line), markup=False)
 
 
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""
-    screen = console()
+    screen = Console(quiet=True) if _quiet.get() else console()
     if not screen.is_terminal or screen.is_dumb_terminal:
         yield _lines(description, total, done)
         return

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from contrastive.training.gradient_cache import micro_batched
+from contrastive.training.gradient_cache import forward_in_micro_batches
 
 B, WIDTH = 12, 6
 IDS = torch.tensor([0, 0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 8])
@@ -41,7 +41,11 @@ def by(rows, **options):
     """Return what embeds by micro-batches of so many rows; None calls the module by itself."""
 
     def of(tower, x):
-        return tower(x) if rows is None else micro_batched(tower, {"x": x}, rows=rows, **options)
+        return (
+            tower(x)
+            if rows is None
+            else forward_in_micro_batches(tower, {"x": x}, rows=rows, **options)
+        )
 
     return of
 

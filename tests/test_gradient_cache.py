@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from contrastive.errors import TrainingError
 from contrastive.losses import execution, functional
 from contrastive.nn.modes import eval_mode
-from contrastive.training.gradient_cache import check_batch_norm, micro_batched
+from contrastive.training.gradient_cache import check_batch_norm, forward_in_micro_batches
 from tests.micro_batches import (
     IDS,
     WIDTH,
@@ -61,7 +61,9 @@ def test_identity_towers_leave_the_loss_as_it_is(rows):
     def cached(a, b, *args, **options):
         """Return the loss as an execution of the same form: what parity suites compare."""
         return functional.sigmoid(
-            *(micro_batched(Identity(), {"x": z}, rows=rows) for z in (a, b)), *args, **options
+            *(forward_in_micro_batches(Identity(), {"x": z}, rows=rows) for z in (a, b)),
+            *args,
+            **options,
         )
 
     a, b = (normalize(z, dim=1).requires_grad_() for z in batch())
@@ -108,7 +110,7 @@ def test_without_gradients_there_is_one_pass():
 def test_inputs_of_different_lengths_are_refused():
     x, _ = batch()
     with pytest.raises(ValueError, match=r"first dimension: \{'x': 12, 'mask': 11\}"):
-        micro_batched(Tower(), {"x": x, "mask": x[:11]}, rows=4)
+        forward_in_micro_batches(Tower(), {"x": x, "mask": x[:11]}, rows=4)
 
 
 # Randomness
@@ -160,7 +162,7 @@ def test_the_generators_of_all_gpus_are_replayed(monkeypatch):
             return (x * self.weight).exp()
 
     draws = Draws()
-    out = micro_batched(draws, {"x": torch.ones(6, 1)}, rows=2)
+    out = forward_in_micro_batches(draws, {"x": torch.ones(6, 1)}, rows=2)
     assert draws.seen == [[0, 100, 200], [1, 101, 201], [2, 102, 202]]
     for state in states:
         state.add_(10)  # what happens between the passes
@@ -312,7 +314,9 @@ def test_on_a_gpu_dropout_is_replayed_and_inputs_come_piece_by_piece():
         start = torch.cuda.memory_allocated()
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             if rows:
-                out = micro_batched(tower, {"x": x}, rows=rows, device=torch.device("cuda"))
+                out = forward_in_micro_batches(
+                    tower, {"x": x}, rows=rows, device=torch.device("cuda")
+                )
             else:
                 out = torch.cat([tower(piece.cuda()) for piece in x.split(64)])
         state = torch.cuda.get_rng_state()

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from contrastive import build_model
 from contrastive.errors import TrainingError
 from contrastive.losses import functional
-from contrastive.training.gradient_cache import embed, micro_batched
+from contrastive.training.gradient_cache import embed, forward_in_micro_batches
 from tests.micro_batches import IDS, WIDTH, B, assert_equal, gradients, scalar
 from tests.toys import toy_dict
 
@@ -63,15 +63,15 @@ def test_real_networks_get_the_gradients_of_the_batch(image, rows):
     (images, pixels), (texts, words), log_scale = image(), distilbert(), scalar(2.0)
     images, texts = images.double(), texts.double()
     with pytest.raises(TrainingError, match="BatchNorm"):
-        micro_batched(images, pixels, rows=rows)
+        forward_in_micro_batches(images, pixels, rows=rows)
     for module in images.modules():  # else it starts with means of 0 and variances of 1
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
             module.running_var.uniform_(0.5, 2)
 
     def found(rows):
-        a = micro_batched(images, pixels, rows=rows, batch_norm="eval")
-        b = micro_batched(texts, words, rows=rows)
+        a = forward_in_micro_batches(images, pixels, rows=rows, batch_norm="eval")
+        b = forward_in_micro_batches(texts, words, rows=rows)
         loss = functional.infonce(a, b, IDS, log_scale=log_scale)
         loss.backward()
         owners = {"image": images, "text": texts}
@@ -110,7 +110,7 @@ def test_the_dropout_of_a_transformer_is_the_same_in_both_passes(attention):
         texts.zero_grad(set_to_none=True)
         return grads
 
-    assert_equal(found(partial(micro_batched, rows=5)), found(held))
+    assert_equal(found(partial(forward_in_micro_batches, rows=5)), found(held))
 
 
 # Towers of a model

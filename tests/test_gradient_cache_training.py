@@ -100,7 +100,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses.execution import infonce
-from contrastive.training.gradient_cache import micro_batched
+from contrastive.training.gradient_cache import forward_in_micro_batches
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
@@ -114,7 +114,8 @@ class Pair(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, x, y, rows):
-        a, b = (micro_batched(m, {"input": z}, rows=rows) for m, z in ((self.a, x), (self.b, y)))
+        towers = (self.a, x), (self.b, y)
+        a, b = (forward_in_micro_batches(m, {"input": z}, rows=rows) for m, z in towers)
         group = BatchGroup.current()
         return infonce(a, b, log_scale=self.log_scale, normalize=True, group=group)
 

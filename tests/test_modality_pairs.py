@@ -14,7 +14,7 @@ from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify,
 from contrastive.data.content_hash import sample_key
 from contrastive.data.samples import rows_of
 from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
-from contrastive.distributed.ranks import Processes
+from contrastive.distributed.ranks import Ranks
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
@@ -22,7 +22,7 @@ from contrastive.evaluation.evaluate import evaluate
 from contrastive.evaluation.retrieval import recall
 from contrastive.inference.embed_dataset import Column
 from contrastive.reporting.run_log import read_log
-from contrastive.training.batches import Feed
+from contrastive.training.batches import TrainingBatches
 from contrastive.training.step import compare, step_loss
 from contrastive.training.train import train
 from tests.toys import toy_dict
@@ -245,11 +245,11 @@ def test_two_views_are_two_augmentations_and_always_the_same_two(tmp_path):
     spec = RunSpec.model_validate(toy)
     model = build_model(spec)
     feeds = [
-        Feed(
+        TrainingBatches(
             spec.data.build("train", purpose="training"),
             model,
             spec.training,
-            Processes(),
+            Ranks(),
             cache=None,
         )
         for _ in range(2)
@@ -319,7 +319,7 @@ def test_views_meet_beside_another_pair_also_by_micro_batches(tmp_path, rows):
     torch.manual_seed(0)
     model = build_model(spec)
     samples = spec.data.build("train", purpose="training")
-    feed = Feed(samples, model, spec.training, Processes(), cache=None)
+    feed = TrainingBatches(samples, model, spec.training, Ranks(), cache=None)
     (batch,) = feed.batches(0, 1)
     loss, figures = step_loss(model, batch, spec.training, half=False)
     loss.backward()

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from contrastive import build_model
-from contrastive.distributed.ranks import Processes
+from contrastive.distributed.ranks import Ranks
 from contrastive.errors import DataError
 from contrastive.reporting.run_log import read_log
-from contrastive.training.batches import Feed
+from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
@@ -105,10 +105,10 @@ def test_a_mistake_is_said_once_and_ends_all_processes(tmp_path, torchrun):
 
 def test_every_row_of_a_batch_goes_to_one_process():
     for size, rows in ((1, 5), (2, 15), (4, 16), (5, 7), (3, 3)):
-        shares = [Processes(rank, size).share(list(range(rows))) for rank in range(size)]
-        assert [row for share in shares for row in share] == list(range(rows))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        assert min(map(len, shares)) > 0
+        shards = [Ranks(rank, size).shard(list(range(rows))) for rank in range(size)]
+        assert [row for shard in shards for row in shard] == list(range(rows))
+        assert max(map(len, shards)) - min(map(len, shards)) <= 1
+        assert min(map(len, shards)) > 0
 
 
 def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path):
@@ -116,12 +116,12 @@ def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path):
     samples = spec.data.build("train", purpose="training")
     message = "a batch of 16 is too small for 17 processes; raise training.batch_size or start"
     with pytest.raises(DataError, match=message):
-        Feed(samples, build_model(spec), spec.training, Processes(0, 17), cache=None)
+        TrainingBatches(samples, build_model(spec), spec.training, Ranks(0, 17), cache=None)
 
 
 def test_dropout_differs_between_processes_and_follows_from_the_step():
     def drawn(rank, step):
-        Processes(rank, 2).seed_dropout(7, step)
+        Ranks(rank, 2).seed_dropout(7, step)
         return torch.rand(4)
 
     with torch.random.fork_rng():
@@ -129,5 +129,5 @@ def test_dropout_differs_between_processes_and_follows_from_the_step():
         assert not torch.equal(drawn(0, 3), drawn(1, 3))
         assert not torch.equal(drawn(1, 3), drawn(1, 4))
         before = torch.get_rng_state()
-        Processes().seed_dropout(7, 3)
+        Ranks().seed_dropout(7, 3)
         assert torch.equal(torch.get_rng_state(), before), "one process keeps its generator"

@@ -20,9 +20,9 @@ def doctor(
 ) -> None:
     """Find what is wrong with a run and how to fix it; exit code 1 if there are findings."""
     from contrastive.console import say
-    from contrastive.doctor.runs import examine, figures_of
+    from contrastive.doctor.runs import examine, run_log_of
 
-    figures = figures_of(run)
+    log = run_log_of(run)
     try:
         spec = Context(run, trusted=trusted).run(remedy="--spec")
     except ContrastiveError as error:
@@ -31,8 +31,8 @@ def doctor(
     found, unseen = examine(run, spec)
     for line in unseen:
         say(line)
-    counts = {"steps": len(figures.steps), "evaluations": len(figures.measured)}
-    early = "" if figures.enough else "; too few steps to judge the loss"
+    counts = {"steps": len(log.steps), "evaluations": len(log.measured)}
+    early = "" if log.enough else "; too few steps to judge the loss"
     healthy = f"{run}: nothing found in {counts['steps']} steps{early}"
     told = [f"{run}: {finding.code}: {finding.sentence}" for finding in found] or [healthy]
     findings = [finding.as_dict() for finding in found]

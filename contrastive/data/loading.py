@@ -101,7 +101,7 @@ def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any
     if workers:  # tokenizers' own threads do not survive the fork, and it says so at length
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader: DataLoader[Any] = DataLoader(
-        cast("Any", _Telling(job)),
+        cast("Any", _ReturnErrors(job)),
         sampler=cast("Any", groups),
         batch_size=None,
         num_workers=workers,
@@ -115,7 +115,7 @@ def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any
 
 
 @dataclass(frozen=True)
-class _Telling:
+class _ReturnErrors:
     """Brings a user's mistake back from a worker as it is, not wrapped in a traceback."""
 
     job: Any

@@ -23,19 +23,12 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
+from contrastive.distributed.collectives import all_gather, all_reduce, reduce_scatter
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch.distributed import ProcessGroup
-
-
-def _collective(name: str, *, before: str) -> Callable[..., Any]:
-    """Return a collective of torch by its name since 2.14, which deprecates the one before."""
-    return cast("Callable[..., Any]", getattr(dist, name, None) or getattr(dist, before))
-
-
-_all_gather = _collective("all_gather_single", before="all_gather_into_tensor")
-_reduce_scatter = _collective("reduce_scatter_single", before="reduce_scatter_tensor")
 
 
 class BatchGroup:
@@ -69,7 +62,7 @@ class BatchGroup:
         )
         found = torch.empty(self.size, 2, dtype=torch.int64, device=here)
         own = torch.tensor([[len(a), len(b)]], device=here)
-        _all_gather(found, own, group=self.process_group)
+        all_gather(found, own, self.process_group)
         counts = cast("list[list[int]]", found.T.tolist())
         n, m = (tuple(side) for side in counts)
         partners = tuple(map(min, n, m))
@@ -84,14 +77,14 @@ class BatchGroup:
     def sum(self, *parts: Tensor) -> list[Tensor]:
         """Return the sum of each part over the processes; all are of one type."""
         flat = torch.cat([x.flatten() for x in parts])
-        dist.all_reduce(flat, group=self.process_group)
+        all_reduce(flat, self.process_group)
         sums = cast("Any", flat.split([x.numel() for x in parts]))
         return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
 
     def max(self, x: Tensor) -> Tensor:
         """Return the largest of each number over the processes."""
         x = x.clone()
-        dist.all_reduce(x, dist.ReduceOp.MAX, group=self.process_group)
+        all_reduce(x, self.process_group, maximum=True)
         return x
 
 
@@ -150,7 +143,7 @@ class RowShards:
         if missing := longest - len(x):
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
         together = x.new_empty(self.group.size * longest, *x.shape[1:])
-        _all_gather(together, x.contiguous(), group=self.group.process_group)
+        all_gather(together, x.contiguous(), self.group.process_group)
         if self._even:
             return together
         blocks, whole = together.view(-1, *x.shape), x.new_empty(self.total, *x.shape[1:])
@@ -177,7 +170,7 @@ class RowShards:
                 block[:k], block[k:n] = x[partners], x[beyond]
             together = blocks.flatten(0, 1)
         mine = x.new_empty(longest, *x.shape[1:])
-        _reduce_scatter(mine, together.contiguous(), group=self.group.process_group)
+        reduce_scatter(mine, together.contiguous(), self.group.process_group)
         return mine[: self.counts[self.group.rank]]
 
     @property

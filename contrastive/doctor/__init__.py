@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from contrastive.doctor.data import duplicates, few_groups, ignored_groups, leak
-from contrastive.doctor.learning import diverged, memorised, no_learning, overfitting, still
-from contrastive.doctor.run_record import Figures, Finding
+from contrastive.doctor.learning import diverged, lr_too_low, memorised, no_learning, overfitting
+from contrastive.doctor.run_record import Finding, RunLog
 from contrastive.doctor.temperature import multiplied, scale_at_bound, scale_at_one
 from contrastive.doctor.towers import collapsed, low_rank, no_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Figures", "Finding", "diagnose"]
+__all__ = ["Finding", "RunLog", "diagnose"]
 
 
 def diagnose(
@@ -34,20 +34,20 @@ def diagnose(
     """
     if batch is not None and not any("run" in line for line in lines):
         lines = [{"step": 0, "run": {"batch": batch, "loss": {"type": loss}}}, *lines]
-    figures = Figures(lines)
-    found = [finding for check in CHECKS for finding in check(figures)]
+    log = RunLog(lines)
+    found = [finding for check in CHECKS for finding in check(log)]
     explained = {code for finding in found for code in EXPLAINS.get(finding.code, ())}
     return [finding for finding in found if finding.code not in explained]
 
 
-CHECKS: tuple[Callable[[Figures], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
     leak,
     few_groups,
     ignored_groups,
     duplicates,
     no_gradient,
     multiplied,
-    still,
+    lr_too_low,
     diverged,
     collapsed,
     low_rank,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.doctor.run_record import Figures, Finding
+from contrastive.doctor.run_record import Finding, RunLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def leak(figures: Figures) -> Iterator[Finding]:
+def leak(log: RunLog) -> Iterator[Finding]:
     """Held-out groups that are in training too."""
-    for split, about in figures.run.get("held_out", {}).items():
+    for split, about in log.run.get("held_out", {}).items():
         groups, known = about["groups"], about["known"]
         # below a twentieth, recall is wrong by less than its interval; one may be a coincidence
         if known >= 3 and known / groups >= 0.05:
@@ -26,28 +26,28 @@ def leak(figures: Figures) -> Iterator[Finding]:
             )
 
 
-def few_groups(figures: Figures) -> Iterator[Finding]:
+def few_groups(log: RunLog) -> Iterator[Finding]:
     """Ids that make most of a batch positives: with n of them the loss is ln n or more."""
-    captions, kind = figures.run.get("captions", {}), figures.innermost
+    captions, kind = log.run.get("captions", {}), log.innermost
     bound = captions.get("floor", 0.0)
-    if kind.get("type") != "infonce" or kind.get("positives") != "multi" or not figures.batch:
+    if kind.get("type") != "infonce" or kind.get("positives") != "multi" or not log.batch:
         return
-    if bound > 0.5 * figures.uniform:  # less than half of the loss is left to learn
+    if bound > 0.5 * log.uniform_loss:  # less than half of the loss is left to learn
         yield Finding(
             "few-groups",
             f"the {captions['rows']} training rows have {captions['groups']} group ids, so that "
             f"much of a batch is a positive of each row and the loss cannot fall below {bound:.2f} "
-            f"of ln B = {figures.uniform:.2f}",
+            f"of ln B = {log.uniform_loss:.2f}",
             "give ids to images rather than to classes (data.group_column), or take the loss "
             "supcon",
-            {**captions, "uniform": figures.uniform},
+            {**captions, "uniform": log.uniform_loss},
         )
 
 
-def ignored_groups(figures: Figures) -> Iterator[Finding]:
+def ignored_groups(log: RunLog) -> Iterator[Finding]:
     """Rows of one group in a batch, which the loss takes for negatives."""
-    kind = figures.innermost
-    rows, collisions = figures.run.get("batch_of_process"), figures.series("collisions")
+    kind = log.innermost
+    rows, collisions = log.run.get("batch_of_process"), log.series("collisions")
     if rows and collisions and kind.get("positives") == "ignore":
         share = sum(collisions) / len(collisions) / rows
         if share > 0.05:  # such a row's loss cannot fall below ln 2: 0.03 nats in all
@@ -60,9 +60,9 @@ def ignored_groups(figures: Figures) -> Iterator[Finding]:
             )
 
 
-def duplicates(figures: Figures) -> Iterator[Finding]:
+def duplicates(log: RunLog) -> Iterator[Finding]:
     """Rows with the same caption under different ids."""
-    captions = figures.run.get("captions", {})
+    captions = log.run.get("captions", {})
     if (met := captions.get("met", 0.0)) > 0.05:  # as in ignored-groups
         yield Finding(
             "duplicate-captions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from contrastive.doctor.run_record import FELL, WINDOW, Figures, Finding, above_chance, first_recall
+from contrastive.doctor.run_record import FELL, WINDOW, Finding, RunLog, above_chance, first_recall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,33 +15,33 @@ MOVED = 1e-3
 rates that add up to this leave them as they are."""
 
 
-def diverged(figures: Figures) -> Iterator[Finding]:
+def diverged(log: RunLog) -> Iterator[Finding]:
     """A loss that fell, and has risen again."""
-    losses = figures.series("loss")
-    if len(losses) < 3 * WINDOW or not (figures.falls and figures.batch):
+    losses = log.series("loss")
+    if len(losses) < 3 * WINDOW or not (log.starts_at_uniform and log.batch):
         return
     medians = [median(losses[i : i + WINDOW]) for i in range(0, len(losses) - WINDOW, WINDOW)]
     best, last = min(medians), median(losses[-WINDOW:])
-    reference = figures.uniform if figures.ours else medians[0]
+    reference = log.uniform_loss if log.is_infonce else medians[0]
     # a healthy loss wavers by a few per cent of its fall; a quarter is another course
     if best < 0.8 * reference and last - best > 0.25 * (reference - best):
-        at = figures.steps[medians.index(best) * WINDOW]["step"]
+        at = log.steps[medians.index(best) * WINDOW]["step"]
         yield Finding(
             "diverged",
             f"the loss had fallen from {reference:.2f} to {best:.2f} by step {at} and has risen to "
             f"{last:.2f} again",
             "lower training.lr, or lengthen training.warmup",
-            {"best": best, "step": at, "loss": last, "lr": max(figures.series("lr"), default=0.0)},
+            {"best": best, "step": at, "loss": last, "lr": max(log.series("lr"), default=0.0)},
         )
 
 
-def still(figures: Figures) -> Iterator[Finding]:
+def lr_too_low(log: RunLog) -> Iterator[Finding]:
     """A learning rate that moves nothing."""
-    losses, rates = figures.series("loss"), figures.series("lr")
-    if not (figures.falls and figures.enough and figures.batch and rates) or sum(rates) > MOVED:
+    losses, rates = log.series("loss"), log.series("lr")
+    if not (log.starts_at_uniform and log.enough and log.batch and rates) or sum(rates) > MOVED:
         return
     loss = median(losses[-WINDOW:])
-    reference = figures.uniform if figures.ours else median(losses[:WINDOW])
+    reference = log.uniform_loss if log.is_infonce else median(losses[:WINDOW])
     if loss > FELL * reference:
         yield Finding(
             "lr-too-low",
@@ -52,31 +52,31 @@ def still(figures: Figures) -> Iterator[Finding]:
         )
 
 
-def no_learning(figures: Figures) -> Iterator[Finding]:
+def no_learning(log: RunLog) -> Iterator[Finding]:
     """A loss that has not begun to fall."""
-    loss, accuracy = figures.recent("loss"), figures.recent("accuracy")
-    if not (figures.ours and figures.enough and figures.batch and loss is not None):
+    loss, accuracy = log.recent("loss"), log.recent("accuracy")
+    if not (log.is_infonce and log.enough and log.batch and loss is not None):
         return
-    found = above_chance(figures.measured[-1]) if figures.measured else None
-    if loss <= FELL * figures.uniform or found:
+    found = above_chance(log.measured[-1]) if log.measured else None
+    if loss <= FELL * log.uniform_loss or found:
         return
     yield Finding(
         "no-learning",
-        f"the loss is {loss:.2f} after {len(figures.steps)} steps, where guessing has ln B = "
-        f"{figures.uniform:.2f}",
+        f"the loss is {loss:.2f} after {len(log.steps)} steps, where guessing has ln B = "
+        f"{log.uniform_loss:.2f}",
         "see that the pairs match, then try another training.lr",
-        {"loss": loss, "uniform": figures.uniform, "accuracy": accuracy},
+        {"loss": loss, "uniform": log.uniform_loss, "accuracy": accuracy},
     )
 
 
-def memorised(figures: Figures) -> Iterator[Finding]:
+def memorised(log: RunLog) -> Iterator[Finding]:
     """Pairs that are learned, by a model that finds no others."""
-    loss, accuracy = figures.recent("loss"), figures.recent("accuracy")
-    if not (figures.enough and figures.batch and figures.measured and loss is not None):
+    loss, accuracy = log.recent("loss"), log.recent("accuracy")
+    if not (log.enough and log.batch and log.measured and loss is not None):
         return
-    halved = figures.ours and loss < 0.5 * figures.uniform
+    halved = log.is_infonce and loss < 0.5 * log.uniform_loss
     learned = halved if accuracy is None else accuracy > 0.5
-    if learned and above_chance(figures.measured[-1]) is False:
+    if learned and above_chance(log.measured[-1]) is False:
         shown = "" if accuracy is None else f", {accuracy:.0%} of the rows find their partner"
         yield Finding(
             "memorised",
@@ -88,13 +88,13 @@ def memorised(figures: Figures) -> Iterator[Finding]:
         )
 
 
-def overfitting(figures: Figures) -> Iterator[Finding]:
+def overfitting(log: RunLog) -> Iterator[Finding]:
     """Recall that was clearly better before."""
-    if not figures.measured or above_chance(figures.measured[-1]) is None:
+    if not log.measured or above_chance(log.measured[-1]) is None:
         return
     series = {
-        name: [first_recall(report["retrieval"][name]) for report in figures.measured]
-        for name in figures.measured[0]["retrieval"]
+        name: [first_recall(report["retrieval"][name]) for report in log.measured]
+        for name in log.measured[0]["retrieval"]
     }
     best = {
         name: max(values, key=lambda figure: figure["value"]) for name, values in series.items()

@@ -35,7 +35,7 @@ class Finding:
     remedy: str
     """What to do."""
     evidence: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The figures."""
+    """The log."""
 
     @property
     def sentence(self) -> str:
@@ -48,7 +48,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Figures:
+class RunLog:
     """The lines of a log, by what they hold."""
 
     lines: Sequence[Mapping[str, Any]]
@@ -83,12 +83,12 @@ class Figures:
         return loss
 
     @property
-    def ours(self) -> bool:
+    def is_infonce(self) -> bool:
         """Whether the loss is InfoNCE, whose values mean what the checks take them to mean."""
         return self.loss.get("type") == "infonce"
 
     @property
-    def falls(self) -> bool:
+    def starts_at_uniform(self) -> bool:
         """Whether the loss of a healthy run falls from the start; a queue that fills raises it."""
         return self.loss.get("type") in ("infonce", "sigmoid")
 
@@ -99,7 +99,7 @@ class Figures:
         return batch if batch > 1 else 0
 
     @property
-    def uniform(self) -> float:
+    def uniform_loss(self) -> float:
         """Loss where all candidates are alike."""
         return math.log(self.batch)
 
@@ -145,9 +145,9 @@ def above_chance(evaluation: Mapping[str, Any]) -> bool | None:
 
 
 def _clearly_better(direction: Mapping[str, Any]) -> bool:
-    figures = [f for f in direction["recall"].values() if f["chance"] < 0.9]
-    better = sum(f["low"] > f["chance"] for f in figures)
-    return better > len(figures) / 2
+    log = [f for f in direction["recall"].values() if f["chance"] < 0.9]
+    better = sum(f["low"] > f["chance"] for f in log)
+    return better > len(log) / 2
 
 
 def first_recall(direction: Mapping[str, Any]) -> Mapping[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from contrastive.doctor import Figures, Finding, diagnose
+from contrastive.doctor import Finding, RunLog, diagnose
 from contrastive.errors import ContrastiveError, DataError
 from contrastive.reporting.run_log import read_log
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec
 
 
-def figures_of(folder: Path) -> Figures:
+def run_log_of(folder: Path) -> RunLog:
     """Return the figures of a run.
 
     Raises:
@@ -25,7 +25,7 @@ def figures_of(folder: Path) -> Figures:
     if not any("loss" in line for line in lines):
         msg = f"{path}: no steps here to judge; give the folder of a run"
         raise DataError(msg)
-    return Figures(lines)
+    return RunLog(lines)
 
 
 def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]]:
@@ -38,8 +38,8 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
     Raises:
         DataError: the folder is not that of a run, or the run has no steps.
     """
-    figures = figures_of(folder)
-    about: dict[str, Any] = dict(figures.run)
+    log = run_log_of(folder)
+    about: dict[str, Any] = dict(log.run)
     unseen: list[str] = []
     if run is not None:
         loss = run.model.loss.model_dump(mode="json")
@@ -54,7 +54,7 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
             about["held_out"] = about.get("held_out", {}) | {final: shared}
         except ContrastiveError as error:
             unseen.append(f"split {final!r} is not looked at: {error}")
-    return diagnose([{"step": 0, "run": about}, *figures.lines]), unseen
+    return diagnose([{"step": 0, "run": about}, *log.lines]), unseen
 
 
 def _final_split(folder: Path, run: RunSpec) -> dict[str, Any]:

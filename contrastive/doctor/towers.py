@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from contrastive.doctor.run_record import FELL, TARGETS, Figures, Finding, above_chance
+from contrastive.doctor.run_record import FELL, TARGETS, Finding, RunLog, above_chance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
-def no_gradient(figures: Figures) -> Iterator[Finding]:
+def no_gradient(log: RunLog) -> Iterator[Finding]:
     """A part that is trained, but that the loss does not reach."""
-    noted = [line["gradients"] for line in figures.lines if "gradients" in line]
-    if not noted or len(figures.steps) < 5:  # a layer that begins with zeros has passed by then
+    noted = [line["gradients"] for line in log.lines if "gradients" in line]
+    if not noted or len(log.steps) < 5:  # a layer that begins with zeros has passed by then
         return
     for part in noted[-1]:
         values = [norms.get(part, 0.0) for norms in noted]
@@ -27,9 +27,9 @@ def no_gradient(figures: Figures) -> Iterator[Finding]:
             )
 
 
-def collapsed(figures: Figures) -> Iterator[Finding]:
+def collapsed(log: RunLog) -> Iterator[Finding]:
     """Embeddings of a modality that are one point."""
-    points = {m: g for m, g in _lie(figures).items() if _is_point(m, g, figures)}
+    points = {m: g for m, g in _lie(log).items() if _is_point(m, g, log)}
     if points:
         cosines = ", ".join(f"{g['mean_cosine']:.3f}" for g in points.values())
         yield Finding(
@@ -41,15 +41,15 @@ def collapsed(figures: Figures) -> Iterator[Finding]:
         )
 
 
-def low_rank(figures: Figures) -> Iterator[Finding]:
+def low_rank(log: RunLog) -> Iterator[Finding]:
     """Embeddings that lie in few directions: dimensional collapse (arXiv:2110.09348)."""
     room = {
-        m: min(figures.run.get("embed_dim", g["samples"]), g["samples"] - 1)
-        for m, g in _lie(figures).items()
-        if not _is_point(m, g, figures)
+        m: min(log.run.get("embed_dim", g["samples"]), g["samples"] - 1)
+        for m, g in _lie(log).items()
+        if not _is_point(m, g, log)
     }
     # towers that retrieve use a fifth or more of what they could; a tenth is a bottleneck
-    flat = {m: g for m, g in _lie(figures).items() if m in room and _is_flat(g, room[m])}
+    flat = {m: g for m, g in _lie(log).items() if m in room and _is_flat(g, room[m])}
     if flat:
         ranks = ", ".join(f"{g['effective_rank']:.1f} of {room[m]}" for m, g in flat.items())
         yield Finding(
@@ -70,25 +70,25 @@ def _and(names: Iterable[str]) -> str:
     return " and ".join(names)
 
 
-def _lie(figures: Figures) -> dict[str, Mapping[str, Any]]:
+def _lie(log: RunLog) -> dict[str, Mapping[str, Any]]:
     """Return how the embeddings of each modality lay last, if that can be judged."""
-    if not figures.enough or not figures.measured:
+    if not log.enough or not log.measured:
         return {}
-    lie: dict[str, Mapping[str, Any]] = figures.measured[-1].get("geometry", {})
+    lie: dict[str, Mapping[str, Any]] = log.measured[-1].get("geometry", {})
     return {modality: g for modality, g in lie.items() if g["samples"] >= TARGETS}
 
 
-def _is_point(modality: str, g: Mapping[str, Any], figures: Figures) -> bool:
+def _is_point(modality: str, g: Mapping[str, Any], log: RunLog) -> bool:
     """Whether embeddings are one point, more or less, and stay one.
 
     Features of pretrained encoders may begin at a mean cosine of 0.99, and models survive that
     where the temperature is low; so recall or loss has to be that of guessing, and the point must
     not be dissolving.
     """
-    loss = figures.recent("loss") if figures.ours and figures.batch else None
-    guessing = loss is not None and loss > FELL * figures.uniform
-    if above_chance(figures.measured[-1]) and not guessing:
+    loss = log.recent("loss") if log.is_infonce and log.batch else None
+    guessing = loss is not None and loss > FELL * log.uniform_loss
+    if above_chance(log.measured[-1]) and not guessing:
         return False
-    first = figures.measured[0].get("geometry", {}).get(modality, g)
+    first = log.measured[0].get("geometry", {}).get(modality, g)
     dissolving = 1 - g["mean_cosine"] > 1.2 * (1 - first["mean_cosine"])
     return g["mean_cosine"] > 0.95 and not dissolving

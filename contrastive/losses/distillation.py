@@ -43,7 +43,7 @@ class DistillationLoss(WrapperLoss):
         teacher_a: Tensor | None = None,
         teacher_b: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figures: those of the other, and ``distillation`` in nats.
+        """Return the loss; metrics: those of the other, and ``distillation`` in nats.
 
         Args:
             a: ``[N, D]``, L2-normalised.
@@ -63,7 +63,7 @@ class DistillationLoss(WrapperLoss):
                 "teacher_a= and teacher_b=, in a training loop of your own"
             )
             raise TrainingError(msg)
-        loss, figures = self.inner(a, b, a_ids, b_ids)
+        loss, metrics = self.inner(a, b, a_ids, b_ids)
         group = self.batch_group()
         a, b, _, _ = whole(a, b, None, None, group=group)
         teacher_a, teacher_b, _, _ = whole(
@@ -74,8 +74,8 @@ class DistillationLoss(WrapperLoss):
             a, b, teacher_a, teacher_b, log_scale=self.log_scale, teacher_log_scale=scale
         )
         weight = self.config.weight
-        figures = {**figures, "distillation": agreement.detach()}
-        return (1 - weight) * loss + weight * agreement, figures
+        metrics = {**metrics, "distillation": agreement.detach()}
+        return (1 - weight) * loss + weight * agreement, metrics
 
 
 def distillation(

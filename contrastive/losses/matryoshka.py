@@ -38,7 +38,7 @@ class MatryoshkaLoss(WrapperLoss):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figures: those of the largest width, and ``loss_64`` of width 64.
+        """Return the loss; metrics: those of the largest width, and ``loss_64`` of width 64.
 
         Raises:
             SpecError: a width is larger than the embeddings.
@@ -50,8 +50,8 @@ class MatryoshkaLoss(WrapperLoss):
         results = {m: self.inner(_first(a, m), _first(b, m), a_ids, b_ids) for m in widths}
         weights = self.config.weights or (1.0,) * len(widths)
         terms = [weight * results[m][0] for m, weight in zip(widths, weights, strict=True)]
-        figures = {f"loss_{m}": loss.detach() for m, (loss, _) in results.items()}
-        return torch.stack(terms).sum(), {**results[largest][1], **figures}
+        metrics = {f"loss_{m}": loss.detach() for m, (loss, _) in results.items()}
+        return torch.stack(terms).sum(), {**results[largest][1], **metrics}
 
 
 def _first(x: Tensor, width: int) -> Tensor:

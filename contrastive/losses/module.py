@@ -20,7 +20,7 @@ C = TypeVar("C", bound=Scaled)
 
 
 class LossModule(nn.Module):
-    """Embeddings and group ids to a scalar and the figures worth logging."""
+    """Embeddings and group ids to a scalar and the metrics worth logging."""
 
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
@@ -29,7 +29,7 @@ class LossModule(nn.Module):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and detached scalar figures for the log.
+        """Return the loss and detached scalar metrics for the log.
 
         Args:
             a: ``[N, D]``, L2-normalised.
@@ -83,7 +83,7 @@ class ScaledLoss(LossModule, Generic[C]):
         b_ids: Tensor | None,
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the figures that come with its computation.
+        """Return the loss and the metrics that come with its computation.
 
         ``group`` is None, or the processes whose batches make one: ``execution.whole`` gathers
         them, and ``contrastive.distributed.global_batch`` says what value and gradients are to be.
@@ -93,13 +93,13 @@ class ScaledLoss(LossModule, Generic[C]):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figures: those of ``compare``, collisions, log_scale and bias."""
-        loss, figures = self.compare(a, b, a_ids, b_ids, self.batch_group())
+        """Return the loss; metrics: those of ``compare``, collisions, log_scale and bias."""
+        loss, metrics = self.compare(a, b, a_ids, b_ids, self.batch_group())
         ids = torch.arange(len(a), device=a.device) if a_ids is None else a_ids
-        figures |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}
+        metrics |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}
         if self.bias is not None:
-            figures["bias"] = self.bias.detach().clone()
-        return loss, figures
+            metrics["bias"] = self.bias.detach().clone()
+        return loss, metrics
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -73,7 +73,7 @@ class QueueLoss(WrapperLoss):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and remember the batch; figures: also how many pairs are in the queue.
+        """Return the loss, and remember the batch; metrics: also how many pairs are in the queue.
 
         Raises:
             ValueError: the sides have different numbers of rows, or ids that do not fit.
@@ -81,8 +81,8 @@ class QueueLoss(WrapperLoss):
         """
         filled = {"queue": torch.full((), float(len(self.a_past)), device=a.device)}
         if not (self.training and self.config.size):
-            loss, figures = self.inner(a, b, a_ids, b_ids)
-            return loss, {**figures, **filled}
+            loss, metrics = self.inner(a, b, a_ids, b_ids)
+            return loss, {**metrics, **filled}
         if len(a) != len(b):
             msg = f"queue: {len(a)} rows of a and {len(b)} of b; it takes pairs"
             raise ValueError(msg)
@@ -92,10 +92,10 @@ class QueueLoss(WrapperLoss):
         group = self.batch_group()
         a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
         self._insist_on_width(a.shape[1])
-        loss, figures = self._compare(a, b, a_ids, b_ids)
+        loss, metrics = self._compare(a, b, a_ids, b_ids)
         # what the loss does not see of other processes is in the queue all the same
         self._remember(a, b, a_ids, b_ids, group=BatchGroup.current() if group is None else None)
-        return loss, {**figures, **filled}
+        return loss, {**metrics, **filled}
 
     def execution(self, a: Tensor, b: Tensor) -> str:
         """Return the execution of the loss within, of a batch and a full queue."""
@@ -124,13 +124,13 @@ class QueueLoss(WrapperLoss):
         state = {**dict(self.inner.named_parameters()), **dict(self.inner.named_buffers())}
         results = [(weight, *functional_call(side, state, batch)) for weight, side, batch in terms]
         loss = torch.stack([weight * loss for weight, loss, _ in results]).sum()
-        _, _, figures = results[0]
+        _, _, metrics = results[0]
         parts = {
             name: torch.stack([weight * each[name] for weight, _, each in results]).sum()
-            for name in figures
+            for name in metrics
             if name.startswith("loss_")
         }
-        return loss, {**figures, **parts}
+        return loss, {**metrics, **parts}
 
     @torch.no_grad()
     def _remember(

@@ -30,9 +30,9 @@ class Log:
         self.path = path = path or Path(os.devnull)
         self.file = path.open("a", encoding="utf-8", buffering=1)  # a line is written at once
 
-    def step(self, step: int, epoch: float, **figures: Tensor | float) -> None:
-        """Note the figures of one step."""
-        plain = {k: v.item() if isinstance(v, Tensor) else v for k, v in figures.items()}
+    def step(self, step: int, epoch: float, **metrics: Tensor | float) -> None:
+        """Note the metrics of one step."""
+        plain = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         self._write({"step": step, "epoch": round(epoch, 6), **plain})
 
     def evaluation(self, step: int, epoch: float, report: Report) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from contrastive.data.samples import Preprocess, Sample, Samples
-    from contrastive.distributed.ranks import Processes
+    from contrastive.distributed.ranks import Ranks
     from contrastive.features.cache import FeatureCache, FeatureTable
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
@@ -49,7 +49,7 @@ class Batch:
     compared with themselves."""
 
 
-class Feed:
+class TrainingBatches:
     """The training rows of a run."""
 
     def __init__(
@@ -57,18 +57,18 @@ class Feed:
         samples: Samples,
         model: ContrastiveModel,
         settings: TrainingSpec,
-        processes: Processes,
+        ranks: Ranks,
         *,
         cache: FeatureCache | None,
     ) -> None:
         """Read the rows, and encode what is frozen if there is a cache.
 
         Raises:
-            DataError: there are fewer than two rows, or fewer in a batch than processes, or too
+            DataError: there are fewer than two rows, or fewer in a batch than ranks, or too
                 many are bad.
         """
         self.settings = settings
-        self.processes = processes
+        self.ranks = ranks
         self.bad_rows: BadRows = getattr(samples, "bad_rows", None) or BadRows()
         for line in self.bad_rows.lines:  # found while the annotations were read
             say(line)
@@ -103,9 +103,9 @@ class Feed:
             raise DataError(msg)
         self.ids = torch.tensor([int(row["id"]) for row in self.rows])
         self.batch_size = min(settings.batch_size, len(self.good))
-        if self.batch_size < processes.size:
+        if self.batch_size < ranks.size:
             msg = (
-                f"a batch of {self.batch_size} is too small for {processes.size} processes; raise "
+                f"a batch of {self.batch_size} is too small for {ranks.size} processes; raise "
                 "training.batch_size or start fewer"
             )
             raise DataError(msg)
@@ -126,20 +126,20 @@ class Feed:
         """Return one row, to be looked at."""
         return self.rows[int(self.good[0])]
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def iterate(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start`` to ``stop`` of the whole run."""
         groups = self._groups(start, stop)
         if not self.live:
             for _, indices in groups:
                 yield self._batch(indices, {})
             return
-        self.bad_rows.on_report = self.processes.say  # each meets rows that the others do not
+        self.bad_rows.on_report = self.ranks.say  # each meets rows that the others do not
         job = _PrepareBatch(self.rows, self.live, self.views, self.augmented, self.settings.seed)
         ready: Iterator[Ready] = in_workers(job, groups, workers=self.settings.workers)
         for indices, inputs, problems in ready:
             for index, problem in problems.items():
                 self._report(index, problem)
-            if len(indices) < (2 if self.processes.size == 1 else 1):
+            if len(indices) < (2 if self.ranks.size == 1 else 1):
                 msg = f"a batch has {len(indices)} usable rows left; raise training.batch_size"
                 raise DataError(msg)
             yield self._batch(indices, inputs)
@@ -159,7 +159,7 @@ class Feed:
             if place == 0 or not order:
                 order = self.good[permutation(self.settings.seed, epoch, len(self.good))].tolist()
             batch = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield epoch, self.processes.share(batch)
+            yield epoch, self.ranks.shard(batch)
 
     def _report(self, index: int, problem: str) -> None:
         """Count a bad row once, though each epoch meets it; say it once for all rows alike."""

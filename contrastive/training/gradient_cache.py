@@ -5,7 +5,7 @@ whole batch. That is gradient caching (Gao, Zhang, Han and Callan 2021, "Scaling
 Learning Batch Size under Memory Limited Setup", arXiv:2101.06983): a first pass gives all
 embeddings, the loss their gradients, and a second pass those of the weights. Here the second pass
 is autograd's: each micro-batch is a checkpoint, computed again when its gradients arrive. So the
-loss may be any function of the embeddings, by any execution and on any number of processes, and
+loss may be any function of the embeddings, by any execution and on any number of ranks, and
 ``loss.backward()`` is all that it takes.
 
 Shapes: B samples, R rows of a micro-batch, D the embedding's width.
@@ -42,18 +42,20 @@ def embed(
     batch_norm: BatchNormMode = "train",
     device: torch.device | None = None,
 ) -> Tensor:
-    """Return ``tower(**inputs)``, by micro-batches; arguments as in ``micro_batched``.
+    """Return ``tower(**inputs)``, by micro-batches; arguments as in ``forward_in_micro_batches``.
 
     A frozen encoder has no activations to drop, so that it runs once; its head then takes the
     features of the whole batch.
     """
     if not tower.encoder_frozen:
-        return micro_batched(tower, inputs, rows=rows, batch_norm=batch_norm, device=device)
+        return forward_in_micro_batches(
+            tower, inputs, rows=rows, batch_norm=batch_norm, device=device
+        )
     features = [tower.encode(**_moved(piece, device)) for piece in _pieces(inputs, rows)]
     return tower.project(torch.cat(features))
 
 
-def micro_batched(
+def forward_in_micro_batches(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     *,
@@ -91,11 +93,11 @@ def micro_batched(
     if len(pieces) == 1:
         return forward(pieces[0])
     where = device or next(iter(pieces[0].values())).device
-    half = torch.is_autocast_enabled(where.type), torch.get_autocast_dtype(where.type)
+    autocast = torch.is_autocast_enabled(where.type), torch.get_autocast_dtype(where.type)
 
     def again(piece: Inputs) -> Tensor:
         # weights that autocast keeps would collect the gradients of all micro-batches in bf16
-        with torch.autocast(where.type, half[1], enabled=half[0], cache_enabled=False):
+        with torch.autocast(where.type, autocast[1], enabled=autocast[0], cache_enabled=False):
             return forward(piece)
 
     return torch.cat(
@@ -131,7 +133,7 @@ def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str 
 
     Args:
         module: what is to run by micro-batches.
-        batch_norm: as in ``micro_batched``.
+        batch_norm: as in ``forward_in_micro_batches``.
         name: of ``module``, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The doctor's rounds: after each epoch, what a run notes of itself and what is said of it."""
+"""The doctor's check after each epoch: what a run logs of itself, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
-    from contrastive.training.batches import Feed
+    from contrastive.training.batches import TrainingBatches
 
 
 def check_up(
     log: Log,
     spec: RunSpec,
     model: ContrastiveModel,
-    feed: Feed,
+    batches: TrainingBatches,
     held_out: Samples | None,
     step: int,
 ) -> None:
-    """Look at a run at the end of an epoch; a finding is said once, and noted in the log."""
-    epoch = step / feed.steps_per_epoch
+    """Check a run at the end of an epoch; each finding is printed once and logged."""
+    epoch = step / batches.steps_per_epoch
     lines = read_log(log.path)
     notes: list[dict[str, Any]] = [{"gradients": gradients(model)}]
     if not any("run" in line for line in lines):
-        notes.append({"run": _facts(spec, feed, held_out)})
+        notes.append({"run": _facts(spec, batches, held_out)})
     for note in notes:
         log.note(step, epoch, **note)
     said = {line["finding"]["code"] for line in lines if "finding" in line}
@@ -66,15 +66,15 @@ def _compared(rows: Sequence[Sample], modalities: Iterable[str]) -> list[Sample]
     return [{name: value for name, value in row.items() if name in kept} for row in rows]
 
 
-def _facts(spec: RunSpec, feed: Feed, held_out: Samples | None) -> dict[str, Any]:
+def _facts(spec: RunSpec, batches: TrainingBatches, held_out: Samples | None) -> dict[str, Any]:
     """Return what holds for the whole run."""
     settings, loss = spec.training, spec.model.loss.model_dump(mode="json")
-    own = len(feed.processes.share([0] * feed.batch_size))
-    batch = own if loss.get("negatives") == "local" else feed.batch_size
-    steps = settings.epochs * feed.steps_per_epoch
+    own = len(batches.ranks.shard([0] * batches.batch_size))
+    batch = own if loss.get("negatives") == "local" else batches.batch_size
+    steps = settings.epochs * batches.steps_per_epoch
     shared = {}
     if held_out is not None:
-        shared = {spec.evaluation.split: shared_facts(feed.rows, rows_of(held_out), {})}
+        shared = {spec.evaluation.split: shared_facts(batches.rows, rows_of(held_out), {})}
     return {
         "batch": batch,
         "batch_of_process": own,
@@ -82,6 +82,6 @@ def _facts(spec: RunSpec, feed: Feed, held_out: Samples | None) -> dict[str, Any
         "warmup": round(settings.warmup * steps),
         "embed_dim": spec.model.embed_dim,
         "loss": loss,
-        "captions": caption_facts(_compared(feed.rows, spec.model.towers), batch),
+        "captions": caption_facts(_compared(batches.rows, spec.model.towers), batch),
         "held_out": shared,
     }

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
-    from contrastive.training.batches import Feed
+    from contrastive.training.batches import TrainingBatches
 
 FREE = (
     "output",
@@ -112,7 +112,7 @@ def save_step(
     spec: RunSpec,
     model: ContrastiveModel,
     optimizer: torch.optim.AdamW,
-    feed: Feed,
+    batches: TrainingBatches,
     done: int,
 ) -> None:
     """Write the checkpoint of ``done`` steps, then drop those that are no longer needed."""
@@ -127,7 +127,7 @@ def save_step(
         random["cuda"] = torch.cuda.get_rng_state(model.device)
     state = {
         "step": done,
-        "rows": feed.fingerprint,
+        "rows": batches.fingerprint,
         "torch": str(torch.__version__),
         "device": str(model.device),
     }
@@ -161,14 +161,15 @@ def restore_step(saved: SavedFolder, model: ContrastiveModel, optimizer: torch.o
     return int(state["step"])
 
 
-def restore_random(saved: SavedFolder, model: ContrastiveModel, feed: Feed) -> None:
+def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: TrainingBatches) -> None:
     """Restore dropout's generator, if the rows are still those of the run.
 
     Raises:
         TrainingError: the data are not those that the run was trained on.
     """
-    if saved.json("state.json")["rows"] != feed.fingerprint:
-        msg = f"{saved.path}: was trained on other rows than these {len(feed)}; bring its data back"
+    if saved.json("state.json")["rows"] != batches.fingerprint:
+        rows = f"other rows than these {len(batches)}"
+        msg = f"{saved.path}: was trained on {rows}; restore its data"
         raise TrainingError(msg)
     random = saved.tensors("random.safetensors")
     torch.set_rng_state(random["cpu"])

@@ -23,14 +23,14 @@ EmbeddingViews = dict[str, list[Tensor]]
 
 
 def step_loss(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, half: bool
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, bf16: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch and its figures; with ``half``, the towers run in bf16.
+    """Return the loss of a batch and its metrics; with ``bf16``, the towers run in bf16.
 
     Raises:
         TrainingError: the two views of a modality do not differ.
     """
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         views = _embedded(model, batch, settings)
     return compare(model, views, batch.ids.to(model.device))
 
@@ -38,9 +38,9 @@ def step_loss(
 def compare(
     model: ContrastiveModel, views: EmbeddingViews, ids: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the mean of the losses of all pairs, and figures.
+    """Return the mean of the losses of all pairs, and metrics.
 
-    The figures are those of the first pair; with several pairs, also the loss of each, as
+    The metrics are those of the first pair; with several pairs, also the loss of each, as
     ``loss_image_text``.
 
     Args:
@@ -52,17 +52,17 @@ def compare(
         TrainingError: the two views of a modality do not differ.
     """
     losses: dict[str, Tensor] = {}
-    figures: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
     for a, b in model.spec.modality_pairs:
         first, second = views[a][0], views[b][-1]
         if a == b:
-            _insist_on_two_views(a, first, second)
+            _check_views_differ(a, first, second)
         loss, about = model.loss(first, second, ids, ids)
         losses[f"loss_{a}_{b}"] = loss
-        figures = figures or about
+        metrics = metrics or about
     if len(losses) > 1:
-        figures = figures | {name: loss.detach() for name, loss in losses.items()}
-    return torch.stack(list(losses.values())).mean(), figures
+        metrics = metrics | {name: loss.detach() for name, loss in losses.items()}
+    return torch.stack(list(losses.values())).mean(), metrics
 
 
 def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> EmbeddingViews:
@@ -87,7 +87,7 @@ def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> 
     return views
 
 
-def _insist_on_two_views(modality: str, first: Tensor, second: Tensor) -> None:
+def _check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:
     """Refuse what a model learns nothing from: each row is its own perfect partner."""
     if torch.equal(first.detach(), second.detach()):
         msg = (

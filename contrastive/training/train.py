@@ -1,9 +1,9 @@
 """Training: one loop in plain torch that can be read aloud.
 
 Randomness is a function, not a stream: the order of an epoch follows from (seed, epoch), an
-augmentation from (seed, epoch, sample). The only state is dropout's generator, and a checkpoint
-holds it; so a resumed run is the run that was never interrupted, to the last bit. With several
-processes dropout is a function too, of (seed, step, process).
+augmentation from (seed, epoch, sample index). The only state is dropout's generator, which a
+checkpoint holds; so a resumed run is, to the last bit, the run that was never interrupted. With
+several ranks dropout is a function too, of (seed, step, rank).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from contrastive.console import bar, say
 from contrastive.data.samples import rows_of
-from contrastive.distributed.ranks import Processes, joined
+from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, SpecError, TrainingError
 from contrastive.evaluation.evaluate import Report, evaluate
 from contrastive.evaluation.leakage import check_held_out, seen_samples
@@ -29,7 +29,7 @@ from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import build_model
 from contrastive.reporting.run_log import Log
 from contrastive.reporting.summary import summary
-from contrastive.training.batches import Feed
+from contrastive.training.batches import TrainingBatches
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.health_check import check_up
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
@@ -68,7 +68,7 @@ def train(
     resume: bool = False,
     cache: FeatureCache | None = None,
 ) -> ContrastiveModel:
-    """Train a model and save it; where ``torchrun`` started several processes, with all of them.
+    """Train a model and save it; where ``torchrun`` started several ranks, with all of them.
 
     Args:
         spec: the model, the data and the training.
@@ -94,23 +94,25 @@ def train(
         )
         raise TrainingError(msg)
     with (
-        joined(spec.training.device) as (processes, device),
-        locked_run_folder(folder) if processes.first else nullcontext(),
+        launched_ranks(spec.training.device) as (ranks, device),
+        locked_run_folder(folder) if ranks.is_main else nullcontext(),
+        # the caller's random state stays as it was
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
-        return _train(spec, folder, processes, device, resume=resume, cache=cache)
+        return _train(spec, folder, ranks, device, resume=resume, cache=cache)
 
 
 def _train(
     spec: RunSpec,
     folder: Path,
-    processes: Processes,
+    ranks: Ranks,
     device: torch.device,
     *,
     resume: bool,
     cache: FeatureCache | None,
 ) -> ContrastiveModel:
     settings = spec.training
-    with processes.in_turn():
+    with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
         previous = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
@@ -119,54 +121,56 @@ def _train(
 
     optimizer = optimizer_of(model, settings)
     start = restore_step(previous, model, optimizer) if previous else 0
-    processes.copy_from_first_(model.parameters())
-    with processes.in_turn():  # features that the first one encodes, the others find
-        feed = Feed(samples, model, settings, processes, cache=cache)
-        _remember_samples(model, feed, held_out, spec)
-    total = settings.epochs * feed.steps_per_epoch
-    _introduce(spec, model, feed, processes, start=start, total=total)
+    ranks.broadcast_(model.parameters())  # initial weights may differ between kinds of GPU
+    with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
+        batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
+        _remember_samples(model, batches, held_out, spec)
+    total = settings.epochs * batches.steps_per_epoch
+    _log_summary(spec, model, batches, ranks, start=start, total=total)
 
-    if previous:
-        restore_random(previous, model, feed)
-    half = _half(settings, device)
+    if previous:  # last, since whatever came before may have drawn numbers
+        restore_random(previous, model, batches)
+    bf16 = _uses_bf16(settings, device)
     model.train()
     with (
-        Log(folder / "log.jsonl" if processes.first else None, keep_until=start) as log,
+        Log(folder / "log.jsonl" if ranks.is_main else None, keep_until=start) as log,
         bar("training", total, done=start) as advance,
-        _signals() as noted,
+        _signals() as pending_signals,
     ):
-        for step, batch in zip(range(start, total), feed.batches(start, total), strict=True):
+        for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
-            processes.seed_dropout(settings.seed, step)
-            loss, figures = step_loss(model, batch, settings, half=half)
+            ranks.seed_dropout(settings.seed, step)
+            loss, metrics = step_loss(model, batch, settings, bf16=bf16)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            processes.average_([loss.detach(), *_gradients(model)])
+            # each rank's gradient is W times its share, so that the mean is the global batch's
+            ranks.all_reduce_mean_([loss.detach(), *_gradients(model)])
             norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
-            _insist_on_finite(step, lr, model, loss=loss, gradient=norm)
+            _check_finite(step, lr, model, loss=loss, gradient=norm)  # before weights are touched
             optimizer.step()
-            model.loss.clamp_()
-            done = step + 1
-            epoch = done / feed.steps_per_epoch
-            log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **figures)
-            advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
+            model.loss.clamp_()  # the logit scale back into its bounds
 
-            end_of_epoch = done % feed.steps_per_epoch == 0
+            done = step + 1
+            epoch = done / batches.steps_per_epoch
+            log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **metrics)
+            advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
+            end_of_epoch = done % batches.steps_per_epoch == 0
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-            stop = processes.largest(noted[0] if noted else 0)  # all stop at the same step
-            if processes.first and (end_of_epoch or due or stop):
-                save_step(folder, spec, model, optimizer, feed, done)
-            if processes.first and end_of_epoch and not stop:
-                _look(log, model, feed, held_out, spec, cache, done)
+            # a signal may reach one rank a step before another: all stop at the same step
+            stop = ranks.all_reduce_max(pending_signals[0] if pending_signals else 0)
+            if ranks.is_main and (end_of_epoch or due or stop):
+                save_step(folder, spec, model, optimizer, batches, done)
+            if ranks.is_main and end_of_epoch and not stop:
+                _evaluate_epoch(log, model, batches, held_out, spec, cache, done)
             if end_of_epoch or due or stop:
-                processes.wait()
+                ranks.barrier()
             if stop:
                 raise Interrupted(stop, done, total)
 
     model.eval()
-    if processes.first:
+    if ranks.is_main:
         write_folder(folder / "model", run_files(spec, model))
-    processes.wait()
+    ranks.barrier()  # no rank returns before the model can be loaded
     return model
 
 
@@ -200,15 +204,15 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
 
 
 def _remember_samples(
-    model: ContrastiveModel, feed: Feed, held_out: Samples | None, spec: RunSpec
+    model: ContrastiveModel, batches: TrainingBatches, held_out: Samples | None, spec: RunSpec
 ) -> None:
     """Note in the model what it is trained on, and refuse to measure it on that."""
-    model.seen = seen_samples(feed.rows, list(model.towers))
+    model.seen = seen_samples(batches.rows, list(model.towers))
     if held_out is not None:
         check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
 
 
-def _half(settings: TrainingSpec, device: torch.device) -> bool:
+def _uses_bf16(settings: TrainingSpec, device: torch.device) -> bool:
     """Whether the towers run in bf16: where it is asked for, or where the hardware has it."""
     if settings.precision != "auto" or device.type != "cuda":
         return settings.precision == "bf16"
@@ -232,7 +236,7 @@ def _gradients(model: ContrastiveModel) -> list[Tensor]:
     return [p.grad for p in _trained(model) if p.grad is not None]
 
 
-def _insist_on_finite(step: int, lr: float, model: ContrastiveModel, **values: Tensor) -> None:
+def _check_finite(step: int, lr: float, model: ContrastiveModel, **values: Tensor) -> None:
     for name, value in values.items():
         if not torch.isfinite(value):
             msg = (
@@ -242,20 +246,20 @@ def _insist_on_finite(step: int, lr: float, model: ContrastiveModel, **values: T
             raise TrainingError(msg)
 
 
-def _look(
+def _evaluate_epoch(
     log: Log,
     model: ContrastiveModel,
-    feed: Feed,
+    batches: TrainingBatches,
     held_out: Samples | None,
     spec: RunSpec,
     cache: FeatureCache | None,
     done: int,
 ) -> None:
     """Measure the model at the end of an epoch, and have the doctor look at the run."""
-    epoch = done / feed.steps_per_epoch
+    epoch = done / batches.steps_per_epoch
     if held_out is not None:
         log.evaluation(done, epoch, _measure(model, held_out, spec, cache, epoch))
-    check_up(log, spec, model, feed, held_out, done)
+    check_up(log, spec, model, batches, held_out, done)
 
 
 def _measure(
@@ -277,11 +281,11 @@ def _measure(
     return report
 
 
-def _introduce(
+def _log_summary(
     spec: RunSpec,
     model: ContrastiveModel,
-    feed: Feed,
-    processes: Processes,
+    batches: TrainingBatches,
+    ranks: Ranks,
     *,
     start: int,
     total: int,
@@ -290,14 +294,14 @@ def _introduce(
     trained = sum(p.numel() for p in _trained(model))
     frozen = sum(p.numel() for p in model.parameters()) - trained
     say(f"{trained:,} parameters are trained, {frozen:,} are frozen, on {model.device}")
-    if processes.size > 1:
-        say(f"{processes.size} processes share each batch")
-    how = ", ".join(f"{m}: {'cached' if m in feed.tables else 'live'}" for m in model.towers)
-    say(f"{len(feed)} pairs, {feed.steps_per_epoch} steps an epoch; features {how}")
-    rows = len(processes.share([0] * feed.batch_size))
+    if ranks.size > 1:
+        say(f"{ranks.size} processes share each batch")
+    how = ", ".join(f"{m}: {'cached' if m in batches.tables else 'live'}" for m in model.towers)
+    say(f"{len(batches)} pairs, {batches.steps_per_epoch} steps an epoch; features {how}")
+    rows = len(ranks.shard([0] * batches.batch_size))
     some = torch.empty(rows, spec.model.embed_dim, device=model.device)
     how = model.loss.execution(some, some)
-    say(f"the loss of {feed.batch_size} x {feed.batch_size} pairs: {how}")
+    say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
         if model.tower(modality).encoder_frozen:
             if model.tower(modality).encoder.augment is not None:
@@ -308,7 +312,7 @@ def _introduce(
         say(f"peak learning rates: {describe(model, spec.training)}")
     if start:
         say(f"resumed at step {start} of {total}")
-    row = feed.example()
+    row = batches.example()
     shown = {m: "<bytes>" if isinstance(row[m], bytes) else str(row[m]) for m in model.towers}
     pair = "  |  ".join(f"{modality}: {value[:120]}" for modality, value in shown.items())
     say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
@@ -317,14 +321,14 @@ def _introduce(
 @contextmanager
 def _signals() -> Generator[list[int]]:
     """Within the block, note SIGINT and SIGTERM; a second one acts at once."""
-    noted: list[int] = []
+    pending_signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield noted
+        yield pending_signals
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _: object) -> None:
-        noted.append(number)
+        pending_signals.append(number)
         signal.signal(
             number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
         )
@@ -333,7 +337,7 @@ def _signals() -> Generator[list[int]]:
     for number in before:
         signal.signal(number, note)
     try:
-        yield noted
+        yield pending_signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

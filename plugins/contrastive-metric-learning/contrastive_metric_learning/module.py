@@ -36,7 +36,7 @@ class MetricLossModule(LossModule):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figures: accuracy between the sides, collisions and log_scale.
+        """Return the loss; metrics: accuracy between the sides, collisions and log_scale.
 
         Every process computes the loss of the whole batch. It is in fp32 also under autocast, and
         in float64 for float64 embeddings.

@@ -74,7 +74,7 @@ _AMPERE = Tile(128, 128, 32, 8, 4)
 _AMPERE_NARROW = Tile(128, 64, 32, 8, 4)
 _SMALL = Tile(64, 128, 32, 4, 3)  # 36 KB: any GPU has as much
 _SINGLE = Tile(128, 64, 32, 8, 2)  # fp32 products have no tensor cores, but many registers
-# a fallback loops over tiles, so its loop counters come on top: 128 rows spill on sm_90 (Triton 3.8)
+# a fallback loops over tiles, whose counters come on top: 128 rows spill on sm_90 (Triton 3.8)
 _SINGLE_SPARE = Tile(64, 64, 32, 8, 2)
 RESCALE = Tile(64, 128, 0, 4, 1)  # nothing is multiplied: it reads, scales and writes
 

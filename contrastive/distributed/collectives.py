@@ -1,0 +1,75 @@
+"""torch's collectives by names that every supported version has, and one error for a lost rank."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
+
+from torch import distributed as dist
+
+from contrastive.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+P = ParamSpec("P")
+
+
+class LostRank(TrainingError):  # noqa: N818
+    """A collective failed because another rank is gone."""
+
+
+def _collective(call: Callable[P, None]) -> Callable[P, None]:
+    """Let a collective that fails say why: gloo raises a plain RuntimeError, NCCL a DistError."""
+
+    @wraps(call)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            call(*args, **kwargs)
+        except RuntimeError as error:
+            msg = "another process of this run has ended; its message, or torchrun's, says why"
+            raise LostRank(msg) from error
+
+    return wrapped
+
+
+def _named(name: str, *, before: str) -> Callable[..., Any]:
+    """Return a function of torch by its name since 2.14, which deprecates the one before."""
+    return cast("Callable[..., Any]", getattr(dist, name, None) or getattr(dist, before))
+
+
+_all_gather = _named("all_gather_single", before="all_gather_into_tensor")
+_reduce_scatter = _named("reduce_scatter_single", before="reduce_scatter_tensor")
+
+
+@_collective
+def all_gather(out: Tensor, x: Tensor, group: ProcessGroup | None) -> None:
+    """Fill ``out`` ``[W * n, ...]`` with ``x`` ``[n, ...]`` of every rank, by rank."""
+    _all_gather(out, x, group=group)
+
+
+@_collective
+def reduce_scatter(out: Tensor, x: Tensor, group: ProcessGroup | None) -> None:
+    """Fill ``out`` ``[n, ...]`` with this rank's part of the sum of all ``x`` ``[W * n, ...]``."""
+    _reduce_scatter(out, x, group=group)
+
+
+@_collective
+def all_reduce(x: Tensor, group: ProcessGroup | None = None, *, maximum: bool = False) -> None:
+    """Replace ``x`` by its sum over the ranks, or by its maximum."""
+    dist.all_reduce(x, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=group)
+
+
+@_collective
+def broadcast(x: Tensor) -> None:
+    """Replace ``x`` by that of rank 0."""
+    dist.broadcast(x, 0)
+
+
+@_collective
+def barrier(group: ProcessGroup | None) -> None:
+    """Wait until every rank is here."""
+    dist.barrier(group)
