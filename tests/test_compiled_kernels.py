@@ -18,8 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from benchmarks.kernels import machine_code
-from contrastive.losses.backends import base as sweeps
-from contrastive.losses.backends.pair_labels import Roles
+from contrastive.losses.backends import base as engine
+from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton import fused, tiles
 
 CHECKED = r"^(?!.*(masked|groups) fp)"
@@ -32,7 +32,7 @@ def wrong():
     """Compile a kernel of Hopper's with another tile than is shipped."""
 
     def compile_wrong(*, warps=4, stages=3, **sizes):
-        build = machine_code.builds(machine_code.HOPPER, "weigh partners bf16 512")[0]
+        build = machine_code.builds(machine_code.HOPPER, "weigh diagonal bf16 512")[0]
         return machine_code.compiled(
             replace(
                 build,
@@ -79,20 +79,20 @@ def program(fn, signature, constexprs, attrs):
 
 
 @pytest.mark.parametrize(
-    ("kind", "positives"), [("partners", "ignore"), ("masked", "mask"), ("groups", "multi")]
+    ("kind", "positives"), [("diagonal", "ignore"), ("masked", "mask"), ("groups", "multi")]
 )
 def test_what_is_compiled_here_is_what_the_losses_launch(kind, positives, asked):
     builds = machine_code.builds(machine_code.HOPPER, f" {kind} bf16 512")
     assert len(builds) >= 5
     a, b = torch.zeros(2, 256, 512, dtype=torch.bfloat16, requires_grad=True)
     log_scale, bias = (torch.zeros((), requires_grad=True) for _ in range(2))
-    ids = (None, None) if kind == "partners" else (torch.arange(256), torch.arange(256))
-    roles = Roles.of(256, 256, *ids, positives=positives, device=a.device)
+    ids = (None, None) if kind == "diagonal" else (torch.arange(256), torch.arange(256))
+    labels = PairLabels.of(256, 256, *ids, positives=positives, device=a.device)
     for tile in {sizes(build) for build in builds}:
         for cache_bytes in (0, 2**30):
-            sweep = fused.Fused(tile=tile, cache_bytes=cache_bytes)
-            sweeps.infonce(a, b, log_scale, roles, sweeps=sweep).backward()
-            sweeps.sigmoid(a, b, log_scale, bias, roles, sweeps=sweep).backward()
+            sweep = fused.FusedBackend(tile=tile, cache_bytes=cache_bytes)
+            engine.infonce(a, b, log_scale, labels, backend=sweep).backward()
+            engine.sigmoid(a, b, log_scale, bias, labels, backend=sweep).backward()
     for build in builds:
         assert program(build.fn, build.signature, build.constexprs, build.attrs) in asked
 
@@ -131,7 +131,7 @@ def test_a_tile_too_small_for_the_tensor_cores_of_hopper_is_found_out(tile, warp
 
 
 def test_a_kernel_whose_products_use_no_tensor_cores_is_found_out():
-    single = machine_code.builds(machine_code.HOPPER, "weigh partners fp32")[0]
+    single = machine_code.builds(machine_code.HOPPER, "weigh diagonal fp32")[0]
     code = machine_code.compiled(replace(single, products=True))
     assert code.faults() == ["multiplies without tensor cores"]
 

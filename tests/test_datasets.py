@@ -42,14 +42,14 @@ def write(folder: Path, text: str | bytes, name: str = "captions.csv") -> Path:
     return folder
 
 
-def whole(folder: Path, **fields):
+def gather_global_batch(folder: Path, **fields):
     return ImageFolder(folder=folder, holdout=0, **{"max_bad": 0.5, **fields}).build("train")
 
 
 def attempt(folder: Path, **fields):
     """Return the samples and no message, or none and the message."""
     try:
-        return whole(folder, max_bad=1, **fields), ""
+        return gather_global_batch(folder, max_bad=1, **fields), ""
     except DataError as error:
         return Pairs(folder, [], BadRows()), str(error)
 
@@ -71,7 +71,9 @@ def test_csv_tsv_and_jsonl_are_one_dataset(folder):
     write(folder, csv)
     write(folder, csv.replace("image,text", "filename\tcaption").replace(',"', '\t"'), "b.tsv")
     write(folder, lines, "c.jsonl")
-    found = [rows(whole(folder, captions=name)) for name in (None, "b.tsv", "c.jsonl")]
+    found = [
+        rows(gather_global_batch(folder, captions=name)) for name in (None, "b.tsv", "c.jsonl")
+    ]
     assert [row["source"] for row in found[2]] == ["c.jsonl:1", "c.jsonl:2", "c.jsonl:3"]
     for several in found:
         for row in several:
@@ -84,7 +86,7 @@ def test_csv_tsv_and_jsonl_are_one_dataset(folder):
 
 def test_a_quoted_line_feed_keeps_its_row_and_the_lines_after_it_their_number(folder):
     write(folder, f'{COLUMNS}{NAMES[0]},"A dog\nruns"\n\n{NAMES[1]},A cat\n')
-    samples = rows(whole(folder))
+    samples = rows(gather_global_batch(folder))
     assert [(row["text"], row["source"]) for row in samples] == [
         ("A dog\nruns", "captions.csv:2"),
         ("A cat", "captions.csv:5"),
@@ -106,7 +108,7 @@ def test_labels_name_the_classes_of_all_splits(folder):
     samples = ImageFolder(folder=folder).build("train")
     assert samples[0]["label"] == "dog"
     assert samples.classes == ("cat", "dog")
-    assert "label" not in whole(write(folder, f"{COLUMNS}{NAMES[0]},a dog\n"))[0]
+    assert "label" not in gather_global_batch(write(folder, f"{COLUMNS}{NAMES[0]},a dog\n"))[0]
 
 
 def test_a_hash_splits_by_image_and_never_changes(folder):
@@ -196,7 +198,7 @@ FAULTS = {
 @pytest.mark.parametrize(("bad", "problem"), FAULTS.values(), ids=FAULTS)
 def test_a_bad_row_is_reported_once_and_the_next_is_read(folder, bad, problem):
     write(folder, b"image,text\n001.png,a cat\n" + bad + b"\n002.png,a car\n003.png,a bus\n")
-    samples = whole(folder)
+    samples = gather_global_batch(folder)
     assert [row["text"] for row in rows(samples)] == ["a cat", "a car", "a bus"]
     (report,) = samples.bad_rows.lines
     assert report.startswith("captions.csv:3: ")
@@ -223,7 +225,7 @@ def test_a_bad_row_is_reported_once_and_the_next_is_read(folder, bad, problem):
 )
 def test_a_bad_json_line_is_reported_once_and_the_next_is_read(folder, bad, problem):
     good = '{"image": "001.png", "text": "a cat"}\n'
-    samples = whole(write(folder, f"{good}{bad}\n{good}", "captions.jsonl"))
+    samples = gather_global_batch(write(folder, f"{good}{bad}\n{good}", "captions.jsonl"))
     assert len(samples) == 2
     (report,) = samples.bad_rows.lines
     assert report.startswith("captions.jsonl:2: ")

@@ -48,7 +48,7 @@ def found(folder):
     return [load_file(folder / f"found-{rank}.safetensors") for rank in range(SIZE)]
 
 
-def whole(case, size):
+def gather_global_batch(case, size):
     """Return the whole batch, and which rows of a and b each process has in it."""
     parts = case.inputs(size)
     k = [min(len(p["a"]), len(p["b"])) for p in parts]
@@ -74,7 +74,7 @@ def whole(case, size):
 @pytest.mark.parametrize("size", [2, SIZE])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_loss_of_several_processes_is_that_of_one(found, case, size):
-    sides, places = whole(case, size)
+    sides, places = gather_global_batch(case, size)
     leaves = {side: sides[side].double().requires_grad_() for side in "ab"}
     scalars = {k: x.detach().double().requires_grad_() for k, x in case.scalars().items()}
     rows = [

@@ -48,7 +48,7 @@ class Build:
 def builds() -> Iterator[Build]:
     """Return all that is shipped."""
     for shipped in tiles.shipped():
-        for kind in ("masked", "groups") if shipped.ids else ("partners",):
+        for kind in ("masked", "groups") if shipped.ids else ("diagonal",):
             yield from _over_pairs(shipped, kind)
     for capability in tiles.CAPABILITIES:
         yield from _over_rows(capability)
@@ -80,7 +80,7 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
         each["sums"] += [(sums.sums, {"GIVEN": False, "KEEP": True, "COLUMNS": True})]
     for fn, own in each[shipped.kernel]:
         unused: set[str] = {"x"}
-        if kind == "partners":
+        if kind == "diagonal":
             unused |= {"a_ids", "b_ids"}
         if kind != "groups":
             unused |= {"row_count", "column_count", "row_positive", "column_positive"}
@@ -106,8 +106,8 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
         (rows.fold_logs, fold | logs),
         (rows.fold_logs, fold | logs | {"FALLBACK": False}),
         (rows.partners, width),
-        (rows.unit, width),
-        (rows.finish, width | {"RAW": False}),
+        (rows.normalize_rows, width),
+        (rows.finalize_gradient, width | {"RAW": False}),
     ]
     for fn, constexprs in kernels:
         name = f"{fn.__name__} {constexprs}"
@@ -134,7 +134,7 @@ def _build(
     products: bool,
 ) -> Build:
     embeddings = dict.fromkeys(("a", "b", "g", "exps", "raw"), f"*{number}")
-    if fn is rows.unit or fn is rows.finish:
+    if fn is rows.normalize_rows or fn is rows.finalize_gradient:
         embeddings |= {"out": f"*{number}", "x": f"*{number}"}
     types = _NUMBERS | _STRIDES | _POINTERS | embeddings
     known = constexprs | {x: None for x in fn.arg_names if x in unused}

@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from torch.nn.functional import normalize as unit
 
 from contrastive.losses import execution
-from contrastive.losses.backends import base as sweeps
-from contrastive.losses.backends.chunked import Chunked
+from contrastive.losses.backends import base as engine
+from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.pair_labels import Roles
 
 if TYPE_CHECKING:
@@ -142,17 +142,17 @@ def by_execution(name: Any, problem: Problem) -> Call:
     return call
 
 
-def by_sweeps(make: Callable[[], sweeps.Sweeps], problem: Problem) -> Call:
+def by_sweeps(make: Callable[[], engine.LossBackend], problem: Problem) -> Call:
     """Call our sweeps, for settings of an execution that the public functions leave alone."""
     how = make()
 
     def call() -> Tensor:
         a, b, device = problem.a, problem.b, problem.a.device
-        roles = Roles.of(len(a), len(b), positives="ignore", device=device)
+        labels = Roles.of(len(a), len(b), positives="ignore", device=device)
         given = {"sweeps": how, "normalize": problem.raw}
         if problem.loss == "sigmoid":
-            return sweeps.sigmoid(a, b, problem.log_scale, problem.bias, roles, **given)
-        return sweeps.infonce(a, b, problem.log_scale, roles, **given)
+            return engine.sigmoid(a, b, problem.log_scale, problem.bias, labels, **given)
+        return engine.infonce(a, b, problem.log_scale, labels, **given)
 
     return call
 
@@ -174,7 +174,7 @@ PLAIN = [
     Implementation("chunked", partial(by_execution, "chunked"), LEAST, ours=True),
     Implementation(
         "chunked-bf16",
-        partial(by_sweeps, partial(Chunked, products=torch.bfloat16)),
+        partial(by_sweeps, partial(ChunkedBackend, products=torch.bfloat16)),
         LEAST,
         devices=("cpu",),
         ours=True,
@@ -200,7 +200,7 @@ FUSED_MODES: dict[str, dict[str, Any]] = {
 def fused() -> list[Implementation]:
     """Return the modes that ``Fused`` has; none without Triton."""
     try:
-        made = importlib.import_module("contrastive.losses.backends.triton.fused").Fused
+        made = importlib.import_module("contrastive.losses.backends.triton.fused").FusedBackend
     except ImportError:
         return []
     known = inspect.signature(made).parameters

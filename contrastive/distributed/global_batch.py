@@ -47,7 +47,7 @@ class BatchGroup:
             return None
         return cls()
 
-    def share(self, a: Tensor, b: Tensor) -> PairShards:
+    def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
         """Return how the rows of a and of b are divided; every process calls it with its own.
 
         Raises:
@@ -74,14 +74,14 @@ class BatchGroup:
             raise ValueError(msg)
         return PairShards(RowShards(self, n, partners), RowShards(self, m, partners))
 
-    def sum(self, *parts: Tensor) -> list[Tensor]:
+    def all_reduce_sum(self, *parts: Tensor) -> list[Tensor]:
         """Return the sum of each part over the processes; all are of one type."""
         flat = torch.cat([x.flatten() for x in parts])
         all_reduce(flat, self.process_group)
         sums = cast("Any", flat.split([x.numel() for x in parts]))
         return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
 
-    def max(self, x: Tensor) -> Tensor:
+    def all_reduce_max(self, x: Tensor) -> Tensor:
         """Return the largest of each number over the processes."""
         x = x.clone()
         all_reduce(x, self.process_group, maximum=True)
@@ -97,7 +97,7 @@ class PairShards:
     columns: RowShards
     """Of b."""
 
-    def turned(self) -> PairShards:
+    def swapped(self) -> PairShards:
         """Return the same with a and b exchanged."""
         return PairShards(self.columns, self.rows)
 

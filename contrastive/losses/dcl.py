@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import DCL
-from contrastive.losses.row_softmax import NEVER, AnchorLoss, Sums, both_sides, chosen, mean
+from contrastive.losses.row_softmax import (
+    MASKED_LOGIT,
+    AnchorLoss,
+    AnchorSums,
+    both_sides,
+    chosen,
+    mean,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,11 +118,11 @@ def dcl(
     return torch.stack([_loss(sums, log_scale, sigma) for sums in sides]).mean()
 
 
-def _loss(sums: Sums, log_scale: Tensor, sigma: float | None) -> Tensor:
+def _loss(sums: AnchorSums, log_scale: Tensor, sigma: float | None) -> Tensor:
     counted_N = (sums.positives_N > 0) & (sums.negatives_N > 0)
     target_N = sums.target_N
     if sigma is not None:
         cosine_N = target_N / log_scale.to(target_N.dtype).exp()
-        share_N = (cosine_N / sigma).masked_fill(~counted_N, NEVER).softmax(0)
+        share_N = (cosine_N / sigma).masked_fill(~counted_N, MASKED_LOGIT).softmax(0)
         target_N = target_N * (2 - counted_N.sum() * share_N)
     return mean(sums.negative_logs[0] - target_N, counted_N)

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import kl_div
 
 from contrastive.errors import TrainingError
-from contrastive.losses.execution import whole
+from contrastive.losses.execution import gather_global_batch
 from contrastive.losses.functional import similarity
 from contrastive.losses.wrapper import WrapperLoss
 
@@ -65,8 +65,8 @@ class DistillationLoss(WrapperLoss):
             raise TrainingError(msg)
         loss, metrics = self.inner(a, b, a_ids, b_ids)
         group = self.batch_group()
-        a, b, _, _ = whole(a, b, None, None, group=group)
-        teacher_a, teacher_b, _, _ = whole(
+        a, b, _, _ = gather_global_batch(a, b, None, None, group=group)
+        teacher_a, teacher_b, _, _ = gather_global_batch(
             teacher_a.detach(), teacher_b.detach(), None, None, group=group
         )
         scale = torch.tensor(-math.log(self.config.teacher_temperature), device=a.device)

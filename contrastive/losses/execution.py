@@ -11,15 +11,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, assert_never
 
 import torch
-from torch.nn.functional import normalize as unit
+from torch.nn.functional import normalize as unit_rows
 
 from contrastive.config.extras import require
 from contrastive.losses import functional
-from contrastive.losses.backends import base as sweeps
-from contrastive.losses.backends.chunked import Chunked
-from contrastive.losses.backends.empty_shard import Idle
+from contrastive.losses.backends import base as engine
+from contrastive.losses.backends.chunked import ChunkedBackend
+from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
-from contrastive.losses.backends.pair_labels import Roles, matched_ids
+from contrastive.losses.backends.pair_labels import PairLabels, matched_ids
 from contrastive.losses.backends.triton.tiles import WIDEST
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from contrastive.distributed.global_batch import BatchGroup, PairShards
     from contrastive.losses import Direction, Execution, Positives, Products
-    from contrastive.losses.backends.base import Sweeps
+    from contrastive.losses.backends.base import LossBackend
 
 Chosen = Literal["eager", "chunked", "fused"]
 LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two sweeps
@@ -61,7 +61,7 @@ def infonce(
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
         execution: how; ``choose`` says what ``auto`` is.
-        products: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
+        products: type in which fp32 embeddings are multiplied. SoftmaxSums are fp32 in any case.
         group: the processes whose batches form one batch with this one. The value is the loss of
             the whole batch, on every process; the mean of the gradients over the processes is its
             gradient (what DistributedDataParallel makes of them). Each process may have other
@@ -78,10 +78,10 @@ def infonce(
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
-    shards = None if group is None else group.share(a, b)
+    shards = None if group is None else group.pair_shards(a, b)
     execution = _choose(execution, a, b, shards, products)
     if execution == "eager":
-        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shards, normalize=normalize)
+        a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.infonce(
             a,
             b,
@@ -93,26 +93,26 @@ def infonce(
             label_smoothing=label_smoothing,
         )
     if direction == "both":
-        a, b, a_ids, b_ids, shards = _turned(a, b, a_ids, b_ids, shards)
-    roles, mine = _roles(a, b, a_ids, b_ids, positives, shards)
-    engine = _sweeps(execution, products, a, b, mine)
+        a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
+    labels, mine = _labels(a, b, a_ids, b_ids, positives, shards)
+    backend = _backend(execution, products, a, b, mine)
     if label_smoothing:  # two gradients meet: they are rounded to half precision as one
-        a, b = (x.to(sweeps.wide(x, x)) for x in (a, b))
-    loss_of = sweeps.infonce if direction == "both" else sweeps.one_sided
+        a, b = (x.to(engine.accumulation_dtype(x, x)) for x in (a, b))
+    loss_of = engine.infonce if direction == "both" else engine.one_sided
     loss = loss_of(
         a[: len(mine.row_count_N)],
         b,
         log_scale,
         mine,
-        sweeps=engine,
+        backend=backend,
         normalize=normalize,
         columns=None if shards is None else shards.columns,
     )
     if label_smoothing:
-        a, b, _, _ = _whole(a, b, None, None, shards, normalize=normalize)
-        extra = smoothing(a, b, log_scale, roles)
+        a, b, _, _ = _gather_global_batch(a, b, None, None, shards, normalize=normalize)
+        extra = smoothing(a, b, log_scale, labels)
         if direction == "both":
-            extra = (extra + smoothing(b, a, log_scale, roles.transposed())) / 2
+            extra = (extra + smoothing(b, a, log_scale, labels.transposed())) / 2
         loss = loss + label_smoothing * extra
     return loss
 
@@ -132,22 +132,22 @@ def sigmoid(
     group: BatchGroup | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
-    shards = None if group is None else group.share(a, b)
+    shards = None if group is None else group.pair_shards(a, b)
     execution = _choose(execution, a, b, shards, products)
     if execution == "eager":
-        a, b, a_ids, b_ids = _whole(a, b, a_ids, b_ids, shards, normalize=normalize)
+        a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.sigmoid(
             a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
         )
-    a, b, a_ids, b_ids, shards = _turned(a, b, a_ids, b_ids, shards)
-    _, mine = _roles(a, b, a_ids, b_ids, positives, shards)
-    return sweeps.sigmoid(
+    a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
+    _, mine = _labels(a, b, a_ids, b_ids, positives, shards)
+    return engine.sigmoid(
         a,
         b,
         log_scale,
         bias,
         mine,
-        sweeps=_sweeps(execution, products, a, b, mine),
+        backend=_backend(execution, products, a, b, mine),
         normalize=normalize,
         columns=None if shards is None else shards.columns,
     )
@@ -169,7 +169,7 @@ def choose(
     """
     if execution != "auto":
         return execution
-    return _choose(execution, a, b, None if group is None else group.share(a, b), products)
+    return _choose(execution, a, b, None if group is None else group.pair_shards(a, b), products)
 
 
 def _choose(
@@ -181,33 +181,37 @@ def _choose(
     if n * m < LARGE:
         return "eager"
     fits = a.is_cuda and a.shape[1] <= WIDEST and _has_triton()
-    return "fused" if fits and _half(a, b, products) else "chunked"
+    return "fused" if fits and _reduced_dtype(a, b, products) else "chunked"
 
 
-def _sweeps(
-    execution: Literal["chunked", "fused"], products: Products, a: Tensor, b: Tensor, roles: Roles
-) -> Sweeps:
-    if not len(roles.row_count_N):
-        return Idle()
+def _backend(
+    execution: Literal["chunked", "fused"],
+    products: Products,
+    a: Tensor,
+    b: Tensor,
+    labels: PairLabels,
+) -> LossBackend:
+    if not len(labels.row_count_N):
+        return EmptyShardBackend()
     # a CPU multiplies half precision as fp32, unless told otherwise
-    dtype = _half(a, b, products) if a.is_cuda or products == "bf16" else None
+    dtype = _reduced_dtype(a, b, products) if a.is_cuda or products == "bf16" else None
     match execution:
         case "chunked":
-            return Chunked(products=dtype)
+            return ChunkedBackend(products=dtype)
         case "fused":
             require("triton", extra="kernels")
-            from contrastive.losses.backends.triton.fused import Fused
+            from contrastive.losses.backends.triton.fused import FusedBackend
 
-            return Fused(products=dtype)
+            return FusedBackend(products=dtype)
         case _:
             assert_never(execution)
 
 
-def _half(a: Tensor, b: Tensor, products: Products) -> torch.dtype | None:
+def _reduced_dtype(a: Tensor, b: Tensor, products: Products) -> torch.dtype | None:
     """Return the type of products in half precision, or None for wider ones."""
     if a.dtype == b.dtype and a.dtype.itemsize < 4:
         return a.dtype
-    single = sweeps.wide(a, b) == torch.float32
+    single = engine.accumulation_dtype(a, b) == torch.float32
     return torch.bfloat16 if products == "bf16" and single else None
 
 
@@ -216,7 +220,7 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def whole(
+def gather_global_batch(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
@@ -229,11 +233,11 @@ def whole(
 
     For losses that every process computes in full; their gradients come out as ``BatchGroup`` says.
     """
-    shards = None if group is None else group.share(a, b)
-    return _whole(a, b, a_ids, b_ids, shards, normalize=normalize)
+    shards = None if group is None else group.pair_shards(a, b)
+    return _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
 
 
-def _whole(
+def _gather_global_batch(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
@@ -243,15 +247,15 @@ def _whole(
     normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     if normalize:
-        a, b = (unit(x.to(sweeps.wide(x, x)), dim=1) for x in (a, b))
+        a, b = (unit_rows(x.to(engine.accumulation_dtype(x, x)), dim=1) for x in (a, b))
     if shards is None:
         return a, b, a_ids, b_ids
-    a_ids, b_ids = _whole_ids(a, b, a_ids, b_ids, shards)
+    a_ids, b_ids = _gather_ids(a, b, a_ids, b_ids, shards)
     a, b = shards.rows.all_gather_with_gradient(a), shards.columns.all_gather_with_gradient(b)
     return a, b, a_ids, b_ids
 
 
-def _whole_ids(
+def _gather_ids(
     a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None, shards: PairShards
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
@@ -261,7 +265,7 @@ def _whole_ids(
     return shards.rows.all_gather(a_ids), shards.columns.all_gather(b_ids)
 
 
-def _turned(
+def _swap_sides(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
@@ -271,29 +275,31 @@ def _turned(
     """Return a and b such that the rows of a process are next to each other in the whole of a."""
     if shards is None or shards.rows.all_have_partners:
         return a, b, a_ids, b_ids, shards
-    return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.turned()
+    return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.swapped()
 
 
-def _roles(
+def _labels(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     positives: Positives,
     shards: PairShards | None,
-) -> tuple[Roles, Roles]:
+) -> tuple[PairLabels, PairLabels]:
     """Return the roles in the whole batch, and those of this process's rows of a.
 
     The latter are the first rows only, where the others have no part in what rows choose.
     """
     if shards is None:
-        roles = Roles.of(len(a), len(b), a_ids, b_ids, positives=positives, device=a.device)
-        return roles, roles
+        labels = PairLabels.of(len(a), len(b), a_ids, b_ids, positives=positives, device=a.device)
+        return labels, labels
     rows, columns = shards.rows, shards.columns
-    ids = _whole_ids(a, b, a_ids, b_ids, shards)
-    roles = Roles.of(rows.total, columns.total, *ids, positives=positives, device=a.device)
-    if roles.kind != "groups":
-        return roles, roles.block(rows.start, rows.start + rows.own_partners)
-    assert roles.a_ids_N is not None
-    mine = replace(roles, a_ids_N=rows.own(roles.a_ids_N), row_count_N=rows.own(roles.row_count_N))
-    return roles, mine
+    ids = _gather_ids(a, b, a_ids, b_ids, shards)
+    labels = PairLabels.of(rows.total, columns.total, *ids, positives=positives, device=a.device)
+    if labels.kind != "groups":
+        return labels, labels.block(rows.start, rows.start + rows.own_partners)
+    assert labels.a_ids_N is not None
+    mine = replace(
+        labels, a_ids_N=rows.own(labels.a_ids_N), row_count_N=rows.own(labels.row_count_N)
+    )
+    return labels, mine

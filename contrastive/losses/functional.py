@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contrastive.losses import Direction, Positives
 
 # A logit that takes no part. Finite, because a softmax over nothing but -inf has NaN gradients.
-NEVER = -1e30
+MASKED_LOGIT = -1e30
 
 
 def similarity(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -181,7 +181,7 @@ def sigmoid_from_logits(
     positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
     signed_NM = torch.where(positive_NM, logits_NM, -logits_NM)
     if positives == "mask":
-        signed_NM = signed_NM.masked_fill(~(positive_NM | negative_NM), -NEVER)
+        signed_NM = signed_NM.masked_fill(~(positive_NM | negative_NM), -MASKED_LOGIT)
     return -logsigmoid(signed_NM).sum() / min(logits_NM.shape)
 
 
@@ -258,7 +258,7 @@ def _roles(
 def _partner_loss(logits_NM: Tensor, _: Tensor, negative_NM: Tensor, dim: int) -> Tensor:
     """InfoNCE of the rows (``dim`` 1) or columns (0), the partner being the one positive."""
     partner_K = logits_NM.diagonal()
-    others = logits_NM.masked_fill(~negative_NM, NEVER).logsumexp(dim)
+    others = logits_NM.masked_fill(~negative_NM, MASKED_LOGIT).logsumexp(dim)
     return -logsigmoid(partner_K - others[: len(partner_K)]).mean()
 
 
@@ -266,7 +266,7 @@ def _group_loss(logits_NM: Tensor, positive_NM: Tensor, negative_NM: Tensor, dim
     """InfoNCE of the rows (``dim`` 1) or columns (0), each with any number of positives."""
     count = positive_NM.sum(dim)
     target = torch.where(positive_NM, logits_NM, 0).sum(dim) / count.clamp(min=1)
-    of_one = -logsigmoid(target - logits_NM.masked_fill(~negative_NM, NEVER).logsumexp(dim))
+    of_one = -logsigmoid(target - logits_NM.masked_fill(~negative_NM, MASKED_LOGIT).logsumexp(dim))
     of_many = logits_NM.logsumexp(dim) - target  # at least log(count), so nothing is lost
     return _mean(torch.where(count > 1, of_many, of_one), count)
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses import HardNegative
-from contrastive.losses.row_softmax import NEVER, AnchorLoss, Sums, both_sides, chosen, softmax_loss
+from contrastive.losses.row_softmax import (
+    MASKED_LOGIT,
+    AnchorLoss,
+    AnchorSums,
+    both_sides,
+    chosen,
+    softmax_loss,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +130,7 @@ def hard_negative(
     return torch.stack(losses).mean()
 
 
-def _log_negatives(sums: Sums, log_scale: Tensor, tau_plus: float) -> Tensor:
+def _log_negatives(sums: AnchorSums, log_scale: Tensor, tau_plus: float) -> Tensor:
     """Return ``[N]``, the logarithm of G; that of nothing where there are no negatives."""
     _, hard_positive_N, positive_weight_N = sums.positive_logs
     hard_N, weight_N = sums.negative_logs
@@ -138,4 +145,4 @@ def _log_negatives(sums: Sums, log_scale: Tensor, tau_plus: float) -> Tensor:
         debiased_N = log_N + rest_N - math.log1p(-tau_plus)
         least_N = log_count_N - log_scale.to(hard_N.dtype).exp()
         log_N = torch.where(left_N, torch.maximum(debiased_N, least_N), least_N)
-    return torch.where(sums.negatives_N > 0, log_N, NEVER)
+    return torch.where(sums.negatives_N > 0, log_N, MASKED_LOGIT)

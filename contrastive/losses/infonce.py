@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import InfoNCE
-from contrastive.losses.execution import Chosen, choose, infonce, whole
+from contrastive.losses.execution import Chosen, choose, gather_global_batch, infonce
 from contrastive.losses.functional import accuracy, infonce_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class InfoNCELoss(ScaledLoss[InfoNCE]):
     """InfoNCE; ``functional.infonce`` has the equation, ``execution`` the ways to compute it."""
 
-    def compare(
+    def compute(
         self,
         a: Tensor,
         b: Tensor,
@@ -29,11 +29,11 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
         b_ids: Tensor | None,
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figure, where all logits are at hand: accuracy."""
+        """Return the loss; metric, where all logits are at hand: accuracy."""
         config = self.config
         how = self.execution(a, b)
         if how == "eager":
-            a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
+            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
             logits_NM = self.logits(a, b)
             loss = infonce_from_logits(
                 logits_NM,

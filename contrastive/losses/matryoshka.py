@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.errors import SpecError
-from contrastive.losses.backends.base import wide
+from contrastive.losses.backends.base import accumulation_dtype
 from contrastive.losses.wrapper import WrapperLoss
 
 if TYPE_CHECKING:
@@ -59,4 +59,4 @@ def _first(x: Tensor, width: int) -> Tensor:
     if width == x.shape[1]:
         return x
     with torch.autocast(x.device.type, enabled=False):
-        return normalize(x[:, :width].to(wide(x, x)), dim=1)
+        return normalize(x[:, :width].to(accumulation_dtype(x, x)), dim=1)

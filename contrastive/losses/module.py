@@ -75,7 +75,7 @@ class ScaledLoss(LossModule, Generic[C]):
         self.bias = None if bias is None else nn.Parameter(torch.tensor(bias, dtype=torch.float32))
 
     @abstractmethod
-    def compare(
+    def compute(
         self,
         a: Tensor,
         b: Tensor,
@@ -85,16 +85,17 @@ class ScaledLoss(LossModule, Generic[C]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the metrics that come with its computation.
 
-        ``group`` is None, or the processes whose batches make one: ``execution.whole`` gathers
-        them, and ``contrastive.distributed.global_batch`` says what value and gradients are to be.
+        ``group`` is None, or the ranks whose batches make one global batch, which
+        ``execution.gather_global_batch`` gathers; ``contrastive.distributed.global_batch`` has the
+        contract of value and gradients.
         """
 
     @final
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; metrics: those of ``compare``, collisions, log_scale and bias."""
-        loss, metrics = self.compare(a, b, a_ids, b_ids, self.batch_group())
+        """Return the loss; metrics: those of ``compute``, collisions, log_scale and bias."""
+        loss, metrics = self.compute(a, b, a_ids, b_ids, self.batch_group())
         ids = torch.arange(len(a), device=a.device) if a_ids is None else a_ids
         metrics |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}
         if self.bias is not None:

@@ -32,7 +32,7 @@ from contrastive.distributed.global_batch import BatchGroup
 from contrastive.errors import SpecError
 from contrastive.losses import Direction, Loss
 from contrastive.losses.backends.pair_labels import matched_ids
-from contrastive.losses.execution import whole
+from contrastive.losses.execution import gather_global_batch
 from contrastive.losses.wrapper import WrapperLoss
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class QueueLoss(WrapperLoss):
         if a_ids is not None and b_ids is not None:
             a_ids, b_ids = a_ids.long(), b_ids.long()  # as those of past rows are
         group = self.batch_group()
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
         self._insist_on_width(a.shape[1])
-        loss, metrics = self._compare(a, b, a_ids, b_ids)
+        loss, metrics = self._compute(a, b, a_ids, b_ids)
         # what the loss does not see of other processes is in the queue all the same
         self._remember(a, b, a_ids, b_ids, group=BatchGroup.current() if group is None else None)
         return loss, {**metrics, **filled}
@@ -101,7 +101,7 @@ class QueueLoss(WrapperLoss):
         """Return the execution of the loss within, of a batch and a full queue."""
         return self.inner.execution(a, b[:1].expand(len(b) + self.config.size, -1))
 
-    def _compare(
+    def _compute(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a whole batch with the queue."""
@@ -144,7 +144,7 @@ class QueueLoss(WrapperLoss):
     ) -> None:
         """Put a batch into the queue, first gathered from ``group``."""
         a_ids, b_ids = (_known(ids, len(a), a.device) for ids in (a_ids, b_ids))
-        new = whole(a.detach(), b.detach(), a_ids, b_ids, group=group)
+        new = gather_global_batch(a.detach(), b.detach(), a_ids, b_ids, group=group)
         for name, rows in zip(PAST, new, strict=True):
             past = cast("Tensor", getattr(self, name))
             setattr(self, name, _joined(cast("Tensor", rows), past)[: self.config.size].clone())

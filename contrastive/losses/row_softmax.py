@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 
 from contrastive.losses import Choice, SupCon
 from contrastive.losses.backends.pair_labels import matched_ids
-from contrastive.losses.execution import choose, whole
-from contrastive.losses.functional import NEVER, accuracy, similarity
+from contrastive.losses.execution import choose, gather_global_batch
+from contrastive.losses.functional import MASKED_LOGIT, accuracy, similarity
 from contrastive.losses.module import ScaledLoss
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some si
 
 A = TypeVar("A", bound=Choice | SupCon)
 
-Roles = Callable[[int, int], "tuple[Tensor, Tensor]"]
+AnchorLabels = Callable[[int, int], "tuple[Tensor, Tensor]"]
 """First row and the row after the last, to masks ``[R, C]`` of their positives and negatives."""
 
 
 @dataclass(frozen=True)
-class Sums:
+class AnchorSums:
     """What is known of each anchor."""
 
     positives_N: Tensor
@@ -49,7 +49,7 @@ class Sums:
     """Mean logit of its positives; 0 if it has none."""
     positive_logs: tuple[Tensor, ...]
     """``[N]`` for each power p that was asked for: the logarithm of the sum of exp(p x) over the
-    positives, about ``functional.NEVER`` for an empty sum."""
+    positives, about ``functional.MASKED_LOGIT`` for an empty sum."""
     negative_logs: tuple[Tensor, ...]
     """The same over the negatives."""
 
@@ -69,12 +69,12 @@ class AnchorLoss(ScaledLoss[A]):
     ) -> Tensor:
         """Return the loss of a whole batch."""
 
-    def compared(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def anchors_and_candidates(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows as many as there are anchors, and as many as there are candidates."""
         return a, b
 
     @final
-    def compare(
+    def compute(
         self,
         a: Tensor,
         b: Tensor,
@@ -82,9 +82,9 @@ class AnchorLoss(ScaledLoss[A]):
         b_ids: Tensor | None,
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figure, where all logits are at hand: accuracy between the sides."""
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
-        execution = chosen(self.config.execution, *self.compared(a, b))
+        """Return the loss; metric, where all logits are at hand: accuracy between the sides."""
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
+        execution = chosen(self.config.execution, *self.anchors_and_candidates(a, b))
         loss = self.between(a, b, a_ids, b_ids, execution=execution)
         if execution == "chunked":
             return loss, {}
@@ -94,7 +94,7 @@ class AnchorLoss(ScaledLoss[A]):
     @final
     def execution(self, a: Tensor, b: Tensor) -> str:
         """Return the execution that such embeddings get."""
-        return chosen(self.config.execution, *self.compared(a, b), self.batch_group())
+        return chosen(self.config.execution, *self.anchors_and_candidates(a, b), self.batch_group())
 
 
 def both_sides(
@@ -110,7 +110,7 @@ def both_sides(
     positive_powers: tuple[float, ...] = (),
     negative_powers: tuple[float, ...] = (1.0,),
     chunked: bool,
-) -> list[Sums]:
+) -> list[AnchorSums]:
     """Return the sums of the rows of a, and those of the rows of b, as ``direction`` says.
 
     Raises:
@@ -136,13 +136,13 @@ def both_sides(
 def row_sums(
     anchors_ND: Tensor,
     candidates_CD: Tensor,
-    roles: Roles,
+    roles: AnchorLabels,
     *,
     log_scale: Tensor,
     positive_powers: tuple[float, ...] = (),
     negative_powers: tuple[float, ...] = (1.0,),
     chunked: bool,
-) -> Sums:
+) -> AnchorSums:
     """Return the sums of the anchors.
 
     Args:
@@ -150,8 +150,8 @@ def row_sums(
         candidates_CD: among whom.
         roles: what they are to each other.
         log_scale: scalar.
-        positive_powers: the p of ``Sums.positive_logs``.
-        negative_powers: the p of ``Sums.negative_logs``.
+        positive_powers: the p of ``AnchorSums.positive_logs``.
+        negative_powers: the p of ``AnchorSums.negative_logs``.
         chunked: take ``CHUNK_BYTES`` of logits at a time.
     """
 
@@ -161,7 +161,7 @@ def row_sums(
         positives_R = positive_RC.sum(1)
         target_R = torch.where(positive_RC, x_RC, 0).sum(1) / positives_R.clamp(min=1)
         logs = [
-            (x_RC * p).masked_fill(~mask_RC, NEVER).logsumexp(1)
+            (x_RC * p).masked_fill(~mask_RC, MASKED_LOGIT).logsumexp(1)
             for mask_RC, powers in ((positive_RC, positive_powers), (negative_RC, negative_powers))
             for p in powers
         ]
@@ -179,10 +179,10 @@ def row_sums(
     ]
     positives_N, negatives_N, target_N, *logs = (torch.cat(x) for x in zip(*parts, strict=True))
     split = len(positive_powers)
-    return Sums(positives_N, negatives_N, target_N, tuple(logs[:split]), tuple(logs[split:]))
+    return AnchorSums(positives_N, negatives_N, target_N, tuple(logs[:split]), tuple(logs[split:]))
 
 
-def softmax_loss(sums: Sums, positive_log_N: Tensor, negative_log_N: Tensor) -> Tensor:
+def softmax_loss(sums: AnchorSums, positive_log_N: Tensor, negative_log_N: Tensor) -> Tensor:
     """Return the mean cross entropy of the anchors that have a positive; 0 if none has.
 
     Args:
@@ -216,7 +216,7 @@ def _across(
     other_ids: Tensor | None,
     positives: Positives,
     candidates: Candidates,
-) -> Roles:
+) -> AnchorLabels:
     """Return the roles of the other side's rows, then maybe of the own side's, to the own rows."""
     if positives == "ignore":
         own_ids = other_ids = None
@@ -241,7 +241,7 @@ def _across(
     return roles
 
 
-def among(ids_N: Tensor) -> Roles:
+def among(ids_N: Tensor) -> AnchorLabels:
     """Return the roles of rows to each other: equal ids are positives, but of oneself."""
 
     def roles(start: int, stop: int) -> tuple[Tensor, Tensor]:

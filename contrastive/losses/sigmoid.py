@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import Sigmoid
-from contrastive.losses.execution import Chosen, choose, sigmoid, whole
+from contrastive.losses.execution import Chosen, choose, gather_global_batch, sigmoid
 from contrastive.losses.functional import accuracy, sigmoid_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class SigmoidLoss(ScaledLoss[Sigmoid]):
     """Every pair a binary classification; ``functional.sigmoid`` has the equation."""
 
-    def compare(
+    def compute(
         self,
         a: Tensor,
         b: Tensor,
@@ -29,12 +29,12 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         b_ids: Tensor | None,
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; figure, where all logits are at hand: accuracy."""
+        """Return the loss; metric, where all logits are at hand: accuracy."""
         assert self.bias is not None
         positives = self.config.positives
         how = self.execution(a, b)
         if how == "eager":
-            a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
+            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
             logits_NM = self.logits(a, b)
             loss = sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
             return loss, {"accuracy": accuracy(logits_NM, a_ids, b_ids)}

@@ -34,7 +34,7 @@ class SupConLoss(AnchorLoss[SupCon]):
         """Return the loss of a whole batch."""
         return supcon(a, b, a_ids, b_ids, log_scale=self.log_scale, execution=execution)
 
-    def compared(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def anchors_and_candidates(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return as many rows as both sides have, twice."""
         return _both(a, b)
 

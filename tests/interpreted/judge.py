@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.losses import functional
-from contrastive.losses.backends import base as sweeps
-from contrastive.losses.backends.pair_labels import Roles
-from contrastive.losses.backends.triton.fused import Fused
+from contrastive.losses.backends import base as engine
+from contrastive.losses.backends.pair_labels import PairLabels
+from contrastive.losses.backends.triton.fused import FusedBackend
 from contrastive.losses.backends.triton.tiles import Tile
 
 torch.set_num_threads(1)
@@ -18,12 +18,12 @@ torch.set_num_threads(1)
 TILE = Tile(16, 32, 16, 4, 1)
 N, M, D = 37, 53, 24  # no multiple of a tile
 LOSSES = ["infonce", "one_sided", "sigmoid"]
-KINDS = {"partners": "ignore", "masked": "mask", "groups": "multi"}
+KINDS = {"diagonal": "ignore", "masked": "mask", "groups": "multi"}
 BIAS = -3.0
 
 
 def fused(**choices):
-    return Fused(tile=TILE, **{"rows": 16, **choices})
+    return FusedBackend(tile=TILE, **{"rows": 16, **choices})
 
 
 def embeddings(n=N, m=M, *, fit=0.0, dtype=torch.float32, seed=0, unit=True):
@@ -38,7 +38,7 @@ def embeddings(n=N, m=M, *, fit=0.0, dtype=torch.float32, seed=0, unit=True):
 
 def ids(kind, n=N, m=M, *, seed=1):
     """Return ids with duplicates, and rows and columns of no partner."""
-    if kind == "partners":
+    if kind == "diagonal":
         return None, None
     generator = torch.Generator().manual_seed(seed)
     return (
@@ -47,17 +47,21 @@ def ids(kind, n=N, m=M, *, seed=1):
     )
 
 
-def roles_of(a, b, kind, a_ids, b_ids):
-    return Roles.of(len(a), len(b), a_ids, b_ids, positives=KINDS[kind], device=torch.device("cpu"))
+def labels_of(a, b, kind, a_ids, b_ids):
+    return PairLabels.of(
+        len(a), len(b), a_ids, b_ids, positives=KINDS[kind], device=torch.device("cpu")
+    )
 
 
 def found(loss, a, b, kind, a_ids, b_ids, *, scale, sweep, normalize=False):
     """Return the value and the gradients by ``sweep``."""
     inputs = leaves(a, b, scale)
     a, b, log_scale, bias = inputs
-    roles = roles_of(a, b, kind, a_ids, b_ids)
+    labels = labels_of(a, b, kind, a_ids, b_ids)
     extra = [bias] if loss == "sigmoid" else []
-    value = getattr(sweeps, loss)(a, b, log_scale, *extra, roles, sweeps=sweep, normalize=normalize)
+    value = getattr(engine, loss)(
+        a, b, log_scale, *extra, labels, backend=sweep, normalize=normalize
+    )
     return gradients(value, inputs)
 
 

@@ -8,8 +8,8 @@ from torch.library import opcheck
 
 from contrastive.losses import execution
 from contrastive.losses.backends.triton import lines, ops
-from contrastive.losses.backends.triton.fused import Fused
-from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, ids, roles_of
+from contrastive.losses.backends.triton.fused import FusedBackend
+from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, ids, labels_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
@@ -49,9 +49,9 @@ def test_no_number_is_read_before_it_is_written(loss, kind, poison):
 def plain(kind):
     a, b = embeddings()
     a_ids, b_ids = ids(kind)
-    roles = roles_of(a, b, kind, a_ids, b_ids)
-    sizes = {"row_count": roles.row_count_N, "column_count": roles.column_count_M}
-    named = {"a_ids": a_ids, "b_ids": b_ids, **sizes, "kind": roles.kind, "offset": 0}
+    labels = labels_of(a, b, kind, a_ids, b_ids)
+    sizes = {"row_count": labels.row_count_N, "column_count": labels.column_count_M}
+    named = {"a_ids": a_ids, "b_ids": b_ids, **sizes, "kind": labels.kind, "offset": 0}
     return (a, b, torch.tensor(14.0)), named | CHOICES
 
 
@@ -80,9 +80,9 @@ def test_the_losses_of_one_sweep_are_operators(gradients):
 
 def test_unit_and_finish_are_operators():
     x, grad = embeddings(N, N, unit=False)
-    opcheck(ops.unit, (x, torch.float32))
-    opcheck(ops.finish, (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32))
-    opcheck(ops.finish, (x, grad, torch.tensor(2.0), None, torch.float32))
+    opcheck(ops.normalize_rows, (x, torch.float32))
+    opcheck(ops.finalize_gradient, (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32))
+    opcheck(ops.finalize_gradient, (x, grad, torch.tensor(2.0), None, torch.float32))
 
 
 # torch's own, in 2.11
@@ -123,9 +123,9 @@ def test_a_compiled_loss_has_the_same_value_and_gradients(direction, monkeypatch
     ids=["type", "width"],
 )
 def test_what_the_kernels_cannot_do_is_refused(x, message):
-    roles = roles_of(x, x, "partners", None, None)
+    labels = labels_of(x, x, "diagonal", None, None)
     with pytest.raises(ValueError, match=message):
-        fused().sums(x, x, torch.tensor(1.0), roles, gradients=True)
+        fused().sums(x, x, torch.tensor(1.0), labels, gradients=True)
 
 
 def test_the_shift_leaves_room_for_as_many_terms_as_there_are():
@@ -140,6 +140,8 @@ def test_the_shift_leaves_room_for_as_many_terms_as_there_are():
 def test_tiles_come_from_the_table(dtype):
     given = *embeddings(dtype=dtype), "masked", *ids("masked")
     for loss in LOSSES[::2]:
-        mine, right = (found(loss, *given, scale=14.0, sweep=sweep) for sweep in (Fused(), fused()))
+        mine, right = (
+            found(loss, *given, scale=14.0, sweep=sweep) for sweep in (FusedBackend(), fused())
+        )
         for x, y in zip(mine, right, strict=True):
             torch.testing.assert_close(x, y)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.losses.backends.base import side
-from contrastive.losses.backends.chunked import Chunked
+from contrastive.losses.backends.chunked import ChunkedBackend
 from tests.interpreted.judge import (
     KINDS,
     LOSSES,
@@ -16,7 +16,7 @@ from tests.interpreted.judge import (
     found,
     fused,
     ids,
-    roles_of,
+    labels_of,
     wanted,
     worst,
 )
@@ -72,28 +72,28 @@ def test_more_columns_than_rows_or_fewer():
 def test_raw_embeddings_are_given_length_1(loss):
     a, b = embeddings(unit=False)
     given = {"scale": 14.0, "normalize": True}
-    assert error(loss, a, b, "partners", None, None, fused(), **given) < 2e-6
+    assert error(loss, a, b, "diagonal", None, None, fused(), **given) < 2e-6
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_exponent_overflows_at_a_large_scale(loss):
     # logits of 100 are rounded by 1e-5, and what the gradient of the scale adds up cancels
-    assert error(loss, *embeddings(fit=0.5), "partners", None, None, fused(), scale=100.0) < 5e-4
+    assert error(loss, *embeddings(fit=0.5), "diagonal", None, None, fused(), scale=100.0) < 5e-4
 
 
 @pytest.mark.parametrize("choices", [{}, {"cache_bytes": 2**20}], ids=str)
 @pytest.mark.parametrize("loss", ["infonce", "one_sided"])
 def test_a_tiny_loss_keeps_its_digits(loss, choices):
     a, b = embeddings(N, N, fit=0.98)
-    value = wanted(loss, a, b, "partners", None, None, scale=60.0)[0]
+    value = wanted(loss, a, b, "diagonal", None, None, scale=60.0)[0]
     assert 0 < value < 1e-6
-    assert error(loss, a, b, "partners", None, None, fused(**choices), scale=60.0) < 1e-4
+    assert error(loss, a, b, "diagonal", None, None, fused(**choices), scale=60.0) < 1e-4
 
 
 @pytest.mark.parametrize(
     ("kind", "choices"),
     [
-        ("partners", {"cache_bytes": 2**20}),
+        ("diagonal", {"cache_bytes": 2**20}),
         ("masked", {"gemm": "cublas"}),
         ("groups", {}),
     ],
@@ -103,8 +103,8 @@ def test_sums_too_small_for_the_shift_are_taken_again(kind, choices):
     a, b = opposed()
     a_ids, b_ids = ids(kind, len(a), len(b))
     sweep = fused(**choices)
-    roles = roles_of(a, b, kind, a_ids, b_ids)
-    assert sweep.sums(a, b, torch.tensor(300.0), roles, gradients=False).exact
+    labels = labels_of(a, b, kind, a_ids, b_ids)
+    assert sweep.sums(a, b, torch.tensor(300.0), labels, gradients=False).exact
     assert error("infonce", a, b, kind, a_ids, b_ids, sweep, scale=300.0) < 2e-4
 
 
@@ -112,13 +112,13 @@ def test_sums_too_small_for_the_shift_are_taken_again(kind, choices):
 def test_sums_of_one_side_are_taken_again(choices):
     a, b = opposed()
     sweep = fused(**choices)
-    assert error("one_sided", a, b, "partners", None, None, sweep, scale=300.0) < 2e-4
+    assert error("one_sided", a, b, "diagonal", None, None, sweep, scale=300.0) < 2e-4
 
 
 def test_sums_large_enough_are_not_taken_again():
     a, b = embeddings()
-    roles = roles_of(a, b, "partners", None, None)
-    assert not fused().sums(a, b, torch.tensor(14.0), roles, gradients=False).exact
+    labels = labels_of(a, b, "diagonal", None, None)
+    assert not fused().sums(a, b, torch.tensor(14.0), labels, gradients=False).exact
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -148,11 +148,11 @@ def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
     a, b = embeddings()
     a_ids, b_ids = ids(kind)
     here, scale = slice(11, 30), torch.tensor(14.0)
-    roles = roles_of(a, b, kind, a_ids, b_ids).block(here.start, here.stop)
-    sweep, judge = fused(columns=32), Chunked()
+    labels = labels_of(a, b, kind, a_ids, b_ids).block(here.start, here.stop)
+    sweep, judge = fused(columns=32), ChunkedBackend()
     a64, b64, one = a[here].double(), b.double(), torch.ones((), dtype=torch.float64)
     mine, right = (
-        sweeps_.sums(x, y, scale, roles, gradients=True)
+        sweeps_.sums(x, y, scale, labels, gradients=True)
         for sweeps_, x, y in ((sweep, a[here], b), (judge, a64, b64))
     )
     names = "row_log_N", "column_log_M", "row_positive_N", "column_positive_M"
@@ -162,10 +162,10 @@ def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
         )
 
     def grads(sweep, sums, a, b):
-        _, rows = side(sums.row_log_N, sums.row_positive_N, roles.row_count_N, one)
-        _, columns = side(sums.column_log_M, sums.column_positive_M, roles.column_count_M, one)
+        _, rows = side(sums.row_log_N, sums.row_positive_N, labels.row_count_N, one)
+        _, columns = side(sums.column_log_M, sums.column_positive_M, labels.column_count_M, one)
         return sweep.gradients(
-            a, b, scale, roles, rows=rows, columns=columns, exact=sums.exact, kept=sums.kept
+            a, b, scale, labels, rows=rows, columns=columns, exact=sums.exact, kept=sums.kept
         )
 
     theirs = grads(judge, right, a64, b64)
@@ -175,7 +175,7 @@ def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
 @pytest.mark.parametrize("raw", [True, False])
 def test_unit_and_finish_are_those_of_every_execution(raw):
     x, grad = embeddings(N, N, unit=False)
-    sweep, judge, factor = fused(), Chunked(), torch.tensor(0.3)
+    sweep, judge, factor = fused(), ChunkedBackend(), torch.tensor(0.3)
     unit, length = sweep.unit(x)
     for mine, right in zip((unit, length), judge.unit(x), strict=True):
         torch.testing.assert_close(mine, right)

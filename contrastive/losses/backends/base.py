@@ -1,26 +1,27 @@
-r"""Losses over all pairs of a batch in sweeps that never hold all pairs.
+r"""Losses over all pairs of a batch by passes over the logit matrix that never hold all of it.
 
-InfoNCE takes two sweeps. With logits ``x`` (``functional.similarity``), the first gives each row
+InfoNCE takes two passes. With logits ``x`` (``functional.similarity``), the first gives each row
 and each column two numbers, its log-sum-exp and the sum of its positive logits; from them follow
-the loss and, in O(N + M), what the second sweep needs to make the gradient of any pair on the spot:
+the loss and, in O(N + M), what the second pass needs to recompute the gradient of any pair:
 
 .. math:: G_{ij} = e^{x_{ij} - r_i} + e^{x_{ij} - c_j} \quad (\text{negatives}), \qquad
           G_{ij} = e^{x_{ij} - r'_i} + e^{x_{ij} - c'_j} - p_i - q_j \quad (\text{positives})
 
-``r`` (``Side.log``) is the logarithm of a row's softmax denominator less that of the row's weight,
-infinite for a row that does not count; ``r'`` (``Side.same_log``) equals r where a row has several
-positives and is infinite where it has one; ``p`` (``Side.pull``) is what draws a positive closer.
-With one positive, ``p = sigmoid(log(sum over the others) - x_p)``: nothing cancels, so loss and
-gradient keep their relative precision when they are tiny. c, c', q are the same of a column. Then
+``r`` (``RowStats.log_norm``) is the logarithm of a row's softmax denominator minus that of the
+row's weight, infinite for a row that does not count; ``r'`` (``RowStats.log_norm_positives``)
+equals r where a row has several positives and is infinite where it has one; ``p``
+(``RowStats.positive_weight``) is the gradient's weight of a positive. With one positive,
+``p = sigmoid(log(sum over the others) - x_p)``: nothing cancels, so loss and gradient keep their
+relative precision when they are tiny. c, c', q are the same of a column. Then
 
 .. math:: \partial L / \partial a = f \, s \, G b, \quad \partial L / \partial b = f \, s \, G^T a,
           \quad \partial L / \partial \log s = \sum_i a_i \cdot \partial L / \partial a_i
 
 with ``s = exp(log_scale)`` and one factor f for all, so that G is of the order of 1.
 
-An execution is an object with these sweeps (``Sweeps``); everything of O(N + M) is here, once, for
-all of them. So is the work of several processes: each has some rows of both sides, meets the
-rows of b of all processes, and adds its part of the columns' sums and gradients to theirs.
+A ``LossBackend`` makes these passes; everything of O(N + M) is here, once, for all backends. So is
+the work of several ranks: each has some rows of both sides, compares its rows of a with the rows of
+b of all ranks, and all-reduces the columns' sums and gradients.
 
 Shapes: N rows of a, M rows of b, D wide.
 """
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import RowShards
-    from contrastive.losses.backends.pair_labels import Roles
+    from contrastive.losses.backends.pair_labels import PairLabels
 
 
 @dataclass(frozen=True)
-class Sums:
+class SoftmaxSums:
     """What the first sweep of InfoNCE finds. All fp32, or float64 for float64 embeddings."""
 
     row_log_N: Tensor
@@ -60,23 +61,25 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Side:
+class RowStats:
     """What the second sweep needs of each row (or each column); see the module's docstring."""
 
-    log: Tensor
-    same_log: Tensor
-    pull: Tensor
+    log_norm: Tensor
+    log_norm_positives: Tensor
+    positive_weight: Tensor
 
 
-class Sweeps(ABC):
-    """An execution: how to go through all pairs.
+class LossBackend(ABC):
+    """Passes over the N x M logit matrix that never hold all of it.
 
     Embeddings are fp32, half precision or float64; what is returned is fp32 (or float64), but for
-    the results of ``unit`` and ``finish``.
+    the results of ``normalize_rows`` and ``finalize_gradient``.
     """
 
     @abstractmethod
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
+    def sums(
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
+    ) -> SoftmaxSums:
         """Return the sums of ``infonce`` for ``a`` ``[N, D]`` and ``b`` ``[M, D]``.
 
         ``gradients`` says whether the second sweep may follow.
@@ -88,21 +91,21 @@ class Sweeps(ABC):
         a: Tensor,
         b: Tensor,
         scale: Tensor,
-        roles: Roles,
+        labels: PairLabels,
         *,
-        rows: Side,
-        columns: Side,
+        rows: RowStats,
+        columns: RowStats,
         exact: Tensor,
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return ``s G b`` ``[N, D]`` and ``s G^T a`` ``[M, D]``.
 
-        ``exact`` and ``kept`` are those of ``Sums``.
+        ``exact`` and ``kept`` are those of ``SoftmaxSums``.
         """
 
     @abstractmethod
     def one_sided(
-        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sum of the rows' losses, ``s G b`` and ``s G^T a`` for rows of weight 1.
 
@@ -112,20 +115,27 @@ class Sweeps(ABC):
 
     @abstractmethod
     def sigmoid(
-        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        labels: PairLabels,
+        *,
+        gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the sum of the pairs' losses, ``s G b``, ``s G^T a`` and the sum of G.
 
         A single sweep. Without ``gradients`` the three others are empty.
         """
 
-    def unit(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+    def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of ``raw`` ``[N, D]`` with length 1, and their lengths ``[N]``, fp32."""
-        x = raw.to(wide(raw, raw))
+        x = raw.to(accumulation_dtype(raw, raw))
         length_N = x.square().sum(1).sqrt().clamp(min=1e-12)
         return x / length_N[:, None], length_N
 
-    def finish(
+    def finalize_gradient(
         self, x: Tensor, grad: Tensor, factor: Tensor, length_N: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Return the gradient that leaves the loss, and its part in that of ``log_scale``.
@@ -134,7 +144,7 @@ class Sweeps(ABC):
             x: ``[N, D]``, embeddings.
             grad: ``[N, D]``, ``s G b``; it is not changed.
             factor: scalar, multiplies the gradient.
-            length_N: of the rows before they were given length 1, if ``unit`` did so.
+            length_N: of the rows before they were given length 1, if ``normalize_rows`` did so.
             dtype: of the gradient.
 
         Returns:
@@ -147,13 +157,15 @@ class Sweeps(ABC):
         return grad.to(dtype), dot_N.sum()
 
 
-def side(log: Tensor, positive: Tensor, count: Tensor, weight: Tensor) -> tuple[Tensor, Side]:
+def row_stats(
+    log: Tensor, positive: Tensor, count: Tensor, weight: Tensor
+) -> tuple[Tensor, RowStats]:
     """Return the loss of each row (or column), unweighted, and its part in the gradient.
 
     Args:
-        log: ``Sums.row_log_N``.
-        positive: ``Sums.row_positive_N``.
-        count: ``Roles.row_count_N``.
+        log: ``SoftmaxSums.row_log_N``.
+        positive: ``SoftmaxSums.row_positive_N``.
+        count: ``PairLabels.row_count_N``.
         weight: of a row that has a positive, scalar; 0 leaves the whole side out.
     """
     many, none = count > 1, count == 0
@@ -164,16 +176,18 @@ def side(log: Tensor, positive: Tensor, count: Tensor, weight: Tensor) -> tuple[
     total = torch.where(many, log, torch.logaddexp(log, target))
     weighted = (total - weight.log()).masked_fill(none, torch.inf)
     pull = weight * torch.where(many, 1 / count, over.sigmoid())
-    return loss, Side(weighted, weighted.masked_fill(~many, torch.inf), pull.masked_fill(none, 0))
+    return loss, RowStats(
+        weighted, weighted.masked_fill(~many, torch.inf), pull.masked_fill(none, 0)
+    )
 
 
 def infonce(
     a: Tensor,
     b: Tensor,
     log_scale: Tensor,
-    roles: Roles,
+    labels: PairLabels,
     *,
-    sweeps: Sweeps,
+    backend: LossBackend,
     normalize: bool = False,
     columns: RowShards | None = None,
 ) -> Tensor:
@@ -185,28 +199,28 @@ def infonce(
         a: ``[N, D]``.
         b: ``[M, D]``.
         log_scale: scalar.
-        roles: of the rows of a to all rows of b.
-        sweeps: the execution.
+        labels: of the rows of a to all rows of b.
+        backend: makes the passes.
         normalize: give the rows length 1 first.
         columns: which process has which rows of b, if there are several; ``b`` are this one's.
     """
     with torch.autocast(a.device.type, enabled=False):
-        return cast("Tensor", _InfoNCE.apply(a, b, log_scale, roles, sweeps, normalize, columns))
+        return cast("Tensor", _InfoNCE.apply(a, b, log_scale, labels, backend, normalize, columns))
 
 
 def one_sided(
     a: Tensor,
     b: Tensor,
     log_scale: Tensor,
-    roles: Roles,
+    labels: PairLabels,
     *,
-    sweeps: Sweeps,
+    backend: LossBackend,
     normalize: bool = False,
     columns: RowShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce`` of the rows of a alone: 3 units of work, all forward."""
     with torch.autocast(a.device.type, enabled=False):
-        out = _OneSweep.apply(a, b, log_scale, None, roles, sweeps, normalize, columns)
+        out = _OneSweep.apply(a, b, log_scale, None, labels, backend, normalize, columns)
         return cast("Tensor", out)
 
 
@@ -215,15 +229,15 @@ def sigmoid(
     b: Tensor,
     log_scale: Tensor,
     bias: Tensor,
-    roles: Roles,
+    labels: PairLabels,
     *,
-    sweeps: Sweeps,
+    backend: LossBackend,
     normalize: bool = False,
     columns: RowShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``: 3 units of work, all forward."""
     with torch.autocast(a.device.type, enabled=False):
-        out = _OneSweep.apply(a, b, log_scale, bias, roles, sweeps, normalize, columns)
+        out = _OneSweep.apply(a, b, log_scale, bias, labels, backend, normalize, columns)
         return cast("Tensor", out)
 
 
@@ -234,29 +248,29 @@ class _InfoNCE(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         log_scale: Tensor,
-        roles: Roles,
-        sweeps: Sweeps,
+        labels: PairLabels,
+        backend: LossBackend,
         normalize: bool,
         shared: RowShards | None,
     ) -> Tensor:
         ctx.dtypes = a.dtype, b.dtype
-        a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
+        a, a_length, b, b_length = _units(a, b, backend, normalize=normalize)
         b = b if shared is None else shared.all_gather(b)  # kept: nothing is freed before backward
         scale = log_scale.exp()
-        sums = sweeps.sums(a, b, scale, roles, gradients=any(ctx.needs_input_grad))
+        sums = backend.sums(a, b, scale, labels, gradients=any(ctx.needs_input_grad))
 
-        counts = roles.rows_with_positive, roles.columns_with_positive
+        counts = labels.rows_with_positive, labels.columns_with_positive
         n_rows, n_columns = (x.to(sums.row_log_N.dtype).clamp(min=1) for x in counts)
         unit = torch.minimum(n_rows, n_columns)
-        row_loss_N, rows = side(
-            sums.row_log_N, sums.row_positive_N, roles.row_count_N, unit / n_rows
+        row_loss_N, rows = row_stats(
+            sums.row_log_N, sums.row_positive_N, labels.row_count_N, unit / n_rows
         )
         row_loss, column_log_M, column_positive_M = _over_all_rows(row_loss_N.sum(), sums, shared)
-        column_loss_M, columns = side(
-            column_log_M, column_positive_M, roles.column_count_M, unit / n_columns
+        column_loss_M, columns = row_stats(
+            column_log_M, column_positive_M, labels.column_count_M, unit / n_columns
         )
         ctx.save_for_backward(a, a_length, b, b_length, scale, 0.5 / unit, sums.exact, sums.kept)
-        ctx.rest = roles, sweeps, rows, columns, shared
+        ctx.rest = labels, backend, rows, columns, shared
         return (row_loss / n_rows + column_loss_M.sum() / n_columns) / 2
 
     @staticmethod
@@ -265,16 +279,18 @@ class _InfoNCE(torch.autograd.Function):
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, a_length, b, b_length, scale, factor, exact, kept = ctx.saved_tensors
-        roles, sweeps, rows, columns, shared = ctx.rest
+        labels, backend, rows, columns, shared = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
-            a_grad, b_grad = sweeps.gradients(
-                a, b, scale, roles, rows=rows, columns=columns, exact=exact, kept=kept
+            a_grad, b_grad = backend.gradients(
+                a, b, scale, labels, rows=rows, columns=columns, exact=exact, kept=kept
             )
             if shared is not None:
                 b, b_grad = shared.own(b), shared.reduce_scatter(b_grad)
             factor = _per_process(factor * outer[0], shared)
-            a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
-            b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
+            a_grad, log_scale_grad = backend.finalize_gradient(
+                a, a_grad, factor, a_length, ctx.dtypes[0]
+            )
+            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, b_length, ctx.dtypes[1])
         return a_grad, b_grad, log_scale_grad, None, None, None, None
 
 
@@ -286,30 +302,30 @@ class _OneSweep(torch.autograd.Function):
         b: Tensor,
         log_scale: Tensor,
         bias: Tensor | None,
-        roles: Roles,
-        sweeps: Sweeps,
+        labels: PairLabels,
+        backend: LossBackend,
         normalize: bool,
         shared: RowShards | None,
     ) -> Tensor:
         gradients = any(ctx.needs_input_grad)
         ctx.dtypes = a.dtype, b.dtype
-        a, a_length, b, b_length = _units(a, b, sweeps, normalize=normalize)
+        a, a_length, b, b_length = _units(a, b, backend, normalize=normalize)
         b_all = b if shared is None else shared.all_gather(b)
         scale = log_scale.exp()
         if bias is None:
-            total, a_grad, b_grad = sweeps.one_sided(a, b_all, scale, roles, gradients=gradients)
+            total, a_grad, b_grad = backend.one_sided(a, b_all, scale, labels, gradients=gradients)
             bias_grad = None
-            factor = 1 / roles.rows_with_positive.to(total.dtype).clamp(min=1)
+            factor = 1 / labels.rows_with_positive.to(total.dtype).clamp(min=1)
         else:
-            total, a_grad, b_grad, bias_grad = sweeps.sigmoid(
-                a, b_all, scale, bias, roles, gradients=gradients
+            total, a_grad, b_grad, bias_grad = backend.sigmoid(
+                a, b_all, scale, bias, labels, gradients=gradients
             )
-            factor = 1 / roles.partners.to(total.dtype)
+            factor = 1 / labels.partners.to(total.dtype)
         if shared is not None:
-            (total,) = shared.group.sum(total)
+            (total,) = shared.group.all_reduce_sum(total)
             b_grad = shared.reduce_scatter(b_grad) if gradients else b_grad
         ctx.save_for_backward(a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor)
-        ctx.rest = sweeps, shared
+        ctx.rest = backend, shared
         return total * factor
 
     @staticmethod
@@ -318,33 +334,37 @@ class _OneSweep(torch.autograd.Function):
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
-        sweeps, shared = ctx.rest
+        backend, shared = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
             factor = _per_process(factor * outer[0], shared)
-            a_grad, log_scale_grad = sweeps.finish(a, a_grad, factor, a_length, ctx.dtypes[0])
-            b_grad, _ = sweeps.finish(b, b_grad, factor, b_length, ctx.dtypes[1])
+            a_grad, log_scale_grad = backend.finalize_gradient(
+                a, a_grad, factor, a_length, ctx.dtypes[0]
+            )
+            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, b_length, ctx.dtypes[1])
             bias_grad = None if bias_grad is None else bias_grad * factor
         return a_grad, b_grad, log_scale_grad, bias_grad, None, None, None, None
 
 
 def _units(
-    a: Tensor, b: Tensor, sweeps: Sweeps, *, normalize: bool
+    a: Tensor, b: Tensor, backend: LossBackend, *, normalize: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     if not normalize:
         return a, None, b, None
-    return *sweeps.unit(a), *sweeps.unit(b)
+    return *backend.normalize_rows(a), *backend.normalize_rows(b)
 
 
 def _over_all_rows(
-    row_loss: Tensor, sums: Sums, shared: RowShards | None
+    row_loss: Tensor, sums: SoftmaxSums, shared: RowShards | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add what the processes found: the rows' loss, ``column_log_M`` and ``column_positive_M``."""
     log_M, positive_M = sums.column_log_M, sums.column_positive_M
     if shared is None:
         return row_loss, log_M, positive_M
-    peak_M = shared.group.max(log_M)
+    peak_M = shared.group.all_reduce_max(log_M)
     peak_M = peak_M.masked_fill(peak_M == -torch.inf, 0)
-    row_loss, sum_M, positive_M = shared.group.sum(row_loss, (log_M - peak_M).exp(), positive_M)
+    row_loss, sum_M, positive_M = shared.group.all_reduce_sum(
+        row_loss, (log_M - peak_M).exp(), positive_M
+    )
     return row_loss, sum_M.log() + peak_M, positive_M
 
 
@@ -353,6 +373,6 @@ def _per_process(factor: Tensor, shared: RowShards | None) -> Tensor:
     return factor if shared is None else factor * shared.group.size
 
 
-def wide(a: Tensor, b: Tensor) -> torch.dtype:
+def accumulation_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     """Return the type of what is computed from embeddings: fp32, or float64 if one is."""
     return torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

@@ -19,14 +19,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import logsigmoid
 
-from contrastive.losses.backends.base import Side, Sums, Sweeps, side, wide
+from contrastive.losses.backends.base import (
+    LossBackend,
+    RowStats,
+    SoftmaxSums,
+    accumulation_dtype,
+    row_stats,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from contrastive.losses.backends.pair_labels import Roles
+    from contrastive.losses.backends.pair_labels import PairLabels
 
 CHUNK_BYTES = 128 * 2**20
 CHUNK_ROWS = 256, 1024  # fewer make the product slow, more make it no faster
@@ -35,7 +41,7 @@ MAX_TERMS = 2**20  # so many terms of the largest size add up without overflow
 LOST = 2**-17  # share of a sum that may be lost in terms below the smallest number
 
 
-class Chunked(Sweeps):
+class ChunkedBackend(LossBackend):
     """Row chunks in plain torch, on any device."""
 
     def __init__(self, *, rows: int | None = None, products: torch.dtype | None = None) -> None:
@@ -44,22 +50,24 @@ class Chunked(Sweeps):
         Args:
             rows: of a chunk; as many as fit ``CHUNK_BYTES`` if None.
             products: type in which embeddings are multiplied. If None, fp32 (float64 for float64
-                embeddings), but on a GPU half precision for embeddings of half precision. Sums are
-                fp32 in any case; on a CPU, products in bf16 round the logits to bf16.
+                embeddings), but on a GPU bf16 or fp16 for embeddings of that type. Sums are fp32 in
+                any case; on a CPU, products in bf16 round the logits to bf16.
         """
         self.rows = rows
         self.products = products
 
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
-        """See ``Sweeps``; nothing is kept."""
+    def sums(
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
+    ) -> SoftmaxSums:
+        """See ``LossBackend``; nothing is kept."""
         del gradients
         shift = _shift(a, b, scale)
-        row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=wide(a, b))
-        column_M, column_positive_M = scale.new_zeros(2, len(b), dtype=wide(a, b))
-        many_N, many_M = roles.row_count_N > 1, roles.column_count_M > 1
+        row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=accumulation_dtype(a, b))
+        column_M, column_positive_M = scale.new_zeros(2, len(b), dtype=accumulation_dtype(a, b))
+        many_N, many_M = labels.row_count_N > 1, labels.column_count_M > 1
 
         def add(x_RM: Tensor, here: slice) -> None:
-            i, j, neither = roles.pairs(here.start, here.stop)
+            i, j, neither = labels.pairs(here.start, here.stop)
             positive_P = x_RM[i, j]
             row_positive_N[here].index_add_(0, i, positive_P)
             column_positive_M.index_add_(0, j, positive_P)
@@ -67,7 +75,7 @@ class Chunked(Sweeps):
             x_RM.sub_(shift).exp_()
             row_N[here] = x_RM.sum(1)
             column_M.add_(x_RM.sum(0))
-            if roles.kind == "groups":
+            if labels.kind == "groups":
                 term_P = (positive_P - shift).exp_()
                 row_N[here].index_add_(0, i, term_P * many_N[here][i])
                 column_M.index_add_(0, j, term_P * many_M[j])
@@ -75,23 +83,23 @@ class Chunked(Sweeps):
         self._sweep(a, b, scale, add, gradients=False)
         least = torch.finfo(row_N.dtype).tiny / LOST
         if not (row_N.min() >= least * len(b) and column_M.min() >= least * len(a)):
-            row_log_N, column_log_M = self._exact_logs(a, b, scale, roles)
+            row_log_N, column_log_M = self._exact_logs(a, b, scale, labels)
             exact = torch.ones((), dtype=torch.bool)
         else:
             row_log_N, column_log_M = row_N.log_() + shift, column_M.log_() + shift
             exact = torch.zeros((), dtype=torch.bool)
-        return Sums(row_log_N, column_log_M, row_positive_N, column_positive_M, exact)
+        return SoftmaxSums(row_log_N, column_log_M, row_positive_N, column_positive_M, exact)
 
     def _exact_logs(
-        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels
     ) -> tuple[Tensor, Tensor]:
         """Return ``row_log_N`` and ``column_log_M``, each sum relative to its own maximum."""
-        row_log_N = scale.new_empty(len(a), dtype=wide(a, b))
-        column_log_M = scale.new_full((len(b),), -torch.inf, dtype=wide(a, b))
-        many_N, many_M = roles.row_count_N > 1, roles.column_count_M > 1
+        row_log_N = scale.new_empty(len(a), dtype=accumulation_dtype(a, b))
+        column_log_M = scale.new_full((len(b),), -torch.inf, dtype=accumulation_dtype(a, b))
+        many_N, many_M = labels.row_count_N > 1, labels.column_count_M > 1
 
         def add(x_RM: Tensor, here: slice) -> None:
-            i, j, neither = roles.pairs(here.start, here.stop)
+            i, j, neither = labels.pairs(here.start, here.stop)
             positive_P = x_RM[i, j]
             _leave_out(x_RM, i, j, neither)
             x_RM[i, j] = torch.where(many_N[here][i], positive_P, -torch.inf)
@@ -107,43 +115,48 @@ class Chunked(Sweeps):
         a: Tensor,
         b: Tensor,
         scale: Tensor,
-        roles: Roles,
+        labels: PairLabels,
         *,
-        rows: Side,
-        columns: Side,
+        rows: RowStats,
+        columns: RowStats,
         exact: Tensor,
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         assert kept is None
         shift = _shift(a, b, scale)
-        row_N, column_M = torch.exp(shift - rows.log), torch.exp(shift - columns.log)
+        row_N, column_M = torch.exp(shift - rows.log_norm), torch.exp(shift - columns.log_norm)
 
         def weigh_(x_RM: Tensor, here: slice) -> None:
-            i, j, neither = roles.pairs(here.start, here.stop)
+            i, j, neither = labels.pairs(here.start, here.stop)
             positive_P = x_RM[i, j]
             if exact:
-                by_column_RM = torch.exp(x_RM - columns.log)
-                x_RM.sub_(rows.log[here, None]).exp_().add_(by_column_RM)
+                by_column_RM = torch.exp(x_RM - columns.log_norm)
+                x_RM.sub_(rows.log_norm[here, None]).exp_().add_(by_column_RM)
             else:
                 x_RM.sub_(shift).exp_().mul_(row_N[here, None] + column_M)
             _leave_out(x_RM, i, j, neither, value=0)
-            by_row_P = torch.exp(positive_P - rows.same_log[here][i]) - rows.pull[here][i]
-            by_column_P = torch.exp(positive_P - columns.same_log[j]) - columns.pull[j]
+            by_row_P = (
+                torch.exp(positive_P - rows.log_norm_positives[here][i])
+                - rows.positive_weight[here][i]
+            )
+            by_column_P = (
+                torch.exp(positive_P - columns.log_norm_positives[j]) - columns.positive_weight[j]
+            )
             x_RM[i, j] = by_row_P + by_column_P
 
         return self._sweep(a, b, scale, weigh_, gradients=True)
 
     def one_sided(
-        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         total = scale.new_zeros((), dtype=torch.float64)
-        one = scale.new_ones((), dtype=wide(a, b))
+        one = scale.new_ones((), dtype=accumulation_dtype(a, b))
 
         def weigh_(x_RM: Tensor, here: slice) -> None:
-            i, j, neither = roles.pairs(here.start, here.stop)
-            count_R = roles.row_count_N[here]
+            i, j, neither = labels.pairs(here.start, here.stop)
+            count_R = labels.row_count_N[here]
             positive_P = x_RM[i, j]
             _leave_out(x_RM, i, j, neither)
             x_RM[i, j] = torch.where((count_R > 1)[i], positive_P, -torch.inf)
@@ -151,23 +164,32 @@ class Chunked(Sweeps):
             peak_R = peak_R.masked_fill(peak_R == -torch.inf, 0)
             log_R = x_RM.sub_(peak_R[:, None]).exp_().sum(1).log_().add_(peak_R)
             target_R = torch.zeros_like(log_R).index_add_(0, i, positive_P)
-            loss_R, rows = side(log_R, target_R, count_R, one)
+            loss_R, rows = row_stats(log_R, target_R, count_R, one)
             total.add_(loss_R.sum())
             if gradients:
-                x_RM.mul_((peak_R - rows.log).clamp_(max=0).exp_()[:, None])
-                x_RM[i, j] = torch.exp(positive_P - rows.same_log[i]) - rows.pull[i]
+                x_RM.mul_((peak_R - rows.log_norm).clamp_(max=0).exp_()[:, None])
+                x_RM[i, j] = (
+                    torch.exp(positive_P - rows.log_norm_positives[i]) - rows.positive_weight[i]
+                )
 
         grads = self._sweep(a, b, scale, weigh_, gradients=gradients)
         return total.to(one.dtype), *grads
 
     def sigmoid(
-        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        labels: PairLabels,
+        *,
+        gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         total, bias_grad = scale.new_zeros(2, dtype=torch.float64)
 
         def weigh_(x_RM: Tensor, here: slice) -> None:
-            i, j, neither = roles.pairs(here.start, here.stop)
+            i, j, neither = labels.pairs(here.start, here.stop)
             x_RM.add_(bias)
             positive_P = x_RM[i, j]
             _leave_out(x_RM, i, j, neither)
@@ -178,7 +200,7 @@ class Chunked(Sweeps):
                 bias_grad.add_(x_RM.sum())
 
         grads = self._sweep(a, b, scale, weigh_, gradients=gradients)
-        dtype = wide(a, b)
+        dtype = accumulation_dtype(a, b)
         return total.to(dtype), *grads, bias_grad.to(dtype)
 
     def _sweep(
@@ -202,7 +224,7 @@ class Chunked(Sweeps):
         Returns:
             ``s G b`` ``[N, D]`` and ``s G^T a`` ``[M, D]``, or two empty tensors.
         """
-        dtype, products = wide(a, b), self._products(a, b)
+        dtype, products = accumulation_dtype(a, b), self._products(a, b)
         scale = scale.to(dtype)
         a, b = (a.to(products), b.to(products))
         a_grad, b_grad = (a.new_zeros(x.shape if gradients else 0, dtype=dtype) for x in (a, b))
@@ -227,7 +249,7 @@ class Chunked(Sweeps):
     def _products(self, a: Tensor, b: Tensor) -> torch.dtype:
         if self.products is None and a.is_cuda and a.dtype == b.dtype:
             return a.dtype
-        return self.products or wide(a, b)
+        return self.products or accumulation_dtype(a, b)
 
 
 def _leave_out(
@@ -241,7 +263,7 @@ def _leave_out(
 
 def _shift(a: Tensor, b: Tensor, scale: Tensor) -> float:
     """Return the number to subtract from every logit so that no sum of exps overflows."""
-    dtype = wide(a, b)
+    dtype = accumulation_dtype(a, b)
     longest = _longest(a.to(dtype)) * _longest(b.to(dtype))
     room = math.log(torch.finfo(dtype).max / MAX_TERMS)
     return max(0.0, float(scale * longest) - room)

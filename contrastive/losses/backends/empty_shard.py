@@ -9,43 +9,52 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.backends.base import Sums, Sweeps, wide
+from contrastive.losses.backends.base import LossBackend, SoftmaxSums, accumulation_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses.backends.pair_labels import Roles
+    from contrastive.losses.backends.pair_labels import PairLabels
 
 
-class Idle(Sweeps):
+class EmptyShardBackend(LossBackend):
     """Empty sums and no gradients."""
 
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
-        """See ``Sweeps``."""
-        del scale, roles, gradients
-        zero_N, zero_M = (x.new_zeros(len(x), dtype=wide(a, b)) for x in (a, b))
+    def sums(
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
+    ) -> SoftmaxSums:
+        """See ``LossBackend``."""
+        del scale, labels, gradients
+        zero_N, zero_M = (x.new_zeros(len(x), dtype=accumulation_dtype(a, b)) for x in (a, b))
         never = torch.zeros((), dtype=torch.bool, device=a.device)
-        return Sums(zero_N, zero_M - torch.inf, zero_N, zero_M, never)
+        return SoftmaxSums(zero_N, zero_M - torch.inf, zero_N, zero_M, never)
 
     def gradients(
-        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, **rest: Any
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, **rest: Any
     ) -> tuple[Tensor, Tensor]:
-        """See ``Sweeps``."""
-        del scale, roles, rest
-        a_grad, b_grad = (x.new_zeros(x.shape, dtype=wide(a, b)) for x in (a, b))
+        """See ``LossBackend``."""
+        del scale, labels, rest
+        a_grad, b_grad = (x.new_zeros(x.shape, dtype=accumulation_dtype(a, b)) for x in (a, b))
         return a_grad, b_grad
 
     def one_sided(
-        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         del gradients
-        return a.new_zeros((), dtype=wide(a, b)), *self.gradients(a, b, scale, roles)
+        return a.new_zeros((), dtype=accumulation_dtype(a, b)), *self.gradients(a, b, scale, labels)
 
     def sigmoid(
-        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        labels: PairLabels,
+        *,
+        gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         del bias
-        zero, a_grad, b_grad = self.one_sided(a, b, scale, roles, gradients=gradients)
+        zero, a_grad, b_grad = self.one_sided(a, b, scale, labels, gradients=gradients)
         return zero, a_grad, b_grad, zero

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.losses.backends.base import wide
+from contrastive.losses.backends.base import accumulation_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses.backends.pair_labels import Roles
+    from contrastive.losses.backends.pair_labels import PairLabels
 
 
-def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, roles: Roles) -> Tensor:
+def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, labels: PairLabels) -> Tensor:
     """Return the mean over rows with a positive of (mean positive - mean candidate logit)."""
-    dtype = wide(a, b)
+    dtype = accumulation_dtype(a, b)
     a, b = a.to(dtype), b.to(dtype)
     k = min(len(a), len(b))
     partner_ND = torch.zeros_like(a).index_copy(0, torch.arange(k, device=a.device), b[:k])
@@ -32,30 +32,30 @@ def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, roles: Roles) -> Tensor:
         torch.tensor(float(len(b)), dtype=dtype, device=a.device),
     )
     positive_ND = partner_ND
-    if roles.kind == "groups":
-        positive_ND = _group_sums(b, roles)
-    elif roles.a_ids_N is not None and roles.b_ids_M is not None:
-        same_K = roles.a_ids_N[:k] == roles.b_ids_M[:k]
+    if labels.kind == "groups":
+        positive_ND = _group_sums(b, labels)
+    elif labels.a_ids_N is not None and labels.b_ids_M is not None:
+        same_K = labels.a_ids_N[:k] == labels.b_ids_M[:k]
         same_N = torch.zeros(len(a), dtype=torch.bool, device=a.device)
         same_N[:k] = same_K
-        left_out_ND = _group_sums(b, roles) - partner_ND * same_N[:, None]
-        left_out_N = _group_sums(torch.ones_like(b[:, :1]), roles)[:, 0] - same_N.to(dtype)
+        left_out_ND = _group_sums(b, labels) - partner_ND * same_N[:, None]
+        left_out_N = _group_sums(torch.ones_like(b[:, :1]), labels)[:, 0] - same_N.to(dtype)
         candidates_ND = candidates_ND - left_out_ND
         candidate_count_N = candidate_count_N - left_out_N
-    mean_positive_ND = positive_ND / roles.row_count_N.to(dtype).clamp(min=1)[:, None]
+    mean_positive_ND = positive_ND / labels.row_count_N.to(dtype).clamp(min=1)[:, None]
     mean_candidate_ND = candidates_ND / candidate_count_N.clamp(min=1)[..., None]
     gap_N = (a * (mean_positive_ND - mean_candidate_ND)).sum(1)
-    counted_N = roles.row_count_N > 0
+    counted_N = labels.row_count_N > 0
     total = torch.where(counted_N, gap_N, 0).sum()
-    return log_scale.exp() * total / roles.rows_with_positive.to(dtype).clamp(min=1)
+    return log_scale.exp() * total / labels.rows_with_positive.to(dtype).clamp(min=1)
 
 
-def _group_sums(b: Tensor, roles: Roles) -> Tensor:
+def _group_sums(b: Tensor, labels: PairLabels) -> Tensor:
     """Return ``[N, D]``, for each row of a the sum of the rows of b with the same id."""
-    assert roles.a_ids_N is not None
-    assert roles.b_ids_M is not None
-    ordered = roles.b_ids_M.sort().values  # where an id first stands in it numbers the group
-    sums_MD = torch.zeros_like(b).index_add(0, torch.searchsorted(ordered, roles.b_ids_M), b)
-    group_N = torch.searchsorted(ordered, roles.a_ids_N).clamp(max=len(b) - 1)
-    known_N = ordered[group_N] == roles.a_ids_N
+    assert labels.a_ids_N is not None
+    assert labels.b_ids_M is not None
+    ordered = labels.b_ids_M.sort().values  # where an id first stands in it numbers the group
+    sums_MD = torch.zeros_like(b).index_add(0, torch.searchsorted(ordered, labels.b_ids_M), b)
+    group_N = torch.searchsorted(ordered, labels.a_ids_N).clamp(max=len(b) - 1)
+    known_N = ordered[group_N] == labels.a_ids_N
     return torch.where(known_N[:, None], sums_MD[group_N], 0)

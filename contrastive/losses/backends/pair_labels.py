@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Roles:
+class PairLabels:
     """Who is whose positive, and who does not take part.
 
     The rows of a may be a block of a larger batch: row i is then its row ``i + offset``.
     """
 
-    kind: Literal["partners", "masked", "groups"]
+    kind: Literal["diagonal", "masked", "groups"]
     """partners: row i and column i + offset. masked: so too, but other pairs with equal ids take no
     part. groups: every pair with equal ids."""
     offset: int
@@ -53,7 +53,7 @@ class Roles:
         *,
         positives: Positives,
         device: torch.device,
-    ) -> Roles:
+    ) -> PairLabels:
         """Read the roles of a whole batch from its ids.
 
         Raises:
@@ -72,11 +72,11 @@ class Roles:
         columns_M = (torch.arange(m, device=device) < k).float()
         if positives == "mask" and a_ids is not None:
             return cls("masked", 0, a_ids, b_ids, rows_N, columns_M, partners, partners)
-        return cls("partners", 0, None, None, rows_N, columns_M, partners, partners)
+        return cls("diagonal", 0, None, None, rows_N, columns_M, partners, partners)
 
-    def block(self, start: int, stop: int) -> Roles:
+    def block(self, start: int, stop: int) -> PairLabels:
         """Return the roles of the rows ``start`` to ``stop`` of a."""
-        return Roles(
+        return PairLabels(
             self.kind,
             self.offset + start,
             None if self.a_ids_N is None else self.a_ids_N[start:stop],
@@ -87,10 +87,10 @@ class Roles:
             self.partners,
         )
 
-    def transposed(self) -> Roles:
+    def transposed(self) -> PairLabels:
         """Return the roles with a and b exchanged; of a whole batch only."""
         assert self.offset == 0
-        return Roles(
+        return PairLabels(
             self.kind,
             0,
             self.b_ids_M,
@@ -118,7 +118,7 @@ class Roles:
         first, last = (max(0, min(x + self.offset, self._m)) for x in (start, stop))
         columns_P = torch.arange(first, last, device=self.column_count_M.device)
         rows_P = columns_P - self.offset - start
-        if self.kind == "partners":
+        if self.kind == "diagonal":
             return rows_P, columns_P, None
         neither = self._same(start, stop)
         neither[rows_P, columns_P] = False

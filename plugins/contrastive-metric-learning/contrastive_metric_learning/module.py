@@ -12,7 +12,7 @@ import torch
 
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses.backends.pair_labels import insist_on_pairs, matched_ids
-from contrastive.losses.execution import whole
+from contrastive.losses.execution import gather_global_batch
 from contrastive.losses.functional import accuracy, collisions
 from contrastive.losses.module import LossModule
 
@@ -45,7 +45,7 @@ class MetricLossModule(LossModule):
             ValueError: there are no pairs, or the ids do not fit the embeddings.
         """
         collided = collisions(torch.arange(len(a), device=a.device) if a_ids is None else a_ids)
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=self.batch_group())
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=self.batch_group())
         insist_on_pairs(len(a), len(b))
         a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
         if a_ids is None or b_ids is None:

@@ -26,7 +26,7 @@ NUMBERS: dict[torch.dtype, tiles.Number] = {
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some rows, some columns, and what they are to each other; see ``roles.Roles``."""
+    """Some rows, some columns, and what they are to each other; see ``labels.PairLabels``."""
 
     a: Tensor
     b: Tensor
@@ -109,7 +109,7 @@ class How:
             capability=capability,
             number=NUMBERS[a.dtype],
             width=a.shape[1],
-            ids=pairs.kind != "partners",
+            ids=pairs.kind != "diagonal",
         )
 
     def chunk(self, pairs: Pairs) -> int:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from contrastive.losses.backends.base import Side, Sums, Sweeps
+from contrastive.losses.backends.base import LossBackend, RowStats, SoftmaxSums
 from contrastive.losses.backends.triton import batch, lines, ops, tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses.backends.pair_labels import Roles
+    from contrastive.losses.backends.pair_labels import PairLabels
 
 
-class Fused(Sweeps):
+class FusedBackend(LossBackend):
     """Triton kernels for embeddings of 16 or 32 bits on a GPU.
 
     ``one_sided`` takes three units, as ``sigmoid`` does, but four in groups, in fp16 and with
@@ -68,38 +68,40 @@ class Fused(Sweeps):
         self.rows = rows or 0
         self.columns = columns or 0
 
-    def sums(self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool) -> Sums:
-        """See ``Sweeps``."""
+    def sums(
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
+    ) -> SoftmaxSums:
+        """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         size = a.shape[0] * batch.padded(b.shape[0]) * a.element_size()
-        possible = roles.kind != "groups" and a.dtype != torch.float16
+        possible = labels.kind != "groups" and a.dtype != torch.float16
         keep = gradients and possible and size <= self.cache_bytes
         *found, kept, shift = ops.infonce_sums(
             a,
             b,
             scale.float(),
-            **_plain(roles),
+            **_plain(labels),
             keep=keep,
             tile=self.tile,
             rows=self.rows,
             gemm=self.gemm,
             precision=self.precision,
         )
-        return Sums(*found, kept=kept if keep else shift)
+        return SoftmaxSums(*found, kept=kept if keep else shift)
 
     def gradients(
         self,
         a: Tensor,
         b: Tensor,
         scale: Tensor,
-        roles: Roles,
+        labels: PairLabels,
         *,
-        rows: Side,
-        columns: Side,
+        rows: RowStats,
+        columns: RowStats,
         exact: Tensor,
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         scale = scale.float()
         exps = None if kept is None or kept.ndim == 0 else kept
@@ -108,49 +110,58 @@ class Fused(Sweeps):
             a,
             b,
             scale,
-            row_side=[rows.log, rows.same_log, rows.pull],
-            column_side=[columns.log, columns.same_log, columns.pull],
+            row_side=[rows.log_norm, rows.log_norm_positives, rows.positive_weight],
+            column_side=[columns.log_norm, columns.log_norm_positives, columns.positive_weight],
             shift=shift,
             exact=exact,
             kept=exps,
-            **_plain(roles),
+            **_plain(labels),
             **self._choices(a),
         )
 
     def one_sided(
-        self, a: Tensor, b: Tensor, scale: Tensor, roles: Roles, *, gradients: bool
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         return ops.infonce_one_sided(
-            a, b, scale.float(), **_plain(roles), gradients=gradients, **self._choices(a)
+            a, b, scale.float(), **_plain(labels), gradients=gradients, **self._choices(a)
         )
 
     def sigmoid(
-        self, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, roles: Roles, *, gradients: bool
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        labels: PairLabels,
+        *,
+        gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See ``Sweeps``."""
+        """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         return ops.sigmoid_sweep(
             a,
             b,
             scale.float(),
             bias.float(),
-            **_plain(roles),
+            **_plain(labels),
             gradients=gradients,
             **self._choices(a),
         )
 
-    def unit(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Sweeps``; the rows are rounded to the type of the products."""
+    def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LossBackend``; the rows are rounded to the type of the products."""
         _check(raw)
-        return ops.unit(raw.contiguous(), self.products or raw.dtype)
+        return ops.normalize_rows(raw.contiguous(), self.products or raw.dtype)
 
-    def finish(
+    def finalize_gradient(
         self, x: Tensor, grad: Tensor, factor: Tensor, length_N: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """See ``Sweeps``."""
-        return ops.finish(x.contiguous(), grad.contiguous(), factor.float(), length_N, dtype)
+        """See ``LossBackend``."""
+        return ops.finalize_gradient(
+            x.contiguous(), grad.contiguous(), factor.float(), length_N, dtype
+        )
 
     def _multiplied(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings in the type of the products."""
@@ -175,15 +186,15 @@ class Fused(Sweeps):
         }
 
 
-def _plain(roles: Roles) -> dict[str, Any]:
-    a_ids, b_ids = roles.a_ids_N, roles.b_ids_M
+def _plain(labels: PairLabels) -> dict[str, Any]:
+    a_ids, b_ids = labels.a_ids_N, labels.b_ids_M
     return {
         "a_ids": None if a_ids is None else a_ids.contiguous(),
         "b_ids": None if b_ids is None else b_ids.contiguous(),
-        "row_count": roles.row_count_N.contiguous(),
-        "column_count": roles.column_count_M.contiguous(),
-        "kind": roles.kind,
-        "offset": roles.offset,
+        "row_count": labels.row_count_N.contiguous(),
+        "column_count": labels.column_count_M.contiguous(),
+        "kind": labels.kind,
+        "offset": labels.offset,
     }
 
 

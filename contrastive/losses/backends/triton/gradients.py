@@ -78,7 +78,7 @@ def weigh(
     v_C = tl.exp2(shared - log2_of(column_log, columns_C, m, lift))
     e_RC = tl.exp2(x_RC - shared)
     g_RC = e_RC * (u_R[:, None] + v_C[None, :])
-    if KIND != "partners":
+    if KIND != "diagonal":
         if some(same(a_ids, b_ids, rows_R, columns_C, n, m)):
             own_RC = tl.zeros((R, C), tl.float32)
             if KIND == "groups":  # their exps are in the sums, so the shift suits them too
@@ -139,7 +139,7 @@ def weigh_exact(
         x_RC = dot_RC * (tl.load(scale) * LOG2E)
         g_RC = tl.exp2(x_RC - log2_of(row_log, rows_R, n, lift)[:, None])
         g_RC += tl.exp2(x_RC - log2_of(column_log, columns_C, m, lift)[None, :])
-        if KIND != "partners":
+        if KIND != "diagonal":
             own_RC = tl.zeros((R, C), tl.float32)
             if KIND == "groups":
                 same_R = log2_of(row_same, rows_R, n, lift)

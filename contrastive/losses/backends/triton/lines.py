@@ -68,23 +68,23 @@ def fold_logs(
     )
 
 
-def unit(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Call ``rows.unit``."""
+def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Call ``rows.normalize_rows``."""
     n, width = raw.shape
     out = torch.empty_like(raw, dtype=dtype)
     length_N = torch.empty(n, dtype=torch.float32, device=raw.device)
-    rows.unit[(n,)](raw=raw, out=out, length=length_N, D=width, W=filled(width), **FUSION)
+    rows.normalize_rows[(n,)](raw=raw, out=out, length=length_N, D=width, W=filled(width), **FUSION)
     return out, length_N
 
 
-def finish(
+def finalize_gradient(
     x: Tensor, grad: Tensor, factor: Tensor, length: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Call ``rows.finish``; return the gradient and the rows' dot products."""
+    """Call ``rows.finalize_gradient``; return the gradient and the rows' dot products."""
     n, width = x.shape
     out = torch.empty_like(x, dtype=dtype)
     dot_N = torch.empty(n, dtype=torch.float32, device=x.device)
-    rows.finish[(n,)](
+    rows.finalize_gradient[(n,)](
         x=x,
         grad=grad,
         factor=factor,

@@ -1,10 +1,10 @@
 """The sweeps as operators of torch, so that ``torch.compile`` takes each as a whole.
 
 Their arguments are plain: tensors, numbers and strings. ``kind``, ``offset``, the ids and the
-counts are those of ``roles.Roles``; ``tile``, ``rows``, ``columns``, ``gemm`` and ``precision``
-those of ``Fused``. Nothing here waits for the GPU, so a CUDA graph can hold it.
+counts are those of ``PairLabels``; ``tile``, ``rows``, ``columns``, ``gemm`` and ``precision`` those
+of ``FusedBackend``. Nothing here waits for the GPU, so a CUDA graph can hold it.
 
-Shapes: N rows of a, M rows of b, D wide, T tiles, K partners.
+Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
 """
 
 # pyright: reportUnusedFunction=false
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn.functional import softplus
 
-from contrastive.losses.backends.base import Side, side
+from contrastive.losses.backends.base import RowStats, row_stats
 from contrastive.losses.backends.triton import lines, sweep, tiles
 from contrastive.losses.backends.triton.batch import How, Pairs, padded, slices
 from contrastive.losses.backends.triton.launch import Kernels
@@ -44,7 +44,7 @@ def infonce_sums(
     gemm: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the fields of ``Sums`` in order, then the shift.
+    """Return the fields of ``SoftmaxSums`` in order, then the shift.
 
     Unless ``keep``, no exps are kept for ``infonce_gradients`` and that field is empty.
     """
@@ -97,7 +97,7 @@ def infonce_gradients(
     gemm: str,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return ``s G b`` and ``s G^T a``; the sides are the fields of ``Side`` in order."""
+    """Return ``s G b`` and ``s G^T a``; the sides are the fields of ``RowStats`` in order."""
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
         kernels = Kernels(scale, How.of(tile, rows, columns, gemm, precision))
@@ -157,7 +157,7 @@ def infonce_one_sided(
             log, _, positive, _, exact, _ = first_sweep(
                 block, kernels, exps=exps, shift=shift, columns=False
             )
-            loss_N[here], found = side(log, positive, block.row_count, loss_N.new_ones(()))
+            loss_N[here], found = row_stats(log, positive, block.row_count, loss_N.new_ones(()))
             of_rows[:] = _fields(found)
             return exact
 
@@ -249,29 +249,29 @@ def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return total, *grads, g_total
 
 
-@custom_op("contrastive::unit", mutates_args=())
-def unit(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@custom_op("contrastive::normalize_rows", mutates_args=())
+def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the rows of ``raw`` with length 1, in ``dtype``, and their lengths, fp32."""
     with torch.cuda.device_of(raw):
-        return lines.unit(raw, dtype)
+        return lines.normalize_rows(raw, dtype)
 
 
-@unit.register_fake
+@normalize_rows.register_fake
 def _(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return torch.empty_like(raw, dtype=dtype), raw.new_empty(raw.shape[0], dtype=torch.float32)
 
 
-@custom_op("contrastive::finish", mutates_args=())
-def finish(
+@custom_op("contrastive::finalize_gradient", mutates_args=())
+def finalize_gradient(
     x: Tensor, grad: Tensor, factor: Tensor, length: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``Sweeps.finish`` does."""
+    """Return what ``LossBackend.finish`` does."""
     with torch.cuda.device_of(x):
-        out, dot_N = lines.finish(x, grad, factor, length, dtype)
+        out, dot_N = lines.finalize_gradient(x, grad, factor, length, dtype)
         return out, dot_N.sum()
 
 
-@finish.register_fake
+@finalize_gradient.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=rest[-1]), x.new_empty((), dtype=torch.float32)
 
@@ -285,5 +285,5 @@ def _exps_type(a: Tensor) -> torch.dtype:
     return torch.float32 if a.dtype == torch.float32 else torch.bfloat16
 
 
-def _fields(found: Side) -> tuple[Tensor, Tensor, Tensor]:
-    return found.log, found.same_log, found.pull
+def _fields(found: RowStats) -> tuple[Tensor, Tensor, Tensor]:
+    return found.log_norm, found.log_norm_positives, found.positive_weight

@@ -118,7 +118,7 @@ def special(
     found = (end > n) | (last > m)
     if KIND != "groups":
         found = found | ((column < end + offset) & (row + offset < last))
-    if KIND != "partners":
+    if KIND != "diagonal":
         found = found | some(same(a_ids, b_ids, rows_R, columns_C, n, m))
     return found
 
@@ -149,6 +149,6 @@ def negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND: tl.constexpr)
     mask_RC = inside(rows_R, columns_C, n, m)
     if KIND != "groups":
         mask_RC = mask_RC & (rows_R[:, None] + offset != columns_C[None, :])
-    if KIND != "partners":
+    if KIND != "diagonal":
         mask_RC = mask_RC & ~same(a_ids, b_ids, rows_R, columns_C, n, m)
     return mask_RC

@@ -91,7 +91,7 @@ def part(parts, start, rows_R, t, n, other, T: tl.constexpr):
 
 
 @triton.jit
-def unit(raw, out, length, D: tl.constexpr, W: tl.constexpr):
+def normalize_rows(raw, out, length, D: tl.constexpr, W: tl.constexpr):
     """Write a row with length 1, and its length."""
     row = tl.program_id(0).to(tl.int64)
     k_W = tl.arange(0, W)
@@ -112,7 +112,7 @@ def partners(a, b, scale, x, offset, D: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
-def finish(
+def finalize_gradient(
     x,
     grad,
     factor,

@@ -7,7 +7,7 @@ class Module(ContrastLoss):
         super().__init__(log_scale)
         self.mean = torch.zeros(())
 
-    def compare(self, logits, same):
+    def compute(self, logits, same):
         loss = super().compare(logits, same)
         self.mean = 0.9 * self.mean + 0.1 * loss.detach()
         return loss * (1 + self.mean)

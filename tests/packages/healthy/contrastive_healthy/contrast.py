@@ -23,7 +23,7 @@ class ContrastLoss(LossModule):
             return torch.eye(n, m, dtype=torch.bool)
         return a_ids[:, None] == (a_ids if b_ids is None else b_ids)
 
-    def compare(self, logits, same):
+    def compute(self, logits, same):
         return (logits.logsumexp(1) - logits.masked_fill(~same, -math.inf).logsumexp(1)).mean()
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive.losses.execution import whole
+from contrastive.losses.execution import gather_global_batch
 from contrastive.losses.functional import accuracy, infonce_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class AcmeLossModule(ScaledLoss[AcmeLoss]):
     """Owns the temperature, which ``ScaledLoss`` learns, bounds and logs."""
 
-    def compare(
+    def compute(
         self,
         a: Tensor,
         b: Tensor,
@@ -31,7 +31,7 @@ class AcmeLossModule(ScaledLoss[AcmeLoss]):
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss over the batch of all processes, and the accuracy for the log."""
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
         logits_NM = self.logits(a, b)
         margin = self.config.margin * self.log_scale.exp()
         harder_NM = logits_NM - margin * _positives(logits_NM, a_ids, b_ids)
