@@ -211,16 +211,6 @@ def test_the_menu_imports_no_torch():
 # Which execution
 
 
-class Somewhere:
-    """What ``choose`` looks at of embeddings, on a device that need not be there."""
-
-    def __init__(self, n, width, dtype, *, is_cuda):
-        self.shape, self.dtype, self.is_cuda = (n, width), dtype, is_cuda
-
-    def __len__(self):
-        return self.shape[0]
-
-
 @pytest.mark.parametrize(
     ("n", "width", "dtype", "products", "on_gpu", "on_cpu"),
     [
@@ -235,19 +225,21 @@ class Somewhere:
 def test_auto_goes_by_size_device_and_products(
     n, width, dtype, products, on_gpu, on_cpu, monkeypatch
 ):
+    given = {"dtype": dtype, "products": products}
     monkeypatch.setattr(execution, "_has_triton", lambda: True)
-    for is_cuda, expected in ((True, on_gpu), (False, on_cpu)):
-        x = Somewhere(n, width, dtype, is_cuda=is_cuda)
-        assert execution.choose("auto", x, x, products=products) == expected
+    for device, expected in (("cuda", on_gpu), ("cpu", on_cpu)):
+        assert execution.choose("auto", n, n, width, device=device, **given) == expected
     monkeypatch.setattr(execution, "_has_triton", lambda: False)
-    x = Somewhere(n, width, dtype, is_cuda=True)
-    assert execution.choose("auto", x, x, products=products) != "fused"
-    assert execution.choose("fused", x, x) == "fused"  # who asks for it is told what is missing
+    assert execution.choose("auto", n, n, width, device="cuda", **given) != "fused"
+    # who asks for it is told what is missing
+    assert execution.choose("fused", n, n, width, device="cuda", **given) == "fused"
 
 
 def test_a_model_says_which_execution_it_takes():
-    few, many = (torch.zeros(n, 4) for n in (8, 1024))
+    def described(config, n):
+        return config.build().describe(n, n, 4, torch.float32, torch.device("cpu"))
+
     for config in MODULES:
-        assert config().build().execution(few, few) == "eager"
-        assert config().build().execution(many, many) == "chunked"
-        assert config(execution="chunked").build().execution(few, few) == "chunked"
+        assert described(config(), 8) == "eager"
+        assert described(config(), 1024) == "chunked"
+        assert described(config(execution="chunked"), 8) == "chunked"

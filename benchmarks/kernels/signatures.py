@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from triton.compiler import ASTSource
 
-from contrastive.losses.backends.triton import gradients, launch, lines, rows, sums, tiles
+from contrastive.losses.backends.triton import (
+    gradient_kernels,
+    launch_pairs,
+    launch_rows,
+    row_kernels,
+    sum_kernels,
+    tiles,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,19 +72,19 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
         "PRECISION": "ieee",
         "INTERPRETED": False,
     }
-    lift = launch.LIFT if shipped.number == "fp16" else 0.0
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, **lines.FUSION}
+    lift = launch_pairs.LIFT if shipped.number == "fp16" else 0.0
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, **launch_rows.FUSION}
     each: dict[tiles.Kernel, list[tuple[Any, dict[str, Any]]]] = {
         "sums": [
-            (sums.sums, {"GIVEN": False, "KEEP": False, "COLUMNS": True}),
+            (sum_kernels.sums, {"GIVEN": False, "KEEP": False, "COLUMNS": True}),
         ],
-        "peaks": [(sums.peaks, {"COLUMNS": True})],
-        "weigh": [(gradients.weigh, {"GIVEN": False, "LIFT": lift})],
-        "weigh_exact": [(gradients.weigh_exact, {"LIFT": lift})],
-        "sigmoid": [(gradients.sigmoid, {"GIVEN": False, "GRADIENTS": True, "LIFT": lift})],
+        "peaks": [(sum_kernels.peaks, {"COLUMNS": True})],
+        "weigh": [(gradient_kernels.weigh, {"GIVEN": False, "LIFT": lift})],
+        "weigh_exact": [(gradient_kernels.weigh_exact, {"LIFT": lift})],
+        "sigmoid": [(gradient_kernels.sigmoid, {"GIVEN": False, "GRADIENTS": True, "LIFT": lift})],
     }
     if kind != "groups" and shipped.number != "fp16":
-        each["sums"] += [(sums.sums, {"GIVEN": False, "KEEP": True, "COLUMNS": True})]
+        each["sums"] += [(sum_kernels.sums, {"GIVEN": False, "KEEP": True, "COLUMNS": True})]
     for fn, own in each[shipped.kernel]:
         unused: set[str] = {"x"}
         if kind == "diagonal":
@@ -97,17 +104,17 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
 def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
     tile = tiles.RESCALE
     width = {"D": 1024, "W": 1024}
-    fold = {"R": lines.FOLD[0], "T": lines.FOLD[1]}
+    fold = {"R": launch_rows.FOLD[0], "T": launch_rows.FOLD[1]}
     scaled = {"R": tile.rows, "C": tile.columns, "LIFT": 0.0}
     logs = {"FALLBACK": True, "NATURAL": True}
     kernels: list[tuple[Any, dict[str, Any]]] = [
-        (gradients.rescale, scaled),
-        (rows.fold, fold),
-        (rows.fold_logs, fold | logs),
-        (rows.fold_logs, fold | logs | {"FALLBACK": False}),
-        (rows.partners, width),
-        (rows.normalize_rows, width),
-        (rows.finalize_gradient, width | {"RAW": False}),
+        (gradient_kernels.rescale, scaled),
+        (row_kernels.fold, fold),
+        (row_kernels.fold_logs, fold | logs),
+        (row_kernels.fold_logs, fold | logs | {"FALLBACK": False}),
+        (row_kernels.partners, width),
+        (row_kernels.normalize_rows, width),
+        (row_kernels.finalize_gradient, width | {"RAW": False}),
     ]
     for fn, constexprs in kernels:
         name = f"{fn.__name__} {constexprs}"
@@ -118,7 +125,7 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
             "bf16",
             constexprs,
             set(),
-            {"num_warps": 4, **lines.FUSION},
+            {"num_warps": 4, **launch_rows.FUSION},
             False,
         )
 
@@ -134,7 +141,7 @@ def _build(
     products: bool,
 ) -> Build:
     embeddings = dict.fromkeys(("a", "b", "g", "exps", "raw"), f"*{number}")
-    if fn is rows.normalize_rows or fn is rows.finalize_gradient:
+    if fn is row_kernels.normalize_rows or fn is row_kernels.finalize_gradient:
         embeddings |= {"out": f"*{number}", "x": f"*{number}"}
     types = _NUMBERS | _STRIDES | _POINTERS | embeddings
     known = constexprs | {x: None for x in fn.arg_names if x in unused}

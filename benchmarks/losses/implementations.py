@@ -142,14 +142,14 @@ def by_execution(name: Any, problem: Problem) -> Call:
     return call
 
 
-def by_sweeps(make: Callable[[], engine.LossBackend], problem: Problem) -> Call:
-    """Call our sweeps, for settings of an execution that the public functions leave alone."""
+def by_backend(make: Callable[[], engine.LossBackend], problem: Problem) -> Call:
+    """Call a backend of ours, for settings that the public functions do not have."""
     how = make()
 
     def call() -> Tensor:
         a, b, device = problem.a, problem.b, problem.a.device
         labels = Roles.of(len(a), len(b), positives="ignore", device=device)
-        given = {"sweeps": how, "normalize": problem.raw}
+        given = {"backend": how, "normalize": problem.raw}
         if problem.loss == "sigmoid":
             return engine.sigmoid(a, b, problem.log_scale, problem.bias, labels, **given)
         return engine.infonce(a, b, problem.log_scale, labels, **given)
@@ -174,7 +174,7 @@ PLAIN = [
     Implementation("chunked", partial(by_execution, "chunked"), LEAST, ours=True),
     Implementation(
         "chunked-bf16",
-        partial(by_sweeps, partial(ChunkedBackend, products=torch.bfloat16)),
+        partial(by_backend, partial(ChunkedBackend, products=torch.bfloat16)),
         LEAST,
         devices=("cpu",),
         ours=True,
@@ -207,7 +207,7 @@ def fused() -> list[Implementation]:
     return [
         Implementation(
             name,
-            partial(by_sweeps, partial(made, **settings)),
+            partial(by_backend, partial(made, **settings)),
             sized((1, 3)) if "cache_bytes" in settings else LEAST,
             devices=("cuda",),
             ours=True,

@@ -113,7 +113,7 @@ def dcl(
         positives=positives,
         direction=direction,
         candidates=candidates,
-        chunked=chosen(execution, a, b) == "chunked",
+        chunked=chosen(execution, len(a), len(b)) == "chunked",
     )
     return torch.stack([_loss(sums, log_scale, sigma) for sums in sides]).mean()
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import normalize as unit_rows
 
 from contrastive.config.extras import require
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import functional
 from contrastive.losses.backends import base as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
@@ -25,12 +26,12 @@ from contrastive.losses.backends.triton.tiles import WIDEST
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import BatchGroup, PairShards
+    from contrastive.distributed.global_batch import PairShards
     from contrastive.losses import Direction, Execution, Positives, Products
     from contrastive.losses.backends.base import LossBackend
 
 Chosen = Literal["eager", "chunked", "fused"]
-LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two sweeps
+LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two passes
 
 
 def infonce(
@@ -46,7 +47,7 @@ def infonce(
     normalize: bool = False,
     execution: Execution = "auto",
     products: Products = "fp32",
-    group: BatchGroup | None = None,
+    group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce``.
 
@@ -78,8 +79,8 @@ def infonce(
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
-    shards = None if group is None else group.pair_shards(a, b)
-    execution = _choose(execution, a, b, shards, products)
+    shards = pair_shards(a, b, group)
+    execution = choose_for(execution, a, b, products=products, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.infonce(
@@ -129,11 +130,11 @@ def sigmoid(
     normalize: bool = False,
     execution: Execution = "auto",
     products: Products = "fp32",
-    group: BatchGroup | None = None,
+    group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
-    shards = None if group is None else group.pair_shards(a, b)
-    execution = _choose(execution, a, b, shards, products)
+    shards = pair_shards(a, b, group)
+    execution = choose_for(execution, a, b, products=products, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.sigmoid(
@@ -155,33 +156,44 @@ def sigmoid(
 
 def choose(
     execution: Execution,
-    a: Tensor,
-    b: Tensor,
-    group: BatchGroup | None = None,
+    n: int,
+    m: int,
+    dim: int,
     *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
     products: Products = "fp32",
 ) -> Chosen:
-    """Return what ``auto`` is for embeddings ``[N, D]`` and ``[M, D]`` on their device.
+    """Return what ``auto`` is for a global batch of N x M pairs of width ``dim``.
 
-    ``eager`` for less than ``LARGE`` pairs, all processes counted (so each has to ask). Beyond,
-    ``fused`` on a GPU for products in half precision, which is what its tensor cores are for, and
-    ``chunked`` for all else.
+    ``eager`` for less than ``LARGE`` pairs. Beyond, ``fused`` on a GPU for products in bf16 or
+    fp16, which is what its tensor cores are for, and ``chunked`` for all else.
     """
     if execution != "auto":
         return execution
-    return _choose(execution, a, b, None if group is None else group.pair_shards(a, b), products)
-
-
-def _choose(
-    execution: Execution, a: Tensor, b: Tensor, shards: PairShards | None, products: Products
-) -> Chosen:
-    if execution != "auto":
-        return execution
-    n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
     if n * m < LARGE:
         return "eager"
-    fits = a.is_cuda and a.shape[1] <= WIDEST and _has_triton()
-    return "fused" if fits and _reduced_dtype(a, b, products) else "chunked"
+    fits = torch.device(device).type == "cuda" and dim <= WIDEST and _has_triton()
+    return "fused" if fits and _reduced_dtype(dtype, products) else "chunked"
+
+
+def choose_for(
+    execution: Execution,
+    a: Tensor,
+    b: Tensor,
+    *,
+    products: Products,
+    shards: PairShards | None,
+) -> Chosen:
+    """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
+    n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
+    dtype = a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
+    return choose(execution, n, m, a.shape[1], dtype=dtype, device=a.device, products=products)
+
+
+def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
+    """Return how the global batch is sharded: a collective, unless that is known already."""
+    return group.pair_shards(a, b) if isinstance(group, BatchGroup) else group
 
 
 def _backend(
@@ -193,8 +205,10 @@ def _backend(
 ) -> LossBackend:
     if not len(labels.row_count_N):
         return EmptyShardBackend()
-    # a CPU multiplies half precision as fp32, unless told otherwise
-    dtype = _reduced_dtype(a, b, products) if a.is_cuda or products == "bf16" else None
+    wide = engine.accumulation_dtype(a, b)
+    dtype = _reduced_dtype(a.dtype if a.dtype == b.dtype else wide, products)
+    if not a.is_cuda and products != "bf16":
+        dtype = None  # a CPU multiplies bf16 and fp16 as fp32, unless it is asked to
     match execution:
         case "chunked":
             return ChunkedBackend(products=dtype)
@@ -207,12 +221,11 @@ def _backend(
             assert_never(execution)
 
 
-def _reduced_dtype(a: Tensor, b: Tensor, products: Products) -> torch.dtype | None:
-    """Return the type of products in half precision, or None for wider ones."""
-    if a.dtype == b.dtype and a.dtype.itemsize < 4:
-        return a.dtype
-    single = engine.accumulation_dtype(a, b) == torch.float32
-    return torch.bfloat16 if products == "bf16" and single else None
+def _reduced_dtype(dtype: torch.dtype, products: Products) -> torch.dtype | None:
+    """Return the type of products in bf16 or fp16, or None for wider ones."""
+    if dtype.itemsize < 4:
+        return dtype
+    return torch.bfloat16 if products == "bf16" and dtype == torch.float32 else None
 
 
 @cache
@@ -226,14 +239,14 @@ def gather_global_batch(
     a_ids: Tensor | None,
     b_ids: Tensor | None,
     *,
-    group: BatchGroup | None,
+    group: BatchGroup | PairShards | None,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the whole batch, on every process; each row L2-normalised if asked for.
 
     For losses that every process computes in full; their gradients come out as ``BatchGroup`` says.
     """
-    shards = None if group is None else group.pair_shards(a, b)
+    shards = pair_shards(a, b, group)
     return _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
 
 

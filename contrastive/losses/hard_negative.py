@@ -121,7 +121,7 @@ def hard_negative(
         candidates=candidates,
         positive_powers=(1.0, 1.0 + beta, beta),
         negative_powers=(1.0 + beta, beta),
-        chunked=chosen(execution, a, b) == "chunked",
+        chunked=chosen(execution, len(a), len(b)) == "chunked",
     )
     losses = [
         softmax_loss(sums, sums.positive_logs[0], _log_negatives(sums, log_scale, tau_plus))

@@ -8,11 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import InfoNCE
-from contrastive.losses.execution import Chosen, choose, gather_global_batch, infonce
+from contrastive.losses.execution import (
+    choose,
+    choose_for,
+    gather_global_batch,
+    infonce,
+    pair_shards,
+)
 from contrastive.losses.functional import accuracy, infonce_from_logits
 from contrastive.losses.module import ScaledLoss
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from contrastive.distributed.global_batch import BatchGroup
@@ -31,9 +38,10 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; metric, where all logits are at hand: accuracy."""
         config = self.config
-        how = self.execution(a, b)
+        shards = pair_shards(a, b, group)
+        how = choose_for(config.execution, a, b, products=config.products, shards=shards)
         if how == "eager":
-            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
+            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
             logits_NM = self.logits(a, b)
             loss = infonce_from_logits(
                 logits_NM,
@@ -55,11 +63,11 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
             label_smoothing=config.label_smoothing,
             execution=how,
             products=config.products,
-            group=group,
+            group=shards,
         )
         return loss, {}
 
-    def execution(self, a: Tensor, b: Tensor) -> Chosen:
-        """Return the execution that such embeddings get."""
-        config = self.config
-        return choose(config.execution, a, b, self.batch_group(), products=config.products)
+    def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
+        """Return the execution that such a batch gets."""
+        how, products = self.config.execution, self.config.products
+        return choose(how, n, m, dim, dtype=dtype, device=device, products=products)

@@ -49,9 +49,12 @@ class LossModule(nn.Module):
         """Return the processes whose batches make one with this one's, if any."""
         return None
 
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return how the loss of such embeddings is computed, for the log."""
-        del a, b
+    def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
+        """Return how the loss of a global batch of N x M pairs is computed, for the log.
+
+        It computes and communicates nothing. ``dim``, ``dtype`` and ``device`` are the embeddings'.
+        """
+        del n, m, dim, dtype, device
         return "eager"
 
 

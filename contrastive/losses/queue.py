@@ -97,9 +97,9 @@ class QueueLoss(WrapperLoss):
         self._remember(a, b, a_ids, b_ids, group=BatchGroup.current() if group is None else None)
         return loss, {**metrics, **filled}
 
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return the execution of the loss within, of a batch and a full queue."""
-        return self.inner.execution(a, b[:1].expand(len(b) + self.config.size, -1))
+    def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
+        """Return the execution of the inner loss, of a batch and a full queue."""
+        return self.inner.describe(n, m + self.config.size, dim, dtype, device)
 
     def _compute(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None

@@ -69,9 +69,9 @@ class AnchorLoss(ScaledLoss[A]):
     ) -> Tensor:
         """Return the loss of a whole batch."""
 
-    def anchors_and_candidates(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows as many as there are anchors, and as many as there are candidates."""
-        return a, b
+    def anchors_and_candidates(self, n: int, m: int) -> tuple[int, int]:
+        """Return the numbers of anchors and of candidates among N rows of a and M of b."""
+        return n, m
 
     @final
     def compute(
@@ -84,7 +84,7 @@ class AnchorLoss(ScaledLoss[A]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; metric, where all logits are at hand: accuracy between the sides."""
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
-        execution = chosen(self.config.execution, *self.anchors_and_candidates(a, b))
+        execution = chosen(self.config.execution, *self.anchors_and_candidates(len(a), len(b)))
         loss = self.between(a, b, a_ids, b_ids, execution=execution)
         if execution == "chunked":
             return loss, {}
@@ -92,9 +92,10 @@ class AnchorLoss(ScaledLoss[A]):
             return loss, {"accuracy": accuracy(self.logits(a, b), a_ids, b_ids)}
 
     @final
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return the execution that such embeddings get."""
-        return chosen(self.config.execution, *self.anchors_and_candidates(a, b), self.batch_group())
+    def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
+        """Return the execution that such a batch gets."""
+        del dim, dtype, device
+        return chosen(self.config.execution, *self.anchors_and_candidates(n, m))
 
 
 def both_sides(
@@ -202,11 +203,9 @@ def mean(loss_N: Tensor, counted_N: Tensor) -> Tensor:
     return torch.where(counted_N, loss_N, 0).sum() / counted_N.sum().clamp(min=1)
 
 
-def chosen(
-    execution: Unfused, a: Tensor, b: Tensor, group: BatchGroup | None = None
-) -> Literal["eager", "chunked"]:
-    """Return what ``auto`` is: ``execution.choose``, without the kernels."""
-    return "eager" if choose(execution, a, b, group) == "eager" else "chunked"
+def chosen(execution: Unfused, n: int, m: int) -> Literal["eager", "chunked"]:
+    """Return what ``auto`` is for N anchors and M candidates: ``choose``, without the kernels."""
+    return "eager" if choose(execution, n, m, 0) == "eager" else "chunked"
 
 
 def _across(

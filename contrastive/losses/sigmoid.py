@@ -8,11 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import Sigmoid
-from contrastive.losses.execution import Chosen, choose, gather_global_batch, sigmoid
+from contrastive.losses.execution import (
+    choose,
+    choose_for,
+    gather_global_batch,
+    pair_shards,
+    sigmoid,
+)
 from contrastive.losses.functional import accuracy, sigmoid_from_logits
 from contrastive.losses.module import ScaledLoss
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from contrastive.distributed.global_batch import BatchGroup
@@ -31,10 +38,11 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; metric, where all logits are at hand: accuracy."""
         assert self.bias is not None
-        positives = self.config.positives
-        how = self.execution(a, b)
+        config, positives = self.config, self.config.positives
+        shards = pair_shards(a, b, group)
+        how = choose_for(config.execution, a, b, products=config.products, shards=shards)
         if how == "eager":
-            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
+            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
             logits_NM = self.logits(a, b)
             loss = sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
             return loss, {"accuracy": accuracy(logits_NM, a_ids, b_ids)}
@@ -47,12 +55,12 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
             bias=self.bias,
             positives=positives,
             execution=how,
-            products=self.config.products,
-            group=group,
+            products=config.products,
+            group=shards,
         )
         return loss, {}
 
-    def execution(self, a: Tensor, b: Tensor) -> Chosen:
-        """Return the execution that such embeddings get."""
-        config = self.config
-        return choose(config.execution, a, b, self.batch_group(), products=config.products)
+    def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
+        """Return the execution that such a batch gets."""
+        how, products = self.config.execution, self.config.products
+        return choose(how, n, m, dim, dtype=dtype, device=device, products=products)

@@ -34,9 +34,9 @@ class SupConLoss(AnchorLoss[SupCon]):
         """Return the loss of a whole batch."""
         return supcon(a, b, a_ids, b_ids, log_scale=self.log_scale, execution=execution)
 
-    def anchors_and_candidates(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return as many rows as both sides have, twice."""
-        return _both(a, b)
+    def anchors_and_candidates(self, n: int, m: int) -> tuple[int, int]:
+        """Return N + M twice: rows of both modalities are anchors, and candidates."""
+        return n + m, n + m
 
 
 def supcon(
@@ -84,12 +84,6 @@ def supcon(
         among(torch.cat([a_ids, b_ids])),
         log_scale=log_scale,
         positive_powers=(1.0,),
-        chunked=chosen(execution, *_both(a, b)) == "chunked",
+        chunked=chosen(execution, len(a) + len(b), len(a) + len(b)) == "chunked",
     )
     return softmax_loss(sums, sums.positive_logs[0], sums.negative_logs[0])
-
-
-def _both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return as many rows as both sides have, which are anchors and candidates alike."""
-    z = a[:1].expand(len(a) + len(b), -1)
-    return z, z

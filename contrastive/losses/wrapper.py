@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from contrastive.losses.module import LossModule
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from contrastive.distributed.global_batch import BatchGroup
@@ -36,9 +37,9 @@ class WrapperLoss(LossModule):
         """Return ``[N, M]`` logits as the loss within sees them."""
         return self.inner.logits(a, b)
 
-    def execution(self, a: Tensor, b: Tensor) -> str:
-        """Return the execution of the loss within."""
-        return self.inner.execution(a, b)
+    def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
+        """Return the execution of the inner loss."""
+        return self.inner.describe(n, m, dim, dtype, device)
 
     def batch_group(self) -> BatchGroup | None:
         """Return the processes of the loss within."""

@@ -217,12 +217,12 @@ def says_how(subject: LossSubject) -> None:
     shape = tuple(module.logits(a, b[:5]).shape)
     if shape != (8, 5):
         raise Fault(f"logits of 8 and 5 rows have the shape {shape}", "return [N, M] logits")
-    how: Any = module.execution(a, b)
+    how: Any = module.describe(8, 8, a.shape[1], a.dtype, a.device)
     if not isinstance(how, str):
-        raise Fault(f"execution() gives {how!r}", "return a word for the log, such as eager")
+        raise Fault(f"describe() gives {how!r}", "return a word for the log, such as eager")
     group: Any = module.batch_group()
     if group is not None and not isinstance(group, BatchGroup):
-        problem = f"group() gives a {type(group).__name__}"
+        problem = f"batch_group() gives a {type(group).__name__}"
         raise Fault(problem, "return None, or BatchGroup.current() if the loss gathers the batches")
 
 

@@ -298,9 +298,8 @@ def _log_summary(
         say(f"{ranks.size} processes share each batch")
     how = ", ".join(f"{m}: {'cached' if m in batches.tables else 'live'}" for m in model.towers)
     say(f"{len(batches)} pairs, {batches.steps_per_epoch} steps an epoch; features {how}")
-    rows = len(ranks.shard([0] * batches.batch_size))
-    some = torch.empty(rows, spec.model.embed_dim, device=model.device)
-    how = model.loss.execution(some, some)
+    size, dim = batches.batch_size, spec.model.embed_dim
+    how = model.loss.describe(size, size, dim, torch.float32, model.device)
     say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
         if model.tower(modality).encoder_frozen:

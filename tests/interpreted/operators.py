@@ -7,7 +7,7 @@ import torch
 from torch.library import opcheck
 
 from contrastive.losses import execution
-from contrastive.losses.backends.triton import lines, ops
+from contrastive.losses.backends.triton import launch_rows, operators
 from contrastive.losses.backends.triton.fused import FusedBackend
 from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, ids, labels_of
 
@@ -58,38 +58,38 @@ def plain(kind):
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_sums_are_an_operator(keep):
     given, named = plain("masked")
-    opcheck(ops.infonce_sums, given, named | {"keep": keep})
+    opcheck(operators.infonce_sums, given, named | {"keep": keep})
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_gradients_are_an_operator(kept):
     given, named = plain("masked")
-    *found, exact, exps, shift = ops.infonce_sums(*given, **named, keep=kept)
+    *found, exact, exps, shift = operators.infonce_sums(*given, **named, keep=kept)
     sides = {"row_side": [found[0]] * 3, "column_side": [found[1]] * 3, "columns": 0}
     of_sums = {"shift": shift, "exact": exact, "kept": exps if kept else None}
-    opcheck(ops.infonce_gradients, given, named | sides | of_sums)
+    opcheck(operators.infonce_gradients, given, named | sides | of_sums)
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_the_losses_of_one_sweep_are_operators(gradients):
     given, named = plain("masked")
     named |= {"gradients": gradients, "columns": 0}
-    opcheck(ops.infonce_one_sided, given, named)
-    opcheck(ops.sigmoid_sweep, (*given, torch.tensor(-3.0)), named)
+    opcheck(operators.infonce_one_sided, given, named)
+    opcheck(operators.sigmoid_sweep, (*given, torch.tensor(-3.0)), named)
 
 
 def test_unit_and_finish_are_operators():
     x, grad = embeddings(N, N, unit=False)
-    opcheck(ops.normalize_rows, (x, torch.float32))
-    opcheck(ops.finalize_gradient, (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32))
-    opcheck(ops.finalize_gradient, (x, grad, torch.tensor(2.0), None, torch.float32))
+    opcheck(operators.normalize_rows, (x, torch.float32))
+    opcheck(operators.finalize_gradient, (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32))
+    opcheck(operators.finalize_gradient, (x, grad, torch.tensor(2.0), None, torch.float32))
 
 
 # torch's own, in 2.11
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("direction", ["both", "a_to_b"])
 def test_a_compiled_loss_has_the_same_value_and_gradients(direction, monkeypatch):
-    monkeypatch.setattr(execution, "_sweeps", lambda *_: fused())
+    monkeypatch.setattr(execution, "_backend", lambda *_: fused())
     a_ids, b_ids = ids("masked")
 
     def loss(a, b, log_scale):
@@ -130,10 +130,10 @@ def test_what_the_kernels_cannot_do_is_refused(x, message):
 
 def test_the_shift_leaves_room_for_as_many_terms_as_there_are():
     a = torch.ones(2**20, 1)
-    shift = lines.shift(a, a, torch.tensor(100.0))
+    shift = launch_rows.shift(a, a, torch.tensor(100.0))
     largest = 100 * 1.4426950408889634 - float(shift)
     assert largest + 20 < 127
-    assert float(lines.shift(a[:4], a[:4], torch.tensor(14.0))) == 0
+    assert float(launch_rows.shift(a[:4], a[:4], torch.tensor(14.0))) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

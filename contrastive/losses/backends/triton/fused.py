@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from contrastive.losses.backends.base import LossBackend, RowStats, SoftmaxSums
-from contrastive.losses.backends.triton import batch, lines, ops, tiles
+from contrastive.losses.backends.triton import blocks, launch_rows, operators, tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,10 +73,10 @@ class FusedBackend(LossBackend):
     ) -> SoftmaxSums:
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
-        size = a.shape[0] * batch.padded(b.shape[0]) * a.element_size()
+        size = a.shape[0] * blocks.padded(b.shape[0]) * a.element_size()
         possible = labels.kind != "groups" and a.dtype != torch.float16
         keep = gradients and possible and size <= self.cache_bytes
-        *found, kept, shift = ops.infonce_sums(
+        *found, kept, shift = operators.infonce_sums(
             a,
             b,
             scale.float(),
@@ -105,8 +105,8 @@ class FusedBackend(LossBackend):
         a, b = self._multiplied(a, b)
         scale = scale.float()
         exps = None if kept is None or kept.ndim == 0 else kept
-        shift = lines.shift(a, b, scale) if kept is None or kept.ndim else kept
-        return ops.infonce_gradients(
+        shift = launch_rows.shift(a, b, scale) if kept is None or kept.ndim else kept
+        return operators.infonce_gradients(
             a,
             b,
             scale,
@@ -124,7 +124,7 @@ class FusedBackend(LossBackend):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
-        return ops.infonce_one_sided(
+        return operators.infonce_one_sided(
             a, b, scale.float(), **_plain(labels), gradients=gradients, **self._choices(a)
         )
 
@@ -140,7 +140,7 @@ class FusedBackend(LossBackend):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
-        return ops.sigmoid_sweep(
+        return operators.sigmoid_sweep(
             a,
             b,
             scale.float(),
@@ -153,13 +153,13 @@ class FusedBackend(LossBackend):
     def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LossBackend``; the rows are rounded to the type of the products."""
         _check(raw)
-        return ops.normalize_rows(raw.contiguous(), self.products or raw.dtype)
+        return operators.normalize_rows(raw.contiguous(), self.products or raw.dtype)
 
     def finalize_gradient(
         self, x: Tensor, grad: Tensor, factor: Tensor, length_N: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """See ``LossBackend``."""
-        return ops.finalize_gradient(
+        return operators.finalize_gradient(
             x.contiguous(), grad.contiguous(), factor.float(), length_N, dtype
         )
 
@@ -175,8 +175,8 @@ class FusedBackend(LossBackend):
     def _choices(self, a: Tensor) -> dict[str, Any]:
         rows, columns = self.rows, self.columns
         if self.low_memory and not columns:
-            rows = rows or batch.chunk_rows(a)
-            columns = tiles.low_memory_columns(rows, batch.NUMBERS[a.dtype])
+            rows = rows or blocks.chunk_rows(a)
+            columns = tiles.low_memory_columns(rows, blocks.NUMBERS[a.dtype])
         return {
             "tile": self.tile,
             "rows": rows,
@@ -205,10 +205,10 @@ def _check(x: Tensor) -> None:
         ValueError: says what, and which execution can.
     """
     other = "take execution chunked"
-    if x.dtype not in batch.NUMBERS:
+    if x.dtype not in blocks.NUMBERS:
         msg = f"fused losses take embeddings in bf16, fp16 or fp32, not {x.dtype}; {other}"
         raise ValueError(msg)
-    if not x.is_cuda and not lines.INTERPRETED:
+    if not x.is_cuda and not launch_rows.INTERPRETED:
         msg = f"fused losses need a GPU, the embeddings are on {x.device}; {other}"
         raise ValueError(msg)
     if x.shape[1] > tiles.WIDEST:

@@ -1,8 +1,8 @@
-"""The sweeps as operators of torch, so that ``torch.compile`` takes each as a whole.
+"""The passes as custom operators of torch, so that ``torch.compile`` takes each as a whole.
 
 Their arguments are plain: tensors, numbers and strings. ``kind``, ``offset``, the ids and the
-counts are those of ``PairLabels``; ``tile``, ``rows``, ``columns``, ``gemm`` and ``precision`` those
-of ``FusedBackend``. Nothing here waits for the GPU, so a CUDA graph can hold it.
+counts are those of ``PairLabels``; ``tile``, ``rows``, ``columns``, ``gemm`` and ``precision`` are
+those of ``FusedBackend``. Nothing here waits for the GPU, so a CUDA graph can hold it.
 
 Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
 """
@@ -21,10 +21,10 @@ from torch.library import custom_op
 from torch.nn.functional import softplus
 
 from contrastive.losses.backends.base import RowStats, row_stats
-from contrastive.losses.backends.triton import lines, sweep, tiles
-from contrastive.losses.backends.triton.batch import How, Pairs, padded, slices
-from contrastive.losses.backends.triton.launch import Kernels
-from contrastive.losses.backends.triton.sweep import first_sweep, put
+from contrastive.losses.backends.triton import launch_rows, passes, tiles
+from contrastive.losses.backends.triton.blocks import How, Pairs, padded, slices
+from contrastive.losses.backends.triton.launch_pairs import Kernels
+from contrastive.losses.backends.triton.passes import first_sweep, put
 
 
 @custom_op("contrastive::infonce_sums", mutates_args=())
@@ -116,7 +116,7 @@ def infonce_gradients(
             kernels.weigh_exact(block, g, exact=exact, **sides)
             put(kernels, block, g, **sides)
 
-        return sweep.gradients(pairs, kernels, write)
+        return passes.gradients(pairs, kernels, write)
 
 
 @infonce_gradients.register_fake
@@ -146,7 +146,7 @@ def infonce_one_sided(
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
         kernels = Kernels(scale, How.of(tile, rows, columns, gemm, precision))
-        shift = lines.shift(a, b, scale)
+        shift = launch_rows.shift(a, b, scale)
         loss_N = pairs.buffer(len(a))
         none = torch.full_like(column_count, torch.inf, dtype=torch.float32)
         column_side = none, none, torch.zeros_like(none)
@@ -178,7 +178,7 @@ def infonce_one_sided(
         whole = columns == 0 or columns >= len(b)
         exacts: list[Tensor] = []
         if gradients:
-            grads = sweep.gradients(pairs, kernels, write)
+            grads = passes.gradients(pairs, kernels, write)
         else:
             grads = pairs.buffer(0), pairs.buffer(0)
             for here in slices(len(a), rows or tiles.BLOCK_ROWS):
@@ -233,7 +233,7 @@ def sigmoid_sweep(
                     kernels.put(block, g, g_K)
 
         if gradients:
-            grads = sweep.gradients(pairs, kernels, write)
+            grads = passes.gradients(pairs, kernels, write)
         else:
             grads = pairs.buffer(0), pairs.buffer(0)
             for here in slices(len(a), kernels.how.chunk(pairs)):
@@ -253,7 +253,7 @@ def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the rows of ``raw`` with length 1, in ``dtype``, and their lengths, fp32."""
     with torch.cuda.device_of(raw):
-        return lines.normalize_rows(raw, dtype)
+        return launch_rows.normalize_rows(raw, dtype)
 
 
 @normalize_rows.register_fake
@@ -267,7 +267,7 @@ def finalize_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return what ``LossBackend.finish`` does."""
     with torch.cuda.device_of(x):
-        out, dot_N = lines.finalize_gradient(x, grad, factor, length, dtype)
+        out, dot_N = launch_rows.finalize_gradient(x, grad, factor, length, dtype)
         return out, dot_N.sum()
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from triton.runtime import JITFunction
 
-from contrastive.losses.backends.triton import rows
+from contrastive.losses.backends.triton import row_kernels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INTERPRETED = not isinstance(cast("Any", rows.fold), JITFunction)
+INTERPRETED = not isinstance(cast("Any", row_kernels.fold), JITFunction)
 LARGEST = 108  # exponent of the largest term; 2**18 such terms add up to less than 2**127
 LEAST = 2.0**-109  # a sum of so much a term loses less than 2**-17 to terms below 2**-126
 FUSION = {"enable_fp_fusion": True}  # x * y + z rounds once; not the default everywhere
@@ -34,8 +34,8 @@ def shift(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
 
 def fold(parts: Tensor, t: int, out: Tensor) -> None:
-    """Call ``rows.fold`` for t tiles."""
-    rows.fold[(-(-len(out) // FOLD[0]),)](
+    """Call ``row_kernels.fold`` for t tiles."""
+    row_kernels.fold[(-(-len(out) // FOLD[0]),)](
         parts=parts, out=out, t=t, n=len(out), R=FOLD[0], T=FOLD[1], **FUSION
     )
 
@@ -51,8 +51,8 @@ def fold_logs(
     fallback: bool,
     natural: bool = True,
 ) -> None:
-    """Call ``rows.fold_logs`` for t tiles and sums of so many ``terms``."""
-    rows.fold_logs[(-(-len(out) // FOLD[0]),)](
+    """Call ``row_kernels.fold_logs`` for t tiles and sums of so many ``terms``."""
+    row_kernels.fold_logs[(-(-len(out) // FOLD[0]),)](
         parts=parts,
         out=out,
         shift=shift,
@@ -69,22 +69,24 @@ def fold_logs(
 
 
 def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Call ``rows.normalize_rows``."""
+    """Call ``row_kernels.normalize_rows``."""
     n, width = raw.shape
     out = torch.empty_like(raw, dtype=dtype)
     length_N = torch.empty(n, dtype=torch.float32, device=raw.device)
-    rows.normalize_rows[(n,)](raw=raw, out=out, length=length_N, D=width, W=filled(width), **FUSION)
+    row_kernels.normalize_rows[(n,)](
+        raw=raw, out=out, length=length_N, D=width, W=filled(width), **FUSION
+    )
     return out, length_N
 
 
 def finalize_gradient(
     x: Tensor, grad: Tensor, factor: Tensor, length: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Call ``rows.finalize_gradient``; return the gradient and the rows' dot products."""
+    """Call ``row_kernels.finalize_gradient``; return the gradient and the rows' dot products."""
     n, width = x.shape
     out = torch.empty_like(x, dtype=dtype)
     dot_N = torch.empty(n, dtype=torch.float32, device=x.device)
-    rows.finalize_gradient[(n,)](
+    row_kernels.finalize_gradient[(n,)](
         x=x,
         grad=grad,
         factor=factor,

@@ -1,4 +1,4 @@
-"""What the sweeps go through: a block of rows and columns, and how large the blocks are.
+"""A block of rows and columns of the logit matrix, and how large the blocks are.
 
 Shapes: N rows of a, M rows of b, D wide.
 """

@@ -1,4 +1,4 @@
-"""The two sweeps block by block: launches and the plain products between them.
+"""The two passes over the logit matrix block by block: launches, and the products between them.
 
 Shapes: N rows of a, M rows of b, D wide, S blocks of rows.
 """
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.backends.triton import launch, lines, tiles
-from contrastive.losses.backends.triton.batch import padded, slices, tiles_of
-from contrastive.losses.backends.triton.launch import multiply
+from contrastive.losses.backends.triton import launch_pairs, launch_rows, tiles
+from contrastive.losses.backends.triton.blocks import padded, slices, tiles_of
+from contrastive.losses.backends.triton.launch_pairs import multiply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from contrastive.losses.backends.triton.batch import Pairs
-    from contrastive.losses.backends.triton.launch import Kernels
+    from contrastive.losses.backends.triton.blocks import Pairs
+    from contrastive.losses.backends.triton.launch_pairs import Kernels
 
 
 def put(
@@ -50,7 +50,7 @@ def first_sweep(
     """
     n, m = pairs.shape
     a = pairs.a
-    shift = lines.shift(a, pairs.b, kernels.scale) if shift is None else shift
+    shift = launch_rows.shift(a, pairs.b, kernels.scale) if shift is None else shift
     exact = torch.zeros((), dtype=torch.uint8, device=a.device)
     row_log, column_log = pairs.buffer(n), pairs.buffer(m)
     row_positive, column_positive = (torch.zeros(x, device=a.device) for x in (n, m))
@@ -86,22 +86,24 @@ def first_sweep(
                     exps=None if exps is None else exps[here],
                     columns=columns,
                 )
-            lines.fold_logs(row_parts, across, row_log[here], terms=m, **given)
+            launch_rows.fold_logs(row_parts, across, row_log[here], terms=m, **given)
             if columns and fallback:
-                lines.fold_logs(column_parts, down, folded_SM[s], terms=n, natural=False, **given)
+                launch_rows.fold_logs(
+                    column_parts, down, folded_SM[s], terms=n, natural=False, **given
+                )
             elif columns:
-                lines.fold(column_parts, down, folded_SM[s])
+                launch_rows.fold(column_parts, down, folded_SM[s])
             if (
                 row_positive_parts is not None
                 and column_positive_parts is not None
                 and not fallback
             ):
-                lines.fold(row_positive_parts, across, row_positive[here])
-                lines.fold(column_positive_parts, down, folded_positive_SM[s])
+                launch_rows.fold(row_positive_parts, across, row_positive[here])
+                launch_rows.fold(column_positive_parts, down, folded_positive_SM[s])
         if columns:
-            lines.fold_logs(folded_SM, len(blocks), column_log, terms=n, **given)
+            launch_rows.fold_logs(folded_SM, len(blocks), column_log, terms=n, **given)
         if groups and not fallback:
-            lines.fold(folded_positive_SM, len(blocks), column_positive)
+            launch_rows.fold(folded_positive_SM, len(blocks), column_positive)
     if not groups:
         rows_K, columns_K = pairs.partners
         row_positive[rows_K] = column_positive[columns_K] = kernels.partners(pairs)
@@ -125,7 +127,7 @@ def gradients(
             multiply(g, pairs.b[there], out=a_grad[here], add=there.start > 0)
             multiply(g.T, pairs.a[here], out=b_grad[there], add=here.start > 0)
     if pairs.a.dtype == torch.float16:  # else G was written times the scale
-        factor = kernels.scale / launch.LIFT
+        factor = kernels.scale / launch_pairs.LIFT
         a_grad.mul_(factor)
         b_grad.mul_(factor)
     return a_grad, b_grad

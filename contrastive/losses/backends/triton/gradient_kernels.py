@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from contrastive.losses.backends.triton.pairs import (
+from contrastive.losses.backends.triton.device_functions import (
     LOG2E,
     UNALIGNED,
     VARIABLE,

@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from contrastive.losses.backends.triton.gradients import LN2
-from contrastive.losses.backends.triton.sums import logsumexp2
+from contrastive.losses.backends.triton.gradient_kernels import LN2
+from contrastive.losses.backends.triton.sum_kernels import logsumexp2
 
 
 @triton.jit(do_not_specialize=["t", "n"], do_not_specialize_on_alignment=["out"])

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.backends.triton import gradients, rows, sums, tiles
-from contrastive.losses.backends.triton.batch import How, Pairs, padded, processors, tiles_of
-from contrastive.losses.backends.triton.lines import FUSION, INTERPRETED, filled
+from contrastive.losses.backends.triton import gradient_kernels, row_kernels, sum_kernels, tiles
+from contrastive.losses.backends.triton.blocks import How, Pairs, padded, processors, tiles_of
+from contrastive.losses.backends.triton.launch_rows import FUSION, INTERPRETED, filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,10 +44,10 @@ class Kernels:
         exps: Tensor | None,
         columns: bool,
     ) -> None:
-        """Call ``sums.sums``."""
+        """Call ``sum_kernels.sums``."""
         tile = self.how.tile_of("sums", pairs)
         x = self._given(pairs)
-        sums.sums[_grid(pairs, tile)](
+        sum_kernels.sums[_grid(pairs, tile)](
             **self._common(pairs, tile),
             x=x,
             exps=exps,
@@ -67,9 +67,9 @@ class Kernels:
     def peaks(
         self, pairs: Pairs, *, exact: Tensor, row_sum: Tensor, column_sum: Tensor, columns: bool
     ) -> None:
-        """Call ``sums.peaks``."""
+        """Call ``sum_kernels.peaks``."""
         tile = self.how.tile_of("peaks", pairs)
-        sums.peaks[_few(pairs, tile)](
+        sum_kernels.peaks[_few(pairs, tile)](
             **self._common(pairs, tile),
             row_count=pairs.row_count if pairs.kind == "groups" else None,
             column_count=pairs.column_count if pairs.kind == "groups" else None,
@@ -88,12 +88,12 @@ class Kernels:
         rows: Sequence[Tensor],
         columns: Sequence[Tensor],
     ) -> None:
-        """Call ``gradients.weigh``; the sides are log, same_log and pull."""
+        """Call ``gradient_kernels.weigh``; the sides are log, same_log and pull."""
         tile = self.how.tile_of("weigh", pairs)
         x = self._given(pairs)
-        gradients.weigh[_grid(pairs, tile)](
+        gradient_kernels.weigh[_grid(pairs, tile)](
             **self._common(pairs, tile),
-            **dict(zip(gradients.SIDES, (*rows, *columns), strict=True)),
+            **dict(zip(gradient_kernels.SIDES, (*rows, *columns), strict=True)),
             x=x,
             g=g,
             shift=shift,
@@ -111,11 +111,11 @@ class Kernels:
         rows: Sequence[Tensor],
         columns: Sequence[Tensor],
     ) -> None:
-        """Call ``gradients.weigh_exact``, over what ``weigh`` or ``rescale`` has written."""
+        """Call ``gradient_kernels.weigh_exact``, over what ``weigh`` or ``rescale`` has written."""
         tile = self.how.tile_of("weigh_exact", pairs)
-        gradients.weigh_exact[_few(pairs, tile)](
+        gradient_kernels.weigh_exact[_few(pairs, tile)](
             **self._common(pairs, tile),
-            **dict(zip(gradients.SIDES, (*rows, *columns), strict=True)),
+            **dict(zip(gradient_kernels.SIDES, (*rows, *columns), strict=True)),
             g=g,
             exact=exact,
             stride=g.stride(0),
@@ -132,9 +132,9 @@ class Kernels:
         rows: Sequence[Tensor],
         columns: Sequence[Tensor],
     ) -> None:
-        """Call ``gradients.rescale``."""
+        """Call ``gradient_kernels.rescale``."""
         tile = tiles.Tile(*self.how.tile) if self.how.tile else tiles.RESCALE
-        gradients.rescale[_grid(pairs, tile)](
+        gradient_kernels.rescale[_grid(pairs, tile)](
             exps=exps,
             g=g,
             scale=self.scale,
@@ -155,13 +155,13 @@ class Kernels:
     def sigmoid(
         self, pairs: Pairs, g: Tensor | None, *, bias: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Call ``gradients.sigmoid``; return the tiles' losses and sums of G."""
+        """Call ``gradient_kernels.sigmoid``; return the tiles' losses and sums of G."""
         tile = self.how.tile_of("sigmoid", pairs)
         grid = _grid(pairs, tile)
         loss_T = pairs.buffer(grid)
         g_T = None if g is None else pairs.buffer(grid)
         x = self._given(pairs)
-        gradients.sigmoid[grid](
+        gradient_kernels.sigmoid[grid](
             **self._common(pairs, tile),
             x=x,
             g=g,
@@ -176,12 +176,12 @@ class Kernels:
         return loss_T, g_T
 
     def partners(self, pairs: Pairs) -> Tensor:
-        """Call ``rows.partners``; return the logits of ``pairs.partners``."""
+        """Call ``row_kernels.partners``; return the logits of ``pairs.partners``."""
         rows_K, _ = pairs.partners
         width = pairs.a.shape[1]
         x_K = pairs.buffer(rows_K.stop - rows_K.start)
         if len(x_K):
-            rows.partners[(len(x_K),)](
+            row_kernels.partners[(len(x_K),)](
                 a=pairs.a[rows_K],
                 b=pairs.b,
                 scale=self.scale,

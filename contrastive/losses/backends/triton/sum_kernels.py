@@ -1,9 +1,9 @@
-"""The kernels of the first sweep: sums of exps over all pairs, whose logits are used where made.
+"""The kernels of the first pass: sums of exps over all pairs; logits never leave the registers.
 
 Exponents are powers of 2: ``k = scale * log2(e)`` multiplies the fp32 dot products, and all have
-one shift (see ``lines.shift``). What is special about some pairs is looked at only in the tiles
-that have such pairs. Nothing is added up in memory by several programs, so results repeat bit by
-bit: sums of a tile go to buffers ``[tiles, N]``, which ``rows.fold`` adds up.
+one shift (see ``launch_rows.shift``). Positives and masked pairs are looked for only in the tiles
+that have some. There are no atomics, so results repeat bit by bit: sums of a tile go to buffers
+``[tiles, N]``, which ``row_kernels.fold`` adds up.
 
 Scalars that may change with each step (scale, shift, exact) are read from memory, so that they need
 neither a new program nor a wait for the GPU.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from contrastive.losses.backends.triton.pairs import (
+from contrastive.losses.backends.triton.device_functions import (
     LOG2E,
     UNALIGNED,
     VARIABLE,
