@@ -4,13 +4,22 @@ BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
-.PHONY: demo test lint bench bench-losses bench-gpu clean
+.PHONY: demo test test-fast test-nightly lint bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
+# worksteal: a long file that comes last is shared out, and most files keep to one process
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/installed $(EDITOR_SERVER)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not nightly"
+
+test-fast: $(VENV)/installed
+	$(PYTEST) -m "not slow and not nightly"
+
+test-nightly: $(VENV)/installed
+	$(PYTEST) -m nightly
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
