@@ -311,6 +311,7 @@ def test_random_states_and_settings_are_as_they_were():
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch():
     code = "import sys, contrastive.testing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

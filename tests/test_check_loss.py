@@ -385,6 +385,7 @@ def test_poison_is_gone_afterwards():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_only_the_suite_imports_torch():
     code = "import sys, contrastive; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -322,6 +322,7 @@ def test_fields_are_checked(fields):
         ImageFolder(**{"folder": "f", **fields})
 
 
+@pytest.mark.slow
 def test_neither_menu_nor_kitchen_imports_torch(folder):
     write(folder, f"{COLUMNS}{NAMES[0]},a dog\n")
     program = f"""

@@ -134,6 +134,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_by_micro_batches_are_one_process_without(tmp_path):
     from safetensors.torch import save_file
 

@@ -138,6 +138,7 @@ def test_heads_have_names():
     assert [heads[name] for name in ("linear", "mlp", "identity")] == [Linear, Mlp, Identity]
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_torch():
     code = "import sys, contrastive.heads as m; m.Mlp(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -203,6 +203,7 @@ def test_the_bounds_themselves_are_allowed(temperature):
     torch.testing.assert_close(module.log_scale.detach(), before)
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_torch():
     code = "import sys, contrastive.losses as m; m.InfoNCE(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -231,6 +231,7 @@ def test_a_component_of_a_kind_without_a_menu_is_any_mapping():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["run", "model"])
 def test_the_command_writes_the_schema_to_a_file(of, process, tmp_path):
     assert process("schema", "--of", of, "--output", tmp_path / "schema.json").code == 0

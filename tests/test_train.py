@@ -239,7 +239,14 @@ def start(spec_path, run, *extra, signalled=()):
     )
 
 
-@pytest.mark.parametrize("kind", ["cached", "augmented", "two-views"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "augmented",  # a worker, and random numbers in it: what is hardest to take up again
+        *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("cached", "two-views")),
+    ],
+)
 def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit."""
     workers = 0 if kind == "cached" else 1
@@ -274,6 +281,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path):
     """A terminal sends SIGINT to the whole group, so the workers get it too."""
     spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=2)

@@ -256,6 +256,7 @@ def test_a_huge_file_is_refused_unread(command, tmp_path):
     assert line == f"{path}: too large for a spec (limit 100,000 bytes)"
 
 
+@pytest.mark.slow
 def test_a_real_process_says_the_same(process, written):
     path = written(b"model: \xff")
     (line,) = refused(process("validate", path))

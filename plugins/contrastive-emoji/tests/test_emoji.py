@@ -220,6 +220,7 @@ def test_forked_workers_do_not_share_a_place_in_the_file():
         assert pool.map(samples.__getitem__, range(500), chunksize=5) == here
 
 
+@pytest.mark.slow
 def test_neither_importing_nor_reading_imports_torch():
     code = (
         "import sys; from contrastive_emoji import Emoji; Emoji().build('test')[0];"

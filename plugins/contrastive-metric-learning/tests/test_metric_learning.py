@@ -349,6 +349,7 @@ def test_a_mistake_is_told_in_one_line(mistake, tmp_path):
     assert str(told.value) == f"{tmp_path / 'clip.yaml'}:{line}: {MISTAKES[mistake]}"
 
 
+@pytest.mark.slow
 def test_the_menus_import_no_framework():
     code = (
         "import sys; from contrastive.losses import losses;"

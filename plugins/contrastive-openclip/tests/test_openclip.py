@@ -53,6 +53,7 @@ def test_the_spec_of_the_readme_is_one(tmp_path):
     assert {name: type(tower.encoder) for name, tower in towers.items()} == MODALITIES
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_framework():
     code = (
         "import sys, contrastive_openclip as p; p.OpenCLIP(name='ViT-B-32/openai');"
