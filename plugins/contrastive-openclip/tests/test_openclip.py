@@ -63,6 +63,7 @@ def test_the_menu_imports_no_framework():
     assert run.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", MODALITIES.values())
 def test_the_halves_keep_what_encoders_promise(half, originals):
     check_component(half(name=f"local-dir:{originals['softmax'][0]}"))

@@ -40,6 +40,7 @@ def test_weights_are_those_of_the_package(module):
     assert module.reproducible
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [EfficientNetLite0(), MiniLM()], ids=lambda config: type(config).__name__
 )
