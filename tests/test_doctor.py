@@ -239,6 +239,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "change", "training"), FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_named_and_nothing_else(toy, code, change, training):
     run = toy(change, **training)
@@ -249,6 +250,7 @@ def test_a_planted_fault_is_named_and_nothing_else(toy, code, change, training):
     json.dumps(finding.as_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [None, loss(type="sigmoid"), loss(type="supcon"), loss(type="dcl"), loss(label_smoothing=0.1)],
@@ -279,6 +281,7 @@ def test_a_resumed_run_does_not_repeat_itself(toy, cache, capsys):
     assert sum("run" in line for line in read_log(run.folder / "log.jsonl")) == 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_rises_again_is_named(toy, monkeypatch):
     monkeypatch.setattr(
         "contrastive.training.train._schedule", lambda step, *_: 1 if step < 80 else 300
@@ -287,6 +290,7 @@ def test_a_loss_that_rises_again_is_named(toy, monkeypatch):
     assert run.codes == ["diverged"]
 
 
+@pytest.mark.slow
 def test_recall_that_has_fallen_is_named(toy):
     """A real run, with the recall of its first epoch after its last."""
     run = toy(epochs=20)

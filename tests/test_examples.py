@@ -113,6 +113,7 @@ def test_every_spec_is_valid(path, command):
     assert command("validate", path).code == 0
 
 
+@pytest.mark.slow
 def test_the_flickr30k_clip_runs_from_data_to_search(tiny, data, command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert command("train", CLIP / "clip.yaml", *tiny).code == 0
@@ -314,6 +315,7 @@ def tiny_resnet(folder: Path) -> Path:
 EMOJI = EXAMPLES / "emoji"
 
 
+@pytest.mark.slow
 def test_a_clip_from_scratch_finds_emoji_it_has_never_seen(tmp_path):
     """A smaller network on fewer pairs, a few seconds long; chance is outside of the interval."""
     spec = load(

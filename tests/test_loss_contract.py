@@ -22,7 +22,6 @@ from contrastive.losses import (
     Queue,
     Sigmoid,
     SupCon,
-    losses,
 )
 from contrastive.losses.functional import similarity
 from contrastive.reporting.run_log import read_log
@@ -39,18 +38,6 @@ def test_specs_survive_a_round_trip(name, tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(files.dump(spec), encoding="utf-8")
     assert files.load(Holder, path) == spec
-
-
-def test_losses_have_names():
-    names = {
-        "dcl": DCL,
-        "hard-negative": HardNegative,
-        "supcon": SupCon,
-        "matryoshka": Matryoshka,
-        "distillation": Distillation,
-        "queue": Queue,
-    }
-    assert {name: losses[name] for name in names} == names
 
 
 @config_names

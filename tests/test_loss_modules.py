@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
 from contrastive.errors import SpecError
-from contrastive.losses import InfoNCE, Loss, Sigmoid, execution, losses
+from contrastive.losses import InfoNCE, Loss, Sigmoid, execution
 from contrastive.losses.functional import accuracy, infonce, sigmoid, similarity
 from tests.pair_losses import MODULES, POSITIVES, call, unit
 
@@ -159,11 +159,6 @@ def test_specs_survive_a_round_trip(loss, tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(files.dump(spec), encoding="utf-8")
     assert files.load(Holder, path) == spec
-
-
-def test_losses_have_names():
-    assert losses["infonce"] is InfoNCE
-    assert losses["sigmoid"] is Sigmoid
 
 
 @pytest.mark.parametrize("name", ["infonce", "sigmoid"])

@@ -367,6 +367,7 @@ def test_a_missing_library_is_named(monkeypatch):
         Circle().build()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pml-triplet-margin", "pml-supcon"])
 def test_a_model_learns_and_loads(name, tmp_path):
     spec = toy_dict(tmp_path / "data", epochs=4)
