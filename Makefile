@@ -16,7 +16,7 @@ test: $(VENV)/installed $(EDITOR_SERVER)
 	$(PYTEST) -m "not nightly"
 
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not slow and not nightly"
+	$(PYTEST) tests -m "not slow and not nightly"
 
 test-nightly: $(VENV)/installed
 	$(PYTEST) -m nightly

@@ -274,6 +274,7 @@ def test_a_finding_is_said_and_noted_once(toy):
     assert line.endswith("; raise training.lr")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_repeat_itself(toy, cache, capsys):
     run = toy(lr=1e-9)
     train(run.spec, run.folder, resume=True, cache=cache)

@@ -205,6 +205,7 @@ def install_many(folder, count):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "many-0"])
 def test_fifty_plugins_cost_less_than_50_ms_whether_one_of_them_is_used_or_none(
     head, tmp_path, monkeypatch

@@ -83,6 +83,7 @@ def test_autocast_does_not_change_the_modules(name):
     torch.testing.assert_close(cast, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @config_names
 def test_training_separates_the_pairs(name):
     module = CONFIGS[name].build()
@@ -155,6 +156,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_model_trains_with_each_and_loads_its_parameters(name, tmp_path):
     spec = run_spec(tmp_path, TRAINED[name], epochs=4)
