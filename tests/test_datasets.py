@@ -260,6 +260,7 @@ def test_what_is_not_there_is_said(folder):
     assert "no such folder" in message(folder / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["captions.csv", "captions.tsv", "captions.jsonl"])
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

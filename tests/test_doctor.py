@@ -30,6 +30,8 @@ from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 96  # 64 in train, 16 in val: enough to tell recall from guessing
 
 
@@ -239,7 +241,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("code", "change", "training"), FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_named_and_nothing_else(toy, code, change, training):
     run = toy(change, **training)
@@ -250,7 +251,6 @@ def test_a_planted_fault_is_named_and_nothing_else(toy, code, change, training):
     json.dumps(finding.as_dict())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [None, loss(type="sigmoid"), loss(type="supcon"), loss(type="dcl"), loss(label_smoothing=0.1)],
@@ -274,7 +274,6 @@ def test_a_finding_is_said_and_noted_once(toy):
     assert line.endswith("; raise training.lr")
 
 
-@pytest.mark.slow
 def test_a_resumed_run_does_not_repeat_itself(toy, cache, capsys):
     run = toy(lr=1e-9)
     train(run.spec, run.folder, resume=True, cache=cache)
@@ -282,7 +281,6 @@ def test_a_resumed_run_does_not_repeat_itself(toy, cache, capsys):
     assert sum("run" in line for line in read_log(run.folder / "log.jsonl")) == 1
 
 
-@pytest.mark.slow
 def test_a_loss_that_rises_again_is_named(toy, monkeypatch):
     monkeypatch.setattr(
         "contrastive.training.train._schedule", lambda step, *_: 1 if step < 80 else 300
@@ -291,7 +289,6 @@ def test_a_loss_that_rises_again_is_named(toy, monkeypatch):
     assert run.codes == ["diverged"]
 
 
-@pytest.mark.slow
 def test_recall_that_has_fallen_is_named(toy):
     """A real run, with the recall of its first epoch after its last."""
     run = toy(epochs=20)

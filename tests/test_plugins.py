@@ -108,6 +108,7 @@ def test_a_package_that_exits_when_imported_does_not_end_our_process(process, si
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [("plugins", "--json"), ("schema",)], ids=lambda args: args[0])
 def test_a_package_that_prints_when_imported_leaves_stdout_to_the_results(args, command, installed):
     installed("loud")
@@ -148,6 +149,7 @@ def test_a_plugin_error_keeps_its_cause(installed):
     assert isinstance(caught.value.__cause__, SyntaxError)
 
 
+@pytest.mark.slow
 def test_the_listing_says_of_each_component_how_it_fares(installed):
     installed("good", "broken", "unfit", "twin_one", "twin_two", "shadowed")
     found = states()

@@ -229,6 +229,7 @@ def test_a_saved_model_whose_checkpoint_has_changed_is_refused(saved, tmp_path):
         load_model(tmp_path / "ours")
 
 
+@pytest.mark.slow
 @every_family
 def test_the_spec_alone_is_the_model(family, loaded, tmp_path):
     model = loaded(family)
