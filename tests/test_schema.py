@@ -21,6 +21,8 @@ from contrastive.losses import InfoNCE, Sigmoid
 from contrastive.pretrained import Pretrained
 from contrastive.spec import ModelSpec, RunSpec, Tower
 
+pytestmark = pytest.mark.slow
+
 
 class Eye(Encoder):
     """Looks."""
@@ -107,7 +109,6 @@ def model_schema():
     return validator(ModelSpec)
 
 
-@pytest.mark.slow
 @given(model=MODELS)
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -117,7 +118,6 @@ def test_every_model_that_can_be_built_fits_its_schema(model, model_schema):
     model_schema.validate(model.model_dump(mode="json", exclude_defaults=True))
 
 
-@pytest.mark.slow
 def test_a_run_with_all_its_defaults_fits_its_schema():
     data = {"type": "image-folder", "folder": "x"}
     run = RunSpec.model_validate({"model": MODEL, "data": data})
@@ -134,7 +134,6 @@ def test_the_type_decides_which_fields_there_are():
     assert "is not of type 'boolean'" in said["towers.image.head.bias"]
 
 
-@pytest.mark.slow
 def test_a_component_without_a_type_or_of_an_unknown_one_is_refused():
     assert "'type' is a required property" in complaints(MODEL | {"loss": {}}, ModelSpec)["loss"]
     for name in ("eye", None, 3):
@@ -192,7 +191,6 @@ def test_every_field_and_every_component_is_explained():
         assert all(choice["enumDescriptions"])
 
 
-@pytest.mark.slow
 def test_what_is_broken_is_left_out_and_spoils_nothing(installed):
     installed("good", "broken", "unfit", "twin_one", "twin_two", "shadowed")
     schema = json_schema(RunSpec, *REGISTRIES)
@@ -235,7 +233,6 @@ def test_a_component_of_a_kind_without_a_menu_is_any_mapping():
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("of", ["run", "model"])
 def test_the_command_writes_the_schema_to_a_file(of, process, tmp_path):
     assert process("schema", "--of", of, "--output", tmp_path / "schema.json").code == 0
