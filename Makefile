@@ -8,16 +8,26 @@ TESTS ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
-.PHONY: demo test test-lowest lint bench bench-losses bench-gpu clean
+.PHONY: demo test test-fast test-nightly test-lowest lint bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
-test: $(VENV)/installed $(EDITOR_SERVER)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# worksteal: a long file that comes last is shared out, and most files keep to one process
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
+test: $(VENV)/installed $(EDITOR_SERVER)
+	$(PYTEST) -m "not nightly"
+
+test-fast: $(VENV)/installed
+	$(PYTEST) tests -m "not slow and not nightly"
+
+test-nightly: $(VENV)/installed
+	$(PYTEST) -m nightly
+
+test-lowest: BIN := $(LOWEST)/bin
 test-lowest: $(LOWEST)/installed $(EDITOR_SERVER)
-	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(PYTEST) -m "not nightly" $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -95,6 +95,7 @@ def test_a_decoder_with_lora_recomputes_too(tmp_path, distilbert):
     assert less < 0.5 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, 5])
 def test_a_run_that_recomputes_is_the_run_without(tmp_path, rows):
     logs = []
@@ -111,6 +112,7 @@ def test_a_run_that_recomputes_is_the_run_without(tmp_path, rows):
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, 5])
 def test_recomputed_batch_norm_by_choice_keeps_its_statistics(tmp_path, rows):
     norms = []

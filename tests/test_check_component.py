@@ -118,6 +118,7 @@ def offered(package):
 # What is wrong is caught
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_mistake_fails_one_check_that_names_it_and_the_remedy(name, installed):
     installed("healthy", f"defect_{name}")
@@ -132,6 +133,7 @@ def test_a_mistake_fails_one_check_that_names_it_and_the_remedy(name, installed)
     assert remedy in to_do
 
 
+@pytest.mark.slow
 def test_every_kind_passes_without_the_mistake(installed):
     installed("healthy")
     configs = offered("healthy")
@@ -220,16 +222,19 @@ LOSSES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ENCODERS)
 def test_built_in_encoders_pass(which, models):
     check_component(ENCODERS[which](models))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [*HEADS, *LOSSES], ids=repr)
 def test_built_in_heads_and_losses_pass(config):
     check_component(config)
 
 
+@pytest.mark.slow
 def test_built_in_datasets_pass(tmp_path):
     folder = write_flickr30k(tmp_path / "flickr30k", images=24)
     check_component(Flickr30k(folder=folder))
@@ -311,6 +316,7 @@ def test_random_states_and_settings_are_as_they_were():
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch():
     code = "import sys, contrastive.testing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -333,6 +339,7 @@ def test_the_documentation_names_every_check():
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
 
 
+@pytest.mark.slow
 def test_a_worker_process_that_dies_is_told_and_replaced():
     with pytest.raises(ElsewhereError, match="ended with code 3"):
         elsewhere(os._exit, 3)

@@ -43,6 +43,7 @@ def test_the_judge_passes_its_own_suite_in_fp32(kind):
     check_loss(getattr(functional, kind), kind, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("how", "strength"), [("eager", 2), ("chunked", 3)])
 def test_executions_pass(how, strength, kind):
@@ -54,6 +55,7 @@ def test_cases_can_be_tests_of_their_own(case):
     case.check(by("chunked", "infonce"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "numbers"), [(1, 1), (3, 7), (16, 300), (64, 2**18)])
 def test_chunks_and_pieces_of_any_size_pass(kind, rows, numbers, monkeypatch):
@@ -62,6 +64,7 @@ def test_chunks_and_pieces_of_any_size_pass(kind, rows, numbers, monkeypatch):
     check_loss(by("chunked", kind), kind, sizes=(*SMALL, (40, 37, 24)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["eager", "chunked"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -69,6 +72,7 @@ def test_executions_pass_for_other_types(how, kind, dtype):
     check_loss(by(how, kind), kind, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_in_bf16_are_as_good_as_their_logits(kind):
     rough = Tolerance(loss=1e-2, gradient=1e-2, rows=5e-2, log_scale=1e-2, bias=1e-2, logit=4e-3)
@@ -252,6 +256,7 @@ DEFECTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defect", "choices", "message"), DEFECTS, ids=[defect.__name__ for defect, *_ in DEFECTS]
 )
@@ -277,6 +282,7 @@ def test_one_error_lists_some_of_the_failed_cases():
     assert len(rest) == 4
 
 
+@pytest.mark.slow
 def test_defects_that_only_some_settings_show_are_caught_only_there():
     kept = {"positives": ("ignore",), "directions": ("both",), "label_smoothing": (0.0,)}
     check_loss(no_ids, "infonce", **kept)
@@ -385,6 +391,7 @@ def test_poison_is_gone_afterwards():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_only_the_suite_imports_torch():
     code = "import sys, contrastive; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,6 +24,8 @@ from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 IN_TEST = [Picture(i) for i in range(48) if Picture(i).split == "test"]
 CAPTIONS = [text for picture in IN_TEST for text in picture.captions]
 TEXTS = ["a red circle", "a blue square", "nothing of the kind", "a green cross on pink"]

@@ -20,6 +20,8 @@ from tests.duals import save_clip
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["red circle", "blue square", "green cross"]
 ASKED = ("--classes", ", ".join(CLASSES))
 PAIR = ("runs/a", "hf:./clip")

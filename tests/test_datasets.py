@@ -262,6 +262,7 @@ def test_what_is_not_there_is_said(folder):
     assert "no such folder" in message(folder / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["captions.csv", "captions.tsv", "captions.jsonl"])
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -324,6 +325,7 @@ def test_fields_are_checked(fields):
         ImageFolder(**{"folder": "f", **fields})
 
 
+@pytest.mark.slow
 def test_neither_menu_nor_kitchen_imports_torch(folder):
     write(folder, f"{COLUMNS}{NAMES[0]},a dog\n")
     program = f"""

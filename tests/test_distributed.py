@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from contrastive.losses import functional
 from tests.several import MODULES, Towers, batches, cases
 
+pytestmark = pytest.mark.slow
+
 SIZE = 4
 CASES = cases()
 

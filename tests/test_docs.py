@@ -103,6 +103,7 @@ def check_console(block: Block, command) -> None:
         assert is_shown(shown, printed), f"{where}\n{printed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page != TUTORIAL], ids=lambda page: page.name
 )

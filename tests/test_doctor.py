@@ -30,6 +30,8 @@ from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 96  # 64 in train, 16 in val: enough to tell recall from guessing
 
 

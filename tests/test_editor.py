@@ -19,7 +19,7 @@ from contrastive.spec import ModelSpec, RunSpec, Tower, TrainingSpec
 from tests.editor.client import Editor, missing
 from tests.pages import MINIMAL, PAGES, REFERENCE, ROOT, TUTORIAL, blocks_of, what_is
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 SCHEMA = "contrastive.config.json_schema.json"
 MODELINE = "# yaml-language-server: $schema={}\n"

@@ -105,6 +105,7 @@ def test_a_spec_survives_yaml_and_json(which, models, tmp_path):
     assert Holder.model_validate_json(holder.model_dump_json()) == holder
 
 
+@pytest.mark.slow
 def test_preprocessing_gives_the_same_in_a_worker_process(built):
     modules = [built(which) for which in KINDS_OF_PREPROCESSING]
     jobs = [partial(module.preprocess, samples_of(module)) for module in modules]
@@ -121,6 +122,7 @@ def test_preprocessing_gives_the_same_in_a_worker_process(built):
         assert all(torch.equal(inputs[name], expected[name]) for name in inputs)
 
 
+@pytest.mark.slow
 def test_the_repr_of_preprocessing_is_the_same_in_another_process(models, built):
     code = """
 import sys, json
@@ -216,6 +218,7 @@ def test_strange_texts_do_no_harm(which, built):
     assert features(module, [*strange, *TEXTS]).isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_framework():
     code = """
 import sys

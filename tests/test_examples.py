@@ -113,6 +113,7 @@ def test_every_spec_is_valid(path, command):
     assert command("validate", path).code == 0
 
 
+@pytest.mark.slow
 def test_the_flickr30k_clip_runs_from_data_to_search(tiny, data, command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert command("train", CLIP / "clip.yaml", *tiny).code == 0
@@ -141,6 +142,7 @@ def test_the_flickr30k_clip_runs_from_data_to_search(tiny, data, command, monkey
     assert {hit["found"] for hit in hits} <= captions
 
 
+@pytest.mark.slow
 def test_every_copy_of_the_data_gives_the_same_model(tiny, copies, command, tmp_path):
     models = set()
     for form, chosen in copies.items():
@@ -156,6 +158,7 @@ def test_every_copy_of_the_data_gives_the_same_model(tiny, copies, command, tmp_
     assert len(models) == 1
 
 
+@pytest.mark.slow
 def test_the_hubs_copy_is_measured_and_searched_as_the_folder_is(tiny, copies, command, tmp_path):
     pytest.importorskip("datasets")
     run, anew = tmp_path / "run", ["data.max_bad=0.1", "training.epochs=1"]
@@ -169,6 +172,7 @@ def test_the_hubs_copy_is_measured_and_searched_as_the_folder_is(tiny, copies, c
     assert {hit["found"] for hit in hits} == in_test
 
 
+@pytest.mark.slow
 def test_the_script_trains_what_the_spec_says(tiny, command, tmp_path):
     script, whole = tmp_path / "script", tmp_path / "command"
     arguments = [sys.executable, CLIP / "train.py", *tiny, f"output={script}"]
@@ -179,6 +183,7 @@ def test_the_script_trains_what_the_spec_says(tiny, command, tmp_path):
     assert left.read_bytes() == right.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_script_says_a_mistake_in_one_line():
     arguments = [sys.executable, CLIP / "train.py", "training.epoch=1"]
     ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -292,6 +297,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_readme_trains_what_it_says(made, variant):
     assert made(variant) == EXPECTED[variant]
@@ -309,6 +315,7 @@ def tiny_resnet(folder: Path) -> Path:
 EMOJI = EXAMPLES / "emoji"
 
 
+@pytest.mark.slow
 def test_a_clip_from_scratch_finds_emoji_it_has_never_seen(tmp_path):
     """A smaller network on fewer pairs, a few seconds long; chance is outside of the interval."""
     spec = load(

@@ -413,6 +413,7 @@ def originals(folder):
     return {name: (folder / name).read_bytes() for name in (*FORMS.values(), LIST)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "fuzzed"), FUZZED)
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -81,6 +81,7 @@ def test_a_row_holds_where_its_picture_is_and_the_captions_of_one_share_it(tmp_p
     assert open_image(first["image"]).size == (64, 64)
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_pictures_of_a_table(tmp_path):
     files = Flickr30k(folder=write_flickr30k(tmp_path / "files")).build("train+val+test")
     table = Flickr30k(source="hub", repo=str(write_hub_copy(tmp_path / "copy")))
@@ -258,6 +259,7 @@ def hub(tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_it_is_downloaded_once_without_its_code_and_then_read_offline(hub, tmp_path):
     address, asked = hub
     script = (

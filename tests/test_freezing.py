@@ -15,6 +15,7 @@ from tests.toys import network
 NAMES = ("timm-resnet", "timm-vit", "vit", "hf-text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_pattern_matches_trains_and_the_rest_stays(name, distilbert, vit_weights, tmp_path):
     modality, encoder, patterns, begins = partly(name, distilbert, vit_weights)

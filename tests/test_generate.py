@@ -21,6 +21,8 @@ from tests.duals import save_clip, save_siglip2
 from tests.miniature import Picture
 from tests.toys import toy_spec
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = ["a red circle", "a blue square", "a green cross"]
 
 

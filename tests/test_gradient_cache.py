@@ -174,6 +174,7 @@ def test_the_generators_of_all_gpus_are_replayed(monkeypatch):
 # Precision
 
 
+@pytest.mark.slow
 def test_autocast_is_that_of_the_call_and_micro_batches_do_not_add_to_its_errors():
     """A bf16 copy of the weights, kept by autocast, would add all micro-batches up in bf16."""
     towers, log_scale = pair(dtype=torch.float32), scalar(2.0, torch.float32)
@@ -280,6 +281,7 @@ class Live(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_a_micro_batch():
     hidden = 256
     layers = [layer for _ in range(4) for layer in (nn.Linear(hidden, hidden), nn.Tanh())]

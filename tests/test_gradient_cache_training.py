@@ -46,6 +46,7 @@ def test_a_run_by_micro_batches_is_the_run_without(tmp_path):
         assert split == pytest.approx(whole, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_by_micro_batches_is_the_one_that_never_stopped(tmp_path):
     spec = live(tmp_path, micro_batch=5, epochs=3)
     spec["model"]["towers"]["image"]["head"]["dropout"] = 0.3
@@ -76,6 +77,7 @@ def test_a_run_with_batch_norm_is_refused_before_anything_is_encoded(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, 5])
 def test_a_run_with_batch_norm_by_choice_keeps_its_statistics(tmp_path, rows):
     spec = with_batch_norm(tmp_path, micro_batch=rows, batch_norm="eval")
@@ -135,6 +137,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_by_micro_batches_are_one_process_without(tmp_path):
     from safetensors.torch import save_file
 

@@ -53,6 +53,7 @@ def sites(site):
     return site("good"), bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", COMMANDS.values(), ids=COMMANDS)
 def test_a_command_that_names_no_broken_package_does_as_if_there_were_none(
     args, process, sites, tmp_path
@@ -63,6 +64,7 @@ def test_a_command_that_names_no_broken_package_does_as_if_there_were_none(
     assert ended.out == expected.out
 
 
+@pytest.mark.slow
 def test_the_schema_has_what_is_good_and_says_nothing_of_the_rest(process, sites):
     with_bad = process("schema", "--limit", "2", site=sites[1])
     alone = process("schema", site=sites[0])
@@ -72,6 +74,7 @@ def test_the_schema_has_what_is_good_and_says_nothing_of_the_rest(process, sites
     assert less.keys() <= more.keys()
 
 
+@pytest.mark.slow
 def test_the_list_has_every_package_the_bad_ones_with_the_reason(process, sites):
     ended = process("plugins", "--json", "--limit", "2", site=sites[1])
     assert (ended.code, ended.err) == (0, "")
@@ -91,6 +94,7 @@ def test_the_list_has_every_package_the_bad_ones_with_the_reason(process, sites)
         assert entry["why"].startswith("its entry_points.txt cannot be read: ")
 
 
+@pytest.mark.slow
 def test_training_and_what_uses_the_model_do_as_if_there_were_none(
     sites, command, tmp_path, monkeypatch
 ):
@@ -121,6 +125,7 @@ def test_training_and_what_uses_the_model_do_as_if_there_were_none(
     assert results("with") == expected
 
 
+@pytest.mark.slow
 def test_training_in_a_process_of_its_own_gives_the_same_model(sites, process, tmp_path):
     (tmp_path / "toy.yaml").write_text(json.dumps(toy_dict(tmp_path / "data", epochs=1)))
     for folder, site in zip(("good", "bad"), sites, strict=True):
@@ -130,6 +135,7 @@ def test_training_in_a_process_of_its_own_gives_the_same_model(sites, process, t
     assert good.read_bytes() == bad.read_bytes()
 
 
+@pytest.mark.slow
 def test_no_plugins_leaves_out_all_of_them(process, sites, tmp_path):
     (tmp_path / "clip.yaml").write_text(SPEC)
     ended = process("--no-plugins", "validate", "clip.yaml", site=sites[0], cwd=tmp_path)
@@ -166,6 +172,7 @@ def test_import_paths_do_not_ask_which_packages_count(installed, monkeypatch):
     assert encoders["contrastive_good:GoodImage"].modality == "image"
 
 
+@pytest.mark.slow
 def test_the_list_says_which_chosen_package_offers_nothing(process, sites, monkeypatch):
     monkeypatch.setenv("CONTRASTIVE_PLUGINS", "contrastive-good,contrastive-gone")
     ended = process("plugins", "--json", site=sites[0])
@@ -198,6 +205,7 @@ def install_many(folder, count):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "many-0"])
 def test_fifty_plugins_cost_less_than_50_ms_whether_one_of_them_is_used_or_none(
     head, tmp_path, monkeypatch

@@ -23,12 +23,22 @@ triton = pytest.mark.skipif(
 
 
 @triton
-@pytest.mark.parametrize("name", ["values", "operators", "parity"])
-def test_kernels_in_the_interpreter(name):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        ("values", "not nightly"),
+        ("operators", "not nightly"),
+        ("parity", "not nightly"),
+        # each setting has its case in the one before; here are all pairs of settings
+        pytest.param("parity", "nightly", marks=pytest.mark.nightly),
+    ],
+)
+def test_kernels_in_the_interpreter(name, marked):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"),
-            str(INTERPRETED / f"{name}.py"),
+            *("-m", marked, str(INTERPRETED / f"{name}.py")),
         ],
         capture_output=True,
         text=True,
@@ -40,6 +50,7 @@ def test_kernels_in_the_interpreter(name):
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 @triton
 def test_fused_needs_a_gpu():
     code = """
@@ -58,6 +69,7 @@ except ValueError as error:
     assert "fused losses need a GPU" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_losses_are_imported_without_triton():
     code = """
 import sys

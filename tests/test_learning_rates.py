@@ -99,6 +99,7 @@ def test_a_run_logs_the_largest_rate_and_says_all(tmp_path, capsys):
     assert first["lr"] == 4e-3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_rates_and_parts_is_the_one_that_never_stopped(tmp_path):
     spec = run_of(
         tmp_path,

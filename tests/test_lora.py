@@ -19,6 +19,7 @@ def with_lora(name, distilbert, vit_weights, **lora):
     return "text", {"encoder": {"type": "hf-text", "name": str(distilbert)}, "lora": lora}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm-vit", "hf-text"])
 def test_lora_trains_its_matrices_alone_and_saves_no_more(name, distilbert, vit_weights, tmp_path):
     modality, tower = with_lora(name, distilbert, vit_weights, rank=2, dropout=0.2)

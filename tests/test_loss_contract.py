@@ -22,7 +22,6 @@ from contrastive.losses import (
     Queue,
     Sigmoid,
     SupCon,
-    losses,
 )
 from contrastive.losses.functional import similarity
 from contrastive.reporting.run_log import read_log
@@ -39,18 +38,6 @@ def test_specs_survive_a_round_trip(name, tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(files.dump(spec), encoding="utf-8")
     assert files.load(Holder, path) == spec
-
-
-def test_losses_have_names():
-    names = {
-        "dcl": DCL,
-        "hard-negative": HardNegative,
-        "supcon": SupCon,
-        "matryoshka": Matryoshka,
-        "distillation": Distillation,
-        "queue": Queue,
-    }
-    assert {name: losses[name] for name in names} == names
 
 
 @config_names
@@ -96,6 +83,7 @@ def test_autocast_does_not_change_the_modules(name):
     torch.testing.assert_close(cast, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @config_names
 def test_training_separates_the_pairs(name):
     module = CONFIGS[name].build()
@@ -168,6 +156,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_model_trains_with_each_and_loads_its_parameters(name, tmp_path):
     spec = run_spec(tmp_path, TRAINED[name], epochs=4)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
 from contrastive.errors import SpecError
-from contrastive.losses import InfoNCE, Loss, Sigmoid, execution, losses
+from contrastive.losses import InfoNCE, Loss, Sigmoid, execution
 from contrastive.losses.functional import accuracy, infonce, sigmoid, similarity
 from tests.pair_losses import MODULES, POSITIVES, call, unit
 
@@ -161,11 +161,6 @@ def test_specs_survive_a_round_trip(loss, tmp_path):
     assert files.load(Holder, path) == spec
 
 
-def test_losses_have_names():
-    assert losses["infonce"] is InfoNCE
-    assert losses["sigmoid"] is Sigmoid
-
-
 @pytest.mark.parametrize("name", ["infonce", "sigmoid"])
 @pytest.mark.parametrize(
     ("fields", "bounds"),
@@ -203,6 +198,7 @@ def test_the_bounds_themselves_are_allowed(temperature):
     torch.testing.assert_close(module.log_scale.detach(), before)
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_torch():
     code = "import sys, contrastive.losses as m; m.InfoNCE(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 
+import pytest
 import torch
 from torch import distributed as dist
 
 from contrastive.distributed.global_batch import BatchGroup
 from tests.row_losses import CONFIGS, call, gradients, stream
+
+pytestmark = pytest.mark.slow
 
 SPLIT = [5, 3]
 LOCAL = {"hard-negative-one-way", "queue-local"}

@@ -188,6 +188,7 @@ def test_the_loss_is_the_mean_over_the_chosen_pairs(three):
     torch.testing.assert_close(figures["loss_smell_text"], by_hand["smell"])
 
 
+@pytest.mark.slow
 def test_modalities_that_were_never_compared_find_each_other(three, tmp_path):
     """Sound and smell each learned from text alone: what binds them is the shared space."""
     spec = RunSpec.model_validate(three)
@@ -240,6 +241,7 @@ def test_data_without_a_towers_modality_are_refused_in_one_line(three, tmp_path)
         evaluate(build_model(three), Kinds().build("test"))
 
 
+@pytest.mark.slow
 def test_two_views_are_two_augmentations_and_always_the_same_two(tmp_path):
     toy = views_of(toy_dict(tmp_path / "data"), augment="simclr")
     spec = RunSpec.model_validate(toy)
@@ -278,6 +280,7 @@ def test_the_loss_of_two_views_is_nt_xent(tmp_path):
     torch.testing.assert_close(loss, sum(terms) / 12, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_captions_that_no_tower_reads_are_nothing_to_the_doctor(tmp_path, capsys):
     """All pictures of one caption: negatives of each other in a model of texts, and only there."""
 
@@ -308,6 +311,7 @@ def test_two_views_that_are_the_same_are_refused(tmp_path):
             train(RunSpec.model_validate(toy), tmp_path / mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, 5])
 def test_views_meet_beside_another_pair_also_by_micro_batches(tmp_path, rows):
     """Image with text, and image with itself: SLIP's two tasks, through one image tower."""

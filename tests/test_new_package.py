@@ -23,6 +23,11 @@ MADE = {
     "wide-margin": ("loss",),
     "shop2": ("dataset",),
 }
+# nightly: encoders of other modalities, which differ from the first in a few lines
+OF_EACH_KIND = [
+    pytest.param(name, marks=[pytest.mark.nightly] if name in {"trigrams", "heart-rate"} else [])
+    for name in MADE
+]
 
 
 def python(*args, cwd, site=None):
@@ -52,14 +57,16 @@ def made(tmp_path_factory, process):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(testing, "check_component"), reason="it needs the kit")
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_a_new_package_passes_its_own_tests(name, made):
     told = python("-m", "pytest", cwd=made / f"contrastive-{name}", site=made / "site")
     assert " passed" in told
     assert " skipped" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_a_new_package_is_clean_and_its_example_is_a_valid_spec(name, made, process):
     folder = made / f"contrastive-{name}"
@@ -70,6 +77,7 @@ def test_a_new_package_is_clean_and_its_example_is_a_valid_spec(name, made, proc
     assert f'"type": "{name}"' in ended.out
 
 
+@pytest.mark.slow
 def test_new_packages_are_listed_as_sound_and_import_no_torch(made, process):
     ended = process("plugins", "--json", site=made / "site")
     found = {e["name"]: (e["kind"], e["state"], e["torch"]) for e in json.loads(ended.out)}
@@ -106,6 +114,7 @@ def test_a_new_package_has_what_a_package_needs_and_the_command_says_what_is_nex
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "head", "loss", "dataset"])
 @pytest.mark.parametrize(
     "name", ["image", "path", "tensor", "module", "test", "class", "type", "a", "x" * 23]
@@ -167,6 +176,7 @@ def test_an_unknown_kind_or_modality_is_one_line(options, said, command):
     assert len(ended.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_template(tmp_path):
     python("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
     (wheel,) = tmp_path.glob("*.whl")

@@ -403,6 +403,7 @@ def test_an_evaluation_has_the_names_and_the_figures_of_clip_benchmark(model, cl
         assert metrics["acc1"] <= metrics["acc5"] < 1
 
 
+@pytest.mark.slow
 def test_the_commands_print_and_write_what_the_functions_find(
     model, folder, monkeypatch, command, tmp_path
 ):

@@ -24,6 +24,7 @@ def result(ended):
     return json.loads(ended.out)
 
 
+@pytest.mark.slow
 def test_the_list_says_what_importing_a_plugin_costs_and_whether_torch_comes_along(
     installed, command
 ):
@@ -39,6 +40,7 @@ def test_the_list_says_what_importing_a_plugin_costs_and_whether_torch_comes_alo
     assert [cell.strip() for cell in line.split("│")][-2] == "yes"
 
 
+@pytest.mark.slow
 def test_listing_imports_no_plugin_into_this_process(installed, command):
     installed("good")
     assert command("plugins").code == 0
@@ -145,6 +147,7 @@ def test_a_broken_component_is_one_line(installed, command):
     assert len(ended.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 @needs_kit
 def test_a_check_that_passes_ends_with_0_and_one_that_fails_with_1(installed, command):
     passed = command("plugins", "check", "linear", "bias=false", "--json")

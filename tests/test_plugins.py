@@ -98,6 +98,7 @@ def test_naming_what_is_no_finished_encoder_gives_one_line_and_exit_code_2(
     assert why in ended.err
 
 
+@pytest.mark.slow
 def test_a_package_that_exits_when_imported_does_not_end_our_process(process, site, spec):
     ended = process("validate", spec(encoder="exits"), site=site("good", "broken"))
     assert ended.code == 2
@@ -107,6 +108,7 @@ def test_a_package_that_exits_when_imported_does_not_end_our_process(process, si
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [("plugins", "--json"), ("schema",)], ids=lambda args: args[0])
 def test_a_package_that_prints_when_imported_leaves_stdout_to_the_results(args, command, installed):
     installed("loud")
@@ -147,6 +149,7 @@ def test_a_plugin_error_keeps_its_cause(installed):
     assert isinstance(caught.value.__cause__, SyntaxError)
 
 
+@pytest.mark.slow
 def test_the_listing_says_of_each_component_how_it_fares(installed):
     installed("good", "broken", "unfit", "twin_one", "twin_two", "shadowed")
     found = states()
@@ -216,6 +219,7 @@ def test_the_core_wins_its_names_and_the_shadowed_keep_their_paths(installed):
     assert Head.model_validate(shadowed().model_dump()) == shadowed()
 
 
+@pytest.mark.slow
 def test_a_class_in_the_current_folder_is_named_by_its_path(process, site, spec):
     path = spec(encoder="mine:GoodImage")
     shutil.copy(PACKAGES / "good" / "contrastive_good" / "towers.py", path.parent / "mine.py")
@@ -234,6 +238,7 @@ def test_a_spec_of_somebody_else_cannot_name_import_paths_but_can_name_packages(
         files.load(ModelSpec, spec(encoder="contrastive_good:GoodImage"), trusted=False)
 
 
+@pytest.mark.slow
 def test_a_leftover_of_an_uninstalled_package_is_harmless(process, site, spec):
     folder = site("good")
     (folder / "leftover-1.0.dist-info").mkdir()
@@ -246,6 +251,7 @@ def test_a_leftover_of_an_uninstalled_package_is_harmless(process, site, spec):
     assert len(ended.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_package_that_imports_torch_costs_only_those_who_name_it(site, spec):
     folder = site("good", "heavy")
     for head in ("linear", "heavy"):
@@ -260,6 +266,7 @@ def test_a_package_that_imports_torch_costs_only_those_who_name_it(site, spec):
         assert ("torch" in imported) == (head == "heavy")
 
 
+@pytest.mark.slow
 def test_pip_installs_such_a_package(process, spec, tmp_path):
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--no-compile"]
     pip = [sys.executable, "-m", "pip", "install", *options, "--target", tmp_path / "site"]

@@ -428,6 +428,7 @@ def test_without_scikit_learn_it_says_what_to_install(model, monkeypatch):
         linear_probe(model, Planted(), Planted(seed=1), C=1.0)
 
 
+@pytest.mark.slow
 def test_the_curve_is_a_picture(model, tmp_path):
     pytest.importorskip("matplotlib")
     report = probe(model, Planted(), Planted(seed=1), shots=(1, 4))

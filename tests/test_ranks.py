@@ -59,6 +59,7 @@ def losses(run):
     return [line["loss"] for line in steps(run)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, torchrun):
     spec = toy_dict(tmp_path / "data", epochs=8, batch_size=15)  # one has a row more
     spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0
@@ -93,6 +94,7 @@ def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, to
         )
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once_and_ends_all_processes(tmp_path, torchrun):
     run = tmp_path / "run"
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)

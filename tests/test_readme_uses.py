@@ -64,6 +64,7 @@ def demo(tmp_path, monkeypatch):
     return done
 
 
+@pytest.mark.slow
 def test_every_use_runs_from_its_line_on_the_model_of_the_demo(demo, command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "160")
     for verb, *words in typed():

@@ -59,6 +59,7 @@ def test_a_direction_is_one_side_of_the_loops(name, direction):
     assert_same(fast(*batch, **how), slow(*batch, **how), inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", ["no ids", "captions", "no partners", "one group"])
 @pytest.mark.parametrize("name", [*FUNCTIONS, "supcon"])
 def test_gradients_are_finite_differences(name, ids):

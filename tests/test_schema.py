@@ -21,6 +21,8 @@ from contrastive.losses import InfoNCE, Sigmoid
 from contrastive.pretrained import Pretrained
 from contrastive.spec import ModelSpec, RunSpec, Tower
 
+pytestmark = pytest.mark.slow
+
 
 class Eye(Encoder):
     """Looks."""

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import SCRIPT
 
+pytestmark = pytest.mark.slow
+
 # 300 ms of CPU where importing these takes 100 ms; a slow or busy machine slows both.
 LIBRARIES = "import pydantic, ruamel.yaml, typer"
 BUDGET = 3

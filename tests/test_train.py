@@ -49,6 +49,7 @@ def test_training_learns_to_find_pictures_it_has_not_seen(tmp_path, cache):
     assert text_to_image.low > text_to_image.chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "off"])
 def test_a_frozen_encoder_with_batch_norm_and_dropout_does_not_drift(tmp_path, cache, mode):
     spec = toy_dict(tmp_path / "data", cache=mode)
@@ -70,6 +71,7 @@ def test_a_frozen_encoder_with_batch_norm_and_dropout_does_not_drift(tmp_path, c
     assert weights_fingerprint(encoder) == before
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_not_frozen_trains(tmp_path, cache):
     spec = changed(toy_dict(tmp_path / "data", epochs=1), frozen="none")
     before = weights_fingerprint(build_model(spec).tower("image").encoder)
@@ -79,6 +81,7 @@ def test_an_encoder_that_is_not_frozen_trains(tmp_path, cache):
     assert any(name.startswith("towers.image.encoder.") for name in saved)
 
 
+@pytest.mark.slow
 def test_cached_and_live_features_train_alike(tmp_path, cache):
     train(toy_spec(tmp_path / "data", cache="auto"), tmp_path / "cached", cache=cache)
     train(toy_spec(tmp_path / "data", cache="off"), tmp_path / "live")
@@ -113,6 +116,7 @@ def test_the_temperature_has_no_weight_decay(tmp_path, cache):
     assert model.loss.log_scale.item() == pytest.approx(math.log(1 / 0.07), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_temperature_stays_in_bounds(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", lr=0.03, epochs=20)
     train(RunSpec.model_validate(spec), tmp_path / "free", cache=cache)
@@ -186,6 +190,7 @@ def test_bad_rows_and_images_are_reported_and_training_goes_on(tmp_path, cache, 
         train(RunSpec.model_validate(spec), tmp_path / "strict", cache=cache)
 
 
+@pytest.mark.slow
 def test_live_encoders_leave_out_bad_images_too(tmp_path, capsys):
     write_flickr30k(tmp_path / "data", images=48, broken=1)
     spec = toy_dict(tmp_path / "data", epochs=2, cache="off")
@@ -239,7 +244,14 @@ def start(spec_path, run, *extra, signalled=()):
     )
 
 
-@pytest.mark.parametrize("kind", ["cached", "augmented", "two-views"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "augmented",  # a worker, and random numbers in it: what is hardest to take up again
+        *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("cached", "two-views")),
+    ],
+)
 def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit."""
     workers = 0 if kind == "cached" else 1
@@ -274,6 +286,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path):
     """A terminal sends SIGINT to the whole group, so the workers get it too."""
     spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=2)

@@ -14,8 +14,12 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import SCRIPT
 from tests.pages import TUTORIAL, blocks_of, commands_of, is_shown
+
+pytestmark = pytest.mark.slow
 
 MORE = "# more of pyproject.toml\n"
 EDITABLE = "python -m pip install --editable ."

@@ -256,6 +256,7 @@ def test_a_huge_file_is_refused_unread(command, tmp_path):
     assert line == f"{path}: too large for a spec (limit 100,000 bytes)"
 
 
+@pytest.mark.slow
 def test_a_real_process_says_the_same(process, written):
     path = written(b"model: \xff")
     (line,) = refused(process("validate", path))
@@ -367,6 +368,7 @@ def test_any_text_is_a_spec_or_is_refused(text, tmp_path_factory):
 PLACES = st.sampled_from(["training.lr", "model", "model.loss", "evaluation.templates.0", "x.y"])
 
 
+@pytest.mark.slow
 @given(overrides=st.lists(st.text() | st.builds("{}={}".format, PLACES, st.text()), max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_any_override_fits_or_is_refused(overrides, tmp_path_factory):

@@ -133,6 +133,7 @@ def test_a_folder_that_is_not_there_or_has_no_captions_says_so(folder):
         AudioFolder(folder=folder).build("train")
 
 
+@pytest.mark.slow
 def test_it_keeps_what_every_dataset_promises(spoken):
     if not hasattr(testing, "check_component"):
         pytest.skip("contrastive.testing has no check_component")

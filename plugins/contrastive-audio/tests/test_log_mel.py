@@ -41,6 +41,7 @@ def test_a_spec_finds_it_by_name():
     assert encoders.package_of(LogMel) == ("contrastive-audio", "0.1.0")
 
 
+@pytest.mark.slow
 def test_naming_it_in_a_spec_does_not_import_torch():
     code = "import contrastive_audio as a, sys; a.LogMel(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

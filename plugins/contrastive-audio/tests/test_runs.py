@@ -16,6 +16,8 @@ from contrastive.training.train import train
 
 from .speech import COLOURS
 
+pytestmark = pytest.mark.slow
+
 
 def learned(figure):
     return figure.low > figure.chance

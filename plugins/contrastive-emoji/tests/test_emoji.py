@@ -87,6 +87,7 @@ def test_classes_are_the_groups_of_cldr_and_all_are_tested():
     assert {sample["label"] for sample in every(samples)} == set(CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vendor", "count", "side"), [("google", 1905, 64), ("fluent", 1563, 96)])
 def test_every_picture_decodes_and_is_transparent_and_square(vendor, count, side):
     images = {
@@ -220,6 +221,7 @@ def test_forked_workers_do_not_share_a_place_in_the_file():
         assert pool.map(samples.__getitem__, range(500), chunksize=5) == here
 
 
+@pytest.mark.slow
 def test_neither_importing_nor_reading_imports_torch():
     code = (
         "import sys; from contrastive_emoji import Emoji; Emoji().build('test')[0];"

@@ -349,6 +349,7 @@ def test_a_mistake_is_told_in_one_line(mistake, tmp_path):
     assert str(told.value) == f"{tmp_path / 'clip.yaml'}:{line}: {MISTAKES[mistake]}"
 
 
+@pytest.mark.slow
 def test_the_menus_import_no_framework():
     code = (
         "import sys; from contrastive.losses import losses;"
@@ -366,6 +367,7 @@ def test_a_missing_library_is_named(monkeypatch):
         Circle().build()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pml-triplet-margin", "pml-supcon"])
 def test_a_model_learns_and_loads(name, tmp_path):
     spec = toy_dict(tmp_path / "data", epochs=4)

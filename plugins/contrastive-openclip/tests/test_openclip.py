@@ -53,6 +53,7 @@ def test_the_spec_of_the_readme_is_one(tmp_path):
     assert {name: type(tower.encoder) for name, tower in towers.items()} == MODALITIES
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_framework():
     code = (
         "import sys, contrastive_openclip as p; p.OpenCLIP(name='ViT-B-32/openai');"
@@ -62,6 +63,7 @@ def test_the_menu_imports_no_framework():
     assert run.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", MODALITIES.values())
 def test_the_halves_keep_what_encoders_promise(half, originals):
     check_component(half(name=f"local-dir:{originals['softmax'][0]}"))

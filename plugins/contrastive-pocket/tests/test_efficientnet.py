@@ -28,6 +28,7 @@ def by_name(name, blocks):
     return f"{blocks[int(number)]}.{(expanding if int(number) else first)[layer]}.{kind}"
 
 
+@pytest.mark.slow
 def test_the_order_gives_each_weight_the_place_that_its_name_means(built, samples, embed):
     folder = packaged(efficientnet.REQUIREMENT, "models", sha256={})
     weights = torch.load(folder / efficientnet.FILE, weights_only=True)  # noqa: TID251

@@ -22,6 +22,7 @@ def test_a_spec_finds_it_by_name_and_writes_that_name(name, cls):
     assert Tower.model_validate(tower.model_dump(mode="json")) == tower
 
 
+@pytest.mark.slow
 def test_the_menu_imports_no_framework():
     code = (
         "import sys, contrastive_pocket as p; p.MiniLM(max_length=32);"
@@ -39,6 +40,7 @@ def test_weights_are_those_of_the_package(module):
     assert module.reproducible
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [EfficientNetLite0(), MiniLM()], ids=lambda config: type(config).__name__
 )
