@@ -14,20 +14,19 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
 # worksteal: a long file that comes last is shared out, and most files keep to one process
-PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/installed $(EDITOR_SERVER)
-	$(PYTEST) -m "not nightly"
+	$(BIN)/$(PYTEST) -m "not nightly"
 
 test-fast: $(VENV)/installed
-	$(PYTEST) tests -m "not slow and not nightly"
+	$(BIN)/$(PYTEST) tests -m "not slow and not nightly"
 
 test-nightly: $(VENV)/installed
-	$(PYTEST) -m nightly
+	$(BIN)/$(PYTEST) -m nightly
 
-test-lowest: BIN := $(LOWEST)/bin
 test-lowest: $(LOWEST)/installed $(EDITOR_SERVER)
-	$(PYTEST) -m "not nightly" $(TESTS)
+	$(LOWEST)/bin/$(PYTEST) -m "not nightly" $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from contrastive import FeatureCache, RunSpec, build_model, classify, load_model
-from contrastive.distributed.ranks import Processes
+from contrastive.distributed.ranks import Ranks
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.run_log import read_log
-from contrastive.training.batches import Feed
+from contrastive.training.batches import TrainingBatches
 from contrastive.training.step import step_loss
 from contrastive.training.train import train
 
@@ -98,13 +98,13 @@ def test_two_views_of_a_clip_are_two_augmentations_and_always_the_same_two(run):
     spec = RunSpec.model_validate(plain)
     model = build_model(spec)
     samples = spec.data.build("train", purpose="training")
-    feeds = [Feed(samples, model, spec.training, Processes(), cache=None) for _ in range(2)]
-    one, again = (next(feed.batches(0, 1)) for feed in feeds)
+    both = [TrainingBatches(samples, model, spec.training, Ranks(), cache=None) for _ in range(2)]
+    one, again = (next(one.iterate(0, 1)) for one in both)
     first, second = one.inputs["audio"]
     assert not torch.equal(first["mel"], second["mel"])
     for view, same in zip(one.inputs["audio"], again.inputs["audio"], strict=True):
         assert torch.equal(view["mel"], same["mel"])
-    loss, _ = step_loss(model, one, spec.training, half=False)
+    loss, _ = step_loss(model, one, spec.training, bf16=False)
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.tower("audio").parameters())
 
