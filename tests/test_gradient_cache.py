@@ -180,19 +180,19 @@ def test_autocast_is_that_of_the_call_and_micro_batches_do_not_add_to_its_errors
     towers, log_scale = pair(dtype=torch.float32), scalar(2.0, torch.float32)
     x, y = (torch.randn(256, 10) for _ in "ab")
 
-    def found(embed, *, half=True):
+    def found(embed, *, bf16=True):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             a, b = embed(towers[0], x), embed(towers[1], y)
         assert (a.dtype == torch.bfloat16) == half
         loss = functional.infonce(a.float(), b.float(), log_scale=log_scale)
         return torch.cat([g.flatten() for g in gradients(loss, *towers)])
 
-    exact, whole = found(by(None), half=False), found(by(None))
+    exact, whole = found(by(None), bf16=False), found(by(None))
     error = float((whole - exact).norm() / exact.norm())
     for rows in (1, 3, 64):
         split = found(by(rows))
         assert float((split - exact).norm() / exact.norm()) < 1.2 * error + 1e-3
-    assert_equal([found(by(3), half=False)], [exact], within=1e-5)
+    assert_equal([found(by(3), bf16=False)], [exact], within=1e-5)
 
 
 def test_half_precision_does_not_outlive_the_call():

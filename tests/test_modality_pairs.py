@@ -256,7 +256,7 @@ def test_two_views_are_two_augmentations_and_always_the_same_two(tmp_path):
         )
         for _ in range(2)
     ]
-    (one, *_), (again, *_) = (list(feed.batches(0, 2)) for feed in feeds)
+    (one, *_), (again, *_) = (list(feed.iterate(0, 2)) for feed in feeds)
     first, second = one.inputs["image"]
     assert first["image"].shape == second["image"].shape
     assert not torch.equal(first["image"], second["image"])
@@ -324,13 +324,13 @@ def test_views_meet_beside_another_pair_also_by_micro_batches(tmp_path, rows):
     model = build_model(spec)
     samples = spec.data.build("train", purpose="training")
     feed = TrainingBatches(samples, model, spec.training, Ranks(), cache=None)
-    (batch,) = feed.batches(0, 1)
-    loss, figures = step_loss(model, batch, spec.training, half=False)
+    (batch,) = feed.iterate(0, 1)
+    loss, figures = step_loss(model, batch, spec.training, bf16=False)
     loss.backward()
     whole = spec.training.model_copy(update={"micro_batch": None})
     twin = build_model(spec)
     twin.load_state_dict(model.state_dict())
-    expected, _ = step_loss(twin, batch, whole, half=False)
+    expected, _ = step_loss(twin, batch, whole, bf16=False)
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(loss, (figures["loss_image_text"] + figures["loss_image_image"]) / 2)
