@@ -181,9 +181,9 @@ def test_autocast_is_that_of_the_call_and_micro_batches_do_not_add_to_its_errors
     x, y = (torch.randn(256, 10) for _ in "ab")
 
     def found(embed, *, bf16=True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             a, b = embed(towers[0], x), embed(towers[1], y)
-        assert (a.dtype == torch.bfloat16) == half
+        assert (a.dtype == torch.bfloat16) == bf16
         loss = functional.infonce(a.float(), b.float(), log_scale=log_scale)
         return torch.cat([g.flatten() for g in gradients(loss, *towers)])
 
