@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive.losses.execution import whole
-from contrastive.losses.functional import accuracy, infonce_from_logits
-from contrastive.losses.module import ScaledLoss
+from contrastive.interface import ScaledLoss, accuracy, gather_global_batch, infonce_from_logits
 
 from contrastive_acme import AcmeLoss
 
 if TYPE_CHECKING:
-    from contrastive.distributed.global_batch import BatchGroup
+    from contrastive.interface import BatchGroup
     from torch import Tensor
 
 
@@ -31,7 +29,7 @@ class AcmeLossModule(ScaledLoss[AcmeLoss]):
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss over the batch of all processes, and the accuracy for the log."""
-        a, b, a_ids, b_ids = whole(a, b, a_ids, b_ids, group=group)
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
         logits_NM = self.logits(a, b)
         margin = self.config.margin * self.log_scale.exp()
         harder_NM = logits_NM - margin * _positives(logits_NM, a_ids, b_ids)
