@@ -3,6 +3,6 @@
 __version__ = "0.1.0"
 
 INTERFACE = 2
-"""Version of what plugins are written against: the names in ``contrastive.interface``, the contracts
-of what components build, and the entry-point groups. It rises when a working plugin would have to
-change."""
+"""Version of what plugins are written against: ``contrastive.interface``, the contracts of what
+components build, and the entry-point groups. It rises when a working plugin would have to change.
+"""
