@@ -231,7 +231,7 @@ loss: {{type: infonce}}
     path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     ended = subprocess.run(
         [sys.executable, "-c", COUNTING, SCRIPT, "validate", tmp_path / "clip.yaml"],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | NO_EXTENSIONS | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,

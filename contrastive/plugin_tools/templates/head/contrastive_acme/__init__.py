@@ -13,7 +13,7 @@ __all__ = ["AcmeHead"]
 
 
 class AcmeHead(Head):
-    """One matrix over normalized_name features, so that their scale does not matter."""
+    """One matrix over normalised features, so that their scale does not matter."""
 
     bias: bool = True
     """Add a vector too."""
