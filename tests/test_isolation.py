@@ -199,6 +199,8 @@ def install_many(folder, count):
     return folder
 
 
+# The command line reads the metadata of all packages once, to see that they can be read; a name that
+# is not built in costs one more reading, of its own group.
 COUNTING = """\
 import collections, runpy, sys
 reads = collections.Counter()
@@ -216,9 +218,9 @@ print(len(reads), max(reads.values(), default=0), *(m for m in sys.modules if "m
 
 
 @pytest.mark.parametrize(
-    ("head", "cost"), [("linear", "0 0"), ("many-0", "50 1 contrastive_many_0")]
+    ("head", "cost"), [("linear", "50 1"), ("many-0", "50 2 contrastive_many_0")]
 )
-def test_of_fifty_plugins_only_the_one_named_is_imported_and_metadata_are_read_once(
+def test_of_fifty_plugins_only_the_one_named_is_imported_and_metadata_are_read_once_more(
     head, cost, tmp_path
 ):
     (tmp_path / "clip.yaml").write_text(f"""\
