@@ -199,8 +199,8 @@ def install_many(folder, count):
     return folder
 
 
-# The command line reads the metadata of all packages once, to see that they can be read; a name that
-# is not built in costs one more reading, of its own group.
+# The command line reads the metadata of all packages once, to see that they are readable. A name
+# that is not built in costs one more reading, of its own group.
 COUNTING = """\
 import collections, runpy, sys
 reads = collections.Counter()
