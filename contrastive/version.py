@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
-INTERFACE = 1
-"""Version of what plugins are written against: the interface classes, the contracts of what they
-build, and the entry-point groups. It rises when a component that fitted would have to change."""
+INTERFACE = 2
+"""Version of what plugins are written against: ``contrastive.interface``, the contracts of what
+components build, and the entry-point groups. It rises when a working plugin would have to change.
+"""

@@ -19,7 +19,7 @@ import pytest
 
 from contrastive import RunSpec, classify, load_model
 from contrastive.components import REGISTRIES
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict
@@ -194,7 +194,7 @@ def test_words_find_the_pictures_of_a_folder(here, model, command):
 
 
 def test_words_find_the_pictures_of_a_split(here, model, command):
-    spec = load(RunSpec, "toy.yaml")
+    spec = load_spec(RunSpec, "toy.yaml")
     for split in ("test", "val", "train+val"):
         found = result(command("search", TEXTS[0], "--split", split, "-k", 5, "--json"))
         rows = spec.data.build(split)

@@ -89,8 +89,8 @@ def problems(data: Any, config: type[Config] = Drawing) -> dict[str, str]:
 
 def through_yaml(drawing: Drawing, folder: Any) -> Drawing:
     path = folder / "drawing.yaml"
-    path.write_text(files.dump(drawing), encoding="utf-8")
-    return files.load(Drawing, path)
+    path.write_text(files.dump_spec(drawing), encoding="utf-8")
+    return files.load_spec(Drawing, path)
 
 
 ROUND_TRIPS = {

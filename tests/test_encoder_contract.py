@@ -100,8 +100,8 @@ class Holder(Config):
 @every_encoder
 def test_a_spec_survives_yaml_and_json(which, models, tmp_path):
     holder = Holder(encoder=SPECS[which](models))
-    (tmp_path / "spec.yaml").write_text(files.dump(holder))
-    assert files.load(Holder, tmp_path / "spec.yaml") == holder
+    (tmp_path / "spec.yaml").write_text(files.dump_spec(holder))
+    assert files.load_spec(Holder, tmp_path / "spec.yaml") == holder
     assert Holder.model_validate_json(holder.model_dump_json()) == holder
 
 

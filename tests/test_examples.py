@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 
 from contrastive import RunSpec, load_model
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
@@ -205,7 +205,7 @@ def test_the_python_of_the_readme_is_the_spec_in_15_lines(
     described, trained = code.split("trained = ")
     names: dict = {}
     exec(described, names)
-    assert names["run"] == load(RunSpec, CLIP / "clip.yaml")
+    assert names["run"] == load_spec(RunSpec, CLIP / "clip.yaml")
 
     monkeypatch.chdir(tmp_path)
     local = (f"local-dir:{tiny_resnet(tmp_path)}", str(distilbert), str(data))
@@ -318,7 +318,7 @@ EMOJI = EXAMPLES / "emoji"
 @pytest.mark.slow
 def test_a_clip_from_scratch_finds_emoji_it_has_never_seen(tmp_path):
     """A smaller network on fewer pairs, a few seconds long; chance is outside of the interval."""
-    spec = load(
+    spec = load_spec(
         RunSpec,
         EMOJI / "scratch.yaml",
         [

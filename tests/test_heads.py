@@ -130,8 +130,8 @@ def test_specs_survive_a_round_trip(head, tmp_path):
     assert Holder.model_validate(spec.model_dump()) == spec
     assert Holder.model_validate_json(spec.model_dump_json()) == spec
     path = tmp_path / "spec.yaml"
-    path.write_text(files.dump(spec), encoding="utf-8")
-    assert files.load(Holder, path) == spec
+    path.write_text(files.dump_spec(spec), encoding="utf-8")
+    assert files.load_spec(Holder, path) == spec
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ def test_specs_survive_a_round_trip(name, tmp_path):
     assert Holder.model_validate(spec.model_dump()) == spec
     assert Holder.model_validate_json(spec.model_dump_json()) == spec
     path = tmp_path / "spec.yaml"
-    path.write_text(files.dump(spec), encoding="utf-8")
-    assert files.load(Holder, path) == spec
+    path.write_text(files.dump_spec(spec), encoding="utf-8")
+    assert files.load_spec(Holder, path) == spec
 
 
 @config_names
@@ -142,7 +142,7 @@ def test_mistakes_are_one_line(fields, line, tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(f"loss: {fields}\n", encoding="utf-8")
     with pytest.raises(SpecError) as caught:
-        files.load(Holder, path)
+        files.load_spec(Holder, path)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -157,8 +157,8 @@ def test_specs_survive_a_round_trip(loss, tmp_path):
     assert Holder.model_validate(spec.model_dump()) == spec
     assert Holder.model_validate_json(spec.model_dump_json()) == spec
     path = tmp_path / "spec.yaml"
-    path.write_text(files.dump(spec), encoding="utf-8")
-    assert files.load(Holder, path) == spec
+    path.write_text(files.dump_spec(spec), encoding="utf-8")
+    assert files.load_spec(Holder, path) == spec
 
 
 @pytest.mark.parametrize("name", ["infonce", "sigmoid"])
@@ -174,7 +174,7 @@ def test_a_temperature_out_of_bounds_is_one_line(name, fields, bounds, tmp_path)
     path = tmp_path / "spec.yaml"
     path.write_text(f"loss:\n  type: {name}\n  {fields}\n", encoding="utf-8")
     with pytest.raises(SpecError) as caught:
-        files.load(Holder, path)
+        files.load_spec(Holder, path)
     assert str(caught.value).startswith(f"{path}:1: loss: temperature ")
     assert str(caught.value).endswith(f" is not between 1/max_scale {bounds}")
     assert "\n" not in str(caught.value)

@@ -104,7 +104,7 @@ def test_a_package_that_exits_when_imported_does_not_end_our_process(process, si
     assert ended.code == 2
     assert ended.err.splitlines() == [
         "encoder contrastive_broken.exits:Dino (of contrastive-broken 0.9) is broken: "
-        "SystemExit: 3 (written for contrastive-kit >=0.0.7; this is 0.1.0, interface 1)"
+        "SystemExit: 3 (written for contrastive-kit >=0.0.7; this is 0.1.0, interface 2)"
     ]
 
 
@@ -120,8 +120,8 @@ def test_a_package_that_prints_when_imported_leaves_stdout_to_the_results(args, 
 @pytest.mark.parametrize(
     ("package", "name", "said"),
     [
-        ("broken", "raises", "(written for contrastive-kit >=0.0.7; this is 0.1.0, interface 1)"),
-        ("unfit", "unfinished", "(written for contrastive-kit; this is 0.1.0, interface 1)"),
+        ("broken", "raises", "(written for contrastive-kit >=0.0.7; this is 0.1.0, interface 2)"),
+        ("unfit", "unfinished", "(written for contrastive-kit; this is 0.1.0, interface 2)"),
     ],
 )
 def test_an_error_says_which_release_the_package_was_written_for(package, name, said, installed):
@@ -233,9 +233,9 @@ def test_a_class_in_the_current_folder_is_named_by_its_path(process, site, spec)
 
 def test_a_spec_of_somebody_else_cannot_name_import_paths_but_can_name_packages(installed, spec):
     installed("good")
-    assert files.load(ModelSpec, spec(), trusted=False) == files.load(ModelSpec, spec())
+    assert files.load_spec(ModelSpec, spec(), trusted=False) == files.load_spec(ModelSpec, spec())
     with pytest.raises(SpecError, match=r"clip.yaml:3: .*only your own spec may use"):
-        files.load(ModelSpec, spec(encoder="contrastive_good:GoodImage"), trusted=False)
+        files.load_spec(ModelSpec, spec(encoder="contrastive_good:GoodImage"), trusted=False)
 
 
 @pytest.mark.slow

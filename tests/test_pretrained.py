@@ -233,8 +233,8 @@ def test_a_saved_model_whose_checkpoint_has_changed_is_refused(saved, tmp_path):
 @every_family
 def test_the_spec_alone_is_the_model(family, loaded, tmp_path):
     model = loaded(family)
-    (tmp_path / "clip.yaml").write_text(files.dump(model.spec))
-    assert files.load(ModelSpec, tmp_path / "clip.yaml") == model.spec
+    (tmp_path / "clip.yaml").write_text(files.dump_spec(model.spec))
+    assert files.load_spec(ModelSpec, tmp_path / "clip.yaml") == model.spec
     again = build_model(tmp_path / "clip.yaml").eval()
     assert torch.equal(again.embed("text", TEXTS), model.embed("text", TEXTS))
     assert again.scale == model.scale
@@ -343,7 +343,7 @@ def test_the_commands_take_a_pretrained_name(saved, flickr30k, command, tmp_path
     assert done.code == 0, done.err
     assert len(json.loads(done.out)) == 2
     run = run_of(saved("clip"), flickr30k, *[{"head": {"type": "identity"}}] * 2)
-    (tmp_path / "run.yaml").write_text(files.dump(run))
+    (tmp_path / "run.yaml").write_text(files.dump_spec(run))
     done = command("evaluate", "--model", model, "--spec", tmp_path / "run.yaml", "--json")
     assert done.code == 0, done.err
     done = command("evaluate", "--model", model)

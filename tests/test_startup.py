@@ -12,9 +12,7 @@ from tests.conftest import SCRIPT
 
 pytestmark = pytest.mark.slow
 
-# 300 ms of CPU where importing these takes 100 ms; a slow or busy machine slows both.
-LIBRARIES = "import pydantic, ruamel.yaml, typer"
-BUDGET = 3
+MOST_MODULES = 60  # the verbs and the configs; the package has over 200
 SPEC = Path(__file__).parents[1] / "examples" / "flickr30k_clip" / "clip.yaml"
 COMMANDS = {
     "help": ("--help",),
@@ -29,17 +27,6 @@ def python(*args) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, check=True)
 
 
-def cpu_seconds(*args) -> float:
-    """Return the CPU time of a process from its start to its end, and of no other."""
-    code = (
-        "import resource, subprocess, sys;"
-        "subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr);"
-        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
-        "print(used.ru_utime + used.ru_stime)"
-    )
-    return float(python("-c", code, sys.executable, *args).stdout)
-
-
 @pytest.mark.parametrize("args", COMMANDS.values(), ids=COMMANDS)
 def test_neither_help_nor_validation_imports_what_computes(args):
     listed = python("-X", "importtime", SCRIPT, *args).stderr.splitlines()
@@ -49,11 +36,10 @@ def test_neither_help_nor_validation_imports_what_computes(args):
 
 
 @pytest.mark.parametrize("args", COMMANDS.values(), ids=COMMANDS)
-def test_help_and_validation_take_less_than_thrice_the_cpu_of_their_libraries(args):
-    python(SCRIPT, *args)  # the first one writes the bytecode
-    rounds = [(cpu_seconds(SCRIPT, *args), cpu_seconds("-c", LIBRARIES)) for _ in range(7)]
-    ours, theirs = (min(seconds) for seconds in zip(*rounds, strict=True))
-    assert ours < BUDGET * theirs
+def test_help_and_validation_import_few_modules_of_ours(args):
+    listed = python("-X", "importtime", SCRIPT, *args).stderr.splitlines()
+    names = [line.rpartition("|")[2].strip() for line in listed]
+    assert len({name for name in names if name.startswith("contrastive.")}) <= MOST_MODULES
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_real_process_says_the_same(process, written):
 
 def test_words_and_numbers_are_those_of_yaml_1_2(written):
     text = changed("size: 8", "size: 0o10, name: off")
-    run = files.load(RunSpec, written(text), ["training.lr=2e-4", "data.folder=2024-01-01"])
+    run = files.load_spec(RunSpec, written(text), ["training.lr=2e-4", "data.folder=2024-01-01"])
     assert run.model.towers["image"].encoder == Eye(size=8, name="off")
     assert run.training.lr == 2e-4
     assert run.model_dump(mode="json")["data"]["folder"] == "2024-01-01"
@@ -275,29 +275,29 @@ def test_words_and_numbers_are_those_of_yaml_1_2(written):
 
 def test_an_anchor_may_be_set_again(written):
     text = changed(TEMPLATES, "[&t 'a {}', *t, &t 'the {}', *t]")
-    templates = files.load(RunSpec, written(text)).evaluation.templates
+    templates = files.load_spec(RunSpec, written(text)).evaluation.templates
     assert templates == ("a {}", "a {}", "the {}", "the {}")
 
 
 @pytest.mark.parametrize("indent", [None, 1, "\t"])
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 def test_json_is_read_too(written, indent, ensure_ascii):
-    run = files.load(RunSpec, written(), ["data.folder=\N{CAT FACE} \\ / caf\xe9"])
+    run = files.load_spec(RunSpec, written(), ["data.folder=\N{CAT FACE} \\ / caf\xe9"])
     text = json.dumps(run.model_dump(mode="json"), indent=indent, ensure_ascii=ensure_ascii)
-    assert files.load(RunSpec, written(text, "run.json")) == run
+    assert files.load_spec(RunSpec, written(text, "run.json")) == run
 
 
 def test_a_byte_order_mark_is_skipped(written):
-    assert files.load(RunSpec, written(b"\xef\xbb\xbf" + SPEC.encode())) == files.load(
+    assert files.load_spec(RunSpec, written(b"\xef\xbb\xbf" + SPEC.encode())) == files.load_spec(
         RunSpec, written()
     )
 
 
 def test_what_is_dumped_has_every_field_and_loads_again(written):
-    run = files.load(RunSpec, written())
-    text = files.dump(run)
+    run = files.load_spec(RunSpec, written())
+    text = files.dump_spec(run)
     assert "weight_decay: 0.01" in text
-    assert files.load(RunSpec, written(text)) == run
+    assert files.load_spec(RunSpec, written(text)) == run
 
 
 def test_overrides_change_the_spec_in_their_order(written):
@@ -309,7 +309,7 @@ def test_overrides_change_the_spec_in_their_order(written):
         "evaluation.templates.1=my {}",
         "output=here",
     ]
-    run = files.load(RunSpec, written(), overrides)
+    run = files.load_spec(RunSpec, written(), overrides)
     assert run.model.towers["image"].head == Linear()
     assert run.model.towers["text"].head == Mlp(dropout=0.25)
     assert run.evaluation.templates == ("a {}", "my {}")
@@ -318,16 +318,18 @@ def test_overrides_change_the_spec_in_their_order(written):
 
 def test_an_override_reaches_a_section_that_is_empty_or_not_there(written):
     empty = changed(SPEC[SPEC.index("\n  lr") : SPEC.index("\neval")], "")
-    assert files.load(RunSpec, written(empty), ["training.epochs=7"]).training.epochs == 7
+    assert files.load_spec(RunSpec, written(empty), ["training.epochs=7"]).training.epochs == 7
     without = SPEC[: SPEC.index("training")]
-    assert files.load(RunSpec, written(without), ["training.epochs=7"]).training.epochs == 7
+    assert files.load_spec(RunSpec, written(without), ["training.epochs=7"]).training.epochs == 7
 
 
 def test_an_override_changes_one_use_of_an_alias_not_the_other(written):
     text = changed("head: {type: mlp}", "head: &h {type: linear}").replace(
         "head: {type: linear, bias: false}", "head: *h"
     )
-    towers = files.load(RunSpec, written(text), ["model.towers.text.head.bias=false"]).model.towers
+    towers = files.load_spec(
+        RunSpec, written(text), ["model.towers.text.head.bias=false"]
+    ).model.towers
     assert towers["image"].head == Linear(bias=True)
     assert towers["text"].head == Linear(bias=False)
 
@@ -335,13 +337,13 @@ def test_an_override_changes_one_use_of_an_alias_not_the_other(written):
 def test_the_last_of_two_overrides_is_the_one_to_blame(written):
     overrides = ["training={lr: 1}", "training.lr=-1", "training.lr=-2", "training.epochs=1"]
     with pytest.raises(SpecError, match=r"^override 'training.lr=-2': training.lr") as caught:
-        files.load(RunSpec, written(), overrides)
+        files.load_spec(RunSpec, written(), overrides)
     assert "\n" not in str(caught.value)
 
 
 def loads_or_is_refused(path: Path, overrides: tuple[str, ...] = ()) -> None:
     try:
-        files.load(RunSpec, path, overrides, trusted=False)
+        files.load_spec(RunSpec, path, overrides, trusted=False)
     except SpecError as error:
         lines = str(error).splitlines()
         assert lines
@@ -382,5 +384,5 @@ def test_any_override_fits_or_is_refused(overrides, tmp_path_factory):
 def test_any_text_in_a_spec_survives_the_file(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "text.yaml"
     spec = EvaluationSpec(split=text, templates=(text + "{}",))
-    path.write_text(files.dump(spec), encoding="utf-8", newline="")
-    assert files.load(EvaluationSpec, path) == spec
+    path.write_text(files.dump_spec(spec), encoding="utf-8", newline="")
+    assert files.load_spec(EvaluationSpec, path) == spec

@@ -142,18 +142,18 @@ def _named_model(model: Path | None) -> Path:
 
 def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
     """Load a run's spec."""
-    from contrastive.config.yaml_files import load
+    from contrastive.config.yaml_files import load_spec
     from contrastive.spec import RunSpec
 
-    return load(RunSpec, path, overrides or ())
+    return load_spec(RunSpec, path, overrides or ())
 
 
 def load_any(path: Path, overrides: list[str] | None) -> Any:
     """Load a run's or a model's spec, whichever the file holds."""
-    from contrastive.config.yaml_files import load
+    from contrastive.config.yaml_files import load_spec
     from contrastive.spec import kind_of_spec
 
-    return load(kind_of_spec, path, overrides or ())
+    return load_spec(kind_of_spec, path, overrides or ())
 
 
 def templates_for(sentences: list[str] | None, name: str | None) -> Sequence[str] | None:

@@ -26,9 +26,9 @@ def options(
     ] = False,
 ) -> None:
     """Contrastive learning from a typed spec."""
-    from contrastive.config.entry_points import SWITCH, spare_libraries
+    from contrastive.config.entry_points import SWITCH, disable_entry_point_scans
 
-    spare_libraries()
+    disable_entry_point_scans()
     if no_plugins:
         os.environ[SWITCH] = "none"  # processes that we start inherit it
 

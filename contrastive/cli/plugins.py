@@ -42,10 +42,10 @@ def list_components(
     from contrastive.components import REGISTRIES
     from contrastive.config.entry_points import SWITCH
     from contrastive.console import bar, console, say
-    from contrastive.plugin_tools.listing import idle_choices, listing, modules_of
+    from contrastive.plugin_tools.listing import listing, modules_of, unused_selections
     from contrastive.reporting.tables import plugins_table
 
-    if idle := idle_choices(*REGISTRIES):
+    if idle := unused_selections(*REGISTRIES):
         say(f"{SWITCH} names {', '.join(idle)}, of which no component is installed")
     total = len(modules_of(*REGISTRIES))
     seen = console().is_terminal  # elsewhere, a second's wait is not worth a line

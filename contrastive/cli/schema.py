@@ -22,14 +22,14 @@ def schema(
     """Print the JSON schema of a spec with everything installed, for editors."""
     from contrastive.components import REGISTRIES
     from contrastive.config.json_schema import json_schema
-    from contrastive.plugin_tools.listing import deadly
+    from contrastive.plugin_tools.listing import failing_imports
     from contrastive.spec import ModelSpec, RunSpec
 
     if of not in ("run", "model"):
         msg = f"--of {of!r}: write run or model"
         raise SpecError(msg)
     spec = RunSpec if of == "run" else ModelSpec
-    without = deadly(*REGISTRIES, limit=limit)
+    without = failing_imports(*REGISTRIES, limit=limit)
     with redirect_stderr(io.StringIO()):  # plugins that print when they are imported
         described = json_schema(spec, *REGISTRIES, without=without)
     text = json.dumps(described, indent=2)

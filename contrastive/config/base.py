@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Names(Protocol):
-    """What a config needs of the registry of its kind: names to classes and back."""
+class RegistryLookup(Protocol):
+    """What a config uses of the registry of its kind: names to classes and back."""
 
     def __iter__(self) -> Iterator[str]:
         """Yield every name."""
@@ -67,13 +67,13 @@ class Config(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,  # JSON has neither
-        defer_build=True,  # most of the menu is never ordered from
+        defer_build=True,  # most configs are never instantiated
         populate_by_name=True,  # what is dumped loads again, also where a field has an alias
         serialize_by_alias=True,
     )
 
     kind: ClassVar[str] = ""
-    registry: ClassVar[Names]
+    registry: ClassVar[RegistryLookup]
 
     def __hash__(self) -> int:
         """Hash what a file would say; the fields themselves may be dicts or lists."""

@@ -62,15 +62,15 @@ class Offer:
 def offered_in(group: str) -> dict[str, list[Offer]]:
     """Return what all installed packages offer in an entry-point group, by name."""
     found: dict[str, dict[str, Offer]] = {}
-    for point in _points(group):
+    for point in _entry_points(group):
         found.setdefault(point.name, {}).setdefault(point.value, Offer(point.value, point.dist))
     return {name: list(by_path.values()) for name, by_path in sorted(found.items())}
 
 
-def counts(offer: Offer) -> bool:
-    """Tell whether an offer counts, by ``CONTRASTIVE_PLUGINS``."""
+def is_enabled(offer: Offer) -> bool:
+    """Tell whether an offered component is enabled by ``CONTRASTIVE_PLUGINS``."""
     chosen = chosen_packages()
-    return chosen is None or normalised(offer.package) in chosen
+    return chosen is None or normalized_name(offer.package) in chosen
 
 
 def chosen_packages() -> set[str] | None:
@@ -78,13 +78,13 @@ def chosen_packages() -> set[str] | None:
     said = os.environ.get(SWITCH)
     if said is None:
         return None
-    return {normalised(name) for name in said.split(",")} - {"", "none"}
+    return {normalized_name(name) for name in said.split(",")} - {"", "none"}
 
 
-def spare_libraries() -> None:
-    """Where the entry points of some package cannot be read, keep libraries from reading them.
+def disable_entry_point_scans() -> None:
+    """Stop libraries from scanning entry points if those of some package cannot be read.
 
-    They would fail when they are imported. Processes that are started inherit it.
+    They would fail on import. Child processes inherit the setting.
     """
     try:
         entry_points(group="contrastive")
@@ -110,12 +110,12 @@ def unreadable() -> list[tuple[str, str, str]]:
     return found
 
 
-def normalised(name: str) -> str:
+def normalized_name(name: str) -> str:
     """Return a package's name as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def _points(group: str) -> list[EntryPoint]:
+def _entry_points(group: str) -> list[EntryPoint]:
     try:
         return list(entry_points(group=group))
     except Exception:  # one package's entry points cannot be read; the others can
@@ -132,7 +132,7 @@ def _mentions_us(dist: Distribution) -> bool:
     try:
         return "[contrastive." in (dist.read_text("entry_points.txt") or "")
     except Exception:  # not even text
-        return normalised(_name_of(dist)).startswith("contrastive")
+        return normalized_name(_name_of(dist)).startswith("contrastive")
 
 
 def _name_of(dist: Distribution) -> str:
@@ -156,6 +156,6 @@ def _requirement_of(dist: Distribution) -> str | None:
     except Exception:
         return None
     for line in lines:
-        if (match := REQUIREMENT.match(line)) and normalised(match[1]) == CORE:
+        if (match := REQUIREMENT.match(line)) and normalized_name(match[1]) == CORE:
             return f" {match[2].strip()}" if match[2].strip() else ""
     return None

@@ -65,8 +65,8 @@ def _of_class(path: str, registries: tuple[Registry[Any], ...]) -> Registry[Any]
 def _unknown(name: str, registries: tuple[Registry[Any], ...]) -> str:
     known = {one: registry.interface.kind for registry in registries for one in registry}
     for registry in registries:
-        if left_out := registry.left_out(name):
-            return f"unknown component {name!r}; {left_out}"
+        if disabled := registry.disabled_by(name):
+            return f"unknown component {name!r}; {disabled}"
     close = difflib.get_close_matches(name, known, n=3)
     hint = " or ".join(f"{one!r} ({known[one]})" for one in close)
     remedy = f"did you mean {hint}?" if hint else "contrastive plugins lists all of them"

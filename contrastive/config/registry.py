@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from contrastive.config.base import Config
-from contrastive.config.entry_points import SWITCH, Offer, chosen_packages, counts, offered_in
+from contrastive.config.entry_points import SWITCH, Offer, chosen_packages, is_enabled, offered_in
 from contrastive.config.saved_origins import origin_of
 from contrastive.errors import PluginError, UnknownComponent
 
@@ -40,19 +40,32 @@ def names_only() -> Generator[None]:
         _paths_allowed.reset(token)
 
 
+@contextmanager
+def _working_folder_importable(wanted: bool) -> Generator[None]:
+    """Search the working folder last, as ``python -m`` would, within this block only."""
+    added = wanted and "" not in sys.path
+    if added:
+        sys.path.append("")
+    try:
+        yield
+    finally:
+        if added and "" in sys.path:
+            sys.path.remove("")
+
+
 class Registry(Generic[C]):
     """The components of one kind."""
 
     def __init__(
-        self, interface: type[C], *, group: str, elsewhere: Mapping[str, str] | None = None
+        self, interface: type[C], *, group: str, plugin_hints: Mapping[str, str] | None = None
     ) -> None:
         """Serve subclasses of ``interface``, also from the entry-point group ``group``.
 
-        ``elsewhere`` says of some names which package offers them, for who lacks it.
+        ``plugin_hints`` maps names to the plugin package that offers them, for error messages.
         """
         self.interface = interface
         self.group = group
-        self.elsewhere = elsewhere or {}
+        self.plugin_hints = plugin_hints or {}
         self.registered: dict[str, type[C]] = {}
         interface.registry = self
 
@@ -101,7 +114,7 @@ class Registry(Generic[C]):
     def installed(self) -> dict[str, list[Offer]]:
         """What installed packages offer, by name; ``CONTRASTIVE_PLUGINS`` says whose counts."""
         everything = offered_in(self.group).items()
-        kept = {name: [offer for offer in some if counts(offer)] for name, some in everything}
+        kept = {name: [offer for offer in some if is_enabled(offer)] for name, some in everything}
         return {name: some for name, some in kept.items() if some}
 
     def load(self, offer: Offer) -> type[C]:
@@ -125,10 +138,9 @@ class Registry(Generic[C]):
         if not EntryPoint.pattern.match(offer.path):
             msg = f"{self.interface.kind} {offer} is not an import path; write package.module:Class"
             raise PluginError(msg)
-        if not offer.dist and "" not in sys.path:
-            sys.path.append("")  # the module may lie here, as with python -m
         try:
-            with redirect_stdout(sys.stderr):  # stdout carries our results, maybe JSON
+            # stdout carries our results, maybe JSON
+            with _working_folder_importable(not offer.dist), redirect_stdout(sys.stderr):
                 found: Any = EntryPoint(name=offer.path, value=offer.path, group="").load()
             if isinstance(found, type) and issubclass(found, Config):
                 found.model_rebuild()  # an annotation that cannot be resolved shows here
@@ -186,9 +198,9 @@ class Registry(Generic[C]):
         what = f"{self.interface.kind} {name!r}"
         if offers:
             return f"{what} is offered more than once; write {' or '.join(map(str, offers))}"
-        if without := self.left_out(name) or origin_of(self.interface.kind, name):
+        if without := self.disabled_by(name) or origin_of(self.interface.kind, name):
             return f"unknown {what}; {without}"
-        if package := self.elsewhere.get(name):
+        if package := self.plugin_hints.get(name):
             known = f"there are: {', '.join(self)}"
             return f"unknown {what}; {known}; the plugin {package} offers it: pip install {package}"
         close = difflib.get_close_matches(name, list(self), n=2)
@@ -197,7 +209,7 @@ class Registry(Generic[C]):
             f"did you mean {hint}?" if hint else f"there are: {', '.join(self)}"
         )
 
-    def left_out(self, name: str) -> str:
+    def disabled_by(self, name: str) -> str:
         """Say who would offer ``name`` if its package were not switched off; or nothing."""
         chosen = chosen_packages()
         if chosen is None or not (by := offered_in(self.group).get(name)):

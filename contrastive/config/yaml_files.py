@@ -42,7 +42,7 @@ REMEDIES = {
 }
 
 
-def load(
+def load_spec(
     spec: type[S] | Callable[[dict[str, Any]], type[S]],
     path: str | Path,
     overrides: Iterable[str] = (),
@@ -102,7 +102,7 @@ def _checked(
     raise SpecError("\n".join(report))
 
 
-def dump(config: Config) -> str:
+def dump_spec(config: Config) -> str:
     """Write every field, defaults too, so that a later release cannot change the meaning."""
     text = io.StringIO()
     yaml: Any = YAML(typ="safe", pure=True)

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from contrastive.data.bad_rows import BadRows
-from contrastive.datasets.text_tables import flaw_of, listed, shown
+from contrastive.datasets.text_tables import name_list, quoted, text_problem
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -140,27 +140,28 @@ def gather(
             continue
         pairs.append(Pair(row.image, row.text.strip(), id_, row.source, row.label))
     for image, source in missing.items():
-        bad_rows.report(source, f"image {shown(image)} is not in {images}", rows=taken[image])
+        bad_rows.report(source, f"image {quoted(image)} is not in {images}", rows=taken[image])
     known.discard("")
     if known and (unknown := wanted - known):
-        msg = f"{origin}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
+        there = name_list(sorted(known))
+        msg = f"{origin}: no split {name_list(sorted(unknown))}; there are: {there}"
         raise DataError(msg)
     bad_rows.check(len(pairs) + bad_rows.bad)
     if not pairs:
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
-        msg = f"{origin}: no samples in split {shown(split)}{why}"
+        msg = f"{origin}: no samples in split {quoted(split)}{why}"
         raise DataError(msg)
     return Pairs(images, pairs, bad_rows, tuple(sorted(labels - {""})))
 
 
 def _flaw_of(row: Row) -> str:
     for what, text in (("image name", row.image), ("caption", row.text)):
-        if flaw := flaw_of(text):
+        if flaw := text_problem(text):
             return f"the {what} {flaw}"
-    return f"image {shown(row.image)} is outside the folder" if leaves(row.image) else ""
+    return f"image {quoted(row.image)} is outside the folder" if leaves_folder(row.image) else ""
 
 
-def leaves(path: str) -> bool:
+def leaves_folder(path: str) -> bool:
     """Say whether a path may lead out of its folder, on this system or another."""
     if "/" not in path:  # then it is the name of a file in the folder, or nothing
         return False
@@ -168,8 +169,8 @@ def leaves(path: str) -> bool:
     return any(flavour.anchor or ".." in flavour.parts for flavour in flavours)
 
 
-class ImageFiles:
-    """The files below a folder; each folder in it is listed once, when first asked about."""
+class FileIndex:
+    """The files below a folder; each folder is listed once, when it is first asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

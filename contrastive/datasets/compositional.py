@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from contrastive.config.extras import require
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.captioned import ImageFiles, leaves
-from contrastive.datasets.text_tables import flaw_of, listed, read_json, read_table, readable, shown
+from contrastive.datasets.captioned import FileIndex, leaves_folder
+from contrastive.datasets.text_tables import (
+    name_list,
+    quoted,
+    read_json,
+    read_table,
+    readable_folder,
+    text_problem,
+)
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,7 +80,7 @@ def read_pair_tests(
 
 
 def _files_in(folder: Path) -> list[Path]:
-    with readable(folder):
+    with readable_folder(folder):
         found = sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
     if not found:
         msg = f"{folder}: no tests here; looked for {', '.join(KINDS)}"
@@ -87,9 +94,9 @@ def _read_file(path: Path, images: Path | None, max_bad: float) -> PairTests:
     files = _Images(folder)
     bad_rows = BadRows(budget=max_bad)
     tests: list[PairTest] = []
-    with readable(folder):
+    with readable_folder(folder):
         for row in _rows(path):
-            problem = row.problem or files.flaw_of(row)
+            problem = row.problem or files.problem_of(row)
             if problem:
                 bad_rows.report(row.source, problem)
             else:
@@ -117,7 +124,7 @@ class _Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = ImageFiles(folder)
+        self.files = FileIndex(folder)
 
     def find(self, name: str) -> Path:
         """Return the path of a picture; as it was named if there is none."""
@@ -125,19 +132,19 @@ class _Images:
         forms = (plain, *(f"{plain}{suffix}" for suffix in SUFFIXES))
         return self.folder / next((form for form in forms if form in self.files), plain)
 
-    def flaw_of(self, row: _Row) -> str:
+    def problem_of(self, row: _Row) -> str:
         for image in (image for image in row.images if isinstance(image, str)):
-            if flaw := flaw_of(image):
+            if flaw := text_problem(image):
                 return f"the image name {flaw}"
-            if leaves(image):
-                return f"image {shown(image)} is outside the folder"
+            if leaves_folder(image):
+                return f"image {quoted(image)} is outside the folder"
             if self.find(image).relative_to(self.folder).as_posix() not in self.files:
-                return f"image {shown(image)} is not in {self.folder}"
+                return f"image {quoted(image)} is not in {self.folder}"
         for caption in row.captions:
-            if flaw := flaw_of(caption):
+            if flaw := text_problem(caption):
                 return f"a caption {flaw}"
         if len(set(row.captions)) < len(row.captions):
-            return f"the captions are the same: {shown(row.captions[0])}"
+            return f"the captions are the same: {quoted(row.captions[0])}"
         return ""
 
 
@@ -158,7 +165,7 @@ def _json_rows(path: Path) -> Iterator[_Row]:
         msg = f"{path}:1: not a JSON object of tests by their number"
         raise DataError(msg)
     for key, entry in cast("dict[str, object]", document).items():
-        source = f"{path.name}: entry {shown(key)}"
+        source = f"{path.name}: entry {quoted(key)}"
         if isinstance(entry, dict):
             yield _row(source, cast("dict[str, object]", entry))
         else:
@@ -204,7 +211,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
     for names in (IMAGE, CAPTION, NEGATIVE):
         if not set(names) & set(columns):
             msg = (
-                f"{path}:1: no column {' or '.join(names)}; there are: {listed(columns)}; "
+                f"{path}:1: no column {' or '.join(names)}; there are: {name_list(columns)}; "
                 f"write image, caption and negative_caption, or {', '.join(WINOGROUND)}"
             )
             raise DataError(msg)

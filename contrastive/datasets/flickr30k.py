@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.captioned import ImageFiles, Pairs, Row, gather
+from contrastive.datasets.captioned import FileIndex, Pairs, Row, gather
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
 from contrastive.datasets.splits import SPLITS
-from contrastive.datasets.text_tables import read_lines, readable, shown
+from contrastive.datasets.text_tables import quoted, read_lines, readable_folder
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
     """
     assert config.folder is not None  # which the config insists on
     folder = config.folder.expanduser()
-    with readable(folder):
+    with readable_folder(folder):
         annotations = _find_annotations(folder, config.annotations)
         reader = reader_of(annotations)
         rows = reader(annotations)
@@ -41,7 +41,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
         return gather(
             rows,
             split=split,
-            images=ImageFiles(_find_images(folder, config.images)),
+            images=FileIndex(_find_images(folder, config.images)),
             origin=annotations,
             captions_per_image=config.captions_per_image if purpose == "training" else None,
             max_bad=config.max_bad,
@@ -135,8 +135,8 @@ def _enrol(members: dict[str, _Member], image: str, member: _Member, place: Path
     known = members.setdefault(image, member)
     if known.split != member.split:
         msg = (
-            f"{place}: image {shown(image)} is both in {shown(known.split)} ({known.source}) "
-            f"and in {shown(member.split)} ({member.source})"
+            f"{place}: image {quoted(image)} is both in {quoted(known.split)} ({known.source}) "
+            f"and in {quoted(member.split)} ({member.source})"
         )
         raise DataError(msg)
 
@@ -150,5 +150,5 @@ def _assign(rows: Iterable[Row], splits: _Splits, annotations: Path) -> Iterator
         yield row._replace(split=member.split if member else "") if row.image else row
     yield from splits.flaws
     for image, (split, source) in missing.items():
-        problem = f"image {shown(image)} has no captions in {annotations.name}"
+        problem = f"image {quoted(image)} has no captions in {annotations.name}"
         yield Row(source, image, split=split, problem=problem)

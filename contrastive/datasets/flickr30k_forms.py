@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.datasets.captioned import Row
 from contrastive.datasets.text_tables import (
-    flaw_of,
-    listed,
+    name_list,
     parse_json,
+    quoted,
     read_json,
     read_lines,
     read_table,
-    shown,
+    text_problem,
 )
 from contrastive.errors import DataError
 
@@ -85,7 +85,7 @@ def hugging_face(path: Path) -> Iterator[Row]:
     """
     columns, records = read_table(path)
     if missing := [name for name in ("raw", "split", "filename") if name not in columns]:
-        msg = f"{path}:1: no column {listed(missing)}; there are: {listed(columns)}"
+        msg = f"{path}:1: no column {name_list(missing)}; there are: {name_list(columns)}"
         raise DataError(msg)
     seen: set[str] = set()
     for line, cells, problem in records:
@@ -108,18 +108,18 @@ def captions_of(
 
     ``seen`` gathers the images that were met.
     """
-    if not isinstance(image, str) or flaw_of(image):
+    if not isinstance(image, str) or text_problem(image):
         yield Row(source, problem="no filename")
-    elif not isinstance(split, str) or flaw_of(split):
-        yield Row(source, image, problem=f"image {shown(image)} has no split")
+    elif not isinstance(split, str) or text_problem(split):
+        yield Row(source, image, problem=f"image {quoted(image)} has no split")
     elif image in seen:
-        yield Row(source, image, split=split, problem=f"image {shown(image)} was here before")
+        yield Row(source, image, split=split, problem=f"image {quoted(image)} was here before")
     elif not captions:
-        yield Row(source, image, split=split, problem=f"image {shown(image)} has no captions")
+        yield Row(source, image, split=split, problem=f"image {quoted(image)} has no captions")
     else:
         seen.add(image)
         for number, text in enumerate(captions):
-            flaw = flaw_of(text) if isinstance(text, str) else "is not a text"
+            flaw = text_problem(text) if isinstance(text, str) else "is not a text"
             problem = f"caption {number} {flaw}" if flaw else ""
             caption = text if isinstance(text, str) else ""
             yield Row(source, image, caption, split, problem=problem)
@@ -146,7 +146,9 @@ def kaggle(path: Path) -> Iterator[Row]:
     header, *lines = read_lines(path)
     columns = [column.strip() for column in header.split("|")]
     if columns != ["image_name", "comment_number", "comment"]:
-        msg = f"{path}:1: the columns are {listed(columns)}, not image_name|comment_number|comment"
+        msg = (
+            f"{path}:1: the columns are {name_list(columns)}, not image_name|comment_number|comment"
+        )
         raise DataError(msg)
     return _comments(path, lines, start=2, split=_split_at_pipes)
 
@@ -178,12 +180,12 @@ def _comments(
         source = f"{path.name}:{number}"
         comment = split(line)
         if comment is None:
-            yield Row(source, problem=f"cannot be split into name, number, caption: {shown(line)}")
+            yield Row(source, problem=f"cannot be split into name, number, caption: {quoted(line)}")
         elif not re.fullmatch(r"[0-9]{1,3}", comment.number):
-            problem = f"{shown(comment.number)} is not a caption's number"
+            problem = f"{quoted(comment.number)} is not a caption's number"
             yield Row(source, comment.image, problem=problem)
         elif comment[:2] in seen:
-            problem = f"image {shown(comment.image)} has a caption {comment.number} already"
+            problem = f"image {quoted(comment.image)} has a caption {comment.number} already"
             yield Row(source, comment.image, problem=problem)
         else:
             seen.add(comment[:2])

@@ -20,7 +20,7 @@ from contrastive.console import console
 from contrastive.data.images import StoredImage
 from contrastive.datasets.captioned import Pairs, gather
 from contrastive.datasets.flickr30k_forms import captions_of
-from contrastive.datasets.text_tables import listed
+from contrastive.datasets.text_tables import name_list
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def _open_table(repo: str, files: list[str]) -> _Table:
     with _quietly(library), _in_one_line(repo):
         table = library.Dataset.from_parquet(files, keep_in_memory=False)
         if missing := [name for name in HUB_COLUMNS if name not in table.column_names]:
-            msg = f"{repo}: no column {listed(missing)}; there are: {listed(table.column_names)}"
+            there = name_list(table.column_names)
+            msg = f"{repo}: no column {name_list(missing)}; there are: {there}"
             raise DataError(msg)
         table = table.cast_column("image", library.Image(decode=False))
         stored = compute.struct_field(table.data.column("image"), "bytes")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from contrastive.datasets.captioned import ImageFiles, Pairs, Row, gather
-from contrastive.datasets.splits import ALIASES, SPLITS, in_one_split, split_of
+from contrastive.datasets.captioned import FileIndex, Pairs, Row, gather
+from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
 from contrastive.datasets.text_tables import (
-    Record,
+    TableRecord,
     choose_columns,
-    listed,
+    name_list,
     read_table,
-    readable,
+    readable_folder,
     text_of,
 )
 from contrastive.errors import DataError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from contrastive.datasets import ImageFolder, Purpose
 
-NAMES = tuple(
+CAPTION_TABLES = tuple(
     f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
 )
 COLUMNS = {
@@ -52,7 +52,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         DataError: see ``ImageFolder.build``.
     """
     folder = config.folder.expanduser()
-    with readable(folder):
+    with readable_folder(folder):
         tables = _find_tables(folder, config.captions)
         hashed = False
         readers: list[Iterator[Row]] = []
@@ -70,7 +70,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         return gather(
             in_one_split(row for rows in readers for row in rows),
             split=split,
-            images=ImageFiles(folder),
+            images=FileIndex(folder),
             origin=tables[0].path if len(tables) == 1 else folder,
             splits=SPLITS if hashed else (),
             captions_per_image=config.captions_per_image if purpose == "training" else None,
@@ -85,22 +85,23 @@ def _find_tables(folder: Path, given: Path | None) -> list[Table]:
     if path := _find(folder):
         return [Table(path)]
     tables = [
-        Table(path, f"{name}/", ALIASES.get(name, name))
-        for name in (*SPLITS, *ALIASES)
+        Table(path, f"{name}/", SPLIT_ALIASES.get(name, name))
+        for name in (*SPLITS, *SPLIT_ALIASES)
         if (path := _find(folder / name))
     ]
     if not tables:
-        msg = f"{folder}: no captions, here or in train, val, test; looked for {', '.join(NAMES)}"
+        names = ", ".join(CAPTION_TABLES)
+        msg = f"{folder}: no captions, here or in train, val, test; looked for {names}"
         raise DataError(msg)
     return tables
 
 
 def _find(folder: Path) -> Path | None:
-    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    return next((folder / name for name in CAPTION_TABLES if (folder / name).is_file()), None)
 
 
 def _rows(
-    table: Table, chosen: dict[str, str], records: Iterator[Record], holdout: float
+    table: Table, chosen: dict[str, str], records: Iterator[TableRecord], holdout: float
 ) -> Iterator[Row]:
     for record in records:
         source = f"{table.below}{table.path.name}:{record.line}"
@@ -108,10 +109,10 @@ def _rows(
         if record.problem:
             yield Row(source, problem=record.problem)
         elif bad := [chosen[role] for role, text in cells.items() if not text]:
-            yield Row(source, problem=f"{listed(bad)} is empty or not a text")
+            yield Row(source, problem=f"{name_list(bad)} is empty or not a text")
         else:
             image = f"{table.below}{PurePosixPath(cells['image'])}"
             group = cells.get("group", image)
             split = table.split or cells.get("split") or split_of(group, holdout)
-            split = ALIASES.get(split, split)
+            split = SPLIT_ALIASES.get(split, split)
             yield Row(source, image, cells["text"], split, group, cells.get("label", ""))

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import images_below
-from contrastive.datasets.splits import ALIASES, SPLITS, split_of
-from contrastive.datasets.text_tables import flaw_of, listed, read_lines, readable, shown
+from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
+from contrastive.datasets.text_tables import (
+    name_list,
+    quoted,
+    read_lines,
+    readable_folder,
+    text_problem,
+)
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Listed:
+class SampleList:
     """Rows by index."""
 
     rows: list[Sample]
@@ -36,18 +42,20 @@ class Listed:
         return self.rows[index]
 
 
-def read_images(config: Pictures, split: str) -> Listed:
+def read_images(config: Pictures, split: str) -> SampleList:
     """Find the pictures of a split.
 
     Raises:
         DataError: see ``Pictures.build``.
     """
     folder = config.folder.expanduser()
-    with readable(folder):
+    with readable_folder(folder):
         paths = images_below(folder)
     places = [path.relative_to(folder).as_posix() for path in paths]
     names = {place.partition("/")[0] for place in places if "/" in place}
-    given = {ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *ALIASES}}
+    given = {
+        SPLIT_ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *SPLIT_ALIASES}
+    }
     wanted = _wanted(split, tuple(given) or SPLITS, folder)
     rows: list[Sample] = []
     classes: set[str] = set()
@@ -61,10 +69,12 @@ def read_images(config: Pictures, split: str) -> Listed:
         if (home or split_of(place, config.holdout)) in wanted:
             row: Sample = {"image": path, "id": number, "source": place}
             rows.append(row | {"label": label} if label else row)
-    return _filled(Listed(rows, BadRows(budget=config.max_bad), _classes(classes)), split, folder)
+    return _filled(
+        SampleList(rows, BadRows(budget=config.max_bad), _classes(classes)), split, folder
+    )
 
 
-def read_texts(config: Lines, split: str) -> Listed:
+def read_texts(config: Lines, split: str) -> SampleList:
     """Read the texts of a split.
 
     Raises:
@@ -80,12 +90,12 @@ def read_texts(config: Lines, split: str) -> Listed:
         for text in _texts(line, f"{path.name}:{number}", bad_rows)
     ]
     bad_rows.check(len(rows) + bad_rows.bad)
-    return _filled(Listed(rows, bad_rows), split, path)
+    return _filled(SampleList(rows, bad_rows), split, path)
 
 
 def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
     for text in line.strip().split("\t"):
-        if flaw := flaw_of(text):
+        if flaw := text_problem(text):
             bad_rows.report(source, f"the text {flaw}")
         else:
             yield text.strip()
@@ -94,7 +104,8 @@ def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
 def _wanted(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
     wanted = {name.strip() for name in split.split("+")}
     if unknown := wanted - set(known):
-        msg = f"{origin}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
+        there = name_list(sorted(known))
+        msg = f"{origin}: no split {name_list(sorted(unknown))}; there are: {there}"
         raise DataError(msg)
     return wanted
 
@@ -104,8 +115,8 @@ def _classes(found: set[str]) -> tuple[str, ...]:
     return tuple(sorted(found)) if "" not in found and len(found) > 1 else ()
 
 
-def _filled(samples: Listed, split: str, origin: Path) -> Listed:
+def _filled(samples: SampleList, split: str, origin: Path) -> SampleList:
     if not samples.rows:
-        msg = f"{origin}: no samples in split {shown(split)}"
+        msg = f"{origin}: no samples in split {quoted(split)}"
         raise DataError(msg)
     return samples

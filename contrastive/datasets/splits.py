@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from contrastive.datasets.text_tables import shown
+from contrastive.datasets.text_tables import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 
 
-ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
 
 
 def split_of(key: str, holdout: float) -> str:
@@ -38,5 +38,5 @@ def in_one_split(rows: Iterator[Row]) -> Iterator[Row]:
         if home == row.split:
             yield row
         else:
-            problem = f"image {shown(row.image)} is in split {home} already"
+            problem = f"image {quoted(row.image)} is in split {home} already"
             yield row._replace(problem=problem)

@@ -1,7 +1,7 @@
 """Reading tables of text that somebody else made: bounded, with the line of every mistake.
 
-A file that is broken as a whole is a ``DataError``. A broken row is a ``Record`` with a problem;
-the rows after it are read.
+A file that is broken as a whole is a ``DataError``. A broken row is a ``TableRecord`` with a
+problem; the rows after it are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
-class Record(NamedTuple):
+class TableRecord(NamedTuple):
     """One row of a table."""
 
     line: int
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 
 @contextmanager
-def readable(folder: Path) -> Generator[None]:
+def readable_folder(folder: Path) -> Generator[None]:
     """Insist on a folder, and say in one line what cannot be read within this block.
 
     Raises:
@@ -52,12 +52,12 @@ def readable(folder: Path) -> Generator[None]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file; bytes that are not UTF-8 stay as lone surrogates, for ``flaw_of``.
+    """Read a text file; bytes that are not UTF-8 stay as lone surrogates, for ``text_problem``.
 
     Raises:
         DataError: the file cannot be read, is empty, too large or UTF-16.
     """
-    with readable(path.parent):
+    with readable_folder(path.parent):
         if not path.is_file():
             msg = f"{path}: no such file"
             raise DataError(msg)
@@ -80,7 +80,7 @@ def read_lines(path: Path) -> list[str]:
     return read_text(path).split("\n")  # splitlines would also split at U+2028 and form feeds
 
 
-def flaw_of(text: str) -> str:
+def text_problem(text: str) -> str:
     """Return what is wrong with a text that should be a name or a caption, or nothing."""
     if not text.strip():
         return "is empty"
@@ -123,7 +123,7 @@ def parse_json(text: str) -> object:
         raise ValueError(msg) from None
 
 
-def read_table(path: Path) -> tuple[list[str], Iterator[Record]]:
+def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
     """Read ``.csv``, ``.tsv`` or ``.jsonl``: the columns, and the records one by one.
 
     The columns of JSON lines are the keys of the first good one.
@@ -134,7 +134,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[Record]]:
     if path.suffix.lower() == ".jsonl":
         lines = read_lines(path)
         good = (record for record in _json_lines(lines) if not record.problem)
-        return list(next(good, Record(1, {})).cells), _json_lines(lines)
+        return list(next(good, TableRecord(1, {})).cells), _json_lines(lines)
     if path.suffix.lower() not in DELIMITERS:
         msg = f"{path}: a table is a .csv, .tsv or .jsonl file"
         raise DataError(msg)
@@ -145,19 +145,21 @@ def read_table(path: Path) -> tuple[list[str], Iterator[Record]]:
         raise DataError(msg)
     columns = [column.strip() for column in header]
     if len(set(columns)) < len(columns):
-        msg = f"{path}:{line}: the header names a column twice; it has {listed(columns)}"
+        msg = f"{path}:{line}: the header names a column twice; it has {name_list(columns)}"
         raise DataError(msg)
     return columns, _records(columns, rows)
 
 
-def _records(columns: list[str], rows: Iterable[tuple[int, list[str] | str]]) -> Iterator[Record]:
+def _records(
+    columns: list[str], rows: Iterable[tuple[int, list[str] | str]]
+) -> Iterator[TableRecord]:
     for line, cells in rows:
         if isinstance(cells, str):
-            yield Record(line, {}, cells)
+            yield TableRecord(line, {}, cells)
         elif len(cells) != len(columns):
-            yield Record(line, {}, f"{len(cells)} fields, but the header has {len(columns)}")
+            yield TableRecord(line, {}, f"{len(cells)} fields, but the header has {len(columns)}")
         else:
-            yield Record(line, dict(zip(columns, cells, strict=True)))
+            yield TableRecord(line, dict(zip(columns, cells, strict=True)))
 
 
 def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
@@ -178,7 +180,7 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
             start += reader.line_num
 
 
-def _json_lines(lines: list[str]) -> Iterator[Record]:
+def _json_lines(lines: list[str]) -> Iterator[TableRecord]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -186,12 +188,12 @@ def _json_lines(lines: list[str]) -> Iterator[Record]:
             value = parse_json(line)
         except ValueError as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else error
-            yield Record(number, {}, f"not valid JSON: {why}")
+            yield TableRecord(number, {}, f"not valid JSON: {why}")
             continue
         if isinstance(value, dict):
-            yield Record(number, cast("dict[str, object]", value))
+            yield TableRecord(number, cast("dict[str, object]", value))
         else:
-            yield Record(number, {}, "not a JSON object")
+            yield TableRecord(number, {}, "not a JSON object")
 
 
 def choose_columns(
@@ -221,8 +223,10 @@ def choose_columns(
         if column is not None:
             chosen[role] = column
         elif asked or role in needed:
-            wanted = shown(asked) if asked else " or ".join(names)
-            msg = f"{path}:1: no column {wanted}; there are: {listed(columns)}; set {role}_column"
+            wanted = quoted(asked) if asked else " or ".join(names)
+            msg = (
+                f"{path}:1: no column {wanted}; there are: {name_list(columns)}; set {role}_column"
+            )
             raise DataError(msg)
     return chosen
 
@@ -234,12 +238,12 @@ def text_of(cell: object) -> str:
     return str(cell).strip()
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a text from a file as one short line fit for a message."""
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def listed(names: Iterable[str]) -> str:
+def name_list(names: Iterable[str]) -> str:
     """Return names from a file for a message: the first ten."""
     several = list(names)
-    return ", ".join(map(shown, several[:10])) + (", ..." if len(several) > 10 else "")
+    return ", ".join(map(quoted, several[:10])) + (", ..." if len(several) > 10 else "")

@@ -41,7 +41,7 @@ class Encoder(Config):
 encoders = Registry(
     Encoder,
     group="contrastive.encoders",
-    elsewhere=dict.fromkeys(("open-clip-image", "open-clip-text"), "contrastive-openclip"),
+    plugin_hints=dict.fromkeys(("open-clip-image", "open-clip-text"), "contrastive-openclip"),
 )
 
 

@@ -19,15 +19,15 @@ from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
 from contrastive.encoders.huggingface import (
-    check_whole,
+    check_no_missing_weights,
     load_config,
     load_weights,
-    measure,
-    quietly,
+    measure_out_dim,
+    quiet_huggingface,
 )
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import Padding, tokenizing
-from contrastive.encoders.weights import find, loading
+from contrastive.encoders.weights import find_weights, loading_weights
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class HFDualImageModule(EncoderModule):
         self.who = f"hf-dual-image {spec.name!r}"
         self.model, folder = load_dual_half(spec, self.who)
         transformers = require("transformers", extra="transformers")
-        with quietly(), loading(self.who, "preprocessor_config.json", folder):
+        with quiet_huggingface(), loading_weights(self.who, "preprocessor_config.json", folder):
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, trust_remote_code=False
             )
         self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
         self.reproducible = spec.pretrained
-        self.out_dim = measure(self, Image.new("RGB", (64, 64)), self.who)
+        self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the image processor gives."""
@@ -97,7 +97,7 @@ class HFDualTextModule(EncoderModule):
         # the tokenizer of a SigLIP says that the model is to see no mask
         self.takes = frozenset[str](tokenizer.model_input_names)
         self.reproducible = spec.pretrained
-        self.out_dim = measure(self, "a picture", self.who)
+        self.out_dim = measure_out_dim(self, "a picture", self.who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the tokenizer gives."""
@@ -136,12 +136,12 @@ def load_dual_half(spec: HFDualImage | HFDualText, who: str) -> tuple[Any, Path]
         WeightsError: a file is missing or damaged, or lacks some of the weights.
     """
     require("transformers", extra="transformers")  # before anything is downloaded for it
-    folder = find(who, spec.name, spec.revision)
+    folder = find_weights(who, spec.name, spec.revision)
     config = load_dual_config(folder, who)
     if spec.pretrained:
         weight_files(folder, who)
     model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
-    check_whole(missing, folder, who)
+    check_no_missing_weights(missing, folder, who)
     other = "text" if spec.modality == "image" else "image"
     for part in (*PARTS[other], *SCALARS):
         if hasattr(model, part):

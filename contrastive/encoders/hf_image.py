@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from contrastive.config.extras import require
-from contrastive.encoders.huggingface import load_half, measure, pool, quietly
+from contrastive.encoders.huggingface import load_half, measure_out_dim, pool, quiet_huggingface
 from contrastive.encoders.image import ImageTransform
 from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.weights import loading
+from contrastive.encoders.weights import loading_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,14 +31,14 @@ class HFImageModule(EncoderModule):
         self.pooling = spec.pooling
         self.model, folder = load_half(spec, self.who)
         transformers = require("transformers", extra="transformers")
-        with quietly(), loading(self.who, "preprocessor_config.json", folder):
+        with quiet_huggingface(), loading_weights(self.who, "preprocessor_config.json", folder):
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, trust_remote_code=False
             )
         steps = " ".join(processor.to_json_string().split())
         self.preprocess = ImageTransform(Process(processor), steps)
         self.reproducible = spec.pretrained
-        self.out_dim = measure(self, Image.new("RGB", (64, 64)), self.who)
+        self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features ``[B, F]``."""

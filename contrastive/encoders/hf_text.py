@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
-from contrastive.encoders.huggingface import load_half, measure, pool, quietly
+from contrastive.encoders.huggingface import load_half, measure_out_dim, pool, quiet_huggingface
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import tokenizing
-from contrastive.encoders.weights import loading
+from contrastive.encoders.weights import loading_weights
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class HFTextModule(EncoderModule):
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, who=self.who)
         self.reproducible = spec.pretrained
-        self.out_dim = measure(self, "a picture", self.who)
+        self.out_dim = measure_out_dim(self, "a picture", self.who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the tokenizer gives."""
@@ -53,7 +53,7 @@ def load_tokenizer(folder: Path, who: str) -> Any:
         WeightsError: it is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
-    with quietly(), loading(who, "the tokenizer", folder):
+    with quiet_huggingface(), loading_weights(who, "the tokenizer", folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of no files
         msg = f"{who}: {folder} has no tokenizer (tokenizer.json)"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from contrastive.config.extras import require
 from contrastive.encoders.pooling import POOLINGS
-from contrastive.encoders.weights import find, loading
+from contrastive.encoders.weights import find_weights, loading_weights
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
         WeightsError: a file is missing or damaged, or lacks some of the weights.
     """
     require("transformers", extra="transformers")  # before anything is downloaded for it
-    folder = find(who, spec.name, spec.revision)
+    folder = find_weights(who, spec.name, spec.revision)
     whole = load_config(folder, who)
     half = "vision_config" if spec.modality == "image" else "text_config"
     config = getattr(whole, half, whole)
@@ -40,7 +40,7 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
     if spec.pooling != "pooler":
         missing = [key for key in missing if not key.startswith("pooler.")]
         drop_pooler(model)
-    check_whole(missing, folder, who)
+    check_no_missing_weights(missing, folder, who)
     if getattr(config, "is_encoder_decoder", False):
         model = model.get_encoder()
     return model, folder
@@ -53,7 +53,7 @@ def load_config(folder: Path, who: str) -> Any:
         WeightsError: it is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
-    with quietly(), loading(who, "config.json", folder):
+    with quiet_huggingface(), loading_weights(who, "config.json", folder):
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
@@ -64,7 +64,7 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
         WeightsError: a file is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
-    with quietly(), loading(who, "the model", folder):
+    with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
             return transformers.AutoModel.from_config(config, dtype=torch.float32), []
         model, info = transformers.AutoModel.from_pretrained(
@@ -78,7 +78,7 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
         return model, sorted(info["missing_keys"])
 
 
-def check_whole(missing: list[str], place: Path, who: str) -> None:
+def check_no_missing_weights(missing: list[str], place: Path, who: str) -> None:
     """Insist that no weights are missing.
 
     Raises:
@@ -122,7 +122,7 @@ def pool(output: Any, mask_BL: Tensor | None, pooling: str, who: str) -> Tensor:
 
 
 @torch.no_grad()
-def measure(module: EncoderModule, sample: object, who: str) -> int:
+def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
     """Return F by encoding one sample, which also shows that all parts fit each other.
 
     Raises:
@@ -142,7 +142,7 @@ def measure(module: EncoderModule, sample: object, who: str) -> int:
 
 
 @contextmanager
-def quietly() -> Generator[None]:
+def quiet_huggingface() -> Generator[None]:
     """Silence transformers, whose report calls the other half of a dual model unexpected."""
     logging = require("transformers.utils.logging", extra="transformers")
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

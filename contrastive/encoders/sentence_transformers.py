@@ -9,10 +9,10 @@ import torch
 
 from contrastive.config.extras import require
 from contrastive.encoders.hf_text import check_length, positions
-from contrastive.encoders.huggingface import drop_pooler, measure, quietly
+from contrastive.encoders.huggingface import drop_pooler, measure_out_dim, quiet_huggingface
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import tokenizing
-from contrastive.encoders.weights import find, loading
+from contrastive.encoders.weights import find_weights, loading_weights
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class SentenceTransformersModule(EncoderModule):
         library = require("sentence_transformers", extra="sentence-transformers")
         who = f"sentence-transformers {spec.name!r}"
         bare = "/" not in spec.name and not Path(spec.name).is_dir()
-        folder = find(
+        folder = find_weights(
             who, f"sentence-transformers/{spec.name}" if bare else spec.name, spec.revision
         )
-        with quietly(), loading(who, "the model", folder):
+        with quiet_huggingface(), loading_weights(who, "the model", folder):
             self.model = library.SentenceTransformer(
                 str(folder),
                 device="cpu",
@@ -54,7 +54,7 @@ class SentenceTransformersModule(EncoderModule):
         max_length = check_length(spec.max_length, limit, who) or self.model.max_seq_length or limit
         prompt = self.model.prompts.get(self.model.default_prompt_name, "")
         self.preprocess = tokenizing(self.model.tokenizer, max_length, prompt, who=who)
-        self.out_dim = measure(self, "a picture", who)
+        self.out_dim = measure_out_dim(self, "a picture", who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the tokenizer gives."""

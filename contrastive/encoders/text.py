@@ -85,10 +85,10 @@ def tokenizing(
         raise SpecError(msg)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any will do
-    return Tokenize(tokenizer, max_length, prompt, content_hash(tokenizer), padding)
+    return Tokenize(tokenizer, max_length, prompt, tokenizer_hash(tokenizer), padding)
 
 
-def content_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: Any) -> str:
     """Hash everything that a tokenizer does to a text but how far it pads and truncates."""
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())

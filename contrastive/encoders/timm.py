@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
 from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
-from contrastive.encoders.weights import WEIGHTS, find, load_strictly, loading
+from contrastive.encoders.weights import WEIGHTS, find_weights, load_strictly, loading_weights
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def build_timm(spec: Timm) -> ImageModule:
     timm = require("timm", extra="timm")
     who = f"timm {spec.name!r}"
     name, published = _locate(spec, who)
-    with loading(who, "the model"):
+    with loading_weights(who, "the model"):
         net = timm.create_model(
             name,
             pretrained=published is not None,
@@ -47,13 +47,13 @@ def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
         hub_id = _known(spec.name, who, published=published)
         if hub_id is None:
             return spec.name, None
-        file = find(who, hub_id, files=[WEIGHTS]) / WEIGHTS
+        file = find_weights(who, hub_id, files=[WEIGHTS]) / WEIGHTS
         return spec.name, {"file": str(file), "custom_load": False}
     if source not in ("hf-hub", "local-dir"):
         msg = f"{who}: {source!r} is no source of models; there are hf-hub: and local-dir:"
         raise SpecError(msg)
     repository, _, revision = place.partition("@") if source == "hf-hub" else (place, "", "")
-    folder = find(who, repository, revision or None, ["config.json", WEIGHTS])
+    folder = find_weights(who, repository, revision or None, ["config.json", WEIGHTS])
     if published and not (folder / WEIGHTS).is_file():
         msg = f"{who}: {folder} has no {WEIGHTS}; give a safetensors file as weights"
         raise WeightsError(msg)

@@ -33,7 +33,9 @@ FILES = (
 SHOWN = 3  # names in a message
 
 
-def find(who: str, name: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
+def find_weights(
+    who: str, name: str, revision: str | None = None, files: Sequence[str] = FILES
+) -> Path:
     """Return the local folder of a model, downloading it if need be.
 
     The Hub is asked once for the whole model: the loaders of the libraries ask for each file, and
@@ -69,7 +71,7 @@ def find(who: str, name: str, revision: str | None = None, files: Sequence[str] 
 
 
 @contextmanager
-def loading(who: str, what: str, folder: Path | None = None) -> Generator[None]:
+def loading_weights(who: str, what: str, folder: Path | None = None) -> Generator[None]:
     """Turn whatever a library says of files that it cannot load into one line.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 from torch.nn.functional import logsigmoid, pad
 
-from contrastive.losses.backends.pair_labels import insist_on_pairs, matched_ids
+from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -237,7 +237,7 @@ def _roles(
 ) -> tuple[Tensor, Tensor]:
     """Return the ``[N, M]`` masks of positives and of negatives; a pair may be neither."""
     n, m = logits_NM.shape
-    insist_on_pairs(n, m)
+    check_pair_counts(n, m)
     partner_NM = _same_group(logits_NM, None, None)
     match positives:
         case "multi":

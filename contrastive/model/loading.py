@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from contrastive.config.base import Config
 from contrastive.config.registry import names_only
 from contrastive.config.saved_origins import differences, saved_with
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.checkpoint import MANIFEST, SavedFolder, is_whole, open_folder
 from contrastive.model.freezing import weights_from_spec
@@ -46,7 +46,7 @@ def model_spec(spec: SpecLike) -> ModelSpec:
         SpecError: the spec has mistakes; one line for each.
     """
     if isinstance(spec, (str, Path)):
-        spec = load(kind_of_spec, spec)
+        spec = load_spec(kind_of_spec, spec)
     elif isinstance(spec, Mapping):
         spec = _validated(kind_of_spec(spec), spec, "the spec")
     return spec.model if isinstance(spec, RunSpec) else spec

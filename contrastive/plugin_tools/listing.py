@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from contrastive.config.entry_points import Offer, chosen_packages, normalised, unreadable
+from contrastive.config.entry_points import Offer, chosen_packages, normalized_name, unreadable
 from contrastive.config.provenance import package_of
 from contrastive.config.registry import Registry, path_of
 
@@ -50,7 +50,7 @@ class Entry:
     import_ms: float | None = None
     """Time that importing its module took; None for the core, and if it cannot be imported."""
     torch: bool | None = None
-    """Whether that imported torch, which a package's menu should leave to ``build``."""
+    """Whether that imported torch, which a package should leave to ``build``."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,25 @@ def listing(
         limit: seconds that importing one module may take.
         advance: called after each module, for a progress bar.
     """
-    trials = dict(tried(*registries, limit=limit, advance=advance))
+    trials = dict(import_isolated(*registries, limit=limit, advance=advance))
     found = [entry for registry in registries for entry in _entries(registry, trials)]
     chosen = chosen_packages()
     broken = [Entry("?", "?", *about[:2], "?", "broken", about[2]) for about in unreadable()]
-    return found + [one for one in broken if chosen is None or normalised(one.package) in chosen]
+    return found + [
+        one for one in broken if chosen is None or normalized_name(one.package) in chosen
+    ]
 
 
-def deadly(*registries: Registry[Any], limit: float = LIMIT) -> set[str]:
+def failing_imports(*registries: Registry[Any], limit: float = LIMIT) -> set[str]:
     """Return the import paths whose modules would hang this process or end it."""
     modules = modules_of(*registries)
-    trials = tried(*registries, limit=limit)
+    trials = import_isolated(*registries, limit=limit)
     return {path for key, trial in trials if trial.problem for _, path in modules[key]}
 
 
-def idle_choices(*registries: Registry[Any]) -> list[str]:
+def unused_selections(*registries: Registry[Any]) -> list[str]:
     """Return what ``CONTRASTIVE_PLUGINS`` names without effect: it offers nothing here."""
-    there = {normalised(package) for package, _ in modules_of(*registries)}
+    there = {normalized_name(package) for package, _ in modules_of(*registries)}
     return sorted((chosen_packages() or set()) - there)
 
 
@@ -106,7 +108,7 @@ def modules_of(*registries: Registry[Any]) -> dict[Key, list[tuple[str, str]]]:
     return found
 
 
-def tried(
+def import_isolated(
     *registries: Registry[Any],
     limit: float = LIMIT,
     advance: Callable[[int, str], None] | None = None,

@@ -44,7 +44,7 @@ class Pretrained(Config):
 
 
 sources = Registry(
-    Pretrained, group="contrastive.pretrained", elsewhere={"open_clip": "contrastive-openclip"}
+    Pretrained, group="contrastive.pretrained", plugin_hints={"open_clip": "contrastive-openclip"}
 )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import load_dual_config, weight_files
-from contrastive.encoders.weights import find
+from contrastive.encoders.weights import find_weights
 from contrastive.pretrained.duals import dual_spec, local_folder
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def spec_of(name: str) -> ModelSpec:
         name, revision = local, None
     else:
         name, _, revision = name.partition("@")
-    folder = find(who, name, revision := revision or None)
+    folder = find_weights(who, name, revision := revision or None)
     config = load_dual_config(folder, who)
     return dual_spec(
         HFDualImage(name=name, revision=revision),

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from contrastive.config.base import Config, attribute_docstrings
 from contrastive.config.registry import path_of, reason
-from contrastive.config.yaml_files import dump, read_yaml
+from contrastive.config.yaml_files import dump_spec, read_yaml
 from contrastive.errors import ContrastiveError
 from contrastive.testing import menu
 from contrastive.testing.checks import Check, Fault, Skipped
@@ -84,7 +84,7 @@ def round_trips(subject: Subject) -> None:
     config = subject.config
     with TemporaryDirectory() as folder:
         path = Path(folder) / "component.yaml"
-        path.write_text(dump(config), encoding="utf-8")
+        path.write_text(dump_spec(config), encoding="utf-8")
         forms: dict[str, Any] = {
             "Python": config.model_dump(),
             "JSON": json.loads(config.model_dump_json()),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from contrastive import FeatureCache, RunSpec, train
 from contrastive.cli import run_guarded
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import open_image
@@ -41,7 +41,7 @@ SAVED = ("dog", "pizza", "rose", "snake", "taxi", "violin")  # unseen, to try co
 def demo(overrides: list[str]) -> None:
     """Run the whole example, from pictures to report."""
     started = time.monotonic()
-    spec = load(RunSpec, Path(__file__).with_name("emoji.yaml"), overrides)
+    spec = load_spec(RunSpec, Path(__file__).with_name("emoji.yaml"), overrides)
     folder = spec.output or Path("runs/emoji")
     if (folder / "log.jsonl").exists():  # the run of an earlier demo
         shutil.rmtree(folder)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from contrastive import RunSpec, train
 from contrastive.cli import run_guarded
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.summary import summary
 
 
 def main() -> None:
     """Train, then measure on the test split."""
-    spec = load(RunSpec, Path(__file__).with_name("clip.yaml"), sys.argv[1:])
+    spec = load_spec(RunSpec, Path(__file__).with_name("clip.yaml"), sys.argv[1:])
     model = train(spec, spec.output or "runs/clip")
     print(summary(evaluate(model, spec.data.build("test"), split="test")))
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, assert_type
 
 from pydantic import PositiveInt
 
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Head, Linear, Mlp, heads
@@ -42,4 +42,4 @@ assert_type(encoders["eye"], type[Encoder])
 assert_type(heads["linear"], type[Head])
 assert_type(Flickr30k(source="hub", repo="owner/name").repo, str)
 assert_type(EvaluationSpec(templates=templates("imagenet")).templates, tuple[str, ...])
-assert_type(load(RunSpec, "run.yaml", ["training.epochs=2"]), RunSpec)
+assert_type(load_spec(RunSpec, "run.yaml", ["training.epochs=2"]), RunSpec)

@@ -3,7 +3,7 @@
 
 from typing import ClassVar
 
-from contrastive.config.yaml_files import load
+from contrastive.config.yaml_files import load_spec
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder
 from contrastive.heads import Head, Linear, Mlp, heads
@@ -32,4 +32,4 @@ Mlp(dropout="much")  # wrong: a word for a number
 Unfinished()  # wrong: an abstract class
 heads.register("three")(3)  # wrong: a number is no component
 ModelSpec(towers=[], loss=InfoNCE())  # wrong: a list of towers
-load(Linear(), "head.yaml")  # wrong: an instance for a class
+load_spec(Linear(), "head.yaml")  # wrong: an instance for a class

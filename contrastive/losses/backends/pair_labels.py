@@ -59,7 +59,7 @@ class PairLabels:
         Raises:
             ValueError: the ids do not fit the embeddings.
         """
-        insist_on_pairs(n, m)
+        check_pair_counts(n, m)
         a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
         k = min(n, m)
         partners = torch.tensor(float(k), device=device)
@@ -154,7 +154,7 @@ def matched_ids(
     return a_ids.contiguous(), b_ids.contiguous()
 
 
-def insist_on_pairs(n: int, m: int) -> None:
+def check_pair_counts(n: int, m: int) -> None:
     """Refuse a batch without pairs, whose loss is a mean of nothing.
 
     Raises:

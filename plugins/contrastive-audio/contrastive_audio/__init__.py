@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.datasets import Dataset, Purpose
-from contrastive.encoders import Encoder
+from contrastive.interface import Dataset, Encoder, Purpose
 from contrastive_audio.scale import most_mels
 
 if TYPE_CHECKING:
-    from contrastive.data.samples import Samples
-    from contrastive.encoders.module import EncoderModule
+    from contrastive.interface import EncoderModule, Samples
 
 __all__ = ["AudioFolder", "LogMel"]
 

@@ -5,28 +5,30 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from contrastive.data.bad_rows import BadRows
-from contrastive.datasets.captioned import ImageFiles, leaves
-from contrastive.datasets.image_folder import NAMES
-from contrastive.datasets.single_modality import Listed
-from contrastive.datasets.splits import ALIASES, SPLITS, split_of
-from contrastive.datasets.text_tables import (
+from contrastive.interface import (
+    CAPTION_TABLES,
+    SPLIT_ALIASES,
+    SPLITS,
+    BadRows,
+    DataError,
+    FileIndex,
+    SampleList,
     choose_columns,
-    flaw_of,
-    listed,
+    leaves_folder,
+    name_list,
+    quoted,
     read_table,
-    readable,
-    shown,
+    readable_folder,
+    split_of,
     text_of,
+    text_problem,
 )
-from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from contrastive.data.samples import Sample
-    from contrastive.datasets.text_tables import Record
+    from contrastive.interface import Sample, TableRecord
     from contrastive_audio import AudioFolder
 
 COLUMNS = {
@@ -53,7 +55,7 @@ class Row(NamedTuple):
     """Why it is left out, if it is."""
 
 
-def read(config: AudioFolder, split: str) -> Listed:
+def read(config: AudioFolder, split: str) -> SampleList:
     """Read one split.
 
     Raises:
@@ -65,7 +67,7 @@ def read(config: AudioFolder, split: str) -> Listed:
     ids: dict[str, int] = {}  # of the groups of all splits, so that they are the same in each
     labels: set[str] = set()
     samples: list[Sample] = []
-    with readable(folder):
+    with readable_folder(folder):
         table = _table(folder, config.captions)
         columns, records = read_table(table)
         chosen = choose_columns(
@@ -77,7 +79,7 @@ def read(config: AudioFolder, split: str) -> Listed:
         )
         known = set[str]() if "split" in chosen else {*SPLITS}
         rows = _rows(table.name, chosen, records, config.holdout)
-        for row in _checked(rows, chosen, ImageFiles(folder)):
+        for row in _checked(rows, chosen, FileIndex(folder)):
             id_ = ids.setdefault(row.group, len(ids))
             known.add(row.split)
             labels.add(row.cells.get("label", ""))
@@ -89,28 +91,29 @@ def read(config: AudioFolder, split: str) -> Listed:
                 samples.append(_sample(row, folder, id_))
     known.discard("")
     if known and (unknown := wanted - known):
-        msg = f"{table}: no split {listed(sorted(unknown))}; there are: {listed(sorted(known))}"
+        there = name_list(sorted(known))
+        msg = f"{table}: no split {name_list(sorted(unknown))}; there are: {there}"
         raise DataError(msg)
     bad_rows.check(len(samples) + bad_rows.bad)
     if not samples:
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
-        msg = f"{table}: no samples in split {shown(split)}{why}"
+        msg = f"{table}: no samples in split {quoted(split)}{why}"
         raise DataError(msg)
-    return Listed(samples, bad_rows, tuple(sorted(labels - {""})))
+    return SampleList(samples, bad_rows, tuple(sorted(labels - {""})))
 
 
 def _table(folder: Path, given: Path | None) -> Path:
     if given:
         return folder / given
-    for name in NAMES:
+    for name in CAPTION_TABLES:
         if (folder / name).is_file():
             return folder / name
-    msg = f"{folder}: no captions; looked for {', '.join(NAMES)}"
+    msg = f"{folder}: no captions; looked for {', '.join(CAPTION_TABLES)}"
     raise DataError(msg)
 
 
 def _rows(
-    name: str, chosen: dict[str, str], records: Iterator[Record], holdout: float
+    name: str, chosen: dict[str, str], records: Iterator[TableRecord], holdout: float
 ) -> Iterator[Row]:
     for record in records:
         cells = {role: text_of(record.cells.get(column)) for role, column in chosen.items()}
@@ -119,34 +122,34 @@ def _rows(
                 cells[role] = str(PurePosixPath(cells[role]))
         group = cells.get("group") or cells["audio"]
         split = cells.get("split", split_of(group, holdout) if group else "")
-        split = ALIASES.get(split, split)
+        split = SPLIT_ALIASES.get(split, split)
         yield Row(f"{name}:{record.line}", cells, group, split, record.problem)
 
 
-def _checked(rows: Iterator[Row], chosen: dict[str, str], files: ImageFiles) -> Iterator[Row]:
+def _checked(rows: Iterator[Row], chosen: dict[str, str], files: FileIndex) -> Iterator[Row]:
     """Say of each row what is wrong with it; a sound in two splits is, where it comes again."""
     homes: dict[str, str] = {}
     for row in rows:
         audio = row.cells["audio"]
         problem = row.problem or _problem(row.cells, chosen, files)
         if not problem and (home := homes.setdefault(audio, row.split)) != row.split:
-            problem = f"audio {shown(audio)} is in split {home} already"
+            problem = f"audio {quoted(audio)} is in split {home} already"
         yield row._replace(problem=problem)
 
 
-def _problem(cells: dict[str, str], chosen: dict[str, str], files: ImageFiles) -> str:
+def _problem(cells: dict[str, str], chosen: dict[str, str], files: FileIndex) -> str:
     if bad := [chosen[role] for role, text in cells.items() if not text]:
-        return f"{listed(bad)} is empty or not a text"
+        return f"{name_list(bad)} is empty or not a text"
     for role in cells.keys() & {"text", *FILES}:
-        if flaw := flaw_of(cells[role]):
+        if flaw := text_problem(cells[role]):
             return f"the {role} {flaw}"
     for role in FILES:
         if (path := cells.get(role)) is None:
             continue
-        if leaves(path):
-            return f"{role} {shown(path)} is outside the folder"
+        if leaves_folder(path):
+            return f"{role} {quoted(path)} is outside the folder"
         if path not in files:
-            return f"{role} {shown(path)} is not in {files.folder}"
+            return f"{role} {quoted(path)} is not in {files.folder}"
     return ""
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.pooling import masked_mean
+from contrastive.interface import EncoderModule, masked_mean
 from contrastive_audio.scale import HOP
 from contrastive_audio.spectrogram import LogMelSpectrogram, SpecAugment
 

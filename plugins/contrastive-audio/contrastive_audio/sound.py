@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from contrastive.errors import BadSample
+from contrastive.interface import BadSample
 
 SoundSource = str | Path | bytes | np.ndarray | Tensor
 

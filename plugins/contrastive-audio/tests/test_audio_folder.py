@@ -4,9 +4,7 @@ import pytest
 from contrastive_audio import AudioFolder
 
 from contrastive import testing
-from contrastive.data.samples import rows_of
-from contrastive.datasets import datasets
-from contrastive.errors import DataError
+from contrastive.interface import DataError, datasets, rows_of
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from contrastive_audio.spectrogram import mel_filters, mel_power
 from pydantic import ValidationError
 
 from contrastive import Tower, testing
-from contrastive.encoders import encoders
+from contrastive.interface import encoders
 
 from .speech import say
 

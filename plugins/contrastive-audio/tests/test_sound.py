@@ -9,7 +9,7 @@ import soundfile
 import torch
 from contrastive_audio.sound import CROSSINGS, ROLLOFF, open_sound, resample
 
-from contrastive.errors import BadSample
+from contrastive.interface import BadSample
 
 RATE = 16_000
 

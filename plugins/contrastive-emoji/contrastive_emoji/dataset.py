@@ -12,13 +12,12 @@ from zipfile import ZipFile
 
 from pydantic import Field
 
-from contrastive.datasets import Dataset, Purpose
-from contrastive.errors import DataError
+from contrastive.interface import DataError, Dataset, Purpose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contrastive.data.samples import Sample
+    from contrastive.interface import Sample
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "val", "test")

@@ -16,7 +16,7 @@ from contrastive_emoji.dataset import DATA, PHRASES, SPLITS, Language
 from PIL import Image
 from pydantic import ValidationError
 
-from contrastive.datasets import datasets
+from contrastive.interface import datasets
 from contrastive.testing import check_component
 
 EMOJI = json.loads((DATA / "emoji.json").read_text("utf-8"))

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from contrastive.config.extras import require
-from contrastive.errors import SpecError
-from contrastive.losses import Candidates, Direction, Loss, Negatives
+from contrastive.interface import Candidates, Direction, Loss, Negatives, SpecError, require
 from contrastive_metric_learning.miners import Miner
 
 if TYPE_CHECKING:
-    from contrastive.losses.module import LossModule
+    from contrastive.interface import LossModule
 
 __all__ = [
     "Angular",

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
-from contrastive.config.base import Config
-from contrastive.config.extras import require
-from contrastive.config.registry import Registry
+from contrastive.interface import Config, Registry, require
 
 if TYPE_CHECKING:
     from torch import nn

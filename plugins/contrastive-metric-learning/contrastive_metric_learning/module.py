@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.distributed.global_batch import BatchGroup
-from contrastive.losses.backends.pair_labels import insist_on_pairs, matched_ids
-from contrastive.losses.execution import gather_global_batch
-from contrastive.losses.functional import accuracy, collisions
-from contrastive.losses.module import LossModule
+from contrastive.interface import (
+    BatchGroup,
+    LossModule,
+    accuracy,
+    check_pair_counts,
+    collisions,
+    gather_global_batch,
+    matched_ids,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +50,7 @@ class MetricLossModule(LossModule):
         """
         collided = collisions(torch.arange(len(a), device=a.device) if a_ids is None else a_ids)
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=self.batch_group())
-        insist_on_pairs(len(a), len(b))
+        check_pair_counts(len(a), len(b))
         a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
         if a_ids is None or b_ids is None:
             a_ids, b_ids = (torch.arange(len(x), device=x.device) for x in (a, b))

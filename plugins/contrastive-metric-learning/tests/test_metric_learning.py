@@ -28,13 +28,8 @@ from pytorch_metric_learning import miners as library_miners
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from contrastive import ModelSpec, RunSpec, load_model
-from contrastive.config import yaml_files as files
-from contrastive.config.json_schema import json_schema
-from contrastive.errors import MissingExtra, SpecError
-from contrastive.features.cache import FeatureCache
-from contrastive.losses import Matryoshka, Queue, losses
-from contrastive.training.train import train
+from contrastive import FeatureCache, ModelSpec, RunSpec, load_model, train
+from contrastive.interface import MissingExtra, SpecError, json_schema, load_spec, losses
 from tests.toys import toy_dict
 
 HERE = Path(__file__).parent
@@ -252,14 +247,14 @@ def test_anchors_may_be_of_one_side(name, miner, direction):
 def test_one_set_has_no_direction():
     with pytest.raises(ValidationError, match=r"direction a_to_b.* needs candidates: other"):
         Circle(candidates="both", direction="a_to_b")
-    queue = Queue(loss=Circle(candidates="both"), size=4)
+    queue = losses["queue"](loss=Circle(candidates="both"), size=4)
     with pytest.raises(SpecError, match=r"^with .* needs candidates: other$"):
         queue.build()
 
 
 def test_queues_and_widths_go_around_them():
     (a, b), (c, d) = pairs(), pairs(seed=1)
-    queue = Queue(loss=TripletMargin(), size=6).build().double()
+    queue = losses["queue"](loss=TripletMargin(), size=6).build().double()
     queue(a, b, IDS)
     found, _ = queue(c, d, IDS)
     past = torch.cat([IDS, IDS])
@@ -267,7 +262,7 @@ def test_queues_and_widths_go_around_them():
     back, _ = TripletMargin(direction="b_to_a").build()(torch.cat([c, a]), d, past, IDS)
     torch.testing.assert_close(found, (there + back) / 2)
     narrow = [normalize(x[:, :4]) for x in (a, b)]
-    found, _ = Matryoshka(loss=Circle(), widths=(4, 7)).build()(a, b, IDS)
+    found, _ = losses["matryoshka"](loss=Circle(), widths=(4, 7)).build()(a, b, IDS)
     torch.testing.assert_close(found, sum(Circle().build()(*x, IDS)[0] for x in (narrow, (a, b))))
 
 
@@ -344,7 +339,7 @@ def test_a_mistake_is_told_in_one_line(mistake, tmp_path):
     text = yaml().partition("  margin:")[0]
     (tmp_path / "clip.yaml").write_text(f"{text}  {mistake}\n")
     with pytest.raises(SpecError) as told:
-        files.load(ModelSpec, tmp_path / "clip.yaml")
+        load_spec(ModelSpec, tmp_path / "clip.yaml")
     line = text.count("\n") + 1
     assert str(told.value) == f"{tmp_path / 'clip.yaml'}:{line}: {MISTAKES[mistake]}"
 
@@ -394,7 +389,7 @@ def yaml():
 
 def test_the_spec_of_the_readme_is_one(tmp_path):
     (tmp_path / "clip.yaml").write_text(yaml())
-    loss = files.load(ModelSpec, tmp_path / "clip.yaml").loss
+    loss = load_spec(ModelSpec, tmp_path / "clip.yaml").loss
     assert loss == TripletMargin(margin=0.2, miner=miners.BatchHard())
 
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from contrastive.encoders import Encoder
-from contrastive.pretrained import Pretrained
+from contrastive.interface import Encoder, Pretrained
 
 if TYPE_CHECKING:
-    from contrastive.encoders.module import EncoderModule
-    from contrastive.spec import ModelSpec
+    from contrastive.interface import EncoderModule, ModelSpec
 
 __all__ = ["OpenCLIP", "OpenCLIPImage", "OpenCLIPText"]
 

@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.config.extras import require
-from contrastive.encoders.huggingface import check_whole, quietly
-from contrastive.encoders.weights import find, loading
-from contrastive.errors import SpecError, WeightsError
+from contrastive.interface import (
+    SpecError,
+    WeightsError,
+    check_no_missing_weights,
+    find_weights,
+    loading_weights,
+    quiet_huggingface,
+    require,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,8 +44,9 @@ def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
         msg = f"{who}: the weights {spec.tag} were trained without the quick GELU of {place}"
         raise SpecError(msg)
     if backbone := config["text_cfg"].get("hf_model_name"):
-        find(who, backbone, files=["config.json"])  # else the loader asks the Hub for minutes
-    with quietly(), without_log(), loading(who, "the model"):
+        # otherwise the loader retries the Hub for minutes
+        find_weights(who, backbone, files=["config.json"])
+    with quiet_huggingface(), without_log(), loading_weights(who, "the model"):
         model = open_clip.create_model(
             place,
             load_weights=False,
@@ -49,9 +55,9 @@ def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
             force_preprocess_cfg={step: how for step, how in tagged.items() if step != "size"},
         )
     if file:
-        with loading(who, file.name, file.parent):
+        with loading_weights(who, file.name, file.parent):
             missing, unknown = open_clip.load_checkpoint(model, str(file), strict=False)
-        check_whole(sorted(missing), file, who)
+        check_no_missing_weights(sorted(missing), file, who)
         if unknown:
             msg = f"{who}: {file} is of another model: it has {unknown[0]} ({len(unknown)} in all)"
             raise WeightsError(msg)
@@ -76,7 +82,7 @@ def model_config(place: str, who: str) -> dict[str, Any]:
         WeightsError: the folder's config is missing or damaged.
     """
     open_clip = require("open_clip", package="contrastive-openclip")
-    with loading(who, CONFIG):
+    with loading_weights(who, CONFIG):
         config = open_clip.get_model_config(place)
     if config is None:
         names: list[str] = open_clip.list_models()
@@ -125,7 +131,7 @@ def _published(name: str, tag: str, who: str) -> Path:
         msg = f"{who}: {tag} is published as a pickle only; convert it and give it as weights"
         raise WeightsError(msg)
     file = str(Path(pickled).with_suffix(".safetensors")) if pickled else WEIGHTS
-    return find(who, repository, files=[file]) / file
+    return find_weights(who, repository, files=[file]) / file
 
 
 def place_of(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
@@ -137,7 +143,7 @@ def place_of(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
         msg = f"{who}: {source!r} is no source of models; there are hf-hub: and local-dir:"
         raise SpecError(msg)
     repository, _, revision = rest.partition("@") if source == "hf-hub" else (rest, "", "")
-    folder = find(who, repository, revision or None, [CONFIG, WEIGHTS, *VOCABULARY])
+    folder = find_weights(who, repository, revision or None, [CONFIG, WEIGHTS, *VOCABULARY])
     return f"local-dir:{folder}"
 
 

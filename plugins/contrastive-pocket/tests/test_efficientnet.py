@@ -4,7 +4,7 @@ import torch
 from contrastive_pocket import EfficientNetLite0, efficientnet
 from contrastive_pocket.packaged import packaged
 
-from contrastive.errors import BadSample, WeightsError
+from contrastive.interface import BadSample, WeightsError
 
 
 def by_name(name, blocks):

@@ -7,7 +7,7 @@ import pytest
 from contrastive_pocket import EfficientNetLite0, MiniLM
 
 from contrastive import Tower
-from contrastive.encoders import encoders
+from contrastive.interface import encoders
 from contrastive.testing import check_component
 
 

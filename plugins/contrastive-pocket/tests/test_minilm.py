@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import cosine_similarity, normalize
 
-from contrastive.errors import BadSample, WeightsError
+from contrastive.interface import BadSample, WeightsError
 
 
 def test_sentences_of_like_meaning_are_close(built, embed):

@@ -3,7 +3,7 @@ from hashlib import sha256
 import pytest
 from contrastive_pocket.packaged import packaged
 
-from contrastive.errors import WeightsError
+from contrastive.interface import WeightsError
 
 HASHES = {"weights.bin": sha256(b"weights").hexdigest()}
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contrastive.datasets import Dataset
+from contrastive.interface import Dataset
 
 if TYPE_CHECKING:
-    from contrastive.datasets import Purpose
-    from contrastive.data.samples import Samples
+    from contrastive.interface import Purpose, Samples
 
 __all__ = ["AcmeDataset"]
 

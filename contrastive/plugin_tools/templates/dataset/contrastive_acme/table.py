@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from contrastive.errors import DataError
+from contrastive.interface import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from contrastive.data.samples import Sample
+    from contrastive.interface import Sample
 
 COLUMNS = ("image", "text", "split")
 

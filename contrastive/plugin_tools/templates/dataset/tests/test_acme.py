@@ -1,8 +1,7 @@
 import csv
 
 import pytest
-from contrastive.datasets import datasets
-from contrastive.errors import DataError
+from contrastive.interface import DataError, datasets
 from contrastive.testing import check_component
 from PIL import Image
 

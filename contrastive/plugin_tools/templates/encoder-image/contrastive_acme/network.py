@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from contrastive.encoders.module import EncoderModule
-from contrastive.data.images import open_image
+from contrastive.interface import EncoderModule, open_image
 from PIL import ImageOps
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.data.images import ImageSource
+    from contrastive.interface import ImageSource
 
     from contrastive_acme import AcmeEncoder
 

@@ -1,4 +1,4 @@
-from contrastive.encoders import encoders
+from contrastive.interface import encoders
 from contrastive.testing import check_component
 from PIL import Image
 

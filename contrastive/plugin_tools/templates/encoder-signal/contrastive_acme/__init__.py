@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from contrastive.encoders import Encoder
+from contrastive.interface import Encoder
 from pydantic import PositiveInt
 
 if TYPE_CHECKING:
-    from contrastive.encoders.module import EncoderModule
+    from contrastive.interface import EncoderModule
 
 __all__ = ["AcmeEncoder"]
 

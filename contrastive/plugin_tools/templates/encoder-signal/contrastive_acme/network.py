@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive.encoders.module import EncoderModule
-from contrastive.errors import BadSample
+from contrastive.interface import BadSample, EncoderModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 

@@ -1,7 +1,7 @@
 import math
 
 import torch
-from contrastive.encoders import encoders
+from contrastive.interface import encoders
 from contrastive.testing import check_component
 
 from contrastive_acme import AcmeEncoder

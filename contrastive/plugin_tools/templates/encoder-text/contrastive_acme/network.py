@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.text import as_text
+from contrastive.interface import EncoderModule, as_text
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 

@@ -1,5 +1,5 @@
 import torch
-from contrastive.encoders import encoders
+from contrastive.interface import encoders
 from contrastive.testing import check_component
 
 from contrastive_acme import AcmeEncoder

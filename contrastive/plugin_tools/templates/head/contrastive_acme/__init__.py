@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.heads import Head
+from contrastive.interface import Head
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,5 +1,5 @@
 import torch
-from contrastive.heads import heads
+from contrastive.interface import heads
 from contrastive.testing import check_component
 
 from contrastive_acme import AcmeHead

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from contrastive.losses import Scaled
+from contrastive.interface import Scaled
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from contrastive.losses.module import LossModule
+    from contrastive.interface import LossModule
 
 __all__ = ["AcmeLoss"]
 

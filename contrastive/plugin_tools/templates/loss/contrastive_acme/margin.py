@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive.losses.execution import gather_global_batch
-from contrastive.losses.functional import accuracy, infonce_from_logits
-from contrastive.losses.module import ScaledLoss
+from contrastive.interface import ScaledLoss, accuracy, gather_global_batch, infonce_from_logits
 
 from contrastive_acme import AcmeLoss
 
 if TYPE_CHECKING:
-    from contrastive.distributed.global_batch import BatchGroup
+    from contrastive.interface import BatchGroup
     from torch import Tensor
 
 

@@ -1,5 +1,6 @@
 import torch
-from contrastive.losses import functional, losses
+from contrastive.interface import losses
+from contrastive.interface import infonce
 from contrastive.testing import check_component
 from torch.nn.functional import normalize
 
@@ -24,7 +25,7 @@ def test_without_a_margin_it_is_infonce():
     a, b, ids = batch()
     module = AcmeLoss(margin=0).build()
     loss, _ = module(a, b, ids)
-    expected = functional.infonce(a, b, ids, log_scale=module.log_scale)
+    expected = infonce(a, b, ids, log_scale=module.log_scale)
     torch.testing.assert_close(loss, expected)
 
 
