@@ -66,3 +66,18 @@ def test_importing_configs_from_it_imports_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unfinished_module_cannot_be_built():
+    class NoForward(interface.EncoderModule):
+        pass
+
+    class NoCompute(interface.ScaledLoss):
+        pass
+
+    with pytest.raises(TypeError, match="abstract method '?forward"):
+        NoForward()
+    with pytest.raises(TypeError, match="abstract method '?forward"):
+        interface.LossModule()
+    with pytest.raises(TypeError, match="abstract method '?compute"):
+        NoCompute(interface.losses["infonce"]())

@@ -5,7 +5,8 @@ Shapes: B samples, F features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,14 +15,13 @@ from contrastive.nn.activation_checkpointing import recompute_
 from contrastive.nn.layer_stack import blocks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from contrastive.data.samples import Preprocess
 
 
-class EncoderModule(nn.Module):
-    """Raw samples of one modality to pooled features; subclasses define ``forward``.
-
-    ``forward(**inputs)`` takes what ``preprocess`` returns and gives ``[B, F]``, always 2-D.
-    """
+class EncoderModule(nn.Module, ABC):
+    """Raw samples of one modality to pooled features."""
 
     modality: str
     out_dim: int
@@ -31,17 +31,21 @@ class EncoderModule(nn.Module):
     augment: Preprocess | None = None
     """Preprocessing with randomness (torch's generator), used for training if not None."""
     reproducible: bool = False
-    """The spec alone brings the same weights back (pretrained), so that a frozen encoder
-    need not be saved."""
+    """The spec alone restores the same weights (pretrained), so that a frozen encoder is not
+    saved."""
+
+    @abstractmethod
+    def forward(self, *args: Any, **inputs: Any) -> Tensor:
+        """Return features ``[B, F]``, always 2-D, of what ``preprocess`` returned."""
 
     def checkpoint_activations(self) -> None:
-        """From now on, forget activations in the forward pass and compute them again.
+        """Turn on activation checkpointing: recompute activations in the backward pass.
 
         Raises:
             SpecError: there is no stack of layers; an encoder that has other parts to recompute
                 overrides this.
         """
         if not (found := blocks(self)):
-            msg = "has no stack of layers whose activations could be computed again"
+            msg = "has no stack of layers whose activations could be recomputed"
             raise SpecError(msg)
         recompute_(found)

@@ -6,7 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar, final
 
 import torch
@@ -19,8 +19,8 @@ from contrastive.losses.functional import collisions, similarity
 C = TypeVar("C", bound=Scaled)
 
 
-class LossModule(nn.Module):
-    """Embeddings and group ids to a scalar and the metrics worth logging."""
+class LossModule(nn.Module, ABC):
+    """Embeddings and group ids to a scalar loss and the metrics to log."""
 
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
@@ -33,7 +33,7 @@ class LossModule(nn.Module):
 
         Args:
             a: ``[N, D]``, L2-normalised.
-            b: ``[M, D]``, L2-normalised; row i of ``b`` is the partner of row i of ``a``.
+            b: ``[M, D]``, L2-normalised; row i of ``a`` and row i of ``b`` are a matched pair.
             a_ids: ``[N]`` integers; rows with equal ids are positives of each other.
             b_ids: ``[M]`` integers; the same as ``a_ids`` if None.
         """
@@ -46,7 +46,7 @@ class LossModule(nn.Module):
         return similarity(a, b, log_scale=self.log_scale)
 
     def batch_group(self) -> BatchGroup | None:
-        """Return the processes whose batches make one with this one's, if any."""
+        """Return the ranks whose batches make one global batch with this one's, if any."""
         return None
 
     def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
