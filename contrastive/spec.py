@@ -32,17 +32,17 @@ Decay = Annotated[float, Field(gt=0, le=1)]
 
 
 class LoRA(Config):
-    """Small matrices that train beside frozen linear layers, by peft (arXiv:2106.09685)."""
+    """LoRA: trained low-rank updates of frozen linear layers, by peft (arXiv:2106.09685)."""
 
     rank: PositiveInt = 8
-    """Of each product of two matrices."""
+    """Rank of the low-rank update."""
     alpha: PositiveFloat = 16
-    """The product counts alpha / rank times."""
+    """The update is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the matrices' inputs that training drops."""
+    """Dropout probability on the input of the LoRA branch."""
     targets: tuple[str, ...] = ()
-    """Glob patterns over the names of the encoder's modules: the linear layers that get matrices.
-    If none are given, those in attention."""
+    """Glob patterns over the names of the encoder's modules: linear layers to adapt. By default,
+    those in attention."""
 
 
 class Tower(Config):
@@ -53,13 +53,13 @@ class Tower(Config):
     head: Head
     """Projects features to the shared space."""
     frozen: Literal["none", "encoder", "all"] = "none"
-    """What stays as it is: nothing, the encoder, or the encoder and the head. A frozen encoder
-    runs in eval mode without gradients, and its features are cached."""
+    """What does not train: nothing, the encoder, or encoder and head. A frozen encoder runs in eval
+    mode without gradients, and its features are cached."""
     unfrozen: tuple[str, ...] = ()
     """Glob patterns over the names of the encoder's parameters, such as net.layer4.*: what trains
-    of an encoder that is frozen otherwise."""
+    of an otherwise frozen encoder."""
     lora: LoRA | None = None
-    """Matrices that train in a frozen encoder."""
+    """Low-rank adapters in a frozen encoder."""
 
     @model_validator(mode="after")
     def _frozen_but_for(self) -> Self:
@@ -78,11 +78,11 @@ class ModelSpec(Config):
     towers: dict[str, Tower] = Field(min_length=1)
     """A tower for each modality, by its name: image, text, audio, ..."""
     pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] | None = None
-    """Modalities that the loss compares, such as [[image, text], [audio, text]]; null is every two
-    of them. A modality with itself, [image, image], is two views of each sample: two augmentations,
-    and dropout drawn twice, through one tower."""
+    """Modality pairs that the loss compares, such as [[image, text], [audio, text]]; null is every
+    two modalities. [image, image] is two views of each sample through one tower: two augmentations
+    and two dropout masks."""
     loss: Loss
-    """What training minimises: its mean over the pairs."""
+    """Loss; training minimises its mean over the modality pairs."""
 
     @model_validator(mode="after")
     def _modalities_match(self) -> Self:
@@ -139,43 +139,40 @@ class TrainingSpec(Config):
     epochs: NonNegativeInt = 3
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Pairs a step; each pair meets the others of its batch as negatives."""
+    """Global batch size: rows per step, over all ranks; each row's negatives are the others."""
     micro_batch: PositiveInt | None = None
-    """Rows that go through towers with a trained encoder at a time, in each process: fewer need
-    less memory, at the cost of about one more forward pass; the loss sees the whole batch, and the
-    gradients are its gradients. null is all rows at once."""
+    """Gradient caching: rows per forward pass of a trained tower, per rank. The loss and gradients
+    are those of the whole batch, with less memory, for about one more forward pass. null is off."""
     batch_norm: Literal["train", "eval"] = "train"
-    """What BatchNorm does in towers with a trained encoder. train: it takes the statistics of the
-    batch, which a micro-batch does not have, so that the two are refused together. eval: it takes
-    its running statistics and leaves them as they are."""
+    """BatchNorm in towers with a trained encoder. train: statistics of the batch, which micro_batch
+    refuses, since a micro-batch does not have them. eval: running statistics, not updated."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """What the learning rate is multiplied by, for glob patterns over the names of the model's
-    parameters, such as towers.text.encoder.*; where several match, by each of them."""
+    """Factors of the learning rate by glob patterns over the names of the model's parameters, such
+    as towers.text.encoder.*; where several match, all are multiplied."""
     layer_decay: dict[str, Decay] = Field(default_factory=dict)
-    """By tower: what the learning rate of the encoder falls by from each layer to the one before
-    it. The last of L layers has lr times this, what comes before the first lr times this to the
-    power of L + 1."""
+    """Layer-wise learning rate decay of the encoder, by tower. The last of L layers has lr times
+    this, what precedes the first layer lr times this to the power of L + 1."""
     checkpoint_activations: tuple[str, ...] = ()
-    """Towers whose encoder forgets the activations inside its layers and computes them again for
-    the gradients: less memory, at the cost of about one more forward pass."""
+    """Towers that use activation (gradient) checkpointing: activations are recomputed in the
+    backward pass; less memory, for about one more forward pass."""
     weight_decay: NonNegativeFloat = 0.01
-    """On matrices only: biases, norms, the temperature and the bias have none."""
+    """Weight decay of matrices; biases, norms, the temperature and the bias have none."""
     warmup: Share = 0.05
-    """Share of the steps in which the learning rate rises; then it falls by a cosine to 0."""
+    """Share of the steps with linear warm-up; a cosine decay to 0 follows."""
     clip_norm: PositiveFloat | None = 1.0
-    """Bound on the gradient's norm."""
+    """Gradient clipping: maximum norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the towers (the loss stays fp32); auto takes it on a GPU that has it."""
+    """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
     device: str = "auto"
-    """auto takes a GPU if there is one; else cpu, cuda, cuda:1, ..."""
+    """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of the initial weights, the order of samples and dropout."""
+    """Seed of the initial weights, the order of samples, augmentation and dropout."""
     workers: NonNegativeInt = 2
-    """Processes that decode and preprocess samples."""
+    """DataLoader workers, per rank, that decode and preprocess samples."""
     split: str = "train"
-    """What is trained on; several splits are joined by +."""
+    """Training split; several are joined by +."""
     cache: Literal["auto", "off"] = "auto"
     """auto keeps the features of frozen encoders on disk."""
     checkpoint_every: PositiveInt | None = None
@@ -190,8 +187,8 @@ class EvaluationSpec(Config):
     final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""
     templates: Templates = TEMPLATES
-    """Sentences that classes are put into, where the data have classes; or the name of a set of
-    them, such as imagenet."""
+    """Prompt templates for zero-shot classification, where the data have classes; or the name of a
+    set of them, such as imagenet."""
 
     @model_validator(mode="after")
     def _templates_have_a_gap(self) -> Self:

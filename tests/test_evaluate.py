@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from contrastive.evaluation.retrieval import recall
-from contrastive.inference.embed_dataset import Column
+from contrastive.inference.embed_dataset import EmbeddedModality
 from contrastive.inference.nearest import top_k
 
 
@@ -20,7 +20,7 @@ def unit(rows, width, seed=0):
 
 
 def column(embeddings, ids):
-    return Column(embeddings, torch.as_tensor(ids), list(range(len(ids))))
+    return EmbeddedModality(embeddings, torch.as_tensor(ids), list(range(len(ids))))
 
 
 def clip_benchmark_recall(texts, images, image_of_text, k):
@@ -139,3 +139,28 @@ def test_top_k_is_a_stable_sort(items, monkeypatch):
         assert indices[q].tolist() == expected
         torch.testing.assert_close(scores[q], full[q, expected])
     assert top_k(queries, targets[:2], 7)[0].shape == (5, 2)
+
+
+def test_chance_is_that_of_a_loop_over_queries():
+    from math import comb
+
+    from contrastive.evaluation.retrieval import recall
+    from contrastive.inference.embed_dataset import EmbeddedModality
+
+    generator = torch.Generator().manual_seed(0)
+    texts, images = (
+        EmbeddedModality(
+            torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=1),
+            torch.randint(0, 7, (n,), generator=generator),
+            list(range(n)),
+        )
+        for n in (40, 23)
+    )
+    found = recall(texts, images).recall
+    for k, estimate in found.items():
+        chances = []
+        for query in texts.ids_Q.tolist():
+            right = images.ids_Q.tolist().count(query)
+            if right:
+                chances.append(1 - comb(23 - right, k) / comb(23, k) if 23 - right >= k else 1.0)
+        assert estimate.chance == pytest.approx(sum(chances) / len(chances), abs=1e-12)

@@ -75,9 +75,9 @@ def test_an_unfinished_module_cannot_be_built():
     class NoCompute(interface.ScaledLoss):
         pass
 
-    with pytest.raises(TypeError, match="abstract method '?forward"):
+    with pytest.raises(TypeError, match=r"abstract method '?forward"):
         NoForward()
-    with pytest.raises(TypeError, match="abstract method '?forward"):
+    with pytest.raises(TypeError, match=r"abstract method '?forward"):
         interface.LossModule()
-    with pytest.raises(TypeError, match="abstract method '?compute"):
+    with pytest.raises(TypeError, match=r"abstract method '?compute"):
         NoCompute(interface.losses["infonce"]())

@@ -55,6 +55,11 @@ def rows_of(samples: Samples | Iterable[Sample]) -> list[Sample]:
     return list(cast("Iterable[Sample]", samples))
 
 
+def class_indices(classes: Sequence[str]) -> dict[str, int]:
+    """Return the index of each class, to look labels up."""
+    return {name: i for i, name in reversed([*enumerate(classes)])}  # the first of equal ones
+
+
 def check_modalities(rows: Sequence[Sample], modalities: Iterable[str]) -> None:
     """Refuse data that lack what a tower embeds.
 

@@ -1,6 +1,6 @@
 """Datasets: the interface, the registry, and what comes built in.
 
-This module is the menu. It does not import torch.
+Config classes only; what reads files is imported in ``build()``.
 """
 
 from __future__ import annotations

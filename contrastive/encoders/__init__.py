@@ -1,6 +1,6 @@
 """Encoders: the interface, the registry, and what comes built in.
 
-This module is the menu. It does not import torch; each ``build`` imports what it needs.
+Config classes only; torch is imported in ``build()``.
 """
 
 from __future__ import annotations

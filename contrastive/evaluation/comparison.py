@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.data.samples import Samples
-    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
@@ -109,7 +109,7 @@ class Measured:
     held_out: Literal["yes", "no", "not known"]
     """Whether the model has not been trained on the split's samples. A model that came without a
     record of its training, such as a pretrained one, may have seen them."""
-    report: Report | None = None
+    report: EvaluationReport | None = None
     """None if the model was trained on some of the samples."""
     refusal: str = ""
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.samples import check_modalities, rows_of
+from contrastive.data.samples import check_modalities, class_indices, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
 from contrastive.evaluation.retrieval import Direction, has_companions, recall
-from contrastive.inference.embed_dataset import Column, embed_column
+from contrastive.inference.embed_dataset import EmbeddedModality, embed_modality
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.prompts import TEMPLATES
 
@@ -51,7 +51,7 @@ class Classification:
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """What ``evaluate`` found."""
 
     split: str
@@ -75,7 +75,7 @@ def evaluate(
     templates: Sequence[str] = TEMPLATES,
     cache: FeatureCache | None = None,
     workers: int = 0,
-) -> Report:
+) -> EvaluationReport:
     """Measure retrieval both ways, and zero-shot classification if the samples have labels.
 
     Args:
@@ -96,7 +96,7 @@ def evaluate(
     # a copy, since the dataset may be measured again
     bad_rows = replace(known, lines=[*known.lines], reported={*known.reported})
     embedded = {
-        modality: embed_column(model, rows, modality, bad_rows, cache=cache, workers=workers)
+        modality: embed_modality(model, rows, modality, bad_rows, cache=cache, workers=workers)
         for modality in model.towers
     }
     bad_rows.check(len(rows) + known.bad)
@@ -107,15 +107,18 @@ def evaluate(
         if query != target or (len(embedded) == 1 and has_companions(embedded[query]))
     }
     classes: Sequence[str] = getattr(samples, "classes", ())
-    labelled = bool(classes) and all(row.get("label") in classes for row in rows)
+    index_of = class_indices(classes)
+    labelled = bool(classes) and all(row.get("label") in index_of for row in rows)
     named = named_modality(model)
     classification = None
     if labelled and named:
         names = embed_classes(model, classes, templates=templates, cache=cache)
-        classification = _classification(model, embedded[named], names, rows, classes, named)
+        column = embedded[named]
+        truth = np.array([index_of[rows[i]["label"]] for i in column.rows])
+        classification = _classification(model, column, names, truth, named)
     found = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
     geometry_by_modality = {modality: about for modality, about in found.items() if about}
-    return Report(split, retrieval, classification, bad_rows.lines, geometry_by_modality)
+    return EvaluationReport(split, retrieval, classification, bad_rows.lines, geometry_by_modality)
 
 
 def named_modality(model: ContrastiveModel) -> str | None:
@@ -131,13 +134,11 @@ def named_modality(model: ContrastiveModel) -> str | None:
 
 def _classification(
     model: ContrastiveModel,
-    images: Column,
+    images: EmbeddedModality,
     names_CD: Tensor,
-    rows: Sequence[dict[str, Any]],
-    classes: Sequence[str],
+    truth: np.ndarray,
     modality: str,
 ) -> Classification:
-    truth = np.array([classes.index(rows[i]["label"]) for i in images.rows])
     probabilities_QC = classify_embeddings(model, images.embeddings_QD, names_CD)
     hits = probabilities_QC.argmax(1).numpy() == truth
     present = np.unique(truth)
@@ -146,7 +147,7 @@ def _classification(
         bootstrap(hits, images.ids_Q.numpy(), majority),
         float(np.mean([hits[truth == c].mean() for c in present])),
         len(truth),
-        len(classes),
+        len(names_CD),
         top5_share(probabilities_QC.numpy(), truth),
         modality,
     )

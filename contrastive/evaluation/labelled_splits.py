@@ -13,7 +13,7 @@ import numpy as np
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.content_hash import short_key
 from contrastive.data.loading import OnBad, prepared_batches
-from contrastive.data.samples import rows_of
+from contrastive.data.samples import class_indices, rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.leakage import UNHASHED, check_held_out
 from contrastive.features.cache import FeatureCache, run_encoder
@@ -109,7 +109,8 @@ class Reader:
         bad_rows.check(len(rows) + known.bad)
         lines += bad_rows.lines
         good = [place for place in range(len(rows)) if place not in bad]
-        truth_N = np.array([classes.index(rows[place]["label"]) for place in good], np.int64)
+        index_of = class_indices(classes)
+        truth_N = np.array([index_of[rows[place]["label"]] for place in good], np.int64)
         return Part(features_NF[good], truth_N), [rows[place] for place in good]
 
     def _features(self, samples: Sequence[Any], on_bad: OnBad) -> np.ndarray:

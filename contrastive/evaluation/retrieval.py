@@ -16,7 +16,7 @@ from contrastive.evaluation.intervals import Estimate, bootstrap
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.inference.embed_dataset import Column
+    from contrastive.inference.embed_dataset import EmbeddedModality
 
 KS = (1, 5, 10)
 
@@ -36,7 +36,9 @@ class Direction:
     targets: int
 
 
-def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direction:
+def recall(
+    queries: EmbeddedModality, targets: EmbeddedModality, *, ks: Sequence[int] = KS
+) -> Direction:
     """Return recall at each k and the median rank, by the any-hit rule.
 
     The rank of a query is 1 plus the number of wrong targets that score at least as high as its
@@ -50,20 +52,22 @@ def recall(queries: Column, targets: Column, *, ks: Sequence[int] = KS) -> Direc
         raise DataError(msg)
     among = len(targets.ids_Q) - (queries is targets)
     groups = queries.ids_Q.numpy()[asked]
-    figures: dict[int, Estimate] = {}
+    # few different numbers of positives among many queries: the chance of each is computed once
+    counts, times = np.unique(positives[asked], return_counts=True)
+    estimates: dict[int, Estimate] = {}
     for k in ks:
-        chance = float(np.mean([_chance(p, among, k) for p in positives[asked]]))
-        figures[k] = bootstrap(ranks[asked] <= k, groups, chance)
+        chance = float(np.average([_chance(n, among, k) for n in counts], weights=times))
+        estimates[k] = bootstrap(ranks[asked] <= k, groups, chance)
     median = float(np.median(ranks[asked]))
-    return Direction(figures, median, int(asked.sum()), among)
+    return Direction(estimates, median, int(asked.sum()), among)
 
 
-def has_companions(column: Column) -> bool:
+def has_companions(column: EmbeddedModality) -> bool:
     """Whether some sample has another of its group, so that it can be asked for."""
     return len(set(cast("list[int]", column.ids_Q.tolist()))) < len(column.ids_Q)
 
 
-def _ranks(queries: Column, targets: Column) -> tuple[np.ndarray, np.ndarray]:
+def _ranks(queries: EmbeddedModality, targets: EmbeddedModality) -> tuple[np.ndarray, np.ndarray]:
     """Return the rank ``[Q]`` of each query's best right target, and how many right ones it has."""
     target_DT = targets.embeddings_QD.float().T
     chunk = max(1, CHUNK_BYTES // (4 * max(1, target_DT.shape[1])))

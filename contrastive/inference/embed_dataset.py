@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Column:
+class EmbeddedModality:
     """The distinct samples of one modality, embedded."""
 
     embeddings_QD: Tensor
@@ -30,7 +30,7 @@ class Column:
     """The first row of the dataset in which each stands."""
 
 
-def embed_column(
+def embed_modality(
     model: ContrastiveModel,
     rows: Sequence[dict[str, Any]],
     modality: str,
@@ -38,7 +38,7 @@ def embed_column(
     *,
     cache: FeatureCache | None = None,
     workers: int = 0,
-) -> Column:
+) -> EmbeddedModality:
     """Embed each distinct sample of a modality once: an image with five captions is one image."""
     places = distinct_rows(rows, modality)
     first = [rows_of_it[0] for rows_of_it in places]
@@ -54,7 +54,7 @@ def embed_column(
     )
     good = [i for i in range(len(first)) if i not in bad]
     ids = torch.tensor([int(rows[first[i]]["id"]) for i in good])
-    return Column(embeddings[good], ids, [first[i] for i in good])
+    return EmbeddedModality(embeddings[good], ids, [first[i] for i in good])
 
 
 def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> list[list[int]]:

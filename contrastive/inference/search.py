@@ -14,7 +14,7 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.samples import check_modalities
 from contrastive.errors import DataError
-from contrastive.inference.embed_dataset import embed_column
+from contrastive.inference.embed_dataset import embed_modality
 from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def find(
     """
     bad_rows = BadRows(on_report=say)
     query_1D = model.embed(among.query_modality, [query], cache=cache)
-    column = embed_column(model, among.rows, among.modality, bad_rows, cache=cache)
+    column = embed_modality(model, among.rows, among.modality, bad_rows, cache=cache)
     if not column.rows:
         msg = f"nothing to search: none of {len(among.rows)} {among.modality} samples can be read"
         raise DataError(msg)

@@ -1,6 +1,6 @@
 """Losses: the interface, the registry, and what comes built in.
 
-This module is the menu. It does not import torch; each ``build`` imports what it needs.
+Config classes only; torch is imported in ``build()``.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Scale = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class Loss(Config):
-    """Says how well paired embeddings agree."""
+    """A contrastive loss over paired embeddings."""
 
     kind: ClassVar[str] = "loss"
 
     @abstractmethod
     def build(self) -> LossModule:
-        """Return the loss with its learnable parameters (``log_scale``, maybe ``bias``)."""
+        """Return the loss module with its parameters (``log_scale``, maybe ``bias``)."""
 
     def check(self, *, embed_dim: int, pairs: int) -> None:
-        """Refuse a model that the loss is not for.
+        """Check that the loss fits a model.
 
         Args:
             embed_dim: D, the width of the embeddings.
-            pairs: how many pairs of modalities the loss compares in each step.
+            pairs: how many modality pairs the loss is computed for in each step.
 
         Raises:
             ValueError: says what does not fit.
@@ -63,16 +63,16 @@ losses = Registry(Loss, group="contrastive.losses")
 
 
 class Scaled(Loss):
-    """A loss of cosines, multiplied by a logit scale. Not a loss by itself: others extend it."""
+    """Base of losses over cosines times a logit scale."""
 
     temperature: PositiveFloat = 0.07
-    """Divides the cosines; the first value if it is learned. At most 1, at least 1/max_scale."""
+    """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     learn_temperature: bool = True
     """Train the temperature with the model."""
     max_scale: Scale = 100.0
-    """Bound on 1/temperature in training."""
+    """Upper bound of the logit scale 1/temperature in training."""
     negatives: Negatives = "global"
-    """With several processes: global, their batches are one batch; local, each is by itself."""
+    """With several ranks: global, negatives come from all of them; local, from its own rank."""
 
     @model_validator(mode="after")
     def _temperature_is_in_bounds(self) -> Self:
@@ -85,20 +85,20 @@ class Scaled(Loss):
 
 @losses.register("infonce")
 class InfoNCE(Scaled):
-    """Each row picks its partner among the batch, as in CLIP."""
+    """Symmetric cross-entropy over in-batch similarities, as in CLIP."""
 
     positives: Positives = "multi"
-    """What rows with the same group id are to each other: multi, all positives; mask, neither
-    positive nor negative unless partners; ignore, negatives unless partners."""
+    """Role of pairs with equal group ids that are not matched pairs: multi, positives; mask, left
+    out; ignore, negatives."""
     direction: Direction = "both"
-    """Who picks: both sides, or the first modality of a pair (a_to_b), or the second (b_to_a)."""
+    """Anchors: both modalities, or only the first of a pair (a_to_b), or the second (b_to_a)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over the whole batch."""
+    """Share of the target that is spread uniformly over the candidates."""
     execution: Execution = "auto"
-    """eager holds all logits; chunked, some rows of them; fused, a tile of them (GPU). auto takes
-    eager for small batches; else fused for products in half precision on a GPU, else chunked."""
+    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
+    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     products: Products = "fp32"
-    """Type in which chunked and fused multiply fp32 embeddings; sums are fp32 in any case."""
+    """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
 
     def build(self) -> LossModule:
         """Return an ``InfoNCELoss``."""
@@ -109,20 +109,20 @@ class InfoNCE(Scaled):
 
 @losses.register("sigmoid")
 class Sigmoid(Scaled):
-    """Each pair is judged by itself, match or not, as in SigLIP."""
+    """Binary cross-entropy of every pair, matched or not, as in SigLIP."""
 
     temperature: PositiveFloat = 0.1
-    """Divides the cosines; the first value if it is learned. At most 1, at least 1/max_scale."""
+    """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     bias: FiniteFloat = -10.0
-    """First value of what is added to every logit; negative, as most pairs do not match."""
+    """Initial bias of the logits; negative, since most pairs do not match."""
     positives: Positives = "multi"
-    """What rows with the same group id are to each other: multi, all positives; mask, neither
-    positive nor negative unless partners; ignore, negatives unless partners."""
+    """Role of pairs with equal group ids that are not matched pairs: multi, positives; mask, left
+    out; ignore, negatives."""
     execution: Execution = "auto"
-    """eager holds all logits; chunked, some rows of them; fused, a tile of them (GPU). auto takes
-    eager for small batches; else fused for products in half precision on a GPU, else chunked."""
+    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
+    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     products: Products = "fp32"
-    """Type in which chunked and fused multiply fp32 embeddings; sums are fp32 in any case."""
+    """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
 
     def build(self) -> LossModule:
         """Return a ``SigmoidLoss``."""
@@ -132,36 +132,36 @@ class Sigmoid(Scaled):
 
 
 class Choice(Scaled):
-    """Each row chooses among candidates. Not a loss by itself: others extend it."""
+    """Base of losses in which anchors are compared with candidates."""
 
     positives: Positives = "multi"
-    """What rows with the same group id are to each other: multi, all positives; mask, neither
-    positive nor negative unless partners; ignore, negatives unless partners."""
+    """Role of pairs with equal group ids that are not matched pairs: multi, positives; mask, left
+    out; ignore, negatives."""
     direction: Direction = "both"
-    """Who chooses: both sides, or the first modality of a pair (a_to_b), or the second (b_to_a)."""
+    """Anchors: both modalities, or only the first of a pair (a_to_b), or the second (b_to_a)."""
     candidates: Candidates = "other"
-    """Where negatives come from: other, the other modality, as in CLIP; both, the own one too, as
+    """Negatives: other, from the other modality, as in CLIP; both, also from the anchor's own, as
     in SimCLR."""
     execution: Unfused = "auto"
-    """eager holds all logits; chunked, some rows of them, which the backward pass computes again.
-    auto takes eager for small batches, else chunked."""
+    """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
+    is eager for small batches, else chunked."""
 
 
 @losses.register("dcl")
 class DCL(Choice):
-    """InfoNCE whose positives leave the denominator, for small batches.
+    """InfoNCE without the positive in the denominator, for small batches.
 
     Decoupled contrastive learning (Yeh et al. 2022, arXiv:2110.06848).
     """
 
     temperature: PositiveFloat = 0.1
-    """Divides the cosines; the first value if it is learned. At most 1, at least 1/max_scale."""
+    """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     learn_temperature: bool = False
-    """Train the temperature with the model. It then falls to 1/max_scale once the pairs are told
-    apart, as nothing bounds this loss from below; the paper keeps it."""
+    """Train the temperature with the model. Nothing bounds this loss from below, so the temperature
+    then falls to 1/max_scale; the paper keeps it fixed."""
     sigma: PositiveFloat | None = None
-    """Weighs positives, those that are far apart more (DCLW); smaller is more uneven, the paper
-    has 0.5. null weighs all alike."""
+    """Weights positives by a von Mises-Fisher kernel, distant ones more (DCLW); the paper has 0.5.
+    null weights all equally."""
 
     def build(self) -> LossModule:
         """Return a ``DCLLoss``."""
@@ -172,18 +172,18 @@ class DCL(Choice):
 
 @losses.register("hard-negative")
 class HardNegative(Choice):
-    """InfoNCE in which a negative counts the more the closer it is.
+    """InfoNCE that weights hard negatives more.
 
     Robinson et al. 2021, arXiv:2010.04592; for images and texts, HN-NCE: Radenovic et al. 2023,
     arXiv:2301.02280.
     """
 
     beta: NonNegativeFloat = 0.25
-    """How much more: a negative with logit x has weight exp(beta x). 0 weighs all alike. The paper
-    takes 0.5 to 2 at a temperature of 0.5; a lower temperature wants less."""
+    """A negative with logit x has weight exp(beta x); 0 weights all equally. The paper takes 0.5 to
+    2 at a temperature of 0.5; use less at a lower temperature."""
     tau_plus: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the negatives that are taken to be unknown positives, and subtracted: 1 / classes
-    for classes of equal size. 0 subtracts nothing."""
+    """Class prior: share of negatives that are assumed to be false and subtracted, 1 / classes for
+    classes of equal size. 0 subtracts nothing."""
 
     def build(self) -> LossModule:
         """Return a ``HardNegativeLoss``."""
@@ -194,17 +194,17 @@ class HardNegative(Choice):
 
 @losses.register("supcon")
 class SupCon(Scaled):
-    """Each row picks all others of its group, in both modalities; for groups that are classes.
+    """Supervised contrastive loss: all rows of a group are positives, within and across modalities.
 
-    Supervised contrastive learning (Khosla et al. 2020, arXiv:2004.11362). Where ids all differ, it
-    is NT-Xent, as in SimCLR.
+    Khosla et al. 2020, arXiv:2004.11362. For groups that are classes; where all ids differ, it is
+    NT-Xent, as in SimCLR.
     """
 
     temperature: PositiveFloat = 0.1
-    """Divides the cosines; the first value if it is learned. At most 1, at least 1/max_scale."""
+    """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     execution: Unfused = "auto"
-    """eager holds all logits; chunked, some rows of them, which the backward pass computes again.
-    auto takes eager for small batches, else chunked."""
+    """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
+    is eager for small batches, else chunked."""
 
     def build(self) -> LossModule:
         """Return a ``SupConLoss``."""
@@ -215,18 +215,18 @@ class SupCon(Scaled):
 
 @losses.register("matryoshka")
 class Matryoshka(Loss):
-    """Another loss at several widths, so that the first dimensions of embeddings serve alone.
+    """Sums another loss over prefixes of the embeddings, so that they can be truncated.
 
-    Kusupati et al. 2022, arXiv:2205.13147. A queue within serves all widths.
+    Matryoshka representation learning (Kusupati et al. 2022, arXiv:2205.13147). An inner queue
+    serves all widths.
     """
 
     loss: Loss
-    """The loss at each width; its temperature is the same at all."""
+    """The loss at each width; all share its temperature."""
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1, examples=[[64, 128, 256]])]
-    """How many first dimensions to compare, normalised again; embed_dim itself is one of them if
-    it is listed."""
+    """Lengths of the prefixes, which are normalised again; list embed_dim to include the whole."""
     weights: tuple[PositiveFloat, ...] | None = None
-    """What the loss of each width is multiplied by before they are added; null is 1 for each."""
+    """Weight of the loss of each width; null is 1 for each."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
@@ -258,7 +258,7 @@ class Matryoshka(Loss):
 
 @losses.register("distillation")
 class Distillation(Loss):
-    """Another loss, and a teacher's similarities to agree with.
+    """Another loss, plus the KL divergence from a teacher's similarities.
 
     SEED (Fang et al. 2021, arXiv:2101.04731), TinyCLIP (Wu et al. 2023, arXiv:2309.12314). For
     training loops of your own: the loss is called with the teacher's embeddings, which
@@ -266,11 +266,11 @@ class Distillation(Loss):
     """
 
     loss: Loss
-    """The loss without a teacher; its temperature is the student's."""
+    """The loss of the student; its temperature is the student's."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the teacher; the rest is the other loss's. 1 is the teacher alone."""
+    """Weight of the distillation term; the other loss has 1 - weight."""
     teacher_temperature: PositiveFloat = 0.01
-    """Divides the teacher's cosines: the one that it was trained with, 0.01 for OpenAI's CLIP."""
+    """Temperature that the teacher was trained with: 0.01 for OpenAI's CLIP."""
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Self:
@@ -286,17 +286,17 @@ class Distillation(Loss):
 
 @losses.register("queue")
 class Queue(Loss):
-    """Another loss whose batches also meet the embeddings of the batches before.
+    """Adds a memory bank of past embeddings as extra negatives.
 
     Cross-batch memory (Wang et al. 2020, arXiv:1912.06798), the queue of MoCo (He et al. 2020,
-    arXiv:1911.05722). For one pair of modalities.
+    arXiv:1911.05722). For one modality pair.
     """
 
     loss: Loss
-    """The loss; a direction of its own, if it has one, is kept."""
+    """The loss of the batch and the queue; its direction, if it has one, is kept."""
     size: NonNegativeInt = Field(examples=[4096])
-    """Past pairs that are kept. They are saved with the model, as resuming needs them. More reach
-    further back: what the towers have unlearned since is wrong about them."""
+    """Pairs in the memory bank, saved with the model for resuming. A larger bank holds staler
+    embeddings: the towers have changed since."""
 
     @model_validator(mode="after")
     def _loss_has_two_sides(self) -> Self:

@@ -91,7 +91,7 @@ class QueueLoss(WrapperLoss):
             a_ids, b_ids = a_ids.long(), b_ids.long()  # as those of past rows are
         group = self.batch_group()
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
-        self._insist_on_width(a.shape[1])
+        self._check_width(a.shape[1])
         loss, metrics = self._compute(a, b, a_ids, b_ids)
         # what the loss does not see of other processes is in the queue all the same
         self._remember(a, b, a_ids, b_ids, group=BatchGroup.current() if group is None else None)
@@ -149,7 +149,7 @@ class QueueLoss(WrapperLoss):
             past = cast("Tensor", getattr(self, name))
             setattr(self, name, _joined(cast("Tensor", rows), past)[: self.config.size].clone())
 
-    def _insist_on_width(self, width: int) -> None:
+    def _check_width(self, width: int) -> None:
         if len(self.a_past) and self.a_past.shape[1] != width:
             msg = f"queue: its embeddings are {self.a_past.shape[1]} wide, the batch's {width}"
             raise SpecError(msg)

@@ -45,7 +45,7 @@ def new_package(
             holds files.
     """
     kind = registry.interface.kind
-    _insist_on_name(name, registry)
+    _check_name(name, registry)
     if kind not in MODULES:
         msg = f"there is no template for the kind {kind!r}; there are: {', '.join(MODULES)}"
         raise SpecError(msg)
@@ -69,7 +69,7 @@ def new_package(
     ]
 
 
-def _insist_on_name(name: str, registry: Registry[Any]) -> None:
+def _check_name(name: str, registry: Registry[Any]) -> None:
     kind = registry.interface.kind
     if not NAME.fullmatch(name) or len(name) > LONGEST or name in RESERVED:
         msg = (

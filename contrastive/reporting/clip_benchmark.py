@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from contrastive.datasets import Dataset
     from contrastive.evaluation.caption_choice import PairAccuracy
-    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.probe import ProbeReport
 
 Result = dict[str, Any]
@@ -56,7 +56,7 @@ def dataset_name(data: Dataset) -> str:
     return type(data).registry.name_of(type(data))
 
 
-def evaluation_results(report: Report, subject: Subject) -> list[Result]:
+def evaluation_results(report: EvaluationReport, subject: Subject) -> list[Result]:
     """Return retrieval between images and texts, and zero-shot classification, if measured."""
     results: list[Result] = []
     names = {"text_to_image": "image", "image_to_text": "text"}  # what is retrieved

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.evaluate import EvaluationReport
 
 
 class Log:
@@ -35,7 +35,7 @@ class Log:
         plain = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         self._write({"step": step, "epoch": round(epoch, 6), **plain})
 
-    def evaluation(self, step: int, epoch: float, report: Report) -> None:
+    def evaluation(self, step: int, epoch: float, report: EvaluationReport) -> None:
         """Note an evaluation."""
         self._write({"step": step, "epoch": round(epoch, 6), "evaluation": report.as_dict()})
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.evaluate import EvaluationReport
 
 
-def summary(report: Report) -> str:
+def summary(report: EvaluationReport) -> str:
     """Return the figures that matter in one line, in per cent where they are shares."""
     parts = [
         f"{name.replace('_', ' ')} "

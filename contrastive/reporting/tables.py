@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from contrastive.evaluation.caption_choice import PairAccuracy
     from contrastive.evaluation.comparison import Comparison, Measured
-    from contrastive.evaluation.evaluate import Report
+    from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.intervals import Estimate
     from contrastive.evaluation.probe import Accuracy, ProbeReport
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
 
-def report_tables(report: Report) -> list[Table]:
+def report_tables(report: EvaluationReport) -> list[Table]:
     """Return retrieval, and zero-shot classification if it was measured."""
     retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval)"))
     for name in ("query -> target", "R@1", "R@5", "R@10", "median\nrank", "queries x\ntargets"):

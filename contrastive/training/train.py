@@ -21,7 +21,7 @@ from contrastive.console import bar, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, SpecError, TrainingError
-from contrastive.evaluation.evaluate import Report, evaluate
+from contrastive.evaluation.evaluate import EvaluationReport, evaluate
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
@@ -268,7 +268,7 @@ def _measure(
     spec: RunSpec,
     cache: FeatureCache | None,
     epoch: float,
-) -> Report:
+) -> EvaluationReport:
     report = evaluate(
         model,
         samples,

@@ -21,7 +21,7 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import open_image
 from contrastive.data.samples import rows_of
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.inference.embed_dataset import embed_column
+from contrastive.inference.embed_dataset import embed_modality
 from contrastive.inference.nearest import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
@@ -54,7 +54,7 @@ def demo(overrides: list[str]) -> None:
         console.print(table)
 
     rows = rows_of(samples)
-    images = embed_column(model, rows, "image", BadRows(), cache=FeatureCache())
+    images = embed_modality(model, rows, "image", BadRows(), cache=FeatureCache())
     _, best = top_k(model.embed("text", QUERIES), images.embeddings_QD, SHOWN)
     searches = [
         (query, [(rows[i]["image"], rows[i]["text"]) for i in (images.rows[j] for j in places)])
