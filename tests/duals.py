@@ -88,7 +88,7 @@ def save_siglip(folder: Path) -> Path:
 
 
 def save_siglip2(folder: Path) -> Path:
-    """SigLIP 2 for pictures of any shape: patches with their places, and a mask of them."""
+    """SigLIP 2 for images of any shape: patches with their places, and a mask of them."""
     vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<mask>": 4}
     letters = sorted({letter for caption in CAPTIONS for letter in caption.lower()} - {" "})
     vocabulary |= {piece: 5 + i for i, piece in enumerate([*letters, "\u2581"])}

@@ -71,7 +71,7 @@ class Picture:
     def draw(self, size: int = 64) -> Image.Image:
         image = Image.new("RGB", (size, size), self.background)
         pen = ImageDraw.Draw(image)
-        shift = self.index // 24 % 5 - 2  # more than 24 pictures: the same things moved
+        shift = self.index // 24 % 5 - 2  # more than 24 images: the same things moved
         a, b, m = size // 5 + shift, size - size // 5 + shift, size // 2 + shift
         third = size // 10
         if self.shape == "circle":
@@ -102,7 +102,7 @@ def write_flickr30k(
         images: how many; of six, four are in train, one in val and one in test.
         forms: which annotation files to write, of ``FORMS``.
         lists: write flickr30k_train.txt, ... too, for the forms that do not say the splits.
-        broken: so many pictures of train, the first ones, are cut off after 100 bytes.
+        broken: so many images of train, the first ones, are cut off after 100 bytes.
         malformed: so many images of train, the last ones, have an empty first caption.
     """
     pictures = [Picture(index) for index in range(images)]

@@ -22,7 +22,7 @@ ANSWERS = ["red", "blue", "green"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a saved model that has learned nothing, pictures and sentences."""
+    """Return a folder with a saved model that has learned nothing, images and sentences."""
     folder = tmp_path_factory.mktemp("uses")
     spec = toy_dict(folder / "flickr30k", images=4)
     spec["model"]["loss"]["temperature"] = 0.01  # sharp enough that its opinions differ
@@ -106,7 +106,7 @@ def test_a_near_duplicate_is_passed_over_for_what_adds_something():
 
 
 def test_the_gap_between_pictures_and_texts_does_not_decide():
-    """Cosines of 0.3 with the picture and of 0.9 with each other weigh as much as any others."""
+    """Cosines of 0.3 with the image and of 0.9 with each other weigh as much as any others."""
     relevance, redundancy = scaled(
         torch.tensor([0.30, 0.29, 0.20]),
         torch.tensor([[1, 0.99, 0.9], [0.99, 1, 0.9], [0.9, 0.9, 1]]),

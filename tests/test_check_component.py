@@ -239,7 +239,7 @@ def test_built_in_datasets_pass(tmp_path):
     folder = write_flickr30k(tmp_path / "flickr30k", images=24)
     check_component(Flickr30k(folder=folder))
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*.jpg"))
-    rows = [f"{path},picture {i}" for i, path in enumerate(paths)]
+    rows = [f"{path},image {i}" for i, path in enumerate(paths)]
     (folder / "captions.csv").write_text("\n".join(["image,text", *rows]))
     check_component(ImageFolder(folder=folder, captions="captions.csv"), split="test")
     check_component(Pictures(folder=folder))

@@ -79,7 +79,7 @@ def model(shop):
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a picture that claims a size and has no pixels."""
+    """Return an image that claims a size and has no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((len(chunk) - 4, chunk, zlib.crc32(chunk)) for chunk in (header, b"IDAT"))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -310,7 +310,7 @@ MISTAKES = {
     "search cat.jpg --images pictures": "image finds text; add --find image to search pictures",
     "search cat --texts texts.txt": "'cat': text finds image; add --find text to search texts.txt",
     "search cat --images nonesuch": "nonesuch: no such folder",
-    "search cat --images empty": "empty: no pictures here (.jpg, .jpeg,",
+    "search cat --images empty": "empty: no images here (.jpg, .jpeg,",
     "search cat --split nonesuch": "nonesuch",
     "validate toy.yaml nonsense": "override 'nonsense': write it as a.b=value",
     "schema --of nonesuch": "--of 'nonesuch': write run or model",
@@ -392,7 +392,7 @@ def test_a_terminal_does_not_obey_the_names_and_texts_of_strangers(here, command
         assert not {"\x1b", "\x9b"} & set(shown)
         assert "[bold]loud [link]" in shown
         assert ":dog:" in shown
-    assert ":dog:" in outcomes[0].err, "the picture that cannot be read is named"
+    assert ":dog:" in outcomes[0].err, "the image that cannot be read is named"
     assert "[/red] unclosed" in outcomes[1].out
     (hit,) = result(command("search", "a cat", "--images", folder, "--json"))
     assert hit["found"] == str(folder / f"{NASTY}.jpg"), "a machine gets the name as it is"

@@ -29,7 +29,7 @@ PAIR = ("runs/a", "hf:./clip")
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Return a folder with a run, a saved model without one, a tiny CLIP, and pictures."""
+    """Return a folder with a run, a saved model without one, a tiny CLIP, and images."""
     shop = tmp_path_factory.mktemp("shop")
     spec = toy_dict(shop / "data", epochs=1, cache="off")
     spec["evaluation"] = {"split": None}
@@ -240,7 +240,7 @@ def test_the_picture_shows_every_image_and_names_that_would_be_markup(models, pa
             assert drawn.format == "PNG"
             sizes.append(drawn.height)
     assert sizes[1] == pytest.approx(4 * sizes[0], abs=4)
-    with pytest.raises(DataError, match="no pictures to draw"):
+    with pytest.raises(DataError, match="no images to draw"):
         draw_comparison(compare(models, [], classes), tmp_path / "none.png")
 
 

@@ -84,7 +84,7 @@ def tiny(data, distilbert):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """Return a folder as ``data``, with one picture cut off and one caption empty."""
+    """Return a folder as ``data``, with one image cut off and one caption empty."""
     folder = tmp_path_factory.mktemp("planted") / "flickr30k"
     wrong = {"broken": 1, "malformed": 1}
     return write_flickr30k(folder, images=IMAGES, forms=tuple(FORMS), lists=True, **wrong)

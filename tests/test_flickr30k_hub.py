@@ -1,4 +1,4 @@
-"""Flickr30k as the hub has it: the dataset of the folders, its pictures read when they are needed.
+"""Flickr30k as the hub has it: the dataset of the folders, its images read when they are needed.
 
 The hub is a server in this process that speaks its protocol.
 """

@@ -1,4 +1,4 @@
-"""Pictures for words: the ranking, the canvas, the views, and what a painted picture is worth."""
+"""Pictures for words: the ranking, the canvas, the views, and what a painted image is worth."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_an_encoder_of_transformers_paints_too(kind, tmp_path):
 
 def test_patches_with_their_places_are_refused(tmp_path):
     folder = save_siglip2(tmp_path / "siglip2")
-    with pytest.raises(SpecError, match="it makes of pictures: pixel_values"):
+    with pytest.raises(SpecError, match="it makes of images: pixel_values"):
         pixels_of(HFDualImage(name=str(folder)).build())
 
 

@@ -1,4 +1,4 @@
-"""Any bytes in; an upright RGB picture or ``BadSample`` out."""
+"""Any bytes in; an upright RGB image or ``BadSample`` out."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def encode(image, kind, **options):
 
 
 def arrow(size=(24, 16)):
-    """Return a picture that looks different after every turn: its top left corner is red."""
+    """Return an image that looks different after every turn: its top left corner is red."""
     image = Image.new("RGB", size, "blue")
     ImageDraw.Draw(image).rectangle((0, 0, 7, 7), "red")
     return image

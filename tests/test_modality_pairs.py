@@ -125,7 +125,7 @@ def three():
 
 
 def views_of(toy: dict[str, Any], **encoder: Any) -> dict[str, Any]:
-    """Return a toy run in which two views of a picture go through one tower."""
+    """Return a toy run in which two views of an image go through one tower."""
     image = toy["model"]["towers"]["image"]
     image["encoder"] |= encoder
     model = {"towers": {"image": image}, "pairs": [["image", "image"]]}
@@ -282,7 +282,7 @@ def test_the_loss_of_two_views_is_nt_xent(tmp_path):
 
 @pytest.mark.slow
 def test_captions_that_no_tower_reads_are_nothing_to_the_doctor(tmp_path, capsys):
-    """All pictures of one caption: negatives of each other in a model of texts, and only there."""
+    """All images of one caption: negatives of each other in a model of texts, and only there."""
 
     class Alike(Flickr30k):
         """Flickr30k in which every caption is the same."""
@@ -437,7 +437,7 @@ def test_pictures_without_folders_have_no_classes(tmp_path):
 def test_data_of_one_modality_that_are_not_there_say_so(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
         Pictures(folder=tmp_path / "nowhere").build("train")
-    with pytest.raises(DataError, match=r"no pictures here \(.jpg"):
+    with pytest.raises(DataError, match=r"no images here \(.jpg"):
         Pictures(folder=tmp_path).build("train")
     with pytest.raises(DataError, match="no such file"):
         Lines(file=tmp_path / "nowhere.txt").build("train")

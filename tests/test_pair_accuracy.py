@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a folder of pictures as Winoground has them, beside whatever file is written."""
+    """Return a folder of images as Winoground has them, beside whatever file is written."""
     (tmp_path / "images").mkdir()
     for picture in MAX_IMAGES:
         picture.draw().save(tmp_path / "images" / f"ex_{picture.index}.png")
@@ -64,7 +64,7 @@ def sugarcrepe(folder, entries=None):
 
 
 def winoground(folder, **changes):
-    """Write Winoground's layout: rows of two pictures, without suffix, and two captions."""
+    """Write Winoground's layout: rows of two images, without suffix, and two captions."""
     rows = []
     for a, b in zip(MAX_IMAGES[::2], MAX_IMAGES[1::2], strict=True):
         rows.append(
@@ -324,7 +324,7 @@ def test_pictures_of_the_training_split_are_refused(folder, model, monkeypatch):
 
 def test_tests_of_one_and_of_two_pictures_are_not_mixed(model):
     tests = [PairTest(("i",), ("a", "b"), ""), PairTest(("i", "j"), ("a", "b"), "")]
-    with pytest.raises(DataError, match="some tests have one picture and others two"):
+    with pytest.raises(DataError, match="some tests have one image and others two"):
         pair_accuracy(Table({}), PairTests("mixed", tests, BadRows()))
 
 

@@ -42,7 +42,7 @@ class BadRows:
         """
         line = f"{source}: {problem}" if source else problem
         self.bad += rows
-        if line in self.reported:  # another row with the same broken picture
+        if line in self.reported:  # another row with the same broken image
             return
         self.reported.add(line)
         self.lines.append(line)

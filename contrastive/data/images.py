@@ -1,4 +1,4 @@
-"""Reading a picture that somebody else made: bounded, in known formats, as a person sees it."""
+"""Reading an image that somebody else made: bounded, in known formats, as a person sees it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from contrastive.errors import BadSample, DataError
 
 
 class StoredImage(ABC):
-    """An encoded picture that is read when it is needed, such as a cell of a table on disk.
+    """An encoded image that is read when it is needed, such as a cell of a table on disk.
 
-    Two that are equal are the same picture; ``str`` gives its name.
+    Two that are equal are the same image; ``str`` gives its name.
     """
 
     @abstractmethod
     def read(self) -> bytes:
-        """Return the encoded picture."""
+        """Return the encoded image."""
 
 
 ImageSource = str | Path | bytes | StoredImage | Image.Image
@@ -33,26 +33,26 @@ MAX_RATIO = 100  # of the sides; resizing the shorter side of a thread would fil
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the pictures in a folder and the folders in it, sorted.
+    """Return the images in a folder and the folders in it, sorted.
 
     Raises:
-        DataError: there is no such folder, or no picture in it.
+        DataError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise DataError(msg)
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
-        msg = f"{folder}: no pictures here ({', '.join(SUFFIXES)})"
+        msg = f"{folder}: no images here ({', '.join(SUFFIXES)})"
         raise DataError(msg)
     return found
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Decode a picture to RGB: upright (EXIF), first frame, transparency on white.
+    """Decode an image to RGB: upright (EXIF), first frame, transparency on white.
 
     Args:
-        source: a path, an encoded picture (in memory or stored), or one that is open already.
+        source: a path, an encoded image (in memory or stored), or one that is open already.
 
     Raises:
         BadSample: it is missing, broken, too large or of another format; names the file.
@@ -71,13 +71,13 @@ def open_image(source: ImageSource) -> Image.Image:
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
         problem = " ".join(str(error).split()) or type(error).__name__
         if problem.startswith("cannot identify image file"):
-            problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture"
+            problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     msg = f"{name}: {problem}"
     raise BadSample(msg)
 
 
 def check_writable(path: Path) -> None:
-    """Insist that a picture can be written to a path.
+    """Insist that an image can be written to a path.
 
     Raises:
         DataError: its ending names no format, or its folder is not there.

@@ -48,7 +48,7 @@ class Flickr30k(Dataset):
     """
 
     source: Literal["folder", "hub"] = "folder"
-    """folder: captions and pictures as files. hub: the Parquet files of repo, which hold both; the
+    """folder: captions and images as files. hub: the Parquet files of repo, which hold both; the
     split is that of their column, and the hub's own split, which calls all of them test, is not
     looked at."""
     folder: Path | None = Field(default=None, examples=["flickr30k"])
@@ -63,7 +63,7 @@ class Flickr30k(Dataset):
     """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
     Kaggle's results.csv or the original .token file. Found by its usual name, in this order."""
     images: Path | None = None
-    """The folder of pictures, relative to the folder; found by its usual name."""
+    """The folder of images, relative to the folder; found by its usual name."""
     splits: Path | None = None
     """Who is in train, val and test, if the annotations do not say, or to overrule them:
     Karpathy's JSON, the CSV of the Hugging Face copy, or a folder of lists such as
@@ -153,28 +153,28 @@ class ImageFolder(Dataset):
 
 @datasets.register("pictures")
 class Pictures(Dataset):
-    """Pictures without captions, for two views of each; a picture's class is its folder.
+    """Images without captions, for two views of each; an image's class is its folder.
 
     The splits are folders train, val and test, if there is one of them; else a hash of each
-    picture's path decides, always the same.
+    image's path decides, always the same.
     """
 
     folder: Path = Field(examples=["pictures"])
-    """The pictures, in folders by class or as you like."""
+    """The images, in folders by class or as you like."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """Share of the pictures in val, and again in test, where only the hash decides."""
+    """Share of the images in val, and again in test, where only the hash decides."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
 
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
-        """Find the pictures; nothing is decoded.
+        """Find the images; nothing is decoded.
 
         Args:
             split: ``train``, ``val``, ``test``, or several joined by ``+``.
             purpose: makes no difference.
 
         Raises:
-            DataError: the folder is missing, or has no pictures in that split.
+            DataError: the folder is missing, or has no images in that split.
         """
         del purpose
         from contrastive.datasets.single_modality import read_images

@@ -50,14 +50,14 @@ class Pair(NamedTuple):
 
 
 class Images(Protocol):
-    """Pictures by the name that rows have for them; ``str`` says where they are."""
+    """Images by the name that rows have for them; ``str`` says where they are."""
 
     def __contains__(self, name: str, /) -> bool:
-        """Say whether there is such a picture."""
+        """Say whether there is such an image."""
         ...
 
     def __getitem__(self, name: str, /) -> ImageSource:
-        """Return a picture, as cheaply as can be: its path, or where it is stored."""
+        """Return an image, as cheaply as can be: its path, or where it is stored."""
         ...
 
 

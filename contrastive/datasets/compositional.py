@@ -1,4 +1,4 @@
-"""Tests of what a model makes of small differences: pictures with a right and a wrong caption.
+"""Tests of what a model makes of small differences: images with a right and a wrong caption.
 
 Read are SugarCrepe's JSON files, Winoground's rows, and tables of one's own.
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
-ROWS = 16  # of a Parquet file at a time: their pictures are decoded copies
-FOLDERS = ("images", "val2017")  # of pictures, beside the file: Winoground's, and SugarCrepe's
+ROWS = 16  # of a Parquet file at a time: their images are decoded copies
+FOLDERS = ("images", "val2017")  # of images, beside the file: Winoground's, and SugarCrepe's
 IMAGE = ("image", "filename", "file_name")
 CAPTION = ("caption", "text")
 NEGATIVE = ("negative_caption", "negative")
@@ -36,12 +36,12 @@ WINOGROUND = ("image_0", "image_1", "caption_0", "caption_1")
 
 
 class PairTest(NamedTuple):
-    """Pictures and captions to match."""
+    """Images and captions to match."""
 
     images: tuple[Path | bytes, ...]
     """One, or two; encoded if they were in the file."""
     captions: tuple[str, ...]
-    """The first belongs to the first picture; of two pictures, the second to the second."""
+    """The first belongs to the first image; of two images, the second to the second."""
     source: str
 
 
@@ -63,10 +63,10 @@ def read_pair_tests(
         path: SugarCrepe's ``{"0": {"filename": ..., "caption": ..., "negative_caption": ...}}``
             (``.json``); a table (``.jsonl``, ``.csv`` or ``.tsv``) with the columns ``image``,
             ``caption`` and ``negative_caption``, or Winoground's ``image_0``, ``image_1``,
-            ``caption_0`` and ``caption_1``; a ``.parquet`` file with the same columns, pictures
+            ``caption_0`` and ``caption_1``; a ``.parquet`` file with the same columns, images
             included; or a folder with such files. ``negative_caption`` may be a list, but in
             text tables.
-        images: the folder of the pictures; by default ``images`` or ``val2017`` beside the file,
+        images: the folder of the images; by default ``images`` or ``val2017`` beside the file,
             else the file's own folder. Names may lack their suffix.
         max_bad: share of the tests of a file that may be bad and left out.
 
@@ -100,8 +100,8 @@ def _read_file(path: Path, images: Path | None, max_bad: float) -> PairTests:
             if problem:
                 bad_rows.report(row.source, problem)
             else:
-                pictures = tuple(i if isinstance(i, bytes) else files.find(i) for i in row.images)
-                tests.append(PairTest(pictures, tuple(c.strip() for c in row.captions), row.source))
+                found = tuple(i if isinstance(i, bytes) else files.find(i) for i in row.images)
+                tests.append(PairTest(found, tuple(c.strip() for c in row.captions), row.source))
     bad_rows.check(len(tests) + bad_rows.bad)
     if not tests:
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
@@ -127,7 +127,7 @@ class _Images:
         self.files = FileIndex(folder)
 
     def find(self, name: str) -> Path:
-        """Return the path of a picture; as it was named if there is none."""
+        """Return the path of an image; as it was named if there is none."""
         plain = str(PurePosixPath(name))
         forms = (plain, *(f"{plain}{suffix}" for suffix in SUFFIXES))
         return self.folder / next((form for form in forms if form in self.files), plain)
@@ -184,7 +184,7 @@ def _table_rows(path: Path) -> Iterator[_Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
-    """Yield the rows of a file as the Hugging Face hub has them, pictures included."""
+    """Yield the rows of a file as the Hugging Face hub has them, images included."""
     parquet = require("pyarrow.parquet", extra="parquet")
     try:
         with parquet.ParquetFile(path) as file:
@@ -231,17 +231,17 @@ def _row(source: str, cells: dict[str, object]) -> _Row:
         image, caption, wrong = found
         several = cast("list[object]", wrong) if isinstance(wrong, list) else [wrong]
         images, captions = [_image(image)], [caption, *several]
-    pictures = tuple(image for image in images if image is not None)
+    usable = tuple(image for image in images if image is not None)
     texts = tuple(caption for caption in captions if isinstance(caption, str))
-    if len(pictures) < len(images):
-        return _Row(source, problem="its image is neither a name nor a picture")
+    if len(usable) < len(images):
+        return _Row(source, problem="its image is neither a name nor an image")
     if len(texts) < max(2, len(captions)):
         return _Row(source, problem="a caption or a negative one is missing or not a text")
-    return _Row(source, pictures, texts)
+    return _Row(source, usable, texts)
 
 
 def _image(cell: object) -> str | bytes | None:
-    """Return the name or the content of a picture; the Hugging Face hub has both in a cell."""
+    """Return the name or the content of an image; the Hugging Face hub has both in a cell."""
     if isinstance(cell, dict):
         both = cast("dict[str, object]", cell)
         cell = both.get("bytes") or both.get("path")

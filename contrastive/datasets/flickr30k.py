@@ -62,7 +62,7 @@ def _find(folder: Path, names: Iterable[str], places: Iterable[str] = PLACES) ->
 
 
 def _find_images(folder: Path, given: Path | None) -> Path:
-    """Return the folder of pictures."""
+    """Return the folder of images."""
     if given:
         candidates = [folder / given]
     else:
@@ -72,7 +72,7 @@ def _find_images(folder: Path, given: Path | None) -> Path:
         if candidate.is_dir() and any(p.suffix.lower() in SUFFIXES for p in candidate.iterdir()):
             return candidate
     looked = given or f"{', '.join(IMAGES)} and the folder itself"
-    msg = f"{folder}: no pictures; looked in {looked}; set images to their folder"
+    msg = f"{folder}: no images; looked in {looked}; set images to their folder"
     raise DataError(msg)
 
 

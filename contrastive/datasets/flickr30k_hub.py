@@ -1,11 +1,11 @@
-"""Flickr30k as the Hugging Face hub has it: Parquet with the pictures inside.
+"""Flickr30k as the Hugging Face hub has it: Parquet with the images inside.
 
 The hub's own split holds all images under the name ``test``; who is in train, val and test is said
 by the column ``split``, and that is what counts here.
 
 The repository's loading script is not run. What is read are the Parquet files into which the hub
 converts it, downloaded by their revision and opened by ``datasets``, which keeps them as Arrow on
-disk: a row is read when its picture is needed, and nothing is decoded.
+disk: a row is read when its image is needed, and nothing is decoded.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
 
 @dataclass(frozen=True)
 class Cell(StoredImage):
-    """The picture of one row."""
+    """The image of one row."""
 
-    pictures: Any = field(repr=False)
+    images: Any = field(repr=False)
     """A table with the undecoded column ``image``."""
     row: int
     name: str
 
     def read(self) -> bytes:
-        """Return the encoded picture."""
-        return self.pictures[self.row]["image"]["bytes"]
+        """Return the encoded image."""
+        return self.images[self.row]["image"]["bytes"]
 
     def __str__(self) -> str:
         return self.name
@@ -70,14 +70,14 @@ class Cell(StoredImage):
 
 @dataclass(frozen=True)
 class _Table:
-    """What a table says of its pictures, and the pictures by their name."""
+    """What a table says of its images, and the images by their name."""
 
     place: str
     names: list[object]
     splits: list[object]
     captions: list[object]
     cells: dict[str, Cell]
-    """Of the rows that hold a picture; the first, if a name stands twice."""
+    """Of the rows that hold an image; the first, if a name stands twice."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.cells
@@ -90,7 +90,7 @@ class _Table:
 
 
 def _open_table(repo: str, files: list[str]) -> _Table:
-    """Read all but the pictures.
+    """Read all but the images.
 
     Raises:
         DataError: a column is missing, or the files cannot be read.
@@ -105,13 +105,13 @@ def _open_table(repo: str, files: list[str]) -> _Table:
             raise DataError(msg)
         table = table.cast_column("image", library.Image(decode=False))
         stored = compute.struct_field(table.data.column("image"), "bytes")
-        sizes = compute.binary_length(stored).to_pylist()  # without reading the pictures
+        sizes = compute.binary_length(stored).to_pylist()  # without reading the images
         captions, splits, names = (table.data.column(name).to_pylist() for name in HUB_COLUMNS[1:])
-    pictures = table.select_columns(["image"])
+    images = table.select_columns(["image"])
     cells: dict[str, Cell] = {}
     for row, (name, size) in enumerate(zip(names, sizes, strict=True)):
         if isinstance(name, str) and size:
-            cells.setdefault(name, Cell(pictures, row, name))
+            cells.setdefault(name, Cell(images, row, name))
     return _Table(repo, names, splits, captions, cells)
 
 

@@ -1,4 +1,4 @@
-"""Data of one modality, to be compared with itself: pictures in folders, texts line by line."""
+"""Data of one modality, to be compared with itself: images in folders, texts line by line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SampleList:
 
 
 def read_images(config: Pictures, split: str) -> SampleList:
-    """Find the pictures of a split.
+    """Find the images of a split.
 
     Raises:
         DataError: see ``Pictures.build``.
@@ -111,7 +111,7 @@ def _wanted(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
 
 
 def _classes(found: set[str]) -> tuple[str, ...]:
-    """Return the classes, if every picture has one and there is something to tell apart."""
+    """Return the classes, if every image has one and there is something to tell apart."""
     return tuple(sorted(found)) if "" not in found and len(found) > 1 else ()
 
 

@@ -60,7 +60,7 @@ class Timm(Encoder):
     classifier in it is left out."""
     augment: Augment = "none"
     """Random changes while training, which switch the feature cache off: crop-flip, crops and
-    horizontal flips; simclr, small crops, flips, colours and blur, for two views of a picture."""
+    horizontal flips; simclr, small crops, flips, colours and blur, for two views of an image."""
 
     @model_validator(mode="after")
     def _weights_are_wanted(self) -> Self:
@@ -206,10 +206,10 @@ class ResNet(Encoder):
     width: PositiveInt = 64
     """Channels of the first stage; each stage doubles them."""
     image_size: PositiveInt = 224
-    """Side of the square that pictures are resized and cropped to, in pixels."""
+    """Side of the square that images are resized and cropped to, in pixels."""
     augment: Augment = "none"
     """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
-    flips, colours and blur, for two views of a picture."""
+    flips, colours and blur, for two views of an image."""
 
     def build(self) -> EncoderModule:
         """Return the network without a classifier."""
@@ -225,7 +225,7 @@ class ViT(Encoder):
     modality: ClassVar[str] = "image"
 
     image_size: PositiveInt = 224
-    """Side of the square that pictures are resized and cropped to, in pixels."""
+    """Side of the square that images are resized and cropped to, in pixels."""
     patch_size: PositiveInt = 16
     """Side of a patch, in pixels."""
     width: PositiveInt = 384
@@ -236,7 +236,7 @@ class ViT(Encoder):
     """Attention heads of each block."""
     augment: Augment = "none"
     """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
-    flips, colours and blur, for two views of a picture."""
+    flips, colours and blur, for two views of an image."""
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:

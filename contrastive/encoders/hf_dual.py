@@ -107,7 +107,7 @@ class HFDualTextModule(EncoderModule):
 
 @dataclass(frozen=True)
 class ProcessImages:
-    """An image processor as ``preprocess``, one picture at a time, so that none depends on others.
+    """An image processor as ``preprocess``, one image at a time, so that none depends on others.
 
     Unlike ``ImageTransform`` it gives all that the processor gives: patches come with their places.
     """
@@ -120,7 +120,7 @@ class ProcessImages:
         """Return ``{"pixel_values": [B, ...], ...}``.
 
         Raises:
-            BadSample: a picture cannot be read.
+            BadSample: an image cannot be read.
         """
         each = [self.processor(images=open_image(s), return_tensors="pt") for s in samples]
         return {name: torch.cat([one[name] for one in each]) for name in each[0]}

@@ -47,7 +47,7 @@ class HFImageModule(EncoderModule):
 
 @dataclass(frozen=True)
 class Process:
-    """An image processor, one picture at a time, so that none depends on its batch."""
+    """An image processor, one image at a time, so that none depends on its batch."""
 
     processor: Any
 

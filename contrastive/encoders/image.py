@@ -1,6 +1,6 @@
-"""Pictures to pixels, and any network from pixels to features.
+"""Images to pixels, and any network from pixels to features.
 
-Shapes: B pictures, 3 channels, H by W pixels, F features.
+Shapes: B images, 3 channels, H by W pixels, F features.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ HALF = (0.5, 0.5, 0.5)  # mean and deviation that map [0, 1] to [-1, 1]
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Opens pictures and transforms each: the ``preprocess`` of an image encoder."""
+    """Opens images and transforms each: the ``preprocess`` of an image encoder."""
 
     transform: Callable[[Image.Image], Tensor] = field(repr=False)
-    """RGB picture to ``[3, H, W]``."""
+    """RGB image to ``[3, H, W]``."""
     steps: str
     """Every step and parameter of it, for the ``repr``."""
 
@@ -40,12 +40,12 @@ class ImageTransform:
         """Return ``{"image": [B, 3, H, W]}``.
 
         Raises:
-            BadSample: a picture cannot be read.
-            SpecError: the transform gives pictures of different sizes.
+            BadSample: an image cannot be read.
+            SpecError: the transform gives images of different sizes.
         """
         images = [self.transform(open_image(sample)) for sample in samples]
         if len(shapes := {tuple(image.shape) for image in images}) > 1:
-            msg = f"the processor gives pictures of different sizes ({shapes}); it has to crop them"
+            msg = f"the processor gives images of different sizes ({shapes}); it has to crop them"
             raise SpecError(msg)
         return {"image": torch.stack(images)}
 
@@ -81,7 +81,7 @@ def augmentation(
     std: Sequence[float] = HALF,
     interpolation: str = "bicubic",
 ) -> ImageTransform | None:
-    """Return what changes a picture at random while training, or None; the randomness is torch's.
+    """Return what changes an image at random while training, or None; the randomness is torch's.
 
     ``simclr`` is the recipe of Chen et al. 2020 (arXiv:2002.05709, appendix A) at strength 1.
     """
@@ -90,7 +90,7 @@ def augmentation(
     v = require("torchvision.transforms", extra="timm")
     crop = v.RandomResizedCrop(
         size,
-        # not the 0.08 of classifiers: a caption tells of the whole picture
+        # not the 0.08 of classifiers: a caption tells of the whole image
         scale=(0.5, 1.0) if kind == "crop-flip" else (0.08, 1.0),
         interpolation=v.InterpolationMode(interpolation),
     )

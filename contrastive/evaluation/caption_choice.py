@@ -1,7 +1,7 @@
 """Whether a model tells a right caption from a wrong one: SugarCrepe's and Winoground's scores.
 
-A picture chooses between its caption and wrong ones (SugarCrepe, Hsieh et al. 2023,
-arXiv:2306.14610). Two pictures and two captions choose each other (Winoground, Thrush et al. 2022,
+An image chooses between its caption and wrong ones (SugarCrepe, Hsieh et al. 2023,
+arXiv:2306.14610). Two images and two captions choose each other (Winoground, Thrush et al. 2022,
 arXiv:2204.03162). The right one must score higher: ties count against the model.
 
 Shapes: T tests, I images and C captions of a test, D the shared width.
@@ -35,12 +35,12 @@ class PairAccuracy:
 
     name: str
     text: Estimate
-    """Each picture scores highest with its caption: SugarCrepe's accuracy, Winoground's text
+    """Each image scores highest with its caption: SugarCrepe's accuracy, Winoground's text
     score."""
     image: Estimate | None
-    """Each caption scores highest with its picture; None if tests have one picture."""
+    """Each caption scores highest with its image; None if tests have one image."""
     group: Estimate | None
-    """Both; None if tests have one picture."""
+    """Both; None if tests have one image."""
     tests: int
     faults: list[str]
 
@@ -56,23 +56,23 @@ def pair_accuracy(
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> PairAccuracy:
-    """Measure how often pictures and captions choose each other as they should.
+    """Measure how often images and captions choose each other as they should.
 
     Args:
         model: a model with an image and a text tower.
         tests: as ``contrastive.datasets.compositional.read_pair_tests`` reads them.
         cache: keeps the features of frozen encoders.
-        workers: processes that decode pictures.
+        workers: processes that decode images.
 
     Raises:
-        DataError: the model was trained on some of the pictures, some tests have one picture and
+        DataError: the model was trained on some of the images, some tests have one image and
             others two, or too many tests are bad.
     """
     rows = [{"image": i, "source": test.source} for test in tests.tests for i in test.images]
     check_held_out(model, rows, tests.name)
     shapes = {len(test.images) for test in tests.tests}
     if len(shapes) > 1:
-        msg = f"{tests.name}: some tests have one picture and others two; give them in two files"
+        msg = f"{tests.name}: some tests have one image and others two; give them in two files"
         raise DataError(msg)
     bad_rows = replace(
         tests.bad_rows, lines=[*tests.bad_rows.lines], reported={*tests.bad_rows.reported}
@@ -125,12 +125,12 @@ def _scores(
 
 
 def _text(scores_IC: np.ndarray) -> bool:
-    """Say whether each picture's best caption is its own."""
+    """Say whether each image's best caption is its own."""
     return all(scores_IC[i, i] > np.delete(scores_IC[i], i).max() for i in range(len(scores_IC)))
 
 
 def _image(scores_IC: np.ndarray) -> bool:
-    """Say whether each caption's best picture is its own."""
+    """Say whether each caption's best image is its own."""
     return _text(scores_IC.T)
 
 

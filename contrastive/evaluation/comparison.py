@@ -1,4 +1,4 @@
-"""Models side by side: asked the same about the same pictures, and measured on the same split.
+"""Models side by side: asked the same about the same images, and measured on the same split.
 
 Shapes: N images, C classes.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What each model says about each picture, when all are asked in the same words."""
+    """What each model says about each image, when all are asked in the same words."""
 
     images: tuple[Any, ...]
     classes: tuple[str, ...]
@@ -39,7 +39,7 @@ class Comparison:
     """``[N, C]`` by model, as ``classify`` gives them."""
 
     def top(self, model: str) -> list[tuple[str, float]]:
-        """Return a model's likeliest class of each picture, and its probability."""
+        """Return a model's likeliest class of each image, and its probability."""
         rows = (zip(self.classes, row, strict=True) for row in self.rows(model))
         return [max(row, key=lambda pair: pair[1]) for row in rows]
 
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def agreed(self) -> int:
-        """How many pictures have the same likeliest class by every model."""
+        """How many images have the same likeliest class by every model."""
         answers = zip(*([name for name, _ in self.top(m)] for m in self.probabilities), strict=True)
         return sum(len(set(names)) == 1 for names in answers)
 
@@ -77,18 +77,18 @@ def compare(
     templates: Sequence[str] = TEMPLATES,
     cache: FeatureCache | None = None,
 ) -> Comparison:
-    """Ask several models which of the names each picture goes with.
+    """Ask several models which of the names each image goes with.
 
     Args:
         models: models with an image and a text tower, by what to call them.
-        images: one picture or several: paths, encoded bytes or PIL images.
+        images: one image or several: paths, encoded bytes or PIL images.
         classes: the names.
         templates: sentences with ``{}`` for the name, the same for every model.
         cache: keeps the features of frozen encoders.
 
     Raises:
         SpecError: there are fewer than two models; or as ``classify``.
-        BadSample: a picture cannot be read; names it.
+        BadSample: an image cannot be read; names it.
     """
     _check_several(models)
     several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
@@ -156,7 +156,7 @@ def compare_retrieval(
 
 
 def image_name(image: Any, place: int) -> str:
-    """Return what to call a picture: its path, or its place if it has none."""
+    """Return what to call an image: its path, or its place if it has none."""
     return str(image) if isinstance(image, (str, Path)) else f"image {place}"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from contrastive.model.model import ContrastiveModel
 
-UNHASHED = ("text",)  # the same words may well stand in two splits; the same picture may not
+UNHASHED = ("text",)  # the same words may well stand in two splits; the same image may not
 
 
 def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str) -> None:

@@ -1,4 +1,4 @@
-"""Captions by retrieval: the sentences of a corpus that go with a picture, and not thrice the same.
+"""Captions by retrieval: the sentences of a corpus that go with an image, and not thrice the same.
 
 The nearest sentences of a large corpus are often one sentence in several wordings. Maximal marginal
 relevance (Carbonell and Goldstein, SIGIR 1998) takes them one by one, each for what it adds.
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
-POOL = 50  # nearest sentences that are chosen among: what is farther does not describe the picture
+POOL = 50  # nearest sentences that are chosen among: what is farther does not describe the image
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence for a picture."""
+    """A sentence for an image."""
 
     text: str
     similarity: float
-    """Cosine with the picture."""
+    """Cosine with the image."""
     place: int
     """Where it first stands in the corpus."""
 
@@ -45,7 +45,7 @@ def caption(
     diversity: float = 0.5,
     cache: FeatureCache | None = None,
 ) -> list[list[Caption]]:
-    """Return the sentences of a corpus that describe each picture, at most ``top`` for each.
+    """Return the sentences of a corpus that describe each image, at most ``top`` for each.
 
     They are in the order in which they were chosen, so the first is the nearest one. Among the
     nearest 50 (or ten times ``top``), each further one has the greatest
@@ -53,16 +53,16 @@ def caption(
 
     Args:
         model: a model with an image and a text tower.
-        images: one picture or several: paths, encoded bytes or PIL images.
+        images: one image or several: paths, encoded bytes or PIL images.
         corpus: sentences; one that stands twice counts once.
-        top: sentences for each picture.
+        top: sentences for each image.
         diversity: 0 takes the nearest, 1 takes what is least like those already taken.
         cache: keeps the features of frozen encoders.
 
     Raises:
         SpecError: ``top`` is below 1, or ``diversity`` is not from 0 to 1.
         DataError: the corpus is empty.
-        BadSample: a picture or a sentence cannot be used; names it.
+        BadSample: an image or a sentence cannot be used; names it.
     """
     if top < 1:
         msg = f"top is {top}; give at least 1"
@@ -98,7 +98,7 @@ def caption(
 def scaled(cosines_P: Tensor, alike_PP: Tensor) -> tuple[Tensor, Tensor]:
     """Return relevance ``[P]`` and redundancy ``[P, P]``, both from 0 to 1 within the pool.
 
-    Pictures and texts lie apart in the shared space, so that a caption's cosine with its picture
+    Images and texts lie apart in the shared space, so that a caption's cosine with its image
     may be 0.3 where unlike captions have 0.6 with each other; weighed as they are, the redundancy
     would decide alone. Relevance is 1 for the nearest of the pool and 0 for the farthest;
     redundancy is 1 for the same embedding and 0 for the two of the pool that are least alike.

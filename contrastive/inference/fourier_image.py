@@ -1,10 +1,10 @@
-"""A picture as a spectrum of decorrelated colours: what an optimiser can paint with.
+"""An image as a spectrum of decorrelated colours: what an optimiser can paint with.
 
 Plain pixels are a bad canvas: gradient steps make high frequencies that look like noise. Waves
-whose amplitude falls with frequency, in colours that vary independently, start from what pictures
+whose amplitude falls with frequency, in colours that vary independently, start from what images
 are like (Olah, Mordvintsev, Schubert 2017, Feature Visualization, Distill, "Preconditioning").
 
-Shapes: 3 colour axes or channels, S by S pixels, K = S // 2 + 1 frequencies of a real picture.
+Shapes: 3 colour axes or channels, S by S pixels, K = S // 2 + 1 frequencies of a real image.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 from torch import Tensor, nn
 
 # luminance, red against blue, green against purple: nearly the principal axes of natural
-# pictures (Ohta, Kanade, Sakai 1980, Color information for region segmentation)
+# images (Ohta, Kanade, Sakai 1980, Color information for region segmentation)
 AXES = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 2.0, -1.0))
-# Natural pictures have about 1, 0.3 and 0.15 along them, and amplitudes that fall as 1/f. More
+# Natural images have about 1, 0.3 and 0.15 along them, and amplitudes that fall as 1/f. More
 # colour and less detail than that looks more like what the words say, and scores higher.
 WIDTHS = (1.0, 0.5, 0.5)
 STEEPNESS = 2
 
 
 class FourierImage(nn.Module):
-    """A square picture in (0, 1) whose only parameter is a scaled spectrum."""
+    """A square image in (0, 1) whose only parameter is a scaled spectrum."""
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
         """Draw a faint spectrum.
 
         Args:
             size: S, pixels of a side.
-            generator: makes the picture, on the CPU.
+            generator: makes the image, on the CPU.
         """
         super().__init__()
         self.size = size
@@ -44,14 +44,14 @@ class FourierImage(nn.Module):
         self.register_buffer("colours", colour_axes(), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the picture ``[3, S, S]``."""
+        """Return the image ``[3, S, S]``."""
         scaled = torch.view_as_complex(self.spectrum) * self.falloff
         waves = _waves(scaled, self.size)
         return torch.sigmoid(torch.einsum("ac,ayx->cyx", self.colours, waves))
 
 
 def falloff(size: int) -> Tensor:
-    """Return ``1 / max(f, 1) ** STEEPNESS`` for f cycles a picture, ``[S, K]``, at any size."""
+    """Return ``1 / max(f, 1) ** STEEPNESS`` for f cycles an image, ``[S, K]``, at any size."""
     right = torch.arange(size // 2 + 1)
     down = torch.arange(size)
     down = torch.minimum(down, size - down)  # the upper half are negative frequencies

@@ -1,6 +1,6 @@
-"""Pictures for words: rank what any generator made, or paint one by climbing the cosine.
+"""Images for words: rank what any generator made, or paint one by climbing the cosine.
 
-Shapes: N pictures, C prompts, V views, D the shared width.
+Shapes: N images, C prompts, V views, D the shared width.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ SMOOTHING = 1.0  # weight of the total variation against cosines
 
 @dataclass(frozen=True)
 class Ranked:
-    """A picture's place among candidates."""
+    """The index of an image among candidates."""
 
     index: int
-    """Which of the pictures that were given."""
+    """Which of the images that were given."""
     cosine: float
-    """Of the picture and the prompt."""
+    """Of the image and the prompt."""
     probability: float
-    """That the picture goes with the prompt and not with one that it is ranked against."""
+    """That the image goes with the prompt and not with one that it is ranked against."""
 
 
 def rerank(
@@ -52,20 +52,20 @@ def rerank(
     templates: Sequence[str] = AS_IT_IS,
     cache: FeatureCache | None = None,
 ) -> list[Ranked]:
-    """Rank pictures by how well they go with a prompt, best first.
+    """Rank images by how well they go with a prompt, best first.
 
     Args:
         model: a model with an image and a text tower.
-        prompt: what the pictures should show.
+        prompt: what the images should show.
         images: paths, encoded bytes or PIL images: a generator's candidates.
-        against: prompts that the pictures should not go with. The order is then that of the
+        against: prompts that the images should not go with. The order is then that of the
             probability of ``prompt`` among all of them; else it is that of the cosine.
         templates: sentences with ``{}`` for a prompt; their embeddings are averaged.
         cache: keeps the features of frozen encoders.
 
     Raises:
         SpecError: a prompt is given twice, or a template has no ``{}``.
-        BadSample: a picture cannot be read; names it.
+        BadSample: an image cannot be read; names it.
     """
     prompts_CD = embed_classes(model, [prompt, *against], templates=templates, cache=cache)
     images_ND = model.embed("image", images, cache=cache)
@@ -83,14 +83,14 @@ class Step:
     number: int
     """From 1."""
     cosine: float
-    """Of views of the picture and the prompt, their mean, before the step."""
+    """Of views of the image and the prompt, their mean, before the step."""
     goal: float
     """What is climbed: ``cosine`` less that of the negative prompts."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A picture made for a prompt, and how it came about."""
+    """An image made for a prompt, and how it came about."""
 
     image: Image.Image
     cosine: float
@@ -113,19 +113,19 @@ def generate(
     templates: Sequence[str] = AS_IT_IS,
     watch: Callable[[Step], None] | None = None,
 ) -> Generated:
-    """Paint a picture whose embedding points where the prompt's does.
+    """Paint an image whose embedding points where the prompt's does.
 
     Adam climbs the mean cosine over random views, in the waves of ``FourierImage`` (Olah et al.
-    2017, Feature Visualization, Distill). On a CPU the same seed gives the same picture. Ctrl-C
-    ends it: the best picture so far is returned, if there is one.
+    2017, Feature Visualization, Distill). On a CPU the same seed gives the same image. Ctrl-C
+    ends it: the best image so far is returned, if there is one.
 
     Args:
         model: a model with an image and a text tower; its weights stay as they are.
-        prompt: what the picture should show.
+        prompt: what the image should show.
         size: pixels of its sides.
         steps: of the optimiser.
         seed: decides the noise that it begins as, and the views.
-        views: random crops of the picture that each step looks at.
+        views: random crops of the image that each step looks at.
         negative: what it should not show; the mean of their cosines is subtracted.
         templates: sentences with ``{}`` for a prompt; their embeddings are averaged.
         watch: called after each step.
@@ -146,17 +146,17 @@ def generate(
     try:
         with eval_mode(model), bar(f"painting {prompt!r}", steps) as advance:
             for number in range(1, steps + 1):
-                picture = canvas()
-                seen = random_views(picture, views, pixels.size, generator)
+                canvas_image = canvas()
+                seen = random_views(canvas_image, views, pixels.size, generator)
                 cosines_VC = _embed(tower, pixels, seen) @ prompts_CD.T.to(model.device)
                 goal = _goal(cosines_VC)
-                loss = SMOOTHING * total_variation(picture) - goal
-                # only the picture's gradient: the model's parameters keep theirs
+                loss = SMOOTHING * total_variation(canvas_image) - goal
+                # only the gradient of the image: the model's parameters keep theirs
                 (canvas.spectrum.grad,) = torch.autograd.grad(loss, [canvas.spectrum])
                 optimiser.step()
                 step = Step(number, cosines_VC[:, 0].mean().item(), goal.item())
                 if step.goal > highest:
-                    highest, best = step.goal, picture.detach()
+                    highest, best = step.goal, canvas_image.detach()
                 history.append(step)
                 advance(1, f"cosine {step.cosine:.3f}")
                 if watch:
@@ -164,21 +164,21 @@ def generate(
     except KeyboardInterrupt:
         if not history:
             raise
-        say(f"interrupted after {len(history)} of {steps} steps; kept is the best picture so far")
+        say(f"interrupted after {len(history)} of {steps} steps; kept is the best image so far")
     images = [as_image(before), as_image(best)]
     first, last = model.embed("image", images) @ prompts_CD[0]
     return Generated(images[1], last.item(), first.item(), tuple(history))
 
 
-def total_variation(picture: Tensor) -> Tensor:
+def total_variation(canvas_image: Tensor) -> Tensor:
     """Return the mean absolute difference of neighbouring pixels of ``[3, S, S]``."""
-    down, right = picture.diff(dim=1).abs().mean(), picture.diff(dim=2).abs().mean()
+    down, right = canvas_image.diff(dim=1).abs().mean(), canvas_image.diff(dim=2).abs().mean()
     return down + right
 
 
-def as_image(picture: Tensor) -> Image.Image:
+def as_image(canvas_image: Tensor) -> Image.Image:
     """Return ``[3, S, S]`` in [0, 1] as a PIL image."""
-    pixels = (picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    pixels = (canvas_image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
     return Image.fromarray(pixels.cpu().numpy())
 
 
@@ -203,7 +203,7 @@ def _several(negative: Sequence[str]) -> Sequence[str]:
 def _check(prompt: str, **counts: int) -> None:
     """Insist on words, and on numbers that make sense."""
     if not prompt.strip():
-        msg = "the prompt is empty; say what the picture should show"
+        msg = "the prompt is empty; say what the image should show"
         raise SpecError(msg)
     least = {"size": 16, "steps": 1, "views": 1}
     for name, count in counts.items():

@@ -1,6 +1,6 @@
-"""Questions about a picture: which of these answers, put into a sentence, goes best with it?
+"""Questions about an image: which of these answers, put into a sentence, goes best with it?
 
-A dual encoder compares a picture with sentences, and captions are statements rather than questions.
+A dual encoder compares an image with sentences, and captions are statements rather than questions.
 So a question becomes a statement with a gap for the answer, and answers are ranked as classes are.
 """
 
@@ -47,13 +47,13 @@ def answer(
     templates: Sequence[str] = QUESTION_TEMPLATES,
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Return the probability ``[N, A]`` of each of A answers for each picture; rows sum to 1.
+    """Return the probability ``[N, A]`` of each of A answers for each image; rows sum to 1.
 
     It is of these answers among each other: one is the likeliest even if all are wrong.
 
     Args:
         model: a model with an image and a text tower.
-        images: one picture or several: paths, encoded bytes or PIL images.
+        images: one image or several: paths, encoded bytes or PIL images.
         question: such as ``what color is the car?``, or a statement with ``{}`` for the answer.
         answers: what is ranked.
         templates: sentences in which ``{statement}`` stands for the question as a statement with
@@ -63,7 +63,7 @@ def answer(
     Raises:
         SpecError: the question is empty, no answer is given, one is given twice, or a template has
             no place for the answer.
-        BadSample: a picture cannot be read; names it.
+        BadSample: an image cannot be read; names it.
     """
     sentences = sentences_of(question, templates)
     if isinstance(answers, str) or not answers:

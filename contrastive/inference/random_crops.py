@@ -1,6 +1,6 @@
-"""What an image encoder sees of a picture, differentiably: random views, scaled and normalised.
+"""What an image encoder sees of an image, differentiably: random views, scaled and normalised.
 
-Shapes: V views, 3 channels, S by S pixels of the picture, H by W pixels of the encoder.
+Shapes: V views, 3 channels, S by S pixels of the image, H by W pixels of the encoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
 
 PROBES = ((0, 0, 0), (255, 255, 255), (51, 102, 204))  # the third tells whether the rest is linear
-SMALLEST = 0.6  # of a view's side: what is left of the picture still shows what the words say
+SMALLEST = 0.6  # of a view's side: what is left of the image still shows what the words say
 TILT = math.radians(10)
 
 
@@ -38,7 +38,7 @@ class Pixels:
     """...and deviation, by which it divides."""
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return what the encoder makes of pictures ``[V, 3, H, W]`` in [0, 1]."""
+        """Return what the encoder makes of images ``[V, 3, H, W]`` in [0, 1]."""
         mean, std = (part.to(images)[:, None, None] for part in (self.mean_3, self.std_3))
         return (images - mean) / std
 
@@ -54,7 +54,7 @@ def pixels_of(encoder: EncoderModule) -> Pixels:
     seen = encoder.preprocess([Image.new("RGB", (256, 256), colour) for colour in PROBES])
     name, values = next(iter(seen.items()))
     if len(seen) > 1 or values.ndim != 4 or values.shape[1] != 3:
-        raise _unfit(encoder, f"it makes of pictures: {_shapes(seen)}")
+        raise _unfit(encoder, f"it makes of images: {_shapes(seen)}")
     colours = values.double().mean((2, 3))
     black, white = colours[:2]
     std = 1 / (white - black)
@@ -67,12 +67,12 @@ def pixels_of(encoder: EncoderModule) -> Pixels:
 
 
 def random_views(
-    picture: Tensor, count: int, size: tuple[int, int], generator: torch.Generator
+    image: Tensor, count: int, size: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """Return crops of a picture: turned a little, some of them flipped, no two alike.
+    """Return crops of an image: turned a little, some of them flipped, no two alike.
 
     Args:
-        picture: ``[3, S, S]`` in [0, 1].
+        image: ``[3, S, S]`` in [0, 1].
         count: V.
         size: H and W.
         generator: decides them, on the CPU.
@@ -80,8 +80,8 @@ def random_views(
     Returns:
         ``[V, 3, H, W]``.
     """
-    if picture.shape[-1] > max(size):  # else a view would skip pixels
-        picture = interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+    if image.shape[-1] > max(size):  # else a view would skip pixels
+        image = interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     scale = SMALLEST + (1 - SMALLEST) * torch.rand(count, generator=generator)
     flip = torch.randint(0, 2, (count,), generator=generator) * 2 - 1
     angle = TILT * (2 * torch.rand(count, generator=generator) - 1)
@@ -90,10 +90,10 @@ def random_views(
         [scale * flip * angle.cos(), -scale * angle.sin(), shift[0]],
         [scale * flip * angle.sin(), scale * angle.cos(), shift[1]],
     ]
-    places = torch.stack([torch.stack(row, -1) for row in rows], 1).to(picture)
+    places = torch.stack([torch.stack(row, -1) for row in rows], 1).to(image)
     grid = affine_grid(places, [count, 3, *size], align_corners=False)
     return grid_sample(
-        picture.expand(count, -1, -1, -1), grid, padding_mode="reflection", align_corners=False
+        image.expand(count, -1, -1, -1), grid, padding_mode="reflection", align_corners=False
     )
 
 

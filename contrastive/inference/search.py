@@ -1,4 +1,4 @@
-"""Search: words to pictures, pictures to texts, any modality to any, by exact nearest neighbours.
+"""Search: words to images, images to texts, any modality to any, by exact nearest neighbours.
 
 Shapes: Q queries, N items, D the shared width, k results.
 """
@@ -46,22 +46,22 @@ def candidates(
     """Decide what a query is, and what it is searched in.
 
     Args:
-        query: words, or the path of a picture or of another file.
-        images: a folder of pictures to search.
+        query: words, or the path of an image or of another file.
+        images: a folder of images to search.
         texts: a file to search, a text a line.
         data: gives the rows of a dataset, which are searched if neither is given.
-        modalities: those of the model. A picture searches texts, words search pictures, and where
+        modalities: those of the model. An image searches texts, words search images, and where
             there are none, the first modality of another kind.
         by: the query's modality, if it is not to be guessed.
         find: the modality to search, if it is another; it may be the query's own.
 
     Raises:
-        DataError: the picture, the folder or the file is not there, or holds nothing; or it is not
+        DataError: the image, the folder or the file is not there, or holds nothing; or it is not
             of the modality that is searched.
     """
     by = by or _modality_of(query, modalities)
     if by == "image" and not Path(query).is_file():
-        msg = f"{query}: no such picture"
+        msg = f"{query}: no such image"
         raise DataError(msg)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
@@ -76,7 +76,7 @@ def candidates(
 
 
 def _modality_of(query: str, modalities: Sequence[str]) -> str:
-    """Guess what a query is: a picture by its suffix, another file if there is one, else words."""
+    """Guess what a query is: an image by its suffix, another file if there is one, else words."""
     files = [modality for modality in modalities if modality not in ("image", "text")]
     if Path(query).suffix.lower() in SUFFIXES:
         return "image"
@@ -110,7 +110,7 @@ def find(
     for score, index in zip(scores[0], indices[0], strict=True):
         row = among.rows[column.rows[int(index)]]
         sample = row[among.modality]
-        # a picture without a name is best described by its caption
+        # an image without a name is best described by its caption
         named = isinstance(sample, (str, Path, StoredImage))
         found = str(sample) if named else str(row.get("text", ""))
         hits.append(
@@ -120,10 +120,10 @@ def find(
 
 
 def images_in(folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each picture in a folder and the folders in it, sorted by path.
+    """Return a row for each image in a folder and the folders in it, sorted by path.
 
     Raises:
-        DataError: there is no such folder, or no picture in it.
+        DataError: there is no such folder, or no image in it.
     """
     return [{"image": path, "id": i, "source": ""} for i, path in enumerate(images_below(folder))]
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification: which of these names does each picture go with?
+"""Zero-shot classification: which of these names does each image go with?
 
 Shapes: N images, C classes, D the shared width.
 """
@@ -30,19 +30,19 @@ def classify(
     modality: str = "image",
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Return the probability ``[N, C]`` of each class for each picture; rows sum to 1.
+    """Return the probability ``[N, C]`` of each class for each image; rows sum to 1.
 
     Args:
         model: a model with an image and a text tower.
-        images: one picture or several: paths, encoded bytes or PIL images.
+        images: one image or several: paths, encoded bytes or PIL images.
         classes: the names.
         templates: sentences with ``{}`` for the name; their embeddings are averaged.
-        modality: what is classified, if not pictures; ``images`` are samples of it.
+        modality: what is classified, if not images; ``images`` are samples of it.
         cache: keeps the features of frozen encoders.
 
     Raises:
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
-        BadSample: a picture cannot be read; names it.
+        BadSample: an image cannot be read; names it.
     """
     several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
     samples: Sequence[Any] = images if several else [images]  # pyright: ignore[reportUnknownVariableType]

@@ -1,4 +1,4 @@
-"""Pictures: a run's curves, a probe by shots, what a search brings back, models side by side."""
+"""Plots: a run's curves, a probe by shots, what a search brings back, models side by side."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from contrastive.evaluation.probe import ProbeReport
 
 Hit = tuple[ImageSource, str]
-"""A picture and the words below it."""
+"""An image and the words below it."""
 
 MAX_IMAGES = 40  # of a comparison, one below the other: more would be higher than a PNG may be read
 NAMES = 8  # of each of them
 LONGEST = 40  # letters of a name beside a bar
 
 
-def draw_curves(log: Path, picture: Path) -> None:
+def draw_curves(log: Path, path: Path) -> None:
     """Draw loss, logit scale and recall of a run's ``log.jsonl`` into a PNG.
 
     Raises:
@@ -55,10 +55,10 @@ def draw_curves(log: Path, picture: Path) -> None:
     recall.set(title="recall@1 after each epoch, %", xlabel="step")
     if measured:
         recall.legend(frameon=False)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
-def draw_probe(report: ProbeReport, picture: Path) -> None:
+def draw_probe(report: ProbeReport, path: Path) -> None:
     """Draw the accuracy of a linear probe by shots, and what needs none, into a PNG.
 
     Raises:
@@ -87,10 +87,10 @@ def draw_probe(report: ProbeReport, picture: Path) -> None:
     axis.set_xticks(shots, map(str, shots))
     axis.set(title=f"top-1 on {report.split}, %", xlabel="training samples of each class")
     axis.legend(frameon=False)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
-def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], picture: Path) -> None:
+def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None:
     """Draw what each query brought back, a row for each, best first, into a PNG.
 
     Raises:
@@ -108,22 +108,22 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], picture: Path) -> N
             axis.imshow(open_image(image))
             below = "\n".join(textwrap.wrap(words, 20)[:2])
             axis.text(0.5, -0.03, below, transform=axis.transAxes, ha="center", va="top", size=7)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
-def draw_comparison(comparison: Comparison, picture: Path) -> None:
-    """Draw each picture beside every model's probabilities of its likeliest names, into a PNG.
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Draw each image beside every model's probabilities of its likeliest names, into a PNG.
 
-    At most 40 pictures are drawn, the first ones, and of each the 8 names that some model finds
+    At most 40 images are drawn, the first ones, and of each the 8 names that some model finds
     likeliest.
 
     Raises:
-        DataError: there are no pictures.
+        DataError: there are no images.
         MissingExtra: matplotlib is not installed.
     """
     drawn = comparison.images[:MAX_IMAGES]
     if not drawn:
-        msg = "no pictures to draw; give some to compare"
+        msg = "no images to draw; give some to compare"
         raise DataError(msg)
     figure, axes = _canvas(len(drawn), 2, width=3.6, height=2.1)
     for place, (image, (shown, bars)) in enumerate(zip(drawn, axes, strict=True)):
@@ -141,11 +141,11 @@ def draw_comparison(comparison: Comparison, picture: Path) -> None:
             transform=first.transAxes,
             parse_math=False,
         )
-    figure.savefig(picture, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 def _draw_bars(comparison: Comparison, place: int, axis: Any) -> None:
-    """Draw every model's probabilities of one picture's likeliest names, a colour a model."""
+    """Draw every model's probabilities of the likeliest names of one image, a colour a model."""
     rows = [comparison.rows(model)[place] for model in comparison.probabilities]
     highest = [max(column) for column in zip(*rows, strict=True)]
     names = sorted(range(len(highest)), key=lambda c: -highest[c])[:NAMES]

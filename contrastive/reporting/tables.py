@@ -75,7 +75,7 @@ def probe_table(report: ProbeReport) -> Table:
 
 def pairs_table(results: Sequence[PairAccuracy]) -> Table:
     """Return the shares of tests passed, a row for each file."""
-    table = Table(title="pictures and captions that choose each other, % (95 % interval)")
+    table = Table(title="images and captions that choose each other, % (95 % interval)")
     for name in ("tests", "text", "image", "group", "by chance", "number"):
         table.add_column(name)
     for found in results:
@@ -100,7 +100,7 @@ def _percent(share: float | None) -> str:
 
 
 def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "class") -> Table:
-    """Return the likeliest names of each picture."""
+    """Return the likeliest names of each image."""
     table = Table()
     table.add_column("image")
     table.add_column(kind)
@@ -115,15 +115,15 @@ def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "clas
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return what each model says first about each picture."""
+    """Return what each model says first about each image."""
     table = Table()
     table.add_column("image")
     for model in comparison.probabilities:
         table.add_column(_plain(model))
     answers = zip(*(comparison.top(model) for model in comparison.probabilities), strict=True)
-    for picture, row in zip(comparison.as_dict()["images"], answers, strict=True):
+    for image, row in zip(comparison.as_dict()["images"], answers, strict=True):
         shown = (f"{name} {probability:.1%}" for name, probability in row)
-        table.add_row(_plain(Path(picture["image"]).name), *map(_plain, shown))
+        table.add_row(_plain(Path(image["image"]).name), *map(_plain, shown))
     return table
 
 
@@ -164,7 +164,7 @@ def _retrievals_table(measured: Mapping[str, Measured], split: str) -> Table:
 
 
 def captions_table(results: Sequence[dict[str, Any]]) -> Table:
-    """Return the captions of each picture, in the order in which they were chosen."""
+    """Return the captions of each image, in the order in which they were chosen."""
     table = Table()
     table.add_column("image")
     table.add_column("cosine", justify="right")

@@ -104,7 +104,7 @@ def has_rows(subject: DatasetSubject) -> None:
 
 
 def has_samples(subject: DatasetSubject) -> None:
-    """Images and texts are what encoders take: pictures that open, texts that are not empty."""
+    """Images and texts are what encoders take: images that open, texts that are not empty."""
     step = -(-len(subject.rows) // DECODED)
     for row in subject.rows[::step]:
         try:

@@ -92,14 +92,14 @@ def repeats(subject: EncoderSubject) -> None:
 
 
 def reads_every_form(subject: EncoderSubject) -> None:
-    """A picture gives the same as a path, as encoded bytes and as a PIL image."""
+    """An image gives the same as a path, as encoded bytes and as a PIL image."""
     if not subject.examples.alike:
         raise Skipped("samples of its modality have one form")
     forms = [(form, digest(subject.encoder.preprocess([form]))) for form in subject.examples.alike]
     for other, found in forms:
         if found != forms[0][1]:
             what = type(other).__name__
-            problem = f"a picture as {what} gives other inputs than as a PIL image"
+            problem = f"an image as {what} gives other inputs than as a PIL image"
             raise Fault(problem, "open all with contrastive.data.images.open_image")
 
 

@@ -46,7 +46,7 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
     Args:
         modality: of the encoder.
         given: ordinary samples; our own if None.
-        folder: where pictures may be written.
+        folder: where images may be written.
 
     Raises:
         Fault: we have no samples of that modality, or too few are given.
@@ -80,7 +80,7 @@ def _images(given: Sequence[Any] | None, folder: Path) -> Examples:
         "None": None,
         "a number": 7,
         "bytes that are no picture": b"not a picture",
-        "a picture that is cut off": encoded[: len(encoded) // 2],
+        "an image that is cut off": encoded[: len(encoded) // 2],
         "a path without a file": folder / "missing.png",
     }
     alike = [pictures[0], encoded, path, str(path)]

@@ -34,12 +34,12 @@ QUERIES = (
     "a vehicle on rails",
     "something sweet to eat",
 )
-SHOWN = 8  # pictures for each query
+SHOWN = 8  # images for each query
 SAVED = ("dog", "pizza", "rose", "snake", "taxi", "violin")  # unseen, to try commands on
 
 
 def demo(overrides: list[str]) -> None:
-    """Run the whole example, from pictures to report."""
+    """Run the whole example, from images to report."""
     started = time.monotonic()
     spec = load_spec(RunSpec, Path(__file__).with_name("emoji.yaml"), overrides)
     folder = spec.output or Path("runs/emoji")

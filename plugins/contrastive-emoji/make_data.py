@@ -2,8 +2,8 @@
 
 Fetch and unpack each with ``npm pack NAME@VERSION`` and ``tar -xzf``::
 
-    emoji-datasource-google@16.0.0   pictures of Google Noto emoji, 64 px PNG
-    @lobehub/fluent-emoji-3d@1.1.0   pictures of Microsoft Fluent emoji, 256 px WebP
+    emoji-datasource-google@16.0.0   images of Google Noto emoji, 64 px PNG
+    @lobehub/fluent-emoji-3d@1.1.0   images of Microsoft Fluent emoji, 256 px WebP
     emojibase-data@17.0.0            CLDR names, keywords and groups, by language
 
     python make_data.py GOOGLE/package FLUENT/package EMOJIBASE/package
@@ -45,9 +45,9 @@ UNPUBLISHED = {
     "1F469-200D-1F4BB",
 }
 WRONG = {
-    "google": {"1F1E8-1F1F6"},  # Sark has the picture of Saudi Arabia
+    "google": {"1F1E8-1F1F6"},  # Sark has the image of Saudi Arabia
     "fluent": {
-        "1F431",  # cat face has the picture of grinning cat
+        "1F431",  # cat face has the image of grinning cat
         "1F9CF-200D-2642",  # deaf man and deaf woman are exchanged
         "1F9CF-200D-2640",
     },
@@ -79,7 +79,7 @@ Emoji = dict[str, Any]
 
 
 def main() -> None:
-    """Read the three folders, write the pictures, the captions and the list of emoji."""
+    """Read the three folders, write the images, the captions and the list of emoji."""
     parser = argparse.ArgumentParser(description="Make the data of contrastive-emoji.")
     for name in ("google", "fluent", "emojibase"):
         parser.add_argument(name, type=Path, help="folder of the unpacked npm package")
@@ -139,7 +139,7 @@ def plain(code: str) -> str:
 
 
 def read_google(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
-    """Read the pictures that are Google's own."""
+    """Read the images that are Google's own."""
     entries = json.loads((folder / "emoji.json").read_text("utf-8"))
     files = {
         plain(entry["unified"]): folder / "img" / "google" / "64" / entry["image"]
@@ -150,7 +150,7 @@ def read_google(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
 
 
 def read_fluent(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
-    """Read the pictures that Microsoft published."""
+    """Read the images that Microsoft published."""
     files = {plain(file.stem): file for file in (folder / "assets").glob("*.webp")}
     published = [
         e
@@ -161,7 +161,7 @@ def read_fluent(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
 
 
 def read_images(vendor: str, files: dict[str, Path], emoji: list[Emoji]) -> dict[str, Image.Image]:
-    """Read the right ones of the existing files as square pictures with transparency."""
+    """Read the right ones of the existing files as square images with transparency."""
     side, _ = ENCODING[vendor]
     pictures: dict[str, Image.Image] = {}
     for code in (e["code"] for e in emoji):

@@ -67,7 +67,7 @@ class LogMel(Encoder):
 class AudioFolder(Dataset):
     """Your own sound files, with captions in a CSV, TSV or JSONL file beside them.
 
-    A row may also name a picture, for models of three modalities. The splits are those of the split
+    A row may also name an image, for models of three modalities. The splits are those of the split
     column; else a hash of each clip's name (or group) decides, always the same.
     """
 
@@ -80,7 +80,7 @@ class AudioFolder(Dataset):
     text_column: str | None = None
     """The caption; found as text, caption or sentence."""
     image_column: str | None = None
-    """Path of a picture that belongs to it; found as image."""
+    """Path of an image that belongs to it; found as image."""
     group_column: str | None = None
     """Rows with equal values are positives of each other; found as group or group_id. Without it
     they are the captions of one clip."""

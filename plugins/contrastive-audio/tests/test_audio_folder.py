@@ -84,7 +84,7 @@ def test_bad_rows_are_reported_and_left_out(folder):
         "clips/99.wav,not there,dog.png,train",
         "clips/1.wav,,dog.png,train",
         "../secret.wav,outside,dog.png,train",
-        "clips/2.wav,no picture,cat.png,train",
+        "clips/2.wav,no image,cat.png,train",
         "clips/3.wav,three fields,dog.png",
         "clips/0.wav,in two splits,dog.png,test",
         "clips/4.wav,of another split,dog.png,test",

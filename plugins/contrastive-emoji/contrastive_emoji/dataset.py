@@ -60,22 +60,22 @@ class Emoji(Dataset):
     """
 
     vendors: tuple[Vendor, ...] = Field(("google", "fluent"), min_length=1)
-    """Whose pictures to train on; evaluation takes those of the first."""
+    """Whose images to train on; evaluation takes those of the first."""
 
     languages: tuple[Language, ...] = Field(("en",), min_length=1)
     """Languages of the captions to train on; evaluation takes names in the first."""
 
     captions_per_image: int = Field(2, ge=1, le=3)
-    """Captions of a picture in each language: 1 is the name, 2 adds the name with keywords,
+    """Captions of an image in each language: 1 is the name, 2 adds the name with keywords,
     3 adds "an emoji of" and the name. Evaluation takes the name."""
 
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> EmojiSamples:
-        """Read one split, with a row for each pair of a picture and a caption.
+        """Read one split, with a row for each pair of an image and a caption.
 
         Args:
             split: ``train``, ``val``, ``test``, or several joined by ``+``.
-            purpose: ``evaluation`` gives one picture and one caption of each concept (with
-                Google's pictures, 500 in ``test`` and 150 in ``val``); ``training`` all of them.
+            purpose: ``evaluation`` gives one image and one caption of each concept (with
+                Google's images, 500 in ``test`` and 150 in ``val``); ``training`` all of them.
 
         Raises:
             DataError: there is no such split.
@@ -109,7 +109,7 @@ class Emoji(Dataset):
 
 
 class Row(NamedTuple):
-    """A picture and a caption."""
+    """An image and a caption."""
 
     group: int
     code: str
@@ -121,7 +121,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class EmojiSamples:
-    """Rows by index; small and picklable, as pictures stay in the package until asked for."""
+    """Rows by index; small and picklable, as images stay in the package until asked for."""
 
     rows: tuple[Row, ...]
     classes: tuple[str, ...] = CLASSES

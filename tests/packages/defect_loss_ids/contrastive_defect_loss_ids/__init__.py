@@ -1,4 +1,4 @@
-"""Takes the captions of one picture for negatives of each other."""
+"""Takes the captions of one image for negatives of each other."""
 
 import math
 

@@ -9,7 +9,7 @@ from contrastive.heads import Head
 
 
 class GoodImage(Encoder):
-    """Looks at pictures."""
+    """Looks at images."""
 
     modality: ClassVar[str] = "image"
 

@@ -67,7 +67,7 @@ class Squares(Dataset):
     """Squares in some colours, two captions each."""
 
     side: PositiveInt = 16
-    """Of a picture, in pixels."""
+    """Of an image, in pixels."""
 
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
         """Paint the squares of a split."""

@@ -17,10 +17,10 @@ class AcmeDataset(Dataset):
     """Pictures and captions of a CSV file with the columns image, text and split."""
 
     file: Path
-    """The CSV file; it names pictures relative to its own folder."""
+    """The CSV file; it names images relative to its own folder."""
 
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
-        """Read the rows of a split; no picture is opened.
+        """Read the rows of a split; no image is opened.
 
         Args:
             split: a value of the split column, or several joined by ``+``.

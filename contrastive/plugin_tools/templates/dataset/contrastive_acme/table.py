@@ -19,7 +19,7 @@ COLUMNS = ("image", "text", "split")
 def rows_of(file: Path, splits: Sequence[str]) -> list[Sample]:
     """Return the rows of some splits.
 
-    The captions of one picture have one id, so that they are positives of each other.
+    The captions of one image have one id, so that they are positives of each other.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has no row of these splits.

@@ -12,7 +12,7 @@ COLORS = ("red", "green", "blue", "white")
 
 @pytest.fixture
 def file(tmp_path):
-    """Write four pictures with two captions each."""
+    """Write four images with two captions each."""
     rows = [("image", "text", "split")]
     for color in COLORS:
         Image.new("RGB", (8, 8), color).save(tmp_path / f"{color}.png")

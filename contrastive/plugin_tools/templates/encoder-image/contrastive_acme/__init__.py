@@ -14,14 +14,14 @@ __all__ = ["AcmeEncoder"]
 
 
 class AcmeEncoder(Encoder):
-    """Two convolutions from scratch, averaged over the picture."""
+    """Two convolutions from scratch, averaged over the image."""
 
     modality: ClassVar[str] = "image"
 
     width: PositiveInt = 64
     """Features."""
     image_size: PositiveInt = 32
-    """Pixels of the square that a picture is cropped to."""
+    """Pixels of the square that an image is cropped to."""
 
     def build(self) -> EncoderModule:
         """Return an ``AcmeEncoderModule`` with random weights."""

@@ -1,6 +1,6 @@
 """Pictures to features.
 
-Shapes: B pictures, 3 channels, S by S pixels, F features.
+Shapes: B images, 3 channels, S by S pixels, F features.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class AcmeEncoderModule(EncoderModule):
-    """Two convolutions of stride 2 and the mean over what is left of the picture."""
+    """Two convolutions of stride 2 and the mean over what is left of the image."""
 
     modality = "image"
 
@@ -46,7 +46,7 @@ class AcmeEncoderModule(EncoderModule):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Crops the centre of each picture. Picklable, as it runs in the workers that read samples."""
+    """Crops the centre of each image. Picklable, as it runs in the workers that read samples."""
 
     size: int
 
@@ -54,7 +54,7 @@ class Pixels:
         """Return ``{"image": [B, 3, S, S]}`` with values from -1 to 1.
 
         Raises:
-            BadSample: a picture cannot be read.
+            BadSample: an image cannot be read.
         """
         square = (self.size, self.size)
         pictures = [np.asarray(ImageOps.fit(open_image(sample), square)) for sample in samples]
