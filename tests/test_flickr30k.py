@@ -201,7 +201,7 @@ def test_what_is_not_there_is_said(tmp_path):
     for name in FORMS.values():
         assert name in message(tmp_path)
     (tmp_path / JSON).write_text('{"images": []}')
-    assert "no pictures" in message(tmp_path)
+    assert "no images" in message(tmp_path)
     assert "no such file" in message(tmp_path, annotations="captions.json")
     assert "no such file" in message(tmp_path, annotations=tmp_path)
 

@@ -210,7 +210,7 @@ def test_a_folder_is_every_file_in_it_and_pictures_may_lie_elsewhere(folder, tmp
             {"filename": "ex_0", "caption": "a", "negative_caption": ["b", 1]},
             "is missing or not a text",
         ),
-        ({"filename": 7, "caption": "a", "negative_caption": "b"}, "neither a name nor a picture"),
+        ({"filename": 7, "caption": "a", "negative_caption": "b"}, "neither a name nor an image"),
         ({"filename": "ex_0", "caption": " ", "negative_caption": "b"}, "a caption is empty"),
         ({"filename": "ex_0", "caption": "a", "negative_caption": "a"}, "captions are the same"),
         ({"filename": "no", "caption": "a", "negative_caption": "b"}, "image 'no' is not in"),
@@ -290,7 +290,7 @@ def test_parquet_with_the_pictures_in_it_is_read_as_jsonl_is(model, folder):
     parquet.write_table(arrow.Table.from_pylist(rows), folder / "examples.parquet")
     (tests,) = read_pair_tests(folder / "examples.parquet", max_bad=0.1)
     assert tests.bad_rows.lines == [
-        "examples.parquet: row 3: its image is neither a name nor a picture"
+        "examples.parquet: row 3: its image is neither a name nor an image"
     ]
     (folder / "cut.parquet").write_bytes((folder / "examples.parquet").read_bytes()[:-9])
     with pytest.raises(DataError, match=r"cut\.parquet: not readable Parquet: "):
