@@ -51,7 +51,7 @@ from contrastive.testing import check_component, examine_component, generic, los
 from contrastive.testing import datasets as testing_datasets
 from contrastive.testing import encoders as testing_encoders
 from contrastive.testing import heads as testing_heads
-from contrastive.testing.processes import ElsewhereError, elsewhere
+from contrastive.testing.processes import SubprocessError, in_subprocess
 from tests import duals
 from tests.miniature import write_flickr30k
 from tests.toys import network
@@ -334,13 +334,19 @@ def test_a_config_that_is_no_component_is_told():
 
 def test_the_documentation_names_every_check():
     page = (Path(__file__).parent.parent / "docs" / "encoders.md").read_text(encoding="utf-8")
-    suites = (generic, testing_encoders, testing_heads, loss_modules, testing_datasets)
-    names = {check.name for suite in suites for check in suite.CHECKS}
+    checks = (
+        *generic.GENERIC_CHECKS,
+        *testing_encoders.ENCODER_CHECKS,
+        *testing_heads.HEAD_CHECKS,
+        *loss_modules.LOSS_CHECKS,
+        *testing_datasets.DATASET_CHECKS,
+    )
+    names = {check.name for check in checks}
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.slow
 def test_a_worker_process_that_dies_is_told_and_replaced():
-    with pytest.raises(ElsewhereError, match="ended with code 3"):
-        elsewhere(os._exit, 3)
-    assert elsewhere(os.getpid) != os.getpid()
+    with pytest.raises(SubprocessError, match="ended with code 3"):
+        in_subprocess(os._exit, 3)
+    assert in_subprocess(os.getpid) != os.getpid()

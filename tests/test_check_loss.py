@@ -22,8 +22,8 @@ from contrastive.losses import execution, functional
 from contrastive.losses.backends import chunked
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
-from contrastive.testing.call_variants import MANNERS, poisoned
-from contrastive.testing.covering_array import covering
+from contrastive.testing.call_variants import CALL_VARIANTS, nan_filled_memory
+from contrastive.testing.covering_array import covering_array
 
 torch.set_num_threads(1)
 
@@ -308,7 +308,7 @@ def test_an_error_of_the_loss_itself_says_in_which_case():
 @pytest.mark.parametrize("strength", [1, 2, 3])
 def test_all_combinations_of_so_many_settings_occur(strength):
     axes = ["abcd", "xyz", "12345", "!?"]
-    rows = covering(axes, strength)
+    rows = covering_array(axes, strength)
     for places in itertools.combinations(range(len(axes)), strength):
         wanted = set(itertools.product(*(axes[i] for i in places)))
         assert {tuple(row[i] for i in places) for row in rows} == wanted
@@ -320,7 +320,7 @@ def test_every_regime_ids_and_manner_has_a_case_and_every_case_a_name():
         cases = loss_cases(kind)
         assert {case.regime for case in cases} == {*REGIMES}
         assert {case.ids for case in cases} == {*IDS}
-        assert {case.manner for case in cases} == {*MANNERS}
+        assert {case.manner for case in cases} == {*CALL_VARIANTS}
         assert len({str(case) for case in cases}) == len(cases) < 100
         assert cases == loss_cases(kind)
 
@@ -383,10 +383,10 @@ def test_regimes_are_what_they_are_called():
 
 
 def test_poison_is_gone_afterwards():
-    with poisoned():
+    with nan_filled_memory():
         assert torch.empty(3).isnan().all()
     assert not torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(RuntimeError, match="stop"), poisoned():
+    with pytest.raises(RuntimeError, match="stop"), nan_filled_memory():
         raise RuntimeError("stop")
     assert not torch.are_deterministic_algorithms_enabled()
 

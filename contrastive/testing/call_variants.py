@@ -139,7 +139,7 @@ def scalars_alone(loss: Loss, call: Call) -> Outcome:
     return call.run(loss, of=tuple(name for name in call.tensors if name not in {"a", "b"}))
 
 
-MANNERS = {
+CALL_VARIANTS = {
     manner.__name__: manner
     for manner in (
         again,
@@ -156,7 +156,7 @@ MANNERS = {
 
 
 @contextmanager
-def poisoned() -> Generator[None]:
+def nan_filled_memory() -> Generator[None]:
     """Fill memory that is asked for without a value with NaN, so that what nobody writes shows."""
     memory = cast("Any", torch.utils.deterministic)  # torch leaves its properties untyped
     was = (

@@ -17,14 +17,14 @@ from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
 from contrastive.losses import Loss
-from contrastive.testing import datasets, encoders, generic, heads, loss_modules
+from contrastive.testing import datasets, encoders, generic, heads, loss_modules, subjects
 from contrastive.testing.checks import examine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.testing.checks import Check, Verdict
-    from contrastive.testing.loss_modules import Ids
+    from contrastive.testing.subjects import Ids
 
 
 def check_component(
@@ -84,15 +84,15 @@ def examine_component(
         checks: tuple[Check[Any], ...]
         match config:
             case Encoder():
-                subject = encoders.EncoderSubject(config, samples, Path(folder))
-                checks = encoders.CHECKS
+                subject = subjects.EncoderSubject(config, samples, Path(folder))
+                checks = encoders.ENCODER_CHECKS
             case Head():
-                subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.CHECKS
+                subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.HEAD_CHECKS
             case Loss():
-                subject = loss_modules.LossSubject(config, embed_dim, ids)
-                checks = loss_modules.CHECKS
+                subject = subjects.LossSubject(config, embed_dim, ids)
+                checks = loss_modules.LOSS_CHECKS
             case Dataset():
-                subject, checks = datasets.DatasetSubject(config, split), datasets.CHECKS
+                subject, checks = datasets.DatasetSubject(config, split), datasets.DATASET_CHECKS
             case _:
                 subject, checks = generic.Subject(config), ()
-        return examine((*generic.CHECKS, *checks), subject, home=subject.home)
+        return examine((*generic.GENERIC_CHECKS, *checks), subject, home=subject.home)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TRIES = 20  # rows looked at for each that is taken; more make the suite hardly smaller
 
 
-def covering(axes: Sequence[Sequence[Any]], strength: int) -> list[tuple[Any, ...]]:
+def covering_array(axes: Sequence[Sequence[Any]], strength: int) -> list[tuple[Any, ...]]:
     """Return rows, one value of each axis in each, that hold every combination of some axes.
 
     Args:

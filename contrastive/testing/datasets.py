@@ -18,7 +18,7 @@ from contrastive.datasets import Dataset, Purpose
 from contrastive.errors import BadSample, DataError
 from contrastive.testing.checks import Check, Fault, Skipped, told
 from contrastive.testing.generic import Subject
-from contrastive.testing.processes import ElsewhereError, elsewhere, pickled, unpickled
+from contrastive.testing.processes import SubprocessError, in_subprocess, pickled, unpickled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -144,8 +144,8 @@ def works_in_workers(subject: DatasetSubject) -> None:
         raise Skipped("its class is written in a notebook or a script, not in a module")
     remedy = "let it hold all that it needs; open files in __getitem__, once in each process"
     try:
-        there = elsewhere(read_there, sent)
-    except ElsewhereError as error:
+        there = in_subprocess(read_there, sent)
+    except SubprocessError as error:
         raise Fault(f"rows cannot be read in a worker process: {error}", remedy) from None
     if there != digests(subject.rows):
         problem = "a worker process reads other rows"
@@ -157,8 +157,8 @@ def repeats_elsewhere(subject: DatasetSubject) -> None:
     if not subject.has_module:
         raise Skipped("its class is written in a notebook or a script, not in a module")
     try:
-        there = elsewhere(built_there, pickled(subject.config, "the config"), subject.split)
-    except ElsewhereError as error:
+        there = in_subprocess(built_there, pickled(subject.config, "the config"), subject.split)
+    except SubprocessError as error:
         problem = f"it cannot be built in another process: {error}"
         raise Fault(problem, "let the config say all that build() needs") from None
     if there != digests(subject.rows):
@@ -220,7 +220,7 @@ def built_there(sent: bytes, split: str) -> list[str]:
     return digests(some(config.build(split)))
 
 
-CHECKS: tuple[Check[Any], ...] = (
+DATASET_CHECKS: tuple[Check[Any], ...] = (
     Check("build", builds),
     Check("rows", has_rows, needs=("build",)),
     Check("samples", has_samples, needs=("rows",)),

@@ -2,117 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
-from contrastive.heads import Linear
-from contrastive.losses import InfoNCE
-from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Check, Fault, Skipped
-from contrastive.testing.partner import Partner
 from contrastive.testing.preprocessing import PREPROCESSING, augments
-from contrastive.testing.processes import pickled
 from contrastive.testing.row_checks import row_checks
-from contrastive.testing.rows import RowsSubject, difference
-from contrastive.testing.samples import Examples, examples_of
+from contrastive.testing.rows import difference
 from contrastive.testing.saved import keeps_its_weights
 from contrastive.testing.settings import same_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from torch import Tensor, nn
-
-EMBED_DIM = 8
-
-
-@dataclass(frozen=True)
-class EncoderSubject(RowsSubject):
-    """An encoder that is examined."""
-
-    config: Encoder
-    given: Sequence[Any] | None
-    """Samples of the author's."""
-    folder: Path
-    """Temporary."""
-
-    noun = "features"
-
-    def make(self) -> EncoderModule:
-        """Build the encoder."""
-        return self.config.build()
-
-    @property
-    def encoder(self) -> EncoderModule:
-        """The module that checks share."""
-        return cast("EncoderModule", self.module)
-
-    @cached_property
-    def examples(self) -> Examples:
-        """Samples of its modality."""
-        return examples_of(self.config.modality, self.given, self.folder)
-
-    @cached_property
-    def samples(self) -> list[Any]:
-        """The ordinary samples, and those of the odd ones that it takes."""
-        return [*self.examples.usual, *(each for each in self.examples.odd if self._takes(each))]
-
-    def _takes(self, sample: object) -> bool:
-        try:
-            self.encoder.preprocess([sample])
-        except Exception:  # of whatever kind: ``refuses`` tells
-            return False
-        return True
-
-    @property
-    def raw_samples(self) -> Sequence[Any]:
-        """The ordinary samples."""
-        return self.examples.usual
-
-    @property
-    def count(self) -> int:
-        """How many samples there are."""
-        return len(self.samples)
-
-    @property
-    def width(self) -> int:
-        """F."""
-        return self.encoder.out_dim
-
-    def forward(self, module: nn.Module, places: Sequence[int]) -> Tensor:
-        """Return features."""
-        preprocess = cast("EncoderModule", module).preprocess
-        return module(**preprocess([self.samples[place] for place in places]))
-
-    def tower(self) -> Tower:
-        """Return a tower in which the encoder is frozen."""
-        return Tower(encoder=self.config, head=Linear(), frozen="encoder")
-
-    def model(self, *, frozen: bool) -> ModelSpec:
-        """Return a model of the encoder and a bag of words."""
-        tower = self.tower().model_copy(update={"frozen": "encoder" if frozen else "none"})
-        partner = Partner if self.config.modality == "text" else CBOW
-        other = Tower(encoder=partner(width=8, buckets=64), head=Linear())
-        towers = {self.config.modality: tower, partner.modality: other}
-        return ModelSpec(embed_dim=EMBED_DIM, towers=towers, loss=InfoNCE())
-
-    def mixing(self, place: int) -> tuple[str, str]:
-        """Tell padding from other dependence by the shapes of the inputs."""
-        alone = self.encoder.preprocess([self.samples[place]])
-        batch = self.encoder.preprocess(self.samples)
-        if all(alone[name].shape[1:] == x.shape[1:] for name, x in batch.items()):
-            return super().mixing(place)
-        return "when it is padded to longer ones", "mask padding in attention and before pooling"
-
-    @cached_property
-    def sent(self) -> bytes:
-        """The preprocessing and the samples, as workers get them."""
-        preprocess = pickled(self.encoder.preprocess, "preprocess")
-        return pickled((preprocess, self.samples), "samples")
+    from contrastive.testing.subjects import (
+        EncoderSubject,
+    )
 
 
 def builds(subject: EncoderSubject) -> None:
@@ -148,7 +53,7 @@ def brings_weights_back(subject: EncoderSubject) -> None:
         raise Fault(problem, remedy)
 
 
-CHECKS: tuple[Check[Any], ...] = (
+ENCODER_CHECKS: tuple[Check[Any], ...] = (
     Check("build", builds),
     *PREPROCESSING,
     *row_checks("repeatable"),

@@ -212,7 +212,7 @@ def _path(cls: type[Config]) -> str:
     return path_of(cls) if of_class else offers[0].path
 
 
-CHECKS: tuple[Check[Any], ...] = (
+GENERIC_CHECKS: tuple[Check[Any], ...] = (
     Check("name", has_a_name),
     Check("schema", has_a_schema),
     Check("round trip", round_trips, needs=("name", "schema")),

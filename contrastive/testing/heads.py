@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-WIDTHS = ((24, 16), (16, 16), (32, 32), (64, 64))
+HEAD_WIDTHS = ((24, 16), (16, 16), (32, 32), (64, 64))
 """F and D that are tried: a head may refuse some."""
 
 
@@ -50,7 +50,7 @@ class HeadSubject(RowsSubject):
             width = self.in_dim or self.embed_dim or 0
             return self.in_dim or width, self.embed_dim or width
         said = ""
-        for in_dim, out_dim in WIDTHS:
+        for in_dim, out_dim in HEAD_WIDTHS:
             try:
                 self.config.build(in_dim, out_dim)
             except SpecError as error:
@@ -106,7 +106,7 @@ def builds(subject: HeadSubject) -> None:
         module: Any = subject.module
     if not isinstance(module, nn.Module):
         raise Fault(f"build() returns a {type(module).__name__}", "return a torch.nn.Module")
-    for in_dim, out_dim in WIDTHS:
+    for in_dim, out_dim in HEAD_WIDTHS:
         try:
             subject.config.build(in_dim, out_dim)
         except SpecError as error:
@@ -114,7 +114,7 @@ def builds(subject: HeadSubject) -> None:
                 raise Fault("its SpecError tells several lines", "say it in one") from None
 
 
-CHECKS: tuple[Check[Any], ...] = (
+HEAD_CHECKS: tuple[Check[Any], ...] = (
     Check("build", builds),
     *row_checks("build"),
     Check("save and load", keeps_its_weights, needs=("eval mode", "round trip")),

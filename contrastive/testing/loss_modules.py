@@ -5,126 +5,26 @@ Shapes: N pairs, D wide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.nn.functional import normalize
 
-from contrastive.config.base import Config
 from contrastive.distributed.global_batch import BatchGroup
-from contrastive.encoders import CBOW
-from contrastive.errors import TrainingError
-from contrastive.heads import Linear
 from contrastive.losses.module import LossModule
 from contrastive.model.loading import build_model
-from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Check, Fault, Skipped
-from contrastive.testing.generic import Subject
-from contrastive.testing.loss_values import VALUES, same
-from contrastive.testing.partner import Partner
+from contrastive.testing.loss_values import VALUE_CHECKS, same
 from contrastive.testing.rows import difference, state_of
 from contrastive.testing.saved import WORDS, reloaded, train_step
 from contrastive.testing.settings import same_settings
+from contrastive.testing.subjects import (
+    FAR,
+    LossSubject,
+    gradients_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
-
-    from contrastive.losses import Loss
-
-Ids = Literal["honoured", "unused"]
-
-WIDTHS = (32, 128, 512, 2048)  # D that are tried: a loss may need many dimensions
-FAR = 50.0  # a logarithm that no logit scale should have
-
-
-@dataclass(frozen=True)
-class LossSubject(Subject):
-    """A loss that is examined; every call is of a module built afresh, as some have a memory."""
-
-    config: Loss
-    embed_dim: int | None
-    ids: Ids
-
-    def make(self) -> LossModule:
-        """Build the loss."""
-        torch.manual_seed(0)
-        return self.config.build()
-
-    @cached_property
-    def width(self) -> int:
-        """D: the author's, or the first that the loss takes."""
-        said = ""
-        for width in [self.embed_dim] if self.embed_dim else WIDTHS:
-            try:
-                self.config.check(embed_dim=width, pairs=1)
-            except ValueError as error:
-                said = str(error)
-            else:
-                return width
-        raise Fault(f"it takes no width that was tried ({said})", "say embed_dim=")
-
-    @property
-    def ignores_ids(self) -> bool:
-        """Whether its fields say that ids are not looked at."""
-        settings = [getattr(each, "positives", None) for each in _within(self.config)]
-        return self.ids == "unused" or "ignore" in settings
-
-    def pairs(self, n: int = 8, *, apart: bool = False) -> tuple[Tensor, Tensor]:
-        """Return related embeddings; with ``apart``, equal ones at right angles to the others."""
-        dice = torch.Generator().manual_seed(0)
-        rows = torch.randn(self.width, self.width, generator=dice)
-        if apart:
-            at_right_angles = cast("Tensor", torch.linalg.qr(rows)[0])
-            return at_right_angles[:n], at_right_angles[:n].clone()
-        other = rows + torch.randn(rows.shape, generator=dice)
-        return normalize(rows[:n], dim=1), normalize(other[:n], dim=1)
-
-    def call(
-        self,
-        a: Tensor,
-        b: Tensor,
-        ids: Tensor | None = None,
-        *,
-        module: LossModule | None = None,
-        log_scale: float | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what the loss gives in training mode."""
-        module = (self.make() if module is None else module).train()
-        if log_scale is not None:
-            with torch.no_grad():
-                module.log_scale.fill_(log_scale)
-        try:
-            return module(a, b, ids)
-        except TrainingError as error:
-            msg = f"embeddings and ids are not enough for it: {error}"
-            raise Skipped(msg) from None
-
-    def value(self, *batch: Any, **how: Any) -> float:
-        """Return the loss as a number."""
-        return float(self.call(*batch, **how)[0].detach())
-
-    def model(self) -> ModelSpec:
-        """Return a model of two bags of words."""
-        towers = {
-            cls.modality: Tower(encoder=cls(width=8, buckets=64), head=Linear())
-            for cls in (CBOW, Partner)
-        }
-        return ModelSpec(embed_dim=self.width, towers=towers, loss=self.config)
-
-
-def _within(config: Config) -> Iterator[Config]:
-    yield config
-    for name in type(config).model_fields:
-        if isinstance(part := getattr(config, name), Config):
-            yield from _within(part)
-
-
-def _gradients(of: Tensor, inputs: list[Tensor]) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(of, inputs, allow_unused=True)
 
 
 def builds(subject: LossSubject) -> None:
@@ -178,7 +78,7 @@ def has_gradients(subject: LossSubject) -> None:
     loss, _ = subject.call(a, b, module=module)
     parameters = [(name, x) for name, x in module.named_parameters() if x.requires_grad]
     inputs = [("a", a), ("b", b), *parameters]
-    found = _gradients(loss, [x for _, x in inputs])
+    found = gradients_of(loss, [x for _, x in inputs])
     for (name, _), gradient in zip(inputs, found, strict=True):
         if gradient is None:
             raise Fault(f"no gradient reaches {name}", f"use {name} in the loss, without detach")
@@ -246,13 +146,13 @@ def keeps_its_state(subject: LossSubject) -> None:
         raise Fault(problem, remedy)
 
 
-CHECKS: tuple[Check[Any], ...] = (
+LOSS_CHECKS: tuple[Check[Any], ...] = (
     Check("build", builds),
     Check("log_scale", owns_its_scale, needs=("build",)),
     Check("output", gives_a_number, needs=("log_scale",)),
     Check("gradients", has_gradients, needs=("output",)),
     Check("inputs", leaves_inputs, needs=("output",)),
-    *VALUES,
+    *VALUE_CHECKS,
     Check("bounds", keeps_bounds, needs=("log_scale",)),
     Check("log", says_how, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),

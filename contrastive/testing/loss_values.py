@@ -17,14 +17,14 @@ from contrastive.testing.checks import Check, Fault, Skipped
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.testing.loss_modules import LossSubject
+    from contrastive.testing.subjects import LossSubject
 
-CLOSE = 1e-4  # of the value: sums in another order
+CLOSE_LOSSES = 1e-4  # of the value: sums in another order
 
 
 def same(found: float, expected: float) -> bool:
     """Tell whether rounding explains the difference of two losses."""
-    return abs(found - expected) <= CLOSE * max(abs(expected), 1e-2)
+    return abs(found - expected) <= CLOSE_LOSSES * max(abs(expected), 1e-2)
 
 
 def knows_pairs(subject: LossSubject) -> None:
@@ -99,7 +99,7 @@ def honours_ids(subject: LossSubject) -> None:
         raise Fault(problem, remedy)
 
 
-VALUES: tuple[Check[Any], ...] = (
+VALUE_CHECKS: tuple[Check[Any], ...] = (
     Check("pairs", knows_pairs, needs=("inputs",)),
     Check("temperature", knows_its_scale, needs=("pairs",)),
     Check("precision", keeps_precision, needs=("inputs",)),

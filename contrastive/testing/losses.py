@@ -19,10 +19,10 @@ import torch
 
 from contrastive.losses import functional
 from contrastive.testing.batches import IDS, REGIMES
-from contrastive.testing.call_variants import MANNERS, Call, poisoned
-from contrastive.testing.covering_array import covering
+from contrastive.testing.call_variants import CALL_VARIANTS, Call, nan_filled_memory
+from contrastive.testing.covering_array import covering_array
 from contrastive.testing.measure import Deviation, Outcome, Reference, Tolerance, deviations
-from contrastive.testing.name_the_mistake import likeness
+from contrastive.testing.name_the_mistake import name_the_mistake
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,13 +110,13 @@ class LossCase:
         exact = self._exact(call)
         reference = self._reference(exact)
         call = self._scaled(call, reference)
-        with poisoned():
+        with nan_filled_memory():
             outcome = call.run(loss)
         found = self._judged(outcome, reference)
         if any(not x.error <= x.bar for x in found):
-            like = likeness(float(outcome.loss), exact, *_JUDGES[self.kind])
+            like = name_the_mistake(float(outcome.loss), exact, *_JUDGES[self.kind])
             return [replace(found[0], detail=f"{found[0].detail}{like}"), *found[1:]]
-        manner = MANNERS[self.manner](loss, call)
+        manner = CALL_VARIANTS[self.manner](loss, call)
         in_manner = self._judged(manner, reference)
         return found + [
             Deviation(f"{self.manner}: {x.of}", x.error, x.bar, x.detail) for x in in_manner
@@ -205,7 +205,7 @@ def loss_cases(
     positives: Sequence[Positives] = ("multi", "mask", "ignore"),
     directions: Sequence[Direction] = ("both", "a_to_b", "b_to_a"),
     label_smoothing: Sequence[float] = (0.0, 0.1),
-    manners: Sequence[str] = tuple(MANNERS),
+    manners: Sequence[str] = tuple(CALL_VARIANTS),
     strength: int = 2,
     seed: int = 0,
 ) -> list[LossCase]:
@@ -239,7 +239,7 @@ def loss_cases(
         sizes = tuple(dict.fromkeys((n, n, d) for n, _, d in sizes))
     _known("regimes", regimes, REGIMES)
     _known("ids", ids, IDS)
-    _known("manners", manners, MANNERS)
+    _known("manners", manners, CALL_VARIANTS)
     axes = (regimes, sizes, ids, positives, directions, label_smoothing, manners)
     for argument, values in zip(_AXES, axes, strict=True):
         if not values:
@@ -248,7 +248,7 @@ def loss_cases(
     tolerance = Tolerance.of(dtype) if tolerance is None else tolerance
     return [
         LossCase(kind, *row, device=device, dtype=dtype, tolerance=tolerance, seed=seed)
-        for row in covering(axes, strength)
+        for row in covering_array(axes, strength)
     ]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contrastive.testing.call_variants import Call, Loss
 
 
-def likeness(value: float, call: Call, judge: Loss, judge_of_logits: Loss) -> str:
+def name_the_mistake(value: float, call: Call, judge: Loss, judge_of_logits: Loss) -> str:
     """Return which other loss has this value, in words, or nothing.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 
 from contrastive.errors import BadSample
 from contrastive.testing.checks import Check, Fault, Skipped, told
-from contrastive.testing.processes import ElsewhereError, elsewhere, pickled, unpickled
+from contrastive.testing.processes import SubprocessError, in_subprocess, pickled, unpickled
 from contrastive.testing.samples import ENOUGH
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.encoders import Encoder
-    from contrastive.testing.encoders import EncoderSubject
+    from contrastive.testing.subjects import EncoderSubject
 
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
 
 
 def prepares(subject: EncoderSubject) -> None:
     """Preprocess takes ordinary samples, one or many, and gives CPU tensors with a row for each."""
-    usual = subject.examples.usual
-    for samples in (usual, usual[:1]):
+    typical = subject.examples.typical
+    for samples in (typical, typical[:1]):
         try:
             inputs: Any = subject.encoder.preprocess(samples)
         except BadSample as error:
@@ -54,7 +54,7 @@ def prepares(subject: EncoderSubject) -> None:
 
 def refuses(subject: EncoderSubject) -> None:
     """What is no sample raises BadSample, with a message of one line; what is odd may."""
-    good, preprocess = subject.examples.usual[0], subject.encoder.preprocess
+    good, preprocess = subject.examples.typical[0], subject.encoder.preprocess
     remedy = "raise contrastive.errors.BadSample, in one line, for what cannot be used"
     helpers = {
         "image": "contrastive.data.images.open_image",
@@ -62,14 +62,14 @@ def refuses(subject: EncoderSubject) -> None:
     }
     if helper := helpers.get(subject.config.modality):
         remedy += f", as {helper} does"
-    for sample in subject.examples.odd:
+    for sample in subject.examples.edge:
         try:
             preprocess([sample])
         except BadSample:
             continue
         except Exception as error:
             raise Fault(f"{sample!r:.60} makes preprocess raise {told(error)}", remedy) from None
-    for what, sample in subject.examples.bad.items():
+    for what, sample in subject.examples.invalid.items():
         try:
             preprocess([good, sample])
         except BadSample as error:
@@ -93,9 +93,11 @@ def repeats(subject: EncoderSubject) -> None:
 
 def reads_every_form(subject: EncoderSubject) -> None:
     """An image gives the same as a path, as encoded bytes and as a PIL image."""
-    if not subject.examples.alike:
+    if not subject.examples.equivalent:
         raise Skipped("samples of its modality have one form")
-    forms = [(form, digest(subject.encoder.preprocess([form]))) for form in subject.examples.alike]
+    forms = [
+        (form, digest(subject.encoder.preprocess([form]))) for form in subject.examples.equivalent
+    ]
     for other, found in forms:
         if found != forms[0][1]:
             what = type(other).__name__
@@ -109,8 +111,8 @@ def works_in_workers(subject: EncoderSubject) -> None:
     if not subject.has_module:
         raise Skipped("its class is written in a notebook or a script, not in a module")
     try:
-        there = elsewhere(prepared_there, sent)
-    except ElsewhereError as error:
+        there = in_subprocess(prepared_there, sent)
+    except SubprocessError as error:
         problem = f"preprocess fails in a worker process: {error}"
         remedy = "let it hold all that it needs, and define it in a module"
         raise Fault(problem, remedy) from None
@@ -130,8 +132,8 @@ def names_itself(subject: EncoderSubject) -> None:
     if not subject.has_module:
         raise Skipped("its class is written in a notebook or a script, not in a module")
     try:
-        there = elsewhere(named_there, pickled(subject.config, "the config"))
-    except ElsewhereError as error:
+        there = in_subprocess(named_there, pickled(subject.config, "the config"))
+    except SubprocessError as error:
         problem = f"it cannot be built in another process: {error}"
         raise Fault(problem, "let the config say all that build() needs") from None
     if there != said:
@@ -148,14 +150,14 @@ def augments(subject: EncoderSubject) -> None:
     results: list[dict[str, Tensor]] = []
     for _ in range(2):
         torch.manual_seed(3)
-        results.append(augment(subject.examples.usual))
+        results.append(augment(subject.examples.typical))
     if digest(results[0]) != digest(results[1]):
         problem = "augment differs between two calls under one seed of torch"
         remedy = "draw from torch's global generator, not from random or numpy"
         raise Fault(problem, remedy)
     with torch.no_grad():
         shape = tuple(subject.encoder(**results[0]).shape)
-    expected = len(subject.examples.usual), subject.width
+    expected = len(subject.examples.typical), subject.width
     if shape != expected:
         problem = f"what augment gives has features of the shape {shape}, not {expected}"
         raise Fault(problem, "let augment return what preprocess returns")

@@ -45,11 +45,11 @@ def unpickled(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301  (from the process that started this one)
 
 
-def elsewhere(function: Callable[..., Any], *arguments: object) -> Any:
+def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
     """Return what a function of a module gives in the other process.
 
     Raises:
-        ElsewhereError: it raised there; the text says what.
+        SubprocessError: it raised there; the text says what.
     """
     process = _process()
     pipe_in, pipe_out = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
@@ -62,13 +62,13 @@ def elsewhere(function: Callable[..., Any], *arguments: object) -> Any:
         _process.cache_clear()
         _end(process)
         msg = f"the process ended with code {process.returncode}"
-        raise ElsewhereError(msg) from None
+        raise SubprocessError(msg) from None
     if not ok:
-        raise ElsewhereError(result)
+        raise SubprocessError(result)
     return result
 
 
-class ElsewhereError(Exception):
+class SubprocessError(Exception):
     """What went wrong in the other process, as one line."""
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contrastive.spec import ModelSpec, Tower
 
 FEW = 3  # samples where gradients are taken, which costs most
-CLOSE = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
+CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
 HALF = 3e-2  # likewise where features are half precision
 
 
@@ -130,4 +130,4 @@ def gap(found: Tensor, expected: Tensor) -> float:
         return 0.0 if found.shape == expected.shape else float("inf")
     found, expected = found.double(), expected.double()
     error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
-    return 0.0 if error <= CLOSE else error
+    return 0.0 if error <= CLOSE_ROWS else error

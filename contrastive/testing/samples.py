@@ -22,21 +22,21 @@ TEXTS = (
     "cat",
     "a cat on a mat",
 )
-ODD_TEXTS = ("", " ", "\n", "Ünïcödé, 犬 и собака", "🐕‍🦺 🎉", "word " * 300, "\ud800")
-SIZES = ((40, 60), (90, 50), (64, 64), (200, 70))
+EDGE_TEXTS = ("", " ", "\n", "Ünïcödé, 犬 и собака", "🐕‍🦺 🎉", "word " * 300, "\ud800")
+IMAGE_SIZES = ((40, 60), (90, 50), (64, 64), (200, 70))
 
 
 @dataclass(frozen=True)
 class Examples:
     """Samples of one modality."""
 
-    usual: Sequence[Any]
+    typical: Sequence[Any]
     """Any encoder has to take them."""
-    odd: Sequence[Any] = ()
+    edge: Sequence[Any] = ()
     """An encoder takes them, or raises ``BadSample``."""
-    bad: dict[str, Any] = field(default_factory=dict[str, Any])
+    invalid: dict[str, Any] = field(default_factory=dict[str, Any])
     """No samples, by what they are: ``BadSample``."""
-    alike: Sequence[Any] = ()
+    equivalent: Sequence[Any] = ()
     """Forms of one sample, which have to give the same."""
 
 
@@ -55,33 +55,33 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
         raise Fault(f"samples has {len(given)}", f"give {ENOUGH} or more, none equal to another")
     match modality:
         case "text":
-            bad = {"None": None, "a number": 7, "bytes": b"a dog"}
-            return Examples(given or TEXTS, ODD_TEXTS, bad)
+            invalid = {"None": None, "a number": 7, "bytes": b"a dog"}
+            return Examples(given or TEXTS, EDGE_TEXTS, invalid)
         case "image":
             return _images(given, folder)
         case _ if given is None:
             problem = f"there are no ready samples of the modality {modality!r}"
             raise Fault(problem, f"give {ENOUGH} or more that its preprocess takes, as samples=")
         case _:
-            return Examples(given, bad={"None": None, "an object()": object()})
+            return Examples(given, invalid={"None": None, "an object()": object()})
 
 
 def _images(given: Sequence[Any] | None, folder: Path) -> Examples:
     noise = np.random.default_rng(0)
-    pictures = [
-        Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in SIZES
+    images = [
+        Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in IMAGE_SIZES
     ]
-    path = folder / "picture.png"
-    pictures[0].save(path)
+    path = folder / "image.png"
+    images[0].save(path)
     encoded = path.read_bytes()
-    odd = [pictures[1].convert(mode) for mode in ("L", "P", "CMYK", "RGBA", "1")]
-    odd += [pictures[0].resize(size) for size in ((1, 1), (60, 3))]
-    bad = {
+    edge = [images[1].convert(mode) for mode in ("L", "P", "CMYK", "RGBA", "1")]
+    edge += [images[0].resize(size) for size in ((1, 1), (60, 3))]
+    invalid = {
         "None": None,
         "a number": 7,
-        "bytes that are no picture": b"not a picture",
+        "bytes that are no image": b"not an image",
         "an image that is cut off": encoded[: len(encoded) // 2],
         "a path without a file": folder / "missing.png",
     }
-    alike = [pictures[0], encoded, path, str(path)]
-    return Examples(given or pictures, odd, bad, alike)
+    equivalent = [images[0], encoded, path, str(path)]
+    return Examples(given or images, edge, invalid, equivalent)
