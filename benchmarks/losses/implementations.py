@@ -21,7 +21,7 @@ from torch.nn.functional import normalize as unit
 from contrastive.losses import execution
 from contrastive.losses.backends import base as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
-from contrastive.losses.backends.pair_labels import Roles
+from contrastive.losses.backends.pair_labels import PairLabels
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem
@@ -148,7 +148,7 @@ def by_backend(make: Callable[[], engine.LossBackend], problem: Problem) -> Call
 
     def call() -> Tensor:
         a, b, device = problem.a, problem.b, problem.a.device
-        labels = Roles.of(len(a), len(b), positives="ignore", device=device)
+        labels = PairLabels.of(len(a), len(b), positives="ignore", device=device)
         given = {"backend": how, "normalize": problem.raw}
         if problem.loss == "sigmoid":
             return engine.sigmoid(a, b, problem.log_scale, problem.bias, labels, **given)
@@ -194,11 +194,11 @@ FUSED_MODES: dict[str, dict[str, Any]] = {
     "fused-cublas": {"gemm": "cublas"},
     "fused-cache": {"cache_bytes": 2**36},
 }
-"""Names and the settings of ``Fused`` that they stand for."""
+"""Names and the settings of ``FusedBackend`` that they stand for."""
 
 
 def fused() -> list[Implementation]:
-    """Return the modes that ``Fused`` has; none without Triton."""
+    """Return the modes that ``FusedBackend`` has; none without Triton."""
     try:
         made = importlib.import_module("contrastive.losses.backends.triton.fused").FusedBackend
     except ImportError:

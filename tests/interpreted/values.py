@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from contrastive.losses.backends.base import side
+from contrastive.losses.backends.base import row_stats
 from contrastive.losses.backends.chunked import ChunkedBackend
 from tests.interpreted.judge import (
     KINDS,
@@ -162,8 +162,8 @@ def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
         )
 
     def grads(sweep, sums, a, b):
-        _, rows = side(sums.row_log_N, sums.row_positive_N, labels.row_count_N, one)
-        _, columns = side(sums.column_log_M, sums.column_positive_M, labels.column_count_M, one)
+        _, rows = row_stats(sums.row_log_N, sums.row_positive_N, labels.row_count_N, one)
+        _, columns = row_stats(sums.column_log_M, sums.column_positive_M, labels.column_count_M, one)
         return sweep.gradients(
             a, b, scale, labels, rows=rows, columns=columns, exact=sums.exact, kept=sums.kept
         )

@@ -8,6 +8,6 @@ class Module(ContrastLoss):
         self.mean = torch.zeros(())
 
     def compute(self, logits, same):
-        loss = super().compare(logits, same)
+        loss = super().compute(logits, same)
         self.mean = 0.9 * self.mean + 0.1 * loss.detach()
         return loss * (1 + self.mean)

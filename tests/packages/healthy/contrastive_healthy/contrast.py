@@ -15,7 +15,7 @@ class ContrastLoss(LossModule):
 
     def forward(self, a, b, a_ids=None, b_ids=None):
         same = self.same(len(a), len(b), a_ids, b_ids).to(a.device)
-        loss = self.compare(self.logits(a, b), same)
+        loss = self.compute(self.logits(a, b), same)
         return loss, {"loss": loss.detach()}
 
     def same(self, n, m, a_ids, b_ids):

@@ -1,6 +1,5 @@
 import torch
-from contrastive.interface import losses
-from contrastive.interface import infonce
+from contrastive.interface import infonce, losses
 from contrastive.testing import check_component
 from torch.nn.functional import normalize
 
