@@ -176,11 +176,11 @@ def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
 def test_unit_and_finish_are_those_of_every_execution(raw):
     x, grad = embeddings(N, N, unit=False)
     sweep, judge, factor = fused(), ChunkedBackend(), torch.tensor(0.3)
-    unit, length = sweep.unit(x)
-    for mine, right in zip((unit, length), judge.unit(x), strict=True):
+    unit, length = sweep.normalize_rows(x)
+    for mine, right in zip((unit, length), judge.normalize_rows(x), strict=True):
         torch.testing.assert_close(mine, right)
     length = None if raw else length
-    of_both = (y.finish(unit, grad, factor, length, torch.float32) for y in (sweep, judge))
+    of_both = (y.finalize_gradient(unit, grad, factor, length, torch.float32) for y in (sweep, judge))
     for mine, right in zip(*of_both, strict=True):
         torch.testing.assert_close(mine, right)
 
