@@ -163,7 +163,9 @@ def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
 
     def grads(sweep, sums, a, b):
         _, rows = row_stats(sums.row_log_N, sums.row_positive_N, labels.row_count_N, one)
-        _, columns = row_stats(sums.column_log_M, sums.column_positive_M, labels.column_count_M, one)
+        _, columns = row_stats(
+            sums.column_log_M, sums.column_positive_M, labels.column_count_M, one
+        )
         return sweep.gradients(
             a, b, scale, labels, rows=rows, columns=columns, exact=sums.exact, kept=sums.kept
         )
@@ -180,7 +182,9 @@ def test_unit_and_finish_are_those_of_every_execution(raw):
     for mine, right in zip((unit, length), judge.normalize_rows(x), strict=True):
         torch.testing.assert_close(mine, right)
     length = None if raw else length
-    of_both = (y.finalize_gradient(unit, grad, factor, length, torch.float32) for y in (sweep, judge))
+    of_both = (
+        y.finalize_gradient(unit, grad, factor, length, torch.float32) for y in (sweep, judge)
+    )
     for mine, right in zip(*of_both, strict=True):
         torch.testing.assert_close(mine, right)
 
