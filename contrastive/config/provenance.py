@@ -48,7 +48,7 @@ def components(value: object) -> Iterator[Config]:
             pass
 
 
-def packages(spec: Config) -> dict[str, str]:
-    """Return name and version of every package that offers a part of ``spec``."""
-    parts = (part for kind in origins(spec).values() for part in kind.values())
+def packages(origins: Origins) -> dict[str, str]:
+    """Return name and version of every package in ``origins``, and those of the core."""
+    parts = (part for kind in origins.values() for part in kind.values())
     return {CORE: __version__} | {part["package"]: part["version"] for part in parts}

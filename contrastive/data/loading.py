@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -98,8 +99,6 @@ def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any
 
     The loader draws its seeds from a generator of its own, so the caller's randomness stays put.
     """
-    if workers:  # tokenizers' own threads do not survive the fork, and it says so at length
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader: DataLoader[Any] = DataLoader(
         cast("Any", _ReturnErrors(job)),
         sampler=cast("Any", groups),
@@ -108,10 +107,26 @@ def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
     )
-    for result in loader:
+    with _without_tokenizer_threads():
+        results = iter(loader)  # which starts the workers
+    for result in results:
         if isinstance(result, ContrastiveError):
             raise result
         yield result
+
+
+@contextmanager
+def _without_tokenizer_threads() -> Generator[None]:
+    """Let processes that start in a block tokenize in one thread: threads end at a fork."""
+    name = "TOKENIZERS_PARALLELISM"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @dataclass(frozen=True)

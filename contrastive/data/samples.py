@@ -43,7 +43,7 @@ result, since the feature cache takes that text as a part of its key.
 """
 
 
-ABOUT = ("id", "source", "label")
+NOT_MODALITIES = ("id", "source", "label")
 """Keys of a row that are not modalities."""
 
 
@@ -69,7 +69,7 @@ def check_modalities(rows: Sequence[Sample], modalities: Iterable[str]) -> None:
     for modality in modalities:
         for i, row in enumerate(rows):
             if modality not in row:
-                has = ", ".join(name for name in row if name not in ABOUT)
+                has = ", ".join(name for name in row if name not in NOT_MODALITIES)
                 msg = (
                     f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
                     f"but {has or 'nothing'}; take other data or other towers"

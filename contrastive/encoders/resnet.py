@@ -1,4 +1,4 @@
-"""A residual network from scratch."""
+"""timm's ResNet with random weights, to be trained from scratch."""
 
 from __future__ import annotations
 

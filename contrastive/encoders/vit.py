@@ -1,4 +1,4 @@
-"""A vision transformer from scratch."""
+"""timm's vision transformer with random weights, to be trained from scratch."""
 
 from __future__ import annotations
 

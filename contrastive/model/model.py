@@ -152,13 +152,14 @@ class ContrastiveModel(nn.Module):
         left_out = {f"towers.{m}.encoder.{name}" for m in rebuilt for name in rebuilt[m]}
         state = self.state_dict().items()
         weights = {name: tensor for name, tensor in state if name not in left_out}
+        found = origins(self.spec)
         about = {
             "encoders": {
                 m: weights_fingerprint(self.tower(m).encoder, only=names)
                 for m, names in rebuilt.items()
             },
-            "packages": packages(self.spec),
-            "components": origins(self.spec),
+            "packages": packages(found),
+            "components": found,
         }
         return {
             "spec.json": {"format": FORMAT} | self.spec.model_dump(mode="json"),

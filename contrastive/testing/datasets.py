@@ -13,7 +13,7 @@ from PIL import Image
 
 from contrastive.config.registry import reason
 from contrastive.data.images import open_image
-from contrastive.data.samples import Sample, Samples, rows_of
+from contrastive.data.samples import NOT_MODALITIES, Sample, Samples, rows_of
 from contrastive.datasets import Dataset, Purpose
 from contrastive.errors import BadSample, DataError
 from contrastive.testing.checks import Check, Fault, Skipped, told
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 64  # rows of a split, evenly apart: they are cheap, but some splits are long
 DECODED = 4
-ABOUT = ("id", "source", "label")  # keys of a row that are no modality
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ def has_rows(subject: DatasetSubject) -> None:
             problem = f"a row is a {type(row).__name__}"
             raise Fault(problem, 'return {"image": ..., "text": ..., "id": ..., "source": ...}')
         row = cast("dict[str, Any]", row)
-        modalities = sorted(row.keys() - set(ABOUT))
-        if not modalities or modalities != sorted(first.keys() - set(ABOUT)):
+        modalities = sorted(row.keys() - set(NOT_MODALITIES))
+        if not modalities or modalities != sorted(first.keys() - set(NOT_MODALITIES)):
             problem = f"a row has the modalities {modalities}"
             raise Fault(problem, "give every row the same, one or more")
         if not isinstance(row.get("id"), int) or isinstance(row["id"], bool):

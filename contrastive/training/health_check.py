@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.console import say
-from contrastive.data.samples import ABOUT, rows_of
+from contrastive.data.samples import NOT_MODALITIES, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
 from contrastive.reporting.run_log import read_log
@@ -62,7 +62,7 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
 
 def _compared(rows: Sequence[Sample], modalities: Iterable[str]) -> list[Sample]:
     """Return what the model sees of the rows: captions that no tower reads cannot be negatives."""
-    kept = (*ABOUT, *modalities)
+    kept = (*NOT_MODALITIES, *modalities)
     return [{name: value for name, value in row.items() if name in kept} for row in rows]
 
 

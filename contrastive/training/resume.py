@@ -102,9 +102,11 @@ def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
     """Return what the folder of a trained model consists of, file by file."""
     files = model.state_files()
     parts = cast("dict[str, Any]", files["parts.json"])
-    with_data = {"components": origins(spec)}
+    components = parts["components"]
+    for kind, found in origins(spec.data).items():
+        components = components | {kind: components.get(kind, {}) | found}
     run = {"format": FORMAT} | spec.model_dump(mode="json")
-    return files | {"parts.json": parts | with_data, "run.json": run}
+    return files | {"parts.json": parts | {"components": components}, "run.json": run}
 
 
 def save_step(
