@@ -320,7 +320,7 @@ def test_every_regime_ids_and_manner_has_a_case_and_every_case_a_name():
         cases = loss_cases(kind)
         assert {case.regime for case in cases} == {*REGIMES}
         assert {case.ids for case in cases} == {*IDS}
-        assert {case.manner for case in cases} == {*CALL_VARIANTS}
+        assert {case.variant for case in cases} == {*CALL_VARIANTS}
         assert len({str(case) for case in cases}) == len(cases) < 100
         assert cases == loss_cases(kind)
 
@@ -332,13 +332,13 @@ def test_cases_are_fewer_where_less_is_supported():
     assert {case.direction for case in loss_cases("sigmoid")} == {"both"}
 
 
-@pytest.mark.parametrize("argument", ["regimes", "ids", "manners"])
+@pytest.mark.parametrize("argument", ["regimes", "ids", "variants"])
 def test_unknown_names_are_refused(argument):
     with pytest.raises(ValueError, match=f"^{argument}: 'fited' is none of "):
         loss_cases("infonce", **{argument: ("fited",)})
 
 
-@pytest.mark.parametrize("argument", ["regimes", "sizes", "positives", "manners"])
+@pytest.mark.parametrize("argument", ["regimes", "sizes", "positives", "variants"])
 def test_a_suite_without_cases_passes_nobody(argument):
     with pytest.raises(ValueError, match=f"^{argument} is empty"):
         check_loss(infonce, "infonce", **{argument: ()})

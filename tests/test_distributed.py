@@ -123,9 +123,9 @@ def test_towers_and_temperature_get_the_gradients_of_one_process(found, name):
             )
 
 
-def test_rows_that_would_meet_as_partners_are_refused_on_every_process(folder):
+def test_unmatched_rows_that_would_become_matched_are_refused_on_every_rank(folder):
     told = {(folder / f"error-{rank}").read_text() for rank in range(SIZE)}
     assert told == {
-        "the processes have [2, 3, 3, 3] rows of a and [3, 2, 2, 2] of b; rows without a partner "
-        "have to be all of a or all of b"
+        "the ranks have [2, 3, 3, 3] rows of a and [3, 2, 2, 2] of b; unmatched rows have to be "
+        "all of a or all of b"
     }

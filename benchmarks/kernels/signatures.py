@@ -112,7 +112,7 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
         (row_kernels.fold, fold),
         (row_kernels.fold_logs, fold | logs),
         (row_kernels.fold_logs, fold | logs | {"FALLBACK": False}),
-        (row_kernels.partners, width),
+        (row_kernels.matched_logits, width),
         (row_kernels.normalize_rows, width),
         (row_kernels.finalize_gradient, width | {"RAW": False}),
     ]

@@ -25,7 +25,7 @@ SPEED_SCALE = 1 / 0.07  # CLIP's first temperature
 
 @dataclass(frozen=True)
 class Problem:
-    """One batch: row i of a and row i of b are partners."""
+    """One batch: row i of a and row i of b are a matched pair."""
 
     loss: Loss
     a: Tensor
@@ -91,12 +91,12 @@ def noise(rows: int, shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def independent(shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Partners are as strangers."""
+    """Matched pairs are as random ones."""
     return noise(shape.n, shape, generator), noise(shape.m, shape, generator)
 
 
 def paired(cosine: float) -> Callable[[Shape, torch.Generator], tuple[Tensor, Tensor]]:
-    """Partners have that cosine, strangers about 0."""
+    """Matched pairs have that cosine, others about 0."""
 
     def make(shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         a, b = independent(shape, generator)

@@ -1,15 +1,15 @@
-"""Several processes, one batch: what a loss needs of ``torch.distributed``.
+"""The global batch: what a loss needs of ``torch.distributed``.
 
-The loss of W processes is the loss of the whole batch on one: its value is the same number on every
-process. Its gradients on one process are W times that process's share, so that their mean over the
-processes, which is what ``DistributedDataParallel`` takes, is the gradient of the whole batch. That
-holds for the towers and for ``log_scale`` and ``bias`` alike.
+The loss of W ranks is the loss of the global batch on one: its value is the same number on every
+rank. Its gradients on one rank are W times that rank's share, so that their mean over the ranks,
+which is what ``DistributedDataParallel`` takes, is the gradient of the global batch. That holds for
+the towers and for ``log_scale`` and ``bias`` alike.
 
-The whole batch is in one order on every process: the partners of process 0, of process 1 and so
-on, then the rows without a partner of process 0, of process 1 and so on. So row i of a and row i of
-b remain partners, and those beyond remain without.
+The global batch is in one order on every rank: the matched rows of rank 0, of rank 1 and so on,
+then the unmatched rows of rank 0, of rank 1 and so on. So row i of a and row i of b remain a
+matched pair, and unmatched rows remain unmatched.
 
-Shapes: n rows of this process, N of all.
+Shapes: n rows of this rank, N of all.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 
 
 class BatchGroup:
-    """The processes that share a batch, in the order of their ranks."""
+    """The ranks that share a global batch."""
 
     def __init__(self, process_group: ProcessGroup | None = None) -> None:
-        """Take the processes of ``process_group``; all of them if None."""
+        """Take the ranks of ``process_group``; all of them if None."""
         self.process_group = process_group
         self.rank = dist.get_rank(process_group)
         self.size = dist.get_world_size(process_group)
 
     @classmethod
     def current(cls) -> BatchGroup | None:
-        """Return the processes that were initialised, or None if this one is alone."""
+        """Return all ranks, or None if there is one or none was initialised."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return None
         return cls()
 
     def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
-        """Return how the rows of a and of b are divided; every process calls it with its own.
+        """Return how the rows of a and of b are sharded; a collective, which every rank calls.
 
         Raises:
-            ValueError: one process has more rows of a than of b and another has fewer, so that
-                rows without a partner would meet as if they were partners.
+            ValueError: one rank has more rows of a than of b and another has fewer, so that
+                unmatched rows would become matched pairs.
         """
         # numbers of the CPU go by the CPU where the group can, which does not wait for a GPU
         here = (
@@ -65,24 +65,24 @@ class BatchGroup:
         all_gather(found, own, self.process_group)
         counts = cast("list[list[int]]", found.T.tolist())
         n, m = (tuple(side) for side in counts)
-        partners = tuple(map(min, n, m))
-        if partners not in (n, m):
+        matched = tuple(map(min, n, m))
+        if matched not in (n, m):
             msg = (
-                f"the processes have {list(n)} rows of a and {list(m)} of b; rows without a "
-                "partner have to be all of a or all of b"
+                f"the ranks have {list(n)} rows of a and {list(m)} of b; unmatched rows have to be "
+                "all of a or all of b"
             )
             raise ValueError(msg)
-        return PairShards(RowShards(self, n, partners), RowShards(self, m, partners))
+        return PairShards(RowShards(self, n, matched), RowShards(self, m, matched))
 
     def all_reduce_sum(self, *parts: Tensor) -> list[Tensor]:
-        """Return the sum of each part over the processes; all are of one type."""
+        """Return the sum of each part over the ranks; all have one dtype."""
         flat = torch.cat([x.flatten() for x in parts])
         all_reduce(flat, self.process_group)
         sums = cast("Any", flat.split([x.numel() for x in parts]))
         return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
 
     def all_reduce_max(self, x: Tensor) -> Tensor:
-        """Return the largest of each number over the processes."""
+        """Return the elementwise maximum over the ranks."""
         x = x.clone()
         all_reduce(x, self.process_group, maximum=True)
         return x
@@ -90,7 +90,7 @@ class BatchGroup:
 
 @dataclass(frozen=True)
 class PairShards:
-    """How the whole batch is divided among the processes."""
+    """How the global batch is sharded over the ranks."""
 
     rows: RowShards
     """Of a."""
@@ -104,41 +104,41 @@ class PairShards:
 
 @dataclass(frozen=True)
 class RowShards:
-    """The rows of one side of the whole batch: who has which."""
+    """How the rows of one side of the global batch are sharded."""
 
     group: BatchGroup
     counts: tuple[int, ...]
-    """How many rows each process has."""
-    partners: tuple[int, ...]
-    """How many of them have a partner; they are the first ones."""
+    """How many rows each rank has."""
+    matched: tuple[int, ...]
+    """How many of them are matched; they come first."""
 
     @property
     def total(self) -> int:
-        """How many rows the whole batch has, N."""
+        """How many rows the global batch has, N."""
         return sum(self.counts)
 
     @property
     def start(self) -> int:
-        """Where in the whole batch the partners of this process begin."""
-        return sum(self.partners[: self.group.rank])
+        """Index in the global batch of this rank's first matched row."""
+        return sum(self.matched[: self.group.rank])
 
     @property
-    def own_partners(self) -> int:
-        """How many rows of this process have a partner."""
-        return self.partners[self.group.rank]
+    def own_matched(self) -> int:
+        """How many rows of this rank are matched."""
+        return self.matched[self.group.rank]
 
     @property
-    def all_have_partners(self) -> bool:
-        """Whether the rows of each process are next to each other in the whole batch."""
-        return self.counts == self.partners
+    def all_matched(self) -> bool:
+        """Whether the rows of each rank are contiguous in the global batch."""
+        return self.counts == self.matched
 
     def own(self, x: Tensor) -> Tensor:
-        """Return the rows ``[n, ...]`` of this process among ``x`` ``[N, ...]`` of all."""
-        partners, beyond = self._places()[self.group.rank]
-        return x[partners] if self.all_have_partners else torch.cat([x[partners], x[beyond]])
+        """Return the rows ``[n, ...]`` of this rank among ``x`` ``[N, ...]`` of all."""
+        matched, unmatched = self._places()[self.group.rank]
+        return x[matched] if self.all_matched else torch.cat([x[matched], x[unmatched]])
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """Return the rows ``[N, ...]`` of all processes, ``x`` ``[n, ...]`` being this one's."""
+        """Return the rows ``[N, ...]`` of all ranks, ``x`` ``[n, ...]`` being this rank's."""
         longest = max(self.counts)
         if missing := longest - len(x):
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
@@ -147,27 +147,27 @@ class RowShards:
         if self._even:
             return together
         blocks, whole = together.view(-1, *x.shape), x.new_empty(self.total, *x.shape[1:])
-        for block, n, (partners, beyond) in self._each(blocks):
-            k = partners.stop - partners.start
-            whole[partners], whole[beyond] = block[:k], block[k:n]
+        for block, n, (matched, unmatched) in self._each(blocks):
+            k = matched.stop - matched.start
+            whole[matched], whole[unmatched] = block[:k], block[k:n]
         return whole
 
     def all_gather_with_gradient(self, x: Tensor) -> Tensor:
-        """Return ``gather(x)``, for a loss that every process computes in full.
+        """Return ``gather(x)``, for a loss that every rank computes in full.
 
-        The gradient is that of the rows of this process, times the number of processes.
+        The gradient is that of the rows of this rank, times the world size.
         """
         return cast("Tensor", _Gather.apply(x, self))
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
-        """Return the rows ``[n, ...]`` of this process of the sum of all ``x`` ``[N, ...]``."""
+        """Return the rows ``[n, ...]`` of this rank of the sum of all ``x`` ``[N, ...]``."""
         longest = max(self.counts)
         together = x
         if not self._even:
             blocks = x.new_zeros(self.group.size, longest, *x.shape[1:])
-            for block, n, (partners, beyond) in self._each(blocks):
-                k = partners.stop - partners.start
-                block[:k], block[k:n] = x[partners], x[beyond]
+            for block, n, (matched, unmatched) in self._each(blocks):
+                k = matched.stop - matched.start
+                block[:k], block[k:n] = x[matched], x[unmatched]
             together = blocks.flatten(0, 1)
         mine = x.new_empty(longest, *x.shape[1:])
         reduce_scatter(mine, together.contiguous(), self.group.process_group)
@@ -175,17 +175,17 @@ class RowShards:
 
     @property
     def _even(self) -> bool:
-        """Whether the whole batch is the processes' blocks, one after the other."""
-        return self.all_have_partners and len(set(self.counts)) == 1
+        """Whether the global batch is the ranks' blocks, one after the other."""
+        return self.all_matched and len(set(self.counts)) == 1
 
     def _each(self, blocks: Tensor) -> Iterator[tuple[Tensor, int, tuple[slice, slice]]]:
-        """Go through the processes: block, number of rows, and their places in the whole batch."""
+        """Go through the ranks: block, number of rows, and their places in the global batch."""
         return zip(blocks, self.counts, self._places(), strict=True)
 
     def _places(self) -> list[tuple[slice, slice]]:
-        """Return where in the whole batch each process's partners are, and its other rows."""
-        others = [n - k for n, k in zip(self.counts, self.partners, strict=True)]
-        first, then = _slices(self.partners, start=0), _slices(others, start=sum(self.partners))
+        """Return where in the global batch each rank's matched rows are, and its unmatched ones."""
+        others = [n - k for n, k in zip(self.counts, self.matched, strict=True)]
+        first, then = _slices(self.matched, start=0), _slices(others, start=sum(self.matched))
         return list(zip(first, then, strict=True))
 
 

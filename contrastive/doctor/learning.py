@@ -77,7 +77,11 @@ def memorised(log: RunLog) -> Iterator[Finding]:
     halved = log.is_infonce and loss < 0.5 * log.uniform_loss
     learned = halved if accuracy is None else accuracy > 0.5
     if learned and above_chance(log.measured[-1]) is False:
-        shown = "" if accuracy is None else f", {accuracy:.0%} of the rows find their partner"
+        shown = (
+            ""
+            if accuracy is None
+            else f", {accuracy:.0%} of the rows are nearest to their matched row"
+        )
         yield Finding(
             "memorised",
             f"the training pairs are learned (loss {loss:.2f}{shown}), but retrieval on the "

@@ -94,7 +94,7 @@ class RunLog:
 
     @property
     def batch(self) -> int:
-        """Rows among which each row picks its partner; 0 if that is not known, or is no choice."""
+        """Candidates of each row, the batch size; 0 if unknown, or if the loss has none."""
         batch = int(self.run.get("batch") or 0)
         return batch if batch > 1 else 0
 
@@ -122,7 +122,7 @@ class RunLog:
 
 
 def floor(scale: float, batch: int) -> float:
-    """Return the least InfoNCE loss at a logit scale: partners agree, all others are a simplex.
+    """Return the least InfoNCE loss at a logit scale: matched rows agree, all others are a simplex.
 
     Negatives cannot all be opposite: the mean cosine of B unit vectors is at least -1 / (B - 1).
     """

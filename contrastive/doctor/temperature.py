@@ -37,7 +37,7 @@ def multiplied(log: RunLog) -> Iterator[Finding]:
         )
         return
     # what is logged as s may be used as 1 / s: then no batch's loss can leave ln B +- 2 / s,
-    # though the partners are found
+    # though matched pairs are found
     band = 2 * math.exp(-scale)
     losses = log.series("loss")
     found = (accuracy or 0.0) > 0.5 or (log.measured and above_chance(log.measured[-1]))
@@ -45,7 +45,7 @@ def multiplied(log: RunLog) -> Iterator[Finding]:
     if within and found and band < 0.2 * log.uniform_loss:
         yield Finding(
             "multiplied-temperature",
-            f"partners are found, yet the loss stays within {band:.2f} of ln B = "
+            f"matched pairs are found, yet the loss stays within {band:.2f} of ln B = "
             f"{log.uniform_loss:.2f}, as it does if cosines are multiplied by the temperature",
             remedy,
             {"scale": math.exp(scale), "loss": loss, "uniform": log.uniform_loss},
@@ -90,7 +90,7 @@ def scale_at_bound(log: RunLog) -> Iterator[Finding]:
             "scale-at-bound",
             f"the logit scale has been at its bound of {most:g} for {sum(at)} of {len(at)} steps"
             f"{so}",
-            "raise loss.max_scale; or, if the training pairs are all told apart, train for fewer "
+            "raise loss.max_scale; or, if all training pairs are learned, train for fewer "
             "epochs or on more data",
             {"max_scale": most, "steps": sum(at), "of": len(at), "gain": gain},
         )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairAccuracy:
-    """PairShards of the tests that a model passes."""
+    """Shares of the tests that a model passes."""
 
     name: str
     text: Estimate

@@ -286,7 +286,7 @@ def _swap_sides(
     shards: PairShards | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, PairShards | None]:
     """Return a and b such that the rows of a process are next to each other in the whole of a."""
-    if shards is None or shards.rows.all_have_partners:
+    if shards is None or shards.rows.all_matched:
         return a, b, a_ids, b_ids, shards
     return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.swapped()
 
@@ -310,7 +310,7 @@ def _labels(
     ids = _gather_ids(a, b, a_ids, b_ids, shards)
     labels = PairLabels.of(rows.total, columns.total, *ids, positives=positives, device=a.device)
     if labels.kind != "groups":
-        return labels, labels.block(rows.start, rows.start + rows.own_partners)
+        return labels, labels.block(rows.start, rows.start + rows.own_matched)
     assert labels.a_ids_N is not None
     mine = replace(
         labels, a_ids_N=rows.own(labels.a_ids_N), row_count_N=rows.own(labels.row_count_N)

@@ -1,10 +1,10 @@
 """The losses as plain functions of tensors: the contract that every execution computes.
 
 Arguments come in one order everywhere: embeddings a and b, ids of a and b, then by keyword
-``log_scale``, ``bias``, ``positives``. Row i of a and row i of b are partners, for
+``log_scale``, ``bias``, ``positives``. Row i of a and row i of b are a matched pair, for
 i < min(N, M); the rows beyond are negatives, unless their ids say otherwise.
 
-Shapes: N rows of a, M rows of b, D wide, K = min(N, M) partners.
+Shapes: N rows of a, M rows of b, D wide, K = min(N, M) matched pairs.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def sigmoid(
     bias: Tensor,
     positives: Positives = "multi",
 ) -> Tensor:
-    r"""Return the sigmoid loss of SigLIP, in nats a partner pair.
+    r"""Return the sigmoid loss of SigLIP, in nats per matched pair.
 
     With logits ``x = similarity(a, b) + bias`` and ``K = min(N, M)``:
 
@@ -146,8 +146,8 @@ def sigmoid(
     for negatives:
 
     - ``multi``: positives are all pairs with ``a_ids[i] == b_ids[j]``; the rest are negatives.
-    - ``mask``: positives are the partners; other pairs with equal ids are left out.
-    - ``ignore``: positives are the partners; the rest are negatives; ids are not used.
+    - ``mask``: positives are the matched pairs; other pairs with equal ids are left out.
+    - ``ignore``: positives are the matched pairs; the rest are negatives; ids are not used.
 
     Without ids every row is a group of its own and the three settings agree.
 
@@ -193,7 +193,7 @@ def accuracy(
 ) -> Tensor:
     """Return how often the best match is right, rows and columns averaged.
 
-    A row is right if its largest logit is in a column of its group; without ids, of its partner.
+    A row is right if its largest logit is in a column of its group; without ids, in its own.
     Rows whose group has no column do not count. What a loss makes of equal ids does not matter.
 
     Args:
@@ -221,7 +221,7 @@ def collisions(ids: Tensor) -> Tensor:
 
 
 def _same_group(logits_NM: Tensor, a_ids: Tensor | None, b_ids: Tensor | None) -> Tensor:
-    """Return the ``[N, M]`` mask of pairs of one group: of partners, where there are no ids."""
+    """Return the ``[N, M]`` mask of pairs of one group: matched pairs, where there are no ids."""
     n, m = logits_NM.shape
     a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
     if a_ids is None or b_ids is None:
@@ -256,7 +256,7 @@ def _roles(
 
 
 def _partner_loss(logits_NM: Tensor, _: Tensor, negative_NM: Tensor, dim: int) -> Tensor:
-    """InfoNCE of the rows (``dim`` 1) or columns (0), the partner being the one positive."""
+    """InfoNCE of the rows (``dim`` 1) or columns (0), the matched row being the one positive."""
     partner_K = logits_NM.diagonal()
     others = logits_NM.masked_fill(~negative_NM, MASKED_LOGIT).logsumexp(dim)
     return -logsigmoid(partner_K - others[: len(partner_K)]).mean()

@@ -63,7 +63,7 @@ def supcon(
     Args:
         a: ``[N, D]``, L2-normalised.
         b: ``[M, D]``, L2-normalised.
-        a_ids: ``[N]`` integers, the groups of a; by itself, row i is in the group of its partner.
+        a_ids: ``[N]`` integers, the groups of a; without them, matched rows are a group.
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
         log_scale: scalar, the logarithm of the inverse temperature.
         execution: whether to hold all logits, or some rows of them at a time.

@@ -33,6 +33,6 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        msg = f"device {name!r} is not to be had here: {str(error).splitlines()[0]}"
+        msg = f"device {name!r} is not available: {str(error).splitlines()[0]}"
         raise SpecError(msg) from None
     return device

@@ -1,6 +1,6 @@
 """Batches that losses find hard: where exponentials overflow, vanish, or cancel.
 
-Shapes: N rows of a, M rows of b, D wide, K = min(N, M) partners.
+Shapes: N rows of a, M rows of b, D wide, K = min(N, M) matched pairs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Regime:
     """N, M, D and a generator to ``[N, D]`` and ``[M, D]`` of length 1, float64."""
 
 
-def partners(cosine: float) -> Embeddings:
-    """Return a maker of random rows whose partners have the given cosine."""
+def matched(cosine: float) -> Embeddings:
+    """Return a maker of random rows whose matched pairs have the given cosine."""
 
     def make(n: int, m: int, d: int, generator: Generator) -> tuple[Tensor, Tensor]:
         a, b = _random(n, d, generator), _random(m, d, generator)
@@ -68,9 +68,9 @@ def lone_pair(n: int, m: int, d: int, generator: Generator) -> tuple[Tensor, Ten
 REGIMES = {
     "random_s14": Regime(1 / 0.07, independent),
     "random_s100": Regime(100, independent),
-    "clip_like_s100": Regime(100, partners(0.33)),
-    "fitted_s14": Regime(1 / 0.07, partners(0.8)),
-    "fitted_s30": Regime(30, partners(0.8)),
+    "clip_like_s100": Regime(100, matched(0.33)),
+    "fitted_s14": Regime(1 / 0.07, matched(0.8)),
+    "fitted_s30": Regime(30, matched(0.8)),
     "opposed_cones_s100": Regime(100, opposed_cones),
     "lone_pair_s300": Regime(300, lone_pair),
 }
@@ -101,7 +101,7 @@ def _some_without(n: int, m: int, _: Generator) -> tuple[Tensor, Tensor]:
 
 
 def _scattered(n: int, m: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Partners too may be of different groups here; and ids may have any integer type."""
+    """Matched rows too may be of different groups here; and ids may have any integer type."""
     high = max(n, m) // 3 + 1
     a_ids, b_ids = (torch.randint(high, (x,), generator=generator) for x in (n, m))
     return a_ids.int(), b_ids.int()

@@ -140,8 +140,8 @@ def scalars_alone(loss: Loss, call: Call) -> Outcome:
 
 
 CALL_VARIANTS = {
-    manner.__name__: manner
-    for manner in (
+    variant.__name__: variant
+    for variant in (
         again,
         tripled,
         autocast,

@@ -2,7 +2,7 @@
 
 A loss is easily right on random batches of a round size, and wrong where training takes it: at low
 temperatures, for losses near zero, for batches that end in the middle of a tile, with ids. So the
-suite goes through regimes, sizes, ids, settings and manners of calling, such that all combinations
+suite goes through regimes, sizes, ids, settings and ways of calling, such that all combinations
 of any two of them occur. A case is one such combination; its name says which.
 
 Shapes: N rows of a, M rows of b, D wide.
@@ -46,7 +46,7 @@ BIAS = -10.0  # where SigLIP starts
 NOTHING = 2**20 * torch.finfo(torch.float32).tiny  # a million exps that underflow
 SHOWN = 5  # failed cases that an error lists
 
-_AXES = "regimes", "sizes", "ids", "positives", "directions", "label_smoothing", "manners"
+_AXES = "regimes", "sizes", "ids", "positives", "directions", "label_smoothing", "variants"
 _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
     "infonce": (functional.infonce, functional.infonce_from_logits),
     "sigmoid": (functional.sigmoid, functional.sigmoid_from_logits),
@@ -55,7 +55,7 @@ _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
 
 @dataclass(frozen=True)
 class LossCase:
-    """One batch, the settings and the manner in which a loss is to be called with it."""
+    """One batch, the settings and the call variant."""
 
     kind: Kind
     regime: str
@@ -64,7 +64,7 @@ class LossCase:
     positives: Positives
     direction: Direction
     label_smoothing: float
-    manner: str
+    variant: str
     device: str
     dtype: torch.dtype
     tolerance: Tolerance
@@ -75,7 +75,7 @@ class LossCase:
         settings: list[str] = [self.positives]
         if self.kind == "infonce":
             settings += [self.direction, f"smoothing_{self.label_smoothing:g}"]
-        parts = [self.regime, "x".join(map(str, self.size)), self.ids, *settings, self.manner]
+        parts = [self.regime, "x".join(map(str, self.size)), self.ids, *settings, self.variant]
         return f"{self.kind}-{str(self.dtype).removeprefix('torch.')}-" + "-".join(parts)
 
     def check(self, loss: Loss) -> None:
@@ -99,7 +99,7 @@ class LossCase:
     def deviations(self, loss: Loss) -> list[Deviation]:
         """Return all differences that are judged, for who wants to see how large they are.
 
-        First of a plain call, in which memory starts as NaN, then of the case's manner. If the
+        First of a plain call, in which memory starts as NaN, then of the case's variant. If the
         plain call fails, there is no other.
 
         Raises:
@@ -116,10 +116,10 @@ class LossCase:
         if any(not x.error <= x.bar for x in found):
             like = name_the_mistake(float(outcome.loss), exact, *_JUDGES[self.kind])
             return [replace(found[0], detail=f"{found[0].detail}{like}"), *found[1:]]
-        manner = CALL_VARIANTS[self.manner](loss, call)
-        in_manner = self._judged(manner, reference)
+        variant = CALL_VARIANTS[self.variant](loss, call)
+        in_variant = self._judged(variant, reference)
         return found + [
-            Deviation(f"{self.manner}: {x.of}", x.error, x.bar, x.detail) for x in in_manner
+            Deviation(f"{self.variant}: {x.of}", x.error, x.bar, x.detail) for x in in_variant
         ]
 
     def _judged(self, outcome: Outcome, reference: Reference) -> list[Deviation]:
@@ -205,7 +205,7 @@ def loss_cases(
     positives: Sequence[Positives] = ("multi", "mask", "ignore"),
     directions: Sequence[Direction] = ("both", "a_to_b", "b_to_a"),
     label_smoothing: Sequence[float] = (0.0, 0.1),
-    manners: Sequence[str] = tuple(CALL_VARIANTS),
+    variants: Sequence[str] = tuple(CALL_VARIANTS),
     strength: int = 2,
     seed: int = 0,
 ) -> list[LossCase]:
@@ -225,13 +225,13 @@ def loss_cases(
         positives: the settings that the loss knows.
         directions: likewise; infonce only.
         label_smoothing: likewise; infonce only.
-        manners: names of ``manners.MANNERS``.
+        variants: names of ``call_variants.CALL_VARIANTS``.
         strength: how many of the lists above to combine. With 2 (some eighty cases), each value of
             one list meets each value of any other in some case; 3 takes some seven times as many.
         seed: another number gives other embeddings.
 
     Raises:
-        ValueError: there is no regime, kind of ids or manner of that name, or a list is empty.
+        ValueError: there is no regime, kind of ids or variant of that name, or a list is empty.
     """
     if kind == "sigmoid":
         directions, label_smoothing = ("both",), (0.0,)
@@ -239,8 +239,8 @@ def loss_cases(
         sizes = tuple(dict.fromkeys((n, n, d) for n, _, d in sizes))
     _known("regimes", regimes, REGIMES)
     _known("ids", ids, IDS)
-    _known("manners", manners, CALL_VARIANTS)
-    axes = (regimes, sizes, ids, positives, directions, label_smoothing, manners)
+    _known("variants", variants, CALL_VARIANTS)
+    axes = (regimes, sizes, ids, positives, directions, label_smoothing, variants)
     for argument, values in zip(_AXES, axes, strict=True):
         if not values:
             msg = f"{argument} is empty, and a suite without cases passes anything"
@@ -260,7 +260,7 @@ def _known(argument: str, names: Sequence[str], known: Mapping[str, Any]) -> Non
 
 
 def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
-    """Compare a loss with the float64 reference: values, gradients, and manners.
+    """Compare a loss with the float64 reference: values, gradients, and variants.
 
     Args:
         loss: called as ``functional.infonce`` or ``functional.sigmoid``: embeddings ``[N, D]`` and

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 FEW = 3  # samples where gradients are taken, which costs most
 CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
-HALF = 3e-2  # likewise where features are half precision
 
 
 class RowsSubject(Subject):

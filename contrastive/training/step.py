@@ -88,7 +88,7 @@ def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> 
 
 
 def _check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:
-    """Refuse what a model learns nothing from: each row is its own perfect partner."""
+    """Refuse identical views: each row would match itself, and nothing would be learned."""
     if torch.equal(first.detach(), second.detach()):
         msg = (
             f"the two views of each {modality} are the same; give towers.{modality} an augment "

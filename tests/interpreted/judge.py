@@ -37,7 +37,7 @@ def embeddings(n=N, m=M, *, fit=0.0, dtype=torch.float32, seed=0, unit=True):
 
 
 def ids(kind, n=N, m=M, *, seed=1):
-    """Return ids with duplicates, and rows and columns of no partner."""
+    """Return ids with duplicates, and unmatched rows and columns."""
     if kind == "diagonal":
         return None, None
     generator = torch.Generator().manual_seed(seed)

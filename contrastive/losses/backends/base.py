@@ -320,7 +320,7 @@ class _OneSweep(torch.autograd.Function):
             total, a_grad, b_grad, bias_grad = backend.sigmoid(
                 a, b_all, scale, bias, labels, gradients=gradients
             )
-            factor = 1 / labels.partners.to(total.dtype)
+            factor = 1 / labels.matched_pairs.to(total.dtype)
         if shared is not None:
             (total,) = shared.group.all_reduce_sum(total)
             b_grad = shared.reduce_scatter(b_grad) if gradients else b_grad

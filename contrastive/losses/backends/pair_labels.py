@@ -24,8 +24,8 @@ class PairLabels:
     """
 
     kind: Literal["diagonal", "masked", "groups"]
-    """partners: row i and column i + offset. masked: so too, but other pairs with equal ids take no
-    part. groups: every pair with equal ids."""
+    """diagonal: row i and column i + offset are positive. masked: likewise, but other pairs with
+    equal ids are masked. groups: every pair with equal ids."""
     offset: int
     a_ids_N: Tensor | None
     b_ids_M: Tensor | None
@@ -35,8 +35,8 @@ class PairLabels:
     """How many positives a column has among all rows of the batch, fp32."""
     rows_with_positive: Tensor
     """How many rows of the whole batch have a positive, scalar fp32."""
-    partners: Tensor
-    """How many partners the whole batch has, scalar fp32."""
+    matched_pairs: Tensor
+    """How many matched pairs the global batch has, scalar fp32."""
 
     @property
     def columns_with_positive(self) -> Tensor:
@@ -62,17 +62,24 @@ class PairLabels:
         check_pair_counts(n, m)
         a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
         k = min(n, m)
-        partners = torch.tensor(float(k), device=device)
+        matched_pairs = torch.tensor(float(k), device=device)
         if positives == "multi" and a_ids is not None and b_ids is not None:
             rows_N, columns_M = _equal(a_ids, b_ids), _equal(b_ids, a_ids)
             return cls(
-                "groups", 0, a_ids, b_ids, rows_N, columns_M, (rows_N > 0).sum().float(), partners
+                "groups",
+                0,
+                a_ids,
+                b_ids,
+                rows_N,
+                columns_M,
+                (rows_N > 0).sum().float(),
+                matched_pairs,
             )
         rows_N = (torch.arange(n, device=device) < k).float()
         columns_M = (torch.arange(m, device=device) < k).float()
         if positives == "mask" and a_ids is not None:
-            return cls("masked", 0, a_ids, b_ids, rows_N, columns_M, partners, partners)
-        return cls("diagonal", 0, None, None, rows_N, columns_M, partners, partners)
+            return cls("masked", 0, a_ids, b_ids, rows_N, columns_M, matched_pairs, matched_pairs)
+        return cls("diagonal", 0, None, None, rows_N, columns_M, matched_pairs, matched_pairs)
 
     def block(self, start: int, stop: int) -> PairLabels:
         """Return the roles of the rows ``start`` to ``stop`` of a."""
@@ -84,7 +91,7 @@ class PairLabels:
             self.row_count_N[start:stop],
             self.column_count_M,
             self.rows_with_positive,
-            self.partners,
+            self.matched_pairs,
         )
 
     def transposed(self) -> PairLabels:
@@ -98,7 +105,7 @@ class PairLabels:
             self.column_count_M,
             self.row_count_N,
             self.columns_with_positive,
-            self.partners,
+            self.matched_pairs,
         )
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -61,8 +61,8 @@ class Pairs:
         return torch.empty(size, dtype=dtype, device=self.a.device)
 
     @property
-    def partners(self) -> tuple[slice, slice]:
-        """The rows that have a partner, and their partners."""
+    def matched(self) -> tuple[slice, slice]:
+        """The matched rows, and the columns that they match."""
         first, last = max(0, -self.offset), min(len(self.a), len(self.b) - self.offset)
         last = max(first, last)
         return slice(first, last), slice(first + self.offset, last + self.offset)

@@ -63,7 +63,7 @@ def weigh(
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write G, times the scale, or times ``LIFT`` if that is not 0; partners get any number.
+    """Write G, times the scale, or times ``LIFT`` if that is not 0; matched pairs get any number.
 
     One exp serves rows and columns.
     """
@@ -232,8 +232,8 @@ def sigmoid(
 ):
     """Write each tile's loss and, for gradients, G as ``weigh`` does and its sum over the tile.
 
-    With ``y = x`` for negatives and -x for positives, the loss of a pair is softplus(y). Partners
-    are left out, but in groups.
+    With ``y = x`` for negatives and -x for positives, the loss of a pair is softplus(y). Matched
+    pairs are left out, but in groups.
     """
     rows_R, columns_C, row, column, _, _ = place(tl.program_id(0), n, m, R, C)
     dot_RC = dots(

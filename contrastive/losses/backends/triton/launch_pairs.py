@@ -1,6 +1,6 @@
 """How the kernels over pairs are called.
 
-Shapes: N rows of a, M rows of b, D wide, T tiles, K partners.
+Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
 """
 
 # the types of Triton know arguments of kernels as they are in a kernel only
@@ -175,13 +175,13 @@ class Kernels:
         )
         return loss_T, g_T
 
-    def partners(self, pairs: Pairs) -> Tensor:
-        """Call ``row_kernels.partners``; return the logits of ``pairs.partners``."""
-        rows_K, _ = pairs.partners
+    def matched_logits(self, pairs: Pairs) -> Tensor:
+        """Call ``row_kernels.matched_logits``; return the logits of ``pairs.matched``."""
+        rows_K, _ = pairs.matched
         width = pairs.a.shape[1]
         x_K = pairs.buffer(rows_K.stop - rows_K.start)
         if len(x_K):
-            row_kernels.partners[(len(x_K),)](
+            row_kernels.matched_logits[(len(x_K),)](
                 a=pairs.a[rows_K],
                 b=pairs.b,
                 scale=self.scale,
@@ -194,7 +194,7 @@ class Kernels:
         return x_K
 
     def put(self, pairs: Pairs, g: Tensor, partners_K: Tensor) -> None:
-        """Write G of the partners."""
+        """Write G of the matched pairs."""
         lift = self.scale if _lift(g) == 0 else _lift(g)
         g[:, : len(pairs.b)].diagonal(pairs.offset).copy_(partners_K * lift)
 

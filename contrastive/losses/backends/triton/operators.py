@@ -224,7 +224,7 @@ def sigmoid_sweep(
         def write(g: Tensor | None, here: slice, there: slice) -> None:
             block = pairs.block(here, there)
             loss_T, g_T = kernels.sigmoid(block, g, bias=bias)
-            x_K = pairs.buffer(0) if kind == "groups" else kernels.partners(block) + bias
+            x_K = pairs.buffer(0) if kind == "groups" else kernels.matched_logits(block) + bias
             total.add_(loss_T.sum(dtype=torch.float64)).add_(softplus(-x_K).sum())
             if g is not None and g_T is not None:
                 g_K = -torch.sigmoid(-x_K)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def put(
     kernels: Kernels, pairs: Pairs, g: Tensor, *, rows: Sequence[Tensor], columns: Sequence[Tensor]
 ) -> None:
-    """Write G of the partners, whose sides are given; in groups it is there."""
+    """Write G of the matched pairs from their row statistics; with groups it is there already."""
     if pairs.kind != "groups":
-        rows_K, columns_K = pairs.partners
+        rows_K, columns_K = pairs.matched
         kernels.put(pairs, g, -(rows[2][rows_K] + columns[2][columns_K]))
 
 
@@ -105,8 +105,8 @@ def first_sweep(
         if groups and not fallback:
             launch_rows.fold(folded_positive_SM, len(blocks), column_positive)
     if not groups:
-        rows_K, columns_K = pairs.partners
-        row_positive[rows_K] = column_positive[columns_K] = kernels.partners(pairs)
+        rows_K, columns_K = pairs.matched
+        row_positive[rows_K] = column_positive[columns_K] = kernels.matched_logits(pairs)
     return row_log, column_log, row_positive, column_positive, exact, shift
 
 

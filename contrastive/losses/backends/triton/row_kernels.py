@@ -102,8 +102,8 @@ def normalize_rows(raw, out, length, D: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["offset"], do_not_specialize_on_alignment=["x"])
-def partners(a, b, scale, x, offset, D: tl.constexpr, W: tl.constexpr):
-    """Write the logit of a row and its partner."""
+def matched_logits(a, b, scale, x, offset, D: tl.constexpr, W: tl.constexpr):
+    """Write the logit of a matched pair."""
     row = tl.program_id(0).to(tl.int64)
     k_W = tl.arange(0, W)
     a_W = tl.load(a + row * D + k_W, mask=k_W < D, other=0.0).to(tl.float32)
