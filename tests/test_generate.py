@@ -177,7 +177,7 @@ def test_preprocessing_of_another_kind_is_refused_in_one_line(monkeypatch):
     plain = encoder.preprocess
     bent = {
         "more to colours": lambda samples: {"image": plain(samples)["image"] ** 2},
-        "gives|makes of pictures": lambda samples: plain(samples) | {"places": torch.zeros(1, 2)},
+        "gives|makes of images": lambda samples: plain(samples) | {"places": torch.zeros(1, 2)},
     }
     for said, preprocess in bent.items():
         monkeypatch.setattr(encoder, "preprocess", preprocess)
