@@ -18,7 +18,7 @@ from contrastive.heads import Head, Linear
 from contrastive.losses import InfoNCE
 from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Check, Fault
-from contrastive.testing.partner import Partner
+from contrastive.testing.counterpart import Counterpart
 from contrastive.testing.row_checks import row_checks
 from contrastive.testing.rows import RowsSubject
 from contrastive.testing.saved import WORDS, keeps_its_weights
@@ -95,8 +95,8 @@ class HeadSubject(RowsSubject):
     def model(self, *, frozen: bool) -> ModelSpec:
         """Return a model of two bags of words, the head on the first."""
         tower = self.tower().model_copy(update={} if frozen else {"frozen": "none"})
-        other = Tower(encoder=Partner(width=8, buckets=64), head=Linear())
-        towers = {"text": tower, "partner": other}
+        other = Tower(encoder=Counterpart(width=8, buckets=64), head=Linear())
+        towers = {"text": tower, "counterpart": other}
         return ModelSpec(embed_dim=self.width, towers=towers, loss=InfoNCE())
 
 

@@ -132,7 +132,7 @@ def keeps_its_state(subject: LossSubject) -> None:
     subject.call(a, b)  # whether it goes by a batch at all
     torch.manual_seed(5)
     model = build_model(subject.model())
-    train_step(model, {"text": WORDS, "partner": WORDS})
+    train_step(model, {"text": WORDS, "counterpart": WORDS})
     loaded = reloaded(model)
     if changed := difference(state_of(model), state_of(loaded)):
         problem = f"{changed} is another once saved and loaded"

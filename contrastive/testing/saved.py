@@ -25,10 +25,10 @@ def keeps_its_weights(subject: RowsSubject) -> None:
     for frozen in (False, True):
         torch.manual_seed(5)
         model = build_model(subject.model(frozen=frozen))
-        modality, partner = model.towers
+        modality, counterpart = model.towers
         samples = subject.raw_samples
         words = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(len(samples))]
-        train_step(model, {modality: samples, partner: words})
+        train_step(model, {modality: samples, counterpart: words})
         loaded = reloaded(model)
         share = gap(loaded.embed(modality, samples), model.embed(modality, samples))
         if share:

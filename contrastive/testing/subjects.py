@@ -16,8 +16,8 @@ from contrastive.heads import Linear
 from contrastive.losses import InfoNCE
 from contrastive.spec import ModelSpec, Tower
 from contrastive.testing.checks import Fault, Skipped
+from contrastive.testing.counterpart import Counterpart
 from contrastive.testing.generic import Subject
-from contrastive.testing.partner import Partner
 from contrastive.testing.processes import pickled
 from contrastive.testing.rows import RowsSubject
 from contrastive.testing.samples import Examples, examples_of
@@ -100,9 +100,9 @@ class EncoderSubject(RowsSubject):
     def model(self, *, frozen: bool) -> ModelSpec:
         """Return a model of the encoder and a bag of words."""
         tower = self.tower().model_copy(update={"frozen": "encoder" if frozen else "none"})
-        partner = Partner if self.config.modality == "text" else CBOW
-        other = Tower(encoder=partner(width=8, buckets=64), head=Linear())
-        towers = {self.config.modality: tower, partner.modality: other}
+        counterpart = Counterpart if self.config.modality == "text" else CBOW
+        other = Tower(encoder=counterpart(width=8, buckets=64), head=Linear())
+        towers = {self.config.modality: tower, counterpart.modality: other}
         return ModelSpec(embed_dim=EMBED_DIM, towers=towers, loss=InfoNCE())
 
     def mixing(self, place: int) -> tuple[str, str]:
@@ -199,7 +199,7 @@ class LossSubject(Subject):
         """Return a model of two bags of words."""
         towers = {
             cls.modality: Tower(encoder=cls(width=8, buckets=64), head=Linear())
-            for cls in (CBOW, Partner)
+            for cls in (CBOW, Counterpart)
         }
         return ModelSpec(embed_dim=self.width, towers=towers, loss=self.config)
 

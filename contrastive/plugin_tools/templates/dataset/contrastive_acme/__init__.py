@@ -14,7 +14,7 @@ __all__ = ["AcmeDataset"]
 
 
 class AcmeDataset(Dataset):
-    """Pictures and captions of a CSV file with the columns image, text and split."""
+    """Images and captions of a CSV file with the columns image, text and split."""
 
     file: Path
     """The CSV file; it names images relative to its own folder."""

@@ -39,8 +39,8 @@ def rows_of(file: Path, splits: Sequence[str]) -> list[Sample]:
                 id_ = ids.setdefault(row["image"], len(ids))
                 known.add(row["split"])
                 if row["split"] in splits:
-                    picture = file.parent / row["image"]
-                    rows.append({"image": picture, "text": row["text"], "id": id_, "source": place})
+                    image = file.parent / row["image"]
+                    rows.append({"image": image, "text": row["text"], "id": id_, "source": place})
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read: {error}") from None
     if missing := [split for split in splits if split not in known]:

@@ -1,4 +1,4 @@
-"""Pictures to features.
+"""Images to features.
 
 Shapes: B images, 3 channels, S by S pixels, F features.
 """
@@ -57,6 +57,6 @@ class Pixels:
             BadSample: an image cannot be read.
         """
         square = (self.size, self.size)
-        pictures = [np.asarray(ImageOps.fit(open_image(sample), square)) for sample in samples]
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        images = [np.asarray(ImageOps.fit(open_image(sample), square)) for sample in samples]
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return {"image": pixels.float().div(127.5).sub(1)}

@@ -15,5 +15,5 @@ def test_it_keeps_the_promises_of_an_encoder():
 
 def test_the_width_of_the_features_is_that_of_the_config():
     module = AcmeEncoder(width=8).build().eval()
-    pictures = [Image.new("RGB", size, "red") for size in ((40, 30), (20, 90))]
-    assert module(**module.preprocess(pictures)).shape == (2, 8)
+    images = [Image.new("RGB", size, "red") for size in ((40, 30), (20, 90))]
+    assert module(**module.preprocess(images)).shape == (2, 8)
