@@ -1,8 +1,7 @@
 """Pretrained models as models of ours: the interface, the registry, and what comes built in.
 
-A name ``SOURCE:REST`` is a model that others have published; its source turns the rest into the
-spec that brings it back. This module is the menu. It does not import torch; each ``spec`` imports
-what it needs.
+A name ``SOURCE:REST`` is a model that others have published; its source turns the rest into
+the spec of that model. Config classes only; torch is imported in ``spec()``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sound as a modality: an encoder of log-mel spectrograms, and clips with captions in a folder.
 
-This module is the menu. It does not import torch; each ``build`` imports what it needs.
+Config classes only; torch is imported in ``build()``.
 """
 
 from __future__ import annotations

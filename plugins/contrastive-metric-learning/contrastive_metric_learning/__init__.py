@@ -1,7 +1,7 @@
 """Losses and miners of pytorch-metric-learning for paired embeddings.
 
-This module is the menu of losses, ``miners`` that of miners. Neither imports torch; each ``build``
-imports what it needs. The fields are those of the library, checked when a spec is read.
+Config classes of losses; ``miners`` has those of miners. torch is imported in ``build()``. The
+fields are those of the library, checked when a spec is read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models of open_clip: their halves as encoders, and the whole of them by name.
 
-This module is the menu. It does not import torch; each ``build`` imports what it needs.
+Config classes only; torch is imported in ``build()``.
 """
 
 from __future__ import annotations

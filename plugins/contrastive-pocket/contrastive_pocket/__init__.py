@@ -1,6 +1,6 @@
 """Pretrained encoders whose weights are pip packages: small, and no network at run time.
 
-This module is the menu. It does not import torch; each ``build`` imports what it needs.
+Config classes only; torch is imported in ``build()``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The dataset ``acme``. This module is the menu: it imports what reads files in ``build``."""
+"""The dataset ``acme``. Config only: what reads files is imported in ``build()``."""
 
 from __future__ import annotations
 

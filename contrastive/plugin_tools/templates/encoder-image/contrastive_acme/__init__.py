@@ -1,4 +1,4 @@
-"""The image encoder ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+"""The image encoder ``acme``. Config only: torch is imported in ``build()``."""
 
 from __future__ import annotations
 

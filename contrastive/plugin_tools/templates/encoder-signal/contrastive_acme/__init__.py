@@ -1,4 +1,4 @@
-"""The encoder ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+"""The encoder ``acme``. Config only: torch is imported in ``build()``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text encoder ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+"""The text encoder ``acme``. Config only: torch is imported in ``build()``."""
 
 from __future__ import annotations
 

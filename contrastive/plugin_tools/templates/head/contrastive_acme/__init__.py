@@ -1,4 +1,4 @@
-"""The head ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+"""The head ``acme``. Config only: torch is imported in ``build()``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss ``acme``. This module is the menu: it does not import torch, ``build`` does."""
+"""The loss ``acme``. Config only: torch is imported in ``build()``."""
 
 from __future__ import annotations
 
