@@ -54,7 +54,7 @@ class BatchGroup:
             ValueError: one rank has more rows of a than of b and another has fewer, so that
                 unmatched rows would become matched pairs.
         """
-        # numbers of the CPU go by the CPU where the group can, which does not wait for a GPU
+        # sizes are exchanged on the CPU where the group can: the host then waits for no GPU
         here = (
             torch.device("cpu")
             if "cpu:" in dist.get_backend_config(self.process_group)
@@ -76,7 +76,7 @@ class BatchGroup:
 
     def all_reduce_sum(self, *parts: Tensor) -> list[Tensor]:
         """Return the sum of each part over the ranks; all have one dtype."""
-        flat = torch.cat([x.flatten() for x in parts])
+        flat = torch.cat([x.flatten() for x in parts])  # one message instead of several
         all_reduce(flat, self.process_group)
         sums = cast("Any", flat.split([x.numel() for x in parts]))
         return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
@@ -139,7 +139,7 @@ class RowShards:
 
     def all_gather(self, x: Tensor) -> Tensor:
         """Return the rows ``[N, ...]`` of all ranks, ``x`` ``[n, ...]`` being this rank's."""
-        longest = max(self.counts)
+        longest = max(self.counts)  # a collective of one tensor needs shards of one size: pad
         if missing := longest - len(x):
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
         together = x.new_empty(self.group.size * longest, *x.shape[1:])
@@ -153,9 +153,10 @@ class RowShards:
         return whole
 
     def all_gather_with_gradient(self, x: Tensor) -> Tensor:
-        """Return ``gather(x)``, for a loss that every rank computes in full.
+        """Return ``all_gather(x)``, for a loss that every rank computes in full.
 
-        The gradient is that of the rows of this rank, times the world size.
+        The gradient is that of the rows of this rank, times the world size: every rank has the
+        gradient of the whole loss already, and the mean over the ranks divides by it.
         """
         return cast("Tensor", _Gather.apply(x, self))
 

@@ -74,10 +74,12 @@ def sums(
         a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
     )
     s = tl.load(scale)
+    # a slot for each tile, since no two programs may write to one address; tiles x N may pass 2^31
     row_at = tile_column.to(tl.int64) * n + rows_R
     column_at = tile_row.to(tl.int64) * m + columns_C
     found = special(a_ids, b_ids, rows_R, columns_C, row, column, n, m, offset, KIND)
     if KIND == "groups":
+        # the loss needs the positives' logits themselves, not their exps
         x_R = tl.zeros((R,), tl.float32)
         x_C = tl.zeros((C,), tl.float32)
         if found:
@@ -87,11 +89,12 @@ def sums(
             x_C = tl.sum(x_RC, 0)
         tl.store(row_positive + row_at, x_R, mask=rows_R < n)
         tl.store(column_positive + column_at, x_C, mask=columns_C < m)
-    e_RC = tl.exp2(dot_RC * (s * LOG2E) - tl.load(shift))
+    e_RC = tl.exp2(dot_RC * (s * LOG2E) - tl.load(shift))  # exp2 is one instruction, exp is not
     own_R = tl.zeros((R,), tl.float32)
     own_C = tl.zeros((C,), tl.float32)
     if found:
         if KIND == "groups":
+            # a tile at the edge has rows and columns that are not there
             e_RC = tl.where(inside(rows_R, columns_C, n, m), e_RC, 0.0)
             negative_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), 0.0, e_RC)
             many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
@@ -102,7 +105,7 @@ def sums(
         else:
             negative_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
             e_RC = tl.where(negative_RC, e_RC, 0.0)
-    if KEEP:
+    if KEEP:  # the second pass rescales these instead of multiplying again
         there_RC = inside(rows_R, columns_C, n, stride)
         kept_RC = e_RC.to(exps.dtype.element_ty)
         tl.store(at(exps, rows_R, columns_C, row, column, stride), kept_RC, mask=there_RC)
@@ -140,7 +143,7 @@ def peaks(
     Only if ``exact`` is set; else nothing. A few programs share the tiles, since thousands would
     take their time even to do nothing.
     """
-    if tl.load(exact) == 0:
+    if tl.load(exact) == 0:  # read on the device, so that the host need not wait for it
         return
     tile = tl.program_id(0)
     while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
@@ -170,6 +173,6 @@ def peaks(
 def logsumexp2(x, axis: tl.constexpr):
     """Return log2 of the sum of powers of 2 along an axis; -inf for an empty sum."""
     peak = tl.max(x, axis)
-    peak = tl.where(peak == float("-inf"), 0.0, peak)
+    peak = tl.where(peak == float("-inf"), 0.0, peak)  # -inf - -inf would be NaN
     total = tl.sum(tl.exp2(x - tl.expand_dims(peak, axis)), axis)
     return tl.where(total == 0, float("-inf"), peak + tl.log2(tl.where(total == 0, 1.0, total)))
