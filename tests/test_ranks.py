@@ -67,8 +67,8 @@ def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, to
     process = torchrun(spec, two)
     out, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told
-    ours = [line for line in out.splitlines() if not line.startswith("[Gloo] ")]  # old torch talks
-    assert ours == [f"saved: {two / 'model'}"]
+    assert out.count("saved: ") == 1  # beside what gloo prints, by both ranks at once
+    assert f"saved: {two / 'model'}" in out.splitlines()
     assert told.count("pairs, 4 steps an epoch") == 1
     assert told.count("epoch 8: ") == 1
 
