@@ -43,11 +43,14 @@ class Case:
     with_ids: bool = True
     normalize: bool = False
     outer: float = 1.0
+    shards_known: bool = False
+    """The loss is told how the global batch is sharded, instead of by which ranks."""
 
     def __str__(self) -> str:
         parts = [self.loss, *map(str, self.options.values()), self.layout, self.execution]
         parts += ["fp32"] * (self.dtype == torch.float32) + ["raw"] * self.normalize
         parts += ["no ids"] * (not self.with_ids) + ["outer"] * (self.outer != 1)
+        parts += ["shards known"] * self.shards_known
         return " ".join(parts)
 
     def inputs(self, size: int) -> list[dict[str, torch.Tensor | None]]:
@@ -95,6 +98,7 @@ def cases() -> list[Case]:
             Case(loss, "more b", how, options, normalize=True, dtype=torch.float32),
             Case(loss, "more b", how, options, with_ids=False),
             Case(loss, "uneven", how, options, outer=0.25),
+            Case(loss, "more b", how, options, shards_known=True),
         ]
     return [*found, Case("infonce", "uneven", "auto"), Case("sigmoid", "uneven", "auto")]
 
@@ -135,6 +139,8 @@ def run(case: Case, mine: dict[str, Any], group: Any) -> dict[str, torch.Tensor]
     leaves = {side: mine[side].clone().requires_grad_() for side in ("a", "b")}
     ids = {side: mine.get(side) for side in ("a_ids", "b_ids")}
     loss_of = getattr(execution, case.loss)
+    if case.shards_known:
+        group = group.pair_shards(*leaves.values())
     value = loss_of(
         *leaves.values(),
         **ids,

@@ -62,11 +62,11 @@ def infonce(
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
         execution: how; ``choose`` says what ``auto`` is.
-        products: type in which fp32 embeddings are multiplied. SoftmaxSums are fp32 in any case.
-        group: the processes whose batches form one batch with this one. The value is the loss of
-            the whole batch, on every process; the mean of the gradients over the processes is its
-            gradient (what DistributedDataParallel makes of them). Each process may have other
-            numbers of rows; see ``contrastive.distributed.global_batch``.
+        products: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
+        group: the ranks whose batches form one global batch with this one, or how that is sharded.
+            The value is the loss of the global batch, on every rank; the mean of the gradients over
+            the ranks is its gradient (what DistributedDataParallel makes of them). Each rank may
+            have other numbers of rows; see ``contrastive.distributed.global_batch``.
 
     Returns:
         Scalar, fp32 (float64 for float64 embeddings).
@@ -76,10 +76,11 @@ def infonce(
             there are no pairs.
         MissingExtra: ``fused`` without Triton.
     """
+    shards = pair_shards(a, b, group)
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
-    shards = pair_shards(a, b, group)
+        shards = None if shards is None else shards.swapped()
     execution = choose_for(execution, a, b, products=products, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
@@ -187,7 +188,7 @@ def choose_for(
 ) -> Chosen:
     """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
     n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
-    dtype = a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
+    dtype = _common_dtype(a, b)
     return choose(execution, n, m, a.shape[1], dtype=dtype, device=a.device, products=products)
 
 
@@ -205,10 +206,9 @@ def _backend(
 ) -> LossBackend:
     if not len(labels.row_count_N):
         return EmptyShardBackend()
-    wide = engine.accumulation_dtype(a, b)
-    dtype = _reduced_dtype(a.dtype if a.dtype == b.dtype else wide, products)
-    if not a.is_cuda and products != "bf16":
-        dtype = None  # a CPU multiplies bf16 and fp16 as fp32, unless it is asked to
+    # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
+    reduced = a.is_cuda or products == "bf16"
+    dtype = _reduced_dtype(_common_dtype(a, b), products) if reduced else None
     match execution:
         case "chunked":
             return ChunkedBackend(products=dtype)
@@ -219,6 +219,11 @@ def _backend(
             return FusedBackend(products=dtype)
         case _:
             assert_never(execution)
+
+
+def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    """Return the dtype of both, or that of sums where they differ."""
+    return a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
 
 
 def _reduced_dtype(dtype: torch.dtype, products: Products) -> torch.dtype | None:
