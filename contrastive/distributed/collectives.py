@@ -23,38 +23,46 @@ class LostRank(TrainingError):  # noqa: N818
 
 
 def _collective(call: Callable[P, None]) -> Callable[P, None]:
-    """Let a collective that fails say why: gloo raises a plain RuntimeError, NCCL a DistError."""
+    """Let a collective that fails say why: gloo raises a plain RuntimeError, NCCL a DistError.
+
+    Other kinds of RuntimeError, such as that the memory is full, are this rank's own.
+    """
 
     @wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             call(*args, **kwargs)
         except RuntimeError as error:
-            msg = "another process of this run has ended; its message, or torchrun's, says why"
+            if type(error) is not RuntimeError and not isinstance(error, dist.DistError):
+                raise
+            cause = str(error).strip().partition("\n")[0]
+            msg = (
+                "another process of this run has ended; its message, or torchrun's, says why "
+                f"({cause})"
+            )
             raise LostRank(msg) from error
 
     return wrapped
 
 
 def _named(name: str, *, before: str) -> Callable[..., Any]:
-    """Return a function of torch by its name since 2.14, which deprecates the one before."""
+    """Return a function of torch by its name since 2.14, which deprecates the one before.
+
+    It is looked for when it is called, since a torch without ``distributed`` has neither.
+    """
     return cast("Callable[..., Any]", getattr(dist, name, None) or getattr(dist, before))
-
-
-_all_gather = _named("all_gather_single", before="all_gather_into_tensor")
-_reduce_scatter = _named("reduce_scatter_single", before="reduce_scatter_tensor")
 
 
 @_collective
 def all_gather(out: Tensor, x: Tensor, group: ProcessGroup | None) -> None:
     """Fill ``out`` ``[W * n, ...]`` with ``x`` ``[n, ...]`` of every rank, by rank."""
-    _all_gather(out, x, group=group)
+    _named("all_gather_single", before="all_gather_into_tensor")(out, x, group=group)
 
 
 @_collective
 def reduce_scatter(out: Tensor, x: Tensor, group: ProcessGroup | None) -> None:
     """Fill ``out`` ``[n, ...]`` with this rank's part of the sum of all ``x`` ``[W * n, ...]``."""
-    _reduce_scatter(out, x, group=group)
+    _named("reduce_scatter_single", before="reduce_scatter_tensor")(out, x, group=group)
 
 
 @_collective
