@@ -27,6 +27,7 @@ from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import build_model
+from contrastive.nn.rng import Randomness
 from contrastive.reporting.run_log import Log
 from contrastive.reporting.summary import summary
 from contrastive.training.batches import TrainingBatches
@@ -96,8 +97,7 @@ def train(
     with (
         launched_ranks(spec.training.device) as (ranks, device),
         locked_run_folder(folder) if ranks.is_main else nullcontext(),
-        # the caller's random state stays as it was
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        Randomness(),  # the caller's generators, of all devices, stay as they were
     ):
         return _train(spec, folder, ranks, device, resume=resume, cache=cache)
 
