@@ -51,8 +51,8 @@ def say(line: str) -> None:
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""
-    screen = Console(quiet=True) if _quiet.get() else console()
-    if not screen.is_terminal or screen.is_dumb_terminal:
+    screen = console()
+    if _quiet.get() or not screen.is_terminal or screen.is_dumb_terminal:
         yield _lines(description, total, done)
         return
     columns = (

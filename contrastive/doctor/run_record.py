@@ -1,4 +1,4 @@
-"""The figures of a run, and what a check says of them."""
+"""The log of a run by what its lines hold, and what a check finds in it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Finding:
     code: str
     """Its name, the same in every version: ``collapsed``."""
     what: str
-    """What is wrong, with the figures that show it."""
+    """What is wrong, with the numbers that show it."""
     remedy: str
     """What to do."""
     evidence: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The log."""
+    """The numbers that show it."""
 
     @property
     def sentence(self) -> str:
@@ -145,9 +145,9 @@ def above_chance(evaluation: Mapping[str, Any]) -> bool | None:
 
 
 def _clearly_better(direction: Mapping[str, Any]) -> bool:
-    log = [f for f in direction["recall"].values() if f["chance"] < 0.9]
-    better = sum(f["low"] > f["chance"] for f in log)
-    return better > len(log) / 2
+    estimates = [e for e in direction["recall"].values() if e["chance"] < 0.9]
+    better = sum(e["low"] > e["chance"] for e in estimates)
+    return better > len(estimates) / 2
 
 
 def first_recall(direction: Mapping[str, Any]) -> Mapping[str, float]:

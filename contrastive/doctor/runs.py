@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run_log_of(folder: Path) -> RunLog:
-    """Return the figures of a run.
+    """Return the log of a run.
 
     Raises:
         DataError: the folder is not that of a run, or the run has no steps.
