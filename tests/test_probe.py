@@ -20,7 +20,7 @@ from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, MissingExtra, SpecError
 from contrastive.evaluation.evaluate import evaluate, top5_share
-from contrastive.evaluation.labelled_splits import Part
+from contrastive.evaluation.labelled_splits import Part, Reader
 from contrastive.evaluation.leakage import seen_samples
 from contrastive.evaluation.logistic import GRID, choose_strength, fit_and_score
 from contrastive.evaluation.probe import draw, knn, linear_probe, probe
@@ -132,6 +132,16 @@ def sklearn_probe(train, test, C):
     return float(fitted.score((queries - centre) / scale, truth))
 
 
+def linear(model, train, test, *, shots=(), seeds=3, C=None, **reading):
+    data = Reader(model, **reading).read(train, test, train_split="train", split="test")
+    return linear_probe(data, shots=shots, seeds=seeds, C=C)
+
+
+def neighbours(model, train, test, *, k=20, temperature=0.07, **reading):
+    data = Reader(model, **reading).read(train, test, train_split="train", split="test")
+    return knn(data, k=k, temperature=temperature)
+
+
 def loop_knn(train, test, k, temperature):
     """The vote of the k nearest by cosine, restated with loops in float64."""
     right = 0
@@ -161,7 +171,7 @@ def test_planted_classes_are_found_and_a_model_without_training_guesses_their_na
 
 
 def test_features_without_a_signal_score_chance(model):
-    point = linear_probe(model, Planted(noise=300), Planted(noise=300, seed=1))[-1]
+    point = linear(model, Planted(noise=300), Planted(noise=300, seed=1))[-1]
     top1 = point.accuracy.top1
     assert top1.low - 0.08 <= 1 / 6 <= top1.high + 0.08
 
@@ -169,7 +179,7 @@ def test_features_without_a_signal_score_chance(model):
 @pytest.mark.parametrize("C", [1e-3, 1.0, 100.0])
 def test_the_probe_is_that_of_scikit_learn(model, C):
     train, test = Planted(), Planted(seed=1)
-    point = linear_probe(model, train, test, C=C)[-1]
+    point = linear(model, train, test, C=C)[-1]
     expected = sklearn_probe(train.arrays(), test.arrays(), C)
     assert point.accuracy.top1.value == pytest.approx(expected, abs=1e-12)
     assert 0.4 < expected < 1
@@ -178,7 +188,7 @@ def test_the_probe_is_that_of_scikit_learn(model, C):
 
 def test_few_shots_are_those_of_scikit_learn_on_what_was_drawn(model):
     train, test = Planted(), Planted(seed=1)
-    few, _ = linear_probe(model, train, test, shots=[4], seeds=3, C=1.0)
+    few, _ = linear(model, train, test, shots=[4], seeds=3, C=1.0)
     x, y = train.arrays()
     expected = []
     for seed in range(3):
@@ -243,7 +253,7 @@ def test_a_fifth_of_all_samples_is_the_validation_part_and_no_class_is_used_up()
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.01), (120, 1.0)])
 def test_neighbours_vote_as_in_the_loop(model, k, temperature):
     train, test = Planted(noise=0.8), Planted(noise=0.8, seed=1)
-    found = knn(model, train, test, k=k, temperature=temperature)
+    found = neighbours(model, train, test, k=k, temperature=temperature)
     expected = loop_knn(train.arrays(), test.arrays(), k, temperature)
     assert found.accuracy.top1.value == pytest.approx(expected, abs=1e-12)
     assert 1 / 6 < expected < 1
@@ -251,9 +261,9 @@ def test_neighbours_vote_as_in_the_loop(model, k, temperature):
 
 def test_neighbours_are_the_same_in_chunks(model, monkeypatch):
     splits = Planted(noise=0.8), Planted(noise=0.8, seed=1)
-    whole = knn(model, *splits)
+    whole = neighbours(model, *splits)
     monkeypatch.setattr("contrastive.evaluation.probe.QUERIES", 7)
-    assert knn(model, *splits) == whole
+    assert neighbours(model, *splits) == whole
 
 
 def test_the_same_seed_gives_the_same_report(model):
@@ -263,7 +273,7 @@ def test_the_same_seed_gives_the_same_report(model):
 
 def test_embeddings_are_what_the_tower_gives(model):
     train, test = Planted(), Planted(seed=1)
-    point = linear_probe(model, train, test, on="embeddings", C=1.0)[-1]
+    point = linear(model, train, test, on="embeddings", C=1.0)[-1]
     (x, y), (queries, truth) = train.arrays(), test.arrays()
     embedded = [model.embed("image", list(part)).numpy() for part in (x, queries)]
     expected = sklearn_probe((embedded[0], y), (embedded[1], truth), 1.0)
@@ -280,12 +290,12 @@ def test_texts_can_be_probed(model):
 def test_cached_features_are_computed_once_and_change_nothing(model, tmp_path):
     splits = Planted(), Planted(seed=1)
     cache = FeatureCache(tmp_path)
-    fresh = knn(model, *splits)
+    fresh = neighbours(model, *splits)
     preprocess = model.tower("image").encoder.preprocess
     preprocess.seen = 0
-    assert knn(model, *splits, cache=cache) == fresh
+    assert neighbours(model, *splits, cache=cache) == fresh
     assert preprocess.seen == 240
-    assert linear_probe(model, *splits, cache=cache) == linear_probe(model, *splits, cache=cache)
+    assert linear(model, *splits, cache=cache) == linear(model, *splits, cache=cache)
     assert preprocess.seen == 240
 
 
@@ -384,7 +394,7 @@ def without_classes():
 )
 def test_what_cannot_be_probed_is_refused_in_one_line(model, train, test, options, said):
     with pytest.raises(DataError) as error:
-        linear_probe(model, train, test, **options)
+        linear(model, train, test, **options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -393,7 +403,7 @@ def test_a_model_is_not_judged_by_what_it_was_trained_on(model):
     test = Planted(seed=1)
     model.seen = seen_samples(test.rows, ["image"])
     with pytest.raises(DataError, match="shares 120 of 120 image rows with the training split"):
-        linear_probe(model, Planted(), test)
+        linear(model, Planted(), test)
 
 
 @pytest.mark.parametrize(
@@ -407,12 +417,12 @@ def test_a_model_is_not_judged_by_what_it_was_trained_on(model):
 )
 def test_what_cannot_be_asked_is_refused(model, options, said):
     with pytest.raises(SpecError, match=said):
-        linear_probe(model, Planted(), Planted(seed=1), **options)
+        linear(model, Planted(), Planted(seed=1), **options)
 
 
 def test_more_neighbours_than_samples_are_refused(model):
     with pytest.raises(DataError, match="20 neighbours cannot vote: split 'train' has 12 samples"):
-        knn(model, Planted((6, 6)), Planted((6, 6), seed=1))
+        neighbours(model, Planted((6, 6)), Planted((6, 6), seed=1))
 
 
 def test_a_bad_sample_is_reported_and_left_out(model):
@@ -425,7 +435,7 @@ def test_a_bad_sample_is_reported_and_left_out(model):
 def test_without_scikit_learn_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(MissingExtra, match=r'pip install "contrastive-kit\[probe\]"'):
-        linear_probe(model, Planted(), Planted(seed=1), C=1.0)
+        linear(model, Planted(), Planted(seed=1), C=1.0)
 
 
 @pytest.mark.slow

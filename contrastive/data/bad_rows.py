@@ -6,8 +6,8 @@ One bad row or broken image must not end a long run; a thousand of them must.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 from contrastive.errors import DataError
 
@@ -33,6 +33,10 @@ class BadRows:
     lines: list[str] = field(default_factory=list[str])
     bad: int = 0
     reported: set[str] = field(default_factory=set[str], repr=False)
+
+    def copy(self) -> Self:
+        """Return a ledger that goes on from this one, which stays as it is."""
+        return replace(self, lines=[*self.lines], reported={*self.reported})
 
     def report(self, source: str, problem: str, *, rows: int = 1) -> None:
         """Note one fault; ``source`` is its place, such as ``captions.csv:17``.

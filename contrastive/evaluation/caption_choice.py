@@ -9,7 +9,7 @@ Shapes: T tests, I images and C captions of a test, D the shared width.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,9 +74,7 @@ def pair_accuracy(
     if len(shapes) > 1:
         msg = f"{tests.name}: some tests have one image and others two; give them in two files"
         raise DataError(msg)
-    bad_rows = replace(
-        tests.bad_rows, lines=[*tests.bad_rows.lines], reported={*tests.bad_rows.reported}
-    )
+    bad_rows = tests.bad_rows.copy()
     scores = _scores(model, tests, bad_rows, cache, workers)
     bad_rows.check(len(tests.tests) + tests.bad_rows.bad)
     if not scores:

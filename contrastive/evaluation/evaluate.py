@@ -9,7 +9,7 @@ Shapes: Q queries, T targets, D the shared width, K the values of k.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,8 +93,7 @@ def evaluate(
     check_modalities(rows, model.towers)
     check_held_out(model, rows, split)
     known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
-    # a copy, since the dataset may be measured again
-    bad_rows = replace(known, lines=[*known.lines], reported={*known.reported})
+    bad_rows = known.copy()  # the dataset may be measured again
     embedded = {
         modality: embed_modality(model, rows, modality, bad_rows, cache=cache, workers=workers)
         for modality in model.towers

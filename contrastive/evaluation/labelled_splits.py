@@ -5,7 +5,7 @@ Shapes: N samples, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -98,7 +98,7 @@ class Reader:
     ) -> tuple[Part, list[dict[str, Any]]]:
         """Return the good samples and their rows; what is wrong with others goes to ``lines``."""
         known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
-        bad_rows = replace(known, lines=[*known.lines], reported={*known.reported})
+        bad_rows = known.copy()
         bad: set[int] = set()
 
         def note(index: int, problem: str) -> None:

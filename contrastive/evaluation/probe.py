@@ -143,7 +143,7 @@ def probe(
     """
     reader = Reader(model, modality, on, cache, workers)
     data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
-    neighbours = _vote(data, k, temperature)
+    neighbours = knn(data, k=k, temperature=temperature)
     zero_shot = None
     if modality == "image" and "text" in model.towers:
         images = [row[modality] for row in data.test_rows]
@@ -157,7 +157,7 @@ def probe(
         len(data.classes),
         len(data.train.truth_N),
         len(data.test.truth_N),
-        _curve(data, shots, seeds, None),
+        linear_probe(data, shots=shots or (), seeds=seeds),
         neighbours,
         zero_shot,
         data.faults,
@@ -165,70 +165,55 @@ def probe(
 
 
 def linear_probe(
-    model: ContrastiveModel,
-    train_samples: Samples,
-    test_samples: Samples,
+    data: Splits,
     *,
-    modality: str = "image",
-    on: On = "features",
-    shots: Sequence[int] | None = None,
+    shots: Sequence[int] = (),
     seeds: int = SEEDS,
     C: float | None = None,
-    cache: FeatureCache | None = None,
-    workers: int = 0,
-    train_split: str = "train",
-    split: str = "test",
 ) -> list[Point]:
     """Classify by logistic regression (Radford et al. 2021, appendix A.3).
 
-    ``C`` is scikit-learn's inverse strength of the regularisation. None chooses it on a validation
-    part: a fifth of all training samples, which are fitted on too in the end; with shots, up to 4
-    further samples of each class, at most as many as the shots. The rest is as in ``probe``.
+    Args:
+        data: features of both splits, as ``Reader`` reads them.
+        shots: also fit on so many training samples of each class.
+        seeds: how many times those are drawn.
+        C: scikit-learn's inverse strength of the regularisation. None chooses it on a validation
+            part: a fifth of all training samples, which are fitted on too in the end; with shots,
+            up to 4 further samples of each class, at most as many as the shots.
 
     Returns:
         A point for each of ``shots``, and one for all training samples.
 
     Raises:
-        DataError, MissingExtra: as in ``probe``.
+        DataError: a class has too few training samples.
+        MissingExtra: scikit-learn is not installed.
     """
-    reader = Reader(model, modality, on, cache, workers)
-    data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
-    return _curve(data, shots, seeds, C)
+    _check_shots(data, shots, seeds)
+    return [*(_point(data, k, seeds, C) for k in shots), _point(data, None, 1, C)]
 
 
-def knn(
-    model: ContrastiveModel,
-    train_samples: Samples,
-    test_samples: Samples,
-    *,
-    modality: str = "image",
-    on: On = "features",
-    k: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
-    cache: FeatureCache | None = None,
-    workers: int = 0,
-    train_split: str = "train",
-    split: str = "test",
-) -> Neighbours:
+def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) -> Neighbours:
     """Classify by the nearest training samples: each votes ``exp(cosine / temperature)``.
 
-    This is the classifier of Wu et al. 2018 (arXiv:1805.01978, section 3.4) and of DINO. The
-    arguments are those of ``probe``.
+    This is the classifier of Wu et al. 2018 (arXiv:1805.01978, section 3.4) and of DINO.
 
     Raises:
-        DataError: as in ``probe``, or there are fewer than k training samples.
+        DataError: there are fewer than k training samples.
     """
-    reader = Reader(model, modality, on, cache, workers)
-    data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
-    return _vote(data, k, temperature)
-
-
-def _curve(data: Splits, shots: Sequence[int] | None, seeds: int, C: float | None) -> list[Point]:
-    _check_shots(data, shots or (), seeds)
-    return [
-        *(_point(data, k, seeds, C) for k in shots or ()),
-        _point(data, None, 1, C),
-    ]
+    train_NF, test_QF = (
+        normalize(torch.as_tensor(part.features_NF), dim=-1) for part in (data.train, data.test)
+    )
+    if not 1 <= k <= len(train_NF):
+        msg = f"{k} neighbours cannot vote: split {data.train_split!r} has {len(train_NF)} samples"
+        raise DataError(msg)
+    truth_N = torch.as_tensor(data.train.truth_N)
+    votes_QK = torch.zeros(len(test_QF), len(data.classes), dtype=torch.float64)
+    for start in range(0, len(test_QF), QUERIES):
+        cosines, nearest = top_k(test_QF[start : start + QUERIES], train_NF, k)
+        # relative to the nearest, so that no vote overflows
+        weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
+        votes_QK[start : start + QUERIES].scatter_add_(1, truth_N[nearest], weights)
+    return Neighbours(k, temperature, _accuracy([votes_QK.numpy()], data))
 
 
 def _check_shots(data: Splits, shots: Sequence[int], seeds: int) -> None:
@@ -289,23 +274,6 @@ def draw(truth_N: np.ndarray, shots: int | None, *, seed: int) -> tuple[np.ndarr
             fit.append(mine[held:])
             validation.append(mine[:held])
     return np.concatenate(fit), np.concatenate(validation)
-
-
-def _vote(data: Splits, k: int, temperature: float) -> Neighbours:
-    train_NF, test_QF = (
-        normalize(torch.as_tensor(part.features_NF), dim=-1) for part in (data.train, data.test)
-    )
-    if not 1 <= k <= len(train_NF):
-        msg = f"{k} neighbours cannot vote: split {data.train_split!r} has {len(train_NF)} samples"
-        raise DataError(msg)
-    truth_N = torch.as_tensor(data.train.truth_N)
-    votes_QK = torch.zeros(len(test_QF), len(data.classes), dtype=torch.float64)
-    for start in range(0, len(test_QF), QUERIES):
-        cosines, places = top_k(test_QF[start : start + QUERIES], train_NF, k)
-        # of the nearest one's, so that no vote overflows
-        weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
-        votes_QK[start : start + QUERIES].scatter_add_(1, truth_N[places], weights)
-    return Neighbours(k, temperature, _accuracy([votes_QK.numpy()], data))
 
 
 def _accuracy(scores: Sequence[np.ndarray], data: Splits) -> Accuracy:

@@ -5,7 +5,7 @@ Shapes: N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,29 +28,11 @@ if TYPE_CHECKING:
 class DCLLoss(AnchorLoss[DCL]):
     """Decoupled contrastive learning; ``dcl`` has the equation."""
 
-    def between(
-        self,
-        a: Tensor,
-        b: Tensor,
-        a_ids: Tensor | None,
-        b_ids: Tensor | None,
-        *,
-        execution: Unfused,
-    ) -> Tensor:
-        """Return the loss of a whole batch."""
-        config = self.config
-        return dcl(
-            a,
-            b,
-            a_ids,
-            b_ids,
-            log_scale=self.log_scale,
-            sigma=config.sigma,
-            positives=config.positives,
-            direction=config.direction,
-            candidates=config.candidates,
-            execution=execution,
-        )
+    options = (*AnchorLoss.options, "sigma")
+
+    def of_batch(self, *batch: Any, **how: Any) -> Tensor:
+        """Return ``dcl`` of the batch."""
+        return dcl(*batch, **how)
 
 
 def dcl(

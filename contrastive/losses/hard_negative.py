@@ -6,7 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,30 +29,11 @@ if TYPE_CHECKING:
 class HardNegativeLoss(AnchorLoss[HardNegative]):
     """InfoNCE with hard negatives; ``hard_negative`` has the equation."""
 
-    def between(
-        self,
-        a: Tensor,
-        b: Tensor,
-        a_ids: Tensor | None,
-        b_ids: Tensor | None,
-        *,
-        execution: Unfused,
-    ) -> Tensor:
-        """Return the loss of a whole batch."""
-        config = self.config
-        return hard_negative(
-            a,
-            b,
-            a_ids,
-            b_ids,
-            log_scale=self.log_scale,
-            beta=config.beta,
-            tau_plus=config.tau_plus,
-            positives=config.positives,
-            direction=config.direction,
-            candidates=config.candidates,
-            execution=execution,
-        )
+    options = (*AnchorLoss.options, "beta", "tau_plus")
+
+    def of_batch(self, *batch: Any, **how: Any) -> Tensor:
+        """Return ``hard_negative`` of the batch."""
+        return hard_negative(*batch, **how)
 
 
 def hard_negative(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -55,19 +55,19 @@ class AnchorSums:
 
 
 class AnchorLoss(ScaledLoss[A]):
-    """A loss of such sums, which every process computes in full."""
+    """A loss of such sums, which every rank computes in full."""
+
+    options: ClassVar[tuple[str, ...]] = ("positives", "direction", "candidates")
+    """Fields of the config that go to ``of_batch``."""
 
     @abstractmethod
-    def between(
-        self,
-        a: Tensor,
-        b: Tensor,
-        a_ids: Tensor | None,
-        b_ids: Tensor | None,
-        *,
-        execution: Unfused,
-    ) -> Tensor:
-        """Return the loss of a whole batch."""
+    def of_batch(self, *batch: Any, **how: Any) -> Tensor:
+        """Return the loss of a global batch.
+
+        Args:
+            batch: a, b, a_ids and b_ids.
+            how: log_scale, execution and the ``options``.
+        """
 
     def anchors_and_candidates(self, n: int, m: int) -> tuple[int, int]:
         """Return the numbers of anchors and of candidates among N rows of a and M of b."""
@@ -85,7 +85,9 @@ class AnchorLoss(ScaledLoss[A]):
         """Return the loss; metric, where all logits are at hand: accuracy between the sides."""
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
         execution = chosen(self.config.execution, *self.anchors_and_candidates(len(a), len(b)))
-        loss = self.between(a, b, a_ids, b_ids, execution=execution)
+        options = {name: getattr(self.config, name) for name in self.options}
+        how = {"log_scale": self.log_scale, "execution": execution, **options}
+        loss = self.of_batch(a, b, a_ids, b_ids, **how)
         if execution == "chunked":
             return loss, {}
         with torch.no_grad():

@@ -5,7 +5,7 @@ Shapes: N rows of a, M rows of b, D wide, Z = N + M rows of both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,17 +22,11 @@ if TYPE_CHECKING:
 class SupConLoss(AnchorLoss[SupCon]):
     """Supervised contrastive learning; ``supcon`` has the equation."""
 
-    def between(
-        self,
-        a: Tensor,
-        b: Tensor,
-        a_ids: Tensor | None,
-        b_ids: Tensor | None,
-        *,
-        execution: Unfused,
-    ) -> Tensor:
-        """Return the loss of a whole batch."""
-        return supcon(a, b, a_ids, b_ids, log_scale=self.log_scale, execution=execution)
+    options = ()
+
+    def of_batch(self, *batch: Any, **how: Any) -> Tensor:
+        """Return ``supcon`` of the batch."""
+        return supcon(*batch, **how)
 
     def anchors_and_candidates(self, n: int, m: int) -> tuple[int, int]:
         """Return N + M twice: rows of both modalities are anchors, and candidates."""
