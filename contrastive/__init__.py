@@ -5,9 +5,9 @@ Every public name is imported when it is asked for, so that importing this packa
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from contrastive.config.lazy_names import lazy_names
 from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
@@ -49,32 +49,22 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "ContrastiveError": "errors",
-    "ContrastiveModel": "model.model",
-    "EvaluationSpec": "spec",
-    "FeatureCache": "features.cache",
-    "ModelSpec": "spec",
-    "RunSpec": "spec",
-    "Tower": "spec",
-    "TrainingSpec": "spec",
-    "answer": "inference.question_answering",
-    "build_model": "model.loading",
-    "caption": "inference.captioning",
-    "classify": "inference.zero_shot",
-    "compare": "evaluation.comparison",
-    "evaluate": "evaluation.evaluate",
-    "generate": "inference.generation",
-    "load_model": "model.loading",
-    "probe": "evaluation.probe",
-    "rerank": "inference.generation",
-    "train": "training.train",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import the module in which ``name`` lives (PEP 562)."""
-    if name not in _HOMES:
-        msg = f"module 'contrastive' has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"contrastive.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        "errors": "ContrastiveError",
+        "model.model": "ContrastiveModel",
+        "spec": "EvaluationSpec ModelSpec RunSpec Tower TrainingSpec",
+        "features.cache": "FeatureCache",
+        "inference.question_answering": "answer",
+        "model.loading": "build_model load_model",
+        "inference.captioning": "caption",
+        "inference.zero_shot": "classify",
+        "evaluation.comparison": "compare",
+        "evaluation.evaluate": "evaluate",
+        "inference.generation": "generate rerank",
+        "evaluation.probe": "probe",
+        "training.train": "train",
+    },
+)

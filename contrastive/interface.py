@@ -7,9 +7,9 @@ contract. A plugin's tests also import ``contrastive`` and ``contrastive.testing
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from contrastive.config.lazy_names import lazy_names
 from contrastive.version import INTERFACE
 
 if TYPE_CHECKING:
@@ -149,106 +149,52 @@ __all__ = [
     "tokenizer_hash",
 ]
 
-_HOMES = {
-    # Configs: one frozen class a component; it imports torch in ``build`` only.
-    "Config": "config.base",
-    "Encoder": "encoders",
-    "HFText": "encoders",
-    "Timm": "encoders",
-    "Head": "heads",
-    "Loss": "losses",
-    "Scaled": "losses",
-    "Candidates": "losses",
-    "Direction": "losses",
-    "Negatives": "losses",
-    "Dataset": "datasets",
-    "Purpose": "datasets",
-    "Pretrained": "pretrained",
-    "ModelSpec": "spec",
-    "Tower": "spec",
-    # Registries: components by name; ``Registry`` makes a kind of your own.
-    "Registry": "config.registry",
-    "encoders": "encoders",
-    "heads": "heads",
-    "losses": "losses",
-    "datasets": "datasets",
-    "sources": "pretrained",
-    # Specs as files, for tests.
-    "load_spec": "config.yaml_files",
-    "dump_spec": "config.yaml_files",
-    "json_schema": "config.json_schema",
-    # Errors, and optional libraries.
-    "BadSample": "errors",
-    "ContrastiveError": "errors",
-    "DataError": "errors",
-    "MissingExtra": "errors",
-    "SpecError": "errors",
-    "WeightsError": "errors",
-    "require": "config.extras",
-    # Encoder modules: preprocessing, pooling, weights.
-    "EncoderModule": "encoders.module",
-    "ImageTransform": "encoders.image",
-    "ImageSource": "data.images",
-    "StoredImage": "data.images",
-    "open_image": "data.images",
-    "as_text": "encoders.text",
-    "tokenizer_hash": "encoders.text",
-    "masked_mean": "encoders.pooling",
-    "measure_out_dim": "encoders.huggingface",
-    "check_no_missing_weights": "encoders.huggingface",
-    "quiet_huggingface": "encoders.huggingface",
-    "find_weights": "encoders.weights",
-    "loading_weights": "encoders.weights",
-    # Pretrained models of two towers.
-    "pretrained_spec": "pretrained",
-    "dual_spec": "pretrained.duals",
-    "local_folder": "pretrained.duals",
-    # Loss modules, and the batch over all ranks.
-    "LossModule": "losses.module",
-    "ScaledLoss": "losses.module",
-    "WrapperLoss": "losses.wrapper",
-    "BatchGroup": "distributed.global_batch",
-    "gather_global_batch": "losses.execution",
-    "accuracy": "losses.functional",
-    "infonce": "losses.functional",
-    "collisions": "losses.functional",
-    "infonce_from_logits": "losses.functional",
-    "check_pair_counts": "losses.backends.pair_labels",
-    "matched_ids": "losses.backends.pair_labels",
-    # Rows of datasets, and the bad ones.
-    "Sample": "data.samples",
-    "Samples": "data.samples",
-    "Preprocess": "data.samples",
-    "BadRows": "data.bad_rows",
-    "SampleList": "datasets.single_modality",
-    "rows_of": "data.samples",
-    # Tables and files of datasets.
-    "CAPTION_TABLES": "datasets.image_folder",
-    "SPLITS": "datasets.splits",
-    "SPLIT_ALIASES": "datasets.splits",
-    "FileIndex": "datasets.captioned",
-    "TableRecord": "datasets.text_tables",
-    "choose_columns": "datasets.text_tables",
-    "leaves_folder": "datasets.captioned",
-    "name_list": "datasets.text_tables",
-    "quoted": "datasets.text_tables",
-    "read_table": "datasets.text_tables",
-    "readable_folder": "datasets.text_tables",
-    "split_of": "datasets.splits",
-    "text_of": "datasets.text_tables",
-    "text_problem": "datasets.text_tables",
-}
-"""By public name, its module below ``contrastive``."""
-
-
-def __getattr__(name: str) -> Any:
-    """Import ``name`` on first use (PEP 562)."""
-    if name not in _HOMES:
-        msg = f"module 'contrastive.interface' has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"contrastive.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names, none of which need be imported yet."""
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        # Configs: one frozen class a component; it imports torch in ``build`` only.
+        "config.base": "Config",
+        "encoders": "Encoder HFText Timm encoders",
+        "heads": "Head heads",
+        "losses": "Loss Scaled Candidates Direction Negatives losses",
+        "datasets": "Dataset Purpose datasets",
+        "pretrained": "Pretrained sources pretrained_spec",
+        "spec": "ModelSpec Tower",
+        # Registries: components by name; ``Registry`` makes a kind of your own.
+        "config.registry": "Registry",
+        # Specs as files, for tests.
+        "config.yaml_files": "load_spec dump_spec",
+        "config.json_schema": "json_schema",
+        # Errors, and optional libraries.
+        "errors": "BadSample ContrastiveError DataError MissingExtra SpecError WeightsError",
+        "config.extras": "require",
+        # Encoder modules: preprocessing, pooling, weights.
+        "encoders.module": "EncoderModule",
+        "encoders.image": "ImageTransform",
+        "data.images": "ImageSource StoredImage open_image",
+        "encoders.text": "as_text tokenizer_hash",
+        "encoders.pooling": "masked_mean",
+        "encoders.huggingface": "measure_out_dim check_no_missing_weights quiet_huggingface",
+        "encoders.weights": "find_weights loading_weights",
+        # Pretrained models of two towers.
+        "pretrained.duals": "dual_spec local_folder",
+        # Loss modules, and the batch over all ranks.
+        "losses.module": "LossModule ScaledLoss",
+        "losses.wrapper": "WrapperLoss",
+        "distributed.global_batch": "BatchGroup",
+        "losses.execution": "gather_global_batch",
+        "losses.functional": "accuracy infonce collisions infonce_from_logits",
+        "losses.backends.pair_labels": "check_pair_counts matched_ids",
+        # Rows of datasets, and the bad ones.
+        "data.samples": "Sample Samples Preprocess rows_of",
+        "data.bad_rows": "BadRows",
+        "datasets.single_modality": "SampleList",
+        # Tables and files of datasets.
+        "datasets.image_folder": "CAPTION_TABLES",
+        "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
+        "datasets.captioned": "FileIndex leaves_folder",
+        "datasets.text_tables": "TableRecord choose_columns name_list quoted read_table "
+        "readable_folder text_of text_problem",
+    },
+)

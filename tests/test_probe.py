@@ -133,12 +133,12 @@ def sklearn_probe(train, test, C):
 
 
 def linear(model, train, test, *, shots=(), seeds=3, C=None, **reading):
-    data = Reader(model, **reading).read(train, test, train_split="train", split="test")
+    data = Reader(model, **reading).read(train, test)
     return linear_probe(data, shots=shots, seeds=seeds, C=C)
 
 
 def neighbours(model, train, test, *, k=20, temperature=0.07, **reading):
-    data = Reader(model, **reading).read(train, test, train_split="train", split="test")
+    data = Reader(model, **reading).read(train, test)
     return knn(data, k=k, temperature=temperature)
 
 

@@ -63,7 +63,12 @@ class Reader:
     workers: int = 0
 
     def read(
-        self, train_samples: Samples, test_samples: Samples, *, train_split: str, split: str
+        self,
+        train_samples: Samples,
+        test_samples: Samples,
+        *,
+        train_split: str = "train",
+        split: str = "test",
     ) -> Splits:
         """Encode each distinct sample once: an image with five captions is one image.
 

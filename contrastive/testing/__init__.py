@@ -5,8 +5,9 @@ Every public name is imported when it is asked for, and imports torch then.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from contrastive.config.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from contrastive.testing.checks import Verdict
@@ -24,20 +25,13 @@ __all__ = [
     "loss_cases",
 ]
 
-_HOMES = {
-    "LossCase": "losses",
-    "Tolerance": "measure",
-    "Verdict": "checks",
-    "check_component": "components",
-    "check_loss": "losses",
-    "examine_component": "components",
-    "loss_cases": "losses",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import the module in which ``name`` lives (PEP 562)."""
-    if name not in _HOMES:
-        msg = f"module 'contrastive.testing' has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"contrastive.testing.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        "testing.losses": "LossCase check_loss loss_cases",
+        "testing.measure": "Tolerance",
+        "testing.checks": "Verdict",
+        "testing.components": "check_component examine_component",
+    },
+)
