@@ -34,7 +34,7 @@ _quiet = ContextVar("quiet", default=False)
 
 @contextmanager
 def quiet(on: bool = True) -> Generator[None]:
-    """Within a block, print no lines and show no progress, since another process does."""
+    """Within a block, print no lines and show no progress, since the main rank does."""
     token = _quiet.set(on)
     try:
         yield

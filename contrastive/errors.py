@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ContrastiveError(Exception):
-    """Something that the user can put right; the message names the place and the remedy."""
+    """Something that the user can put right; the message says where and gives the remedy."""
 
 
 class SpecError(ContrastiveError, ValueError):

@@ -102,15 +102,15 @@ class ModelSpec(Config):
                 f"{only} has nothing to be compared with; for two views, pairs: [[{only}, {only}]]"
             )
             raise ValueError(msg)
-        for place, pair in enumerate(self.modality_pairs):
+        for index, pair in enumerate(self.modality_pairs):
             for name in pair:
                 if name not in self.towers:
                     close = difflib.get_close_matches(name, self.towers, n=1) or self.towers
                     hint = " or ".join(map(repr, close))
-                    msg = f"pairs.{place}: no tower {name!r}; did you mean {hint}?"
+                    msg = f"pairs.{index}: no tower {name!r}; did you mean {hint}?"
                     raise ValueError(msg)
-            if set(pair) in map(set, self.modality_pairs[:place]):
-                msg = f"pairs.{place}: {' and '.join(pair)} are a pair already; list it once"
+            if set(pair) in map(set, self.modality_pairs[:index]):
+                msg = f"pairs.{index}: {' and '.join(pair)} are a pair already; list it once"
                 raise ValueError(msg)
         for name in self.towers:
             if not any(name in pair for pair in self.modality_pairs):

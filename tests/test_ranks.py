@@ -1,4 +1,4 @@
-"""Training by several processes is the training of one; what is written is written once."""
+"""Training by several ranks is the training of one; what is written is written once."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def losses(run):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, torchrun):
+def test_two_ranks_train_the_model_of_one_also_when_interrupted(tmp_path, torchrun):
     spec = toy_dict(tmp_path / "data", epochs=8, batch_size=15)  # one has a row more
     spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0
     one, two, broken = (tmp_path / name for name in ("one", "two", "broken"))
@@ -95,14 +95,14 @@ def test_two_processes_train_the_model_of_one_also_when_interrupted(tmp_path, to
 
 
 @pytest.mark.slow
-def test_a_mistake_is_said_once_and_ends_all_processes(tmp_path, torchrun):
+def test_a_mistake_is_said_once_and_ends_all_ranks(tmp_path, torchrun):
     run = tmp_path / "run"
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)
     process = torchrun(toy_dict(tmp_path / "data"), run)
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode
     assert told.count("holds a run already; add --resume") == 1
-    assert told.count("another process of this run has ended") == 0
+    assert told.count("another rank of this run has ended") == 0
 
 
 def test_every_row_of_a_batch_goes_to_one_process():
@@ -113,15 +113,15 @@ def test_every_row_of_a_batch_goes_to_one_process():
         assert min(map(len, shards)) > 0
 
 
-def test_a_batch_that_is_too_small_for_the_processes_is_refused(tmp_path):
+def test_a_batch_that_is_too_small_for_the_ranks_is_refused(tmp_path):
     spec = toy_spec(tmp_path / "data", batch_size=16)
     samples = spec.data.build("train", purpose="training")
-    message = "a batch of 16 is too small for 17 processes; raise training.batch_size or start"
+    message = "a batch of 16 is too small for 17 ranks; raise training.batch_size or start"
     with pytest.raises(DataError, match=message):
         TrainingBatches(samples, build_model(spec), spec.training, Ranks(0, 17), cache=None)
 
 
-def test_dropout_differs_between_processes_and_follows_from_the_step():
+def test_dropout_differs_between_ranks_and_follows_from_the_step():
     def drawn(rank, step):
         Ranks(rank, 2).seed_dropout(7, step)
         return torch.rand(4)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 S = TypeVar("S", bound=Config)
-Place = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 MAX_BYTES = 100_000  # a spec is a page; more is a mistake or an attack, and takes seconds to read
 MAX_NODES = 20_000
@@ -78,13 +78,13 @@ def _checked(
     spec: type[S],
     origin: str,
     data: dict[str, Any],
-    lines: dict[Place, int],
+    lines: dict[KeyPath, int],
     overrides: Iterable[str],
     *,
     trusted: bool,
 ) -> S:
     report: list[str] = []
-    said: dict[Place, str] = {}
+    said: dict[KeyPath, str] = {}
     for override in overrides:
         try:
             said[_set(data, override)] = override
@@ -120,8 +120,8 @@ def _represent(representer: Any, text: str) -> Any:
     )
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
-    """Read a mapping, and the line on which each place in it starts.
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Read a mapping, and the line on which each key path in it starts.
 
     Raises:
         SpecError: the file cannot be read, is not YAML, or is not a mapping.
@@ -167,8 +167,8 @@ def _read_text(path: Path) -> str:
         raise SpecError(msg) from None
 
 
-def _parse(text: str) -> tuple[object, dict[Place, int]]:
-    """Parse YAML into plain data and the line of each place."""
+def _parse(text: str) -> tuple[object, dict[KeyPath, int]]:
+    """Parse YAML into plain data and the line of each key path."""
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.composer.warn_double_anchors = False
     try:
@@ -192,22 +192,22 @@ def _parse(text: str) -> tuple[object, dict[Place, int]]:
     return _build(node, yaml.constructor.construct_object)
 
 
-def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[Place, int]]:
-    """Turn nodes into plain data, an alias into a copy, and note the line of each place."""
-    lines: dict[Place, int] = {}
+def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[KeyPath, int]]:
+    """Turn nodes into plain data, an alias into a copy, and note the line of each key path."""
+    lines: dict[KeyPath, int] = {}
     left = MAX_NODES
 
-    def visit(node: Any, place: Place) -> object:
+    def visit(node: Any, key_path: KeyPath) -> object:
         nonlocal left
         left -= 1
-        if left < 0 or len(place) > MAX_DEPTH:
+        if left < 0 or len(key_path) > MAX_DEPTH:
             raise _bad(node, "the document is too large or too deep once aliases are expanded")
-        lines.setdefault(place, node.start_mark.line + 1)
+        lines.setdefault(key_path, node.start_mark.line + 1)
         match node.id, str(node.tag).removeprefix(TAGS):
             case "mapping", "map":
-                return mapping(node, place)
+                return mapping(node, key_path)
             case "sequence", "seq":
-                return [visit(item, (*place, str(i))) for i, item in enumerate(node.value)]
+                return [visit(item, (*key_path, str(i))) for i, item in enumerate(node.value)]
             case "scalar", "null" | "bool" | "int" | "float" as tag:
                 try:
                     return construct(node)
@@ -218,17 +218,17 @@ def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[
             case _, tag:
                 raise _bad(node, f"the tag {tag!r} is not for specs, which are plain data")
 
-    def mapping(node: Any, place: Place) -> dict[str, object]:
+    def mapping(node: Any, key_path: KeyPath) -> dict[str, object]:
         fields: dict[str, object] = {}
         for key, value in node.value:
             if key.id != "scalar" or key.tag == f"{TAGS}merge":
                 raise _bad(key, "a key should be a text; not a list, a mapping or a merge (<<)")
             name = _text_of(key)
             if name in fields:
-                first = lines[(*place, name)]
+                first = lines[(*key_path, name)]
                 raise _bad(key, f"{name!r} is given twice, first on line {first}")
-            lines[(*place, name)] = key.start_mark.line + 1
-            fields[name] = visit(value, (*place, name))
+            lines[(*key_path, name)] = key.start_mark.line + 1
+            fields[name] = visit(value, (*key_path, name))
         return fields
 
     return (None if root is None else visit(root, ())), lines
@@ -248,11 +248,11 @@ def _bad(node: Any, problem: str) -> _YAMLError:
     return _YAMLError(problem, node.start_mark.line + 1)
 
 
-def _set(data: dict[str, Any], override: str) -> Place:
-    """Apply ``a.b=value`` to ``data`` and return its place."""
+def _set(data: dict[str, Any], override: str) -> KeyPath:
+    """Apply ``a.b=value`` to ``data`` and return its key path."""
     dotted, equals, text = override.partition("=")
-    place = tuple(dotted.strip().split("."))
-    if not equals or not all(place) or not dotted.isprintable():
+    key_path = tuple(dotted.strip().split("."))
+    if not equals or not all(key_path) or not dotted.isprintable():
         msg = f"override {override!r}: write it as a.b=value"
         raise SpecError(msg)
     try:
@@ -261,40 +261,40 @@ def _set(data: dict[str, Any], override: str) -> Place:
         msg = f"override {override!r}: {error}"
         raise SpecError(msg) from None
     parent: Any = data
-    for depth, key in enumerate(place[:-1]):
-        step = _step(parent, key, override, place[:depth])
+    for depth, key in enumerate(key_path[:-1]):
+        step = _step(parent, key, override, key_path[:depth])
         if step == key and parent.get(key) is None:
             parent[key] = {}
         parent = parent[step]
-    parent[_step(parent, place[-1], override, place[:-1])] = value
-    return place
+    parent[_step(parent, key_path[-1], override, key_path[:-1])] = value
+    return key_path
 
 
-def _step(parent: Any, key: str, override: str, place: Place) -> int | str:
+def _step(parent: Any, key: str, override: str, key_path: KeyPath) -> int | str:
     """Return ``key`` as what ``parent`` is indexed by."""
     if isinstance(parent, dict):
         return key
     if isinstance(parent, list) and key in map(str, range(len(cast("list[object]", parent)))):
         return int(key)
     what = _kind_of(cast("object", parent))
-    msg = f"override {override!r}: {'.'.join(place)} is {what} without {key!r}"
+    msg = f"override {override!r}: {'.'.join(key_path)} is {what} without {key!r}"
     raise SpecError(msg)
 
 
 def _report(
-    origin: str, lines: dict[Place, int], said: dict[Place, str], mistake: ErrorDetails
+    origin: str, lines: dict[KeyPath, int], said: dict[KeyPath, str], mistake: ErrorDetails
 ) -> str:
     """Say where a mistake is: in the file, or in an override."""
     where = tuple(map(str, mistake["loc"]))
     problem = " ".join(f"{'.'.join(where) or 'the spec'}: {mistake['msg']}".split())
-    place = (*where, "type") if mistake["type"] == "bad_type" else where
+    key_path = (*where, "type") if mistake["type"] == "bad_type" else where
     for given, override in reversed(said.items()):
-        made = place not in lines and given[: len(place)] == place
-        if made or place[: len(given)] == given:
+        made = key_path not in lines and given[: len(key_path)] == key_path
+        if made or key_path[: len(given)] == given:
             return f"override {override!r}: {problem}"
-    while place and place not in lines:
-        place = place[:-1]
-    return f"{origin}:{lines[place]}: {problem}" if place in lines else f"{origin}: {problem}"
+    while key_path and key_path not in lines:
+        key_path = key_path[:-1]
+    return f"{origin}:{lines[key_path]}: {problem}" if key_path in lines else f"{origin}: {problem}"
 
 
 def _kind_of(value: object) -> str:

@@ -1,1 +1,1 @@
-"""Several processes: the global batch of a loss, and the ranks of a run."""
+"""Several ranks: the global batch of a loss, and the ranks of a run."""

@@ -37,7 +37,7 @@ def _collective(call: Callable[P, None]) -> Callable[P, None]:
                 raise
             cause = str(error).strip().partition("\n")[0]
             msg = (
-                "another process of this run has ended; its message, or torchrun's, says why "
+                "another rank of this run has ended; its message, or torchrun's, says why "
                 f"({cause})"
             )
             raise LostRank(msg) from error

@@ -169,6 +169,6 @@ def _own_device(name: str, size: int) -> torch.device:
         return device
     device = pick_device(name)
     if device.type == "cuda":
-        msg = f"training.device: {name} is one device for {size} processes; write cuda"
+        msg = f"training.device: {name} is one device for {size} ranks; write cuda"
         raise TrainingError(msg)
     return device

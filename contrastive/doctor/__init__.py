@@ -1,8 +1,8 @@
-"""What is wrong with a run, judged by its figures alone: one sentence each, with what to do.
+"""What is wrong with a run, judged by its log alone: one sentence each, with what to do.
 
 ``diagnose`` is a pure function of the lines of a log. It needs no torch, no data and no model, so
-that it serves during a run, after it, and for the figures of a training loop of your own. A check
-that lacks a figure, or has too few steps to tell, says nothing.
+that it serves during a run, after it, and for the log of a training loop of your own. A check
+that lacks a metric, or has too few steps to tell, says nothing.
 """
 
 from __future__ import annotations

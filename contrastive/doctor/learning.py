@@ -101,13 +101,13 @@ def overfitting(log: RunLog) -> Iterator[Finding]:
         for name in log.measured[0]["retrieval"]
     }
     best = {
-        name: max(values, key=lambda figure: figure["value"]) for name, values in series.items()
+        name: max(values, key=lambda estimate: estimate["value"]) for name, values in series.items()
     }
-    # in each direction the intervals lie apart: the best of many is partly luck
+    # in each direction the intervals do not overlap: the best of many is partly luck
     if all(best[name]["low"] > values[-1]["high"] for name, values in series.items()):
         name = next(iter(series))
         epoch = 1 + series[name].index(best[name])
-        was, last = (figure["value"] for figure in (best[name], series[name][-1]))
+        was, last = (estimate["value"] for estimate in (best[name], series[name][-1]))
         yield Finding(
             "overfitting",
             f"recall on the held-out split has fallen: {name.replace('_', ' ')} R@1 was "

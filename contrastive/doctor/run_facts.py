@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def caption_facts(rows: Sequence[Sample], batch: int) -> dict[str, Any]:
-    """Return how captions and ids stand to each other; figures of a batch are expected values.
+    """Return how captions and ids relate; numbers about a batch are expected values.
 
     ``met``: share of the rows that meet their own words at another id. ``floor``: the least
     InfoNCE loss where rows of one id are all positives, the mean logarithm of their number.
@@ -60,10 +60,10 @@ def shared_facts(
     is that group's photograph, saved anew. A caption that stands at many, such as a class's name,
     says nothing.
     """
-    places: dict[str, set[int]] = defaultdict(set)
+    ids_by_text: dict[str, set[int]] = defaultdict(set)
     for row in training:
         if isinstance(text := row.get("text"), str):
-            places[_words(text)].add(int(row["id"]))
+            ids_by_text[_words(text)].add(int(row["id"]))
     hashes = {modality: set(cast("list[int]", keys.tolist())) for modality, keys in seen.items()}
     captions: dict[int, set[str]] = defaultdict(set)
     sources: dict[int, str] = {}
@@ -75,10 +75,11 @@ def shared_facts(
             captions[group].add(_words(text))
         if any(short_key(row[m], m) in keys for m, keys in hashes.items()):
             known.add(group)
-    groups = {group for ids in places.values() for group in ids}
-    most = min(2, len(places) // max(1, len(groups)))  # captions of a group that training keeps
+    groups = {group for ids in ids_by_text.values() for group in ids}
+    # captions of a group that training keeps
+    most = min(2, len(ids_by_text) // max(1, len(groups)))
     for group, texts in captions.items():
-        alone = sum(len(places.get(text, ())) == 1 for text in texts)
+        alone = sum(len(ids_by_text.get(text, ())) == 1 for text in texts)
         if alone >= max(1, min(most, len(texts))):
             known.add(group)
     first = sources[min(known)] if known else ""

@@ -112,12 +112,12 @@ class RunLog:
         return len(self.steps) >= AT_END and done >= needed
 
     def recent(self, name: str) -> float | None:
-        """Return the median of a figure in the last steps, if it is still noted."""
+        """Return the median of a metric over the last steps, if it is still logged."""
         values = self.series(name)
         return median(values[-WINDOW:]) if values and name in self.steps[-1] else None
 
     def series(self, name: str) -> list[float]:
-        """Return a figure at each step that has it."""
+        """Return a metric at each step that has it."""
         return [line[name] for line in self.steps if isinstance(line.get(name), (int, float))]
 
 
@@ -132,7 +132,7 @@ def floor(scale: float, batch: int) -> float:
 def above_chance(evaluation: Mapping[str, Any]) -> bool | None:
     """Whether recall is above that of guessing; None if the split is too small to tell.
 
-    One interval of several may lie above chance by luck, so most of a direction's have to.
+    One interval of several may be above chance by luck, so most of a direction's have to.
     """
     directions = [
         d

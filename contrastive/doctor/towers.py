@@ -42,7 +42,7 @@ def collapsed(log: RunLog) -> Iterator[Finding]:
 
 
 def low_rank(log: RunLog) -> Iterator[Finding]:
-    """Embeddings that lie in few directions: dimensional collapse (arXiv:2110.09348)."""
+    """Embeddings that span few directions: dimensional collapse (arXiv:2110.09348)."""
     room = {
         m: min(log.run.get("embed_dim", g["samples"]), g["samples"] - 1)
         for m, g in _lie(log).items()
@@ -74,8 +74,8 @@ def _lie(log: RunLog) -> dict[str, Mapping[str, Any]]:
     """Return how the embeddings of each modality lay last, if that can be judged."""
     if not log.enough or not log.measured:
         return {}
-    lie: dict[str, Mapping[str, Any]] = log.measured[-1].get("geometry", {})
-    return {modality: g for modality, g in lie.items() if g["samples"] >= TARGETS}
+    geometry: dict[str, Mapping[str, Any]] = log.measured[-1].get("geometry", {})
+    return {modality: g for modality, g in geometry.items() if g["samples"] >= TARGETS}
 
 
 def _is_point(modality: str, g: Mapping[str, Any], log: RunLog) -> bool:

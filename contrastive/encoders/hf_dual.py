@@ -21,13 +21,13 @@ from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
 from contrastive.encoders.huggingface import (
     check_no_missing_weights,
     load_config,
+    load_image_processor,
     load_weights,
     measure_out_dim,
-    quiet_huggingface,
 )
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import Padding, tokenizing
-from contrastive.encoders.weights import find_weights, loading_weights
+from contrastive.encoders.weights import find_weights
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ class HFDualImageModule(EncoderModule):
         super().__init__()
         self.who = f"hf-dual-image {spec.name!r}"
         self.model, folder = load_dual_half(spec, self.who)
-        transformers = require("transformers", extra="transformers")
-        with quiet_huggingface(), loading_weights(self.who, "preprocessor_config.json", folder):
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, trust_remote_code=False
-            )
+        processor = load_image_processor(folder, self.who)
         self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)

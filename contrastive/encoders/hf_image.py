@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from contrastive.config.extras import require
-from contrastive.encoders.huggingface import load_half, measure_out_dim, pool, quiet_huggingface
+from contrastive.encoders.huggingface import (
+    load_half,
+    load_image_processor,
+    measure_out_dim,
+    pool,
+)
 from contrastive.encoders.image import ImageTransform
 from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.weights import loading_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +33,7 @@ class HFImageModule(EncoderModule):
         self.who = f"hf-image {spec.name!r}"
         self.pooling = spec.pooling
         self.model, folder = load_half(spec, self.who)
-        transformers = require("transformers", extra="transformers")
-        with quiet_huggingface(), loading_weights(self.who, "preprocessor_config.json", folder):
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, trust_remote_code=False
-            )
+        processor = load_image_processor(folder, self.who)
         steps = " ".join(processor.to_json_string().split())
         self.preprocess = ImageTransform(Process(processor), steps)
         self.reproducible = spec.pretrained

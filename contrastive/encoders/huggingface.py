@@ -57,6 +57,17 @@ def load_config(folder: Path, who: str) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
+def load_image_processor(folder: Path, who: str) -> Any:
+    """Return the image processor of a model's folder.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    transformers = require("transformers", extra="transformers")
+    with quiet_huggingface(), loading_weights(who, "preprocessor_config.json", folder):
+        return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
 def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tuple[Any, list[str]]:
     """Return the model of a config in fp32, and the names of the weights that its folder lacks.
 

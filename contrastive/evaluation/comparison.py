@@ -58,13 +58,13 @@ class Comparison:
         rows = {model: self.rows(model) for model in self.probabilities}
         images = [
             {
-                "image": image_name(image, place),
+                "image": image_name(image, index),
                 "probabilities": {
-                    model: dict(zip(self.classes, rows[model][place], strict=True))
+                    model: dict(zip(self.classes, rows[model][index], strict=True))
                     for model in rows
                 },
             }
-            for place, image in enumerate(self.images)
+            for index, image in enumerate(self.images)
         ]
         return {"templates": list(self.templates), "agreed": self.agreed, "images": images}
 
@@ -104,7 +104,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's figures on a split, or why it has none."""
+    """A model's metrics on a split, or why it has none."""
 
     held_out: Literal["yes", "no", "not known"]
     """Whether the model has not been trained on the split's samples. A model that came without a
@@ -155,9 +155,9 @@ def compare_retrieval(
     return measured
 
 
-def image_name(image: Any, place: int) -> str:
-    """Return what to call an image: its path, or its place if it has none."""
-    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+def image_name(image: Any, index: int) -> str:
+    """Return what to call an image: its path, or its index if it has none."""
+    return str(image) if isinstance(image, (str, Path)) else f"image {index}"
 
 
 def _check_several(models: Mapping[str, ContrastiveModel]) -> None:

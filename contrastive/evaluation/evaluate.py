@@ -60,7 +60,7 @@ class EvaluationReport:
     classification: Classification | None = None
     faults: list[str] = field(default_factory=list[str])
     geometry: dict[str, Geometry] = field(default_factory=dict[str, Geometry])
-    """How the embeddings of each modality lie."""
+    """Geometry of the embeddings of each modality."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

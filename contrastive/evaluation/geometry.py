@@ -1,4 +1,4 @@
-"""How embeddings lie in their space: a collapse shows here before it shows in recall.
+"""Geometry of embeddings: a collapse shows here before it shows in recall.
 
 Shapes: N samples, D the shared width.
 """
@@ -34,7 +34,7 @@ class Geometry:
 
 @torch.no_grad()
 def geometry(embeddings_ND: Tensor, ids_N: Tensor | None = None) -> Geometry | None:
-    """Return the figures of L2-normalised embeddings; None for fewer than two groups.
+    """Return the geometry of L2-normalised embeddings; None for fewer than two groups.
 
     With ids, the first sample of each group stands for it: captions of one image should be alike.
     """

@@ -113,10 +113,10 @@ class Reader:
         features_NF = self._features([row[self.modality] for row in rows], note)
         bad_rows.check(len(rows) + known.bad)
         lines += bad_rows.lines
-        good = [place for place in range(len(rows)) if place not in bad]
+        good = [index for index in range(len(rows)) if index not in bad]
         index_of = class_indices(classes)
-        truth_N = np.array([index_of[rows[place]["label"]] for place in good], np.int64)
-        return Part(features_NF[good], truth_N), [rows[place] for place in good]
+        truth_N = np.array([index_of[rows[index]["label"]] for index in good], np.int64)
+        return Part(features_NF[good], truth_N), [rows[index] for index in good]
 
     def _features(self, samples: Sequence[Any], on_bad: OnBad) -> np.ndarray:
         """Return ``[N, F]`` in fp32; the row of a bad sample is zero."""
@@ -165,11 +165,11 @@ def _labelled_rows(
         raise DataError(msg)
     known = {*classes}
     first: list[dict[str, Any]] = []
-    for places in distinct_rows(rows, modality):
-        row = rows[places[0]]
-        labels = {rows[place].get("label", "") for place in places}
+    for indices in distinct_rows(rows, modality):
+        row = rows[indices[0]]
+        labels = {rows[index].get("label", "") for index in indices}
         if flaw := _flaw_of(labels, known):
-            msg = f"{row.get('source') or f'row {places[0]}'}: {flaw}"
+            msg = f"{row.get('source') or f'row {indices[0]}'}: {flaw}"
             raise DataError(msg)
         first.append(row)
     return first

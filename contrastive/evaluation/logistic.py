@@ -54,18 +54,18 @@ def choose_strength(train: Part, validation: Part, *, classes: int) -> float:
     """
     found: dict[int, tuple[float, float]] = {}
 
-    def quality(place: int) -> tuple[float, float]:
-        if place not in found:
-            scores_VK = fit_and_score(train, validation.features_NF, C=GRID[place], classes=classes)
+    def quality(index: int) -> tuple[float, float]:
+        if index not in found:
+            scores_VK = fit_and_score(train, validation.features_NF, C=GRID[index], classes=classes)
             right_V = scores_VK[np.arange(len(scores_VK)), validation.truth_N]
             accuracy = float((scores_VK.argmax(1) == validation.truth_N).mean())
-            found[place] = accuracy, float(right_V.mean())
-        return found[place]
+            found[index] = accuracy, float(right_V.mean())
+        return found[index]
 
     step = COARSE
     best = max(range(0, len(GRID), step), key=quality)
     while step > 1:
         step //= 2
-        near = [place for place in (best - step, best, best + step) if 0 <= place < len(GRID)]
+        near = [index for index in (best - step, best, best + step) if 0 <= index < len(GRID)]
         best = max(near, key=quality)
     return GRID[best]

@@ -1,6 +1,6 @@
 """Features of frozen encoders, computed once and kept on disk.
 
-A row is found by what it is made of, not by where it lies: the encoder's key hashes its spec, its
+A row is found by its content, not by its path: the encoder's key hashes its spec, its
 weights, its preprocessing and the versions of the packages that it runs; the sample's key hashes
 its content. So training, evaluation and search share rows, and anything that changes misses.
 

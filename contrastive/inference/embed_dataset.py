@@ -40,14 +40,14 @@ def embed_modality(
     workers: int = 0,
 ) -> EmbeddedModality:
     """Embed each distinct sample of a modality once: an image with five captions is one image."""
-    places = distinct_rows(rows, modality)
-    first = [rows_of_it[0] for rows_of_it in places]
+    indices = distinct_rows(rows, modality)
+    first = [rows_of_it[0] for rows_of_it in indices]
     bad: set[int] = set()
 
     def note(index: int, problem: str) -> None:
         bad.add(index)
         source = str(rows[first[index]].get("source", ""))
-        bad_rows.report(source, problem, rows=len(places[index]))
+        bad_rows.report(source, problem, rows=len(indices[index]))
 
     embeddings = model.embed(
         modality, [rows[i][modality] for i in first], cache=cache, workers=workers, on_bad=note

@@ -62,7 +62,7 @@ def answer(
 
     Raises:
         SpecError: the question is empty, no answer is given, one is given twice, or a template has
-            no place for the answer.
+            no {} for the answer.
         BadSample: an image cannot be read; names it.
     """
     sentences = sentences_of(question, templates)
@@ -78,7 +78,7 @@ def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -
     A question with a gap is itself a statement, and templates that quote the question are left out.
 
     Raises:
-        SpecError: the question is empty, or a template has no place for the answer.
+        SpecError: the question is empty, or a template has no {} for the answer.
     """
     if not question.strip():
         msg = "the question is empty; ask something, such as: what color is the car?"

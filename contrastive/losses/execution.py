@@ -72,7 +72,7 @@ def infonce(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings, or the processes' rows not each other, or
+        ValueError: the ids do not fit the embeddings, or the ranks' rows not each other, or
             there are no pairs.
         MissingExtra: ``fused`` without Triton.
     """
@@ -247,9 +247,9 @@ def gather_global_batch(
     group: BatchGroup | PairShards | None,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return the whole batch, on every process; each row L2-normalised if asked for.
+    """Return the global batch, on every rank; each row L2-normalised if asked for.
 
-    For losses that every process computes in full; their gradients come out as ``BatchGroup`` says.
+    For losses that every rank computes in full; ``BatchGroup`` says what their gradients are.
     """
     shards = pair_shards(a, b, group)
     return _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
@@ -279,7 +279,7 @@ def _gather_ids(
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
     if a_ids is None or b_ids is None:
         return None, None
-    # both, though they are often the same: another process may have given two
+    # both, though they are often the same: another rank may have given two
     return shards.rows.all_gather(a_ids), shards.columns.all_gather(b_ids)
 
 
@@ -290,7 +290,7 @@ def _swap_sides(
     b_ids: Tensor | None,
     shards: PairShards | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, PairShards | None]:
-    """Return a and b such that the rows of a process are next to each other in the whole of a."""
+    """Return a and b such that the rows of a rank are contiguous in the global a."""
     if shards is None or shards.rows.all_matched:
         return a, b, a_ids, b_ids, shards
     return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.swapped()
@@ -304,7 +304,7 @@ def _labels(
     positives: Positives,
     shards: PairShards | None,
 ) -> tuple[PairLabels, PairLabels]:
-    """Return the roles in the whole batch, and those of this process's rows of a.
+    """Return the labels of the global batch, and those of this rank's rows of a.
 
     The latter are the first rows only, where the others have no part in what rows choose.
     """

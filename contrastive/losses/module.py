@@ -59,7 +59,7 @@ class LossModule(nn.Module, ABC):
 
 
 class ScaledLoss(LossModule, Generic[C]):
-    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all processes."""
+    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all ranks."""
 
     config: C
     """The fields of the spec."""
@@ -115,5 +115,5 @@ class ScaledLoss(LossModule, Generic[C]):
         return similarity(a, b, log_scale=self.log_scale, bias=self.bias)
 
     def batch_group(self) -> BatchGroup | None:
-        """Return all processes, unless ``negatives`` are local."""
+        """Return all ranks, unless ``negatives`` are local."""
         return BatchGroup.current() if self.config.negatives == "global" else None

@@ -45,7 +45,7 @@ PAST = "a_past", "b_past", "a_past_ids", "b_past_ids"
 class QueueLoss(WrapperLoss):
     """A loss with a memory; the module's docstring has the equations.
 
-    In eval mode it is the loss within, and the queue stays as it is. Every process has the same
+    In eval mode it is the inner loss, and the queue stays as it is. Every rank has the same
     queue: the rows of all, in the order of their ranks.
     """
 
@@ -93,7 +93,7 @@ class QueueLoss(WrapperLoss):
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
         self._check_width(a.shape[1])
         loss, metrics = self._compute(a, b, a_ids, b_ids)
-        # what the loss does not see of other processes is in the queue all the same
+        # the queue holds the rows of all ranks, also where the loss sees those of one
         self._remember(a, b, a_ids, b_ids, group=BatchGroup.current() if group is None else None)
         return loss, {**metrics, **filled}
 

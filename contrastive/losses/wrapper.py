@@ -42,5 +42,5 @@ class WrapperLoss(LossModule):
         return self.inner.describe(n, m, dim, dtype, device)
 
     def batch_group(self) -> BatchGroup | None:
-        """Return the processes of the loss within."""
+        """Return the ranks of the inner loss."""
         return self.inner.batch_group()

@@ -1,6 +1,6 @@
 """A new plugin package that is complete: menu, module, tests, CI, and passes its tests as written.
 
-The files lie in ``templates``: what all kinds share, and a folder for each kind. They are a package
+The files are in ``templates``: what all kinds share, and a folder for each kind. They are a package
 called ``acme``, whose names are replaced.
 """
 

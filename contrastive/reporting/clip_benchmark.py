@@ -61,10 +61,10 @@ def evaluation_results(report: EvaluationReport, subject: Subject) -> list[Resul
     results: list[Result] = []
     names = {"text_to_image": "image", "image_to_text": "text"}  # what is retrieved
     if recalls := {
-        f"{name}_retrieval_recall@{k}": figure.value
+        f"{name}_retrieval_recall@{k}": estimate.value
         for direction, name in names.items()
         if direction in report.retrieval
-        for k, figure in report.retrieval[direction].recall.items()
+        for k, estimate in report.retrieval[direction].recall.items()
     }:
         results.append(subject.result("zeroshot_retrieval", recalls))
     if found := report.classification:

@@ -126,10 +126,10 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         msg = "no images to draw; give some to compare"
         raise DataError(msg)
     figure, axes = _canvas(len(drawn), 2, width=3.6, height=2.1)
-    for place, (image, (shown, bars)) in enumerate(zip(drawn, axes, strict=True)):
+    for index, (image, (shown, bars)) in enumerate(zip(drawn, axes, strict=True)):
         shown.imshow(open_image(image))
         shown.axis("off")
-        _draw_bars(comparison, place, bars)
+        _draw_bars(comparison, index, bars)
     first, last = axes[0][1], axes[-1][1]
     last.set_xlabel("probability, %")
     for number, model in enumerate(reversed(comparison.probabilities)):  # the legend, upwards
@@ -144,9 +144,9 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_bars(comparison: Comparison, place: int, axis: Any) -> None:
+def _draw_bars(comparison: Comparison, index: int, axis: Any) -> None:
     """Draw every model's probabilities of the likeliest names of one image, a colour a model."""
-    rows = [comparison.rows(model)[place] for model in comparison.probabilities]
+    rows = [comparison.rows(model)[index] for model in comparison.probabilities]
     highest = [max(column) for column in zip(*rows, strict=True)]
     names = sorted(range(len(highest)), key=lambda c: -highest[c])[:NAMES]
     thick = 0.8 / len(rows)

@@ -19,7 +19,7 @@ class Log:
     def __init__(self, path: Path | None, *, keep_until: int = 0) -> None:
         """Open ``path``; lines after step ``keep_until`` belong to work that is done again.
 
-        None keeps nothing: another process has the log.
+        None keeps nothing: the main rank has the log.
         """
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def summary(report: EvaluationReport) -> str:
-    """Return the figures that matter in one line, in per cent where they are shares."""
+    """Return the main metrics in one line, shares in per cent."""
     parts = [
         f"{name.replace('_', ' ')} "
-        + " ".join(f"R@{k} {figure.value:.1%}" for k, figure in direction.recall.items())
+        + " ".join(f"R@{k} {estimate.value:.1%}" for k, estimate in direction.recall.items())
         for name, direction in report.retrieval.items()
     ]
     if report.classification:

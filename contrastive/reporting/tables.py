@@ -31,11 +31,11 @@ def report_tables(report: EvaluationReport) -> list[Table]:
     for name, direction in report.retrieval.items():
         retrieval.add_row(
             name.replace("_to_", " -> "),
-            *(_shown(figure) for figure in direction.recall.values()),
+            *(_shown(estimate) for estimate in direction.recall.values()),
             f"{direction.median_rank:g}",
             f"{direction.queries} x {direction.targets}",
         )
-        by_chance = (f"{100 * figure.chance:.1f}" for figure in direction.recall.values())
+        by_chance = (f"{100 * estimate.chance:.1f}" for estimate in direction.recall.values())
         retrieval.add_row("by chance", *by_chance, style="dim", end_section=True)
     measured = [retrieval] if report.retrieval else []
     if not (zero_shot := report.classification):
@@ -79,9 +79,9 @@ def pairs_table(results: Sequence[PairAccuracy]) -> Table:
     for name in ("tests", "text", "image", "group", "by chance", "number"):
         table.add_column(name)
     for found in results:
-        figures = (found.text, found.image, found.group)
-        chances = "/".join(f"{100 * figure.chance:.0f}" for figure in figures if figure)
-        shown = (_shown(figure) if figure else "-" for figure in figures)
+        estimates = (found.text, found.image, found.group)
+        chances = "/".join(f"{100 * estimate.chance:.0f}" for estimate in estimates if estimate)
+        shown = (_shown(estimate) if estimate else "-" for estimate in estimates)
         table.add_row(_plain(found.name), *shown, chances, str(found.tests))
     return table
 
@@ -107,8 +107,8 @@ def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "clas
     table.add_column("probability", justify="right")
     for result in results:
         best = sorted(result["probabilities"].items(), key=lambda item: -item[1])[:top]
-        for place, (name, probability) in enumerate(best):
-            shown = Path(result["image"]).name if place == 0 else ""
+        for index, (name, probability) in enumerate(best):
+            shown = Path(result["image"]).name if index == 0 else ""
             table.add_row(_plain(shown), _plain(name), f"{probability:.1%}")
         table.add_section()
     return table
@@ -155,8 +155,8 @@ def _retrievals_table(measured: Mapping[str, Measured], split: str) -> Table:
     for model, found in measured.items():
         ways = found.report.retrieval if found.report else {}
         for name, direction in ways.items():
-            figures = (_shown(figure) for figure in direction.recall.values())
-            table.add_row(_plain(model), name.replace("_to_", " -> "), *figures, found.held_out)
+            estimates = (_shown(estimate) for estimate in direction.recall.values())
+            table.add_row(_plain(model), name.replace("_to_", " -> "), *estimates, found.held_out)
         if not ways:
             table.add_row(_plain(model), *("-" * 4), "no: trained on it")
         table.add_section()
@@ -171,8 +171,8 @@ def captions_table(results: Sequence[dict[str, Any]]) -> Table:
     table.add_column("caption")
     table.add_column("where")
     for result in results:
-        for place, found in enumerate(result["captions"]):
-            shown = Path(result["image"]).name if place == 0 else ""
+        for index, found in enumerate(result["captions"]):
+            shown = Path(result["image"]).name if index == 0 else ""
             cosine = f"{found['similarity']:.3f}"
             table.add_row(_plain(shown), cosine, _plain(found["text"]), _plain(found["source"]))
         table.add_section()
@@ -186,9 +186,9 @@ def hits_table(hits: Sequence[dict[str, Any]]) -> Table:
     table.add_column("cosine", justify="right")
     table.add_column("found")
     table.add_column("where")
-    for place, hit in enumerate(hits, 1):
+    for rank, hit in enumerate(hits, 1):
         found, where = _plain(hit["found"]), _plain(hit["source"])
-        table.add_row(str(place), f"{hit['similarity']:.3f}", found, where)
+        table.add_row(str(rank), f"{hit['similarity']:.3f}", found, where)
     return table
 
 
@@ -227,8 +227,8 @@ def _texts_table(rows: Sequence[dict[str, str]], *columns: str) -> Table:
     return table
 
 
-def _shown(figure: Estimate) -> str:
-    return f"{100 * figure.value:.1f} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
+def _shown(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
 
 
 def _plain(text: str) -> Text:

@@ -105,7 +105,7 @@ class TrainingBatches:
         self.batch_size = min(settings.batch_size, len(self.good))
         if self.batch_size < ranks.size:
             msg = (
-                f"a batch of {self.batch_size} is too small for {ranks.size} processes; raise "
+                f"a batch of {self.batch_size} is too small for {ranks.size} ranks; raise "
                 "training.batch_size or start fewer"
             )
             raise DataError(msg)
@@ -116,7 +116,7 @@ class TrainingBatches:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the usable rows in order: their ids, texts and places, not what files hold."""
+        """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
         total = hashlib.sha256()
         for row in (self.rows[int(i)] for i in self.good):
             total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
@@ -149,16 +149,16 @@ class TrainingBatches:
         return Batch(self.ids[list(indices)], features, inputs)
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield ``(epoch, indices)`` of each step, this process's part of the batch.
+        """Yield ``(epoch, indices)`` of each step, this rank's part of the batch.
 
         The rows left over differ in each epoch.
         """
         order: list[int] = []
         for step in range(start, stop):
-            epoch, place = divmod(step, self.steps_per_epoch)
-            if place == 0 or not order:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or not order:
                 order = self.good[permutation(self.settings.seed, epoch, len(self.good))].tolist()
-            batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
             yield epoch, self.ranks.shard(batch)
 
     def _report(self, index: int, problem: str) -> None:

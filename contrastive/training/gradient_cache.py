@@ -140,10 +140,10 @@ def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str 
         TrainingError: there is such BatchNorm; names the first, and what can be done.
     """
     modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules(prefix=name))
-    for place, norm in modules:
+    for path, norm in modules:
         if not isinstance(norm, _BatchNorm):
             continue
-        who = f"{place or 'the module'}: {type(norm).__name__}"
+        who = f"{path or 'the module'}: {type(norm).__name__}"
         if norm.running_mean is None:
             msg = (
                 f"{who} keeps no running statistics, so that it always needs the whole batch; use "

@@ -141,7 +141,7 @@ def save_step(
     checkpoints = folder / "checkpoints"
     step = checkpoints / f"step-{done:08d}"
     write_folder(step, files)
-    if not is_whole(step):  # a disk that lies must not cost the last good one
+    if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
     for old in sorted(checkpoints.glob("step-*"))[:-KEEP]:

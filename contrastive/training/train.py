@@ -84,7 +84,7 @@ def train(
     Raises:
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
-            teacher or is no longer finite; or another process of the run has ended.
+            teacher or is no longer finite; or another rank of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     folder = run_folder(spec, output)
@@ -295,7 +295,7 @@ def _log_summary(
     frozen = sum(p.numel() for p in model.parameters()) - trained
     say(f"{trained:,} parameters are trained, {frozen:,} are frozen, on {model.device}")
     if ranks.size > 1:
-        say(f"{ranks.size} processes share each batch")
+        say(f"{ranks.size} ranks share each batch")
     how = ", ".join(f"{m}: {'cached' if m in batches.tables else 'live'}" for m in model.towers)
     say(f"{len(batches)} pairs, {batches.steps_per_epoch} steps an epoch; features {how}")
     size, dim = batches.batch_size, spec.model.embed_dim

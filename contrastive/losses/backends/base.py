@@ -202,7 +202,7 @@ def infonce(
         labels: of the rows of a to all rows of b.
         backend: makes the passes.
         normalize: give the rows length 1 first.
-        columns: which process has which rows of b, if there are several; ``b`` are this one's.
+        columns: which rank has which rows of b, if there are several; ``b`` holds this rank's.
     """
     with torch.autocast(a.device.type, enabled=False):
         return cast("Tensor", _InfoNCE.apply(a, b, log_scale, labels, backend, normalize, columns))
@@ -286,7 +286,7 @@ class _InfoNCE(torch.autograd.Function):
             )
             if shared is not None:
                 b, b_grad = shared.own(b), shared.reduce_scatter(b_grad)
-            factor = _per_process(factor * outer[0], shared)
+            factor = _per_rank(factor * outer[0], shared)
             a_grad, log_scale_grad = backend.finalize_gradient(
                 a, a_grad, factor, a_length, ctx.dtypes[0]
             )
@@ -336,7 +336,7 @@ class _OneSweep(torch.autograd.Function):
         a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
         backend, shared = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
-            factor = _per_process(factor * outer[0], shared)
+            factor = _per_rank(factor * outer[0], shared)
             a_grad, log_scale_grad = backend.finalize_gradient(
                 a, a_grad, factor, a_length, ctx.dtypes[0]
             )
@@ -356,7 +356,7 @@ def _units(
 def _over_all_rows(
     row_loss: Tensor, sums: SoftmaxSums, shared: RowShards | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add what the processes found: the rows' loss, ``column_log_M`` and ``column_positive_M``."""
+    """All-reduce the rows' loss, ``column_log_M`` and ``column_positive_M``."""
     log_M, positive_M = sums.column_log_M, sums.column_positive_M
     if shared is None:
         return row_loss, log_M, positive_M
@@ -368,8 +368,8 @@ def _over_all_rows(
     return row_loss, sum_M.log() + peak_M, positive_M
 
 
-def _per_process(factor: Tensor, shared: RowShards | None) -> Tensor:
-    """Scale gradients so that their mean over processes is the gradient of the one loss."""
+def _per_rank(factor: Tensor, shared: RowShards | None) -> Tensor:
+    """Scale gradients so that their mean over ranks is the gradient of the global loss."""
     return factor if shared is None else factor * shared.group.size
 
 

@@ -1,4 +1,4 @@
-"""The part of a process that has no rows of a: nothing to go through, but others wait for its sums.
+"""The backend of a rank without rows of a: nothing to compute, but others wait for its sums.
 
 Shapes: N = 0 rows of a, M rows of b, D wide.
 """

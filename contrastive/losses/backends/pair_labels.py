@@ -5,7 +5,7 @@ Shapes: N rows of a, M rows of b, P positive pairs of a block of rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -83,16 +83,9 @@ class PairLabels:
 
     def block(self, start: int, stop: int) -> PairLabels:
         """Return the roles of the rows ``start`` to ``stop`` of a."""
-        return PairLabels(
-            self.kind,
-            self.offset + start,
-            None if self.a_ids_N is None else self.a_ids_N[start:stop],
-            self.b_ids_M,
-            self.row_count_N[start:stop],
-            self.column_count_M,
-            self.rows_with_positive,
-            self.matched_pairs,
-        )
+        ids = None if self.a_ids_N is None else self.a_ids_N[start:stop]
+        counts = self.row_count_N[start:stop]
+        return replace(self, offset=self.offset + start, a_ids_N=ids, row_count_N=counts)
 
     def transposed(self) -> PairLabels:
         """Return the roles with a and b exchanged; of a whole batch only."""

@@ -20,8 +20,8 @@ GROUP = tl.constexpr(8)  # tiles of so many rows come before the next columns: t
 
 
 @triton.jit
-def place(tile, n, m, R: tl.constexpr, C: tl.constexpr):
-    """Return the rows and columns of a tile, the first of each, and its place among the tiles."""
+def tile_position(tile, n, m, R: tl.constexpr, C: tl.constexpr):
+    """Return the rows and columns of a tile, the first of each, and its position in the grid."""
     down = tl.cdiv(n, R)
     across = tl.cdiv(m, C)
     first = tile // (GROUP * across) * GROUP

@@ -23,10 +23,10 @@ from contrastive.losses.backends.triton.device_functions import (
     dots,
     inside,
     negatives,
-    place,
     same,
     some,
     special,
+    tile_position,
 )
 
 LN2 = tl.constexpr(0.6931471805599453)
@@ -67,7 +67,7 @@ def weigh(
 
     One exp serves rows and columns.
     """
-    rows_R, columns_C, row, column, _, _ = place(tl.program_id(0), n, m, R, C)
+    rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
     dot_RC = dots(
         a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
     )
@@ -131,7 +131,7 @@ def weigh_exact(
         return
     tile = tl.program_id(0)
     while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
-        rows_R, columns_C, row, column, _, _ = place(tile, n, m, R, C)
+        rows_R, columns_C, row, column, _, _ = tile_position(tile, n, m, R, C)
         dot_RC = dots(
             a, b, a, rows_R, columns_C, row, column, n, m, 0, D, K, False, PRECISION, INTERPRETED
         )
@@ -190,7 +190,7 @@ def rescale(
 
     Pairs that take no part were kept as 0.
     """
-    rows_R, columns_C, row, column, _, _ = place(tl.program_id(0), n, m, R, C)
+    rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
     there_RC = inside(rows_R, columns_C, n, stride)
     e_RC = tl.load(at(exps, rows_R, columns_C, row, column, exps_stride), mask=there_RC, other=0.0)
     lift = lifted(scale, LIFT)
@@ -235,7 +235,7 @@ def sigmoid(
     With ``y = x`` for negatives and -x for positives, the loss of a pair is softplus(y). Matched
     pairs are left out, but in groups.
     """
-    rows_R, columns_C, row, column, _, _ = place(tl.program_id(0), n, m, R, C)
+    rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
     dot_RC = dots(
         a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
     )

@@ -28,9 +28,9 @@ from contrastive.losses.backends.triton.device_functions import (
     dots,
     inside,
     negatives,
-    place,
     same,
     special,
+    tile_position,
 )
 
 
@@ -69,7 +69,9 @@ def sums(
 
     In groups the positives of a row that has several are among its exps; so for a column.
     """
-    rows_R, columns_C, row, column, tile_row, tile_column = place(tl.program_id(0), n, m, R, C)
+    rows_R, columns_C, row, column, tile_row, tile_column = tile_position(
+        tl.program_id(0), n, m, R, C
+    )
     dot_RC = dots(
         a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
     )
@@ -147,7 +149,7 @@ def peaks(
         return
     tile = tl.program_id(0)
     while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
-        rows_R, columns_C, row, column, tile_row, tile_column = place(tile, n, m, R, C)
+        rows_R, columns_C, row, column, tile_row, tile_column = tile_position(tile, n, m, R, C)
         dot_RC = dots(
             a, b, a, rows_R, columns_C, row, column, n, m, 0, D, K, False, PRECISION, INTERPRETED
         )
