@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contrastive.config.registry import Registry
     from contrastive.config.yaml_files import dump_spec, load_spec
     from contrastive.data.bad_rows import BadRows
+    from contrastive.data.folders import readable_folder
     from contrastive.data.images import ImageSource, StoredImage, open_image
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
     from contrastive.datasets import Dataset, Purpose, datasets
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
         name_list,
         quoted,
         read_table,
-        readable_folder,
         text_of,
         text_problem,
     )
@@ -187,6 +187,7 @@ __getattr__, __dir__ = lazy_names(
         "losses.functional": "accuracy infonce collisions infonce_from_logits",
         "losses.backends.pair_labels": "check_pair_counts matched_ids",
         # Rows of datasets, and the bad ones.
+        "data.folders": "readable_folder",
         "data.samples": "Sample Samples Preprocess rows_of",
         "data.bad_rows": "BadRows",
         "datasets.single_modality": "SampleList",
@@ -195,6 +196,6 @@ __getattr__, __dir__ = lazy_names(
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.captioned": "FileIndex leaves_folder",
         "datasets.text_tables": "TableRecord choose_columns name_list quoted read_table "
-        "readable_folder text_of text_problem",
+        "text_of text_problem",
     },
 )

@@ -161,7 +161,7 @@ def test_a_table_of_another_kind_is_one_line(tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     data = Flickr30k(source="hub", repo=str(folder))
-    assert message(data) == f"{folder}: no Parquet files here"
+    assert message(data) == f"{folder}: no Parquet files here (.parquet)"
     (folder / "a.parquet").write_bytes(b"PAR1 and no more")
     assert message(data).startswith(f"{folder}: cannot be opened as Parquet: ")
     (folder / "a.parquet").unlink()

@@ -32,6 +32,7 @@ UNKNOWN = "towers.image.head: unknown head 'lost-head'; it was saved with contra
 @pytest.fixture
 def saved(site, tmp_path, monkeypatch):
     """Save the model of a run whose head and dataset are a plugin's; then uninstall that."""
+    forget()  # what is installed may have been listed before, without the plugin
     with monkeypatch.context() as patch:
         patch.syspath_prepend(site("lost"))
         run = RunSpec.model_validate({"model": MODEL, "data": {"type": "lost-data"}})

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from contrastive.data.folders import files_below
 from contrastive.errors import BadSample, DataError
 
 
@@ -38,14 +39,7 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    if not folder.is_dir():
-        msg = f"{folder}: no such folder"
-        raise DataError(msg)
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        msg = f"{folder}: no images here ({', '.join(SUFFIXES)})"
-        raise DataError(msg)
-    return found
+    return files_below(folder, SUFFIXES, what="images")
 
 
 def open_image(source: ImageSource) -> Image.Image:

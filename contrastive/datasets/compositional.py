@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.config.extras import require
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.folders import files_below, readable_folder
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.captioned import FileIndex, leaves_folder
 from contrastive.datasets.text_tables import (
@@ -18,7 +19,6 @@ from contrastive.datasets.text_tables import (
     quoted,
     read_json,
     read_table,
-    readable_folder,
     text_problem,
 )
 from contrastive.errors import DataError
@@ -75,17 +75,8 @@ def read_pair_tests(
         MissingExtra: a file is Parquet, and pyarrow is not installed.
     """
     path = path.expanduser()
-    files = _files_in(path) if path.is_dir() else [path]
+    files = files_below(path, KINDS, what="tests", nested=False) if path.is_dir() else [path]
     return [_read_file(file, images, max_bad) for file in files]
-
-
-def _files_in(folder: Path) -> list[Path]:
-    with readable_folder(folder):
-        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
-    if not found:
-        msg = f"{folder}: no tests here; looked for {', '.join(KINDS)}"
-        raise DataError(msg)
-    return found
 
 
 def _read_file(path: Path, images: Path | None, max_bad: float) -> PairTests:

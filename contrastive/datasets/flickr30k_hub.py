@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.extras import require
 from contrastive.console import console
+from contrastive.data.folders import files_below
 from contrastive.data.images import StoredImage
 from contrastive.datasets.captioned import Pairs, gather
 from contrastive.datasets.flickr30k_forms import captions_of
@@ -136,10 +137,7 @@ def _find_files(repo: str, revision: str) -> list[str]:
             msg = f"{repo}: no such folder"
             raise DataError(msg)
         folder = _download(repo, revision)
-    if files := sorted(str(path) for path in folder.rglob("*.parquet")):
-        return files
-    msg = f"{folder}: no Parquet files here"
-    raise DataError(msg)
+    return [str(path) for path in files_below(folder, (".parquet",), what="Parquet files")]
 
 
 def _download(repo: str, revision: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from contrastive.data.folders import readable_folder
 from contrastive.datasets.captioned import FileIndex, Pairs, Row, gather
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
 from contrastive.datasets.text_tables import (
@@ -12,7 +13,6 @@ from contrastive.datasets.text_tables import (
     choose_columns,
     name_list,
     read_table,
-    readable_folder,
     text_of,
 )
 from contrastive.errors import DataError

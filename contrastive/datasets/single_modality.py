@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
 from contrastive.datasets.text_tables import (
     name_list,
     quoted,
     read_lines,
-    readable_folder,
     text_problem,
 )
 from contrastive.errors import DataError

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.data.folders import readable_folder
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
@@ -32,23 +32,6 @@ class TableRecord(NamedTuple):
     """By column; text, or any JSON value in JSON lines."""
     problem: str = ""
     """Why it cannot be used, if it cannot."""
-
-
-@contextmanager
-def readable_folder(folder: Path) -> Generator[None]:
-    """Insist on a folder, and say in one line what cannot be read within this block.
-
-    Raises:
-        DataError: the folder is not there, or the system refuses something.
-    """
-    try:
-        if not folder.is_dir():
-            msg = f"{folder}: no such folder"
-            raise DataError(msg)
-        yield
-    except OSError as error:
-        msg = f"{error.filename or folder}: cannot be read: {error.strerror}"
-        raise DataError(msg) from None
 
 
 def read_text(path: Path) -> str:

@@ -1,0 +1,52 @@
+"""Folders that somebody else filled: which files they hold, and one line for what goes wrong."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from contrastive.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+
+@contextmanager
+def readable_folder(folder: Path) -> Generator[None]:
+    """Insist on a folder, and say in one line what cannot be read within this block.
+
+    Raises:
+        DataError: the folder is not there, or the system refuses something.
+    """
+    try:
+        if not folder.is_dir():
+            msg = f"{folder}: no such folder"
+            raise DataError(msg)
+        yield
+    except OSError as error:
+        msg = f"{error.filename or folder}: cannot be read: {error.strerror}"
+        raise DataError(msg) from None
+
+
+def files_below(
+    folder: Path, suffixes: tuple[str, ...], *, what: str, nested: bool = True
+) -> list[Path]:
+    """Return the files of a folder with some suffixes, in either case, sorted.
+
+    Args:
+        folder: where to look.
+        suffixes: in lower case, with the dot.
+        what: the files, for the message.
+        nested: look in the folders in it, too.
+
+    Raises:
+        DataError: there is no such folder, it cannot be read, or it has no such file.
+    """
+    with readable_folder(folder):
+        paths = folder.rglob("*") if nested else folder.iterdir()
+        found = sorted(p for p in paths if p.suffix.lower() in suffixes and p.is_file())
+    if not found:
+        msg = f"{folder}: no {what} here ({', '.join(suffixes)})"
+        raise DataError(msg)
+    return found
