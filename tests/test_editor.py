@@ -21,10 +21,10 @@ from tests.pages import MINIMAL, PAGES, REFERENCE, ROOT, TUTORIAL, blocks_of, wh
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-SCHEMA = "contrastive.config.json_schema.json"
+SCHEMA = "contrastive.schema.json"
 MODELINE = "# yaml-language-server: $schema={}\n"
 SPEC = """\
-# yaml-language-server: $schema=contrastive.config.json_schema.json
+# yaml-language-server: $schema=contrastive.schema.json
 model:
   embed_dim: 32
   towers:
