@@ -128,8 +128,8 @@ def test_captions_are_those_of_a_slow_search(model, paths, diversity):
         chosen = reference_mmr(relevance.tolist(), redundancy.tolist(), 4, diversity)
         assert [one.text for one in captions] == [CORPUS[pool[i]] for i in chosen]
         for one in captions:
-            assert CORPUS[one.place] == one.text
-            assert one.similarity == pytest.approx(float(cosines[one.place]), abs=1e-5)
+            assert CORPUS[one.index] == one.text
+            assert one.similarity == pytest.approx(float(cosines[one.index]), abs=1e-5)
 
 
 def test_a_sentence_that_stands_twice_counts_once(model, paths):
@@ -242,10 +242,10 @@ def test_the_command_captions_from_a_file(here, model, command):
         assert [c["text"] for c in one["captions"]] == [c.text for c in captions]
         # every second line of the file is blank
         assert [c["source"] for c in one["captions"]] == [
-            f"corpus.txt:{2 * c.place + 1}" for c in captions
+            f"corpus.txt:{2 * c.index + 1}" for c in captions
         ]
     shown = command("caption", "0.png", "--corpus", "corpus.txt").out
-    assert CORPUS[caption(model, "0.png", CORPUS)[0][0].place] in shown
+    assert CORPUS[caption(model, "0.png", CORPUS)[0][0].index] in shown
 
 
 def test_a_model_without_a_run_needs_a_corpus(here, command):

@@ -77,7 +77,7 @@ def test_a_model_learns_from_a_teacher_in_a_loop_of_ones_own(tmp_path):
     spec = run_spec(tmp_path, Distillation(loss=InfoNCE(), weight=1.0))
     torch.manual_seed(0)
     model = build_model(spec)
-    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
     texts = [f"a picture of {what}" for what in ("a dog", "a cat", "two men", "a red bus")]
     tower = model.tower("text")
     teacher = unit(4, 12, dtype=torch.float32)
@@ -85,9 +85,9 @@ def test_a_model_learns_from_a_teacher_in_a_loop_of_ones_own(tmp_path):
     for _ in range(30):
         text = tower(**tower.encoder.preprocess(texts))
         loss, figures = model.loss(text, text, teacher_a=teacher, teacher_b=teacher)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         model.loss.clamp_()
         found.append(figures["distillation"].item())
     assert found[-1] < found[0]

@@ -88,7 +88,7 @@ def test_autocast_does_not_change_the_modules(name):
 def test_training_separates_the_pairs(name):
     module = CONFIGS[name].build()
     a, b = (unit(16, 8, seed=s, dtype=torch.float32).requires_grad_() for s in (0, 1))
-    optimiser = torch.optim.Adam([a, b, *module.parameters()], lr=0.1)
+    optimizer = torch.optim.Adam([a, b, *module.parameters()], lr=0.1)
     teacher = unit(16, 8, seed=2, dtype=torch.float32)
     rest = (
         {"teacher_a": teacher, "teacher_b": teacher}
@@ -96,11 +96,11 @@ def test_training_separates_the_pairs(name):
         else {}
     )
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         x, y = normalize(a, dim=1), normalize(b, dim=1)
         loss, _ = module(x, y, torch.arange(16), **rest)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         module.clamp_()
     assert torch.equal((x @ y.T).argmax(1), torch.arange(16))
 

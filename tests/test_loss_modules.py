@@ -129,12 +129,12 @@ def test_a_fixed_temperature_is_saved_but_not_trained():
 def test_training_separates_the_pairs(config):
     module = config().build()
     a, b = (unit(16, 8, seed=s, dtype=torch.float32).requires_grad_() for s in (0, 1))
-    optimiser = torch.optim.Adam([a, b, *module.parameters()], lr=0.1)
+    optimizer = torch.optim.Adam([a, b, *module.parameters()], lr=0.1)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss, figures = module(normalize(a, dim=1), normalize(b, dim=1))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         module.clamp_()
     assert figures["accuracy"] == 1
     assert loss < 0.2

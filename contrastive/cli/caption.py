@@ -45,7 +45,7 @@ def caption(
                 {
                     "text": one.text,
                     "similarity": one.similarity,
-                    "source": str(rows[one.place].get("source", "")),
+                    "source": str(rows[one.index].get("source", "")),
                 }
                 for one in captions
             ],

@@ -32,7 +32,7 @@ class Caption:
     text: str
     similarity: float
     """Cosine with the image."""
-    place: int
+    index: int
     """Where it first stands in the corpus."""
 
 
@@ -74,18 +74,18 @@ def caption(
         msg = "the corpus is empty; give sentences, in a list"
         raise DataError(msg)
     first: dict[str, int] = {}
-    for place, text in enumerate(corpus):
-        first.setdefault(text, place)
+    for index, text in enumerate(corpus):
+        first.setdefault(text, index)
     texts = list(first)
     several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
     samples: Sequence[Any] = cast("Sequence[Any]", images) if several else [cast("Any", images)]
     texts_ND = model.embed("text", texts, cache=cache)
     pools = top_k(model.embed("image", samples, cache=cache), texts_ND, max(POOL, 10 * top))
     found: list[list[Caption]] = []
-    for cosines_P, places_P in zip(*pools, strict=True):
-        pool_PD = texts_ND[places_P]
+    for cosines_P, indices_P in zip(*pools, strict=True):
+        pool_PD = texts_ND[indices_P]
         chosen = mmr(*scaled(cosines_P, pool_PD @ pool_PD.T), top, diversity=diversity)
-        numbers = [int(places_P[i]) for i in chosen]
+        numbers = [int(indices_P[i]) for i in chosen]
         found.append(
             [
                 Caption(texts[number], float(cosines_P[i]), first[texts[number]])
@@ -112,7 +112,7 @@ def scaled(cosines_P: Tensor, alike_PP: Tensor) -> tuple[Tensor, Tensor]:
 def mmr(
     relevance_P: Tensor, redundancy_PP: Tensor, top: int, *, diversity: float = 0.5
 ) -> list[int]:
-    """Choose up to ``top`` places by maximal marginal relevance, in the order of the choice.
+    """Choose up to ``top`` indices by maximal marginal relevance, in the order of the choice.
 
     The next is the one with the greatest
     ``(1 - diversity) * relevance - diversity * (redundancy with the most alike that is chosen)``,

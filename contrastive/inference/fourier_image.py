@@ -1,4 +1,4 @@
-"""An image as a spectrum of decorrelated colours: what an optimiser can paint with.
+"""An image as a spectrum of decorrelated colours: what an optimizer can paint with.
 
 Plain pixels are a bad canvas: gradient steps make high frequencies that look like noise. Waves
 whose amplitude falls with frequency, in colours that vary independently, start from what images

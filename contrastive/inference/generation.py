@@ -123,7 +123,7 @@ def generate(
         model: a model with an image and a text tower; its weights stay as they are.
         prompt: what the image should show.
         size: pixels of its sides.
-        steps: of the optimiser.
+        steps: of the optimizer.
         seed: decides the noise that it begins as, and the views.
         views: random crops of the image that each step looks at.
         negative: what it should not show; the mean of their cosines is subtracted.
@@ -142,7 +142,7 @@ def generate(
     canvas = FourierImage(size, generator).to(model.device)
     before = best = canvas().detach()
     highest, history = float("-inf"), list[Step]()
-    optimiser = torch.optim.Adam(canvas.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(canvas.parameters(), lr=LEARNING_RATE)
     try:
         with eval_mode(model), bar(f"painting {prompt!r}", steps) as advance:
             for number in range(1, steps + 1):
@@ -153,7 +153,7 @@ def generate(
                 loss = SMOOTHING * total_variation(canvas_image) - goal
                 # only the gradient of the image: the model's parameters keep theirs
                 (canvas.spectrum.grad,) = torch.autograd.grad(loss, [canvas.spectrum])
-                optimiser.step()
+                optimizer.step()
                 step = Step(number, cosines_VC[:, 0].mean().item(), goal.item())
                 if step.goal > highest:
                     highest, best = step.goal, canvas_image.detach()

@@ -39,7 +39,7 @@ class LossModule(nn.Module, ABC):
         """
 
     def clamp_(self) -> None:
-        """Bring the parameters back into their bounds; called after each optimiser step."""
+        """Bring the parameters back into their bounds; called after each optimizer step."""
 
     def logits(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ``[N, M]`` logits as the loss sees them: ``s * a @ b.T``, in fp32."""

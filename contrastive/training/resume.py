@@ -1,6 +1,6 @@
 """Going on with a run: what a checkpoint holds of it, and whether the spec is still the same.
 
-A checkpoint is a saved model with the optimiser's moments, dropout's generator and the number of
+A checkpoint is a saved model with the optimizer's moments, dropout's generator and the number of
 steps. The order of samples and augmentations follow from the seed, so they need no state.
 """
 
