@@ -276,6 +276,7 @@ def test_another_modality_asks_for_samples_in_one_line(installed):
     )
 
 
+@pytest.mark.slow
 def test_another_modality_is_checked_with_samples_of_the_author(installed):
     installed("series")
     (config,) = offered("series")

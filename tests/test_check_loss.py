@@ -38,6 +38,7 @@ def by(how, kind, **settings):
 # What is right passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_judge_passes_its_own_suite_in_fp32(kind):
     check_loss(getattr(functional, kind), kind, seed=1)
@@ -344,6 +345,7 @@ def test_a_suite_without_cases_passes_nobody(argument):
         check_loss(infonce, "infonce", **{argument: ()})
 
 
+@pytest.mark.slow
 def test_settings_with_a_default_are_passed_only_where_they_differ():
     def minimal(a, b, a_ids=None, b_ids=None, *, log_scale, positives):
         return infonce(a, b, a_ids, b_ids, log_scale=log_scale, positives=positives)

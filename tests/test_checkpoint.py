@@ -77,6 +77,7 @@ def test_dying_at_any_operation_leaves_a_whole_folder(tmp_path, monkeypatch, ope
     assert fatal > 1, "the operation was never used"
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -83,6 +83,7 @@ def test_gradients_reach_every_parameter(which, built):
     module.zero_grad()
 
 
+@pytest.mark.slow
 @every_encoder
 def test_training_mode_works_under_autocast(which, built):
     module = built(which).train()

@@ -57,6 +57,7 @@ def timm_resnet():
     return Pooled(net, lambda out: out), {"x": torch.randn(B, 3, 32, 32).double()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [hf_resnet, timm_resnet])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_real_networks_get_the_gradients_of_the_batch(image, rows):

@@ -36,6 +36,7 @@ def lines(run, name):
     return [line[name] for line in read_log(run / "log.jsonl") if "loss" in line]
 
 
+@pytest.mark.slow
 def test_a_run_by_micro_batches_is_the_run_without(tmp_path):
     for name, rows in (("whole", None), ("split", 5)):
         spec = RunSpec.model_validate(live(tmp_path, micro_batch=rows))

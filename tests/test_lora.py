@@ -92,6 +92,7 @@ def test_lora_leaves_out_layers_that_are_not_called():
     assert all(grad is not None and grad.any() for grad in trained.values())
 
 
+@pytest.mark.slow
 def test_lora_without_a_layer_to_go_beside_is_a_mistake_in_one_line(vit_weights):
     asked = {"encoder": timm_vit(vit_weights), "lora": {"targets": ["*.query"]}}
     with pytest.raises(

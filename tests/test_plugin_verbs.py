@@ -170,6 +170,7 @@ def test_samples_that_are_not_there_are_named(command, tmp_path):
     assert ended.err == f"--samples {tmp_path / 'nowhere'}: no such file or folder\n"
 
 
+@pytest.mark.slow
 def test_samples_are_files_or_the_files_of_folders(command, tmp_path):
     from PIL import Image
 

@@ -266,6 +266,7 @@ def test_neighbours_are_the_same_in_chunks(model, monkeypatch):
     assert neighbours(model, *splits) == whole
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(model):
     splits = Planted(noise=0.8), Planted(noise=0.8, seed=1)
     assert probe(model, *splits, shots=(2,)) == probe(model, *splits, shots=(2,))

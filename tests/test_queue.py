@@ -172,6 +172,7 @@ def test_the_queue_takes_pairs_of_one_width():
         module(unit(4, 2), unit(4, 2))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_queue_goes_on_as_if_it_had_not_stopped(tmp_path):
     spec = run_spec(tmp_path, Queue(loss=InfoNCE(), size=40), epochs=4)
     cache = FeatureCache(tmp_path / "cache")

@@ -73,6 +73,7 @@ def test_gradients_are_finite_differences(name, ids):
         assert torch.autograd.gradcheck(of, leaves(4, 6, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", IDS)
 @pytest.mark.parametrize("name", [*FUNCTIONS, "supcon"])
 @pytest.mark.parametrize("rows", [1, 4])
@@ -89,6 +90,7 @@ def test_chunks_give_the_same(name, ids, rows, monkeypatch):
         assert_same(chunked, eager, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize("log_scale", [0.0, math.log(100)])
 @pytest.mark.parametrize("ids", IDS)

@@ -110,6 +110,7 @@ def log_scales(run):
     return [line["log_scale"] for line in read_log(run / "log.jsonl") if "loss" in line]
 
 
+@pytest.mark.slow
 def test_the_temperature_has_no_weight_decay(tmp_path, cache):
     spec = toy_spec(tmp_path / "data", lr=1e-6, weight_decay=1000.0, epochs=10)
     model = train(spec, tmp_path / "run", cache=cache)
@@ -161,6 +162,7 @@ def test_a_model_refuses_another_encoder_than_it_was_trained_with(tmp_path, cach
         load_model(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_evaluating_on_what_was_trained_on_is_refused(tmp_path, cache):
     spec = toy_spec(tmp_path / "data", epochs=1)
     model = train(spec, tmp_path / "run", cache=cache)
@@ -314,6 +316,7 @@ def steps_of(run):
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_resuming_refuses_another_run(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", epochs=1)
     train(RunSpec.model_validate(spec), tmp_path / "run", cache=cache)
@@ -340,6 +343,7 @@ def test_a_failed_evaluation_does_not_cost_the_epoch(tmp_path, cache):
     assert steps_of(tmp_path / "run") == [4]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, cache, capsys):
     spec = toy_spec(tmp_path / "data", epochs=2)
     train(spec, tmp_path / "run", cache=cache)
