@@ -147,7 +147,7 @@ def test_a_corpus_of_one_sentence_has_one_caption(model, paths):
 @pytest.mark.parametrize(
     ("corpus", "settings", "said"),
     [
-        ([], {}, "the corpus is empty"),
+        ([], {}, "give at least one sentence"),
         ("a dog", {}, "in a list"),
         (CORPUS, {"top": 0}, "top is 0"),
         (CORPUS, {"diversity": 1.5}, "diversity is 1.5"),

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from contrastive.data.images import StoredImage, open_image
+from contrastive.data.images import StoredImage, bytes_or_path, open_image
 from contrastive.errors import BadSample
 
 
@@ -23,6 +23,8 @@ def sample_key(sample: Any, modality: str) -> bytes:
     Raises:
         BadSample: the file cannot be read, or nothing is known of this type.
     """
+    if modality == "image":
+        sample = bytes_or_path(sample)
     if isinstance(sample, Path) or (isinstance(sample, str) and not _is_content(sample, modality)):
         try:
             about = Path(sample).stat()
@@ -39,12 +41,13 @@ def _content(sample: Any, modality: str) -> bytes:
     """Return what a sample consists of, after the name of its form."""
     if isinstance(sample, str):
         return b"text\0" + sample.encode("utf-8", "surrogatepass")
-    if isinstance(sample, bytes):
+    if isinstance(sample, (bytes, bytearray, memoryview)):
         return b"file\0" + sample
-    if isinstance(sample, Image.Image):
-        seen = open_image(sample)  # palette, transparency and orientation applied
+    is_array = isinstance(sample, (np.ndarray, Tensor))
+    if isinstance(sample, Image.Image) or (modality == "image" and is_array):
+        seen = open_image(cast("Any", sample))  # palette, transparency and orientation applied
         return f"pixels\0{seen.size}\0".encode() + seen.tobytes()
-    if isinstance(sample, (np.ndarray, Tensor)):
+    if is_array:
         array = np.ascontiguousarray(cast("np.ndarray", sample))
         return f"array\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes()
     return b"json\0" + _plain(sample, modality)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from contrastive.data.folders import files_below
@@ -25,7 +27,7 @@ class StoredImage(ABC):
         """Return the encoded image."""
 
 
-ImageSource = str | Path | bytes | StoredImage | Image.Image
+ImageSource = str | Path | bytes | StoredImage | Image.Image | Mapping[str, Any] | np.ndarray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -46,27 +48,51 @@ def open_image(source: ImageSource) -> Image.Image:
     """Decode an image to RGB: upright (EXIF), first frame, transparency on white.
 
     Args:
-        source: a path, an encoded image (in memory or stored), or one that is open already.
+        source: a path; an encoded image (in memory or stored); the hub's ``{"bytes": ..., "path":
+            ...}``; one that is open already; or an array or tensor ``[H, W]``, ``[H, W, C]`` or
+            ``[C, H, W]`` with C of 1, 3 or 4: integers from 0 to 255, or floats from 0 to 1.
 
     Raises:
         BadSample: it is missing, broken, too large or of another format; names the file.
     """
+    source = bytes_or_path(source)
     name = str(source) if isinstance(source, (str, Path, StoredImage)) else "image"
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
+            if hasattr(source, "ndim"):
+                source = _of_pixels(source)
             if isinstance(source, Image.Image):
                 return _as_seen(source)
             content = source.read() if isinstance(source, StoredImage) else source
-            file: Any = io.BytesIO(content) if isinstance(content, bytes) else content
+            if isinstance(content, (bytes, bytearray, memoryview)):
+                content = io.BytesIO(content)
+            file: Any = content
             with Image.open(file, formats=FORMATS) as image:
                 return _as_seen(image)
     except FileNotFoundError:
         problem = "no such file"
+        if name.startswith(("http:", "https:")):
+            problem = "addresses are not fetched; download the image and give its path or bytes"
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
         problem = " ".join(str(error).split()) or type(error).__name__
         if problem.startswith("cannot identify image file"):
             problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     msg = f"{name}: {problem}"
+    raise BadSample(msg)
+
+
+def bytes_or_path(source: Any) -> Any:
+    """Return what the hub's form of an image, ``{"bytes": ..., "path": ...}``, holds.
+
+    Raises:
+        BadSample: it holds neither.
+    """
+    if not isinstance(source, Mapping):
+        return source
+    both = cast("Mapping[str, Any]", source)
+    if held := both.get("bytes") or both.get("path"):
+        return held
+    msg = f"a mapping with {', '.join(map(str, both)) or 'nothing'}; an image has bytes or path"
     raise BadSample(msg)
 
 
@@ -82,6 +108,34 @@ def check_writable(path: Path) -> None:
     if not path.parent.is_dir():
         msg = f"{path}: there is no folder {path.parent}"
         raise DataError(msg)
+
+
+def _of_pixels(array: Any) -> Image.Image:
+    """Return an image of pixel values in an array or a tensor.
+
+    Raises:
+        BadSample: its shape or its values are not those of an image.
+    """
+    channels_first = hasattr(array, "detach")  # where both fit, as torch has it
+    pixels = np.asarray(array.detach().cpu() if channels_first else array)
+    shape, kind = tuple(pixels.shape), pixels.dtype
+    if pixels.ndim == 3:
+        fits = [axis for axis in (2, 0) if shape[axis] in (1, 3, 4)]
+        axis = fits[-1 if channels_first else 0] if fits else None
+        pixels = None if axis is None else np.moveaxis(pixels, axis, 2)
+    if pixels is None or pixels.ndim not in (2, 3) or not pixels.size:
+        msg = f"an array of shape {shape} is no image; give [H, W], [H, W, C] or [C, H, W]"
+        raise BadSample(msg)
+    least, most = pixels.min(), pixels.max()
+    top = 1 if kind.kind in "fb" else 255
+    if kind.kind not in "fbiu" or not (least >= 0 and most <= top):
+        what = f"{kind} values from {least} to {most}"
+        msg = f"{what} are no image; give integers from 0 to 255, or floats from 0 to 1"
+        raise BadSample(msg)
+    if top == 1:
+        pixels = (pixels.astype(np.float32) * 255).round()
+    pixels = pixels.astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _as_seen(image: Image.Image) -> Image.Image:

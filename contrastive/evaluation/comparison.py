@@ -5,11 +5,11 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from contrastive.data.sample_list import sample_list, text_list
 from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.evaluate import evaluate
@@ -18,7 +18,7 @@ from contrastive.inference.zero_shot import classify
 from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -71,8 +71,8 @@ class Comparison:
 
 def compare(
     models: Mapping[str, ContrastiveModel],
-    images: Any | Sequence[Any],
-    classes: Sequence[str],
+    images: Any,
+    classes: Iterable[str],
     *,
     templates: Sequence[str] = TEMPLATES,
     cache: FeatureCache | None = None,
@@ -81,7 +81,7 @@ def compare(
 
     Args:
         models: models with an image and a text tower, by what to call them.
-        images: one image or several: paths, encoded bytes or PIL images.
+        images: one image or several, in any form that ``ContrastiveModel.embed`` takes.
         classes: the names.
         templates: sentences with ``{}`` for the name, the same for every model.
         cache: keeps the features of frozen encoders.
@@ -91,15 +91,12 @@ def compare(
         BadSample: an image cannot be read; names it.
     """
     _check_several(models)
-    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
-    samples: tuple[Any, ...] = (cast("Any", images),)
-    if several:
-        samples = tuple(cast("Sequence[Any]", images))
+    samples, names = tuple(sample_list(images, "image")), text_list(classes, "class")
     found = {
-        name: classify(model, samples, classes, templates=templates, cache=cache)
+        name: classify(model, samples, names, templates=templates, cache=cache)
         for name, model in models.items()
     }
-    return Comparison(samples, tuple(classes), tuple(templates), found)
+    return Comparison(samples, tuple(names), tuple(templates), found)
 
 
 @dataclass(frozen=True)

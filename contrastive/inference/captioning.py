@@ -8,17 +8,19 @@ Shapes: N images, P sentences of a pool, D the shared width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from contrastive.errors import DataError, SpecError
+from contrastive.data.sample_list import text_list
+from contrastive.errors import SpecError
 from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
@@ -38,8 +40,8 @@ class Caption:
 
 def caption(
     model: ContrastiveModel,
-    images: Any | Sequence[Any],
-    corpus: Sequence[str],
+    images: Any,
+    corpus: Iterable[str],
     *,
     top: int = 3,
     diversity: float = 0.5,
@@ -53,15 +55,14 @@ def caption(
 
     Args:
         model: a model with an image and a text tower.
-        images: one image or several: paths, encoded bytes or PIL images.
+        images: one image or several, in any form that ``ContrastiveModel.embed`` takes.
         corpus: sentences; one that stands twice counts once.
         top: sentences for each image.
         diversity: 0 takes the nearest, 1 takes what is least like those already taken.
         cache: keeps the features of frozen encoders.
 
     Raises:
-        SpecError: ``top`` is below 1, or ``diversity`` is not from 0 to 1.
-        DataError: the corpus is empty.
+        SpecError: ``top`` is below 1, ``diversity`` is not from 0 to 1, or the corpus is empty.
         BadSample: an image or a sentence cannot be used; names it.
     """
     if top < 1:
@@ -70,17 +71,12 @@ def caption(
     if not 0 <= diversity <= 1:
         msg = f"diversity is {diversity}; give a number from 0 (the nearest) to 1"
         raise SpecError(msg)
-    if isinstance(corpus, str) or not corpus:
-        msg = "the corpus is empty; give sentences, in a list"
-        raise DataError(msg)
     first: dict[str, int] = {}
-    for index, text in enumerate(corpus):
+    for index, text in enumerate(text_list(corpus, "sentence")):
         first.setdefault(text, index)
     texts = list(first)
-    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
-    samples: Sequence[Any] = cast("Sequence[Any]", images) if several else [cast("Any", images)]
     texts_ND = model.embed("text", texts, cache=cache)
-    pools = top_k(model.embed("image", samples, cache=cache), texts_ND, max(POOL, 10 * top))
+    pools = top_k(model.embed("image", images, cache=cache), texts_ND, max(POOL, 10 * top))
     found: list[list[Caption]] = []
     for cosines_P, indices_P in zip(*pools, strict=True):
         pool_PD = texts_ND[indices_P]

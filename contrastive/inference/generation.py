@@ -20,7 +20,7 @@ from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
@@ -46,9 +46,9 @@ class Ranked:
 def rerank(
     model: ContrastiveModel,
     prompt: str,
-    images: Sequence[Any],
+    images: Any,
     *,
-    against: Sequence[str] = (),
+    against: Iterable[str] = (),
     templates: Sequence[str] = AS_IT_IS,
     cache: FeatureCache | None = None,
 ) -> list[Ranked]:
@@ -57,7 +57,7 @@ def rerank(
     Args:
         model: a model with an image and a text tower.
         prompt: what the images should show.
-        images: paths, encoded bytes or PIL images: a generator's candidates.
+        images: a generator's candidates, in any form that ``ContrastiveModel.embed`` takes.
         against: prompts that the images should not go with. The order is then that of the
             probability of ``prompt`` among all of them; else it is that of the cosine.
         templates: sentences with ``{}`` for a prompt; their embeddings are averaged.

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from contrastive.data.sample_list import text_list
 from contrastive.errors import SpecError
 from contrastive.inference.zero_shot import classify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -40,9 +41,9 @@ REWRITES = (
 
 def answer(
     model: ContrastiveModel,
-    images: Any | Sequence[Any],
+    images: Any,
     question: str,
-    answers: Sequence[str],
+    answers: Iterable[str],
     *,
     templates: Sequence[str] = QUESTION_TEMPLATES,
     cache: FeatureCache | None = None,
@@ -53,7 +54,7 @@ def answer(
 
     Args:
         model: a model with an image and a text tower.
-        images: one image or several: paths, encoded bytes or PIL images.
+        images: one image or several, in any form that ``ContrastiveModel.embed`` takes.
         question: such as ``what color is the car?``, or a statement with ``{}`` for the answer.
         answers: what is ranked.
         templates: sentences in which ``{statement}`` stands for the question as a statement with
@@ -66,10 +67,8 @@ def answer(
         BadSample: an image cannot be read; names it.
     """
     sentences = sentences_of(question, templates)
-    if isinstance(answers, str) or not answers:
-        msg = "give at least one answer, in a list"
-        raise SpecError(msg)
-    return classify(model, images, answers, templates=sentences, cache=cache)
+    names = text_list(answers, "answer")
+    return classify(model, images, names, templates=sentences, cache=cache)
 
 
 def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -> list[str]:
@@ -83,9 +82,7 @@ def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -
     if not question.strip():
         msg = "the question is empty; ask something, such as: what color is the car?"
         raise SpecError(msg)
-    if isinstance(templates, str):
-        msg = "give at least one template, in a list"
-        raise SpecError(msg)
+    templates = text_list(templates, "template")
     for template in templates:
         if "{}" not in template and "{statement}" not in template:
             msg = f"template {template!r} has neither {{}} nor {{statement}} for the answer"

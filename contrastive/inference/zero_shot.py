@@ -6,25 +6,27 @@ Shapes: N images, C classes, D the shared width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from contrastive.data.sample_list import text_list
 from contrastive.errors import SpecError
 from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
 
 def classify(
     model: ContrastiveModel,
-    images: Any | Sequence[Any],
-    classes: Sequence[str],
+    images: Any,
+    classes: Iterable[str],
     *,
     templates: Sequence[str] = TEMPLATES,
     modality: str = "image",
@@ -34,7 +36,7 @@ def classify(
 
     Args:
         model: a model with an image and a text tower.
-        images: one image or several: paths, encoded bytes or PIL images.
+        images: one image or several, in any form that ``ContrastiveModel.embed`` takes.
         classes: the names.
         templates: sentences with ``{}`` for the name; their embeddings are averaged.
         modality: what is classified, if not images; ``images`` are samples of it.
@@ -44,15 +46,13 @@ def classify(
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
         BadSample: an image cannot be read; names it.
     """
-    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
-    samples: Sequence[Any] = images if several else [images]  # pyright: ignore[reportUnknownVariableType]
     names_CD = embed_classes(model, classes, templates=templates, cache=cache)
-    return classify_embeddings(model, model.embed(modality, samples, cache=cache), names_CD)
+    return classify_embeddings(model, model.embed(modality, images, cache=cache), names_CD)
 
 
 def embed_classes(
     model: ContrastiveModel,
-    classes: Sequence[str],
+    classes: Iterable[str],
     *,
     templates: Sequence[str] = TEMPLATES,
     cache: FeatureCache | None = None,
@@ -64,21 +64,16 @@ def embed_classes(
     Raises:
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
     """
-    if isinstance(classes, str) or not classes:
-        msg = "give at least one class, in a list"
-        raise SpecError(msg)
-    if twice := [name for name, times in Counter(classes).items() if times > 1]:
+    names, templates = text_list(classes, "class"), text_list(templates, "template")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         msg = f"class {twice[0]!r} is given twice; give each once"
-        raise SpecError(msg)
-    if isinstance(templates, str) or not templates:
-        msg = "give at least one template, in a list"
         raise SpecError(msg)
     if wrong := [template for template in templates if "{}" not in template]:
         msg = f"template {wrong[0]!r} has no {{}} for the class"
         raise SpecError(msg)
-    sentences = [template.replace("{}", name) for name in classes for template in templates]
+    sentences = [template.replace("{}", name) for name in names for template in templates]
     embeddings = model.embed("text", sentences, cache=cache)
-    return normalize(embeddings.view(len(classes), len(templates), -1).mean(1), dim=-1)
+    return normalize(embeddings.view(len(names), len(templates), -1).mean(1), dim=-1)
 
 
 def classify_embeddings(model: ContrastiveModel, images_ND: Tensor, names_CD: Tensor) -> Tensor:

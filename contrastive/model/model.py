@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
+from contrastive.data.sample_list import sample_list
 from contrastive.errors import SpecError
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.freezing import weights_from_spec
@@ -23,6 +24,8 @@ from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from contrastive.features.cache import FeatureCache
     from contrastive.losses.module import LossModule
@@ -79,7 +82,7 @@ class ContrastiveModel(nn.Module):
     def embed(
         self,
         modality: str,
-        samples: Sequence[Any],
+        samples: Any,
         *,
         cache: FeatureCache | None = None,
         batch_size: int | None = None,
@@ -90,7 +93,8 @@ class ContrastiveModel(nn.Module):
 
         Args:
             modality: whose tower.
-            samples: raw samples: for images a path, encoded bytes or a PIL image; for texts a str.
+            samples: one or several raw samples: for images paths, encoded bytes, PIL images, arrays
+                or tensors; for texts str. ``contrastive.data.sample_list`` has every form.
             cache: keeps the features of a frozen encoder; None computes them afresh.
             batch_size: samples at a time; by default what suits the device.
             workers: processes that decode samples.
@@ -101,8 +105,11 @@ class ContrastiveModel(nn.Module):
             ``[B, D]`` fp32 on the CPU, L2-normalised.
 
         Raises:
-            BadSample: a sample is bad, by default.
+            BadSample: a sample is bad, by default; or ``samples`` are no samples.
+            SpecError: the model has no such tower.
         """
+        self.tower(modality)
+        samples = sample_list(samples, modality)
         result = torch.zeros(len(samples), self.spec.embed_dim)
         with eval_mode(self):
             at_a_time = batch_size or fitting_batch_size(self)
@@ -141,9 +148,13 @@ class ContrastiveModel(nn.Module):
                 yield batch.indices, tower(**inputs)
 
     @torch.no_grad()
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return logits ``[N, M]`` of embeddings ``[N, D]`` and ``[M, D]``, as in the loss."""
-        return self.loss.logits(a.to(self.device), b.to(self.device)).cpu()
+    def similarity(self, a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Tensor:
+        """Return logits ``[N, M]`` of embeddings ``[N, D]`` and ``[M, D]``, as in the loss.
+
+        Embeddings are tensors or arrays, on any device.
+        """
+        a, b = (torch.as_tensor(x, device=self.device) for x in (a, b))
+        return self.loss.logits(a, b).cpu()
 
     def state_files(self) -> dict[str, Content]:
         """Return what a saved model consists of, file by file."""

@@ -1,0 +1,234 @@
+"""One or several raw samples, in every form that Python users have them, are embedded as a list."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from contrastive import answer, build_model, caption, classify, compare, rerank
+from contrastive.data.images import open_image
+from contrastive.data.sample_list import sample_list
+from contrastive.errors import BadSample, SpecError
+from contrastive.features.cache import FeatureCache
+
+TEXTS = ["a dog", "a cat on a mat", "two birds"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network of random weights on images, a bag of words on texts."""
+    torch.manual_seed(0)
+    towers = {
+        "image": {
+            "encoder": {"type": "resnet", "width": 8, "image_size": 32},
+            "head": {"type": "linear"},
+            "frozen": "encoder",
+        },
+        "text": {"encoder": {"type": "cbow", "width": 16}, "head": {"type": "linear"}},
+    }
+    return build_model({"embed_dim": 16, "towers": towers, "loss": {"type": "infonce"}}).eval()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three images as files."""
+    folder, noise = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(3)]
+    for path in paths:
+        Image.fromarray(noise.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def texts_as():
+    pandas, polars = (pytest.importorskip(name) for name in ("pandas", "polars"))
+    datasets = pytest.importorskip("datasets")
+    frame = pandas.DataFrame({"text": list(reversed(TEXTS))})[::-1]  # its index runs backwards
+    return {
+        "tuple": tuple(TEXTS),
+        "generator": (text for text in TEXTS),
+        "keys": dict.fromkeys(TEXTS).keys(),
+        "array": np.array(TEXTS),
+        "array of objects": np.array(TEXTS, dtype=object),
+        "Series": frame["text"],
+        "Categorical": frame["text"].astype("category"),
+        "arrow strings": frame["text"].convert_dtypes(),
+        "Index": pandas.Index(TEXTS),
+        "polars": polars.Series(TEXTS),
+        "hub": datasets.Dataset.from_dict({"text": TEXTS})["text"],
+    }
+
+
+def test_texts_of_every_form_are_those_of_the_list(model):
+    expected = model.embed("text", TEXTS)
+    for form, texts in texts_as().items():
+        assert torch.equal(model.embed("text", texts), expected), form
+
+
+@pytest.mark.parametrize("one", ["a dog", np.str_("a dog"), np.array("a dog")])
+def test_a_bare_text_is_one_sample(model, one):
+    assert torch.equal(model.embed("text", one), model.embed("text", ["a dog"]))
+
+
+def test_a_bare_image_is_one_sample(model, photos):
+    path = photos[0]
+    expected = model.embed("image", [path])
+    image = Image.open(path)
+    pixels = np.asarray(image)
+    forms = {
+        "path": path,
+        "str": str(path),
+        "bytes": path.read_bytes(),
+        "bytearray": bytearray(path.read_bytes()),
+        "BytesIO": io.BytesIO(path.read_bytes()),
+        "PIL": image,
+        "hub, bytes": {"bytes": path.read_bytes(), "path": None},
+        "hub, path": {"bytes": None, "path": str(path)},
+        "HWC uint8": pixels,
+        "HWC int64": pixels.astype(np.int64),
+        "HWC float": pixels / 255,
+        "CHW array": pixels.transpose(2, 0, 1),
+        "CHW tensor": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+        "CHW float tensor": torch.from_numpy(pixels.transpose(2, 0, 1).copy()) / 255,
+        "HWC tensor": torch.from_numpy(pixels.copy()),
+        "RGBA": np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], 2),
+    }
+    for form, sample in forms.items():
+        assert torch.equal(model.embed("image", sample), expected), form
+        if form != "BytesIO":  # which would have to be read twice
+            assert torch.equal(model.embed("image", [sample]), expected), form
+    with path.open("rb") as file:
+        assert torch.equal(model.embed("image", file), expected)
+
+
+def test_images_of_every_form_are_those_of_the_list(model, photos):
+    expected = model.embed("image", photos)
+    pixels = np.stack([np.asarray(Image.open(path)) for path in photos])
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    for images in (tuple(photos), (p for p in photos), np.array(photos), pixels, batch):
+        assert torch.equal(model.embed("image", images), expected)
+
+
+def test_grey_arrays_are_grey_images(model):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
+    expected = model.embed("image", [Image.fromarray(grey)])
+    for form in (grey, grey[..., None], grey[None], torch.from_numpy(grey)[None], grey / 255):
+        assert torch.equal(model.embed("image", form), expected)
+
+
+@given(
+    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    channels=st.sampled_from([1, 3, 4]),
+    first=st.booleans(),
+    as_tensor=st.booleans(),
+    as_float=st.booleans(),
+)
+@settings(deadline=None, max_examples=50)
+def test_arrays_are_the_image_that_pil_makes_of_their_pixels(
+    size, channels, first, as_tensor, as_float
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
+    expected = open_image(Image.fromarray(pixels[..., 0] if channels == 1 else pixels))
+    array = pixels / np.float32(255) if as_float else pixels
+    array = array.transpose(2, 0, 1) if first else array
+    found = open_image(torch.from_numpy(array.copy()) if as_tensor else array)
+    assert found.mode == "RGB"
+    assert found.tobytes() == expected.tobytes()
+
+
+def test_an_array_and_its_image_share_a_row_of_the_cache(model, photos, tmp_path):
+    cache = FeatureCache(tmp_path)
+    image = Image.open(photos[0])
+    for form in (image, np.asarray(image), torch.from_numpy(np.array(image))):
+        model.embed("image", form, cache=cache)
+    (keys,) = tmp_path.glob("features/*/keys.bin")
+    assert keys.stat().st_size == 36
+    model.embed("image", {"bytes": photos[0].read_bytes()}, cache=cache)  # as a file's content
+    model.embed("image", photos[0], cache=cache)
+    assert keys.stat().st_size == 72
+
+
+def refused():
+    pandas = pytest.importorskip("pandas")
+    datasets = pytest.importorskip("datasets")
+    frame = pandas.DataFrame({"text": TEXTS})
+    return [
+        ("text", frame, r"a DataFrame holds no text samples; give one of its columns, such as df"),
+        ("text", pytest.importorskip("polars").DataFrame({"text": TEXTS}), "a DataFrame holds"),
+        ("text", datasets.Dataset.from_dict({"text": TEXTS}), "a Dataset holds no text samples"),
+        ("text", DataLoader(TEXTS), "a DataLoader holds no text samples; it has batches"),
+        ("text", set(TEXTS), "a set holds no text samples; it has no order"),
+        ("text", 7, "a int holds no text samples; give a str, or a list of them"),
+        ("text", None, "a NoneType holds no text samples"),
+        ("text", torch.arange(5), "a Tensor of numbers holds no text samples; give strings"),
+        ("text", np.array([TEXTS, TEXTS]), r"an array of shape \(2, 3\) holds no text samples"),
+        ("text", ["a dog", None], "a text sample cannot be a NoneType|NoneType"),
+        ("text", [["a dog"], ["a cat"]], "list"),
+        ("image", None, "a NoneType holds no image samples; give one, or a list"),
+        ("image", np.zeros((5, 6, 7), np.uint8), r"an array of shape \(5, 6, 7\) is no image"),
+        ("image", np.zeros((2, 5, 6, 7), np.uint8), r"an array of shape \(5, 6, 7\) is no image"),
+        ("image", np.full((5, 6, 3), 200.0), "float64 values from 200.0 to 200.0 are no image"),
+        ("image", torch.randn(3, 8, 8), "are no image; give integers from 0 to 255, or floats"),
+        ("image", np.full((5, 6, 3), np.nan), "values from nan to nan are no image"),
+        ("image", np.zeros((5, 6, 3), complex), "complex128 values"),
+        ("image", np.full((5, 6, 3), 300), "values from 300 to 300 are no image"),
+        ("image", np.zeros((0, 6, 3), np.uint8), "is no image"),
+        ("image", {"caption": "a dog"}, "a mapping with caption; an image has bytes or path"),
+        ("image", "https://example.org/a.png", "addresses are not fetched; download the image"),
+        ("image", [None], "NoneType"),
+    ]
+
+
+def test_what_holds_no_samples_is_refused_in_one_line(model):
+    for modality, given_, said in refused():
+        with pytest.raises(BadSample, match=said) as error:
+            model.embed(modality, given_)
+        assert "\n" not in str(error.value)
+
+
+def test_an_audio_modality_takes_waveforms():
+    wave = np.zeros(100, np.float32)
+    assert sample_list(wave, "audio")[0] is wave
+    assert len(sample_list(np.zeros((4, 100)), "audio")) == 4
+    assert sample_list({"array": wave, "sampling_rate": 8000}, "audio")[0]["array"] is wave
+    assert sample_list(Path("a.wav"), "audio") == [Path("a.wav")]
+
+
+def test_every_use_takes_the_forms(model, photos):
+    pandas = pytest.importorskip("pandas")
+    names = pandas.Series(["dog", "cat"], index=[1, 0])
+    pixels = np.stack([np.asarray(Image.open(path)) for path in photos])
+    expected = classify(model, photos, ["dog", "cat"])
+    assert torch.equal(classify(model, pixels, names), expected)
+    alone = classify(model, photos[:1], ["dog", "cat"])
+    assert torch.equal(classify(model, str(photos[0]), np.array(["dog", "cat"])), alone)
+    found = caption(model, pixels, pandas.Series(TEXTS, index=[2, 0, 1]))
+    assert found == caption(model, photos, TEXTS)
+    asked = answer(model, pixels[0], "what is it?", names)
+    assert torch.equal(asked, answer(model, photos[:1], "what is it?", ["dog", "cat"]))
+    assert rerank(model, "a dog", pixels) == rerank(model, "a dog", photos)
+    both = compare({"one": model, "two": model}, pixels, (n for n in names))
+    assert torch.equal(both.probabilities["two"], expected)
+    logits = model.similarity(model.embed("image", photos).numpy(), model.embed("text", TEXTS))
+    assert logits.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("dog", "give at least one class, in a list"),
+        ([], "give at least one class, in a list"),
+        (None, "give at least one class, in a list"),
+        (["dog", 7], "class 7 is a int; give strings"),
+    ],
+)
+def test_names_that_are_none_are_refused(model, photos, classes, said):
+    with pytest.raises(SpecError, match=said):
+        classify(model, photos, classes)
