@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contrastive.config.base import Config
+from contrastive.config.yaml_files import with_overrides
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
@@ -31,7 +32,19 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
 
 
-class LoRA(Config):
+class Section(Config):
+    """A part of a spec that is no component."""
+
+    def with_(self, *overrides: str) -> Self:
+        """Return another object, after overrides as on the command line: ``training.epochs=5``.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        return with_overrides(self, *overrides)
+
+
+class LoRA(Section):
     """LoRA: trained low-rank updates of frozen linear layers, by peft (arXiv:2106.09685)."""
 
     rank: PositiveInt = 8
@@ -45,7 +58,7 @@ class LoRA(Config):
     those in attention."""
 
 
-class Tower(Config):
+class Tower(Section):
     """One modality: an encoder and its projection."""
 
     encoder: Encoder
@@ -70,7 +83,7 @@ class Tower(Config):
         return self
 
 
-class ModelSpec(Config):
+class ModelSpec(Section):
     """A contrastive model: towers by modality, and a loss."""
 
     embed_dim: PositiveInt = 256
@@ -133,7 +146,7 @@ class ModelSpec(Config):
         return 2 if (modality, modality) in self.modality_pairs else 1
 
 
-class TrainingSpec(Config):
+class TrainingSpec(Section):
     """How a model is trained."""
 
     epochs: NonNegativeInt = 3
@@ -179,7 +192,7 @@ class TrainingSpec(Config):
     """Steps between checkpoints, besides the one at the end of each epoch."""
 
 
-class EvaluationSpec(Config):
+class EvaluationSpec(Section):
     """What is measured after each epoch and at the end."""
 
     split: str | None = "val"
@@ -199,7 +212,7 @@ class EvaluationSpec(Config):
         return self
 
 
-class RunSpec(Config):
+class RunSpec(Section):
     """A model, its data, and how it is trained and measured."""
 
     model: ModelSpec

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydantic import ValidationError
 
 from contrastive.config.base import Config, attribute_docstrings
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
 from contrastive.datasets.captioned import Pairs
-from contrastive.errors import DataError
+from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -321,7 +320,7 @@ def test_every_field_is_explained(cls):
     ],
 )
 def test_fields_are_checked(fields):
-    with pytest.raises(ValidationError):
+    with pytest.raises(SpecError):
         ImageFolder(**{"folder": "f", **fields})
 
 

@@ -30,10 +30,13 @@ from pydantic_core import (
     core_schema,
 )
 
-from contrastive.errors import UnknownComponent
+from contrastive.errors import SpecError, UnknownComponent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+VALUE_ERROR = "Value error, "  # what pydantic puts before the text of a ValueError
 
 
 class RegistryLookup(Protocol):
@@ -74,6 +77,54 @@ class Config(BaseModel):
 
     kind: ClassVar[str] = ""
     registry: ClassVar[RegistryLookup]
+
+    def __init__(self, /, **fields: Any) -> None:
+        """Check the fields.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        try:
+            self.__pydantic_validator__.validate_python(fields, self_instance=self)
+        except ValidationError as error:
+            raise SpecError(mistakes(error, type(self).__name__)) from None
+
+    # pydantic calls an __init__ of one's own for nested configs too; this one is for the outermost
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to change a field.
+
+        Raises:
+            SpecError: says how to make another object.
+        """
+        if not name.startswith("_"):
+            msg = (
+                f"{type(self).__name__}: {name} cannot be changed; make another: "
+                f"model_copy(update={{{name!r}: ...}})"
+            )
+            raise SpecError(msg)
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other fields, checked like those of a new object.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**given | dict(update))
+
+    def check_again(self) -> Self:
+        """Return an equal object whose fields are checked, as pydantic can make unchecked ones.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        fields = {name: _check_again(getattr(self, name)) for name in self.model_fields_set}
+        return type(self)(**fields)
 
     def __hash__(self) -> int:
         """Hash what a file would say; the fields themselves may be dicts or lists."""
@@ -143,6 +194,28 @@ class Config(BaseModel):
         return described
 
 
+def mistakes(error: ValidationError, origin: str) -> str:
+    """Return a line for each mistake: where it is, after the name of the whole, and what."""
+    lines: list[str] = []
+    for each in error.errors(include_url=False):
+        where = ".".join(map(str, each["loc"]))
+        text = " ".join(each["msg"].removeprefix(VALUE_ERROR).split())
+        lines.append(f"{origin}: {where}: {text}" if where else f"{origin}: {text}")
+    return "\n".join(lines)
+
+
+def _check_again(value: Any) -> Any:
+    match value:
+        case Config():
+            return value.check_again()
+        case dict():
+            return {key: _check_again(v) for key, v in cast("dict[Any, Any]", value).items()}
+        case list() | tuple():
+            return [_check_again(v) for v in cast("list[Any]", value)]
+        case _:
+            return value
+
+
 def attribute_docstrings(cls: type[Config]) -> dict[str, str]:
     """Return the docstring below each field, the inherited ones too.
 
@@ -174,7 +247,7 @@ def _explain(cls: type[Config], errors: list[ErrorDetails]) -> list[InitErrorDet
     lines: list[InitErrorDetails] = []
     meant: set[tuple[int | str, ...]] = set()
     for error in errors:
-        text = error["msg"].removeprefix("Value error, ")
+        text = error["msg"].removeprefix(VALUE_ERROR)
         if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
             close = difflib.get_close_matches(str(error["loc"][0]), fields, n=1)
             meant.update((name,) for name in close)

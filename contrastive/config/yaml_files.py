@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from contrastive.config.base import Config
+from contrastive.config.base import VALUE_ERROR, Config
 from contrastive.config.registry import names_only
 from contrastive.errors import SpecError
 
@@ -72,6 +72,16 @@ def load_fields(spec: type[S], name: str, overrides: Iterable[str]) -> S:
         SpecError: one line for each mistake.
     """
     return _checked(spec, name, {}, {}, overrides, trusted=True)
+
+
+def with_overrides(config: S, *overrides: str) -> S:
+    """Return another object of a spec, after ``a.b=value`` overrides.
+
+    Raises:
+        SpecError: one line for each mistake.
+    """
+    data = config.model_dump(mode="json")
+    return _checked(type(config), type(config).__name__, data, {}, overrides, trusted=True)
 
 
 def _checked(
@@ -286,7 +296,8 @@ def _report(
 ) -> str:
     """Say where a mistake is: in the file, or in an override."""
     where = tuple(map(str, mistake["loc"]))
-    problem = " ".join(f"{'.'.join(where) or 'the spec'}: {mistake['msg']}".split())
+    text = mistake["msg"].removeprefix(VALUE_ERROR)
+    problem = " ".join(f"{'.'.join(where)}: {text}".split()) if where else text
     key_path = (*where, "type") if mistake["type"] == "bad_type" else where
     for given, override in reversed(said.items()):
         made = key_path not in lines and given[: len(key_path)] == key_path

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from contrastive.config.base import Config
+from contrastive.config.base import Config, mistakes
 from contrastive.config.registry import names_only
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
@@ -45,11 +45,34 @@ def model_spec(spec: SpecLike) -> ModelSpec:
     Raises:
         SpecError: the spec has mistakes; one line for each.
     """
+    checked = _checked(spec)
+    return checked.model if isinstance(checked, RunSpec) else checked
+
+
+def run_spec(spec: SpecLike) -> RunSpec:
+    """Return the ``RunSpec`` in a spec, a dict or a file.
+
+    Raises:
+        SpecError: the spec has mistakes, one line for each; or it is that of a model alone.
+    """
+    checked = _checked(spec)
+    if isinstance(checked, ModelSpec):
+        where = f"{spec}: " if isinstance(spec, (str, Path)) else ""
+        msg = f"{where}describes a model, without data to train on; put it below model:, add data:"
+        raise SpecError(msg)
+    return checked
+
+
+def _checked(spec: SpecLike) -> ModelSpec | RunSpec:
     if isinstance(spec, (str, Path)):
-        spec = load_spec(kind_of_spec, spec)
-    elif isinstance(spec, Mapping):
-        spec = _validated(kind_of_spec(spec), spec, "the spec")
-    return spec.model if isinstance(spec, RunSpec) else spec
+        return load_spec(kind_of_spec, spec)
+    if isinstance(spec, Mapping):
+        return _validated(kind_of_spec(spec), spec, "the spec")
+    if isinstance(cast("object", spec), (ModelSpec, RunSpec)):
+        return spec.check_again()
+    what = type(spec).__name__
+    msg = f"a {what} is no spec; give a RunSpec, a ModelSpec, a dict, or the path of a YAML file"
+    raise SpecError(msg)
 
 
 def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel:
@@ -176,8 +199,4 @@ def _validated(kind: type[S], data: Any, origin: str) -> S:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        lines = [
-            f"{origin}: {'.'.join(map(str, e['loc'])) or 'the spec'}: {e['msg']}"
-            for e in error.errors(include_url=False)
-        ]
-        raise SpecError("\n".join(lines)) from None
+        raise SpecError(mistakes(error, origin)) from None

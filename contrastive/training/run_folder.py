@@ -14,20 +14,17 @@ from contrastive.errors import TrainingError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from contrastive.spec import RunSpec
 
-
-def run_folder(spec: RunSpec, output: str | Path | None) -> Path:
-    """Return the folder that is given, else that of the spec.
+def run_folder(*given: str | Path | None) -> Path:
+    """Return the first folder that is given.
 
     Raises:
-        TrainingError: neither is.
+        TrainingError: none is.
     """
-    folder = output or spec.output
-    if folder is None:
-        msg = "a run needs a folder: give output"
-        raise TrainingError(msg)
-    return Path(folder)
+    if folder := next(filter(None, given), None):
+        return Path(folder)
+    msg = "a run needs a folder: give output"
+    raise TrainingError(msg)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import math
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.checkpoint import write_folder
-from contrastive.model.loading import build_model
+from contrastive.model.loading import build_model, run_spec
 from contrastive.nn.rng import Randomness
 from contrastive.reporting.run_log import Log
 from contrastive.reporting.summary import summary
@@ -45,8 +46,7 @@ from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-    from pathlib import Path
+    from collections.abc import Generator, Iterable, Mapping
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
@@ -63,7 +63,7 @@ class Interrupted(ContrastiveError):  # noqa: N818
 
 
 def train(
-    spec: RunSpec,
+    spec: RunSpec | Mapping[str, Any] | str | Path,
     output: str | Path | None = None,
     *,
     resume: bool = False,
@@ -72,9 +72,10 @@ def train(
     """Train a model and save it; where ``torchrun`` started several ranks, with all of them.
 
     Args:
-        spec: the model, the data and the training.
-        output: folder of the run, instead of ``spec.output``: ``log.jsonl``, ``checkpoints/`` and
-            at the end ``model/``.
+        spec: the model, the data and the training: a ``RunSpec``, a dict of the same content, or a
+            YAML file's path.
+        output: folder of the run, with ``log.jsonl``, ``checkpoints/`` and at the end ``model/``;
+            by default ``output`` of the spec, else ``runs/NAME`` for a spec in NAME.yaml.
         resume: go on from the newest whole checkpoint in that folder.
         cache: keeps the features of frozen encoders; the user's own if None.
 
@@ -82,12 +83,15 @@ def train(
         The trained model, in eval mode, on the device that it was trained on.
 
     Raises:
+        SpecError: the spec has mistakes; one line for each.
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
             teacher or is no longer finite; or another rank of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    folder = run_folder(spec, output)
+    default = Path("runs") / Path(spec).stem if isinstance(spec, (str, Path)) else None
+    spec = run_spec(spec)
+    folder = run_folder(output, spec.output, default)
     if isinstance(spec.model.loss, Distillation):
         msg = (
             "model.loss: distillation needs a teacher's embeddings of each batch, which a run does "
