@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from contrastive.evaluation.retrieval import recall
+from contrastive.evaluation import retrieval
 from contrastive.inference.embed_dataset import EmbeddedModality
 from contrastive.inference.nearest import top_k
 
@@ -21,6 +21,13 @@ def unit(rows, width, seed=0):
 
 def column(embeddings, ids):
     return EmbeddedModality(embeddings, torch.as_tensor(ids), list(range(len(ids))))
+
+
+def recall(queries, targets):
+    """Recall between columns; within one, no query is its own target."""
+    return retrieval.recall(
+        queries.embeddings_QD, targets.embeddings_QD, queries.ids_Q, targets.ids_Q
+    )
 
 
 def clip_benchmark_recall(texts, images, image_of_text, k):
@@ -61,7 +68,7 @@ def test_a_perfect_model_on_1000_images_with_5_captions_scores_1_both_ways():
 
 def test_collapsed_embeddings_score_nothing():
     same = torch.ones(50, 8) / math.sqrt(8)
-    direction = recall(column(same, range(50)), column(same, range(50)))
+    direction = recall(column(same, range(50)), column(same.clone(), range(50)))
     assert direction.recall[10].value == 0
     assert direction.median_rank == 50
 
@@ -141,10 +148,22 @@ def test_top_k_is_a_stable_sort(items, monkeypatch):
     assert top_k(queries, targets[:2], 7)[0].shape == (5, 2)
 
 
+def test_recall_takes_plain_arrays_and_ids():
+    texts, images, ids = unit(60, 8), unit(20, 8, 1), [i % 20 for i in range(60)]
+    expected = recall(column(texts, ids), column(images, range(20)))
+    found = retrieval.recall(texts.numpy(), images.numpy(), ids, range(20))
+    assert found == expected
+    paired = retrieval.recall(images, unit(20, 8, 2))
+    assert paired == recall(column(images, range(20)), column(unit(20, 8, 2), range(20)))
+    with pytest.raises(DataError, match="60 rows of embeddings have 59 query_ids"):
+        retrieval.recall(texts, images, ids[1:], range(20))
+    with pytest.raises(DataError, match="20 rows of embeddings have 60 target_ids"):
+        retrieval.recall(texts, images, ids)
+
+
 def test_chance_is_that_of_a_loop_over_queries():
     from math import comb
 
-    from contrastive.evaluation.retrieval import recall
     from contrastive.inference.embed_dataset import EmbeddedModality
 
     generator = torch.Generator().manual_seed(0)

@@ -20,10 +20,9 @@ from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.evaluation.retrieval import recall
-from contrastive.inference.embed_dataset import EmbeddedModality
 from contrastive.reporting.run_log import read_log
 from contrastive.training.batches import TrainingBatches
-from contrastive.training.step import compare, step_loss
+from contrastive.training.step import step_loss
 from contrastive.training.train import train
 from tests.toys import toy_dict
 
@@ -377,8 +376,7 @@ def test_recall_within_a_modality_leaves_the_query_out():
     torch.manual_seed(0)
     embeddings = normalize(torch.randn(30, 8), dim=-1)
     ids = torch.randint(0, 12, (30,))
-    column = EmbeddedModality(embeddings, ids, list(range(30)))
-    found = recall(column, column, ks=(1, 3))
+    found = recall(embeddings, embeddings, ids, ks=(1, 3))
     hits = {1: [], 3: []}
     for i in range(30):
         others = [j for j in range(30) if j != i]

@@ -100,10 +100,10 @@ def evaluate(
     }
     bad_rows.check(len(rows) + known.bad)
     retrieval = {
-        f"{query}_to_{target}": recall(embedded[query], embedded[target])
-        for query in embedded
-        for target in embedded
-        if query != target or (len(embedded) == 1 and has_companions(embedded[query]))
+        f"{query}_to_{target}": recall(a.embeddings_QD, b.embeddings_QD, a.ids_Q, b.ids_Q)
+        for query, a in embedded.items()
+        for target, b in embedded.items()
+        if query != target or (len(embedded) == 1 and has_companions(a.ids_Q))
     }
     classes: Sequence[str] = getattr(samples, "classes", ())
     index_of = class_indices(classes)

@@ -16,11 +16,7 @@ from contrastive.evaluation.intervals import Estimate, bootstrap
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.inference.embed_dataset import EmbeddedModality
-
 KS = (1, 5, 10)
-
-
 CHUNK_BYTES = 64 << 20  # scores held at a time
 
 
@@ -37,21 +33,47 @@ class Direction:
 
 
 def recall(
-    queries: EmbeddedModality, targets: EmbeddedModality, *, ks: Sequence[int] = KS
+    queries: Tensor | np.ndarray,
+    targets: Tensor | np.ndarray,
+    query_ids: Tensor | Sequence[int] | None = None,
+    target_ids: Tensor | Sequence[int] | None = None,
+    *,
+    ks: Sequence[int] = KS,
 ) -> Direction:
     """Return recall at each k and the median rank, by the any-hit rule.
 
     The rank of a query is 1 plus the number of wrong targets that score at least as high as its
-    best right one. Queries without a right target are left out. Within one modality, where queries
-    are the targets, no query is its own target.
+    best right one. Queries without a right target are left out. Where ``queries`` is ``targets``,
+    the same object, no query is its own target.
+
+    Args:
+        queries: ``[Q, D]``, L2-normalised.
+        targets: ``[T, D]``, L2-normalised.
+        query_ids: ``[Q]`` group ids: a target is right if it has the query's; without ids, row i
+            belongs to row i.
+        target_ids: ``[T]`` group ids; those of the queries if None.
+        ks: how many targets are looked at.
+
+    Raises:
+        DataError: no query has a right target, or the ids are not as many as the rows.
     """
-    ranks, positives = _ranks(queries, targets)
+    same = queries is targets
+    queries_QD, targets_TD = torch.as_tensor(queries), torch.as_tensor(targets)
+    ids_Q = torch.arange(len(queries_QD)) if query_ids is None else torch.as_tensor(query_ids)
+    ids_T = ids_Q if target_ids is None else torch.as_tensor(target_ids)
+    if query_ids is None and target_ids is None:
+        ids_T = torch.arange(len(targets_TD))
+    for what, ids, rows in (("query", ids_Q, queries_QD), ("target", ids_T, targets_TD)):
+        if ids.shape != rows.shape[:1]:
+            msg = f"{len(rows)} rows of embeddings have {len(ids)} {what}_ids; give one for each"
+            raise DataError(msg)
+    ranks, positives = _ranks(queries_QD, targets_TD, ids_Q, ids_T, same=same)
     asked = positives > 0
     if not asked.any():
         msg = "no query has a right answer among the targets; are the group ids right?"
         raise DataError(msg)
-    among = len(targets.ids_Q) - (queries is targets)
-    groups = queries.ids_Q.numpy()[asked]
+    among = len(ids_T) - same
+    groups = ids_Q.numpy()[asked]
     # few different numbers of positives among many queries: the chance of each is computed once
     counts, times = np.unique(positives[asked], return_counts=True)
     estimates: dict[int, Estimate] = {}
@@ -62,21 +84,23 @@ def recall(
     return Direction(estimates, median, int(asked.sum()), among)
 
 
-def has_companions(column: EmbeddedModality) -> bool:
+def has_companions(ids: Tensor) -> bool:
     """Whether some sample has another of its group, so that it can be asked for."""
-    return len(set(cast("list[int]", column.ids_Q.tolist()))) < len(column.ids_Q)
+    return len(set(cast("list[int]", ids.tolist()))) < len(ids)
 
 
-def _ranks(queries: EmbeddedModality, targets: EmbeddedModality) -> tuple[np.ndarray, np.ndarray]:
+def _ranks(
+    queries_QD: Tensor, targets_TD: Tensor, ids_Q: Tensor, ids_T: Tensor, *, same: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the rank ``[Q]`` of each query's best right target, and how many right ones it has."""
-    target_DT = targets.embeddings_QD.float().T
+    target_DT = targets_TD.float().T
     chunk = max(1, CHUNK_BYTES // (4 * max(1, target_DT.shape[1])))
     ranks: list[Tensor] = []
     positives: list[Tensor] = []
-    for start in range(0, len(queries.ids_Q), chunk):
-        scores_QT = queries.embeddings_QD[start : start + chunk].float() @ target_DT
-        right_QT = queries.ids_Q[start : start + chunk, None] == targets.ids_Q[None]
-        if queries is targets:
+    for start in range(0, len(ids_Q), chunk):
+        scores_QT = queries_QD[start : start + chunk].float() @ target_DT
+        right_QT = ids_Q[start : start + chunk, None] == ids_T[None]
+        if same:
             itself = torch.arange(len(scores_QT))
             right_QT[itself, start + itself] = False
             scores_QT[itself, start + itself] = -torch.inf

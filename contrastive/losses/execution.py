@@ -40,7 +40,8 @@ def infonce(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
+    log_scale: Tensor | float | None = None,
+    temperature: Tensor | float | None = None,
     positives: Positives = "multi",
     direction: Direction = "both",
     label_smoothing: float = 0.0,
@@ -56,7 +57,8 @@ def infonce(
         b: ``[M, D]``, L2-normalised unless ``normalize``.
         a_ids: ``[N]`` integers, the groups of a.
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
-        log_scale: scalar, the logarithm of the inverse temperature.
+        log_scale: the logarithm of the inverse temperature: a scalar tensor or a number.
+        temperature: the temperature, in place of ``log_scale``.
         positives: what rows of one group are to each other.
         direction: who chooses among whom.
         label_smoothing: share of the target that is spread over all candidates.
@@ -73,9 +75,10 @@ def infonce(
 
     Raises:
         ValueError: the ids do not fit the embeddings, or the ranks' rows not each other, or
-            there are no pairs.
+            there are no pairs; or not one of ``log_scale`` and ``temperature`` is given.
         MissingExtra: ``fused`` without Triton.
     """
+    log_scale = functional.as_log_scale(log_scale, temperature, a)
     shards = pair_shards(a, b, group)
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
@@ -125,8 +128,9 @@ def sigmoid(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
-    bias: Tensor,
+    log_scale: Tensor | float | None = None,
+    temperature: Tensor | float | None = None,
+    bias: Tensor | float,
     positives: Positives = "multi",
     normalize: bool = False,
     execution: Execution = "auto",
@@ -134,6 +138,8 @@ def sigmoid(
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
+    log_scale = functional.as_log_scale(log_scale, temperature, a)
+    bias = functional.as_scalar(bias, a)
     shards = pair_shards(a, b, group)
     execution = choose_for(execution, a, b, products=products, shards=shards)
     if execution == "eager":

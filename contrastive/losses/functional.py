@@ -46,13 +46,41 @@ def similarity(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor | None =
         return scaled_ND @ b_DM if bias is None else torch.addmm(bias.to(dtype), scaled_ND, b_DM)
 
 
+def as_scalar(x: Tensor | float, like: Tensor) -> Tensor:
+    """Return a scalar tensor on the device of ``like``, fp32 (float64 if ``like`` is)."""
+    if isinstance(x, torch.Tensor):
+        return x
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.full((), x, dtype=dtype, device=like.device)  # a copy from the host would wait
+
+
+def as_log_scale(
+    log_scale: Tensor | float | None, temperature: Tensor | float | None, like: Tensor
+) -> Tensor:
+    """Return the log scale, of whichever of the two is given.
+
+    Raises:
+        ValueError: both are given or none, or the temperature is a number that is not above 0.
+    """
+    if temperature is None and log_scale is not None:
+        return as_scalar(log_scale, like)
+    if temperature is None or log_scale is not None:
+        msg = "give one of log_scale and temperature"
+        raise ValueError(msg)
+    if not isinstance(temperature, torch.Tensor) and not temperature > 0:
+        msg = f"temperature is {temperature}; it has to be above 0"
+        raise ValueError(msg)
+    return -as_scalar(temperature, like).log()
+
+
 def infonce(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
+    log_scale: Tensor | float | None = None,
+    temperature: Tensor | float | None = None,
     positives: Positives = "multi",
     direction: Direction = "both",
     label_smoothing: float = 0.0,
@@ -82,7 +110,8 @@ def infonce(
         b: ``[M, D]``, L2-normalised.
         a_ids: ``[N]`` integers, the groups of a.
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
-        log_scale: scalar, the logarithm of the inverse temperature.
+        log_scale: the logarithm of the inverse temperature: a scalar tensor or a number.
+        temperature: the temperature, in place of ``log_scale``.
         positives: what rows of one group are to each other.
         direction: ``a_to_b`` is the mean over the rows alone, ``b_to_a`` that over the columns.
         label_smoothing: share of the target that is spread over all candidates, from 0 to 1.
@@ -91,9 +120,10 @@ def infonce(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings, or there are no pairs.
+        ValueError: the ids do not fit the embeddings, or there are no pairs; or not one of
+            ``log_scale`` and ``temperature`` is given.
     """
-    logits_NM = similarity(a, b, log_scale=log_scale)
+    logits_NM = similarity(a, b, log_scale=as_log_scale(log_scale, temperature, a))
     return infonce_from_logits(
         logits_NM,
         a_ids,
@@ -132,8 +162,9 @@ def sigmoid(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
-    bias: Tensor,
+    log_scale: Tensor | float | None = None,
+    temperature: Tensor | float | None = None,
+    bias: Tensor | float,
     positives: Positives = "multi",
 ) -> Tensor:
     r"""Return the sigmoid loss of SigLIP, in nats per matched pair.
@@ -156,7 +187,8 @@ def sigmoid(
         b: ``[M, D]``, L2-normalised.
         a_ids: ``[N]`` integers, the groups of a.
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
-        log_scale: scalar, the logarithm of the inverse temperature.
+        log_scale: the logarithm of the inverse temperature: a scalar tensor or a number.
+        temperature: the temperature, in place of ``log_scale``.
         bias: scalar, added to every logit; negative, as most pairs are.
         positives: what rows of one group are to each other.
 
@@ -164,9 +196,11 @@ def sigmoid(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings, or there are no pairs.
+        ValueError: the ids do not fit the embeddings, or there are no pairs; or not one of
+            ``log_scale`` and ``temperature`` is given.
     """
-    logits_NM = similarity(a, b, log_scale=log_scale, bias=bias)
+    log_scale = as_log_scale(log_scale, temperature, a)
+    logits_NM = similarity(a, b, log_scale=log_scale, bias=as_scalar(bias, a))
     return sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
 
 

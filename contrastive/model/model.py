@@ -5,6 +5,7 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.data.sample_list import sample_list
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, TrainingError
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
     from contrastive.spec import ModelSpec
 
 
+EmbeddingViews = dict[str, list[Tensor]]
+"""Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
 PROJECTED = 4096  # cached features that go through a head at a time: it is cheap, memory is bounded
 
 
 class ContrastiveModel(nn.Module):
     """Towers that embed their modalities in one space, and the loss that they were trained with."""
+
+    # without it the trainer of transformers would pass numbers of its own to ``forward``
+    accepts_loss_kwargs = False
 
     def __init__(self, spec: ModelSpec) -> None:
         """Build every part of ``spec``.
@@ -147,6 +153,71 @@ class ContrastiveModel(nn.Module):
                 inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
                 yield batch.indices, tower(**inputs)
 
+    def forward(
+        self, *, ids: Tensor | None = None, **inputs: Mapping[str, Tensor] | Sequence[Any]
+    ) -> dict[str, Any]:
+        """Return the loss of a batch, for a training loop of your own.
+
+        In training mode it first brings the temperature back into its bounds, as ``train`` does
+        after each step.
+
+        Args:
+            ids: ``[B]`` group ids; None if each row is a group of its own.
+            inputs: by modality, what its encoder's ``preprocess`` (or ``augment``) returned for B
+                samples; two of these, in a list, for a modality that is paired with itself.
+
+        Returns:
+            ``loss``, a scalar; ``metrics``, detached scalars; ``embeddings``, ``[B, D]`` by
+            modality (the first view).
+
+        Raises:
+            SpecError: inputs of a modality that the model pairs are missing, or of another one.
+            TrainingError: the two views of a modality do not differ.
+        """
+        if missing := [
+            name for pair in self.spec.modality_pairs for name in pair if name not in inputs
+        ]:
+            msg = f"forward: no inputs for {missing[0]}; give {', '.join(self.towers)}"
+            raise SpecError(msg)
+        if self.training:
+            self.loss.clamp_()
+        views: EmbeddingViews = {}
+        for modality, given in inputs.items():
+            tower = self.tower(modality)
+            several = [given] if isinstance(given, Mapping) else given
+            views[modality] = [tower(**each) for each in several]
+        loss, metrics = self.pair_loss(views, ids)
+        embeddings = {modality: first for modality, (first, *_) in views.items()}
+        return {"loss": loss, "metrics": metrics, "embeddings": embeddings}
+
+    def pair_loss(
+        self, views: EmbeddingViews, ids: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean of the losses of all modality pairs, and metrics.
+
+        The metrics are those of the first pair; with several pairs, also the loss of each, as
+        ``loss_image_text``.
+
+        Args:
+            views: embeddings.
+            ids: ``[B]`` group ids, or None.
+
+        Raises:
+            TrainingError: the two views of a modality do not differ.
+        """
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for a, b in self.spec.modality_pairs:
+            first, second = views[a][0], views[b][-1]
+            if a == b:
+                _check_views_differ(a, first, second)
+            loss, about = self.loss(first, second, ids, ids)
+            losses[f"loss_{a}_{b}"] = loss
+            metrics = metrics or about
+        if len(losses) > 1:
+            metrics = metrics | {name: loss.detach() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).mean(), metrics
+
     @torch.no_grad()
     def similarity(self, a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Tensor:
         """Return logits ``[N, M]`` of embeddings ``[N, D]`` and ``[M, D]``, as in the loss.
@@ -189,3 +260,13 @@ class ContrastiveModel(nn.Module):
 
     def _towers(self) -> list[tuple[str, TowerModule]]:
         return cast("list[tuple[str, TowerModule]]", list(self.towers.items()))
+
+
+def _check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:
+    """Refuse identical views: each row would match itself, and nothing would be learned."""
+    if torch.equal(first.detach(), second.detach()):
+        msg = (
+            f"the two views of each {modality} are the same; give towers.{modality} an augment "
+            "or dropout, in what of it is trained"
+        )
+        raise TrainingError(msg)
