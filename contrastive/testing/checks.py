@@ -1,8 +1,8 @@
-"""What a check of a component is, and how a list of them comes to verdicts.
+"""Checks of components, and how to run a list of them.
 
-A check is a function that raises ``Fault`` with what is wrong and what to do, or ``Skipped``. The
-first line of its docstring is what it promises. A check whose ground is missing (no output, so no
-order of it) waits for the ones that it needs, so that one defect is reported once.
+A check is a function that raises ``Fault`` with the problem and its remedy, or ``Skipped``. The
+first line of its docstring says what a component has to do. A check runs only if those that it
+needs have passed (no output, no order of it), so that one defect is reported once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
-LONGEST = 400  # letters of an exception in a message; libraries quote whole files
+LONGEST = 400  # characters of an exception in a message; libraries quote whole files
 
 
 class Fault(AssertionError):  # noqa: N818
-    """A promise that is not kept."""
+    """A check that failed."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         """Say what is wrong, and what to do."""
@@ -31,7 +31,13 @@ class Fault(AssertionError):  # noqa: N818
 
 
 class Skipped(Exception):  # noqa: N818
-    """Why a check says nothing about this component."""
+    """Why a check does not apply to this component."""
+
+
+def expect(kept: object, problem: str, remedy: str) -> None:
+    """Raise a Fault unless the first argument is true."""
+    if not kept:
+        raise Fault(problem, remedy)
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,13 @@ class Verdict:
         return not self.problem and not self.skipped
 
     def __str__(self) -> str:
-        if self.passed:
-            return f"{self.check}: passed"
-        return f"{self.check}: {self.problem or f'skipped, {self.skipped}'}"
+        found = "passed" if self.passed else self.problem or f"skipped, {self.skipped}"
+        return f"{self.check}: {found}"
 
 
 @dataclass(frozen=True)
 class Check(Generic[S]):
-    """One promise of a component."""
+    """One requirement of a component."""
 
     name: str
     run: Callable[[S], None]
@@ -75,19 +80,19 @@ def examine(checks: Sequence[Check[S]], subject: S, *, home: Path) -> list[Verdi
     """Return a verdict for each check, whatever the component does.
 
     Args:
-        checks: in an order in which each comes after those that it needs.
-        subject: what they are given.
-        home: the folder of the component's code, which an exception is traced to.
+        checks: each after those that it needs.
+        subject: their argument.
+        home: the folder of the component's code, in which to locate exceptions.
     """
     verdicts: list[Verdict] = []
-    unmet: set[str] = set()
+    failed: set[str] = set()
     for check in checks:
-        if missing := [name for name in check.needs if name in unmet]:
+        if missing := [name for name in check.needs if name in failed]:
             verdict = Verdict(check.name, skipped=f"it needs {missing[0]!r} to pass")
         else:
             verdict = _verdict(check, subject, home)
         if missing or verdict.problem:
-            unmet.add(check.name)
+            failed.add(check.name)
         verdicts.append(verdict)
     return verdicts
 
@@ -102,18 +107,18 @@ def _verdict(check: Check[Any], subject: object, home: Path) -> Verdict:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a component must not end our process
-        raised = f"raises {told(error)}{_place(error, home)}"
+        raised = f"raises {short_reason(error)}{_own_line(error, home)}"
         return Verdict(check.name, problem=f"{raised}; what is asked: {check.promise}")
     return Verdict(check.name)
 
 
-def told(error: BaseException) -> str:
-    """Return an exception as one line that is not too long."""
+def short_reason(error: BaseException) -> str:
+    """Return an exception as one line of limited length."""
     text = reason(error)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _place(error: BaseException, home: Path) -> str:
+def _own_line(error: BaseException, home: Path) -> str:
     """Return the last line of the component's own code that an exception went through."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(__file__).parent

@@ -1,14 +1,14 @@
-"""Does a component keep what its kind promises? One call, for a plugin's own tests.
+"""Check a component in one call, for a plugin's own tests.
 
-The checks of every kind are in ``generic``, those of rows (encoders and heads) in ``rows``, the
-others in a module for each kind. They run on the CPU.
+The checks of every config are in ``generic``, those that encoders and heads share in ``rows``, the
+others in a module for each kind. All run on the CPU.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -17,14 +17,14 @@ from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
 from contrastive.losses import Loss
-from contrastive.testing import datasets, encoders, generic, heads, loss_modules, subjects
+from contrastive.testing import datasets, encoders, generic, heads, loss_modules
 from contrastive.testing.checks import examine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.testing.checks import Check, Verdict
-    from contrastive.testing.subjects import Ids
+    from contrastive.testing.loss_modules import Ids
 
 
 def check_component(
@@ -76,23 +76,22 @@ def examine_component(
         TypeError: ``config`` is not an instance of a config class.
     """
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
-        said = f"{getattr(config, '__name__', 'Component')}()"
-        msg = f"a component is checked as an instance of its config, such as {said}"
+        example = f"{getattr(config, '__name__', 'Component')}()"
+        msg = f"a component is checked as an instance of its config, such as {example}"
         raise TypeError(msg)
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        subject: generic.Subject
-        checks: tuple[Check[Any], ...]
+        subject, checks = generic.Subject(config), cast("tuple[Check[Any], ...]", ())
         match config:
             case Encoder():
-                subject = subjects.EncoderSubject(config, samples, Path(folder))
+                subject = encoders.EncoderSubject(config, samples, Path(folder))
                 checks = encoders.ENCODER_CHECKS
             case Head():
                 subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.HEAD_CHECKS
             case Loss():
-                subject = subjects.LossSubject(config, embed_dim, ids)
+                subject = loss_modules.LossSubject(config, embed_dim, ids)
                 checks = loss_modules.LOSS_CHECKS
             case Dataset():
                 subject, checks = datasets.DatasetSubject(config, split), datasets.DATASET_CHECKS
             case _:
-                subject, checks = generic.Subject(config), ()
+                pass
         return examine((*generic.GENERIC_CHECKS, *checks), subject, home=subject.home)

@@ -1,4 +1,4 @@
-"""What encoders and heads have in common: a module that gives one row for each sample.
+"""Checks that encoders and heads share: their modules give one row for each sample.
 
 Shapes: B samples, D the width of a row.
 """
@@ -7,22 +7,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
 from contrastive.nn.modes import eval_mode
+from contrastive.testing.checks import Check, Fault, Skipped, expect, short_reason
 from contrastive.testing.generic import Subject
+from contrastive.testing.modules import (
+    check_gradients,
+    difference,
+    gap,
+    model_spec,
+    saved_and_loaded,
+    state_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
-    from contrastive.spec import ModelSpec, Tower
+    from contrastive.spec import Tower
 
 FEW = 3  # samples where gradients are taken, which costs most
-CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
 
 
 class RowsSubject(Subject):
@@ -36,18 +44,18 @@ class RowsSubject(Subject):
         """Build the module afresh."""
 
     @abstractmethod
-    def forward(self, module: nn.Module, places: Sequence[int]) -> Tensor:
+    def forward(self, module: nn.Module, indices: Sequence[int]) -> Tensor:
         """Return the rows of some samples, in the mode that the module is in."""
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """How many samples there are."""
+        """B."""
 
     @property
     @abstractmethod
     def raw_samples(self) -> Sequence[Any]:
-        """Raw samples for the first tower of ``model``."""
+        """Raw samples for the tower."""
 
     @property
     @abstractmethod
@@ -58,75 +66,202 @@ class RowsSubject(Subject):
     def tower(self) -> Tower:
         """Return a tower in which the component is frozen."""
 
-    @abstractmethod
-    def model(self, *, frozen: bool) -> ModelSpec:
-        """Return a model with the component in one tower, the first."""
-
     @cached_property
     def module(self) -> nn.Module:
-        """The module that checks share, in eval mode; they leave it as it is."""
+        """The module that checks share, in eval mode; they leave it unchanged."""
         torch.manual_seed(0)
         return self.make().eval()
 
     @cached_property
     def first_state(self) -> dict[str, Tensor]:
-        """The first weights under one seed."""
+        """The initial weights under one seed."""
         return self.state_under(1)
 
     def state_under(self, seed: int) -> dict[str, Tensor]:
-        """Return the first weights under a seed of torch."""
+        """Return the initial weights under a seed of torch."""
         torch.manual_seed(seed)
         return state_of(self.make())
 
-    def mixing(self, place: int) -> tuple[str, str]:
-        """Say when others change the row of a sample, and the remedy."""
-        del place
+    def mixing(self, index: int) -> tuple[str, str]:
+        """Return when others change the row of a sample, and the remedy."""
+        del index
         return "with what else is in its batch", "compute each row from its own sample"
 
     @property
-    def places(self) -> list[int]:
-        """All samples."""
+    def indices(self) -> list[int]:
+        """Those of all samples."""
         return list(range(self.count))
 
     @cached_property
     def known(self) -> Tensor:
         """The rows of all samples, computed once."""
-        return self.rows()
+        return self.rows(self.indices)
 
     @torch.no_grad()
-    def rows(self, places: Sequence[int] | None = None) -> Tensor:
-        """Return the rows of some samples in eval mode, all of them if None."""
+    def rows(self, indices: Sequence[int]) -> Tensor:
+        """Return the rows of some samples in eval mode."""
         with eval_mode(self.module):
-            return self.forward(self.module, self.places if places is None else places)
+            return self.forward(self.module, indices)
 
 
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of a module's parameters and buffers, also of those that are not saved."""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: x.detach().clone() for name, x in state.items()}
+def gives_rows(subject: RowsSubject) -> None:
+    """Forward gives one row for each sample, out_dim wide, float32, and for a lone sample too."""
+    name, width = subject.noun, subject.width
+    for b in (subject.count, 1):
+        rows: Any = subject.known if b > 1 else _lone_row(subject)
+        problem = f"forward gives a {type(rows).__name__}, not a tensor"
+        expect(isinstance(rows, torch.Tensor), problem, f"return {name} as a tensor [B, {width}]")
+        shape = tuple(rows.shape)
+        remedy = "pool tokens or patches, so that each sample has one vector"
+        if rows.ndim < 2:
+            remedy = "keep the dimension of samples: squeeze() also drops a batch of one"
+        problem = f"{name} of a batch of {b} have the shape {shape}, not ({b}, {width})"
+        expect(rows.ndim == 2, problem, remedy)
+        problem = f"{name} are {shape[1]} wide, but the module says {width}"
+        expect(shape[1] == width, problem, f"let the module give, and say, one width: {shape[1]}?")
+        problem, remedy = f"{b} samples get {shape[0]} rows", "return one row for each sample"
+        expect(shape[0] == b, problem, remedy)
+        remedy = "return float32: what comes after computes in it, or autocasts by itself"
+        expect(rows.dtype == torch.float32, f"{name} are {rows.dtype}", remedy)
 
 
-def difference(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
-    """Return the name of a tensor that is not in both states, or not the same, if there is one."""
-    for name in sorted(before.keys() | after.keys()):
-        if name not in before or name not in after or not same(before[name], after[name]):
-            return name
-    return ""
+def _lone_row(subject: RowsSubject) -> Tensor:
+    try:
+        return subject.rows([0])
+    except Exception as error:
+        problem = f"of a batch forward gives {subject.noun}, of a lone sample {short_reason(error)}"
+        remedy = "let no row need others; register every part, so that eval() reaches BatchNorm"
+        raise Fault(problem, remedy) from None
 
 
-def same(x: Tensor, y: Tensor) -> bool:
-    """Tell whether two tensors are equal, NaN being itself."""
-    alike = x.shape == y.shape and x.dtype == y.dtype
-    return alike and bool(((x == y) | x.isnan() & y.isnan()).all())
+def is_finite(subject: RowsSubject) -> None:
+    """No row has a NaN or an infinity."""
+    remedy = "look for a division by a length or a count that may be zero"
+    for index, row in enumerate(subject.known):
+        expect(row.isfinite().all(), f"the {subject.noun} of sample {index} are not finite", remedy)
 
 
-def gap(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a share of the largest number; 0 where rounding explains it.
+def tells_apart(subject: RowsSubject) -> None:
+    """Different samples have different rows."""
+    problem = f"{subject.count} different samples have the same {subject.noun}"
+    differ = (subject.known != subject.known[0]).any()
+    expect(differ, problem, "let forward use all that it is given")
 
-    Numbers below 1e-3 count as that, so that zeros have a scale.
-    """
-    if found.shape != expected.shape or not found.numel():
-        return 0.0 if found.shape == expected.shape else float("inf")
-    found, expected = found.double(), expected.double()
-    error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
-    return 0.0 if error <= CLOSE_ROWS else error
+
+def obeys_modes(subject: RowsSubject) -> None:
+    """train() and eval() reach every part, and leave frozen parameters frozen."""
+    module = subject.module
+    asked = [parameter.requires_grad for parameter in module.parameters()]
+    module.requires_grad_(requires_grad=False).train()
+    loose = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    module.eval()
+    for parameter, trains in zip(module.parameters(), asked, strict=True):
+        parameter.requires_grad_(trains)
+    problem = f"once frozen, train() makes {', '.join(loose[:1])} take gradients again"
+    expect(not loose, problem, "leave requires_grad unchanged in train(), which is for modes")
+    remedy = "let train(mode) pass its mode on to every part, or frozen ones drift"
+    for name, part in cast("Iterator[tuple[str, nn.Module]]", module.named_modules()):
+        what = f"{name or 'the module'} ({type(part).__name__})"
+        expect(not part.training, f"{what} is in training mode after eval()", remedy)
+
+
+def stays_frozen(subject: RowsSubject) -> None:
+    """In a frozen tower nothing changes: modes, parameters, buffers, even after train()."""
+    from contrastive.model.tower import TowerModule
+
+    spec = subject.tower()
+    torch.manual_seed(0)
+    tower = TowerModule(spec, subject.width)
+    part = tower.encoder if spec.frozen == "encoder" else tower.head
+    before = state_of(part)
+    tower.train()
+    for _ in range(2):
+        rows = subject.forward(part, subject.indices[:FEW])
+        if rows.requires_grad:
+            rows.sum().backward()
+    changed = difference(before, state_of(part))
+    problem = f"{changed} changes while the tower is frozen"
+    expect(not changed, problem, "change buffers only if self.training")
+
+
+def evaluates(subject: RowsSubject) -> None:
+    """In eval mode two calls agree to the last bit, and leave weights and random states alone."""
+    random_state, before = torch.get_rng_state(), state_of(subject.module)
+    second = subject.rows(subject.indices)
+    drew = not torch.equal(random_state, torch.get_rng_state())
+    remedy = "draw only if self.training, as nn.Dropout does"
+    expect(not drew, "in eval mode it draws random numbers", remedy)
+    changed = difference(before, state_of(subject.module))
+    remedy = "change buffers only if self.training"
+    expect(not changed, f"in eval mode a call changes {changed}", remedy)
+    share = gap(second, subject.known)
+    problem = f"in eval mode two calls differ by {share:.2g} of the largest number"
+    remedy = "compute from nothing but the samples and the weights"
+    expect(torch.equal(second, subject.known), problem, remedy)
+
+
+def keeps_order(subject: RowsSubject) -> None:
+    """Row i belongs to sample i, in whatever order the samples come."""
+    share = gap(subject.rows(subject.indices[::-1]).flip(0), subject.known)
+    how = f"by {share:.2g} of the largest number when the batch is reversed"
+    remedy = "return row i for sample i: undo any sorting, and any weighing by position"
+    expect(not share, f"{subject.noun} differ {how}", remedy)
+
+
+def ignores_the_others(subject: RowsSubject) -> None:
+    """No sample's row depends on the others of its batch, nor on how far it is padded."""
+    for index in subject.indices:
+        if share := gap(subject.rows([index])[0], subject.known[index]):
+            when, remedy = subject.mixing(index)
+            what = f"{subject.noun} of sample {index}"
+            raise Fault(f"{what} change by {share:.2g} of the largest number {when}", remedy)
+
+
+def learns(subject: RowsSubject) -> None:
+    """Gradients reach every parameter that asks for one."""
+    module = subject.module
+    parameters = {name: x for name, x in module.named_parameters() if x.requires_grad}
+    if not parameters:
+        raise Skipped("it has no parameters to train")
+    rows = subject.forward(module, subject.indices[:FEW])
+    problem = f"{subject.noun} have no gradient, so it cannot be trained"
+    remedy = "leave out no_grad, inference_mode and detach: freezing is the tower's task"
+    expect(rows.requires_grad, problem, remedy)
+    weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
+    check_gradients((rows * weights).sum(), parameters, "look for roots and divisions at zero")
+
+
+def follows_the_seed(subject: RowsSubject) -> None:
+    """Under one seed of torch, two builds have the same weights."""
+    changed = difference(subject.first_state, subject.state_under(1))
+    remedy = "draw initial weights from torch's global generator, which training.seed sets"
+    expect(not changed, f"{changed} differs between two builds under one seed", remedy)
+
+
+def keeps_its_weights(subject: RowsSubject) -> None:
+    """A trained model that is saved and loaded embeds as before, frozen or not."""
+    samples, tower = subject.raw_samples, subject.tower()
+    modality = tower.encoder.modality
+    for how, frozen in {"trained": "none", "frozen": tower.frozen}.items():
+        spec = model_spec(tower.model_copy(update={"frozen": frozen}), subject.width)
+        model, loaded = saved_and_loaded(spec, samples)
+        share = gap(loaded.embed(modality, samples), model.embed(modality, samples))
+        problem = f"a {how} model that is saved and loaded embeds otherwise, by {share:.2g}"
+        remedy = "keep all that decides in parameters or buffers (register_buffer, persistent)"
+        expect(not share, problem, remedy)
+
+
+def row_checks(*needs: str) -> tuple[Check[Any], ...]:
+    """Return the checks of rows, which need others to pass first."""
+    return (
+        Check("modes", obeys_modes, ("build",)),
+        Check("output", gives_rows, ("modes", *needs)),
+        Check("finite", is_finite, ("output",)),
+        Check("frozen", stays_frozen, ("output",)),
+        Check("eval mode", evaluates, ("finite", "frozen")),
+        Check("distinct", tells_apart, ("eval mode",)),
+        Check("batch order", keeps_order, ("eval mode",)),
+        Check("batch size", ignores_the_others, ("batch order",)),
+        Check("gradients", learns, ("finite",)),
+        Check("seed", follows_the_seed, ("build",)),
+    )
