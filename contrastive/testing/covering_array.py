@@ -1,4 +1,4 @@
-"""Few cases out of many settings, such that all settings still meet."""
+"""Few combinations of many settings, in which any two (or more) settings still meet."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ TRIES = 20  # rows looked at for each that is taken; more make the suite hardly 
 
 
 def covering_array(axes: Sequence[Sequence[Any]], strength: int) -> list[tuple[Any, ...]]:
-    """Return rows, one value of each axis in each, that hold every combination of some axes.
-
-    Args:
-        axes: values to choose from.
-        strength: of how many axes all combinations are to occur.
-    """
+    """Return rows, one value of each axis in each, with all combinations of ``strength`` axes."""
     dice = random.Random(0)  # noqa: S311 - it chooses cases, not secrets
-    places = list(combinations(range(len(axes)), min(strength, len(axes))))
-    everything = [(p, x) for p in places for x in product(*(axes[i] for i in p))]
+    subsets = list(combinations(range(len(axes)), min(strength, len(axes))))
+    everything = [(p, x) for p in subsets for x in product(*(axes[i] for i in p))]
     missing, rows = set(everything), list[tuple[Any, ...]]()
 
     def parts(row: tuple[Any, ...]) -> set[Any]:
-        return {(p, tuple(row[i] for i in p)) for p in places} & missing
+        return {(p, tuple(row[i] for i in p)) for p in subsets} & missing
 
     def complete(p: tuple[int, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
         given = dict(zip(p, values, strict=True))

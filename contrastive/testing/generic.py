@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from contrastive.config.base import Config, attribute_docstrings
-from contrastive.config.registry import path_of, reason
+from contrastive.config.registry import path_of
 from contrastive.config.yaml_files import dump_spec, read_yaml
-from contrastive.errors import ContrastiveError
 from contrastive.testing import menu
 from contrastive.testing.checks import Check, Fault, Skipped, expect
-from contrastive.testing.processes import environment
+from contrastive.testing.processes import environment, in_subprocess, pickled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from contrastive.config.registry import Registry
 
 
@@ -48,27 +49,28 @@ class Subject:
         """Load such a config from plain data, as a spec does."""
         return cast("Registry[Any]", self.cls.registry).interface.choose(data)
 
-    def needs_a_module(self) -> None:
+    def needs_module(self) -> None:
         """Raise Skipped if no other process can import the class."""
         spec: Any = getattr(sys.modules.get(self.cls.__module__), "__spec__", None)
         if self.cls.__module__ == "__main__" or spec is None:
             raise Skipped("its class is written in a notebook or a script, not in a module")
 
+    def in_subprocess(self, what: str, function: Callable[..., Any], *arguments: object) -> Any:
+        """Return the result of a function, for which ``what`` is pickled, in another process."""
+        pickled((function, arguments), what)
+        self.needs_module()
+        return in_subprocess(function, *arguments)
+
 
 def has_a_name(subject: Subject) -> None:
-    """A spec can name the component: by a registered name, or by its import path."""
+    """A spec finds the component by its registered name, or by its import path."""
     cls, path = subject.cls, path_of(subject.cls)
-    remedy = "subclass Encoder, Head, Loss, Dataset or another interface"
-    expect(cls.kind, f"{path} is a config, but of no kind of component", remedy)
-    at_top = "<locals>" not in cls.__qualname__
-    remedy = "define it at the top of a module"
-    expect(at_top, f"{path} is defined inside a function, where no spec finds it", remedy)
+    problem = f"{path} is a config, but of no kind of component"
+    expect(cls.kind, problem, "subclass Encoder, Head, Loss, Dataset or another interface")
+    problem = f"{path} is defined inside a function, where no spec finds it"
+    expect("<locals>" not in cls.__qualname__, problem, "define it at the top of a module")
     name = cls.registry.name_of(cls)
-    try:
-        found = cls.registry[name]
-    except ContrastiveError as error:
-        problem = f"a spec that says type: {name} does not find the class: {error}"
-        raise Fault(problem, "correct the entry point in pyproject.toml") from None
+    found = cls.registry[name]
     problem = f"type: {name} is {path_of(found)}, not {path}"
     expect(found is cls, problem, "give it a name of its own")
 
@@ -93,9 +95,8 @@ def round_trips(subject: Subject) -> None:
         if loaded != config:
             problem = f"{_changed(config, loaded)} once dumped as {form} and loaded"
             raise Fault(problem, "let serializers and validators be inverse, and idempotent")
-        problem = f"a config loaded from {form} is equal to the one dumped, its hash is not"
-        remedy = "leave __hash__ to contrastive.config.base.Config"
-        expect(hash(loaded) == hash(config), problem, remedy)
+        same = hash(loaded) == hash(config)
+        expect(same, f"loaded from {form}, its hash is another", "leave __hash__ to Config")
 
 
 def _changed(config: Config, loaded: Config) -> str:
@@ -132,19 +133,13 @@ def _lines(error: ValidationError) -> list[str]:
 
 
 def has_a_schema(subject: Subject) -> None:
-    """Editors get a JSON schema of the fields."""
-    try:
-        schema = subject.cls.model_json_schema()
-        json.dumps(schema)
-    except Exception as error:
-        what, _, _ = reason(error).partition(" For further information")
-        remedy = "annotate fields with types that JSON has, or give theirs a schema"
-        raise Fault(f"no JSON schema can be made of it ({what})", remedy) from None
+    """Editors get a JSON schema of the fields, each of a type that JSON has or with a schema."""
+    schema = subject.cls.model_json_schema()
+    json.dumps(schema)
     missing = {field.alias or name for name, field in subject.cls.model_fields.items()}
     missing -= schema.get("properties", {}).keys()
     problem = f"its JSON schema leaves out {', '.join(sorted(missing))}"
-    remedy = "leave __get_pydantic_json_schema__ to contrastive.config.base.Config"
-    expect(not missing, problem, remedy)
+    expect(not missing, problem, "leave __get_pydantic_json_schema__ to Config")
 
 
 def explains_itself(subject: Subject) -> None:
@@ -160,13 +155,12 @@ def explains_itself(subject: Subject) -> None:
     found |= {"build": build.__doc__} if (build := getattr(cls, "build", None)) else {}
     lacking = [name for name, doc in found.items() if not doc]
     problem = f"{', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no docstring"
-    remedy = 'write one (of a field: """...""" on the line below it)'
-    expect(not lacking, problem, remedy)
+    expect(not lacking, problem, 'write one (of a field: """...""" on the line below it)')
 
 
 def has_a_light_menu(subject: Subject) -> None:
     """Importing and checking the config imports no torch and prints nothing."""
-    subject.needs_a_module()
+    subject.needs_module()
     fields = json.loads(subject.config.model_dump_json(exclude={"type"}))
     fields.pop("type", None)
     run = subprocess.run(  # noqa: S603

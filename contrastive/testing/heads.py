@@ -60,15 +60,10 @@ class HeadSubject(RowsSubject):
         return self.config.build(*self.widths)
 
     @cached_property
-    def features(self) -> Tensor:
-        """``[B, F]``."""
+    def samples(self) -> list[Tensor]:
+        """Features ``[F]``."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(len(WORDS), self.widths[0], generator=generator)
-
-    @property
-    def count(self) -> int:
-        """B."""
-        return len(self.features)
+        return [*torch.randn(5, self.widths[0], generator=generator)]
 
     @property
     def width(self) -> int:
@@ -80,9 +75,9 @@ class HeadSubject(RowsSubject):
         """Texts, as the tower's encoder is a bag of words."""
         return WORDS
 
-    def forward(self, module: nn.Module, indices: Sequence[int]) -> Tensor:
+    def forward(self, module: nn.Module, samples: Sequence[Tensor]) -> Tensor:
         """Return embeddings."""
-        return module(self.features[list(indices)])
+        return module(torch.stack([*samples]))
 
     def tower(self) -> Tower:
         """Return a tower in which the head is frozen."""

@@ -1,9 +1,8 @@
-"""Is this the loss? One call compares an implementation with ``losses.functional`` in float64.
+"""Compare an implementation of a loss with ``losses.functional`` in float64, in one call.
 
-A loss is easily right on random batches of a round size, and wrong where training takes it: at low
+A loss is easily right on random batches of a round size, and wrong where training leads: at low
 temperatures, for losses near zero, for batches that end in the middle of a tile, with ids. So the
-suite goes through regimes, sizes, ids, settings and ways of calling, such that all combinations
-of any two of them occur. A case is one such combination; its name says which.
+cases combine regimes, sizes, ids, settings and ways of calling, such that any two of them meet.
 
 Shapes: N rows of a, M rows of b, D wide.
 """
@@ -13,21 +12,22 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from contrastive.losses import functional
+from contrastive.losses import Direction, Positives, functional
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, Call, nan_filled_memory
 from contrastive.testing.covering_array import covering_array
 from contrastive.testing.measure import Deviation, Outcome, Reference, Tolerance, deviations
-from contrastive.testing.name_the_mistake import name_the_mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from contrastive.losses import Direction, Positives
+    from torch import Tensor
+
     from contrastive.testing.call_variants import Loss
 
 Kind = Literal["infonce", "sigmoid"]
@@ -92,41 +92,35 @@ class LossCase:
             problems = [str(x) for x in self.deviations(loss) if not x.error <= x.bar]
         except AssertionError as error:
             problems = [str(error)]
-        if problems:
-            msg = f"{self}: {'; '.join(problems)}"
-            raise AssertionError(msg)
+        assert not problems, f"{self}: {'; '.join(problems)}"
 
     def deviations(self, loss: Loss) -> list[Deviation]:
-        """Return all differences that are judged, for who wants to see how large they are.
+        """Return all deviations, small or large.
 
-        First of a plain call, in which memory starts as NaN, then of the case's variant. If the
-        plain call fails, there is no other.
+        The first are of a plain call, in which memory starts as NaN, the others of the case's
+        variant, unless the plain call fails.
 
         Raises:
             AssertionError: the loss changes its arguments, differs between two runs, or returns
-                what has the wrong shape or type.
+                a tensor of the wrong shape or type.
         """
         call = self._call()
-        exact = self._exact(call)
+        exact = replace(call, tensors={name: x.double() for name, x in call.tensors.items()})
         reference = self._reference(exact)
         call = self._scaled(call, reference)
         with nan_filled_memory():
             outcome = call.run(loss)
         found = self._judged(outcome, reference)
         if any(not x.error <= x.bar for x in found):
-            like = name_the_mistake(float(outcome.loss), exact, *_JUDGES[self.kind])
+            like = _name_the_mistake(float(outcome.loss), exact, *_JUDGES[self.kind])
             return [replace(found[0], detail=f"{found[0].detail}{like}"), *found[1:]]
-        variant = CALL_VARIANTS[self.variant](loss, call)
-        in_variant = self._judged(variant, reference)
-        return found + [
-            Deviation(f"{self.variant}: {x.of}", x.error, x.bar, x.detail) for x in in_variant
-        ]
+        in_variant = self._judged(CALL_VARIANTS[self.variant](loss, call), reference)
+        return found + [replace(x, of=f"{self.variant}: {x.of}") for x in in_variant]
 
     def _judged(self, outcome: Outcome, reference: Reference) -> list[Deviation]:
         right = torch.promote_types(self.dtype, torch.float32)
         assert outcome.loss.dtype == right, f"the loss is {outcome.loss.dtype}, not {right}"
-        scale = REGIMES[self.regime].scale
-        return deviations(outcome, reference, self.tolerance, scale)
+        return deviations(outcome, reference, self.tolerance, REGIMES[self.regime].scale)
 
     def _call(self) -> Call:
         """Return the arguments, as the loss gets them."""
@@ -150,12 +144,7 @@ class LossCase:
         a_ids, b_ids = (
             None if x is None else x.to(self.device) for x in IDS[self.ids](n, m, generator)
         )
-        return Call(tensors, a_ids, b_ids, settings, factor=1.0)
-
-    @staticmethod
-    def _exact(call: Call) -> Call:
-        tensors = {name: x.double() for name, x in call.tensors.items()}
-        return Call(tensors, call.a_ids, call.b_ids, call.settings, factor=1.0)
+        return Call(tensors, a_ids, b_ids, settings)
 
     def _reference(self, exact: Call) -> Reference:
         judge, judge_of_logits = _JUDGES[self.kind]
@@ -164,7 +153,7 @@ class LossCase:
             name: torch.zeros_like(exact.tensors[name]) if x is None else x
             for name, x in outcome.gradients.items()
         }
-        scaled_NM = exact.tensors["log_scale"].exp() * exact.tensors["a"] @ exact.tensors["b"].T
+        scaled_NM = _scaled_cosines(exact.tensors)
         logits_NM = (scaled_NM + exact.tensors.get("bias", 0)).requires_grad_()
         value = judge_of_logits(logits_NM, exact.a_ids, exact.b_ids, **exact.settings)
         (gradient_NM,) = torch.autograd.grad(value, logits_NM)
@@ -189,7 +178,7 @@ class LossCase:
             return call
         largest = max(float(reference.gradients[name].abs().max()) for name in ("a", "b"))
         factor = 2.0 ** (10 - math.frexp(largest)[1]) if largest else 1.0
-        return Call(call.tensors, call.a_ids, call.b_ids, call.settings, min(factor, 2.0**60))
+        return replace(call, factor=min(factor, 2.0**60))
 
 
 def loss_cases(
@@ -237,26 +226,19 @@ def loss_cases(
         directions, label_smoothing = ("both",), (0.0,)
     if not rectangular:
         sizes = tuple(dict.fromkeys((n, n, d) for n, _, d in sizes))
-    _known("regimes", regimes, REGIMES)
-    _known("ids", ids, IDS)
-    _known("variants", variants, CALL_VARIANTS)
     axes = (regimes, sizes, ids, positives, directions, label_smoothing, variants)
+    known = {"regimes": REGIMES, "ids": IDS, "variants": CALL_VARIANTS}
     for argument, values in zip(_AXES, axes, strict=True):
         if not values:
-            msg = f"{argument} is empty, and a suite without cases passes anything"
-            raise ValueError(msg)
+            raise ValueError(f"{argument} is empty, and a suite without cases passes anything")
+        for name in values if argument in known else ():
+            if name not in known[argument]:
+                raise ValueError(f"{argument}: {name!r} is none of {', '.join(known[argument])}")
     tolerance = Tolerance.of(dtype) if tolerance is None else tolerance
     return [
         LossCase(kind, *row, device=device, dtype=dtype, tolerance=tolerance, seed=seed)
         for row in covering_array(axes, strength)
     ]
-
-
-def _known(argument: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
-    for name in names:
-        if name not in known:
-            msg = f"{argument}: {name!r} is none of {', '.join(known)}"
-            raise ValueError(msg)
 
 
 def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
@@ -282,7 +264,40 @@ def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
         except Exception as error:
             error.add_note(f"in the case {case}")
             raise
-    if failed:
-        shown = "\n".join(failed[:SHOWN])
-        msg = f"{len(failed)} of {len(cases)} cases failed, the first of them:\n{shown}"
-        raise AssertionError(msg)
+    shown = "\n".join(failed[:SHOWN])
+    assert not failed, f"{len(failed)} of {len(cases)} cases failed, the first of them:\n{shown}"
+
+
+def _name_the_mistake(value: float, call: Call, judge: Loss, judge_of_logits: Loss) -> str:
+    """Return which loss of other settings has this wrong value, in words, or nothing."""
+    right = float(call.value(judge, call.tensors))
+    for name, other in _others(call, judge, judge_of_logits):
+        differs = abs(float(other) - right) > 1e-6 * abs(right)
+        if differs and abs(float(other) - value) <= 1e-6 * abs(value):
+            return f", the loss {name}"
+    return ""
+
+
+def _others(call: Call, judge: Loss, judge_of_logits: Loss) -> Iterator[tuple[str, Tensor]]:
+    tensors, settings = call.tensors, call.settings
+    value = partial(call.value, judge, tensors)
+    for positives in get_args(Positives):
+        if positives != settings["positives"]:
+            yield f'with positives="{positives}"', value(positives=positives)
+    for direction in () if "bias" in tensors else get_args(Direction):
+        if direction != settings.get("direction", "both"):
+            yield f'with direction="{direction}"', value(direction=direction)
+    if "label_smoothing" in settings:
+        yield "without label_smoothing", value(label_smoothing=0.0)
+    divided = value(log_scale=-tensors["log_scale"])
+    yield "with logits divided by exp(log_scale) instead of multiplied", divided
+    if "bias" in tensors:
+        yield "without bias", value(bias=torch.zeros_like(tensors["bias"]))
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = (_scaled_cosines(tensors) + tensors.get("bias", 0)).to(dtype).double()
+        found = judge_of_logits(rounded, call.a_ids, call.b_ids, **settings)
+        yield f"of logits rounded to {str(dtype).removeprefix('torch.')}", found
+
+
+def _scaled_cosines(tensors: dict[str, Tensor]) -> Tensor:
+    return tensors["log_scale"].exp() * tensors["a"] @ tensors["b"].T

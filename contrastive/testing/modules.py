@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
 
 CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
+IN_STATE = "keep all that decides in parameters or buffers (register_buffer, persistent)"
 LR = 0.1  # large enough that one step changes every weight visibly
 WORDS = "a red circle", "two blue squares", "green", "one", "many small dots on white"
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {

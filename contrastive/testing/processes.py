@@ -40,14 +40,9 @@ def pickled(thing: object, what: str) -> bytes:
     try:
         return pickle.dumps(thing)
     except Exception as error:  # whatever a class raises
-        problem = f"{what} cannot be pickled ({reason(error)}), so workers cannot have it"
+        problem = f"{what} cannot be pickled ({reason(error)}), as workers need"
         remedy = "make it of functions and classes at the top of a module, without lambdas"
         raise Fault(problem, remedy) from None
-
-
-def unpickled(data: bytes) -> Any:
-    """Return the object that ``pickled`` was given."""
-    return pickle.loads(data)  # noqa: S301  (from the process that started this one)
 
 
 def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 
 from contrastive.nn.modes import eval_mode
-from contrastive.testing.checks import Check, Fault, Skipped, expect, short_reason
+from contrastive.testing.checks import Check, Fault, Skipped, expect
 from contrastive.testing.generic import Subject
 from contrastive.testing.modules import (
+    IN_STATE,
     check_gradients,
     difference,
     gap,
@@ -39,18 +40,10 @@ class RowsSubject(Subject):
     noun: ClassVar[str]
     """What a row is called: features, embeddings."""
 
+    @cached_property
     @abstractmethod
-    def make(self) -> nn.Module:
-        """Build the module afresh."""
-
-    @abstractmethod
-    def forward(self, module: nn.Module, indices: Sequence[int]) -> Tensor:
-        """Return the rows of some samples, in the mode that the module is in."""
-
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """B."""
+    def samples(self) -> Sequence[Any]:
+        """B samples for ``forward``."""
 
     @property
     @abstractmethod
@@ -63,6 +56,14 @@ class RowsSubject(Subject):
         """D, as the module says."""
 
     @abstractmethod
+    def make(self) -> nn.Module:
+        """Build the module afresh."""
+
+    @abstractmethod
+    def forward(self, module: nn.Module, samples: Sequence[Any]) -> Tensor:
+        """Return the rows of some samples, in the mode that the module is in."""
+
+    @abstractmethod
     def tower(self) -> Tower:
         """Return a tower in which the component is frozen."""
 
@@ -72,43 +73,33 @@ class RowsSubject(Subject):
         torch.manual_seed(0)
         return self.make().eval()
 
-    @cached_property
-    def first_state(self) -> dict[str, Tensor]:
-        """The initial weights under one seed."""
-        return self.state_under(1)
-
-    def state_under(self, seed: int) -> dict[str, Tensor]:
+    def initial_state(self, seed: int) -> dict[str, Tensor]:
         """Return the initial weights under a seed of torch."""
         torch.manual_seed(seed)
         return state_of(self.make())
 
-    def mixing(self, index: int) -> tuple[str, str]:
+    def mixing(self, sample: object) -> tuple[str, str]:
         """Return when others change the row of a sample, and the remedy."""
-        del index
+        del sample
         return "with what else is in its batch", "compute each row from its own sample"
-
-    @property
-    def indices(self) -> list[int]:
-        """Those of all samples."""
-        return list(range(self.count))
 
     @cached_property
     def known(self) -> Tensor:
         """The rows of all samples, computed once."""
-        return self.rows(self.indices)
+        return self.rows(self.samples)
 
     @torch.no_grad()
-    def rows(self, indices: Sequence[int]) -> Tensor:
+    def rows(self, samples: Sequence[Any]) -> Tensor:
         """Return the rows of some samples in eval mode."""
         with eval_mode(self.module):
-            return self.forward(self.module, indices)
+            return self.forward(self.module, samples)
 
 
 def gives_rows(subject: RowsSubject) -> None:
     """Forward gives one row for each sample, out_dim wide, float32, and for a lone sample too."""
-    name, width = subject.noun, subject.width
-    for b in (subject.count, 1):
-        rows: Any = subject.known if b > 1 else _lone_row(subject)
+    name, width, lone = subject.noun, subject.width, subject.samples[:1]
+    results: dict[int, Any] = {len(subject.samples): subject.known, 1: subject.rows(lone)}
+    for b, rows in results.items():
         problem = f"forward gives a {type(rows).__name__}, not a tensor"
         expect(isinstance(rows, torch.Tensor), problem, f"return {name} as a tensor [B, {width}]")
         shape = tuple(rows.shape)
@@ -119,50 +110,40 @@ def gives_rows(subject: RowsSubject) -> None:
         expect(rows.ndim == 2, problem, remedy)
         problem = f"{name} are {shape[1]} wide, but the module says {width}"
         expect(shape[1] == width, problem, f"let the module give, and say, one width: {shape[1]}?")
-        problem, remedy = f"{b} samples get {shape[0]} rows", "return one row for each sample"
-        expect(shape[0] == b, problem, remedy)
-        remedy = "return float32: what comes after computes in it, or autocasts by itself"
-        expect(rows.dtype == torch.float32, f"{name} are {rows.dtype}", remedy)
-
-
-def _lone_row(subject: RowsSubject) -> Tensor:
-    try:
-        return subject.rows([0])
-    except Exception as error:
-        problem = f"of a batch forward gives {subject.noun}, of a lone sample {short_reason(error)}"
-        remedy = "let no row need others; register every part, so that eval() reaches BatchNorm"
-        raise Fault(problem, remedy) from None
+        expect(shape[0] == b, f"{b} samples get {shape[0]} rows", "return one row for each sample")
+        is_fp32 = rows.dtype == torch.float32
+        expect(is_fp32, f"{name} are {rows.dtype}", "return float32, which the losses compute in")
 
 
 def is_finite(subject: RowsSubject) -> None:
     """No row has a NaN or an infinity."""
-    remedy = "look for a division by a length or a count that may be zero"
-    for index, row in enumerate(subject.known):
-        expect(row.isfinite().all(), f"the {subject.noun} of sample {index} are not finite", remedy)
+    for i, row in enumerate(subject.known):
+        problem = f"the {subject.noun} of sample {i} are not finite"
+        expect(row.isfinite().all(), problem, "look for a division by zero, as of a length")
 
 
 def tells_apart(subject: RowsSubject) -> None:
     """Different samples have different rows."""
-    problem = f"{subject.count} different samples have the same {subject.noun}"
     differ = (subject.known != subject.known[0]).any()
-    expect(differ, problem, "let forward use all that it is given")
+    problem = f"all samples have the same {subject.noun}"
+    expect(differ, problem, "let forward use all its inputs")
 
 
 def obeys_modes(subject: RowsSubject) -> None:
     """train() and eval() reach every part, and leave frozen parameters frozen."""
     module = subject.module
-    asked = [parameter.requires_grad for parameter in module.parameters()]
+    asked = [x.requires_grad for x in module.parameters()]
     module.requires_grad_(requires_grad=False).train()
-    loose = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    thawed = [name for name, x in module.named_parameters() if x.requires_grad]
     module.eval()
-    for parameter, trains in zip(module.parameters(), asked, strict=True):
-        parameter.requires_grad_(trains)
-    problem = f"once frozen, train() makes {', '.join(loose[:1])} take gradients again"
-    expect(not loose, problem, "leave requires_grad unchanged in train(), which is for modes")
-    remedy = "let train(mode) pass its mode on to every part, or frozen ones drift"
+    for x, trains in zip(module.parameters(), asked, strict=True):
+        x.requires_grad_(trains)
+    problem = f"once frozen, train() makes {', '.join(thawed)} take gradients again"
+    expect(not thawed, problem, "leave requires_grad unchanged in train()")
     for name, part in cast("Iterator[tuple[str, nn.Module]]", module.named_modules()):
         what = f"{name or 'the module'} ({type(part).__name__})"
-        expect(not part.training, f"{what} is in training mode after eval()", remedy)
+        problem = f"{what} is in training mode after eval()"
+        expect(not part.training, problem, "let train(mode) pass its mode on to every part")
 
 
 def stays_frozen(subject: RowsSubject) -> None:
@@ -176,7 +157,7 @@ def stays_frozen(subject: RowsSubject) -> None:
     before = state_of(part)
     tower.train()
     for _ in range(2):
-        rows = subject.forward(part, subject.indices[:FEW])
+        rows = subject.forward(part, subject.samples[:FEW])
         if rows.requires_grad:
             rows.sum().backward()
     changed = difference(before, state_of(part))
@@ -187,34 +168,30 @@ def stays_frozen(subject: RowsSubject) -> None:
 def evaluates(subject: RowsSubject) -> None:
     """In eval mode two calls agree to the last bit, and leave weights and random states alone."""
     random_state, before = torch.get_rng_state(), state_of(subject.module)
-    second = subject.rows(subject.indices)
+    second = subject.rows(subject.samples)
     drew = not torch.equal(random_state, torch.get_rng_state())
-    remedy = "draw only if self.training, as nn.Dropout does"
-    expect(not drew, "in eval mode it draws random numbers", remedy)
+    expect(not drew, "in eval mode it draws random numbers", "draw only if self.training")
     changed = difference(before, state_of(subject.module))
-    remedy = "change buffers only if self.training"
-    expect(not changed, f"in eval mode a call changes {changed}", remedy)
-    share = gap(second, subject.known)
-    problem = f"in eval mode two calls differ by {share:.2g} of the largest number"
-    remedy = "compute from nothing but the samples and the weights"
-    expect(torch.equal(second, subject.known), problem, remedy)
+    problem = f"in eval mode a call changes {changed}"
+    expect(not changed, problem, "change buffers only if self.training")
+    problem = f"in eval mode two calls differ by {gap(second, subject.known):.2g} of the largest"
+    expect(torch.equal(second, subject.known), problem, "compute from samples and weights alone")
 
 
 def keeps_order(subject: RowsSubject) -> None:
     """Row i belongs to sample i, in whatever order the samples come."""
-    share = gap(subject.rows(subject.indices[::-1]).flip(0), subject.known)
-    how = f"by {share:.2g} of the largest number when the batch is reversed"
-    remedy = "return row i for sample i: undo any sorting, and any weighing by position"
-    expect(not share, f"{subject.noun} differ {how}", remedy)
+    share = gap(subject.rows(subject.samples[::-1]).flip(0), subject.known)
+    problem = f"{subject.noun} differ by {share:.2g} of the largest when the batch is reversed"
+    expect(not share, problem, "return row i for sample i: undo any sorting")
 
 
 def ignores_the_others(subject: RowsSubject) -> None:
     """No sample's row depends on the others of its batch, nor on how far it is padded."""
-    for index in subject.indices:
-        if share := gap(subject.rows([index])[0], subject.known[index]):
-            when, remedy = subject.mixing(index)
-            what = f"{subject.noun} of sample {index}"
-            raise Fault(f"{what} change by {share:.2g} of the largest number {when}", remedy)
+    for i, sample in enumerate(subject.samples):
+        if share := gap(subject.rows([sample])[0], subject.known[i]):
+            when, remedy = subject.mixing(sample)
+            problem = f"{subject.noun} of sample {i} change by {share:.2g} of the largest {when}"
+            raise Fault(problem, remedy)
 
 
 def learns(subject: RowsSubject) -> None:
@@ -223,19 +200,18 @@ def learns(subject: RowsSubject) -> None:
     parameters = {name: x for name, x in module.named_parameters() if x.requires_grad}
     if not parameters:
         raise Skipped("it has no parameters to train")
-    rows = subject.forward(module, subject.indices[:FEW])
+    rows = subject.forward(module, subject.samples[:FEW])
     problem = f"{subject.noun} have no gradient, so it cannot be trained"
-    remedy = "leave out no_grad, inference_mode and detach: freezing is the tower's task"
-    expect(rows.requires_grad, problem, remedy)
+    expect(rows.requires_grad, problem, "leave no_grad and detach to the tower, which freezes")
     weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
     check_gradients((rows * weights).sum(), parameters, "look for roots and divisions at zero")
 
 
 def follows_the_seed(subject: RowsSubject) -> None:
     """Under one seed of torch, two builds have the same weights."""
-    changed = difference(subject.first_state, subject.state_under(1))
-    remedy = "draw initial weights from torch's global generator, which training.seed sets"
-    expect(not changed, f"{changed} differs between two builds under one seed", remedy)
+    changed = difference(subject.initial_state(1), subject.initial_state(1))
+    problem = f"{changed} differs between two builds under one seed"
+    expect(not changed, problem, "draw initial weights from torch's global generator")
 
 
 def keeps_its_weights(subject: RowsSubject) -> None:
@@ -247,8 +223,7 @@ def keeps_its_weights(subject: RowsSubject) -> None:
         model, loaded = saved_and_loaded(spec, samples)
         share = gap(loaded.embed(modality, samples), model.embed(modality, samples))
         problem = f"a {how} model that is saved and loaded embeds otherwise, by {share:.2g}"
-        remedy = "keep all that decides in parameters or buffers (register_buffer, persistent)"
-        expect(not share, problem, remedy)
+        expect(not share, problem, IN_STATE)
 
 
 def row_checks(*needs: str) -> tuple[Check[Any], ...]:
