@@ -71,7 +71,7 @@ DEFECTS = {  # package: the check that fails, what it says is wrong, and what to
     "explodes": ("build", "raises SystemExit: 3 at __init__.py:", "what is asked: build returns"),
     "forgets": ("save and load", "saved and loaded embeds otherwise", "register_buffer"),
     "hashed_ids": ("other process", "another process builds other rows", "neither hash()"),
-    "hashes": ("worker", "gives something else in a worker process", "not on hash()"),
+    "hashes": ("worker", "something else if preprocess runs in a worker process", "not on hash()"),
     "head_batch": ("batch size", "with what else is in its batch", "from its own sample"),
     "head_width": ("output", "embeddings are 24 wide, but the module says 16", "one width: 24"),
     "heavy": ("menu", "imports torch (contrastive_defect_heavy/__init__.py:3)", "inside build()"),

@@ -231,7 +231,7 @@ SIMPLE = {
 FITTED = {"regimes": ("fitted_s30",)}
 LONE = {"regimes": ("lone_pair_s300",)}
 DEFECTS = [
-    (detached_scale, {}, r"gradient of log_scale: error inf.*missing: autograd finds no way"),
+    (detached_scale, {}, r"gradient of log_scale: error inf.*missing: autograd finds no path"),
     (divided_by_the_scale, {}, r"the loss with logits divided by exp\(log_scale\)"),
     (doubled_gradient, {}, r"gradient of a: error 1, bar .* \(2 times the right one\)"),
     (detached_b, {}, r"gradient of b: error inf, bar 0 \(missing"),

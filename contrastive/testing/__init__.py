@@ -1,6 +1,6 @@
-"""Suites that any implementation can be put through, a plugin's as well as the built-in ones.
+"""Checks for any implementation, a plugin's as well as the built-in ones.
 
-Every public name is imported when it is asked for, and imports torch then.
+The public names are imported lazily, as they import torch.
 """
 
 from __future__ import annotations
@@ -24,20 +24,11 @@ __all__ = [
     "loss_cases",
 ]
 
-_HOMES = {
-    "LossCase": "losses",
-    "Tolerance": "measure",
-    "Verdict": "checks",
-    "check_component": "components",
-    "check_loss": "losses",
-    "examine_component": "components",
-    "loss_cases": "losses",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import the module in which ``name`` lives (PEP 562)."""
-    if name not in _HOMES:
-        msg = f"module 'contrastive.testing' has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"contrastive.testing.{_HOMES[name]}"), name)
+    """Import the module that defines a public name (PEP 562)."""
+    for module in ("checks", "measure", "losses", "components") if name in __all__ else ():
+        found = getattr(import_module(f"contrastive.testing.{module}"), name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module 'contrastive.testing' has no attribute {name!r}")

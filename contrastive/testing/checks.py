@@ -1,8 +1,8 @@
 """Checks of components, and how to run a list of them.
 
-A check is a function that raises ``Fault`` with the problem and its remedy, or ``Skipped``. The
-first line of its docstring says what a component has to do. A check runs only if those that it
-needs have passed (no output, no order of it), so that one defect is reported once.
+A check is a function that raises ``Fault`` or ``Skipped``. The first line of its docstring says
+what a component has to do, and is the remedy where a fault has none of its own. A check runs only
+if those that it needs have passed (no output, no order of it), so that a defect is reported once.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.registry import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-S = TypeVar("S")
 
 LONGEST = 400  # characters of an exception in a message; libraries quote whole files
 
@@ -25,16 +23,16 @@ LONGEST = 400  # characters of an exception in a message; libraries quote whole 
 class Fault(AssertionError):  # noqa: N818
     """A check that failed."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str = "") -> None:
         """Say what is wrong, and what to do."""
-        super().__init__(" ".join(f"{problem}; {remedy}".split()))
+        super().__init__(" ".join(problem.split()), " ".join(remedy.split()))
 
 
 class Skipped(Exception):  # noqa: N818
     """Why a check does not apply to this component."""
 
 
-def expect(kept: object, problem: str, remedy: str) -> None:
+def expect(kept: object, problem: str, remedy: str = "") -> None:
     """Raise a Fault unless the first argument is true."""
     if not kept:
         raise Fault(problem, remedy)
@@ -61,11 +59,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Check(Generic[S]):
+class Check:
     """One requirement of a component."""
 
     name: str
-    run: Callable[[S], None]
+    run: Callable[[Any], None]
+    """Takes the component under test."""
     needs: tuple[str, ...] = ()
     """Checks that have to pass first."""
 
@@ -76,13 +75,10 @@ class Check(Generic[S]):
         return first[0].lower() + first[1:]
 
 
-def examine(checks: Sequence[Check[S]], subject: S, *, home: Path) -> list[Verdict]:
+def examine(checks: Sequence[Check], subject: object, *, home: Path) -> list[Verdict]:
     """Return a verdict for each check, whatever the component does.
 
-    Args:
-        checks: each after those that it needs.
-        subject: their argument.
-        home: the folder of the component's code, in which to locate exceptions.
+    Each check comes after those that it needs; ``home`` is the folder of the component's code.
     """
     verdicts: list[Verdict] = []
     failed: set[str] = set()
@@ -97,19 +93,20 @@ def examine(checks: Sequence[Check[S]], subject: S, *, home: Path) -> list[Verdi
     return verdicts
 
 
-def _verdict(check: Check[Any], subject: object, home: Path) -> Verdict:
+def _verdict(check: Check, subject: object, home: Path) -> Verdict:
     try:
         check.run(subject)
-    except Fault as fault:
-        return Verdict(check.name, problem=str(fault))
     except Skipped as why:
         return Verdict(check.name, skipped=str(why))
     except KeyboardInterrupt:
         raise
+    except Fault as fault:
+        problem, remedy = fault.args
     except BaseException as error:  # SystemExit too: a component must not end our process
-        raised = f"raises {short_reason(error)}{_own_line(error, home)}"
-        return Verdict(check.name, problem=f"{raised}; what is asked: {check.promise}")
-    return Verdict(check.name)
+        problem, remedy = f"raises {short_reason(error)}{_own_line(error, home)}", ""
+    else:
+        return Verdict(check.name)
+    return Verdict(check.name, f"{problem}; {remedy or f'what is asked: {check.promise}'}")
 
 
 def short_reason(error: BaseException) -> str:
@@ -120,8 +117,7 @@ def short_reason(error: BaseException) -> str:
 
 def _own_line(error: BaseException, home: Path) -> str:
     """Return the last line of the component's own code that an exception went through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = Path(__file__).parent
+    ours, frames = Path(__file__).parent, traceback.extract_tb(error.__traceback__)
     folders = [(frame, Path(frame.filename).parents) for frame in frames]
     own = [frame for frame, within in folders if home in within and ours not in within]
     return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""

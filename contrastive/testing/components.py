@@ -80,7 +80,7 @@ def examine_component(
         msg = f"a component is checked as an instance of its config, such as {example}"
         raise TypeError(msg)
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        subject, checks = generic.Subject(config), cast("tuple[Check[Any], ...]", ())
+        subject, checks = generic.Subject(config), cast("tuple[Check, ...]", ())
         match config:
             case Encoder():
                 subject = encoders.EncoderSubject(config, samples, Path(folder))

@@ -75,8 +75,7 @@ def builds(subject: DatasetSubject) -> None:
     for purpose in get_args(Purpose):
         samples = subject.samples if purpose == "evaluation" else subject.make(purpose)
         problem = f"the split {subject.split!r} has no rows for {purpose}"
-        remedy = "raise DataError for an empty split, or name another as split="
-        expect(some(samples), problem, remedy)
+        expect(some(samples), problem, "raise DataError for it, or name another as split=")
 
 
 def has_rows(subject: DatasetSubject) -> None:
@@ -84,22 +83,19 @@ def has_rows(subject: DatasetSubject) -> None:
     first = subject.rows[0]
     classes = getattr(subject.built, "classes", ())
     for row in cast("list[Any]", subject.rows):
-        remedy = 'return {"image": ..., "text": ..., "id": ..., "source": ...}'
-        expect(isinstance(row, dict), f"a row is a {type(row).__name__}", remedy)
+        expect(isinstance(row, dict), f"a row is a {type(row).__name__}")
         modalities = sorted(row.keys() - set(NOT_MODALITIES))
         same = modalities and modalities == sorted(first.keys() - set(NOT_MODALITIES))
-        problem = f"a row has the modalities {modalities}"
-        expect(same, problem, "give every row the same, one or more")
+        expect(same, f"a row has the modalities {modalities}", "give every row the same")
         number, source, label = row.get("id"), row.get("source"), row.get("label")
         problem = f"the id of a row is {number!r}, a {type(number).__name__}"
         remedy = "number the groups: ids are Python integers, equal in a group"
         expect(isinstance(number, int) and not isinstance(number, bool), problem, remedy)
-        problem = f"the source of a row is {source!r}"
         remedy = "say where it came from in one line, such as captions.csv:17"
-        expect(isinstance(source, str) and len(source.splitlines()) == 1, problem, remedy)
-        problem = f"the label {label!r} is not one of the {len(classes)} classes"
-        remedy = "list every label in the attribute classes of what build returns"
-        expect(not classes or not label or label in classes, problem, remedy)
+        one_line = isinstance(source, str) and len(source.splitlines()) == 1
+        expect(one_line, f"the source of a row is {source!r}", remedy)
+        listed = not classes or not label or label in classes
+        expect(listed, f"the label {label!r} is not in classes", "list every label there")
 
 
 def has_samples(subject: DatasetSubject) -> None:
@@ -113,9 +109,8 @@ def has_samples(subject: DatasetSubject) -> None:
             raise Fault(problem, "give a path, the bytes of a file, or a PIL image") from None
     for row in subject.rows:
         text = row.get("text", "text")
-        problem = f"the text of {row['source']} is {text!r}"
-        remedy = "give a str, and leave rows without one out"
-        expect(isinstance(text, str) and text.strip(), problem, remedy)
+        filled = isinstance(text, str) and text.strip()
+        expect(filled, f"the text of {row['source']} is {text!r}", "leave rows without one out")
 
 
 def repeats(subject: DatasetSubject) -> None:
@@ -177,7 +172,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(cast("bytes", value)).hexdigest()
 
 
-DATASET_CHECKS: tuple[Check[Any], ...] = (
+DATASET_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     Check("rows", has_rows, needs=("build",)),
     Check("samples", has_samples, needs=("rows",)),

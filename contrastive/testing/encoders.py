@@ -20,7 +20,7 @@ from contrastive.errors import BadSample
 from contrastive.heads import Linear
 from contrastive.spec import Tower
 from contrastive.testing.checks import Check, Fault, Skipped, expect, short_reason
-from contrastive.testing.modules import build_checked, difference
+from contrastive.testing.modules import build_checked, expect_same
 from contrastive.testing.processes import pickled
 from contrastive.testing.rows import RowsSubject, keeps_its_weights, row_checks
 from contrastive.testing.samples import ENOUGH, Examples, examples_of
@@ -112,12 +112,12 @@ def builds(subject: EncoderSubject) -> None:
     """Build returns an EncoderModule with all its attributes, and changes no setting of torch."""
     module = build_checked(lambda: subject.module, EncoderModule)
     for name, (fits, what) in ATTRIBUTES.items():
-        value = getattr(module, name, "not set")
-        remedy = f"set self.{name}, {what}, in __init__"
-        expect(fits(getattr(module, name, None)), f"the module's {name} is {value!r}", remedy)
-    problem = f"the module encodes {module.modality!r}, its config {subject.config.modality!r}"
-    remedy = "give both the same modality, the name of the tower"
-    expect(module.modality == subject.config.modality, problem, remedy)
+        value = getattr(module, name, None)
+        problem = f"the module's {name} is {value!r}"
+        expect(fits(value), problem, f"set self.{name}, {what}, in __init__")
+    found, right = module.modality, subject.config.modality
+    problem = f"the module encodes {found!r}, its config {right!r}"
+    expect(found == right, problem, "give both the same modality, the name of the tower")
 
 
 def prepares(subject: EncoderSubject) -> None:
@@ -125,17 +125,15 @@ def prepares(subject: EncoderSubject) -> None:
     typical = subject.examples.typical
     for samples in (typical, typical[:1]):
         inputs: Any = subject.encoder.preprocess(samples)
-        problem = f"preprocess gives a {type(inputs).__name__}"
-        expect(isinstance(inputs, dict), problem, "return a dict, the arguments of forward")
+        expect(isinstance(inputs, dict), f"preprocess gives a {type(inputs).__name__}, not a dict")
         for name, x in cast("dict[str, Any]", inputs).items():
             what = f"{x.device} tensor" if isinstance(x, torch.Tensor) else type(x).__name__
-            problem = f"preprocess gives a {what} as {name!r}"
-            expect(what == "cpu tensor", problem, "return tensors on the CPU, as workers must")
-            problem = f"{name!r} has the shape {tuple(x.shape)} for {len(samples)} samples"
-            fits = x.ndim and len(x) == len(samples)
-            expect(fits, problem, "give each sample one row of each input")
-    problem = f"preprocess takes {len(subject.samples)} of the samples by themselves"
-    expect(len(subject.samples) >= ENOUGH, problem, "take a sample alone as well as in a batch")
+            expect(what == "cpu tensor", f"preprocess gives a {what} as {name!r}")
+            shape = tuple(x.shape)
+            problem = f"{name!r} has the shape {shape} for {len(samples)} samples"
+            expect(shape[:1] == (len(samples),), problem)
+    taken = len(subject.samples)
+    expect(taken >= ENOUGH, f"preprocess takes {taken} of the samples by themselves")
 
 
 def refuses(subject: EncoderSubject) -> None:
@@ -162,9 +160,10 @@ def repeats(subject: EncoderSubject) -> None:
     """Preprocess gives the same every time, without random numbers."""
     preprocess, samples = subject.encoder.preprocess, subject.samples
     random_state = torch.get_rng_state()
-    same = not difference(preprocess(samples), preprocess(samples))
-    same = same and torch.equal(random_state, torch.get_rng_state())
-    expect(same, "preprocess is random", "leave randomness to augment, which training calls")
+    first, second, remedy = preprocess(samples), preprocess(samples), "leave that to augment"
+    expect_same(first, second, "differs between two calls: preprocess is random", remedy)
+    drew = not torch.equal(random_state, torch.get_rng_state())
+    expect(not drew, "preprocess draws random numbers", remedy)
 
 
 def reads_every_form(subject: EncoderSubject) -> None:
@@ -173,9 +172,9 @@ def reads_every_form(subject: EncoderSubject) -> None:
     if not forms:
         raise Skipped("samples of its modality have one form")
     for form in forms:
-        changed = difference(preprocess([form]), preprocess(forms[:1]))
-        problem = f"an image as {type(form).__name__} gives other inputs than as a PIL image"
-        expect(not changed, problem, "open all with contrastive.data.images.open_image")
+        problem = f"of an image as {type(form).__name__} is not the same as of a PIL image"
+        remedy = "open all with contrastive.data.images.open_image"
+        expect_same(preprocess([form]), preprocess(forms[:1]), problem, remedy)
 
 
 def works_in_workers(subject: EncoderSubject) -> None:
@@ -183,9 +182,9 @@ def works_in_workers(subject: EncoderSubject) -> None:
     preprocess, samples = subject.encoder.preprocess, subject.samples
     pickled(preprocess, "preprocess")
     found = subject.in_subprocess("a sample", preprocess, samples)
-    changed = difference(found, preprocess(samples))
-    problem = f"preprocess gives something else in a worker process: {changed}"
-    expect(not changed, problem, "let it depend on its fields alone: not on hash() or globals")
+    problem = "is something else if preprocess runs in a worker process"
+    remedy = "let it depend on its fields alone: not on hash() or globals"
+    expect_same(found, preprocess(samples), problem, remedy)
 
 
 def names_itself(subject: EncoderSubject) -> None:
@@ -210,30 +209,28 @@ def augments(subject: EncoderSubject) -> None:
     if augment is None:
         raise Skipped("it has no augment")
     pickled(augment, "augment")
-    results: list[dict[str, Tensor]] = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        results.append(augment(samples))
-    problem = "augment differs between two calls under one seed of torch"
-    remedy = "draw from torch's global generator, not from random or numpy"
-    expect(not difference(*results), problem, remedy)
+    torch.manual_seed(3)
+    first = augment(samples)
+    torch.manual_seed(3)
+    second = augment(samples)
+    problem = "differs between two calls under one seed: augment has its own random numbers"
+    expect_same(first, second, problem, "draw from torch's global generator")
     with torch.no_grad():
-        shape = tuple(subject.encoder(**results[0]).shape)
+        shape = tuple(subject.encoder(**first).shape)
     expected = len(samples), subject.width
-    problem = f"what augment gives has features of the shape {shape}, not {expected}"
-    expect(shape == expected, problem, "let augment return what preprocess returns")
+    expect(shape == expected, f"augment leads to features of the shape {shape}, not {expected}")
 
 
 def brings_weights_back(subject: EncoderSubject) -> None:
     """If it says that it is reproducible, its config alone brings its weights back."""
     if not subject.encoder.reproducible:
         raise Skipped("it does not say that it is reproducible")
-    changed = difference(subject.initial_state(1), subject.initial_state(2))
-    problem = f"reproducible is set, but {changed} differs between two builds"
-    expect(not changed, problem, "set reproducible only where all weights are read from files")
+    problem = "differs between two builds, though reproducible is set"
+    remedy = "set reproducible only where all weights are read from files"
+    expect_same(subject.initial_state(1), subject.initial_state(2), problem, remedy)
 
 
-ENCODER_CHECKS: tuple[Check[Any], ...] = (
+ENCODER_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     Check("preprocess", prepares, needs=("build",)),
     Check("bad samples", refuses, needs=("preprocess",)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from contrastive.encoders import CBOW
 from contrastive.errors import SpecError
 from contrastive.spec import Tower
 from contrastive.testing.checks import Check, Fault, expect
-from contrastive.testing.modules import WORDS, build_checked
+from contrastive.testing.modules import build_checked
 from contrastive.testing.rows import RowsSubject, keeps_its_weights, row_checks
 
 if TYPE_CHECKING:
@@ -70,11 +70,6 @@ class HeadSubject(RowsSubject):
         """D."""
         return self.widths[1]
 
-    @property
-    def raw_samples(self) -> Sequence[str]:
-        """Texts, as the tower's encoder is a bag of words."""
-        return WORDS
-
     def forward(self, module: nn.Module, samples: Sequence[Tensor]) -> Tensor:
         """Return embeddings."""
         return module(torch.stack([*samples]))
@@ -95,7 +90,7 @@ def builds(subject: HeadSubject) -> None:
             expect("\n" not in str(error), "its SpecError has several lines", "write it in one")
 
 
-HEAD_CHECKS: tuple[Check[Any], ...] = (
+HEAD_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     *row_checks("build"),
     Check("save and load", keeps_its_weights, needs=("eval mode", "round trip")),

@@ -21,18 +21,9 @@ from contrastive.errors import TrainingError
 from contrastive.heads import Linear
 from contrastive.losses.module import LossModule
 from contrastive.spec import Tower
+from contrastive.testing import modules
 from contrastive.testing.checks import Check, Fault, Skipped, expect
 from contrastive.testing.generic import Subject
-from contrastive.testing.modules import (
-    IN_STATE,
-    WORDS,
-    build_checked,
-    check_gradients,
-    difference,
-    model_spec,
-    saved_and_loaded,
-    state_of,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +98,7 @@ class LossSubject(Subject):
 
 def builds(subject: LossSubject) -> None:
     """Build returns a LossModule."""
-    build_checked(subject.make, LossModule)
+    modules.build_checked(subject.make, LossModule)
     subject.pairs()  # of a width that it takes
 
 
@@ -130,15 +121,14 @@ def gives_a_number(subject: LossSubject) -> None:
     result: Any = subject.call(subject.make(), a.requires_grad_(), b)
     pair = cast("tuple[Any, ...]", result) if isinstance(result, tuple) else ()
     is_pair = len(pair) == 2 and isinstance(pair[1], dict)
-    expect(is_pair, "forward gives no pair", "return the loss and a dict of metrics")
+    expect(is_pair, "forward gives no pair of a loss and a dict")
     loss, metrics = cast("tuple[Tensor, dict[str, Any]]", pair)
-    problem = f"the loss is {loss.dtype} of the shape {tuple(loss.shape)}"
     is_scalar = loss.shape == () and loss.is_floating_point()
-    expect(is_scalar, problem, "reduce it to one number, the mean over rows")
+    expect(is_scalar, f"the loss is {loss.dtype} of the shape {tuple(loss.shape)}")
     expect(loss.isfinite(), f"the loss is {loss.tolist()}", IN_LOGARITHMS)
     for name, x in metrics.items():
         scalar = isinstance(x, torch.Tensor) and x.numel() == 1 and not x.requires_grad
-        expect(scalar, f"metric {name!r} is no detached scalar tensor", "return x.detach()")
+        expect(scalar, f"metric {name!r} is no detached scalar tensor")
 
 
 def has_gradients(subject: LossSubject) -> None:
@@ -147,7 +137,7 @@ def has_gradients(subject: LossSubject) -> None:
     a, b = (x.requires_grad_() for x in subject.pairs())
     loss, _ = subject.call(module, a, b)
     learned = {name: x for name, x in module.named_parameters() if x.requires_grad}
-    check_gradients(loss, {"a": a, "b": b, **learned}, IN_LOGARITHMS)
+    modules.check_gradients(loss, {"a": a, "b": b, **learned}, IN_LOGARITHMS)
 
 
 def leaves_inputs(subject: LossSubject) -> None:
@@ -156,8 +146,7 @@ def leaves_inputs(subject: LossSubject) -> None:
     kept = [x.clone() for x in given]
     subject.call(subject.make(), *given)
     for name, x, before in zip(("a", "b", "a_ids"), given, kept, strict=True):
-        same = torch.equal(x, before)
-        expect(same, f"a call changes {name} in place", f"work on a copy of {name}")
+        expect(torch.equal(x, before), f"a call changes {name} in place")
 
 
 def knows_pairs(subject: LossSubject) -> None:
@@ -206,7 +195,7 @@ def ignores_order(subject: LossSubject) -> None:
     order = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
     found = subject.value(a[order], b[order], ids[order])
     problem = f"the loss is {found:.6g} for pairs that gave {expected:.6g} in another order"
-    expect(close(found, expected), problem, "use no pair's position, nor that of its id")
+    expect(close(found, expected), problem)
 
 
 def honours_ids(subject: LossSubject) -> None:
@@ -216,7 +205,7 @@ def honours_ids(subject: LossSubject) -> None:
     for what, ids in {"small": torch.arange(8), "large": 2**40 + 3 * torch.arange(8)}.items():
         found = subject.value(a, b, ids)
         problem = f"with distinct {what} ids it is {found:.6g}, without ids {plain:.6g}"
-        expect(close(found, plain), problem, "only compare ids with each other")
+        expect(close(found, plain), problem)
     if subject.ignores_ids:
         raise Skipped("its fields, or ids='unused', say that it ignores ids")
     found = subject.value(a, b, torch.arange(8) // 2)
@@ -247,14 +236,13 @@ def says_how(subject: LossSubject) -> None:
     module = subject.make()
     a, b = subject.pairs()
     shape = tuple(module.logits(a, b[:5]).shape)
-    is_matrix = shape == (8, 5)
-    expect(is_matrix, f"logits of 8 and 5 rows have the shape {shape}", "return [N, M] logits")
+    expect(shape == (8, 5), f"logits of 8 and 5 rows have the shape {shape}, not [N, M]")
     how: Any = module.describe(8, 8, a.shape[1], a.dtype, a.device)
     expect(isinstance(how, str), f"describe() gives {how!r}", "return a word such as eager")
     group: Any = module.batch_group()
     problem = f"batch_group() gives a {type(group).__name__}"
-    known = isinstance(group, BatchGroup | None)
-    expect(known, problem, "return None, or BatchGroup.current() if the loss gathers batches")
+    remedy = "return None, or BatchGroup.current() if the loss gathers the batches"
+    expect(isinstance(group, BatchGroup | None), problem, remedy)
 
 
 def keeps_its_state(subject: LossSubject) -> None:
@@ -262,16 +250,17 @@ def keeps_its_state(subject: LossSubject) -> None:
     a, b = subject.pairs()
     subject.call(subject.make(), a, b)  # skips a loss that needs more than a batch
     tower = Tower(encoder=CBOW(width=8, buckets=64), head=Linear())
-    model, loaded = saved_and_loaded(model_spec(tower, subject.width, subject.config), WORDS)
-    changed = difference(state_of(model), state_of(loaded))
-    problem = f"{changed} is another once saved and loaded"
-    expect(not changed, problem, "let load_state_dict restore it unchanged")
+    model, loaded = modules.saved_and_loaded(
+        modules.model_spec(tower, subject.width, subject.config), modules.WORDS
+    )
+    problem, remedy = "changes once saved and loaded", "let load_state_dict restore it unchanged"
+    modules.expect_same(modules.state_of(model), modules.state_of(loaded), problem, remedy)
     expected, found = (subject.call(each.loss, a, b)[0].item() for each in (model, loaded))
     problem = f"saved and loaded, it gives {found:.6g} for a batch that gave {expected:.6g}"
-    expect(close(found, expected), problem, IN_STATE)
+    expect(close(found, expected), problem, modules.IN_STATE)
 
 
-LOSS_CHECKS: tuple[Check[Any], ...] = (
+LOSS_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     Check("log_scale", owns_its_scale, needs=("build",)),
     Check("output", gives_a_number, needs=("log_scale",)),

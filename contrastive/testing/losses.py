@@ -33,20 +33,12 @@ if TYPE_CHECKING:
 Kind = Literal["infonce", "sigmoid"]
 Size = tuple[int, int, int]
 
-SIZES: tuple[Size, ...] = (
-    (1, 1, 24),
-    (1, 6, 33),
-    (7, 5, 33),
-    (40, 40, 24),
-    (97, 130, 24),
-    (130, 97, 33),
-)
+SIZES = (1, 1, 24), (1, 6, 33), (7, 5, 33), (40, 40, 24), (97, 130, 24), (130, 97, 33)
 """N, M and D of the default cases: nothing is a multiple of a tile."""
 BIAS = -10.0  # where SigLIP starts
 NOTHING = 2**20 * torch.finfo(torch.float32).tiny  # a million exps that underflow
 SHOWN = 5  # failed cases that an error lists
 
-_AXES = "regimes", "sizes", "ids", "positives", "directions", "label_smoothing", "variants"
 _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
     "infonce": (functional.infonce, functional.infonce_from_logits),
     "sigmoid": (functional.sigmoid, functional.sigmoid_from_logits),
@@ -81,9 +73,7 @@ class LossCase:
     def check(self, loss: Loss) -> None:
         """Compare a loss with the reference.
 
-        Args:
-            loss: called as ``functional.infonce`` or ``functional.sigmoid``; ``direction`` and
-                ``label_smoothing`` are passed only where they are not the default.
+        ``loss`` is called as by ``check_loss``.
 
         Raises:
             AssertionError: one line with the case, what deviates, by how much, and the bar.
@@ -92,7 +82,8 @@ class LossCase:
             problems = [str(x) for x in self.deviations(loss) if not x.error <= x.bar]
         except AssertionError as error:
             problems = [str(error)]
-        assert not problems, f"{self}: {'; '.join(problems)}"
+        if problems:
+            raise AssertionError(f"{self}: {'; '.join(problems)}")
 
     def deviations(self, loss: Loss) -> list[Deviation]:
         """Return all deviations, small or large.
@@ -226,18 +217,22 @@ def loss_cases(
         directions, label_smoothing = ("both",), (0.0,)
     if not rectangular:
         sizes = tuple(dict.fromkeys((n, n, d) for n, _, d in sizes))
-    axes = (regimes, sizes, ids, positives, directions, label_smoothing, variants)
-    known = {"regimes": REGIMES, "ids": IDS, "variants": CALL_VARIANTS}
-    for argument, values in zip(_AXES, axes, strict=True):
+    settings = {
+        "positives": positives,
+        "directions": directions,
+        "label_smoothing": label_smoothing,
+    }
+    axes = {"regimes": regimes, "sizes": sizes, "ids": ids, **settings, "variants": variants}
+    known = {"regimes": {*REGIMES}, "ids": {*IDS}, "variants": {*CALL_VARIANTS}}
+    for argument, values in axes.items():
         if not values:
             raise ValueError(f"{argument} is empty, and a suite without cases passes anything")
-        for name in values if argument in known else ():
-            if name not in known[argument]:
-                raise ValueError(f"{argument}: {name!r} is none of {', '.join(known[argument])}")
+        for name in set(values) - known.get(argument, {*values}):
+            raise ValueError(f"{argument}: {name!r} is none of {', '.join(known[argument])}")
     tolerance = Tolerance.of(dtype) if tolerance is None else tolerance
     return [
         LossCase(kind, *row, device=device, dtype=dtype, tolerance=tolerance, seed=seed)
-        for row in covering_array(axes, strength)
+        for row in covering_array([*axes.values()], strength)
     ]
 
 
@@ -264,8 +259,9 @@ def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
         except Exception as error:
             error.add_note(f"in the case {case}")
             raise
-    shown = "\n".join(failed[:SHOWN])
-    assert not failed, f"{len(failed)} of {len(cases)} cases failed, the first of them:\n{shown}"
+    if failed:
+        lines = f"{len(failed)} of {len(cases)} cases failed, the first of them:", *failed[:SHOWN]
+        raise AssertionError("\n".join(lines))
 
 
 def _name_the_mistake(value: float, call: Call, judge: Loss, judge_of_logits: Loss) -> str:

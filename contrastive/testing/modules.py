@@ -77,17 +77,15 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in state.items()}
 
 
-def difference(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
-    """Return the name of the first tensor that two states do not share, or an empty string."""
+def expect_same(
+    before: dict[str, Tensor], after: dict[str, Tensor], problem: str, remedy: str
+) -> None:
+    """Raise a Fault, which names a tensor that differs, unless two states are equal to the bit."""
     for name in sorted(before.keys() | after.keys()):
-        if name not in before or name not in after or not _equal(before[name], after[name]):
-            return name
-    return ""
-
-
-def _equal(x: Tensor, y: Tensor) -> bool:
-    alike = x.shape == y.shape and x.dtype == y.dtype
-    return alike and bool(((x == y) | x.isnan() & y.isnan()).all())
+        x, y = before.get(name), after.get(name)
+        if x is None or y is None or (x.shape, x.dtype) != (y.shape, y.dtype):
+            raise Fault(f"{name} {problem}", remedy)
+        expect(((x == y) | x.isnan() & y.isnan()).all(), f"{name} {problem}", remedy)
 
 
 def gap(found: Tensor, expected: Tensor) -> float:

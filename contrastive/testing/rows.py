@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 
 from contrastive.nn.modes import eval_mode
+from contrastive.testing import modules
 from contrastive.testing.checks import Check, Fault, Skipped, expect
 from contrastive.testing.generic import Subject
-from contrastive.testing.modules import (
-    IN_STATE,
-    check_gradients,
-    difference,
-    gap,
-    model_spec,
-    saved_and_loaded,
-    state_of,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,9 +38,9 @@ class RowsSubject(Subject):
         """B samples for ``forward``."""
 
     @property
-    @abstractmethod
     def raw_samples(self) -> Sequence[Any]:
         """Raw samples for the tower."""
+        return modules.WORDS
 
     @property
     @abstractmethod
@@ -76,7 +68,7 @@ class RowsSubject(Subject):
     def initial_state(self, seed: int) -> dict[str, Tensor]:
         """Return the initial weights under a seed of torch."""
         torch.manual_seed(seed)
-        return state_of(self.make())
+        return modules.state_of(self.make())
 
     def mixing(self, sample: object) -> tuple[str, str]:
         """Return when others change the row of a sample, and the remedy."""
@@ -96,37 +88,31 @@ class RowsSubject(Subject):
 
 
 def gives_rows(subject: RowsSubject) -> None:
-    """Forward gives one row for each sample, out_dim wide, float32, and for a lone sample too."""
-    name, width, lone = subject.noun, subject.width, subject.samples[:1]
-    results: dict[int, Any] = {len(subject.samples): subject.known, 1: subject.rows(lone)}
-    for b, rows in results.items():
-        problem = f"forward gives a {type(rows).__name__}, not a tensor"
-        expect(isinstance(rows, torch.Tensor), problem, f"return {name} as a tensor [B, {width}]")
+    """Forward gives a float32 tensor of one row a sample, of the width it says; for B = 1 too."""
+    name, width = subject.noun, subject.width
+    for b in (len(subject.samples), 1):
+        rows: Any = subject.known if b > 1 else subject.rows(subject.samples[:1])
+        expect(isinstance(rows, torch.Tensor), f"forward gives a {type(rows).__name__}")
         shape = tuple(rows.shape)
-        remedy = "pool tokens or patches, so that each sample has one vector"
-        if rows.ndim < 2:
-            remedy = "keep the dimension of samples: squeeze() also drops a batch of one"
+        remedy = "pool tokens" if rows.ndim > 2 else "keep B = 1, which squeeze() also drops"
         problem = f"{name} of a batch of {b} have the shape {shape}, not ({b}, {width})"
         expect(rows.ndim == 2, problem, remedy)
         problem = f"{name} are {shape[1]} wide, but the module says {width}"
         expect(shape[1] == width, problem, f"let the module give, and say, one width: {shape[1]}?")
-        expect(shape[0] == b, f"{b} samples get {shape[0]} rows", "return one row for each sample")
-        is_fp32 = rows.dtype == torch.float32
-        expect(is_fp32, f"{name} are {rows.dtype}", "return float32, which the losses compute in")
+        expect(shape[0] == b, f"{b} samples get {shape[0]} rows")
+        expect(rows.dtype == torch.float32, f"{name} are {rows.dtype}")
 
 
 def is_finite(subject: RowsSubject) -> None:
-    """No row has a NaN or an infinity."""
+    """No row has a NaN or an infinity, such as from a division by a length of zero."""
     for i, row in enumerate(subject.known):
-        problem = f"the {subject.noun} of sample {i} are not finite"
-        expect(row.isfinite().all(), problem, "look for a division by zero, as of a length")
+        expect(row.isfinite().all(), f"the {subject.noun} of sample {i} are not finite")
 
 
 def tells_apart(subject: RowsSubject) -> None:
-    """Different samples have different rows."""
+    """Different samples have different rows: forward uses its inputs."""
     differ = (subject.known != subject.known[0]).any()
-    problem = f"all samples have the same {subject.noun}"
-    expect(differ, problem, "let forward use all its inputs")
+    expect(differ, f"all samples have the same {subject.noun}")
 
 
 def obeys_modes(subject: RowsSubject) -> None:
@@ -138,8 +124,7 @@ def obeys_modes(subject: RowsSubject) -> None:
     module.eval()
     for x, trains in zip(module.parameters(), asked, strict=True):
         x.requires_grad_(trains)
-    problem = f"once frozen, train() makes {', '.join(thawed)} take gradients again"
-    expect(not thawed, problem, "leave requires_grad unchanged in train()")
+    expect(not thawed, f"once frozen, train() makes {', '.join(thawed)} take gradients again")
     for name, part in cast("Iterator[tuple[str, nn.Module]]", module.named_modules()):
         what = f"{name or 'the module'} ({type(part).__name__})"
         problem = f"{what} is in training mode after eval()"
@@ -154,33 +139,33 @@ def stays_frozen(subject: RowsSubject) -> None:
     torch.manual_seed(0)
     tower = TowerModule(spec, subject.width)
     part = tower.encoder if spec.frozen == "encoder" else tower.head
-    before = state_of(part)
+    before = modules.state_of(part)
     tower.train()
     for _ in range(2):
         rows = subject.forward(part, subject.samples[:FEW])
         if rows.requires_grad:
             rows.sum().backward()
-    changed = difference(before, state_of(part))
-    problem = f"{changed} changes while the tower is frozen"
-    expect(not changed, problem, "change buffers only if self.training")
+    problem = "changes while the tower is frozen"
+    modules.expect_same(
+        before, modules.state_of(part), problem, "change buffers only if self.training"
+    )
 
 
 def evaluates(subject: RowsSubject) -> None:
     """In eval mode two calls agree to the last bit, and leave weights and random states alone."""
-    random_state, before = torch.get_rng_state(), state_of(subject.module)
+    random_state, before = torch.get_rng_state(), modules.state_of(subject.module)
     second = subject.rows(subject.samples)
     drew = not torch.equal(random_state, torch.get_rng_state())
     expect(not drew, "in eval mode it draws random numbers", "draw only if self.training")
-    changed = difference(before, state_of(subject.module))
-    problem = f"in eval mode a call changes {changed}"
-    expect(not changed, problem, "change buffers only if self.training")
-    problem = f"in eval mode two calls differ by {gap(second, subject.known):.2g} of the largest"
-    expect(torch.equal(second, subject.known), problem, "compute from samples and weights alone")
+    problem, remedy = "changes in a call in eval mode", "change buffers only if self.training"
+    modules.expect_same(before, modules.state_of(subject.module), problem, remedy)
+    same = torch.equal(second, subject.known)
+    expect(same, f"two calls differ by {modules.gap(second, subject.known):.2g} of the largest")
 
 
 def keeps_order(subject: RowsSubject) -> None:
     """Row i belongs to sample i, in whatever order the samples come."""
-    share = gap(subject.rows(subject.samples[::-1]).flip(0), subject.known)
+    share = modules.gap(subject.rows(subject.samples[::-1]).flip(0), subject.known)
     problem = f"{subject.noun} differ by {share:.2g} of the largest when the batch is reversed"
     expect(not share, problem, "return row i for sample i: undo any sorting")
 
@@ -188,7 +173,7 @@ def keeps_order(subject: RowsSubject) -> None:
 def ignores_the_others(subject: RowsSubject) -> None:
     """No sample's row depends on the others of its batch, nor on how far it is padded."""
     for i, sample in enumerate(subject.samples):
-        if share := gap(subject.rows([sample])[0], subject.known[i]):
+        if share := modules.gap(subject.rows([sample])[0], subject.known[i]):
             when, remedy = subject.mixing(sample)
             problem = f"{subject.noun} of sample {i} change by {share:.2g} of the largest {when}"
             raise Fault(problem, remedy)
@@ -204,14 +189,18 @@ def learns(subject: RowsSubject) -> None:
     problem = f"{subject.noun} have no gradient, so it cannot be trained"
     expect(rows.requires_grad, problem, "leave no_grad and detach to the tower, which freezes")
     weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
-    check_gradients((rows * weights).sum(), parameters, "look for roots and divisions at zero")
+    modules.check_gradients(
+        (rows * weights).sum(), parameters, "look for roots and divisions at zero"
+    )
 
 
 def follows_the_seed(subject: RowsSubject) -> None:
     """Under one seed of torch, two builds have the same weights."""
-    changed = difference(subject.initial_state(1), subject.initial_state(1))
-    problem = f"{changed} differs between two builds under one seed"
-    expect(not changed, problem, "draw initial weights from torch's global generator")
+    first, second = subject.initial_state(1), subject.initial_state(1)
+    problem = "differs between two builds under one seed"
+    modules.expect_same(
+        first, second, problem, "draw initial weights from torch's global generator"
+    )
 
 
 def keeps_its_weights(subject: RowsSubject) -> None:
@@ -219,14 +208,14 @@ def keeps_its_weights(subject: RowsSubject) -> None:
     samples, tower = subject.raw_samples, subject.tower()
     modality = tower.encoder.modality
     for how, frozen in {"trained": "none", "frozen": tower.frozen}.items():
-        spec = model_spec(tower.model_copy(update={"frozen": frozen}), subject.width)
-        model, loaded = saved_and_loaded(spec, samples)
-        share = gap(loaded.embed(modality, samples), model.embed(modality, samples))
+        spec = modules.model_spec(tower.model_copy(update={"frozen": frozen}), subject.width)
+        model, loaded = modules.saved_and_loaded(spec, samples)
+        share = modules.gap(loaded.embed(modality, samples), model.embed(modality, samples))
         problem = f"a {how} model that is saved and loaded embeds otherwise, by {share:.2g}"
-        expect(not share, problem, IN_STATE)
+        expect(not share, problem, modules.IN_STATE)
 
 
-def row_checks(*needs: str) -> tuple[Check[Any], ...]:
+def row_checks(*needs: str) -> tuple[Check, ...]:
     """Return the checks of rows, which need others to pass first."""
     return (
         Check("modes", obeys_modes, ("build",)),

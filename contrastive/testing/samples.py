@@ -1,4 +1,4 @@
-"""Raw samples that encoders meet: ordinary ones, odd ones, and what is no sample at all."""
+"""Raw samples for encoders: ordinary, odd and invalid ones."""
 
 from __future__ import annotations
 
@@ -35,24 +35,19 @@ class Examples:
     edge: Sequence[Any] = ()
     """An encoder takes them, or raises ``BadSample``."""
     invalid: dict[str, Any] = field(default_factory=dict[str, Any])
-    """No samples, by what they are: ``BadSample``."""
+    """By what they are: an encoder raises ``BadSample``."""
     equivalent: Sequence[Any] = ()
-    """Forms of one sample, which have to give the same."""
+    """Forms of one sample, which have to give the same inputs."""
 
 
 def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Examples:
-    """Return samples of a modality.
-
-    Args:
-        modality: of the encoder.
-        given: ordinary samples; our own if None.
-        folder: where images may be written.
+    """Return samples of a modality, the given ones or our own; images are written to a folder.
 
     Raises:
         Fault: we have no samples of that modality, or too few are given.
     """
     if given is not None and len(given) < ENOUGH:
-        raise Fault(f"samples has {len(given)}", f"give {ENOUGH} or more, none equal to another")
+        raise Fault(f"samples has {len(given)}", f"give {ENOUGH} or more, all different")
     match modality:
         case "text":
             invalid = {"None": None, "a number": 7, "bytes": b"a dog"}
