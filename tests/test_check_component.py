@@ -61,7 +61,7 @@ DEFECTS = {  # package: the check that fails, what it says is wrong, and what to
     "address": ("repr", "has a memory address", "a frozen dataclass"),
     "awake": ("modes", "norm (BatchNorm1d) is in training mode after eval()", "pass its mode on"),
     "claims": ("reproducible", "table.weight differs between two builds", "weights are read"),
-    "crashes": ("bad samples", "None makes preprocess raise AttributeError", "as_text does"),
+    "crashes": ("bad samples", "None makes preprocess raise AttributeError", "as as_text"),
     "default_dtype": ("build", "changes torch's default dtype", "leave what others share"),
     "detached": ("gradients", "no gradient reaches table.weight", "without detach"),
     "doubles": ("round trip", "width is 8 and becomes 16 once dumped", "idempotent"),

@@ -23,7 +23,7 @@ from contrastive.losses.backends import chunked
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, nan_filled_memory
-from contrastive.testing.covering_array import covering_array
+from contrastive.testing.losses import covering_array
 
 torch.set_num_threads(1)
 

@@ -39,14 +39,12 @@ def check_component(
     """Put a component through every check of its kind.
 
     Args:
-        config: an encoder, head, loss, dataset, or a component of another kind, whose config alone
-            is checked.
-        samples: three or more raw samples for an encoder; needed for modalities other than image
-            and text.
+        config: a component; of kinds other than encoder, head, loss, dataset, only its config.
+        samples: three or more raw samples for an encoder, if not images or texts.
         split: which one of a dataset to read.
         in_dim: width of the features for a head; by default one that it takes.
         embed_dim: width of the embeddings for a head or a loss; by default one that it takes.
-        ids: ``unused`` says that a loss has no negatives, so that it need not look at group ids.
+        ids: ``unused`` for a loss without negatives, which may ignore group ids.
 
     Raises:
         TypeError: ``config`` is not an instance of a config class.
@@ -68,17 +66,14 @@ def examine_component(
     embed_dim: int | None = None,
     ids: Ids = "honoured",
 ) -> list[Verdict]:
-    """Return what each check found; it raises nothing, whatever the component does.
-
-    The arguments are those of ``check_component``. Random states are as they were afterwards.
+    """Return what each check found, and restore random states; arguments as ``check_component``.
 
     Raises:
         TypeError: ``config`` is not an instance of a config class.
     """
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
         example = f"{getattr(config, '__name__', 'Component')}()"
-        msg = f"a component is checked as an instance of its config, such as {example}"
-        raise TypeError(msg)
+        raise TypeError(f"a component is checked as an instance of its config, such as {example}")
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         subject, checks = generic.Subject(config), cast("tuple[Check, ...]", ())
         match config:

@@ -8,6 +8,7 @@ Shapes: B samples, F features.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from contrastive.testing.rows import RowsSubject, keeps_its_weights, row_checks
 from contrastive.testing.samples import ENOUGH, Examples, examples_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -34,15 +35,7 @@ if TYPE_CHECKING:
     from contrastive.encoders import Encoder
 
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
-HELPERS = {
-    "image": ", as contrastive.data.images.open_image does",
-    "text": ", as contrastive.encoders.text.as_text does",
-}
-ATTRIBUTES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "modality": (lambda x: isinstance(x, str), "the name of its tower"),
-    "out_dim": (lambda x: isinstance(x, int), "the width of features"),
-    "preprocess": (callable, "a callable of raw samples"),
-}
+ATTRIBUTES: dict[str, Any] = {"modality": str, "out_dim": int, "preprocess": Callable}
 
 
 @dataclass(frozen=True)
@@ -111,10 +104,9 @@ class EncoderSubject(RowsSubject):
 def builds(subject: EncoderSubject) -> None:
     """Build returns an EncoderModule with all its attributes, and changes no setting of torch."""
     module = build_checked(lambda: subject.module, EncoderModule)
-    for name, (fits, what) in ATTRIBUTES.items():
-        value = getattr(module, name, None)
-        problem = f"the module's {name} is {value!r}"
-        expect(fits(value), problem, f"set self.{name}, {what}, in __init__")
+    for name, kind in ATTRIBUTES.items():
+        fits = isinstance(value := getattr(module, name, None), kind)
+        expect(fits, f"the module's {name} is {value!r}", f"set it, a {kind.__name__}, in __init__")
     found, right = module.modality, subject.config.modality
     problem = f"the module encodes {found!r}, its config {right!r}"
     expect(found == right, problem, "give both the same modality, the name of the tower")
@@ -139,8 +131,7 @@ def prepares(subject: EncoderSubject) -> None:
 def refuses(subject: EncoderSubject) -> None:
     """Invalid samples raise BadSample, with a message of one line; odd ones may."""
     good, preprocess = subject.examples.typical[0], subject.encoder.preprocess
-    remedy = "raise contrastive.errors.BadSample, in one line, for what cannot be used"
-    remedy += HELPERS.get(subject.config.modality, "")
+    remedy = "raise contrastive.errors.BadSample, in one line, as as_text and open_image do"
     batches = [(f"{sample!r:.60}", [sample], True) for sample in subject.examples.edge]
     batches += [(what, [good, x], False) for what, x in subject.examples.invalid.items()]
     for what, samples, may_pass in batches:
@@ -150,8 +141,8 @@ def refuses(subject: EncoderSubject) -> None:
             one_line = may_pass or "\n" not in str(error)
             expect(one_line, f"the BadSample of {what} has several lines", remedy)
         except Exception as error:
-            raised = short_reason(error)
-            raise Fault(f"{what} makes preprocess raise {raised}", remedy) from None
+            problem = f"{what} makes preprocess raise {short_reason(error)}"
+            raise Fault(problem, remedy) from None
         else:
             expect(may_pass, f"preprocess takes {what} for a sample", remedy)
 

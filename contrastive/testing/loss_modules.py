@@ -250,9 +250,8 @@ def keeps_its_state(subject: LossSubject) -> None:
     a, b = subject.pairs()
     subject.call(subject.make(), a, b)  # skips a loss that needs more than a batch
     tower = Tower(encoder=CBOW(width=8, buckets=64), head=Linear())
-    model, loaded = modules.saved_and_loaded(
-        modules.model_spec(tower, subject.width, subject.config), modules.WORDS
-    )
+    spec = modules.model_spec(tower, subject.width, subject.config)
+    model, loaded = modules.saved_and_loaded(spec, modules.WORDS)
     problem, remedy = "changes once saved and loaded", "let load_state_dict restore it unchanged"
     modules.expect_same(modules.state_of(model), modules.state_of(loaded), problem, remedy)
     expected, found = (subject.call(each.loss, a, b)[0].item() for each in (model, loaded))

@@ -10,9 +10,11 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import math
+import random
 import zlib
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -20,7 +22,6 @@ import torch
 from contrastive.losses import Direction, Positives, functional
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, Call, nan_filled_memory
-from contrastive.testing.covering_array import covering_array
 from contrastive.testing.measure import Deviation, Outcome, Reference, Tolerance, deviations
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ SIZES = (1, 1, 24), (1, 6, 33), (7, 5, 33), (40, 40, 24), (97, 130, 24), (130, 9
 BIAS = -10.0  # where SigLIP starts
 NOTHING = 2**20 * torch.finfo(torch.float32).tiny  # a million exps that underflow
 SHOWN = 5  # failed cases that an error lists
+TRIES = 20  # candidates for each row of the covering array; more hardly shorten it
 
 _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
     "infonce": (functional.infonce, functional.infonce_from_logits),
@@ -234,6 +236,28 @@ def loss_cases(
         LossCase(kind, *row, device=device, dtype=dtype, tolerance=tolerance, seed=seed)
         for row in covering_array([*axes.values()], strength)
     ]
+
+
+def covering_array(axes: Sequence[Sequence[Any]], strength: int) -> list[tuple[Any, ...]]:
+    """Return rows, one value of each axis in each, with all combinations of ``strength`` axes."""
+    dice = random.Random(0)  # noqa: S311 - it chooses cases, not secrets
+    subsets = list(combinations(range(len(axes)), min(strength, len(axes))))
+    everything = [(p, x) for p in subsets for x in product(*(axes[i] for i in p))]
+    missing, rows = set(everything), list[tuple[Any, ...]]()
+
+    def parts(row: tuple[Any, ...]) -> set[Any]:
+        return {(p, tuple(row[i] for i in p)) for p in subsets} & missing
+
+    def complete(p: tuple[int, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = dict(zip(p, values, strict=True))
+        return tuple(given.get(i) if i in given else dice.choice(x) for i, x in enumerate(axes))
+
+    for combination in dice.sample(everything, len(everything)):
+        if combination in missing:
+            row = max((complete(*combination) for _ in range(TRIES)), key=lambda x: len(parts(x)))
+            missing -= parts(row)
+            rows.append(row)
+    return rows
 
 
 def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:

@@ -29,20 +29,14 @@ OTHER_HASH = "20210226"  # a seed that nobody else is likely to have set
 class SubprocessError(Fault):
     """Another process cannot do the same."""
 
-    def __init__(self, why: str) -> None:
-        """Say what went wrong there."""
-        remedy = "let it hold all that it needs, and define it in a module"
-        super().__init__(f"it fails in another process: {why}", remedy)
-
 
 def pickled(thing: object, what: str) -> bytes:
     """Pickle an object, or raise a Fault that calls it ``what``."""
     try:
         return pickle.dumps(thing)
     except Exception as error:  # whatever a class raises
-        problem = f"{what} cannot be pickled ({reason(error)}), as workers need"
         remedy = "make it of functions and classes at the top of a module, without lambdas"
-        raise Fault(problem, remedy) from None
+        raise Fault(f"{what} cannot be pickled ({reason(error)})", remedy) from None
 
 
 def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
@@ -61,9 +55,10 @@ def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
     except (OSError, EOFError):
         _process.cache_clear()
         _end(process)
-        raise SubprocessError(f"the process ended with code {process.returncode}") from None
+        ok, result = False, f"the process ended with code {process.returncode}"
     if not ok:
-        raise SubprocessError(result)
+        remedy = "let it hold all that it needs, and define it in a module"
+        raise SubprocessError(f"it fails in another process: {result}", remedy)
     return result
 
 
@@ -87,11 +82,8 @@ def environment() -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            with suppress(OSError):  # what a process that died has not read
-                pipe.close()
-    process.wait()
+    with suppress(OSError), process:  # closes the pipes and waits; one that died has not read all
+        pass
 
 
 def _serve() -> None:

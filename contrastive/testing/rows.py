@@ -145,10 +145,8 @@ def stays_frozen(subject: RowsSubject) -> None:
         rows = subject.forward(part, subject.samples[:FEW])
         if rows.requires_grad:
             rows.sum().backward()
-    problem = "changes while the tower is frozen"
-    modules.expect_same(
-        before, modules.state_of(part), problem, "change buffers only if self.training"
-    )
+    problem, remedy = "changes while the tower is frozen", "change buffers only if self.training"
+    modules.expect_same(before, modules.state_of(part), problem, remedy)
 
 
 def evaluates(subject: RowsSubject) -> None:
@@ -189,18 +187,14 @@ def learns(subject: RowsSubject) -> None:
     problem = f"{subject.noun} have no gradient, so it cannot be trained"
     expect(rows.requires_grad, problem, "leave no_grad and detach to the tower, which freezes")
     weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
-    modules.check_gradients(
-        (rows * weights).sum(), parameters, "look for roots and divisions at zero"
-    )
+    modules.check_gradients((rows * weights).sum(), parameters, "look for roots of zero")
 
 
 def follows_the_seed(subject: RowsSubject) -> None:
     """Under one seed of torch, two builds have the same weights."""
-    first, second = subject.initial_state(1), subject.initial_state(1)
     problem = "differs between two builds under one seed"
-    modules.expect_same(
-        first, second, problem, "draw initial weights from torch's global generator"
-    )
+    remedy = "draw initial weights from torch's global generator"
+    modules.expect_same(subject.initial_state(1), subject.initial_state(1), problem, remedy)
 
 
 def keeps_its_weights(subject: RowsSubject) -> None:
