@@ -51,7 +51,8 @@ from contrastive.testing import check_component, examine_component, generic, los
 from contrastive.testing import datasets as testing_datasets
 from contrastive.testing import encoders as testing_encoders
 from contrastive.testing import heads as testing_heads
-from contrastive.testing.processes import SubprocessError, in_subprocess
+from contrastive.testing.checks import Fault
+from contrastive.testing.processes import in_subprocess
 from tests import duals
 from tests.miniature import write_flickr30k
 from tests.toys import network
@@ -347,6 +348,6 @@ def test_the_documentation_names_every_check():
 
 @pytest.mark.slow
 def test_a_worker_process_that_dies_is_told_and_replaced():
-    with pytest.raises(SubprocessError, match="ended with code 3"):
+    with pytest.raises(Fault, match="ended with code 3"):
         in_subprocess(os._exit, 3)
     assert in_subprocess(os.getpid) != os.getpid()

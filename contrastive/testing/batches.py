@@ -89,11 +89,6 @@ def _each(of: Callable[[Tensor], Tensor]) -> Ids:
     return lambda n, m, _: (of(torch.arange(n)), of(torch.arange(m)))
 
 
-def _alone(n: int, m: int, _: Generator) -> tuple[Tensor, Tensor | None]:
-    """Leave out the ids of b where they are those of a."""
-    return torch.arange(n) // 2, None if n == m else torch.arange(m) // 2
-
-
 def _some_without(n: int, m: int, _: Generator) -> tuple[Tensor, Tensor]:
     a_ids, b_ids = torch.arange(n) // 2, torch.arange(m) // 2
     a_ids[::3] += 10_000
@@ -110,7 +105,8 @@ IDS: dict[str, Ids] = {
     "no_ids": lambda _n, _m, _: (None, None),
     "distinct_ids": _each(lambda i: 3 * i - 5),
     "captions": _each(lambda i: i // 5),
-    "a_ids_alone": _alone,
+    # the ids of b may be left out where they are those of a
+    "a_ids_alone": lambda n, m, _: (torch.arange(n) // 2, torch.arange(m) // 2 if m != n else None),
     "one_group": _each(lambda i: torch.full_like(i, 7)),
     "some_without_positive": _some_without,
     "no_positives": lambda n, m, _: (torch.arange(n), torch.arange(m) + n),

@@ -1,7 +1,4 @@
-"""The ways to call a loss, none of which may change its value or gradients.
-
-Shapes: N rows of a, M rows of b, D wide.
-"""
+"""The ways to call a loss, none of which may change its value or gradients."""
 
 from __future__ import annotations
 
@@ -42,11 +39,7 @@ class Call:
         return loss(tensors["a"], tensors["b"], self.a_ids, self.b_ids, **(keywords | changes))
 
     def run(self, loss: Loss, of: Collection[str] | None = None) -> Outcome:
-        """Return the loss and its gradients.
-
-        Args:
-            loss: the implementation.
-            of: the arguments whose gradients to take, the others need none; all if None.
+        """Return the loss and its gradients by some arguments, all if ``of`` is None.
 
         Raises:
             AssertionError: an argument was changed, or the loss is no scalar with a gradient.
@@ -120,12 +113,7 @@ def gradients_of(*names: str) -> Callable[[Loss, Call], Outcome]:
     return lambda loss, call: call.run(loss, names)
 
 
-CALL_VARIANTS = {
-    "again": again,
-    "tripled": tripled,
-    "autocast": autocast,
-    "strided": strided,
-    "no_grad": no_grad,
+CALL_VARIANTS = {f.__name__: f for f in (again, tripled, autocast, strided, no_grad)} | {
     "fixed_scale": gradients_of("a", "b"),
     "a_alone": gradients_of("a"),
     "b_alone": gradients_of("b"),

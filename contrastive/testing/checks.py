@@ -68,12 +68,6 @@ class Check:
     needs: tuple[str, ...] = ()
     """Checks that have to pass first."""
 
-    @property
-    def promise(self) -> str:
-        """What the component should do, as the docstring says."""
-        first = (self.run.__doc__ or self.name).strip().partition("\n")[0].rstrip(".")
-        return first[0].lower() + first[1:]
-
 
 def examine(checks: Sequence[Check], subject: object, *, home: Path) -> list[Verdict]:
     """Return a verdict for each check, whatever the component does.
@@ -106,7 +100,9 @@ def _verdict(check: Check, subject: object, home: Path) -> Verdict:
         problem, remedy = f"raises {short_reason(error)}{_own_line(error, home)}", ""
     else:
         return Verdict(check.name)
-    return Verdict(check.name, f"{problem}; {remedy or f'what is asked: {check.promise}'}")
+    promise = (check.run.__doc__ or check.name).strip().partition("\n")[0].rstrip(".")
+    remedy = remedy or f"what is asked: {promise[0].lower()}{promise[1:]}"
+    return Verdict(check.name, f"{problem}; {remedy}")
 
 
 def short_reason(error: BaseException) -> str:

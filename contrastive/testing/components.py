@@ -76,17 +76,14 @@ def examine_component(
         raise TypeError(f"a component is checked as an instance of its config, such as {example}")
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         subject, checks = generic.Subject(config), cast("tuple[Check, ...]", ())
-        match config:
-            case Encoder():
-                subject = encoders.EncoderSubject(config, samples, Path(folder))
-                checks = encoders.ENCODER_CHECKS
-            case Head():
-                subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.HEAD_CHECKS
-            case Loss():
-                subject = loss_modules.LossSubject(config, embed_dim, ids)
-                checks = loss_modules.LOSS_CHECKS
-            case Dataset():
-                subject, checks = datasets.DatasetSubject(config, split), datasets.DATASET_CHECKS
-            case _:
-                pass
+        if isinstance(config, Encoder):
+            subject = encoders.EncoderSubject(config, samples, Path(folder))
+            checks = encoders.ENCODER_CHECKS
+        elif isinstance(config, Head):
+            subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.HEAD_CHECKS
+        elif isinstance(config, Loss):
+            subject = loss_modules.LossSubject(config, embed_dim, ids)
+            checks = loss_modules.LOSS_CHECKS
+        elif isinstance(config, Dataset):
+            subject, checks = datasets.DatasetSubject(config, split), datasets.DATASET_CHECKS
         return examine((*generic.GENERIC_CHECKS, *checks), subject, home=subject.home)

@@ -53,14 +53,11 @@ class DatasetSubject(Subject):
         return some(self.samples)
 
     def compare(self, found: list[str], problem: str, remedy: str) -> None:
-        """Raise a Fault unless these are the digests of the rows."""
-        expected, where = (
-            digests_of_some(self.samples),
-            f"{len(found)} of them after {len(self.rows)}",
-        )
+        """Raise a Fault unless these are the hashes of the rows."""
+        expected = digests_of_some(self.rows)
         triples = zip(self.rows, expected, found, strict=False)
-        if sources := [row["source"] for row, x, y in triples if x != y]:
-            where = f"the first is {sources[0]}"
+        sources = [f"the first is {row['source']}" for row, x, y in triples if x != y]
+        where = sources[0] if sources else f"{len(found)} of them after {len(expected)}"
         expect(found == expected, f"{problem} ({where})", remedy)
 
 
@@ -129,8 +126,7 @@ def works_in_workers(subject: DatasetSubject) -> None:
 
 def repeats_in_subprocess(subject: DatasetSubject) -> None:
     """Another process that builds the same spec gets the same rows, ids too."""
-    config, split = subject.config, subject.split
-    found = subject.in_subprocess("the config", build_in_subprocess, config, split)
+    found = subject.in_subprocess("the config", build_in_subprocess, subject.config, subject.split)
     remedy = "use neither hash() of texts nor the order of sets, which differ there"
     subject.compare(found, "another process builds other rows", remedy)
 
@@ -142,17 +138,16 @@ def build_in_subprocess(config: Dataset, split: str) -> list[str]:
 
 def knows_its_splits(subject: DatasetSubject) -> None:
     """An unknown split raises a DataError of one line that lists the known ones; + joins splits."""
-    name = "no-such-split"
     remedy = "raise contrastive.errors.DataError, in one line, with the splits that exist"
     try:
-        subject.config.build(name)
+        subject.config.build("no-such-split")
     except DataError as error:
         expect("\n" not in str(error), "its DataError has several lines", remedy)
         expect(subject.split in str(error), f"of an unknown split it says: {error}", remedy)
     except Exception as error:
         raise Fault(f"an unknown split raises {short_reason(error)}", remedy) from None
     else:
-        raise Fault(f"it builds a split {name!r} that nobody has", remedy)
+        raise Fault("it builds a split 'no-such-split' that nobody has", remedy)
     subject.config.build(f"{subject.split}+{subject.split}")
 
 

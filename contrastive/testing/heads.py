@@ -5,6 +5,7 @@ Shapes: B samples, F features, D the embedding's width.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
     from contrastive.heads import Head
 
-HEAD_WIDTHS = ((24, 16), (16, 16), (32, 32), (64, 64))
-"""F and D that are tried: a head may refuse some."""
+HEAD_WIDTHS = ((24, 16), (16, 16), (32, 32), (64, 64))  # F and D; a head may refuse some
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,11 @@ class HeadSubject(RowsSubject):
         """F and D: the author's, or the first that the head takes."""
         if width := self.in_dim or self.embed_dim:
             return self.in_dim or width, self.embed_dim or width
-        refusal = ""
-        for in_dim, out_dim in HEAD_WIDTHS:
-            try:
-                self.config.build(in_dim, out_dim)
-            except SpecError as error:
-                refusal = str(error)
-            else:
-                return in_dim, out_dim
-        raise Fault(f"it takes no width that was tried ({refusal})", "say in_dim= and embed_dim=")
+        for widths in HEAD_WIDTHS:
+            with suppress(SpecError):
+                self.config.build(*widths)
+                return widths
+        raise Fault(f"it takes none of the widths {HEAD_WIDTHS}", "say in_dim= and embed_dim=")
 
     def make(self) -> nn.Module:
         """Build the head."""

@@ -41,6 +41,7 @@ NOTHING = 2**20 * torch.finfo(torch.float32).tiny  # a million exps that underfl
 SHOWN = 5  # failed cases that an error lists
 TRIES = 20  # candidates for each row of the covering array; more hardly shorten it
 
+_AXES = "regimes", "sizes", "ids", "positives", "directions", "label_smoothing", "variants"
 _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
     "infonce": (functional.infonce, functional.infonce_from_logits),
     "sigmoid": (functional.sigmoid, functional.sigmoid_from_logits),
@@ -73,9 +74,7 @@ class LossCase:
         return f"{self.kind}-{str(self.dtype).removeprefix('torch.')}-" + "-".join(parts)
 
     def check(self, loss: Loss) -> None:
-        """Compare a loss with the reference.
-
-        ``loss`` is called as by ``check_loss``.
+        """Compare a loss with the reference; it is called as by ``check_loss``.
 
         Raises:
             AssertionError: one line with the case, what deviates, by how much, and the bar.
@@ -88,10 +87,7 @@ class LossCase:
             raise AssertionError(f"{self}: {'; '.join(problems)}")
 
     def deviations(self, loss: Loss) -> list[Deviation]:
-        """Return all deviations, small or large.
-
-        The first are of a plain call, in which memory starts as NaN, the others of the case's
-        variant, unless the plain call fails.
+        """Return all deviations, of a plain call with NaN in memory and, if it passes, a variant.
 
         Raises:
             AssertionError: the loss changes its arguments, differs between two runs, or returns
@@ -122,21 +118,18 @@ class LossCase:
         regime = REGIMES[self.regime]
         a, b = regime.embeddings(n, m, d, generator)
         wide = torch.promote_types(self.dtype, torch.float32)
-        tensors = {
-            "a": a.to(self.device, self.dtype),
-            "b": b.to(self.device, self.dtype),
-            "log_scale": torch.tensor(math.log(regime.scale), dtype=wide, device=self.device),
-        }
+        scalars = {"log_scale": math.log(regime.scale)}
+        scalars |= {"bias": BIAS} if self.kind == "sigmoid" else {}
+        tensors = {name: x.to(self.device, self.dtype) for name, x in {"a": a, "b": b}.items()}
+        for name, x in scalars.items():
+            tensors[name] = torch.tensor(x, dtype=wide, device=self.device)
         settings: dict[str, Any] = {"positives": self.positives}
-        if self.kind == "sigmoid":
-            tensors["bias"] = torch.tensor(BIAS, dtype=wide, device=self.device)
         if self.direction != "both":
             settings["direction"] = self.direction
         if self.label_smoothing:
             settings["label_smoothing"] = self.label_smoothing
-        a_ids, b_ids = (
-            None if x is None else x.to(self.device) for x in IDS[self.ids](n, m, generator)
-        )
+        ids = (x if x is None else x.to(self.device) for x in IDS[self.ids](n, m, generator))
+        a_ids, b_ids = ids
         return Call(tensors, a_ids, b_ids, settings)
 
     def _reference(self, exact: Call) -> Reference:
@@ -150,20 +143,13 @@ class LossCase:
         logits_NM = (scaled_NM + exact.tensors.get("bias", 0)).requires_grad_()
         value = judge_of_logits(logits_NM, exact.a_ids, exact.b_ids, **exact.settings)
         (gradient_NM,) = torch.autograd.grad(value, logits_NM)
-        sizes = {
-            "log_scale": float((gradient_NM * scaled_NM).abs().sum()),
-            "bias": float(gradient_NM.abs().sum()),
-        }
+        terms = {"log_scale": gradient_NM * scaled_NM, "bias": gradient_NM}
+        sizes = {name: float(x.abs().sum()) for name, x in terms.items()}
         # what smoothing spreads over the candidates is linear in the logits, and may cancel
         scale = REGIMES[self.regime].scale
         spread = self.label_smoothing * scale
-        return Reference(
-            outcome.loss,
-            gradients,
-            sizes,
-            least=max(spread, NOTHING),
-            least_row=max(spread / sum(self.size[:2]), NOTHING * scale),
-        )
+        least_row = max(spread / sum(self.size[:2]), NOTHING * scale)
+        return Reference(outcome.loss, gradients, sizes, max(spread, NOTHING), least_row)
 
     def _scaled(self, call: Call, reference: Reference) -> Call:
         """Keep gradients in the range of fp16, as a gradient scaler does."""
@@ -219,22 +205,17 @@ def loss_cases(
         directions, label_smoothing = ("both",), (0.0,)
     if not rectangular:
         sizes = tuple(dict.fromkeys((n, n, d) for n, _, d in sizes))
-    settings = {
-        "positives": positives,
-        "directions": directions,
-        "label_smoothing": label_smoothing,
-    }
-    axes = {"regimes": regimes, "sizes": sizes, "ids": ids, **settings, "variants": variants}
-    known = {"regimes": {*REGIMES}, "ids": {*IDS}, "variants": {*CALL_VARIANTS}}
-    for argument, values in axes.items():
+    axes = (regimes, sizes, ids, positives, directions, label_smoothing, variants)
+    known = {"regimes": REGIMES, "ids": IDS, "variants": CALL_VARIANTS}
+    for argument, values in zip(_AXES, axes, strict=True):
         if not values:
             raise ValueError(f"{argument} is empty, and a suite without cases passes anything")
-        for name in set(values) - known.get(argument, {*values}):
+        for name in set(values) - known.get(argument, dict.fromkeys(values)).keys():
             raise ValueError(f"{argument}: {name!r} is none of {', '.join(known[argument])}")
     tolerance = Tolerance.of(dtype) if tolerance is None else tolerance
     return [
         LossCase(kind, *row, device=device, dtype=dtype, tolerance=tolerance, seed=seed)
-        for row in covering_array([*axes.values()], strength)
+        for row in covering_array(axes, strength)
     ]
 
 

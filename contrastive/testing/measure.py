@@ -96,13 +96,17 @@ def deviations(
 
     ``scale`` is the logit scale.
     """
-    slack = scale * tolerance.logit
-    found = [_of_loss(outcome.loss, reference, tolerance.loss + slack)]
+    slack, found = scale * tolerance.logit, list[Deviation]()
 
     def add(of: str, error: Tensor | float, bar: float, detail: str) -> None:
         error = math.inf if math.isnan(error) else float(error)
         found.append(Deviation(of, error, bar + slack, detail))
 
+    value, right = float(outcome.loss), float(reference.loss)
+    off, detail = abs(value - right), f"{value:.9g} instead of {right:.9g}"
+    if (tolerance.loss + slack) * right < off < 1e-5 and 0 < right < 1e-3:
+        detail += "; tiny losses survive as softplus(log(sum over the others) - x), not otherwise"
+    add("loss", off / max(right, reference.least), tolerance.loss, detail)
     for name, gradient in outcome.gradients.items():
         true, of = reference.gradients[name], f"gradient of {name}"
         if gradient is None:
@@ -124,16 +128,6 @@ def deviations(
         which = f"row {int(row_error_N.nan_to_num(torch.inf).argmax())} is the worst"
         add(f"rows of the {of}", row_error_N.quantile(0.99), tolerance.rows, which)
     return found
-
-
-def _of_loss(loss: Tensor, reference: Reference, bar: float) -> Deviation:
-    value, right = float(loss), float(reference.loss)
-    difference = abs(value - right)
-    detail = f"{value:.9g} instead of {right:.9g}"
-    if bar * right < difference < 1e-5 and 0 < right < 1e-3:
-        detail += "; tiny losses survive as softplus(log(sum over the others) - x), not otherwise"
-    error = math.inf if math.isnan(difference) else difference / max(right, reference.least)
-    return Deviation("loss", error, bar, detail)
 
 
 def _lengths(x: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""Modules under test: build them, compare their states, train them for a step, save and load.
-
-Shapes: B samples, D the width of an embedding.
-"""
+"""Modules under test: build them, compare their states, train them for a step, save and load."""
 
 from __future__ import annotations
 
@@ -24,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from contrastive.model.model import ContrastiveModel
+
+    State = dict[str, Tensor]
 
 CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
 IN_STATE = "keep all that decides in parameters or buffers (register_buffer, persistent)"
@@ -71,15 +70,13 @@ def same_settings() -> Generator[None]:
     expect(not changed, problem, "leave what others share unchanged; give dtypes to the tensors")
 
 
-def state_of(module: nn.Module) -> dict[str, Tensor]:
+def state_of(module: nn.Module) -> State:
     """Return copies of a module's parameters and buffers, also of those that are not saved."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: x.detach().clone() for name, x in state.items()}
 
 
-def expect_same(
-    before: dict[str, Tensor], after: dict[str, Tensor], problem: str, remedy: str
-) -> None:
+def expect_same(before: State, after: State, problem: str, remedy: str) -> None:
     """Raise a Fault, which names a tensor that differs, unless two states are equal to the bit."""
     for name in sorted(before.keys() | after.keys()):
         x, y = before.get(name), after.get(name)
@@ -89,10 +86,7 @@ def expect_same(
 
 
 def gap(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a share of the largest number; 0 where rounding explains it.
-
-    Numbers below 1e-3 count as that, so that zeros have a scale.
-    """
+    """Return the largest difference relative to the largest number (or 1e-3); 0 if by rounding."""
     if found.shape != expected.shape or not found.numel():
         return 0.0 if found.shape == expected.shape else float("inf")
     found, expected = found.double(), expected.double()
@@ -109,16 +103,15 @@ def check_gradients(value: Tensor, inputs: Mapping[str, Tensor], remedy: str) ->
         expect(gradient.isfinite().all(), f"the gradient of {name} is not finite", remedy)
 
 
-def model_spec(tower: Tower, embed_dim: int, loss: Loss | None = None) -> ModelSpec:
-    """Return a model of a tower, the first, and a bag of words."""
+def model_spec(embed_dim: int, tower: Tower | None = None, loss: Loss | None = None) -> ModelSpec:
+    """Return a model of a tower, by default a bag of words, and another bag of words."""
+    tower = tower or Tower(encoder=CBOW(width=8, buckets=64), head=Linear())
     other = Tower(encoder=Counterpart(width=8, buckets=64), head=Linear())
     towers = {tower.encoder.modality: tower, Counterpart.modality: other}
     return ModelSpec(embed_dim=embed_dim, towers=towers, loss=loss or InfoNCE())
 
 
-def saved_and_loaded(
-    spec: ModelSpec, samples: Sequence[Any]
-) -> tuple[ContrastiveModel, ContrastiveModel]:
+def saved_and_loaded(spec: ModelSpec, samples: Sequence[Any]) -> list[ContrastiveModel]:
     """Train a model on some samples for a step; return it and what loads once it is saved."""
     torch.manual_seed(5)
     model = build_model(spec).train()
@@ -135,4 +128,4 @@ def saved_and_loaded(
     with TemporaryDirectory() as folder:
         model.save(f"{folder}/model")
         torch.manual_seed(6)  # so that what is not saved is drawn anew
-        return model, load_model(f"{folder}/model", trusted=True)
+        return [model, load_model(f"{folder}/model", trusted=True)]

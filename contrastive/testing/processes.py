@@ -22,12 +22,7 @@ from contrastive.testing.checks import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 OTHER_HASH = "20210226"  # a seed that nobody else is likely to have set
-
-
-class SubprocessError(Fault):
-    """Another process cannot do the same."""
 
 
 def pickled(thing: object, what: str) -> bytes:
@@ -43,7 +38,7 @@ def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
     """Return the result of a module's function in the other process.
 
     Raises:
-        SubprocessError: the function raised there, or the process died.
+        Fault: the function raised there, or the process died.
     """
     process = _process()
     pipe_in, pipe_out = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
@@ -58,7 +53,7 @@ def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
         ok, result = False, f"the process ended with code {process.returncode}"
     if not ok:
         remedy = "let it hold all that it needs, and define it in a module"
-        raise SubprocessError(f"it fails in another process: {result}", remedy)
+        raise Fault(f"it fails in another process: {result}", remedy)
     return result
 
 

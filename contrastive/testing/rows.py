@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -17,7 +17,7 @@ from contrastive.testing.checks import Check, Fault, Skipped, expect
 from contrastive.testing.generic import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ class RowsSubject(Subject):
         """Build the module afresh."""
 
     @abstractmethod
-    def forward(self, module: nn.Module, samples: Sequence[Any]) -> Tensor:
+    def forward(self, module: Any, samples: Sequence[Any]) -> Tensor:
         """Return the rows of some samples, in the mode that the module is in."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class RowsSubject(Subject):
         """Return a tower in which the component is frozen."""
 
     @cached_property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """The module that checks share, in eval mode; they leave it unchanged."""
         torch.manual_seed(0)
         return self.make().eval()
@@ -125,7 +125,7 @@ def obeys_modes(subject: RowsSubject) -> None:
     for x, trains in zip(module.parameters(), asked, strict=True):
         x.requires_grad_(trains)
     expect(not thawed, f"once frozen, train() makes {', '.join(thawed)} take gradients again")
-    for name, part in cast("Iterator[tuple[str, nn.Module]]", module.named_modules()):
+    for name, part in module.named_modules():
         what = f"{name or 'the module'} ({type(part).__name__})"
         problem = f"{what} is in training mode after eval()"
         expect(not part.training, problem, "let train(mode) pass its mode on to every part")
@@ -202,7 +202,7 @@ def keeps_its_weights(subject: RowsSubject) -> None:
     samples, tower = subject.raw_samples, subject.tower()
     modality = tower.encoder.modality
     for how, frozen in {"trained": "none", "frozen": tower.frozen}.items():
-        spec = modules.model_spec(tower.model_copy(update={"frozen": frozen}), subject.width)
+        spec = modules.model_spec(subject.width, tower.model_copy(update={"frozen": frozen}))
         model, loaded = modules.saved_and_loaded(spec, samples)
         share = modules.gap(loaded.embed(modality, samples), model.embed(modality, samples))
         problem = f"a {how} model that is saved and loaded embeds otherwise, by {share:.2g}"
