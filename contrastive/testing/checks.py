@@ -101,7 +101,7 @@ def _verdict(check: Check, subject: object, home: Path) -> Verdict:
     else:
         return Verdict(check.name)
     promise = (check.run.__doc__ or check.name).strip().partition("\n")[0].rstrip(".")
-    remedy = remedy or f"what is asked: {promise[0].lower()}{promise[1:]}"
+    remedy = remedy or f"expected: {promise[0].lower()}{promise[1:]}"
     return Verdict(check.name, f"{problem}; {remedy}")
 
 

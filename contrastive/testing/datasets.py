@@ -136,7 +136,7 @@ def build_in_subprocess(config: Dataset, split: str) -> list[str]:
     return digests_of_some(config.build(split))
 
 
-def knows_its_splits(subject: DatasetSubject) -> None:
+def lists_its_splits(subject: DatasetSubject) -> None:
     """An unknown split raises a DataError of one line that lists the known ones; + joins splits."""
     remedy = "raise contrastive.errors.DataError, in one line, with the splits that exist"
     try:
@@ -174,5 +174,5 @@ DATASET_CHECKS: tuple[Check, ...] = (
     Check("repeatable", repeats, needs=("rows",)),
     Check("other process", repeats_in_subprocess, needs=("repeatable",)),
     Check("worker", works_in_workers, needs=("other process",)),
-    Check("splits", knows_its_splits, needs=("build",)),
+    Check("splits", lists_its_splits, needs=("build",)),
 )

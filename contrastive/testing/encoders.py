@@ -121,7 +121,7 @@ class EncoderSubject(RowsSubject):
         """The ordinary samples, and the odd ones that it takes."""
         taken = [*self.examples.typical]
         for sample in self.examples.edge:
-            with suppress(Exception):  # of any kind: ``refuses`` reports it
+            with suppress(Exception):  # of any kind: ``refuses_bad_samples`` reports it
                 self.module.preprocess([sample])
                 taken.append(sample)
         return taken
@@ -163,7 +163,7 @@ def builds(subject: EncoderSubject) -> None:
     expect(module.modality == subject.config.modality, problem, "give both the tower's name")
 
 
-def prepares(subject: EncoderSubject) -> None:
+def preprocesses(subject: EncoderSubject) -> None:
     """Preprocess takes ordinary samples (or samples=) and gives CPU tensors with a row for each."""
     typical = subject.examples.typical
     for samples in (typical, typical[:1]):
@@ -178,7 +178,7 @@ def prepares(subject: EncoderSubject) -> None:
     expect(taken >= ENOUGH, f"preprocess takes {taken} of the samples by themselves")
 
 
-def refuses(subject: EncoderSubject) -> None:
+def refuses_bad_samples(subject: EncoderSubject) -> None:
     """Invalid samples raise BadSample, with a message of one line; odd ones may."""
     good, preprocess = subject.examples.typical[0], subject.module.preprocess
     remedy = "raise contrastive.errors.BadSample, in one line, as as_text and open_image do"
@@ -228,7 +228,7 @@ def works_in_workers(subject: EncoderSubject) -> None:
     expect_same(found, preprocess(samples), problem, remedy)
 
 
-def names_itself(subject: EncoderSubject) -> None:
+def has_a_stable_repr(subject: EncoderSubject) -> None:
     """The repr of preprocess, a key of the feature cache, is the same in every process."""
     text = repr(subject.module.preprocess)
     remedy = "make it a frozen dataclass, or name in __repr__ all that changes its result"
@@ -261,7 +261,7 @@ def augments(subject: EncoderSubject) -> None:
     expect(shape == expected, f"augment leads to features of the shape {shape}, not {expected}")
 
 
-def brings_weights_back(subject: EncoderSubject) -> None:
+def is_reproducible(subject: EncoderSubject) -> None:
     """If it says that it is reproducible, its config alone brings its weights back."""
     if not subject.module.reproducible:
         raise Skipped("it does not say that it is reproducible")
@@ -272,14 +272,14 @@ def brings_weights_back(subject: EncoderSubject) -> None:
 
 ENCODER_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
-    Check("preprocess", prepares, needs=("build",)),
-    Check("bad samples", refuses, needs=("preprocess",)),
+    Check("preprocess", preprocesses, needs=("build",)),
+    Check("bad samples", refuses_bad_samples, needs=("preprocess",)),
     Check("repeatable", repeats, needs=("preprocess",)),
     Check("forms", reads_every_form, needs=("repeatable",)),
     Check("worker", works_in_workers, needs=("repeatable",)),
-    Check("repr", names_itself, needs=("preprocess",)),
+    Check("repr", has_a_stable_repr, needs=("preprocess",)),
     *row_checks("repeatable"),
     Check("augment", augments, needs=("output",)),
-    Check("reproducible", brings_weights_back, needs=("seed",)),
+    Check("reproducible", is_reproducible, needs=("seed",)),
     Check("save and load", keeps_its_weights, needs=("eval mode", "reproducible", "round trip")),
 )

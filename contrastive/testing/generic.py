@@ -97,7 +97,7 @@ def round_trips(subject: Subject) -> None:
         problem = f"{', '.join(changed) or 'the class changes'} once dumped as {form} and loaded"
         remedy = "let serializers and validators be inverse, and idempotent"
         expect(loaded == config, problem, remedy)
-        expect(hash(loaded) == hash(config), f"loaded from {form}, its hash is another")
+        expect(hash(loaded) == hash(config), f"loaded from {form}, its hash differs")
 
 
 def is_strict(subject: Subject) -> None:
@@ -134,7 +134,7 @@ def has_a_schema(subject: Subject) -> None:
     expect(not missing, problem, "leave __get_pydantic_json_schema__ to Config")
 
 
-def explains_itself(subject: Subject) -> None:
+def is_documented(subject: Subject) -> None:
     """The class, each field and build have a docstring: the help that users see."""
     cls = subject.cls
     try:
@@ -150,7 +150,7 @@ def explains_itself(subject: Subject) -> None:
     expect(not lacking, problem, 'write one (of a field: """...""" on the line below it)')
 
 
-def has_a_light_menu(subject: Subject) -> None:
+def imports_no_torch(subject: Subject) -> None:
     """Importing and checking the config imports no torch and prints nothing."""
     subject.needs_module()
     fields = json.loads(subject.config.model_dump_json(exclude={"type"}))
@@ -189,6 +189,6 @@ GENERIC_CHECKS: tuple[Check, ...] = (
     Check("schema", has_a_schema),
     Check("round trip", round_trips, needs=("name", "schema")),
     Check("strictness", is_strict, needs=("round trip",)),
-    Check("docstrings", explains_itself),
-    Check("menu", has_a_light_menu, needs=("name", "round trip")),
+    Check("docstrings", is_documented),
+    Check("menu", imports_no_torch, needs=("name", "round trip")),
 )

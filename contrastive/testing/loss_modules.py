@@ -109,7 +109,7 @@ def owns_its_scale(subject: LossSubject) -> None:
     expect(scale.ndim == 0 and scale.isfinite(), f"log_scale is {scale.tolist()}")
 
 
-def gives_a_number(subject: LossSubject) -> None:
+def returns_a_scalar(subject: LossSubject) -> None:
     """Forward gives a finite scalar with a gradient, and a dict of detached scalar metrics."""
     a, b = subject.pairs()
     result: Any = subject.call(subject.make(), a.requires_grad_(), b)
@@ -143,7 +143,7 @@ def leaves_inputs(subject: LossSubject) -> None:
         expect(torch.equal(x, before), f"a call changes {name} in place")
 
 
-def knows_pairs(subject: LossSubject) -> None:
+def prefers_matched_pairs(subject: LossSubject) -> None:
     """Matched pairs cost less than the same rows in another order."""
     a, b = subject.pairs(orthogonal=True)
     right, wrong = subject.value(a, b), subject.value(a, b.roll(1, 0))
@@ -151,7 +151,7 @@ def knows_pairs(subject: LossSubject) -> None:
     expect(right < wrong, problem, "pull row i of a to row i of b; mind the sign")
 
 
-def knows_its_scale(subject: LossSubject) -> None:
+def uses_its_scale(subject: LossSubject) -> None:
     """Well matched pairs cost less at a larger log_scale, the logarithm of 1 / temperature."""
     a, b = subject.pairs(4, orthogonal=True)
     low, high = (subject.value(a, b, log_scale=x) for x in (-1.0, 0.0))  # smoothing bounds more
@@ -223,7 +223,7 @@ def keeps_bounds(subject: LossSubject) -> None:
     expect(module.log_scale.item() < FAR, problem, "clamp it in clamp_(), to ln 100 as CLIP does")
 
 
-def says_how(subject: LossSubject) -> None:
+def describes_itself(subject: LossSubject) -> None:
     """Its logits, description and batch group have the types that the training loop needs."""
     module = subject.make()
     a, b = subject.pairs()
@@ -252,15 +252,15 @@ def keeps_its_state(subject: LossSubject) -> None:
 LOSS_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     Check("log_scale", owns_its_scale, needs=("build",)),
-    Check("output", gives_a_number, needs=("log_scale",)),
+    Check("output", returns_a_scalar, needs=("log_scale",)),
     Check("gradients", has_gradients, needs=("output",)),
     Check("inputs", leaves_inputs, needs=("output",)),
-    Check("pairs", knows_pairs, needs=("inputs",)),
-    Check("temperature", knows_its_scale, needs=("pairs",)),
+    Check("pairs", prefers_matched_pairs, needs=("inputs",)),
+    Check("temperature", uses_its_scale, needs=("pairs",)),
     Check("precision", keeps_precision, needs=("inputs",)),
     Check("batch order", ignores_order, needs=("inputs",)),
     Check("ids", honours_ids, needs=("batch order",)),
     Check("bounds", keeps_bounds, needs=("log_scale",)),
-    Check("log", says_how, needs=("log_scale",)),
+    Check("log", describes_itself, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     State = dict[str, Tensor]
 
 CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
-IN_STATE = "keep all that decides in parameters or buffers (register_buffer, persistent)"
+IN_STATE = "keep all state in parameters or buffers (register_buffer, persistent)"
 LR = 0.1  # large enough that one step changes every weight visibly
 WORDS = "a red circle", "two blue squares", "green", "one", "many small dots on white"
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -77,7 +77,7 @@ def state_of(module: nn.Module) -> State:
 
 
 def expect_same(before: State, after: State, problem: str, remedy: str) -> None:
-    """Raise a Fault, which names a tensor that differs, unless two states are equal to the bit."""
+    """Raise a Fault, which names a tensor that differs, unless two states are equal."""
     for name in sorted(before.keys() | after.keys()):
         x, y = before.get(name), after.get(name)
         if x is None or y is None or (x.shape, x.dtype) != (y.shape, y.dtype):

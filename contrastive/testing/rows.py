@@ -76,7 +76,7 @@ class RowsSubject(Subject):
         return "with what else is in its batch", "compute each row from its own sample"
 
     @cached_property
-    def known(self) -> Tensor:
+    def all_rows(self) -> Tensor:
         """The rows of all samples, computed once."""
         return self.rows(self.samples)
 
@@ -87,11 +87,11 @@ class RowsSubject(Subject):
             return self.forward(self.module, samples)
 
 
-def gives_rows(subject: RowsSubject) -> None:
+def returns_rows(subject: RowsSubject) -> None:
     """Forward gives a float32 tensor of one row a sample, of the width it says; for B = 1 too."""
     name, width = subject.noun, subject.width
     for b in (len(subject.samples), 1):
-        rows: Any = subject.known if b > 1 else subject.rows(subject.samples[:1])
+        rows: Any = subject.all_rows if b > 1 else subject.rows(subject.samples[:1])
         expect(isinstance(rows, torch.Tensor), f"forward gives a {type(rows).__name__}")
         shape = tuple(rows.shape)
         remedy = "pool tokens" if rows.ndim > 2 else "keep B = 1, which squeeze() also drops"
@@ -105,13 +105,13 @@ def gives_rows(subject: RowsSubject) -> None:
 
 def is_finite(subject: RowsSubject) -> None:
     """No row has a NaN or an infinity, such as from a division by a length of zero."""
-    for i, row in enumerate(subject.known):
+    for i, row in enumerate(subject.all_rows):
         expect(row.isfinite().all(), f"the {subject.noun} of sample {i} are not finite")
 
 
-def tells_apart(subject: RowsSubject) -> None:
+def separates_samples(subject: RowsSubject) -> None:
     """Different samples have different rows: forward uses its inputs."""
-    differ = (subject.known != subject.known[0]).any()
+    differ = (subject.all_rows != subject.all_rows[0]).any()
     expect(differ, f"all samples have the same {subject.noun}")
 
 
@@ -157,13 +157,13 @@ def evaluates(subject: RowsSubject) -> None:
     expect(not drew, "in eval mode it draws random numbers", "draw only if self.training")
     problem, remedy = "changes in a call in eval mode", "change buffers only if self.training"
     modules.expect_same(before, modules.state_of(subject.module), problem, remedy)
-    same = torch.equal(second, subject.known)
-    expect(same, f"two calls differ by {modules.gap(second, subject.known):.2g} of the largest")
+    same = torch.equal(second, subject.all_rows)
+    expect(same, f"two calls differ by {modules.gap(second, subject.all_rows):.2g} of the largest")
 
 
 def keeps_order(subject: RowsSubject) -> None:
     """Row i belongs to sample i, in whatever order the samples come."""
-    share = modules.gap(subject.rows(subject.samples[::-1]).flip(0), subject.known)
+    share = modules.gap(subject.rows(subject.samples[::-1]).flip(0), subject.all_rows)
     problem = f"{subject.noun} differ by {share:.2g} of the largest when the batch is reversed"
     expect(not share, problem, "return row i for sample i: undo any sorting")
 
@@ -171,13 +171,13 @@ def keeps_order(subject: RowsSubject) -> None:
 def ignores_the_others(subject: RowsSubject) -> None:
     """No sample's row depends on the others of its batch, nor on how far it is padded."""
     for i, sample in enumerate(subject.samples):
-        if share := modules.gap(subject.rows([sample])[0], subject.known[i]):
+        if share := modules.gap(subject.rows([sample])[0], subject.all_rows[i]):
             when, remedy = subject.mixing(sample)
             problem = f"{subject.noun} of sample {i} change by {share:.2g} of the largest {when}"
             raise Fault(problem, remedy)
 
 
-def learns(subject: RowsSubject) -> None:
+def has_gradients(subject: RowsSubject) -> None:
     """Gradients reach every parameter that asks for one."""
     module = subject.module
     parameters = {name: x for name, x in module.named_parameters() if x.requires_grad}
@@ -205,7 +205,7 @@ def keeps_its_weights(subject: RowsSubject) -> None:
         spec = modules.model_spec(subject.width, tower.model_copy(update={"frozen": frozen}))
         model, loaded = modules.saved_and_loaded(spec, samples)
         share = modules.gap(loaded.embed(modality, samples), model.embed(modality, samples))
-        problem = f"a {how} model that is saved and loaded embeds otherwise, by {share:.2g}"
+        problem = f"a {how} model that is saved and loaded embeds differently, by {share:.2g}"
         expect(not share, problem, modules.IN_STATE)
 
 
@@ -213,13 +213,13 @@ def row_checks(*needs: str) -> tuple[Check, ...]:
     """Return the checks of rows, which need others to pass first."""
     return (
         Check("modes", obeys_modes, ("build",)),
-        Check("output", gives_rows, ("modes", *needs)),
+        Check("output", returns_rows, ("modes", *needs)),
         Check("finite", is_finite, ("output",)),
         Check("frozen", stays_frozen, ("output",)),
         Check("eval mode", evaluates, ("finite", "frozen")),
-        Check("distinct", tells_apart, ("eval mode",)),
+        Check("distinct", separates_samples, ("eval mode",)),
         Check("batch order", keeps_order, ("eval mode",)),
         Check("batch size", ignores_the_others, ("batch order",)),
-        Check("gradients", learns, ("finite",)),
+        Check("gradients", has_gradients, ("finite",)),
         Check("seed", follows_the_seed, ("build",)),
     )
