@@ -51,7 +51,8 @@ from contrastive.testing import check_component, examine_component, generic, los
 from contrastive.testing import datasets as testing_datasets
 from contrastive.testing import encoders as testing_encoders
 from contrastive.testing import heads as testing_heads
-from contrastive.testing.processes import SubprocessError, in_subprocess
+from contrastive.testing.checks import Fault
+from contrastive.testing.processes import in_subprocess
 from tests import duals
 from tests.miniature import write_flickr30k
 from tests.toys import network
@@ -61,17 +62,17 @@ DEFECTS = {  # package: the check that fails, what it says is wrong, and what to
     "address": ("repr", "has a memory address", "a frozen dataclass"),
     "awake": ("modes", "norm (BatchNorm1d) is in training mode after eval()", "pass its mode on"),
     "claims": ("reproducible", "table.weight differs between two builds", "weights are read"),
-    "crashes": ("bad samples", "None makes preprocess raise AttributeError", "as_text does"),
+    "crashes": ("bad samples", "None makes preprocess raise AttributeError", "as as_text"),
     "default_dtype": ("build", "changes torch's default dtype", "leave what others share"),
     "detached": ("gradients", "no gradient reaches table.weight", "without detach"),
     "doubles": ("round trip", "width is 8 and becomes 16 once dumped", "idempotent"),
     "drift": ("frozen", "centre changes while the tower is frozen", "only if self.training"),
     "dropout": ("eval mode", "in eval mode it draws random numbers", "only if self.training"),
     "dump": ("round trip", "max_length: Input should be a valid integer", "dump every field"),
-    "explodes": ("build", "raises SystemExit: 3 at __init__.py:", "what is asked: build returns"),
-    "forgets": ("save and load", "saved and loaded embeds otherwise", "register_buffer"),
+    "explodes": ("build", "raises SystemExit: 3 at __init__.py:", "expected: build returns"),
+    "forgets": ("save and load", "saved and loaded embeds differently", "register_buffer"),
     "hashed_ids": ("other process", "another process builds other rows", "neither hash()"),
-    "hashes": ("worker", "gives something else in a worker process", "not on hash()"),
+    "hashes": ("worker", "something else if preprocess runs in a worker process", "not on hash()"),
     "head_batch": ("batch size", "with what else is in its batch", "from its own sample"),
     "head_width": ("output", "embeddings are 24 wide, but the module says 16", "one width: 24"),
     "heavy": ("menu", "imports torch (contrastive_defect_heavy/__init__.py:3)", "inside build()"),
@@ -348,6 +349,6 @@ def test_the_documentation_names_every_check():
 
 @pytest.mark.slow
 def test_a_worker_process_that_dies_is_told_and_replaced():
-    with pytest.raises(SubprocessError, match="ended with code 3"):
+    with pytest.raises(Fault, match="ended with code 3"):
         in_subprocess(os._exit, 3)
     assert in_subprocess(os.getpid) != os.getpid()

@@ -23,7 +23,7 @@ from contrastive.losses.backends import chunked
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, nan_filled_memory
-from contrastive.testing.covering_array import covering_array
+from contrastive.testing.losses import covering_array
 
 torch.set_num_threads(1)
 
@@ -232,7 +232,7 @@ SIMPLE = {
 FITTED = {"regimes": ("fitted_s30",)}
 LONE = {"regimes": ("lone_pair_s300",)}
 DEFECTS = [
-    (detached_scale, {}, r"gradient of log_scale: error inf.*missing: autograd finds no way"),
+    (detached_scale, {}, r"gradient of log_scale: error inf.*missing: autograd finds no path"),
     (divided_by_the_scale, {}, r"the loss with logits divided by exp\(log_scale\)"),
     (doubled_gradient, {}, r"gradient of a: error 1, bar .* \(2 times the right one\)"),
     (detached_b, {}, r"gradient of b: error inf, bar 0 \(missing"),

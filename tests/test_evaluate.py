@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from contrastive.errors import DataError
 from contrastive.evaluation import retrieval
 from contrastive.inference.embed_dataset import EmbeddedModality
 from contrastive.inference.nearest import top_k

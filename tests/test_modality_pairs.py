@@ -175,7 +175,7 @@ def test_the_loss_is_the_mean_over_the_chosen_pairs(three):
     model = build_model(three["model"])
     ids = torch.arange(8)
     views = {m: [normalize(torch.randn(8, 16), dim=-1)] for m in model.towers}
-    loss, figures = compare(model, views, ids)
+    loss, figures = model.pair_loss(views, ids)
     by_hand = {}
     for modality in ("sound", "smell"):
         logits = model.loss.log_scale.exp() * views[modality][0] @ views["text"][0].T
@@ -270,7 +270,7 @@ def test_the_loss_of_two_views_is_nt_xent(tmp_path):
     model = build_model(toy["model"])
     torch.manual_seed(0)
     z = [normalize(torch.randn(6, 32, dtype=torch.float64), dim=-1) for _ in range(2)]
-    loss, _ = compare(model, {"image": z}, torch.arange(6))
+    loss, _ = model.pair_loss({"image": z}, torch.arange(6))
     both = torch.cat(z)
     terms = []
     for i in range(12):

@@ -174,9 +174,7 @@ class ContrastiveModel(nn.Module):
             SpecError: inputs of a modality that the model pairs are missing, or of another one.
             TrainingError: the two views of a modality do not differ.
         """
-        if missing := [
-            name for pair in self.spec.modality_pairs for name in pair if name not in inputs
-        ]:
+        if missing := [modality for modality in self.towers if modality not in inputs]:
             msg = f"forward: no inputs for {missing[0]}; give {', '.join(self.towers)}"
             raise SpecError(msg)
         if self.training:

@@ -1,6 +1,6 @@
-"""Suites that any implementation can be put through, a plugin's as well as the built-in ones.
+"""Checks for any implementation, a plugin's as well as the built-in ones.
 
-Every public name is imported when it is asked for, and imports torch then.
+The public names are imported lazily, as they import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches that losses find hard: where exponentials overflow, vanish, or cancel.
+"""Hard batches for losses: exponentials overflow, vanish, or cancel.
 
 Shapes: N rows of a, M rows of b, D wide, K = min(N, M) matched pairs.
 """
@@ -12,12 +12,12 @@ import torch
 from torch.nn.functional import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Generator, Tensor
 
     Embeddings = Callable[[int, int, int, Generator], tuple[Tensor, Tensor]]
-    Ids = Callable[[int, int, Generator], tuple[Tensor | None, Tensor | None]]
+    Ids = Callable[[int, int, Generator], Sequence[Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,13 @@ def _random(n: int, d: int, generator: Generator) -> Tensor:
     return normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
 
 
-# Two of these are equal in 32 bits, or as floating-point numbers, without being equal.
-_FAR = (0, 2**32, -1, 2**32 - 1, 2**40, 2**40 + 1, 2**53, 2**53 + 1, -(2**62), 2**62)
+# Some of these are equal in 32 bits, or as floating-point numbers, without being equal.
+_FAR = torch.tensor([0, 2**32, -1, 2**32 - 1, 2**40, 2**40 + 1, 2**53, 2**53 + 1, -(2**62), 2**62])
 
 
-def _counted(of: Callable[[Tensor], Tensor]) -> Ids:
+def _each(of: Callable[[Tensor], Tensor]) -> Ids:
+    """Both sides' ids by a function of the row."""
     return lambda n, m, _: (of(torch.arange(n)), of(torch.arange(m)))
-
-
-def _alone(n: int, m: int, _: Generator) -> tuple[Tensor, Tensor | None]:
-    """The ids of b may be left out where they are those of a."""
-    return torch.arange(n) // 2, None if n == m else torch.arange(m) // 2
 
 
 def _some_without(n: int, m: int, _: Generator) -> tuple[Tensor, Tensor]:
@@ -100,27 +96,20 @@ def _some_without(n: int, m: int, _: Generator) -> tuple[Tensor, Tensor]:
     return a_ids, b_ids
 
 
-def _scattered(n: int, m: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Matched rows too may be of different groups here; and ids may have any integer type."""
-    high = max(n, m) // 3 + 1
-    a_ids, b_ids = (torch.randint(high, (x,), generator=generator) for x in (n, m))
-    return a_ids.int(), b_ids.int()
-
-
-def _far(n: int, m: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    ids = torch.tensor(_FAR)
-    a_ids, b_ids = (torch.randint(len(_FAR), (x,), generator=generator) for x in (n, m))
-    return ids[a_ids], ids[b_ids]
+def _drawn(high: int, n: int, m: int, generator: Generator) -> list[Tensor]:
+    """Random numbers below ``high``: groups that matched rows need not share."""
+    return [torch.randint(high, (x,), generator=generator) for x in (n, m)]
 
 
 IDS: dict[str, Ids] = {
     "no_ids": lambda _n, _m, _: (None, None),
-    "distinct_ids": _counted(lambda i: 3 * i - 5),
-    "captions": _counted(lambda i: i // 5),
-    "a_ids_alone": _alone,
-    "one_group": _counted(lambda i: torch.full_like(i, 7)),
+    "distinct_ids": _each(lambda i: 3 * i - 5),
+    "captions": _each(lambda i: i // 5),
+    # the ids of b may be left out where they are those of a
+    "a_ids_alone": lambda n, m, _: (torch.arange(n) // 2, torch.arange(m) // 2 if m != n else None),
+    "one_group": _each(lambda i: torch.full_like(i, 7)),
     "some_without_positive": _some_without,
     "no_positives": lambda n, m, _: (torch.arange(n), torch.arange(m) + n),
-    "scattered_ids": _scattered,
-    "far_ids": _far,
+    "scattered_ids": lambda n, m, g: [x.int() for x in _drawn(max(n, m) // 3 + 1, n, m, g)],
+    "far_ids": lambda n, m, g: [_FAR[x] for x in _drawn(len(_FAR), n, m, g)],
 }

@@ -1,7 +1,4 @@
-"""The ways in which a loss may be called, none of which may change what it computes.
-
-Shapes: N rows of a, M rows of b, D wide.
-"""
+"""The ways to call a loss, none of which may change its value or gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import torch.utils.deterministic
 from contrastive.testing.measure import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Collection, Generator
 
     from torch import Tensor
 
@@ -25,33 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a loss; a loss must leave them as they are."""
+    """The arguments of a loss, which must not change them."""
 
     tensors: dict[str, Tensor]
-    """a, b, log_scale and maybe bias: what has gradients."""
+    """a, b, log_scale and maybe bias: the arguments with gradients."""
     a_ids: Tensor | None
     b_ids: Tensor | None
     settings: dict[str, Any]
     """positives and the like."""
-    factor: float
+    factor: float = 1.0
     """Multiplies the loss before its gradients are taken."""
 
-    def value(self, loss: Loss, tensors: dict[str, Tensor]) -> Tensor:
-        """Return the loss of some tensors with these ids and settings."""
-        scalars = {name: x for name, x in tensors.items() if name not in {"a", "b"}}
-        return loss(tensors["a"], tensors["b"], self.a_ids, self.b_ids, **scalars, **self.settings)
+    def value(self, loss: Loss, tensors: dict[str, Tensor], **changes: Any) -> Tensor:
+        """Return the loss of some tensors with these ids and settings, or changed ones."""
+        keywords = {k: x for k, x in tensors.items() if k not in {"a", "b"}} | self.settings
+        return loss(tensors["a"], tensors["b"], self.a_ids, self.b_ids, **(keywords | changes))
 
-    def run(self, loss: Loss, *, of: tuple[str, ...] | None = None) -> Outcome:
-        """Return the loss and its gradients.
-
-        Args:
-            loss: the implementation.
-            of: the arguments whose gradients to take, the others need none; all if None.
+    def run(self, loss: Loss, of: Collection[str] | None = None) -> Outcome:
+        """Return the loss and its gradients by some arguments, all if ``of`` is None.
 
         Raises:
             AssertionError: an argument was changed, or the loss is no scalar with a gradient.
         """
-        of = tuple(self.tensors) if of is None else of
+        of = [name for name in self.tensors if of is None or name in of]
         leaves = {name: x.detach().requires_grad_(name in of) for name, x in self.tensors.items()}
         before = {name: x.clone() for name, x in self._all().items()}
         value = self.value(loss, leaves)
@@ -63,7 +56,9 @@ class Call:
         for name, x in self._all().items():
             assert torch.equal(before[name], x), f"the loss changed its argument {name} in place"
         for name, x in zip(of, gradients, strict=True):
-            _same_type(f"gradient of {name}", x, self.tensors[name])
+            right = self.tensors[name].dtype, tuple(self.tensors[name].shape)
+            found = right if x is None else (x.dtype, tuple(x.shape))
+            assert found == right, f"the gradient of {name} is {found}, not {right}"
         return Outcome(value.detach(), dict(zip(of, gradients, strict=True)), self.factor)
 
     def _all(self) -> dict[str, Tensor]:
@@ -71,20 +66,14 @@ class Call:
         return self.tensors | {name: x for name, x in ids.items() if x is not None}
 
 
-def _same_type(of: str, x: Tensor | None, like: Tensor) -> None:
-    if x is not None:
-        found, right = (x.dtype, tuple(x.shape)), (like.dtype, tuple(like.shape))
-        assert found == right, f"the {of} is {found}, not {right}"
-
-
 def again(loss: Loss, call: Call) -> Outcome:
     """Call twice; not a bit may differ."""
     first, second = call.run(loss), call.run(loss)
-    pairs = {name: (x, second.gradients[name]) for name, x in first.gradients.items()}
-    for name, (x, y) in {"loss": (first.loss, second.loss), **pairs}.items():
+    assert torch.equal(first.loss, second.loss), "two runs differ in the loss"
+    for name, x in first.gradients.items():
+        y = second.gradients[name]
         same = x is y if x is None or y is None else torch.equal(x, y)
-        of = name if name == "loss" else f"gradient of {name}"
-        assert same, f"two runs differ in the {of}"
+        assert same, f"two runs differ in the gradient of {name}"
     return second
 
 
@@ -94,9 +83,9 @@ def tripled(loss: Loss, call: Call) -> Outcome:
 
 
 def autocast(loss: Loss, call: Call) -> Outcome:
-    """Call under autocast to bf16, which is not to touch the logits.
+    """Call under autocast to bf16, which must not reach the logits.
 
-    The backward pass is outside, where PyTorch wants it.
+    The backward pass is outside, as PyTorch recommends.
     """
 
     def cast_loss(*args: Any, **settings: Any) -> Tensor:
@@ -119,50 +108,25 @@ def no_grad(loss: Loss, call: Call) -> Outcome:
         return Outcome(call.value(loss, call.tensors), {})
 
 
-def fixed_scale(loss: Loss, call: Call) -> Outcome:
-    """Let the embeddings have gradients, and nothing else."""
-    return call.run(loss, of=("a", "b"))
+def gradients_of(*names: str) -> Callable[[Loss, Call], Outcome]:
+    """Let some arguments have gradients, and nothing else."""
+    return lambda loss, call: call.run(loss, names)
 
 
-def a_alone(loss: Loss, call: Call) -> Outcome:
-    """Let only a have a gradient."""
-    return call.run(loss, of=("a",))
-
-
-def b_alone(loss: Loss, call: Call) -> Outcome:
-    """Let only b have a gradient."""
-    return call.run(loss, of=("b",))
-
-
-def scalars_alone(loss: Loss, call: Call) -> Outcome:
-    """Let log_scale and bias have gradients, as over frozen embeddings."""
-    return call.run(loss, of=tuple(name for name in call.tensors if name not in {"a", "b"}))
-
-
-CALL_VARIANTS = {
-    variant.__name__: variant
-    for variant in (
-        again,
-        tripled,
-        autocast,
-        strided,
-        no_grad,
-        fixed_scale,
-        a_alone,
-        b_alone,
-        scalars_alone,
-    )
+CALL_VARIANTS = {f.__name__: f for f in (again, tripled, autocast, strided, no_grad)} | {
+    "fixed_scale": gradients_of("a", "b"),
+    "a_alone": gradients_of("a"),
+    "b_alone": gradients_of("b"),
+    "scalars_alone": gradients_of("log_scale", "bias"),
 }
 
 
 @contextmanager
 def nan_filled_memory() -> Generator[None]:
-    """Fill memory that is asked for without a value with NaN, so that what nobody writes shows."""
+    """Fill uninitialized memory with NaN, so that elements that nobody writes show."""
     memory = cast("Any", torch.utils.deterministic)  # torch leaves its properties untyped
-    was = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    was_on = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     filled: bool = memory.fill_uninitialized_memory
     try:
         with warnings.catch_warnings():
@@ -171,5 +135,5 @@ def nan_filled_memory() -> Generator[None]:
             memory.fill_uninitialized_memory = True
             yield
     finally:
-        torch.use_deterministic_algorithms(was[0], warn_only=was[1])
+        torch.use_deterministic_algorithms(was_on, warn_only=warned)
         memory.fill_uninitialized_memory = filled

@@ -1,8 +1,8 @@
-"""What a check of a component is, and how a list of them comes to verdicts.
+"""Checks of components, and how to run a list of them.
 
-A check is a function that raises ``Fault`` with what is wrong and what to do, or ``Skipped``. The
-first line of its docstring is what it promises. A check whose ground is missing (no output, so no
-order of it) waits for the ones that it needs, so that one defect is reported once.
+A check is a function that raises ``Fault`` or ``Skipped``. The first line of its docstring says
+what a component has to do, and is the remedy where a fault has none of its own. A check runs only
+if those that it needs have passed (no output, no order of it), so that a defect is reported once.
 """
 
 from __future__ import annotations
@@ -10,28 +10,32 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.registry import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-S = TypeVar("S")
-
-LONGEST = 400  # letters of an exception in a message; libraries quote whole files
+LONGEST = 400  # characters of an exception in a message; libraries quote whole files
 
 
 class Fault(AssertionError):  # noqa: N818
-    """A promise that is not kept."""
+    """A check that failed."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str = "") -> None:
         """Say what is wrong, and what to do."""
-        super().__init__(" ".join(f"{problem}; {remedy}".split()))
+        super().__init__(" ".join(problem.split()), " ".join(remedy.split()))
 
 
 class Skipped(Exception):  # noqa: N818
-    """Why a check says nothing about this component."""
+    """Why a check does not apply to this component."""
+
+
+def expect(kept: object, problem: str, remedy: str = "") -> None:
+    """Raise a Fault unless the first argument is true."""
+    if not kept:
+        raise Fault(problem, remedy)
 
 
 @dataclass(frozen=True)
@@ -50,73 +54,66 @@ class Verdict:
         return not self.problem and not self.skipped
 
     def __str__(self) -> str:
-        if self.passed:
-            return f"{self.check}: passed"
-        return f"{self.check}: {self.problem or f'skipped, {self.skipped}'}"
+        found = "passed" if self.passed else self.problem or f"skipped, {self.skipped}"
+        return f"{self.check}: {found}"
 
 
 @dataclass(frozen=True)
-class Check(Generic[S]):
-    """One promise of a component."""
+class Check:
+    """One requirement of a component."""
 
     name: str
-    run: Callable[[S], None]
+    run: Callable[[Any], None]
+    """Takes the component under test."""
     needs: tuple[str, ...] = ()
     """Checks that have to pass first."""
 
-    @property
-    def promise(self) -> str:
-        """What the component should do, as the docstring says."""
-        first = (self.run.__doc__ or self.name).strip().partition("\n")[0].rstrip(".")
-        return first[0].lower() + first[1:]
 
-
-def examine(checks: Sequence[Check[S]], subject: S, *, home: Path) -> list[Verdict]:
+def examine(checks: Sequence[Check], subject: object, *, home: Path) -> list[Verdict]:
     """Return a verdict for each check, whatever the component does.
 
-    Args:
-        checks: in an order in which each comes after those that it needs.
-        subject: what they are given.
-        home: the folder of the component's code, which an exception is traced to.
+    Each check comes after those that it needs; ``home`` is the folder of the component's code.
     """
     verdicts: list[Verdict] = []
-    unmet: set[str] = set()
+    failed: set[str] = set()
     for check in checks:
-        if missing := [name for name in check.needs if name in unmet]:
+        if missing := [name for name in check.needs if name in failed]:
             verdict = Verdict(check.name, skipped=f"it needs {missing[0]!r} to pass")
         else:
             verdict = _verdict(check, subject, home)
         if missing or verdict.problem:
-            unmet.add(check.name)
+            failed.add(check.name)
         verdicts.append(verdict)
     return verdicts
 
 
-def _verdict(check: Check[Any], subject: object, home: Path) -> Verdict:
+def _verdict(check: Check, subject: object, home: Path) -> Verdict:
     try:
         check.run(subject)
-    except Fault as fault:
-        return Verdict(check.name, problem=str(fault))
     except Skipped as why:
         return Verdict(check.name, skipped=str(why))
     except KeyboardInterrupt:
         raise
+    except Fault as fault:
+        problem, remedy = fault.args
     except BaseException as error:  # SystemExit too: a component must not end our process
-        raised = f"raises {told(error)}{_place(error, home)}"
-        return Verdict(check.name, problem=f"{raised}; what is asked: {check.promise}")
-    return Verdict(check.name)
+        problem, remedy = f"raises {short_reason(error)}{_own_line(error, home)}", ""
+    else:
+        return Verdict(check.name)
+    promise = (check.run.__doc__ or check.name).strip().partition("\n")[0].rstrip(".")
+    remedy = remedy or f"expected: {promise[0].lower()}{promise[1:]}"
+    return Verdict(check.name, f"{problem}; {remedy}")
 
 
-def told(error: BaseException) -> str:
-    """Return an exception as one line that is not too long."""
+def short_reason(error: BaseException) -> str:
+    """Return an exception as one line of limited length."""
     text = reason(error)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _place(error: BaseException, home: Path) -> str:
+def _own_line(error: BaseException, home: Path) -> str:
     """Return the last line of the component's own code that an exception went through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = Path(__file__).parent
+    ours, frames = Path(__file__).parent, traceback.extract_tb(error.__traceback__)
     folders = [(frame, Path(frame.filename).parents) for frame in frames]
     own = [frame for frame, within in folders if home in within and ours not in within]
     return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""

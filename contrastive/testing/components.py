@@ -1,14 +1,14 @@
-"""Does a component keep what its kind promises? One call, for a plugin's own tests.
+"""Check a component in one call, for a plugin's own tests.
 
-The checks of every kind are in ``generic``, those of rows (encoders and heads) in ``rows``, the
-others in a module for each kind. They run on the CPU.
+The checks of every config are in ``generic``, those that encoders and heads share in ``rows``, the
+others in a module for each kind. All run on the CPU.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -17,14 +17,14 @@ from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
 from contrastive.losses import Loss
-from contrastive.testing import datasets, encoders, generic, heads, loss_modules, subjects
+from contrastive.testing import datasets, encoders, generic, heads, loss_modules
 from contrastive.testing.checks import examine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.testing.checks import Check, Verdict
-    from contrastive.testing.subjects import Ids
+    from contrastive.testing.loss_modules import Ids
 
 
 def check_component(
@@ -39,14 +39,12 @@ def check_component(
     """Put a component through every check of its kind.
 
     Args:
-        config: an encoder, head, loss, dataset, or a component of another kind, whose config alone
-            is checked.
-        samples: three or more raw samples for an encoder; needed for modalities other than image
-            and text.
+        config: a component; of kinds other than encoder, head, loss, dataset, only its config.
+        samples: three or more raw samples for an encoder, if not images or texts.
         split: which one of a dataset to read.
         in_dim: width of the features for a head; by default one that it takes.
         embed_dim: width of the embeddings for a head or a loss; by default one that it takes.
-        ids: ``unused`` says that a loss has no negatives, so that it need not look at group ids.
+        ids: ``unused`` for a loss without negatives, which may ignore group ids.
 
     Raises:
         TypeError: ``config`` is not an instance of a config class.
@@ -68,31 +66,24 @@ def examine_component(
     embed_dim: int | None = None,
     ids: Ids = "honoured",
 ) -> list[Verdict]:
-    """Return what each check found; it raises nothing, whatever the component does.
-
-    The arguments are those of ``check_component``. Random states are as they were afterwards.
+    """Return what each check found, and restore random states; arguments as ``check_component``.
 
     Raises:
         TypeError: ``config`` is not an instance of a config class.
     """
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
-        said = f"{getattr(config, '__name__', 'Component')}()"
-        msg = f"a component is checked as an instance of its config, such as {said}"
-        raise TypeError(msg)
+        example = f"{getattr(config, '__name__', 'Component')}()"
+        raise TypeError(f"a component is checked as an instance of its config, such as {example}")
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        subject: generic.Subject
-        checks: tuple[Check[Any], ...]
-        match config:
-            case Encoder():
-                subject = subjects.EncoderSubject(config, samples, Path(folder))
-                checks = encoders.ENCODER_CHECKS
-            case Head():
-                subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.HEAD_CHECKS
-            case Loss():
-                subject = subjects.LossSubject(config, embed_dim, ids)
-                checks = loss_modules.LOSS_CHECKS
-            case Dataset():
-                subject, checks = datasets.DatasetSubject(config, split), datasets.DATASET_CHECKS
-            case _:
-                subject, checks = generic.Subject(config), ()
+        subject, checks = generic.Subject(config), cast("tuple[Check, ...]", ())
+        if isinstance(config, Encoder):
+            subject = encoders.EncoderSubject(config, samples, Path(folder))
+            checks = encoders.ENCODER_CHECKS
+        elif isinstance(config, Head):
+            subject, checks = heads.HeadSubject(config, in_dim, embed_dim), heads.HEAD_CHECKS
+        elif isinstance(config, Loss):
+            subject = loss_modules.LossSubject(config, embed_dim, ids)
+            checks = loss_modules.LOSS_CHECKS
+        elif isinstance(config, Dataset):
+            subject, checks = datasets.DatasetSubject(config, split), datasets.DATASET_CHECKS
         return examine((*generic.GENERIC_CHECKS, *checks), subject, home=subject.home)

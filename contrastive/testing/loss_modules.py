@@ -1,159 +1,266 @@
-"""What losses promise as modules, whatever they compute: scale, gradients, state.
+"""Checks of losses: scale, gradients, state, and what any contrastive loss makes of pairs and ids.
+
+``check_loss`` compares a loss with its reference to the last digits; these checks need none.
 
 Shapes: N pairs, D wide.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from torch.nn.functional import normalize
 
 from contrastive.distributed.global_batch import BatchGroup
+from contrastive.errors import TrainingError
 from contrastive.losses.module import LossModule
-from contrastive.model.loading import build_model
-from contrastive.testing.checks import Check, Fault, Skipped
-from contrastive.testing.loss_values import VALUE_CHECKS, same
-from contrastive.testing.rows import difference, state_of
-from contrastive.testing.saved import WORDS, reloaded, train_step
-from contrastive.testing.settings import same_settings
-from contrastive.testing.subjects import (
-    FAR,
-    LossSubject,
-    gradients_of,
-)
+from contrastive.testing import modules
+from contrastive.testing.checks import Check, Fault, Skipped, expect
+from contrastive.testing.generic import Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from contrastive.losses import Loss
+
+Ids = Literal["honoured", "unused"]
+WIDTHS = (32, 128, 512, 2048)  # D that are tried: a loss may need many dimensions
+FAR = 50.0  # a logarithm that no logit scale should have
+CLOSE_LOSSES = 1e-4  # of the value: sums in another order
+IN_LOGARITHMS = "compute in logarithms: logsumexp, logsigmoid, log_softmax"
+
+
+@dataclass(frozen=True)
+class LossSubject(Subject):
+    """The loss under test; every call builds the module afresh, as some have a memory."""
+
+    config: Loss
+    embed_dim: int | None
+    ids: Ids
+
+    def make(self, log_scale: float | None = None) -> LossModule:
+        """Build the loss, maybe with another scale."""
+        torch.manual_seed(0)
+        module = self.config.build()
+        if log_scale is not None:
+            with torch.no_grad():
+                module.log_scale.fill_(log_scale)
+        return module
+
+    @cached_property
+    def width(self) -> int:
+        """D: the author's, or the first that the loss takes."""
+        refusal = ""
+        for width in [self.embed_dim] if self.embed_dim else WIDTHS:
+            try:
+                self.config.check(embed_dim=width, pairs=1)
+            except ValueError as error:
+                refusal = str(error)
+            else:
+                return width
+        raise Fault(f"it takes no width that was tried ({refusal})", "say embed_dim=")
+
+    @property
+    def ignores_ids(self) -> bool:
+        """Whether its fields say that it ignores ids."""
+        fields = str(self.config.model_dump())  # those of nested losses too
+        return self.ids == "unused" or "'positives': 'ignore'" in fields
+
+    def pairs(self, n: int = 8, *, orthogonal: bool = False) -> tuple[Tensor, Tensor]:
+        """Return related embeddings; if ``orthogonal``, equal pairs at right angles to others."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(self.width, self.width, generator=generator)
+        if orthogonal:
+            basis = cast("Tensor", torch.linalg.qr(rows)[0])
+            return basis[:n], basis[:n].clone()
+        other = rows + torch.randn(rows.shape, generator=generator)
+        return normalize(rows[:n], dim=1), normalize(other[:n], dim=1)
+
+    def call(self, module: LossModule, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what a module gives in training mode for a, b and maybe ids."""
+        try:
+            return module.train()(*batch)
+        except TrainingError as error:
+            raise Skipped(f"embeddings and ids are not enough for it: {error}") from None
+
+    def value(self, *batch: Tensor, log_scale: float | None = None) -> float:
+        """Return the loss as a number."""
+        return self.call(self.make(log_scale), *batch)[0].item()
+
 
 def builds(subject: LossSubject) -> None:
     """Build returns a LossModule."""
-    with same_settings():
-        module: Any = subject.make()
-    if not isinstance(module, LossModule):
-        problem = f"build() returns {type(module).__name__}"
-        raise Fault(problem, "subclass contrastive.losses.module.LossModule")
+    modules.build_checked(subject.make, LossModule)
     subject.pairs()  # of a width that it takes
 
 
 def owns_its_scale(subject: LossSubject) -> None:
-    """Its log_scale is a scalar parameter, or a buffer if it is not learned."""
+    """Its log_scale, ln(1 / temperature), is a finite scalar: a parameter, or a buffer if fixed."""
     module = subject.make()
     scale: Any = getattr(module, "log_scale", None)
-    if not isinstance(scale, torch.Tensor):
-        problem = f"log_scale is {type(scale).__name__}"
-        raise Fault(problem, "make it an nn.Parameter with the logarithm of 1 / temperature")
-    if not any(scale is x for x in (*module.parameters(), *module.buffers())):
-        problem = "log_scale is a plain tensor: not trained, not saved, not moved to a GPU"
-        raise Fault(problem, "make it an nn.Parameter, or register_buffer it if it is fixed")
-    if scale.ndim or not scale.isfinite():
-        problem = f"log_scale is {scale.tolist()}"
-        raise Fault(problem, "make it one finite number, of shape ()")
+    expect(isinstance(scale, torch.Tensor), f"log_scale is {type(scale).__name__}")
+    owned = any(scale is x for x in (*module.parameters(), *module.buffers()))
+    problem = "log_scale is a plain tensor: not trained, not saved, not moved to a GPU"
+    expect(owned, problem, "make it an nn.Parameter, or register_buffer it if it is fixed")
+    expect(scale.ndim == 0 and scale.isfinite(), f"log_scale is {scale.tolist()}")
 
 
-def gives_a_number(subject: LossSubject) -> None:
-    """Forward gives a finite scalar with a gradient, and a dict of detached scalar figures."""
+def returns_a_scalar(subject: LossSubject) -> None:
+    """Forward gives a finite scalar with a gradient, and a dict of detached scalar metrics."""
     a, b = subject.pairs()
-    result: Any = subject.call(a.requires_grad_(), b)
+    result: Any = subject.call(subject.make(), a.requires_grad_(), b)
     pair = cast("tuple[Any, ...]", result) if isinstance(result, tuple) else ()
-    if len(pair) != 2 or not isinstance(pair[1], dict):
-        raise Fault("forward gives no pair", "return the loss and a dict of figures")
-    loss, figures = cast("tuple[Tensor, dict[str, Any]]", pair)
-    if loss.shape != () or not loss.is_floating_point():
-        problem = f"the loss is {loss.dtype} of the shape {tuple(loss.shape)}"
-        raise Fault(problem, "reduce it to one number, the mean over rows")
-    if not loss.isfinite():
-        raise Fault(f"the loss is {float(loss)}", "compute in logarithms: logsumexp, logsigmoid")
-    for name, figure in figures.items():
-        if not isinstance(figure, torch.Tensor) or figure.numel() != 1 or figure.requires_grad:
-            problem = f"figure {name!r} is not a detached scalar tensor"
-            raise Fault(problem, "log x.detach(), of one number")
+    is_pair = len(pair) == 2 and isinstance(pair[1], dict)
+    expect(is_pair, "forward gives no pair of a loss and a dict")
+    loss, metrics = cast("tuple[Tensor, dict[str, Any]]", pair)
+    is_scalar = loss.shape == () and loss.is_floating_point()
+    expect(is_scalar, f"the loss is {loss.dtype} of the shape {tuple(loss.shape)}")
+    expect(loss.isfinite(), f"the loss is {loss.tolist()}", IN_LOGARITHMS)
+    for name, x in metrics.items():
+        scalar = isinstance(x, torch.Tensor) and x.numel() == 1 and not x.requires_grad
+        expect(scalar, f"metric {name!r} is no detached scalar tensor")
 
 
 def has_gradients(subject: LossSubject) -> None:
     """Gradients reach both embeddings and every parameter, and are finite."""
     module = subject.make()
     a, b = (x.requires_grad_() for x in subject.pairs())
-    loss, _ = subject.call(a, b, module=module)
-    parameters = [(name, x) for name, x in module.named_parameters() if x.requires_grad]
-    inputs = [("a", a), ("b", b), *parameters]
-    found = gradients_of(loss, [x for _, x in inputs])
-    for (name, _), gradient in zip(inputs, found, strict=True):
-        if gradient is None:
-            raise Fault(f"no gradient reaches {name}", f"use {name} in the loss, without detach")
-        if not gradient.isfinite().all():
-            raise Fault(f"the gradient of {name} is not finite", "compute in logarithms")
+    loss, _ = subject.call(module, a, b)
+    learned = {name: x for name, x in module.named_parameters() if x.requires_grad}
+    modules.check_gradients(loss, {"a": a, "b": b, **learned}, IN_LOGARITHMS)
 
 
 def leaves_inputs(subject: LossSubject) -> None:
-    """Embeddings and ids are as they were after a call."""
-    ids = torch.arange(8) // 2
-    given = (*subject.pairs(), ids)
+    """A call changes neither embeddings nor ids."""
+    given = (*subject.pairs(), torch.arange(8) // 2)
     kept = [x.clone() for x in given]
-    subject.call(*given)
+    subject.call(subject.make(), *given)
     for name, x, before in zip(("a", "b", "a_ids"), given, kept, strict=True):
-        if not torch.equal(x, before):
-            raise Fault(f"a call changes {name} in place", f"work on a copy of {name}")
+        expect(torch.equal(x, before), f"a call changes {name} in place")
+
+
+def prefers_matched_pairs(subject: LossSubject) -> None:
+    """Matched pairs cost less than the same rows in another order."""
+    a, b = subject.pairs(orthogonal=True)
+    right, wrong = subject.value(a, b), subject.value(a, b.roll(1, 0))
+    problem = f"matched pairs cost {right:.3g}, mismatched ones {wrong:.3g}"
+    expect(right < wrong, problem, "pull row i of a to row i of b; mind the sign")
+
+
+def uses_its_scale(subject: LossSubject) -> None:
+    """Well matched pairs cost less at a larger log_scale, the logarithm of 1 / temperature."""
+    a, b = subject.pairs(4, orthogonal=True)
+    low, high = (subject.value(a, b, log_scale=x) for x in (-1.0, 0.0))  # smoothing bounds more
+    if close(low, high) and not isinstance(subject.make().log_scale, torch.nn.Parameter):
+        raise Skipped("its log_scale is fixed, and not used")
+    problem = f"as log_scale grows from -1 to 0, matched pairs cost {high:.3g} after {low:.3g}"
+    expect(high < low, problem, "multiply cosines by log_scale.exp(), which is 1 / temperature")
+
+
+def keeps_precision(subject: LossSubject) -> None:
+    """It is finite at a logit scale of 100, and computed in fp32 under autocast too."""
+    a, b = subject.pairs()
+    highest = math.log(100)
+    for other in (a.clone(), b, -a):
+        row = a.clone().requires_grad_()
+        loss, _ = subject.call(subject.make(highest), row, other)
+        grads = cast("tuple[Tensor | None]", torch.autograd.grad(loss, row, allow_unused=True))
+        finite = all(x.isfinite().all() for x in (loss, *grads) if x is not None)
+        problem = f"at a logit scale of 100 the loss is {float(loss.detach())}, or its gradient"
+        expect(finite, problem, IN_LOGARITHMS)
+    expected = subject.value(a, b.roll(1, 0), log_scale=highest)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = subject.value(a, b.roll(1, 0), log_scale=highest)
+    problem = f"under autocast to bf16 the loss is {found:.6g} instead of {expected:.6g}"
+    expect(close(found, expected), problem, "take logits from losses.functional.similarity")
+
+
+def ignores_order(subject: LossSubject) -> None:
+    """The order of the pairs, with their ids, does not matter; nor do two calls differ."""
+    a, b = subject.pairs()
+    ids = torch.arange(8) // 2
+    expected, again = (subject.value(a, b, ids) for _ in range(2))
+    problem = f"two builds under one seed give {expected:.6g} and {again:.6g} for one batch"
+    expect(again == expected, problem, "draw from torch's global generator, if at all")
+    order = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
+    found = subject.value(a[order], b[order], ids[order])
+    problem = f"the loss is {found:.6g} for pairs that gave {expected:.6g} in another order"
+    expect(close(found, expected), problem)
+
+
+def honours_ids(subject: LossSubject) -> None:
+    """Rows with equal ids are no negatives of each other; distinct ids change nothing."""
+    a, b = subject.pairs()
+    plain = subject.value(a, b)
+    for what, ids in {"small": torch.arange(8), "large": 2**40 + 3 * torch.arange(8)}.items():
+        found = subject.value(a, b, ids)
+        problem = f"with distinct {what} ids it is {found:.6g}, without ids {plain:.6g}"
+        expect(close(found, plain), problem)
+    if subject.ignores_ids:
+        raise Skipped("its fields, or ids='unused', say that it ignores ids")
+    found = subject.value(a, b, torch.arange(8) // 2)
+    problem = "rows of one group are negatives of each other: ids change nothing"
+    remedy = "honour a_ids and b_ids; if the loss has no negatives, check it with ids='unused'"
+    expect(not close(found, plain), problem, remedy)
+
+
+def close(found: float, expected: float) -> bool:
+    """Return whether rounding explains the difference of two losses."""
+    return abs(found - expected) <= CLOSE_LOSSES * max(abs(expected), 1e-2)
 
 
 def keeps_bounds(subject: LossSubject) -> None:
-    """clamp_ brings a learned log_scale that has run away back."""
-    module = subject.make()
+    """clamp_ brings a learned log_scale back within its bounds."""
+    module = subject.make(FAR)
     if not isinstance(module.log_scale, torch.nn.Parameter):
         raise Skipped("its log_scale is fixed")
-    with torch.no_grad():
-        module.log_scale.fill_(FAR)
     module.clamp_()
-    if float(module.log_scale.detach()) >= FAR:
-        problem = f"after clamp_() log_scale is still {FAR:g}"
-        raise Fault(problem, "clamp it in clamp_(); CLIP keeps it at most at ln 100")
+    problem = f"after clamp_() log_scale is still {FAR:g}"
+    expect(module.log_scale.item() < FAR, problem, "clamp it in clamp_(), to ln 100 as CLIP does")
 
 
-def says_how(subject: LossSubject) -> None:
-    """Its logits, group and execution are what the training loop asks for."""
+def describes_itself(subject: LossSubject) -> None:
+    """Its logits, description and batch group have the types that the training loop needs."""
     module = subject.make()
     a, b = subject.pairs()
     shape = tuple(module.logits(a, b[:5]).shape)
-    if shape != (8, 5):
-        raise Fault(f"logits of 8 and 5 rows have the shape {shape}", "return [N, M] logits")
+    expect(shape == (8, 5), f"logits of 8 and 5 rows have the shape {shape}, not [N, M]")
     how: Any = module.describe(8, 8, a.shape[1], a.dtype, a.device)
-    if not isinstance(how, str):
-        raise Fault(f"describe() gives {how!r}", "return a word for the log, such as eager")
+    expect(isinstance(how, str), f"describe() gives {how!r}", "return a word such as eager")
     group: Any = module.batch_group()
-    if group is not None and not isinstance(group, BatchGroup):
-        problem = f"batch_group() gives a {type(group).__name__}"
-        raise Fault(problem, "return None, or BatchGroup.current() if the loss gathers the batches")
+    problem = f"batch_group() gives a {type(group).__name__}"
+    expect(isinstance(group, BatchGroup | None), problem, "return None or BatchGroup.current()")
 
 
 def keeps_its_state(subject: LossSubject) -> None:
     """A trained model that is saved and loaded goes on as the one that was not."""
     a, b = subject.pairs()
-    subject.call(a, b)  # whether it goes by a batch at all
-    torch.manual_seed(5)
-    model = build_model(subject.model())
-    train_step(model, {"text": WORDS, "counterpart": WORDS})
-    loaded = reloaded(model)
-    if changed := difference(state_of(model), state_of(loaded)):
-        problem = f"{changed} is another once saved and loaded"
-        raise Fault(problem, "let load_state_dict restore it as it was")
-    values = [subject.value(a, b, module=each.loss) for each in (model, loaded)]
-    if not same(values[1], values[0]):
-        problem = (
-            f"saved and loaded, it gives {values[1]:.6g} for a batch that gave {values[0]:.6g}"
-        )
-        remedy = "keep what decides as parameters or buffers (register_buffer, persistent)"
-        raise Fault(problem, remedy)
+    subject.call(subject.make(), a, b)  # skips a loss that needs more than a batch
+    spec = modules.model_spec(subject.width, loss=subject.config)
+    model, loaded = modules.saved_and_loaded(spec, modules.WORDS)
+    problem, remedy = "changes once saved and loaded", "let load_state_dict restore it unchanged"
+    modules.expect_same(modules.state_of(model), modules.state_of(loaded), problem, remedy)
+    expected, found = (subject.call(each.loss, a, b)[0].item() for each in (model, loaded))
+    problem = f"saved and loaded, it gives {found:.6g} for a batch that gave {expected:.6g}"
+    expect(close(found, expected), problem, modules.IN_STATE)
 
 
-LOSS_CHECKS: tuple[Check[Any], ...] = (
+LOSS_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     Check("log_scale", owns_its_scale, needs=("build",)),
-    Check("output", gives_a_number, needs=("log_scale",)),
+    Check("output", returns_a_scalar, needs=("log_scale",)),
     Check("gradients", has_gradients, needs=("output",)),
     Check("inputs", leaves_inputs, needs=("output",)),
-    *VALUE_CHECKS,
+    Check("pairs", prefers_matched_pairs, needs=("inputs",)),
+    Check("temperature", uses_its_scale, needs=("pairs",)),
+    Check("precision", keeps_precision, needs=("inputs",)),
+    Check("batch order", ignores_order, needs=("inputs",)),
+    Check("ids", honours_ids, needs=("batch order",)),
     Check("bounds", keeps_bounds, needs=("log_scale",)),
-    Check("log", says_how, needs=("log_scale",)),
+    Check("log", describes_itself, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),
 )

@@ -1,9 +1,8 @@
-"""Is this the loss? One call compares an implementation with ``losses.functional`` in float64.
+"""Compare an implementation of a loss with ``losses.functional`` in float64, in one call.
 
-A loss is easily right on random batches of a round size, and wrong where training takes it: at low
+A loss is easily right on random batches of a round size, and wrong where training leads: at low
 temperatures, for losses near zero, for batches that end in the middle of a tile, with ids. So the
-suite goes through regimes, sizes, ids, settings and ways of calling, such that all combinations
-of any two of them occur. A case is one such combination; its name says which.
+cases combine regimes, sizes, ids, settings and ways of calling, such that any two of them meet.
 
 Shapes: N rows of a, M rows of b, D wide.
 """
@@ -11,40 +10,36 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import math
+import random
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from itertools import combinations, product
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from contrastive.losses import functional
+from contrastive.losses import Direction, Positives, functional
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, Call, nan_filled_memory
-from contrastive.testing.covering_array import covering_array
 from contrastive.testing.measure import Deviation, Outcome, Reference, Tolerance, deviations
-from contrastive.testing.name_the_mistake import name_the_mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from contrastive.losses import Direction, Positives
+    from torch import Tensor
+
     from contrastive.testing.call_variants import Loss
 
 Kind = Literal["infonce", "sigmoid"]
 Size = tuple[int, int, int]
 
-SIZES: tuple[Size, ...] = (
-    (1, 1, 24),
-    (1, 6, 33),
-    (7, 5, 33),
-    (40, 40, 24),
-    (97, 130, 24),
-    (130, 97, 33),
-)
+SIZES = (1, 1, 24), (1, 6, 33), (7, 5, 33), (40, 40, 24), (97, 130, 24), (130, 97, 33)
 """N, M and D of the default cases: nothing is a multiple of a tile."""
 BIAS = -10.0  # where SigLIP starts
 NOTHING = 2**20 * torch.finfo(torch.float32).tiny  # a million exps that underflow
 SHOWN = 5  # failed cases that an error lists
+TRIES = 20  # candidates for each row of the covering array; more hardly shorten it
 
 _AXES = "regimes", "sizes", "ids", "positives", "directions", "label_smoothing", "variants"
 _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
@@ -79,11 +74,7 @@ class LossCase:
         return f"{self.kind}-{str(self.dtype).removeprefix('torch.')}-" + "-".join(parts)
 
     def check(self, loss: Loss) -> None:
-        """Compare a loss with the reference.
-
-        Args:
-            loss: called as ``functional.infonce`` or ``functional.sigmoid``; ``direction`` and
-                ``label_smoothing`` are passed only where they are not the default.
+        """Compare a loss with the reference; it is called as by ``check_loss``.
 
         Raises:
             AssertionError: one line with the case, what deviates, by how much, and the bar.
@@ -93,40 +84,32 @@ class LossCase:
         except AssertionError as error:
             problems = [str(error)]
         if problems:
-            msg = f"{self}: {'; '.join(problems)}"
-            raise AssertionError(msg)
+            raise AssertionError(f"{self}: {'; '.join(problems)}")
 
     def deviations(self, loss: Loss) -> list[Deviation]:
-        """Return all differences that are judged, for who wants to see how large they are.
-
-        First of a plain call, in which memory starts as NaN, then of the case's variant. If the
-        plain call fails, there is no other.
+        """Return all deviations, of a plain call with NaN in memory and, if it passes, a variant.
 
         Raises:
             AssertionError: the loss changes its arguments, differs between two runs, or returns
-                what has the wrong shape or type.
+                a tensor of the wrong shape or type.
         """
         call = self._call()
-        exact = self._exact(call)
+        exact = replace(call, tensors={name: x.double() for name, x in call.tensors.items()})
         reference = self._reference(exact)
         call = self._scaled(call, reference)
         with nan_filled_memory():
             outcome = call.run(loss)
         found = self._judged(outcome, reference)
         if any(not x.error <= x.bar for x in found):
-            like = name_the_mistake(float(outcome.loss), exact, *_JUDGES[self.kind])
+            like = _name_the_mistake(float(outcome.loss), exact, *_JUDGES[self.kind])
             return [replace(found[0], detail=f"{found[0].detail}{like}"), *found[1:]]
-        variant = CALL_VARIANTS[self.variant](loss, call)
-        in_variant = self._judged(variant, reference)
-        return found + [
-            Deviation(f"{self.variant}: {x.of}", x.error, x.bar, x.detail) for x in in_variant
-        ]
+        in_variant = self._judged(CALL_VARIANTS[self.variant](loss, call), reference)
+        return found + [replace(x, of=f"{self.variant}: {x.of}") for x in in_variant]
 
     def _judged(self, outcome: Outcome, reference: Reference) -> list[Deviation]:
         right = torch.promote_types(self.dtype, torch.float32)
         assert outcome.loss.dtype == right, f"the loss is {outcome.loss.dtype}, not {right}"
-        scale = REGIMES[self.regime].scale
-        return deviations(outcome, reference, self.tolerance, scale)
+        return deviations(outcome, reference, self.tolerance, REGIMES[self.regime].scale)
 
     def _call(self) -> Call:
         """Return the arguments, as the loss gets them."""
@@ -135,27 +118,19 @@ class LossCase:
         regime = REGIMES[self.regime]
         a, b = regime.embeddings(n, m, d, generator)
         wide = torch.promote_types(self.dtype, torch.float32)
-        tensors = {
-            "a": a.to(self.device, self.dtype),
-            "b": b.to(self.device, self.dtype),
-            "log_scale": torch.tensor(math.log(regime.scale), dtype=wide, device=self.device),
-        }
+        scalars = {"log_scale": math.log(regime.scale)}
+        scalars |= {"bias": BIAS} if self.kind == "sigmoid" else {}
+        tensors = {name: x.to(self.device, self.dtype) for name, x in {"a": a, "b": b}.items()}
+        for name, x in scalars.items():
+            tensors[name] = torch.tensor(x, dtype=wide, device=self.device)
         settings: dict[str, Any] = {"positives": self.positives}
-        if self.kind == "sigmoid":
-            tensors["bias"] = torch.tensor(BIAS, dtype=wide, device=self.device)
         if self.direction != "both":
             settings["direction"] = self.direction
         if self.label_smoothing:
             settings["label_smoothing"] = self.label_smoothing
-        a_ids, b_ids = (
-            None if x is None else x.to(self.device) for x in IDS[self.ids](n, m, generator)
-        )
-        return Call(tensors, a_ids, b_ids, settings, factor=1.0)
-
-    @staticmethod
-    def _exact(call: Call) -> Call:
-        tensors = {name: x.double() for name, x in call.tensors.items()}
-        return Call(tensors, call.a_ids, call.b_ids, call.settings, factor=1.0)
+        ids = (x if x is None else x.to(self.device) for x in IDS[self.ids](n, m, generator))
+        a_ids, b_ids = ids
+        return Call(tensors, a_ids, b_ids, settings)
 
     def _reference(self, exact: Call) -> Reference:
         judge, judge_of_logits = _JUDGES[self.kind]
@@ -164,24 +139,17 @@ class LossCase:
             name: torch.zeros_like(exact.tensors[name]) if x is None else x
             for name, x in outcome.gradients.items()
         }
-        scaled_NM = exact.tensors["log_scale"].exp() * exact.tensors["a"] @ exact.tensors["b"].T
+        scaled_NM = _scaled_cosines(exact.tensors)
         logits_NM = (scaled_NM + exact.tensors.get("bias", 0)).requires_grad_()
         value = judge_of_logits(logits_NM, exact.a_ids, exact.b_ids, **exact.settings)
         (gradient_NM,) = torch.autograd.grad(value, logits_NM)
-        sizes = {
-            "log_scale": float((gradient_NM * scaled_NM).abs().sum()),
-            "bias": float(gradient_NM.abs().sum()),
-        }
+        terms = {"log_scale": gradient_NM * scaled_NM, "bias": gradient_NM}
+        sizes = {name: float(x.abs().sum()) for name, x in terms.items()}
         # what smoothing spreads over the candidates is linear in the logits, and may cancel
         scale = REGIMES[self.regime].scale
         spread = self.label_smoothing * scale
-        return Reference(
-            outcome.loss,
-            gradients,
-            sizes,
-            least=max(spread, NOTHING),
-            least_row=max(spread / sum(self.size[:2]), NOTHING * scale),
-        )
+        least_row = max(spread / sum(self.size[:2]), NOTHING * scale)
+        return Reference(outcome.loss, gradients, sizes, max(spread, NOTHING), least_row)
 
     def _scaled(self, call: Call, reference: Reference) -> Call:
         """Keep gradients in the range of fp16, as a gradient scaler does."""
@@ -189,7 +157,7 @@ class LossCase:
             return call
         largest = max(float(reference.gradients[name].abs().max()) for name in ("a", "b"))
         factor = 2.0 ** (10 - math.frexp(largest)[1]) if largest else 1.0
-        return Call(call.tensors, call.a_ids, call.b_ids, call.settings, min(factor, 2.0**60))
+        return replace(call, factor=min(factor, 2.0**60))
 
 
 def loss_cases(
@@ -237,14 +205,13 @@ def loss_cases(
         directions, label_smoothing = ("both",), (0.0,)
     if not rectangular:
         sizes = tuple(dict.fromkeys((n, n, d) for n, _, d in sizes))
-    _known("regimes", regimes, REGIMES)
-    _known("ids", ids, IDS)
-    _known("variants", variants, CALL_VARIANTS)
     axes = (regimes, sizes, ids, positives, directions, label_smoothing, variants)
+    known = {"regimes": REGIMES, "ids": IDS, "variants": CALL_VARIANTS}
     for argument, values in zip(_AXES, axes, strict=True):
         if not values:
-            msg = f"{argument} is empty, and a suite without cases passes anything"
-            raise ValueError(msg)
+            raise ValueError(f"{argument} is empty, and a suite without cases passes anything")
+        for name in set(values) - known.get(argument, dict.fromkeys(values)).keys():
+            raise ValueError(f"{argument}: {name!r} is none of {', '.join(known[argument])}")
     tolerance = Tolerance.of(dtype) if tolerance is None else tolerance
     return [
         LossCase(kind, *row, device=device, dtype=dtype, tolerance=tolerance, seed=seed)
@@ -252,11 +219,26 @@ def loss_cases(
     ]
 
 
-def _known(argument: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
-    for name in names:
-        if name not in known:
-            msg = f"{argument}: {name!r} is none of {', '.join(known)}"
-            raise ValueError(msg)
+def covering_array(axes: Sequence[Sequence[Any]], strength: int) -> list[tuple[Any, ...]]:
+    """Return rows, one value of each axis in each, with all combinations of ``strength`` axes."""
+    dice = random.Random(0)  # noqa: S311 - it chooses cases, not secrets
+    subsets = list(combinations(range(len(axes)), min(strength, len(axes))))
+    everything = [(p, x) for p in subsets for x in product(*(axes[i] for i in p))]
+    missing, rows = set(everything), list[tuple[Any, ...]]()
+
+    def parts(row: tuple[Any, ...]) -> set[Any]:
+        return {(p, tuple(row[i] for i in p)) for p in subsets} & missing
+
+    def complete(p: tuple[int, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
+        given = dict(zip(p, values, strict=True))
+        return tuple(given.get(i) if i in given else dice.choice(x) for i, x in enumerate(axes))
+
+    for combination in dice.sample(everything, len(everything)):
+        if combination in missing:
+            row = max((complete(*combination) for _ in range(TRIES)), key=lambda x: len(parts(x)))
+            missing -= parts(row)
+            rows.append(row)
+    return rows
 
 
 def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
@@ -283,6 +265,40 @@ def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
             error.add_note(f"in the case {case}")
             raise
     if failed:
-        shown = "\n".join(failed[:SHOWN])
-        msg = f"{len(failed)} of {len(cases)} cases failed, the first of them:\n{shown}"
-        raise AssertionError(msg)
+        lines = f"{len(failed)} of {len(cases)} cases failed, the first of them:", *failed[:SHOWN]
+        raise AssertionError("\n".join(lines))
+
+
+def _name_the_mistake(value: float, call: Call, judge: Loss, judge_of_logits: Loss) -> str:
+    """Return which loss of other settings has this wrong value, in words, or nothing."""
+    right = float(call.value(judge, call.tensors))
+    for name, other in _others(call, judge, judge_of_logits):
+        differs = abs(float(other) - right) > 1e-6 * abs(right)
+        if differs and abs(float(other) - value) <= 1e-6 * abs(value):
+            return f", the loss {name}"
+    return ""
+
+
+def _others(call: Call, judge: Loss, judge_of_logits: Loss) -> Iterator[tuple[str, Tensor]]:
+    tensors, settings = call.tensors, call.settings
+    value = partial(call.value, judge, tensors)
+    for positives in get_args(Positives):
+        if positives != settings["positives"]:
+            yield f'with positives="{positives}"', value(positives=positives)
+    for direction in () if "bias" in tensors else get_args(Direction):
+        if direction != settings.get("direction", "both"):
+            yield f'with direction="{direction}"', value(direction=direction)
+    if "label_smoothing" in settings:
+        yield "without label_smoothing", value(label_smoothing=0.0)
+    divided = value(log_scale=-tensors["log_scale"])
+    yield "with logits divided by exp(log_scale) instead of multiplied", divided
+    if "bias" in tensors:
+        yield "without bias", value(bias=torch.zeros_like(tensors["bias"]))
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = (_scaled_cosines(tensors) + tensors.get("bias", 0)).to(dtype).double()
+        found = judge_of_logits(rounded, call.a_ids, call.b_ids, **settings)
+        yield f"of logits rounded to {str(dtype).removeprefix('torch.')}", found
+
+
+def _scaled_cosines(tensors: dict[str, Tensor]) -> Tensor:
+    return tensors["log_scale"].exp() * tensors["a"] @ tensors["b"].T

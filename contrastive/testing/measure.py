@@ -1,4 +1,4 @@
-"""How far a loss is from the float64 one, in numbers that can be held against a bar.
+"""Deviations of a loss and its gradients from the float64 reference, and the bars they meet.
 
 Shapes: N rows of a, M rows of b, D wide.
 """
@@ -37,9 +37,8 @@ class Tolerance:
     def of(cls, dtype: torch.dtype) -> Tolerance:
         """Return the default for embeddings of a type.
 
-        float64 and fp32 allow for the rounding of logits and sums. Embeddings of half precision
-        get a loss of the same quality, as it is judged on the rounded embeddings; their gradients
-        are allowed products and results of half precision.
+        float64 and fp32 allow for the rounding of logits and sums. The reference gets bf16/fp16
+        embeddings as rounded, so their loss is as exact; their gradients may be rounded.
         """
         match dtype:
             case torch.float64:
@@ -56,7 +55,7 @@ class Outcome:
 
     loss: Tensor
     gradients: dict[str, Tensor | None]
-    """By the name of the argument; None where autograd finds no way to it."""
+    """By the name of the argument; None where autograd finds no path to it."""
     factor: float = 1.0
     """The gradients are those of the loss times this."""
 
@@ -70,10 +69,10 @@ class Reference:
     sizes: dict[str, float]
     """For the gradient of a scalar, the sum of the absolute values of its terms."""
     least: float
-    """A smaller loss, or gradient of a scalar, has no relative precision: its terms are larger and
-    cancel, or they are below the smallest number."""
+    """A smaller loss, or gradient of a scalar, has no relative precision: its terms cancel or
+    underflow."""
     least_row: float
-    """The same of a row of the gradient of an embedding."""
+    """The same for a row of the gradient of an embedding."""
 
 
 @dataclass(frozen=True)
@@ -93,59 +92,49 @@ class Deviation:
 def deviations(
     outcome: Outcome, reference: Reference, tolerance: Tolerance, scale: float
 ) -> list[Deviation]:
-    """Return every difference that is judged, small or large.
+    """Return the deviations of a loss and of the gradients that it has, small or large ones.
 
-    Args:
-        outcome: what a loss gave; it may lack gradients.
-        reference: what it should have given.
-        tolerance: the bars.
-        scale: the logit scale.
+    ``scale`` is the logit scale.
     """
-    slack = scale * tolerance.logit
-    found = [_of_loss(outcome.loss, reference, tolerance.loss + slack)]
+    slack, found = scale * tolerance.logit, list[Deviation]()
+
+    def add(of: str, error: Tensor | float, bar: float, detail: str) -> None:
+        error = math.inf if math.isnan(error) else float(error)
+        found.append(Deviation(of, error, bar + slack, detail))
+
+    value, right = float(outcome.loss), float(reference.loss)
+    off, detail = abs(value - right), f"{value:.9g} instead of {right:.9g}"
+    if (tolerance.loss + slack) * right < off < 1e-5 and 0 < right < 1e-3:
+        detail += "; tiny losses survive as softplus(log(sum over the others) - x), not otherwise"
+    add("loss", off / max(right, reference.least), tolerance.loss, detail)
     for name, gradient in outcome.gradients.items():
         true, of = reference.gradients[name], f"gradient of {name}"
         if gradient is None:
-            detail = "missing: autograd finds no way from the loss"
+            detail = "missing: autograd finds no path from the loss"
             found.append(Deviation(of, math.inf if true.any() else 0.0, 0.0, detail))
             continue
         tiny = torch.finfo(gradient.dtype).tiny / outcome.factor
         wide = gradient.double() / outcome.factor
         if true.dim() == 0:
             bar = tolerance.bias if name == "bias" else tolerance.log_scale
-            error = float((wide - true).abs()) / max(reference.sizes[name], tiny, reference.least)
-            found.append(Deviation(of, _number(error), bar + slack, _said(wide, true)))
+            size = max(reference.sizes[name], tiny, reference.least)
+            add(of, (wide - true).abs() / size, bar, _describe(wide, true))
             continue
         least = max(tiny * true.shape[1] ** 0.5, reference.least_row)
         row_size_N, row_error_N = _lengths(true).clamp(min=least), _lengths(wide - true)
-        error = float(_lengths(row_error_N) / _lengths(row_size_N))
-        found.append(Deviation(of, _number(error), tolerance.gradient + slack, _said(wide, true)))
+        error = _lengths(row_error_N) / _lengths(row_size_N)
+        add(of, error, tolerance.gradient, _describe(wide, true))
         row_error_N /= row_size_N
-        error = float(row_error_N.quantile(0.99))
         which = f"row {int(row_error_N.nan_to_num(torch.inf).argmax())} is the worst"
-        of = f"rows of the {of}"
-        found.append(Deviation(of, _number(error), tolerance.rows + slack, which))
+        add(f"rows of the {of}", row_error_N.quantile(0.99), tolerance.rows, which)
     return found
-
-
-def _of_loss(loss: Tensor, reference: Reference, bar: float) -> Deviation:
-    value, right = float(loss), float(reference.loss)
-    difference = abs(value - right)
-    detail = f"{value:.9g} instead of {right:.9g}"
-    if bar * right < difference < 1e-5 and 0 < right < 1e-3:
-        detail += "; tiny losses survive as softplus(log(sum over the others) - x), not otherwise"
-    return Deviation("loss", _number(difference / max(right, reference.least)), bar, detail)
-
-
-def _number(error: float) -> float:
-    return math.inf if math.isnan(error) else error
 
 
 def _lengths(x: Tensor) -> Tensor:
     return x.square().sum(-1).sqrt()
 
 
-def _said(x: Tensor, true: Tensor) -> str:
+def _describe(x: Tensor, true: Tensor) -> str:
     """Say whether ``x`` is not finite, or zero, or a multiple of what it should be."""
     if not x.isfinite().all():
         if x.dim() == 0:

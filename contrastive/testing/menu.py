@@ -18,15 +18,15 @@ HEAVY = "torch"
 class Watch:
     """A finder that finds nothing, and notes who asked for torch first."""
 
-    place = ""
+    importer = ""
 
     def find_spec(self, name: str, *_: object) -> None:
         """Note the innermost line of code that is not the import system."""
-        if name == HEAVY and not self.place:
+        if name == HEAVY and not self.importer:
             frames = traceback.extract_stack()[:-1]
             code = [frame for frame in frames if not frame.filename.startswith("<frozen")]
             folder, file = os.path.split(code[-1].filename)
-            self.place = f"{os.path.basename(folder)}/{file}:{code[-1].lineno}"  # noqa: PTH119
+            self.importer = f"{os.path.basename(folder)}/{file}:{code[-1].lineno}"  # noqa: PTH119
 
 
 def main() -> None:
@@ -45,9 +45,8 @@ def main() -> None:
     except BaseException as error:  # SystemExit too
         result["error"] = " ".join(f"{type(error).__name__}: {error}".split())
     if HEAVY in sys.modules:
-        result["torch"] = watch.place or "it"
-    json.dump(result, answers)
-    answers.flush()
+        result["torch"] = watch.importer or "it"
+    print(json.dumps(result), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Another Python process, to which things are sent as to a worker that reads data.
+"""Another Python process, which gets objects by pickle as a worker of a data loader does.
 
-It is started once, with another seed of ``hash``, and kept for the next check: importing torch
-takes longer than most checks.
+It starts once, with another seed of ``hash``, and serves all checks: importing torch takes longer
+than most of them.
 """
 
 from __future__ import annotations
@@ -22,34 +22,23 @@ from contrastive.testing.checks import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 OTHER_HASH = "20210226"  # a seed that nobody else is likely to have set
 
 
 def pickled(thing: object, what: str) -> bytes:
-    """Return a thing as it is sent to workers.
-
-    Raises:
-        Fault: it cannot be sent.
-    """
+    """Pickle an object, or raise a Fault that calls it ``what``."""
     try:
         return pickle.dumps(thing)
     except Exception as error:  # whatever a class raises
-        problem = f"{what} cannot be pickled ({reason(error)}), so no worker process can have it"
         remedy = "make it of functions and classes at the top of a module, without lambdas"
-        raise Fault(problem, remedy) from None
-
-
-def unpickled(data: bytes) -> Any:
-    """Return what was sent."""
-    return pickle.loads(data)  # noqa: S301  (from the process that started this one)
+        raise Fault(f"{what} cannot be pickled ({reason(error)})", remedy) from None
 
 
 def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
-    """Return what a function of a module gives in the other process.
+    """Return the result of a module's function in the other process.
 
     Raises:
-        SubprocessError: it raised there; the text says what.
+        Fault: the function raised there, or the process died.
     """
     process = _process()
     pipe_in, pipe_out = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
@@ -61,15 +50,11 @@ def in_subprocess(function: Callable[..., Any], *arguments: object) -> Any:
     except (OSError, EOFError):
         _process.cache_clear()
         _end(process)
-        msg = f"the process ended with code {process.returncode}"
-        raise SubprocessError(msg) from None
+        ok, result = False, f"the process ended with code {process.returncode}"
     if not ok:
-        raise SubprocessError(result)
+        remedy = "let it hold all that it needs, and define it in a module"
+        raise Fault(f"it fails in another process: {result}", remedy)
     return result
-
-
-class SubprocessError(Exception):
-    """What went wrong in the other process, as one line."""
 
 
 @cache
@@ -86,21 +71,18 @@ def _process() -> subprocess.Popen[bytes]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a process that finds this one's modules, and hashes otherwise."""
+    """Return an environment with this process's import path and another hash seed."""
     path = os.pathsep.join(folder or str(os.curdir) for folder in sys.path)
     return os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": OTHER_HASH}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            with suppress(OSError):  # what a process that died has not read
-                pipe.close()
-    process.wait()
+    with suppress(OSError), process:  # closes the pipes and waits; one that died has not read all
+        pass
 
 
 def _serve() -> None:
-    """Answer requests until the pipe is closed; whatever prints goes to stderr."""
+    """Answer requests until the pipe is closed; redirect what they print to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:
