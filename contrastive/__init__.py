@@ -11,6 +11,7 @@ from contrastive.config.lazy_names import lazy_names
 from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
+    from contrastive.doctor import diagnose
     from contrastive.errors import ContrastiveError
     from contrastive.evaluation.comparison import compare
     from contrastive.evaluation.evaluate import evaluate
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from contrastive.inference.captioning import caption
     from contrastive.inference.generation import generate, rerank
     from contrastive.inference.question_answering import answer
+    from contrastive.inference.search import search
     from contrastive.inference.zero_shot import classify
     from contrastive.model.loading import build_model, load_model
     from contrastive.model.model import ContrastiveModel
-    from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec
+    from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec, load_spec
     from contrastive.training.train import train
 
 __all__ = [
@@ -41,11 +43,14 @@ __all__ = [
     "caption",
     "classify",
     "compare",
+    "diagnose",
     "evaluate",
     "generate",
     "load_model",
+    "load_spec",
     "probe",
     "rerank",
+    "search",
     "train",
 ]
 
@@ -53,13 +58,15 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     __all__,
     {
+        "doctor": "diagnose",
         "errors": "ContrastiveError",
         "model.model": "ContrastiveModel",
-        "spec": "EvaluationSpec ModelSpec RunSpec Tower TrainingSpec",
+        "spec": "EvaluationSpec ModelSpec RunSpec Tower TrainingSpec load_spec",
         "features.cache": "FeatureCache",
         "inference.question_answering": "answer",
         "model.loading": "build_model load_model",
         "inference.captioning": "caption",
+        "inference.search": "search",
         "inference.zero_shot": "classify",
         "evaluation.comparison": "compare",
         "evaluation.evaluate": "evaluate",

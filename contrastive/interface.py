@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contrastive.config.extras import require
     from contrastive.config.json_schema import json_schema
     from contrastive.config.registry import Registry
-    from contrastive.config.yaml_files import dump_spec, load_spec
+    from contrastive.config.yaml_files import dump_spec
     from contrastive.data.bad_rows import BadRows
     from contrastive.data.folders import readable_folder
     from contrastive.data.images import ImageSource, StoredImage, open_image
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from contrastive.losses.wrapper import WrapperLoss
     from contrastive.pretrained import Pretrained, pretrained_spec, sources
     from contrastive.pretrained.duals import dual_spec, local_folder
-    from contrastive.spec import ModelSpec, Tower
+    from contrastive.spec import ModelSpec, Tower, load_spec
 
 __all__ = [
     "CAPTION_TABLES",
@@ -160,11 +160,11 @@ __getattr__, __dir__ = lazy_names(
         "losses": "Loss Scaled Candidates Direction Negatives losses",
         "datasets": "Dataset Purpose datasets",
         "pretrained": "Pretrained sources pretrained_spec",
-        "spec": "ModelSpec Tower",
+        "spec": "ModelSpec Tower load_spec",
         # Registries: components by name; ``Registry`` makes a kind of your own.
         "config.registry": "Registry",
         # Specs as files, for tests.
-        "config.yaml_files": "load_spec dump_spec",
+        "config.yaml_files": "dump_spec",
         "config.json_schema": "json_schema",
         # Errors, and optional libraries.
         "errors": "BadSample ContrastiveError DataError MissingExtra SpecError WeightsError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import (
     Field,
@@ -17,8 +17,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from contrastive.config import yaml_files
 from contrastive.config.base import Config
-from contrastive.config.yaml_files import with_overrides
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
@@ -26,8 +26,9 @@ from contrastive.losses import Loss
 from contrastive.prompts import TEMPLATES, Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+S = TypeVar("S", bound=Config)
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
 
@@ -41,7 +42,7 @@ class Section(Config):
         Raises:
             SpecError: one line for each mistake.
         """
-        return with_overrides(self, *overrides)
+        return yaml_files.with_overrides(self, *overrides)
 
 
 class LoRA(Section):
@@ -240,3 +241,33 @@ class RunSpec(Section):
 def kind_of_spec(data: Mapping[str, Any]) -> type[ModelSpec] | type[RunSpec]:
     """Return what a spec's fields describe: a model, which has towers, or else a run."""
     return ModelSpec if "towers" in data else RunSpec
+
+
+@overload
+def load_spec(
+    spec: type[S], path: str | Path, overrides: Iterable[str] = (), *, trusted: bool = True
+) -> S: ...
+@overload
+def load_spec(
+    spec: str | Path, path: None = None, overrides: Iterable[str] = (), *, trusted: bool = True
+) -> ModelSpec | RunSpec: ...
+def load_spec(
+    spec: Any, path: Any = None, overrides: Iterable[str] = (), *, trusted: bool = True
+) -> Config:
+    """Read a YAML (or JSON) file as a spec, after ``a.b=value`` overrides.
+
+    Args:
+        spec: the file; or the config class that ``path`` describes, such as ``RunSpec``.
+        path: the file, after a class.
+        overrides: ``a.b=value``, the value in YAML; checked as if written in the file.
+        trusted: the file is the user's own, so ``module:Class`` may name a component.
+
+    Returns:
+        An object of that class; without one, a ``ModelSpec`` if the file has towers at its top,
+        else a ``RunSpec``.
+
+    Raises:
+        SpecError: one line for each mistake: ``file:line: path: problem``.
+    """
+    kind, file = (kind_of_spec, spec) if path is None else (spec, path)
+    return yaml_files.load_spec(kind, file, overrides, trusted=trusted)

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from contrastive import RunSpec, classify, load_model
+from contrastive import RunSpec, classify, load_model, load_spec
 from contrastive.components import REGISTRIES
-from contrastive.config.yaml_files import load_spec
 from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import pytest
 from safetensors import safe_open
 
-from contrastive import RunSpec, load_model
-from contrastive.config.yaml_files import load_spec
+from contrastive import RunSpec, load_model, load_spec
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train

@@ -34,18 +34,18 @@ def search(
     """Exact nearest-neighbour search: images by words, texts by an image, any modality by any."""
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
-    from contrastive.inference.search import candidates
-    from contrastive.inference.search import find as hits_of
+    from contrastive.inference.search import search as nearest
     from contrastive.reporting.tables import hits_table
 
-    among = candidates(
+    hits = nearest(
+        loaded,
         query,
         images=images,
         texts=texts,
-        data=lambda: context.rows(split, remedy="--images or --texts"),
-        modalities=list(loaded.towers),
-        by=by,
+        samples=lambda: context.samples(split, remedy="--images or --texts"),
         find=find,
+        query_modality=by,
+        k=k,
+        cache=context.cache,
     )
-    hits = hits_of(loaded, query, among, k=k, cache=context.cache)
-    show(hits, as_json, hits_table(hits))
+    show([hit.as_dict() for hit in hits], as_json, hits_table(hits))

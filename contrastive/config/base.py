@@ -9,7 +9,7 @@ import json
 import textwrap
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -78,12 +78,17 @@ class Config(BaseModel):
     kind: ClassVar[str] = ""
     registry: ClassVar[RegistryLookup]
 
-    def __init__(self, /, **fields: Any) -> None:
+    def __init__(self, /, *unnamed: Any, **fields: Any) -> None:
         """Check the fields.
 
         Raises:
             SpecError: one line for each mistake.
         """
+        if unnamed:
+            first = next(iter(type(self).model_fields), "")
+            how = f"such as {first}={unnamed[0]!r}" if first else "of which it has none"
+            msg = f"{type(self).__name__}: fields are given by name, {how}"
+            raise SpecError(msg)
         try:
             self.__pydantic_validator__.validate_python(fields, self_instance=self)
         except ValidationError as error:
@@ -116,6 +121,22 @@ class Config(BaseModel):
             return super().model_copy(deep=deep)
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**given | dict(update))
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse to be the module that it describes.
+
+        Raises:
+            SpecError: says how to make that.
+        """
+        name = type(self).__name__
+        msg = f"{name} describes a component and is none; build it first: {name}(...).build()"
+        raise SpecError(msg)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the fields that are not at their defaults."""
+        for name, field in type(self).model_fields.items():
+            if (value := getattr(self, name)) != field.get_default(call_default_factory=True):
+                yield name, value
 
     def check_again(self) -> Self:
         """Return an equal object whose fields are checked, as pydantic can make unchecked ones.

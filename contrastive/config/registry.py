@@ -69,6 +69,10 @@ class Registry(Generic[C]):
         self.registered: dict[str, type[C]] = {}
         interface.registry = self
 
+    def __repr__(self) -> str:
+        """Return the names that are registered in this program; installed ones are not sought."""
+        return f"<registry of {self.interface.kind}s: {', '.join(self.registered)}>"
+
     def register(self, name: str) -> Callable[[type[D]], type[D]]:
         """Give the decorated class a name in this program.
 

@@ -17,6 +17,7 @@ import numpy as np
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
+from contrastive.evaluation.tabular import Tabular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
 
 
-@dataclass(frozen=True)
-class PairAccuracy:
+@dataclass(frozen=True, repr=False)
+class PairAccuracy(Tabular):
     """Shares of the tests that a model passes."""
 
     name: str
@@ -47,6 +48,15 @@ class PairAccuracy:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each score: its value, its interval, and that of chance."""
+        scores = {"text": self.text, "image": self.image, "group": self.group}
+        return [{"tests": self.name, "score": k} | asdict(e) for k, e in scores.items() if e]
+
+    def __repr__(self) -> str:
+        parts = [f"{row['score']} {row['value']:.1%}" for row in self.rows()]
+        return f"PairAccuracy({self.name}: {', '.join(parts)} of {self.tests} tests)"
 
 
 def pair_accuracy(

@@ -14,6 +14,7 @@ from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.evaluation.leakage import check_held_out
+from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.zero_shot import classify
 from contrastive.prompts import TEMPLATES
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabular):
     """What each model says about each image, when all are asked in the same words."""
 
     images: tuple[Any, ...]
@@ -40,12 +41,25 @@ class Comparison:
 
     def top(self, model: str) -> list[tuple[str, float]]:
         """Return a model's likeliest class of each image, and its probability."""
-        rows = (zip(self.classes, row, strict=True) for row in self.rows(model))
+        rows = (zip(self.classes, row, strict=True) for row in self.by_image(model))
         return [max(row, key=lambda pair: pair[1]) for row in rows]
 
-    def rows(self, model: str) -> list[list[float]]:
+    def by_image(self, model: str) -> list[list[float]]:
         """Return a model's probabilities as plain numbers."""
         return cast("list[list[float]]", self.probabilities[model].tolist())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each image and model: the probability of each class."""
+        return [
+            {"image": image_name(image, index), "model": model}
+            | dict(zip(self.classes, self.by_image(model)[index], strict=True))
+            for index, image in enumerate(self.images)
+            for model in self.probabilities
+        ]
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.probabilities)
+        return f"Comparison({names}: agree on {self.agreed} of {len(self.images)} images)"
 
     @property
     def agreed(self) -> int:
@@ -55,7 +69,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        rows = {model: self.rows(model) for model in self.probabilities}
+        rows = {model: self.by_image(model) for model in self.probabilities}
         images = [
             {
                 "image": image_name(image, index),

@@ -20,6 +20,7 @@ from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
 from contrastive.evaluation.retrieval import Direction, has_companions, recall
+from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.embed_dataset import EmbeddedModality, embed_modality
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.prompts import TEMPLATES
@@ -50,8 +51,8 @@ class Classification:
     """What was classified, if not images."""
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
+@dataclass(frozen=True, repr=False)
+class EvaluationReport(Tabular):
     """What ``evaluate`` found."""
 
     split: str
@@ -65,6 +66,36 @@ class EvaluationReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
+
+    def summary(self) -> str:
+        """Return the main metrics in one line, shares in per cent."""
+        parts = [
+            f"{name.replace('_', ' ')} "
+            + " ".join(f"R@{k} {estimate.value:.1%}" for k, estimate in direction.recall.items())
+            for name, direction in self.retrieval.items()
+        ]
+        if self.classification:
+            parts.append(f"zero-shot top-1 {self.classification.accuracy.value:.1%}")
+        if not parts:  # one modality without groups: nothing to retrieve
+            parts = [
+                f"{modality} uniformity {x.uniformity:.2f}, effective rank {x.effective_rank:.1f}"
+                for modality, x in self.geometry.items()
+            ]
+        return "; ".join(parts)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each metric: what, its value, its interval, and that of chance."""
+        found = {
+            f"{name} R@{k}": estimate
+            for name, direction in self.retrieval.items()
+            for k, estimate in direction.recall.items()
+        }
+        if self.classification:
+            found["zero-shot top-1"] = self.classification.accuracy
+        return [{"split": self.split, "metric": name} | asdict(e) for name, e in found.items()]
+
+    def __repr__(self) -> str:
+        return f"EvaluationReport({self.split or 'no split'}: {self.summary()})"
 
 
 def evaluate(

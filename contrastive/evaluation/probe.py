@@ -23,6 +23,7 @@ from contrastive.evaluation.evaluate import top5_share
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.labelled_splits import On, Reader, Splits
 from contrastive.evaluation.logistic import choose_strength, fit_and_score
+from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.nearest import top_k
 from contrastive.inference.zero_shot import classify
 from contrastive.prompts import TEMPLATES
@@ -77,8 +78,8 @@ class Neighbours:
     accuracy: Accuracy
 
 
-@dataclass(frozen=True)
-class ProbeReport:
+@dataclass(frozen=True, repr=False)
+class ProbeReport(Tabular):
     """What ``probe`` found."""
 
     split: str
@@ -99,6 +100,26 @@ class ProbeReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each classifier: its training samples and accuracies."""
+        found: list[tuple[str, int, Accuracy]] = [
+            (f"linear, {point.shots or 'all'} shots", point.samples, point.accuracy)
+            for point in self.linear
+        ]
+        found.append((f"{self.knn.k} neighbours", self.train, self.knn.accuracy))
+        if self.zero_shot:
+            found.append(("zero-shot", 0, self.zero_shot))
+        return [
+            {"classifier": name, "training samples": samples, "split": self.split}
+            | {f"top-1 {key}": value for key, value in asdict(accuracy.top1).items()}
+            | {"top-5": accuracy.top5, "mean per class": accuracy.mean_per_class}
+            for name, samples, accuracy in found
+        ]
+
+    def __repr__(self) -> str:
+        parts = [f"{row['classifier']} {row['top-1 value']:.1%}" for row in self.rows()]
+        return f"ProbeReport({self.split}: {'; '.join(parts)})"
 
 
 def probe(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
-from contrastive.data.samples import check_modalities
+from contrastive.data.sample_list import sample_list
+from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
 from contrastive.inference.embed_dataset import embed_modality
 from contrastive.inference.nearest import top_k
@@ -20,103 +21,128 @@ from contrastive.inference.nearest import top_k
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """What is searched: rows of one modality, for a query of another or the same."""
+class Hit:
+    """A sample that was found."""
 
-    query_modality: str
-    modality: str
-    rows: Sequence[dict[str, Any]]
+    similarity: float
+    """Cosine with the query."""
+    found: str
+    """Its path or text; of an image without a name, its caption."""
+    source: str
+    """Where it came from, such as ``captions.csv:17``."""
+    sample: Any
+    """The raw sample."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, without the sample."""
+        return {"similarity": self.similarity, "found": self.found, "source": self.source}
 
 
-def candidates(
-    query: str,
+def search(
+    model: ContrastiveModel,
+    query: Any,
     *,
-    images: Path | None = None,
-    texts: Path | None = None,
-    data: Callable[[], Sequence[dict[str, Any]]],
-    modalities: Sequence[str] = ("image", "text"),
-    by: str | None = None,
+    images: Any = None,
+    texts: Any = None,
+    samples: Samples | Callable[[], Samples] | None = None,
     find: str | None = None,
-) -> Candidates:
-    """Decide what a query is, and what it is searched in.
+    query_modality: str | None = None,
+    k: int = 10,
+    cache: FeatureCache | None = None,
+) -> list[Hit]:
+    """Return the k nearest of the images, texts or samples that are given, best first.
+
+    Samples that cannot be read are reported and left out.
 
     Args:
-        query: words, or the path of an image or of another file.
-        images: a folder of images to search.
-        texts: a file to search, a text a line.
-        data: gives the rows of a dataset, which are searched if neither is given.
-        modalities: those of the model. An image searches texts, words search images, and where
-            there are none, the first modality of another kind.
-        by: the query's modality, if it is not to be guessed.
-        find: the modality to search, if it is another; it may be the query's own.
+        model: the model.
+        query: words, the path of an image or of another file, or one raw sample.
+        images: a folder, or images in any form that ``ContrastiveModel.embed`` takes.
+        texts: a file with a text a line, or texts in any such form.
+        samples: a built dataset, or what builds it; searched if neither of the others is given.
+        find: the modality to search, if the query does not decide it; it may be the query's own.
+            An image searches texts, words search images; where there are none, the first other
+            modality of the model.
+        query_modality: of the query, if it is not to be guessed.
+        k: how many hits.
+        cache: keeps the features of frozen encoders.
 
     Raises:
-        DataError: the image, the folder or the file is not there, or holds nothing; or it is not
-            of the modality that is searched.
+        BadSample: the query cannot be read.
+        DataError: the image, the folder or the file is not there, or holds nothing that can be
+            read; or it is not of the modality that is searched.
     """
-    by = by or _modality_of(query, modalities)
-    if by == "image" and not Path(query).is_file():
+    modalities = list(model.towers)
+    by = query_modality or _modality_of(query, modalities)
+    if by == "image" and isinstance(query, (str, Path)) and not Path(query).is_file():
         msg = f"{query}: no such image"
         raise DataError(msg)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
-    find = find or (usual if usual in modalities else (others or [*modalities])[0])
+    find = find or (usual if usual in modalities else (others or modalities)[0])
     for given, modality in ((images, "image"), (texts, "text")):
-        if given and find != modality:
-            msg = f"{query!r}: {by} finds {find}; add --find {modality} to search {given}"
+        if given is not None and find != modality:
+            msg = f"{query!r}: {by} finds {find}; add --find {modality} to search {_named(given)}"
             raise DataError(msg)
-    rows = images_in(images) if images else lines_of(texts) if texts else data()
+    rows = _rows(images, texts, samples)
     check_modalities(rows, [find])
-    return Candidates(by, find, rows)
+    bad_rows = BadRows(on_report=say)
+    query_1D = model.embed(by, [query], cache=cache)
+    column = embed_modality(model, rows, find, bad_rows, cache=cache)
+    if not column.rows:
+        msg = f"nothing to search: none of {len(rows)} {find} samples can be read"
+        raise DataError(msg)
+    scores, indices = top_k(query_1D, column.embeddings_QD, k)
+    return [
+        _hit(rows[column.rows[int(index)]], find, score.item())
+        for score, index in zip(scores[0], indices[0], strict=True)
+    ]
 
 
-def _modality_of(query: str, modalities: Sequence[str]) -> str:
+def _modality_of(query: Any, modalities: Sequence[str]) -> str:
     """Guess what a query is: an image by its suffix, another file if there is one, else words."""
+    if not isinstance(query, (str, Path)):
+        return "image"
     files = [modality for modality in modalities if modality not in ("image", "text")]
     if Path(query).suffix.lower() in SUFFIXES:
         return "image"
     return files[0] if files and Path(query).is_file() else "text"
 
 
-def find(
-    model: ContrastiveModel,
-    query: str,
-    among: Candidates,
-    *,
-    k: int = 10,
-    cache: FeatureCache | None = None,
+def _rows(
+    images: Any, texts: Any, samples: Samples | Callable[[], Samples] | None
 ) -> list[dict[str, Any]]:
-    """Return the k best candidates: similarity, what was found, and its place.
-
-    Candidates that cannot be read are reported and left out.
-
-    Raises:
-        BadSample: the query cannot be read.
-        DataError: none of the candidates can be read.
-    """
-    bad_rows = BadRows(on_report=say)
-    query_1D = model.embed(among.query_modality, [query], cache=cache)
-    column = embed_modality(model, among.rows, among.modality, bad_rows, cache=cache)
-    if not column.rows:
-        msg = f"nothing to search: none of {len(among.rows)} {among.modality} samples can be read"
+    if images is not None:
+        is_folder = isinstance(images, (str, Path)) and not Path(images).is_file()
+        return images_in(Path(images)) if is_folder else _listed(images, "image")
+    if texts is not None:
+        return lines_of(Path(texts)) if isinstance(texts, (str, Path)) else _listed(texts, "text")
+    if samples is None:
+        msg = "nothing to search: give images, texts or samples"
         raise DataError(msg)
-    scores, indices = top_k(query_1D, column.embeddings_QD, k)
-    hits: list[dict[str, Any]] = []
-    for score, index in zip(scores[0], indices[0], strict=True):
-        row = among.rows[column.rows[int(index)]]
-        sample = row[among.modality]
-        # an image without a name is best described by its caption
-        named = isinstance(sample, (str, Path, StoredImage))
-        found = str(sample) if named else str(row.get("text", ""))
-        hits.append(
-            {"similarity": score.item(), "found": found, "source": str(row.get("source", ""))}
-        )
-    return hits
+    return rows_of(samples() if callable(samples) else samples)
+
+
+def _listed(given: Any, modality: str) -> list[dict[str, Any]]:
+    samples = sample_list(given, modality)
+    return [{modality: sample, "id": i, "source": f"{i}"} for i, sample in enumerate(samples)]
+
+
+def _hit(row: dict[str, Any], modality: str, similarity: float) -> Hit:
+    sample = row[modality]
+    named = isinstance(sample, (str, Path, StoredImage))
+    found = str(sample) if named else str(row.get("text", ""))
+    return Hit(similarity, found, str(row.get("source", "")), sample)
+
+
+def _named(given: Any) -> str:
+    return str(given) if isinstance(given, (str, Path)) else "them"
 
 
 def images_in(folder: Path) -> list[dict[str, Any]]:

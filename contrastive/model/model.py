@@ -15,22 +15,26 @@ from torch import Tensor, nn
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
 from contrastive.data.sample_list import sample_list
-from contrastive.errors import SpecError, TrainingError
+from contrastive.encoders.given_module import GivenModule, given_encoder
+from contrastive.errors import SpecError, TrainingError, WeightsError
+from contrastive.heads import Identity
+from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.modes import eval_mode
+from contrastive.spec import ModelSpec, Tower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
     from contrastive.features.cache import FeatureCache
+    from contrastive.losses import Loss
     from contrastive.losses.module import LossModule
-    from contrastive.spec import ModelSpec
 
 
 EmbeddingViews = dict[str, list[Tensor]]
@@ -62,6 +66,64 @@ class ContrastiveModel(nn.Module):
         self.loss: LossModule = spec.loss.build()
         self.seen: dict[str, Tensor] = {}
         """Hashes of the samples that it was trained on, by modality (not text)."""
+
+    @classmethod
+    def from_modules(
+        cls,
+        modules: Mapping[str, nn.Module],
+        preprocess: Mapping[str, Callable[[Sequence[Any]], Any]],
+        *,
+        embed_dim: int,
+        loss: Loss | None = None,
+        pairs: Sequence[tuple[str, str]] | None = None,
+    ) -> ContrastiveModel:
+        """Make a model of ``nn.Module``s of your own, without a spec or a plugin.
+
+        It embeds, evaluates and trains in a loop of your own; it is saved by its ``state_dict``.
+
+        Args:
+            modules: a tower for each modality, whose output is ``[B, embed_dim]``; it is
+                L2-normalised.
+            preprocess: for each modality, what turns a list of B raw samples into a tensor, or a
+                dict of tensors: the input, or keyword arguments, of the module.
+            embed_dim: D, the shared width.
+            loss: its config; ``InfoNCE()`` if None.
+            pairs: modality pairs that the loss compares; by default, every two.
+
+        Raises:
+            SpecError: a modality has a module or a preprocess, but not both; or it has no other to
+                be paired with.
+        """
+        if odd := sorted(modules.keys() ^ preprocess.keys()):
+            msg = f"from_modules: {odd[0]} has a module or a preprocess, but not both; give both"
+            raise SpecError(msg)
+        towers = {
+            name: Tower(
+                encoder=given_encoder(GivenModule(module, preprocess[name], name, embed_dim)),
+                head=Identity(),
+            )
+            for name, module in modules.items()
+        }
+        chosen = None if pairs is None else tuple(pairs)
+        return cls(
+            ModelSpec(embed_dim=embed_dim, towers=towers, loss=loss or InfoNCE(), pairs=chosen)
+        )
+
+    def __repr__(self) -> str:
+        """Return the towers and the loss in a line each; ``model.towers`` shows the modules."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in self.parameters()) - trained
+        lines = [
+            f"ContrastiveModel: {trained:,} parameters are trained, {frozen:,} are frozen, on "
+            f"{self.device}"
+        ]
+        for modality, tower in self._towers():
+            encoder, head = (type(part).__name__ for part in (tower.spec.encoder, tower.spec.head))
+            held = "" if tower.spec.frozen == "none" else f" (frozen: {tower.spec.frozen})"
+            widths = f"{tower.encoder.out_dim} -> {head} {self.spec.embed_dim}"
+            lines.append(f"  {modality}: {encoder} {widths}{held}")
+        name = type(self.spec.loss).__name__
+        return "\n".join([*lines, f"  loss: {name}, logit scale {self.scale:.1f}"])
 
     def tower(self, modality: str) -> TowerModule:
         """Return the tower of a modality.
@@ -252,8 +314,15 @@ class ContrastiveModel(nn.Module):
         """Save to a folder: safetensors and JSON, frozen pretrained encoders by fingerprint.
 
         Raises:
-            WeightsError: the folder cannot be written.
+            WeightsError: the folder cannot be written, or the model was made ``from_modules``.
         """
+        for modality, tower in self._towers():
+            if isinstance(tower.encoder, GivenModule):
+                msg = (
+                    f"towers.{modality} is a module that was given, so no spec can rebuild it; "
+                    "save model.state_dict(), or give it a config class (docs/write_a_plugin.md)"
+                )
+                raise WeightsError(msg)
         write_folder(Path(folder), self.state_files())
 
     def _towers(self) -> list[tuple[str, TowerModule]]:

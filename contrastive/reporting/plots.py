@@ -146,7 +146,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
 
 def _draw_bars(comparison: Comparison, index: int, axis: Any) -> None:
     """Draw every model's probabilities of the likeliest names of one image, a colour a model."""
-    rows = [comparison.rows(model)[index] for model in comparison.probabilities]
+    rows = [comparison.by_image(model)[index] for model in comparison.probabilities]
     highest = [max(column) for column in zip(*rows, strict=True)]
     names = sorted(range(len(highest)), key=lambda c: -highest[c])[:NAMES]
     thick = 0.8 / len(rows)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.intervals import Estimate
     from contrastive.evaluation.probe import Accuracy, ProbeReport
+    from contrastive.inference.search import Hit
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
@@ -179,7 +180,7 @@ def captions_table(results: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def hits_table(hits: Sequence[dict[str, Any]]) -> Table:
+def hits_table(hits: Sequence[Hit]) -> Table:
     """Return search results, best first."""
     table = Table()
     table.add_column("#", justify="right")
@@ -187,8 +188,8 @@ def hits_table(hits: Sequence[dict[str, Any]]) -> Table:
     table.add_column("found")
     table.add_column("where")
     for rank, hit in enumerate(hits, 1):
-        found, where = _plain(hit["found"]), _plain(hit["source"])
-        table.add_row(str(rank), f"{hit['similarity']:.3f}", found, where)
+        found, where = _plain(hit.found), _plain(hit.source)
+        table.add_row(str(rank), f"{hit.similarity:.3f}", found, where)
     return table
 
 

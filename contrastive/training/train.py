@@ -30,7 +30,6 @@ from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import build_model, run_spec
 from contrastive.nn.rng import Randomness
 from contrastive.reporting.run_log import Log
-from contrastive.reporting.summary import summary
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.health_check import check_up
@@ -281,7 +280,7 @@ def _measure(
         cache=cache,
         workers=spec.training.workers,
     )
-    say(f"epoch {epoch:.0f}: {summary(report)}")
+    say(f"epoch {epoch:.0f}: {report.summary()}")
     return report
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contrastive import FeatureCache, RunSpec, train
+from contrastive import FeatureCache, RunSpec, load_spec, train
 from contrastive.cli import run_guarded
-from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import open_image

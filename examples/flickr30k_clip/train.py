@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from contrastive import RunSpec, train
-from contrastive.cli import run_guarded
-from contrastive.config.yaml_files import load_spec
-from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.summary import summary
+
+from contrastive import RunSpec, load_spec, train
+from contrastive.cli import run_guarded
+from contrastive.evaluation.evaluate import evaluate
 
 
 def main() -> None:

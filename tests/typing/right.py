@@ -5,13 +5,12 @@ from typing import Any, ClassVar, assert_type
 
 from pydantic import PositiveInt
 
-from contrastive.config.yaml_files import load_spec
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder, encoders
 from contrastive.heads import Head, Linear, Mlp, heads
 from contrastive.losses import InfoNCE
 from contrastive.prompts import templates
-from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower
+from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, load_spec
 
 
 @encoders.register("eye")
@@ -43,3 +42,4 @@ assert_type(heads["linear"], type[Head])
 assert_type(Flickr30k(source="hub", repo="owner/name").repo, str)
 assert_type(EvaluationSpec(templates=templates("imagenet")).templates, tuple[str, ...])
 assert_type(load_spec(RunSpec, "run.yaml", ["training.epochs=2"]), RunSpec)
+assert_type(load_spec("run.yaml", overrides=["training.epochs=2"]), ModelSpec | RunSpec)

@@ -3,7 +3,7 @@
 
 from typing import ClassVar
 
-from contrastive.config.yaml_files import load_spec
+from contrastive import load_spec
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import Encoder
 from contrastive.heads import Head, Linear, Mlp, heads

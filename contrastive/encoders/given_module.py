@@ -1,0 +1,79 @@
+"""An ``nn.Module`` of your own as an encoder, without a config class or a plugin.
+
+Shapes: B samples, D the model's shared width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from contrastive.encoders import Encoder
+from contrastive.encoders.module import EncoderModule
+from contrastive.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ONLY_INPUT = "x"  # what a single tensor of a preprocess is called
+
+
+class GivenModule(EncoderModule):
+    """A module of your own that returns ``[B, D]``."""
+
+    def __init__(
+        self, module: nn.Module, preprocess: Callable[[Sequence[Any]], Any], modality: str, dim: int
+    ) -> None:
+        """Hold the module."""
+        super().__init__()
+        self.module = module
+        self.modality = modality
+        self.out_dim = dim
+        self.preprocess = NamedInputs(preprocess)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return what the module returns.
+
+        Raises:
+            SpecError: it is not ``[B, D]``.
+        """
+        alone = inputs.keys() == {ONLY_INPUT}
+        features: Any = self.module(inputs[ONLY_INPUT]) if alone else self.module(**inputs)
+        shape = tuple(getattr(features, "shape", ()))
+        if shape[1:] != (self.out_dim,):
+            what = f"shape {shape}" if shape else type(features).__name__
+            msg = (
+                f"towers.{self.modality}: the module returns {what}, not [B, {self.out_dim}]; set "
+                "embed_dim to its width, or add a projection"
+            )
+            raise SpecError(msg)
+        return features
+
+
+@dataclass(frozen=True)
+class NamedInputs:
+    """A preprocess that may return one tensor instead of a dict."""
+
+    preprocess: Callable[[Sequence[Any]], Any]
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Return the keyword arguments of ``forward``."""
+        inputs = self.preprocess(samples)
+        return {ONLY_INPUT: inputs} if isinstance(inputs, Tensor) else inputs
+
+
+def given_encoder(module: GivenModule) -> Encoder:
+    """Return the config of a module that is there already; a file cannot hold it."""
+
+    class Given(Encoder):
+        """A module that was given."""
+
+        modality: ClassVar[str] = module.modality
+
+        def build(self) -> EncoderModule:
+            """Return the module."""
+            return module
+
+    return Given()
