@@ -238,3 +238,15 @@ def test_search_takes_samples_in_memory(toy):
         contrastive.search(model, "a dog")
     with pytest.raises(DataError, match="'a dog': text finds image; add --find text to search th"):
         contrastive.search(model, "a dog", texts=words)
+
+
+def test_rows_that_are_not_normalised_are_told_of_once():
+    a, b = torch.full((4, 3), 2.0), normalize(torch.ones(4, 3), dim=-1)
+    loss = InfoNCE().build()
+    with pytest.warns(UserWarning, match=r"rows of a are not L2-normalised \(one has length 3.464"):
+        loss(a, b)
+    loss(a, b)
+    fine = InfoNCE().build()
+    fine(b.bfloat16(), b.bfloat16())
+    with pytest.warns(UserWarning, match="rows of b .* length nan"):
+        InfoNCE().build()(b, b * torch.nan)

@@ -6,6 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar, final
 
@@ -17,6 +18,7 @@ from contrastive.losses import Scaled
 from contrastive.losses.functional import collisions, similarity
 
 C = TypeVar("C", bound=Scaled)
+LENGTH_ERROR = 0.02  # of a row: bf16 rounds each number by up to 0.4 %
 
 
 class LossModule(nn.Module, ABC):
@@ -70,6 +72,7 @@ class ScaledLoss(LossModule, Generic[C]):
         """Make the parameters that ``config`` asks for, and a bias if it has a first value."""
         super().__init__()
         self.config = config
+        self._rows_checked = False
         log_scale = torch.tensor(-math.log(config.temperature), dtype=torch.float32)
         if config.learn_temperature:
             self.log_scale = nn.Parameter(log_scale)
@@ -97,7 +100,13 @@ class ScaledLoss(LossModule, Generic[C]):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; metrics: those of ``compute``, collisions, log_scale and bias."""
+        """Return the loss; metrics: those of ``compute``, collisions, log_scale and bias.
+
+        The first call warns of rows that are not L2-normalised.
+        """
+        if not (self._rows_checked or torch.compiler.is_compiling()):
+            self._rows_checked = True
+            _warn_if_not_normalised(a=a, b=b)
         loss, metrics = self.compute(a, b, a_ids, b_ids, self.batch_group())
         ids = torch.arange(len(a), device=a.device) if a_ids is None else a_ids
         metrics |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}
@@ -117,3 +126,19 @@ class ScaledLoss(LossModule, Generic[C]):
     def batch_group(self) -> BatchGroup | None:
         """Return all ranks, unless ``negatives`` are local."""
         return BatchGroup.current() if self.config.negatives == "global" else None
+
+
+@torch.no_grad()
+def _warn_if_not_normalised(**sides: Tensor) -> None:
+    """Warn of rows whose length is not 1; reading it waits for the device."""
+    for side, x in sides.items():
+        if x.is_meta or not len(x):
+            continue
+        length_N = x.float().square().sum(-1).sqrt()
+        farthest = float(length_N[(length_N - 1).abs().argmax()])
+        if not abs(farthest - 1) <= LENGTH_ERROR:
+            msg = (
+                f"rows of {side} are not L2-normalised (one has length {farthest:.4g}), which the "
+                f"loss takes for granted; give torch.nn.functional.normalize({side}, dim=-1)"
+            )
+            warnings.warn(msg, stacklevel=4)
