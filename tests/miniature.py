@@ -1,89 +1,27 @@
-"""A miniature Flickr30k: coloured shapes with five captions each, in all the forms of the real one.
-
-The signal can be learned: every shape and every colour is in the training split, and each image
-of the other splits is a pair of the two that training has not seen.
-"""
+"""The miniature Flickr30k in all the forms of the real one, and broken on request."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw
+from contrastive.datasets.miniature import COLOURS, SHAPES, karpathy_entry
+from contrastive.datasets.miniature import Drawing as Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-BACKGROUNDS = ("white", "black", "grey", "pink")
+__all__ = ["COLOURS", "FORMS", "SHAPES", "Picture", "write_flickr30k", "write_hub_copy"]
+
 FORMS = {
     "karpathy": "dataset_flickr30k.json",
     "hugging_face": "flickr_annotations_30k.csv",
     "kaggle": "results.csv",
     "original": "results_20130124.token",
 }
-SPLITS = ("train", "train", "train", "train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of the miniature: what it shows and what is said of it."""
-
-    index: int
-
-    @property
-    def name(self) -> str:
-        return f"{1000092795 + 7919 * self.index}.jpg"
-
-    @property
-    def split(self) -> str:
-        column, row = self.index % 6, self.index // 6 % 4
-        return SPLITS[(column + row) % 6]  # a diagonal, so that no colour or shape is left out
-
-    @property
-    def shape(self) -> str:
-        return SHAPES[self.index // 6 % 4]
-
-    @property
-    def colour(self) -> str:
-        return COLOURS[self.index % 6]
-
-    @property
-    def background(self) -> str:
-        return BACKGROUNDS[(self.index * 5 // 3 + self.index // 24) % 4]
-
-    @property
-    def captions(self) -> list[str]:
-        thing, ground = f"{self.colour} {self.shape}", self.background
-        return [
-            f"A {thing} on a {ground} background .",
-            f"There is one {thing} , and behind it all is {ground} .",
-            f'A picture of a "{thing}" .',
-            f"Someone painted a {self.shape} in {self.colour} on a {ground} wall .",
-            f"{ground.capitalize()} paper with a {self.colour} {self.shape} in the middle .",
-        ]
-
-    def draw(self, size: int = 64) -> Image.Image:
-        image = Image.new("RGB", (size, size), self.background)
-        pen = ImageDraw.Draw(image)
-        shift = self.index // 24 % 5 - 2  # more than 24 images: the same things moved
-        a, b, m = size // 5 + shift, size - size // 5 + shift, size // 2 + shift
-        third = size // 10
-        if self.shape == "circle":
-            pen.ellipse((a, a, b, b), fill=self.colour)
-        elif self.shape == "square":
-            pen.rectangle((a, a, b, b), fill=self.colour)
-        elif self.shape == "triangle":
-            pen.polygon([(m, a), (b, b), (a, b)], fill=self.colour)
-        else:
-            pen.rectangle((m - third, a, m + third, b), fill=self.colour)
-            pen.rectangle((a, m - third, b, m + third), fill=self.colour)
-        return image
 
 
 def write_flickr30k(
@@ -193,19 +131,5 @@ def _write(path: Path, form: str, captioned: list[tuple[Picture, list[str]]]) ->
                 cells = json.dumps(captions), json.dumps(ids), picture.split, picture.name
                 table.writerow([*cells, picture.index])
     else:
-        document = [_entry(picture, captions) for picture, captions in captioned]
+        document = [karpathy_entry(picture, captions) for picture, captions in captioned]
         path.write_text(json.dumps({"images": document, "dataset": "flickr30k"}), encoding="utf-8")
-
-
-def _entry(picture: Picture, captions: list[str]) -> dict[str, object]:
-    ids = [5 * picture.index + number for number in range(5)]
-    return {
-        "sentids": ids,
-        "imgid": picture.index,
-        "sentences": [
-            {"tokens": text.lower().split(), "raw": text, "imgid": picture.index, "sentid": sentid}
-            for sentid, text in zip(ids, captions, strict=True)
-        ],
-        "split": picture.split,
-        "filename": picture.name,
-    }

@@ -19,6 +19,7 @@ from contrastive.cli import (
     doctor,
     evaluate,
     generate,
+    init,
     plugins,
     probe,
     schema,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from io import TextIOWrapper
 
 for verb in (  # in the order of the help
+    init.init,
     train.train,
     doctor.doctor,
     evaluate.evaluate,

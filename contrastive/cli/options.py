@@ -15,8 +15,35 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    import contrastive
+
+    typer.echo(f"contrastive-kit {contrastive.__version__} ({Path(contrastive.__file__).parent})")
+    try:
+        other = distribution("contrastive")
+    except PackageNotFoundError:
+        raise typer.Exit from None
+    typer.echo(
+        f"contrastive {other.version} is installed too: another project (contrastive PCA) with the "
+        "same import name; run: pip uninstall contrastive; pip install --force-reinstall "
+        "--no-deps contrastive-kit",
+        err=True,
+    )
+    raise typer.Exit(1)
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
     no_plugins: Annotated[
         bool,
         typer.Option(
@@ -26,6 +53,7 @@ def options(
     ] = False,
 ) -> None:
     """Contrastive learning from a typed spec."""
+    del version  # printed by its callback
     from contrastive.config.entry_points import SWITCH, disable_entry_point_scans
 
     disable_entry_point_scans()

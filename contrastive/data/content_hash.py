@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -45,8 +45,10 @@ def _content(sample: Any, modality: str) -> bytes:
         return b"file\0" + sample
     is_array = isinstance(sample, (np.ndarray, Tensor))
     if isinstance(sample, Image.Image) or (modality == "image" and is_array):
-        seen = open_image(cast("Any", sample))  # palette, transparency and orientation applied
-        return f"pixels\0{seen.size}\0".encode() + seen.tobytes()
+        # an encoder of its own kind of images may take other arrays
+        with suppress(BadSample) if is_array else nullcontext():
+            seen = open_image(cast("Any", sample))  # palette, transparency and orientation applied
+            return f"pixels\0{seen.size}\0".encode() + seen.tobytes()
     if is_array:
         array = np.ascontiguousarray(cast("np.ndarray", sample))
         return f"array\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes()

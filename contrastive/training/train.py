@@ -9,6 +9,7 @@ several ranks dropout is a function too, of (seed, step, rank).
 from __future__ import annotations
 
 import math
+import multiprocessing
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
@@ -85,9 +86,16 @@ def train(
         SpecError: the spec has mistakes; one line for each.
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
-            teacher or is no longer finite; or another rank of the run has ended.
+            teacher or is no longer finite, a worker process imports the calling script, or another
+            rank of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        msg = (
+            "train was called while a worker process imports your script, which would train again; "
+            'put the call below: if __name__ == "__main__":'
+        )
+        raise TrainingError(msg)
     default = Path("runs") / Path(spec).stem if isinstance(spec, (str, Path)) else None
     spec = run_spec(spec)
     folder = run_folder(output, spec.output, default)

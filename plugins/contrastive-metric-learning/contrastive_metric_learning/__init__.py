@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from contrastive.interface import Candidates, Direction, Loss, Negatives, SpecError, require
+from contrastive.interface import Candidates, Direction, Loss, Negatives, require
 from contrastive_metric_learning.miners import Miner
 
 if TYPE_CHECKING:
@@ -54,7 +54,12 @@ class MetricLoss(Loss):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
-        self._refuse_one_side_of_one_set()
+        if self.candidates == "both" and self.direction != "both":
+            msg = (
+                "with candidates: both, all rows are anchors: "
+                f"direction {self.direction}, as a queue takes it, needs candidates: other"
+            )
+            raise ValueError(msg)
         return self
 
     @abstractmethod
@@ -66,23 +71,13 @@ class MetricLoss(Loss):
 
         Raises:
             MissingExtra: pytorch-metric-learning is not installed.
-            SpecError: a queue is to be made of what has no direction.
         """
-        self._refuse_one_side_of_one_set()  # a queue's copies are not validated
         package = "contrastive-metric-learning"
         library = require("pytorch_metric_learning.losses", package=package)
         from contrastive_metric_learning.module import MetricLossModule
 
         loss = getattr(library, self.library_class)(**self.options())
         return MetricLossModule(self, loss, self.miner and self.miner.build())
-
-    def _refuse_one_side_of_one_set(self) -> None:
-        if self.candidates == "both" and self.direction != "both":
-            msg = (
-                "with candidates: both, all rows are anchors: "
-                f"direction {self.direction}, as a queue takes it, needs candidates: other"
-            )
-            raise SpecError(msg)
 
 
 class TripletMargin(MetricLoss):

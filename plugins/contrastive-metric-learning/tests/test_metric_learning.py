@@ -22,7 +22,6 @@ from contrastive_metric_learning import (
     miners,
 )
 from contrastive_metric_learning.miners import Miner
-from pydantic import ValidationError
 from pytorch_metric_learning import losses as library_losses
 from pytorch_metric_learning import miners as library_miners
 from torch.nn.functional import normalize
@@ -245,10 +244,10 @@ def test_anchors_may_be_of_one_side(name, miner, direction):
 
 
 def test_one_set_has_no_direction():
-    with pytest.raises(ValidationError, match=r"direction a_to_b.* needs candidates: other"):
+    with pytest.raises(SpecError, match=r"direction a_to_b.* needs candidates: other"):
         Circle(candidates="both", direction="a_to_b")
     queue = losses["queue"](loss=Circle(candidates="both"), size=4)
-    with pytest.raises(SpecError, match=r"^with .* needs candidates: other$"):
+    with pytest.raises(SpecError, match=r"with .* needs candidates: other$"):
         queue.build()
 
 

@@ -2,11 +2,10 @@ import pytest
 import torch
 from contrastive_pocket import MiniLM, minilm
 from contrastive_pocket.packaged import packaged
-from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import cosine_similarity, normalize
 
-from contrastive.interface import BadSample, WeightsError
+from contrastive.interface import BadSample, SpecError, WeightsError
 
 
 def test_sentences_of_like_meaning_are_close(built, embed):
@@ -38,7 +37,7 @@ def test_a_long_text_is_cut_off():
 
 
 def test_a_length_that_leaves_no_token_is_refused():
-    with pytest.raises(ValidationError, match="max_length"):
+    with pytest.raises(SpecError, match="max_length"):
         MiniLM(max_length=2)
 
 

@@ -1,0 +1,103 @@
+"""``contrastive init`` writes a spec to begin with, and data that it trains on; ``--version``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+import contrastive
+from contrastive import RunSpec, load_spec
+
+KINDS = {"flickr30k": "flickr30k", "image-folder": "images"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_writes_trains_and_is_found(kind, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    made = command("init", kind, "--with-data")
+    assert made.out.splitlines() == [
+        "written: clip.yaml",
+        f"written: {KINDS[kind]}",
+        "next: contrastive train clip.yaml",
+    ]
+    assert command("train", "clip.yaml", "training.epochs=8").code == 0
+    report = json.loads(command("evaluate", "--json").out)
+    recall = report["retrieval"]["text_to_image"]["recall"]["1"]
+    assert recall["low"] > recall["chance"]
+    assert command("search", "a red circle", "-k", 1).code == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_data_it_is_a_spec_of_pretrained_towers(kind, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    made = command("init", kind, "-o", "specs/mine.yaml", "--json")
+    assert json.loads(made.out) == {"spec": "specs/mine.yaml"}
+    spec = load_spec("specs/mine.yaml")
+    assert isinstance(spec, RunSpec)
+    assert {tower.frozen for tower in spec.model.towers.values()} == {"encoder"}
+    assert spec.data.folder.as_posix() == f"specs/{KINDS[kind]}"
+    assert (tmp_path / "specs" / "mine.yaml").read_text().startswith("# ")
+    assert [path.name for path in tmp_path.iterdir()] == ["specs"]
+
+
+@pytest.mark.parametrize("there", ["clip.yaml", "flickr30k"])
+def test_nothing_is_overwritten(there, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / there).write_text("mine")
+    made = command("init", "flickr30k", "--with-data")
+    assert made.code == 2
+    assert made.err.strip() == (
+        f"{there}: is there already; move it, or give --output in another folder"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+    assert command("init", "flickr30k", "--with-data", "-o", "new/clip.yaml").code == 0
+
+
+def test_the_version_names_the_file_that_was_imported(command):
+    said = command("--version")
+    assert said.code == 0
+    assert said.out.startswith(f"contrastive-kit {contrastive.__version__} (")
+    assert str(contrastive.__path__[0]) in said.out
+
+
+def test_the_other_project_of_that_name_is_told_of(command, monkeypatch):
+    class Other:
+        version = "1.2.0"
+
+    def distribution(name):
+        if name != "contrastive":
+            raise PackageNotFoundError(name)
+        return Other()
+
+    monkeypatch.setattr("importlib.metadata.distribution", distribution)
+    said = command("--version")
+    assert said.code == 1
+    assert "contrastive 1.2.0 is installed too: another project (contrastive PCA)" in said.err
+
+
+SCRIPT = """
+import multiprocessing
+from contrastive import train
+
+multiprocessing.set_start_method("spawn", force=True)
+train("clip.yaml", "runs/a")
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    command("init", "flickr30k", "--with-data")
+    text = (tmp_path / "clip.yaml").read_text().replace("workers: 0", "workers: 1")
+    (tmp_path / "clip.yaml").write_text(text)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ended = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode
+    assert "train was called while a worker process imports your script" in ended.stderr
