@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contrastive.datasets import Dataset, Purpose, datasets
     from contrastive.datasets.captioned import FileIndex, leaves_folder
     from contrastive.datasets.image_folder import CAPTION_TABLES
-    from contrastive.datasets.single_modality import SampleList
+    from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
     from contrastive.datasets.text_tables import (
         TableRecord,
@@ -97,8 +97,8 @@ __all__ = [
     "Pretrained",
     "Purpose",
     "Registry",
+    "RowList",
     "Sample",
-    "SampleList",
     "Samples",
     "Scaled",
     "ScaledLoss",
@@ -190,7 +190,7 @@ __getattr__, __dir__ = lazy_names(
         "data.folders": "readable_folder",
         "data.samples": "Sample Samples Preprocess rows_of",
         "data.bad_rows": "BadRows",
-        "datasets.single_modality": "SampleList",
+        "datasets.single_modality": "RowList",
         # Tables and files of datasets.
         "datasets.image_folder": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import (
@@ -18,7 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contrastive.config import yaml_files
-from contrastive.config.base import Config
+from contrastive.config.base import Config, PathField
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.heads import Head
@@ -27,6 +26,7 @@ from contrastive.prompts import TEMPLATES, Templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 S = TypeVar("S", bound=Config)
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -224,7 +224,7 @@ class RunSpec(Section):
     """How it is trained."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How it is measured."""
-    output: Path | None = None
+    output: PathField | None = None
     """Folder of the run; runs/NAME-OF-THE-SPEC if not given."""
 
     @model_validator(mode="after")

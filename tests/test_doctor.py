@@ -332,7 +332,7 @@ def test_the_command_goes_without_data_and_without_checkpoints(toy, command, tmp
     (run.folder / "log.jsonl").rename(tmp_path / "other" / "log.jsonl")
     ended = command("doctor", tmp_path / "other")
     assert ended.code == 1
-    assert "its data are not looked at: " in ended.err
+    assert "its data are not checked: " in ended.err
     ended = command("doctor", tmp_path / "elsewhere")
     assert ended.code == 2
     assert "no steps here to judge; give the folder of a run" in ended.err

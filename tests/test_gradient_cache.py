@@ -113,7 +113,7 @@ def test_inputs_of_different_lengths_are_refused():
         forward_in_micro_batches(Tower(), {"x": x, "mask": x[:11]}, rows=4)
 
 
-# Randomness
+# RngState
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8])

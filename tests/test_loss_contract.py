@@ -133,7 +133,7 @@ def test_training_separates_the_pairs(name):
         ),
         (
             "{type: queue, size: 4, loss: {type: matryoshka, widths: [4], loss: {type: supcon}}}",
-            "queue cannot hold supcon: it has no sides; take infonce",
+            "queue cannot hold supcon: it has no direction; use infonce",
         ),
         ("{type: queue, loss: {type: infonce}, size: -1}", "size"),
     ],

@@ -20,7 +20,7 @@ from contrastive.encoders import CBOW, Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, MissingExtra, SpecError
 from contrastive.evaluation.evaluate import evaluate, top5_share
-from contrastive.evaluation.labelled_splits import Part, Reader
+from contrastive.evaluation.labelled_splits import LabelledFeatures, Reader
 from contrastive.evaluation.leakage import seen_samples
 from contrastive.evaluation.logistic import GRID, choose_strength, fit_and_score
 from contrastive.evaluation.probe import draw, knn, linear_probe, probe
@@ -202,7 +202,7 @@ def test_few_shots_are_those_of_scikit_learn_on_what_was_drawn(model):
 def test_the_regularisation_found_is_as_good_on_the_validation_part_as_any():
     x, y = Planted(noise=0.8).arrays()
     fit, held = draw(y, None, seed=0)
-    train, validation = Part(x[fit], y[fit]), Part(x[held], y[held])
+    train, validation = LabelledFeatures(x[fit], y[fit]), LabelledFeatures(x[held], y[held])
 
     def accuracy(C):
         scores = fit_and_score(train, validation.features_NF, C=C, classes=6)
@@ -218,15 +218,15 @@ def test_the_regularisation_found_is_as_good_on_the_validation_part_as_any():
 def test_scaled_and_shifted_features_give_the_same_scores():
     x, y = Planted().arrays()
     queries = Planted(seed=1).arrays()[0]
-    expected = fit_and_score(Part(x, y), queries, C=0.1, classes=6)
-    found = fit_and_score(Part(1000 * x - 7, y), 1000 * queries - 7, C=0.1, classes=6)
+    expected = fit_and_score(LabelledFeatures(x, y), queries, C=0.1, classes=6)
+    found = fit_and_score(LabelledFeatures(1000 * x - 7, y), 1000 * queries - 7, C=0.1, classes=6)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     np.testing.assert_allclose(np.exp(expected).sum(1), 1)
 
 
 def test_classes_without_samples_and_features_without_spread_are_borne():
     scores = fit_and_score(
-        Part(np.ones((4, 2)), np.array([0, 0, 2, 2])), np.ones((1, 2)), C=1, classes=4
+        LabelledFeatures(np.ones((4, 2)), np.array([0, 0, 2, 2])), np.ones((1, 2)), C=1, classes=4
     )
     assert np.isneginf(scores[0, [1, 3]]).all()
     assert scores[0, 0] == pytest.approx(math.log(0.5), abs=1e-6)
@@ -344,7 +344,7 @@ def without_classes():
     ("train", "test", "options", "said"),
     [
         (without_classes(), Planted(seed=1), {}, "split 'train' has no classes; a probe needs"),
-        (Planted((5, 0)), Planted((5, 0), seed=1), {}, "has samples of one class; a probe tells"),
+        (Planted((5, 0)), Planted((5, 0), seed=1), {}, "has samples of one class; a probe needs"),
         (
             Planted((5, 5, 0, 0)),
             Planted((5, 5, 3, 1), seed=1),

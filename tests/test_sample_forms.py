@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from contrastive import answer, build_model, caption, classify, compare, rerank
 from contrastive.data.images import open_image
-from contrastive.data.sample_list import sample_list
+from contrastive.data.raw_samples import sample_list
 from contrastive.errors import BadSample, SpecError
 from contrastive.features.cache import FeatureCache
 

@@ -71,7 +71,7 @@ def run_guarded(work: Callable[[], Any]) -> None:
     except ContrastiveError as error:
         _end(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what is on disk is whole, and features are kept\n")
+        sys.stderr.write("interrupted; files on disk are complete, and cached features are kept\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,10 +24,10 @@ def doctor(
 
     log = run_log_of(run)
     try:
-        spec = Context(run, trusted=trusted).run(remedy="--spec")
+        spec = Context(run, trusted=trusted).run(remedy="the folder of its run")
     except ContrastiveError as error:
         spec = None
-        say(f"its data are not looked at: {error}")
+        say(f"its data are not checked: {error}")
     found, unseen = examine(run, spec)
     for line in unseen:
         say(line)

@@ -26,7 +26,7 @@ def train(
     run = load_run(spec, overrides)
     from contrastive.training.train import train as start
 
-    folder = output or run.output or Path("runs") / spec.stem
+    folder = Path(output or run.output or Path("runs") / spec.stem)
     start(run, folder, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

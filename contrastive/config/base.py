@@ -9,6 +9,7 @@ import json
 import textwrap
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, cast
 
 from pydantic import (
@@ -34,6 +35,11 @@ from contrastive.errors import SpecError, UnknownComponent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    PathField = str | Path
+else:
+    PathField = Path
+"""A field that holds a path and is given a path or a string, which type checkers then let pass."""
 
 
 VALUE_ERROR = "Value error, "  # what pydantic puts before the text of a ValueError
@@ -92,7 +98,7 @@ class Config(BaseModel):
         try:
             self.__pydantic_validator__.validate_python(fields, self_instance=self)
         except ValidationError as error:
-            raise SpecError(mistakes(error, type(self).__name__)) from None
+            raise SpecError(error_lines(error, type(self).__name__)) from None
 
     # pydantic calls an __init__ of one's own for nested configs too; this one is for the outermost
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
@@ -215,7 +221,7 @@ class Config(BaseModel):
         return described
 
 
-def mistakes(error: ValidationError, origin: str) -> str:
+def error_lines(error: ValidationError, origin: str) -> str:
     """Return a line for each mistake: where it is, after the name of the whole, and what."""
     lines: list[str] = []
     for each in error.errors(include_url=False):

@@ -30,7 +30,7 @@ REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)")
 
 
 @dataclass(frozen=True)
-class Offer:
+class PluginEntry:
     """What one installed package offers under one name; a spec itself offers without a package."""
 
     path: str
@@ -59,15 +59,17 @@ class Offer:
         return f"{self.path} (of {self.package} {self.version})" if self.dist else self.path
 
 
-def offered_in(group: str) -> dict[str, list[Offer]]:
+def offered_in(group: str) -> dict[str, list[PluginEntry]]:
     """Return what all installed packages offer in an entry-point group, by name."""
-    found: dict[str, dict[str, Offer]] = {}
+    found: dict[str, dict[str, PluginEntry]] = {}
     for point in _entry_points(group):
-        found.setdefault(point.name, {}).setdefault(point.value, Offer(point.value, point.dist))
+        found.setdefault(point.name, {}).setdefault(
+            point.value, PluginEntry(point.value, point.dist)
+        )
     return {name: list(by_path.values()) for name, by_path in sorted(found.items())}
 
 
-def is_enabled(offer: Offer) -> bool:
+def is_enabled(offer: PluginEntry) -> bool:
     """Tell whether an offered component is enabled by ``CONTRASTIVE_PLUGINS``."""
     chosen = chosen_packages()
     return chosen is None or normalized_name(offer.package) in chosen

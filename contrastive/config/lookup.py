@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from contrastive.config.entry_points import Offer
+from contrastive.config.entry_points import PluginEntry
 from contrastive.errors import PluginError, UnknownComponent
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def of_kind(kind: str, registries: tuple[Registry[Any], ...]) -> Registry[Any]:
 
 
 def _of_class(path: str, registries: tuple[Registry[Any], ...]) -> Registry[Any]:
-    found = registries[0].imported(Offer(path))
+    found = registries[0].imported(PluginEntry(path))
     for registry in registries:
         if isinstance(found, type) and issubclass(found, registry.interface):
             return registry

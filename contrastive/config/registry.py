@@ -17,7 +17,13 @@ from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from contrastive.config.base import Config
-from contrastive.config.entry_points import SWITCH, Offer, chosen_packages, is_enabled, offered_in
+from contrastive.config.entry_points import (
+    SWITCH,
+    PluginEntry,
+    chosen_packages,
+    is_enabled,
+    offered_in,
+)
 from contrastive.config.saved_origins import origin_of
 from contrastive.errors import PluginError, UnknownComponent
 
@@ -104,7 +110,7 @@ class Registry(Generic[C]):
             if not _paths_allowed.get():
                 msg = f"{name!r} is an import path, which only your own spec may use"
                 raise UnknownComponent(msg)
-            return self.load(Offer(name))
+            return self.load(PluginEntry(name))
         offers = self.installed.get(name, [])
         if len(offers) != 1:
             raise UnknownComponent(self._complain(name, offers))
@@ -115,13 +121,13 @@ class Registry(Generic[C]):
         return iter(sorted({*self.registered, *self.installed}))
 
     @cached_property
-    def installed(self) -> dict[str, list[Offer]]:
+    def installed(self) -> dict[str, list[PluginEntry]]:
         """What installed packages offer, by name; ``CONTRASTIVE_PLUGINS`` says whose counts."""
         everything = offered_in(self.group).items()
         kept = {name: [offer for offer in some if is_enabled(offer)] for name, some in everything}
         return {name: some for name, some in kept.items() if some}
 
-    def load(self, offer: Offer) -> type[C]:
+    def load(self, offer: PluginEntry) -> type[C]:
         """Import what a package offers.
 
         Raises:
@@ -133,7 +139,7 @@ class Registry(Generic[C]):
             msg = f"{error}{offer.fit}"
             raise PluginError(msg) from error.__cause__
 
-    def imported(self, offer: Offer) -> object:
+    def imported(self, offer: PluginEntry) -> object:
         """Import what a package offers, whatever it is.
 
         Raises:
@@ -172,7 +178,7 @@ class Registry(Generic[C]):
                 return offer.package, offer.version
         return None
 
-    def _leads(self, offer: Offer, cls: type[Config]) -> bool:
+    def _leads(self, offer: PluginEntry, cls: type[Config]) -> bool:
         """Tell whether ``offer`` is ``cls``, maybe by the path of a re-export."""
         if offer.path == path_of(cls):
             return True
@@ -198,7 +204,7 @@ class Registry(Generic[C]):
             raise PluginError(msg)
         return found
 
-    def _complain(self, name: str, offers: list[Offer]) -> str:
+    def _complain(self, name: str, offers: list[PluginEntry]) -> str:
         what = f"{self.interface.kind} {name!r}"
         if offers:
             return f"{what} is offered more than once; write {' or '.join(map(str, offers))}"

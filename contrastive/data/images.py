@@ -103,7 +103,7 @@ def check_writable(path: Path) -> None:
         DataError: its ending names no format, or its folder is not there.
     """
     if path.suffix.lower() not in SUFFIXES:
-        msg = f"{path}: what format? end its name with one of {', '.join(SUFFIXES)}"
+        msg = f"{path}: an unknown image format; end its name with one of {', '.join(SUFFIXES)}"
         raise DataError(msg)
     if not path.parent.is_dir():
         msg = f"{path}: there is no folder {path.parent}"

@@ -22,7 +22,7 @@ OnBad = Callable[[int, str], None]
 """Is told the index and the problem of a sample that cannot be used."""
 
 GRACE = 10  # seconds that a worker lives on after SIGTERM
-FEW = 4  # batches; for fewer, starting processes takes longer than they save
+MIN_BATCHES_FOR_WORKERS = 4  # batches; for fewer, starting processes takes longer than they save
 
 
 def raise_bad(_: int, problem: str) -> None:
@@ -82,7 +82,9 @@ def prepared_batches(
     """Yield ``samples[indices]`` in batches, in order."""
     groups = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
     job = _PrepareRows(samples, preprocess)
-    yield from in_workers(job, groups, workers=workers if len(groups) > FEW else 0)
+    yield from map_in_workers(
+        job, groups, workers=workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class _PrepareRows:
         return prepare(self.preprocess, [self.samples[i] for i in group], group)
 
 
-def in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any]:
+def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any]:
     """Yield ``job[group]`` for each group, in order, computed ahead by worker processes.
 
     The loader draws its seeds from a generator of its own, so the caller's randomness stays put.

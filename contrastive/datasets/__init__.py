@@ -6,12 +6,11 @@ Config classes only; what reads files is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.config.base import Config
+from contrastive.config.base import Config, PathField
 from contrastive.config.registry import Registry
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
 
@@ -51,7 +50,7 @@ class Flickr30k(Dataset):
     """folder: captions and images as files. hub: the Parquet files of repo, which hold both; the
     split is that of their column, and the hub's own split, which calls all of them test, is not
     looked at."""
-    folder: Path | None = Field(default=None, examples=["flickr30k"])
+    folder: PathField | None = Field(default=None, examples=["flickr30k"])
     """Where Flickr30k was unpacked; needed, and used, by source: folder."""
     repo: Annotated[str, Field(min_length=1)] = "nlphuji/flickr30k"
     """With source: hub, a dataset on the hub, or a local folder of its Parquet files, with the
@@ -59,12 +58,12 @@ class Flickr30k(Dataset):
     revision: Annotated[str, Field(min_length=1)] = "refs/convert/parquet"
     """Branch, tag or commit of repo; by default where the hub keeps what it converted to Parquet.
     Code of a repository is never run."""
-    annotations: Path | None = None
+    annotations: PathField | None = None
     """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
     Kaggle's results.csv or the original .token file. Found by its usual name, in this order."""
-    images: Path | None = None
+    images: PathField | None = None
     """The folder of images, relative to the folder; found by its usual name."""
-    splits: Path | None = None
+    splits: PathField | None = None
     """Who is in train, val and test, if the annotations do not say, or to overrule them:
     Karpathy's JSON, the CSV of the Hugging Face copy, or a folder of lists such as
     flickr30k_train.txt or train.txt. Relative to the folder; found in it by these names."""
@@ -113,9 +112,9 @@ class ImageFolder(Dataset):
     its own captions file; else a hash of each image's name (or group) decides, always the same.
     """
 
-    folder: Path = Field(examples=["pictures"])
+    folder: PathField = Field(examples=["pictures"])
     """The images, in folders as you like; captions name them relative to it."""
-    captions: Path | None = None
+    captions: PathField | None = None
     """The captions, relative to the folder; found as captions or metadata .csv, .tsv or .jsonl."""
     image_column: str | None = None
     """Path of the image; found as image, file_name or filename."""
@@ -159,7 +158,7 @@ class Pictures(Dataset):
     image's path decides, always the same.
     """
 
-    folder: Path = Field(examples=["pictures"])
+    folder: PathField = Field(examples=["pictures"])
     """The images, in folders by class or as you like."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
@@ -189,7 +188,7 @@ class Lines(Dataset):
     Texts on one line, with tabs between them, say the same: they are positives of each other.
     """
 
-    file: Path = Field(examples=["sentences.txt"])
+    file: PathField = Field(examples=["sentences.txt"])
     """A text file in UTF-8."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the lines in val, and again in test."""

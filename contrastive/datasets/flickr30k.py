@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.folders import readable_folder
@@ -14,8 +15,8 @@ from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
+    from contrastive.config.base import PathField
     from contrastive.datasets import Flickr30k, Purpose
 
 WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
@@ -32,7 +33,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
         DataError: see ``Flickr30k.build``.
     """
     assert config.folder is not None  # which the config insists on
-    folder = config.folder.expanduser()
+    folder = Path(config.folder).expanduser()
     with readable_folder(folder):
         annotations = _find_annotations(folder, config.annotations)
         reader = reader_of(annotations)
@@ -49,7 +50,7 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
         )
 
 
-def _find_annotations(folder: Path, given: Path | None) -> Path:
+def _find_annotations(folder: Path, given: PathField | None) -> Path:
     if found := folder / given if given else _find(folder, ANNOTATIONS):
         return found
     msg = f"{folder}: no annotations here; looked for {', '.join(ANNOTATIONS)}"
@@ -62,7 +63,7 @@ def _find(folder: Path, names: Iterable[str], places: Iterable[str] = PLACES) ->
     return next((path for path in paths if path.is_file()), None)
 
 
-def _find_images(folder: Path, given: Path | None) -> Path:
+def _find_images(folder: Path, given: PathField | None) -> Path:
     """Return the folder of images."""
     if given:
         candidates = [folder / given]
@@ -87,7 +88,7 @@ class _Splits(NamedTuple):
     flaws: list[Row]
 
 
-def _read_splits(folder: Path, given: Path | None, annotations: Path) -> _Splits:
+def _read_splits(folder: Path, given: PathField | None, annotations: Path) -> _Splits:
     """Read who is in which split."""
     place = folder / given if given else folder
     if not place.is_dir():

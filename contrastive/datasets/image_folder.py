@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.folders import readable_folder
@@ -19,8 +19,8 @@ from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from contrastive.config.base import PathField
     from contrastive.datasets import ImageFolder, Purpose
 
 CAPTION_TABLES = tuple(
@@ -51,7 +51,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
     Raises:
         DataError: see ``ImageFolder.build``.
     """
-    folder = config.folder.expanduser()
+    folder = Path(config.folder).expanduser()
     with readable_folder(folder):
         tables = _find_tables(folder, config.captions)
         hashed = False
@@ -78,7 +78,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         )
 
 
-def _find_tables(folder: Path, given: Path | None) -> list[Table]:
+def _find_tables(folder: Path, given: PathField | None) -> list[Table]:
     """Return the captions file, or those of the folders that are named like splits."""
     if given:
         return [Table(folder / given)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import BadRows
@@ -19,14 +20,13 @@ from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from contrastive.data.samples import Sample
     from contrastive.datasets import Lines, Pictures
 
 
 @dataclass(frozen=True)
-class SampleList:
+class RowList:
     """Rows by index."""
 
     rows: list[Sample]
@@ -42,13 +42,13 @@ class SampleList:
         return self.rows[index]
 
 
-def read_images(config: Pictures, split: str) -> SampleList:
+def read_images(config: Pictures, split: str) -> RowList:
     """Find the images of a split.
 
     Raises:
         DataError: see ``Pictures.build``.
     """
-    folder = config.folder.expanduser()
+    folder = Path(config.folder).expanduser()
     with readable_folder(folder):
         paths = images_below(folder)
     places = [path.relative_to(folder).as_posix() for path in paths]
@@ -69,18 +69,16 @@ def read_images(config: Pictures, split: str) -> SampleList:
         if (home or split_of(place, config.holdout)) in wanted:
             row: Sample = {"image": path, "id": number, "source": place}
             rows.append(row | {"label": label} if label else row)
-    return _filled(
-        SampleList(rows, BadRows(budget=config.max_bad), _classes(classes)), split, folder
-    )
+    return _filled(RowList(rows, BadRows(budget=config.max_bad), _classes(classes)), split, folder)
 
 
-def read_texts(config: Lines, split: str) -> SampleList:
+def read_texts(config: Lines, split: str) -> RowList:
     """Read the texts of a split.
 
     Raises:
         DataError: see ``Lines.build``.
     """
-    path = config.file.expanduser()
+    path = Path(config.file).expanduser()
     wanted = _wanted(split, SPLITS, path)
     bad_rows = BadRows(budget=config.max_bad)
     rows = [
@@ -90,7 +88,7 @@ def read_texts(config: Lines, split: str) -> SampleList:
         for text in _texts(line, f"{path.name}:{number}", bad_rows)
     ]
     bad_rows.check(len(rows) + bad_rows.bad)
-    return _filled(SampleList(rows, bad_rows), split, path)
+    return _filled(RowList(rows, bad_rows), split, path)
 
 
 def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
@@ -115,7 +113,7 @@ def _classes(found: set[str]) -> tuple[str, ...]:
     return tuple(sorted(found)) if "" not in found and len(found) > 1 else ()
 
 
-def _filled(samples: SampleList, split: str, origin: Path) -> SampleList:
+def _filled(samples: RowList, split: str, origin: Path) -> RowList:
     if not samples.rows:
         msg = f"{origin}: no samples in split {quoted(split)}"
         raise DataError(msg)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from contrastive.doctor.run_record import FELL, WINDOW, Finding, RunLog, above_chance, first_recall
+from contrastive.doctor.run_record import (
+    NO_PROGRESS,
+    WINDOW,
+    Finding,
+    RunLog,
+    above_chance,
+    first_recall,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +49,7 @@ def lr_too_low(log: RunLog) -> Iterator[Finding]:
         return
     loss = median(losses[-WINDOW:])
     reference = log.uniform_loss if log.is_infonce else median(losses[:WINDOW])
-    if loss > FELL * reference:
+    if loss > NO_PROGRESS * reference:
         yield Finding(
             "lr-too-low",
             f"the loss is {loss:.2f} after {len(losses)} steps whose learning rates add up to "
@@ -58,13 +65,13 @@ def no_learning(log: RunLog) -> Iterator[Finding]:
     if not (log.is_infonce and log.enough and log.batch and loss is not None):
         return
     found = above_chance(log.measured[-1]) if log.measured else None
-    if loss <= FELL * log.uniform_loss or found:
+    if loss <= NO_PROGRESS * log.uniform_loss or found:
         return
     yield Finding(
         "no-learning",
         f"the loss is {loss:.2f} after {len(log.steps)} steps, where guessing has ln B = "
         f"{log.uniform_loss:.2f}",
-        "see that the pairs match, then try another training.lr",
+        "check that images and captions are paired correctly, then try another training.lr",
         {"loss": loss, "uniform": log.uniform_loss, "accuracy": accuracy},
     )
 

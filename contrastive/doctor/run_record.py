@@ -17,7 +17,7 @@ AT_END = 20
 """Steps that are enough when the run is over: nothing will come any more."""
 WINDOW = 20
 """Steps whose median stands for the present: a single batch may be lucky."""
-FELL = 0.98
+NO_PROGRESS = 0.98
 """A loss above this share of ln B has not begun to fall: where nothing is learned it is ln B or
 more on average, whatever the embeddings, since the logarithm of a mean is at least the mean."""
 TARGETS = 16

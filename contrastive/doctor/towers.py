@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from contrastive.doctor.run_record import FELL, TARGETS, Finding, RunLog, above_chance
+from contrastive.doctor.run_record import NO_PROGRESS, TARGETS, Finding, RunLog, above_chance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ def no_gradient(log: RunLog) -> Iterator[Finding]:
 
 def collapsed(log: RunLog) -> Iterator[Finding]:
     """Embeddings of a modality that are one point."""
-    points = {m: g for m, g in _lie(log).items() if _is_point(m, g, log)}
+    points = {m: g for m, g in _last_geometry(log).items() if _is_point(m, g, log)}
     if points:
         cosines = ", ".join(f"{g['mean_cosine']:.3f}" for g in points.values())
         yield Finding(
@@ -45,11 +45,11 @@ def low_rank(log: RunLog) -> Iterator[Finding]:
     """Embeddings that span few directions: dimensional collapse (arXiv:2110.09348)."""
     room = {
         m: min(log.run.get("embed_dim", g["samples"]), g["samples"] - 1)
-        for m, g in _lie(log).items()
+        for m, g in _last_geometry(log).items()
         if not _is_point(m, g, log)
     }
     # towers that retrieve use a fifth or more of what they could; a tenth is a bottleneck
-    flat = {m: g for m, g in _lie(log).items() if m in room and _is_flat(g, room[m])}
+    flat = {m: g for m, g in _last_geometry(log).items() if m in room and _is_flat(g, room[m])}
     if flat:
         ranks = ", ".join(f"{g['effective_rank']:.1f} of {room[m]}" for m, g in flat.items())
         yield Finding(
@@ -70,7 +70,7 @@ def _and(names: Iterable[str]) -> str:
     return " and ".join(names)
 
 
-def _lie(log: RunLog) -> dict[str, Mapping[str, Any]]:
+def _last_geometry(log: RunLog) -> dict[str, Mapping[str, Any]]:
     """Return how the embeddings of each modality lay last, if that can be judged."""
     if not log.enough or not log.measured:
         return {}
@@ -86,7 +86,7 @@ def _is_point(modality: str, g: Mapping[str, Any], log: RunLog) -> bool:
     not be dissolving.
     """
     loss = log.recent("loss") if log.is_infonce and log.batch else None
-    guessing = loss is not None and loss > FELL * log.uniform_loss
+    guessing = loss is not None and loss > NO_PROGRESS * log.uniform_loss
     if above_chance(log.measured[-1]) and not guessing:
         return False
     first = log.measured[0].get("geometry", {}).get(modality, g)

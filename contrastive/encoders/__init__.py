@@ -6,12 +6,11 @@ Config classes only; torch is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from contrastive.config.base import Config
+from contrastive.config.base import Config, PathField
 from contrastive.config.registry import Registry
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Timm(Encoder):
     """Model and tag, such as resnet18.a1_in1k; or hf-hub:OWNER/NAME, or local-dir:FOLDER."""
     pretrained: bool = True
     """Load trained weights (safetensors only) rather than draw random ones."""
-    weights: Path | None = None
+    weights: PathField | None = None
     """A local safetensors file of trained weights, taken instead of the published ones; a
     classifier in it is left out."""
     augment: Augment = "none"

@@ -55,7 +55,7 @@ class Tokenize:
             return_tensors="pt",
         )
         if not tokens["attention_mask"].any(1).all():
-            msg = "an empty text, of which the tokenizer makes no token"
+            msg = "a text without tokens"
             raise BadSample(msg)
         return dict(tokens)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
@@ -29,7 +30,7 @@ def build_timm(spec: Timm) -> ImageModule:
     if spec.weights and spec.pretrained:
         classifier: str | tuple[str, ...] = net.pretrained_cfg.get("classifier") or ()
         names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        load_strictly(who, net, spec.weights, leave_out=names)
+        load_strictly(who, net, Path(spec.weights), leave_out=names)
     config = timm.data.resolve_model_data_config(net)
     transform = timm.data.create_transform(**config, is_training=False)
     module = ImageModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))

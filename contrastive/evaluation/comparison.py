@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from contrastive.data.sample_list import sample_list, text_list
+from contrastive.data.raw_samples import sample_list, text_list
 from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.evaluate import evaluate

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 On = Literal["features", "embeddings"]
 
 
-class Part(NamedTuple):
+class LabelledFeatures(NamedTuple):
     """Samples with their classes."""
 
     features_NF: np.ndarray
     truth_N: np.ndarray
 
-    def take(self, indices: np.ndarray) -> Part:
+    def take(self, indices: np.ndarray) -> LabelledFeatures:
         """Return some of them."""
-        return Part(self.features_NF[indices], self.truth_N[indices])
+        return LabelledFeatures(self.features_NF[indices], self.truth_N[indices])
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Splits:
     """What is learned from, and what is judged."""
 
     classes: list[str]
-    train: Part
-    test: Part
+    train: LabelledFeatures
+    test: LabelledFeatures
     test_rows: list[dict[str, Any]]
     train_split: str
     faults: list[str]
@@ -100,7 +100,7 @@ class Reader:
         rows: list[dict[str, Any]],
         classes: Sequence[str],
         lines: list[str],
-    ) -> tuple[Part, list[dict[str, Any]]]:
+    ) -> tuple[LabelledFeatures, list[dict[str, Any]]]:
         """Return the good samples and their rows; what is wrong with others goes to ``lines``."""
         known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
         bad_rows = known.copy()
@@ -116,7 +116,7 @@ class Reader:
         good = [index for index in range(len(rows)) if index not in bad]
         index_of = class_indices(classes)
         truth_N = np.array([index_of[rows[index]["label"]] for index in good], np.int64)
-        return Part(features_NF[good], truth_N), [rows[index] for index in good]
+        return LabelledFeatures(features_NF[good], truth_N), [rows[index] for index in good]
 
     def _features(self, samples: Sequence[Any], on_bad: OnBad) -> np.ndarray:
         """Return ``[N, F]`` in fp32; the row of a bad sample is zero."""
@@ -201,13 +201,17 @@ def _check_apart(
     if hits:
         msg = (
             f"split {split!r} shares {len(hits)} of {len(test)} {modality} samples with split "
-            f"{train_split!r}, the first is {hits[0].get('source', '')}; judge by others"
+            f"{train_split!r}, the first is {hits[0].get('source', '')}; take disjoint splits"
         )
         raise DataError(msg)
 
 
 def _check_classes(
-    train: Part, test: Part, classes: Sequence[str], train_split: str, split: str
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    classes: Sequence[str],
+    train_split: str,
+    split: str,
 ) -> None:
     """Insist on two classes, and on training samples of every class that is judged."""
     known: set[int] = set(train.truth_N.tolist())
@@ -220,5 +224,5 @@ def _check_classes(
         )
         raise DataError(msg)
     if len(known) < 2:
-        msg = f"split {train_split!r} has samples of one class; a probe tells two or more apart"
+        msg = f"split {train_split!r} has samples of one class; a probe needs two or more"
         raise DataError(msg)

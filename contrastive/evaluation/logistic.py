@@ -17,7 +17,7 @@ import numpy as np
 from contrastive.config.extras import require
 
 if TYPE_CHECKING:
-    from contrastive.evaluation.labelled_splits import Part
+    from contrastive.evaluation.labelled_splits import LabelledFeatures
 
 ITERATIONS = 1000
 STEPS = 8  # a decade
@@ -25,7 +25,9 @@ GRID = tuple(10 ** (-6 + step / STEPS) for step in range(12 * STEPS + 1))
 COARSE = 16  # two decades: the first look at the grid
 
 
-def fit_and_score(train: Part, queries_QF: np.ndarray, *, C: float, classes: int) -> np.ndarray:
+def fit_and_score(
+    train: LabelledFeatures, queries_QF: np.ndarray, *, C: float, classes: int
+) -> np.ndarray:
     """Return log probabilities ``[Q, K]``; a class without training samples has ``-inf``.
 
     Features are centred and divided by one number, so that those of training have a
@@ -47,7 +49,9 @@ def fit_and_score(train: Part, queries_QF: np.ndarray, *, C: float, classes: int
     return scores_QK
 
 
-def choose_strength(train: Part, validation: Part, *, classes: int) -> float:
+def choose_strength(
+    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int
+) -> float:
     """Return the ``C`` of the grid that classifies the validation part best.
 
     Of equal accuracies the one with the smaller log loss wins, then the smaller ``C``.

@@ -55,7 +55,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Point:
+class LinearProbe:
     """A linear probe on so many training samples of each class; means over the draws."""
 
     shots: int | None
@@ -90,7 +90,7 @@ class ProbeReport(Tabular):
     train: int
     """Distinct training samples."""
     test: int
-    linear: list[Point]
+    linear: list[LinearProbe]
     """By shots; the last is of all training samples."""
     knn: Neighbours
     zero_shot: Accuracy | None
@@ -191,7 +191,7 @@ def linear_probe(
     shots: Sequence[int] = (),
     seeds: int = SEEDS,
     C: float | None = None,
-) -> list[Point]:
+) -> list[LinearProbe]:
     """Classify by logistic regression (Radford et al. 2021, appendix A.3).
 
     Args:
@@ -253,7 +253,7 @@ def _check_shots(data: Splits, shots: Sequence[int], seeds: int) -> None:
             raise DataError(msg)
 
 
-def _point(data: Splits, shots: int | None, seeds: int, C: float | None) -> Point:
+def _point(data: Splits, shots: int | None, seeds: int, C: float | None) -> LinearProbe:
     scores: list[np.ndarray] = []
     chosen: list[float] = []
     fitted = data.train
@@ -274,7 +274,7 @@ def _point(data: Splits, shots: int | None, seeds: int, C: float | None) -> Poin
         chosen.append(best)
     top1 = [float((s.argmax(1) == data.test.truth_N).mean()) for s in scores]
     std = float(np.std(top1, ddof=1)) if seeds > 1 else None
-    return Point(shots, _accuracy(scores, data), std, len(fitted.truth_N), chosen)
+    return LinearProbe(shots, _accuracy(scores, data), std, len(fitted.truth_N), chosen)
 
 
 def draw(truth_N: np.ndarray, shots: int | None, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Captions by retrieval: the sentences of a corpus that go with an image, and not thrice the same.
+"""Captions by retrieval: the sentences of a corpus that go with an image, without near duplicates.
 
 The nearest sentences of a large corpus are often one sentence in several wordings. Maximal marginal
 relevance (Carbonell and Goldstein, SIGIR 1998) takes them one by one, each for what it adds.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from contrastive.data.sample_list import text_list
+from contrastive.data.raw_samples import text_list
 from contrastive.errors import SpecError
 from contrastive.inference.nearest import top_k
 

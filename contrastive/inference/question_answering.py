@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from contrastive.data.sample_list import text_list
+from contrastive.data.raw_samples import text_list
 from contrastive.errors import SpecError
 from contrastive.inference.zero_shot import classify
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
-from contrastive.data.sample_list import sample_list
+from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
 from contrastive.inference.embed_dataset import embed_modality

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from contrastive.data.sample_list import text_list
+from contrastive.data.raw_samples import text_list
 from contrastive.errors import SpecError
 from contrastive.prompts import TEMPLATES
 

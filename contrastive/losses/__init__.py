@@ -131,7 +131,7 @@ class Sigmoid(Scaled):
         return SigmoidLoss(self, bias=self.bias)
 
 
-class Choice(Scaled):
+class AnchorConfig(Scaled):
     """Base of losses in which anchors are compared with candidates."""
 
     positives: Positives = "multi"
@@ -148,7 +148,7 @@ class Choice(Scaled):
 
 
 @losses.register("dcl")
-class DCL(Choice):
+class DCL(AnchorConfig):
     """InfoNCE without the positive in the denominator, for small batches.
 
     Decoupled contrastive learning (Yeh et al. 2022, arXiv:2110.06848).
@@ -171,7 +171,7 @@ class DCL(Choice):
 
 
 @losses.register("hard-negative")
-class HardNegative(Choice):
+class HardNegative(AnchorConfig):
     """InfoNCE that weights hard negatives more.
 
     Robinson et al. 2021, arXiv:2010.04592; for images and texts, HN-NCE: Radenovic et al. 2023,
@@ -307,9 +307,7 @@ class Queue(Loss):
         """Refuse more pairs of modalities than the queue has sides for."""
         super().check(embed_dim=embed_dim, pairs=pairs)
         if pairs > 1:
-            msg = (
-                f"queue is for one pair of modalities, and there are {pairs}; take the loss within"
-            )
+            msg = f"queue is for one pair of modalities, and there are {pairs}; take its inner loss"
             raise ValueError(msg)
 
     def build(self) -> LossModule:
@@ -327,7 +325,7 @@ def _refuse(loss: Loss, *kinds: type[Loss], by: str) -> None:
     name = losses.name_of(type(found))
     remedies = {
         by: f"one {by} is enough",
-        "supcon": "it has no sides; take infonce",
+        "supcon": "it has no direction; use infonce",
     }
     msg = f"{by} cannot hold {name}: {remedies.get(name, f'put {name} around {by}')}"
     raise ValueError(msg)

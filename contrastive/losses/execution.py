@@ -60,7 +60,7 @@ def infonce(
         log_scale: the logarithm of the inverse temperature: a scalar tensor or a number.
         temperature: the temperature, in place of ``log_scale``.
         positives: what rows of one group are to each other.
-        direction: who chooses among whom.
+        direction: which side the anchors are from: both, a_to_b or b_to_a.
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
         execution: how; ``choose`` says what ``auto`` is.

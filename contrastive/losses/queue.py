@@ -63,7 +63,9 @@ class QueueLoss(WrapperLoss):
         self.direction: Direction | None = getattr(_innermost(config.loss), "direction", None)
         directions = ("a_to_b", "b_to_a") if self.direction else (None, None)
         # They share the parameters of the loss within by call, so they are no modules of this one.
-        self._sides = tuple(_alone(config.loss, direction).build() for direction in directions)
+        self._sides = tuple(
+            _one_direction(config.loss, direction).build() for direction in directions
+        )
         self.register_buffer("a_past", torch.empty(0, 0))
         self.register_buffer("b_past", torch.empty(0, 0))
         self.register_buffer("a_past_ids", torch.empty(0, dtype=torch.int64))
@@ -143,7 +145,7 @@ class QueueLoss(WrapperLoss):
         group: BatchGroup | None,
     ) -> None:
         """Put a batch into the queue, first gathered from ``group``."""
-        a_ids, b_ids = (_known(ids, len(a), a.device) for ids in (a_ids, b_ids))
+        a_ids, b_ids = (_ids_or_unknown(ids, len(a), a.device) for ids in (a_ids, b_ids))
         new = gather_global_batch(a.detach(), b.detach(), a_ids, b_ids, group=group)
         for name, rows in zip(PAST, new, strict=True):
             past = cast("Tensor", getattr(self, name))
@@ -160,7 +162,7 @@ def _innermost(loss: Loss) -> Loss:
     return _innermost(within) if isinstance(within, Loss) else loss
 
 
-def _alone(loss: Loss, direction: Direction | None) -> Loss:
+def _one_direction(loss: Loss, direction: Direction | None) -> Loss:
     """Return a loss of one direction, for a batch that is whole already."""
     changes = {"direction": direction, "negatives": "local"}
     known: dict[str, Any] = {
@@ -168,7 +170,7 @@ def _alone(loss: Loss, direction: Direction | None) -> Loss:
     }
     within = getattr(loss, "loss", None)
     if isinstance(within, Loss):
-        known["loss"] = _alone(within, direction)
+        known["loss"] = _one_direction(within, direction)
     return loss.model_copy(update=known)
 
 
@@ -177,7 +179,7 @@ def _joined(new: Tensor, past: Tensor) -> Tensor:
     return torch.cat([new, past.to(new)]) if len(past) else new
 
 
-def _known(ids: Tensor | None, n: int, device: torch.device) -> Tensor:
+def _ids_or_unknown(ids: Tensor | None, n: int, device: torch.device) -> Tensor:
     return torch.full((n,), UNKNOWN, device=device) if ids is None else ids
 
 

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from contrastive.losses import Choice, SupCon
+from contrastive.losses import AnchorConfig, SupCon
 from contrastive.losses.backends.pair_labels import matched_ids
 from contrastive.losses.execution import choose, gather_global_batch
 from contrastive.losses.functional import MASKED_LOGIT, accuracy, similarity
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over
 
-A = TypeVar("A", bound=Choice | SupCon)
+A = TypeVar("A", bound=AnchorConfig | SupCon)
 
 AnchorLabels = Callable[[int, int], "tuple[Tensor, Tensor]"]
 """First row and the row after the last, to masks ``[R, C]`` of their positives and negatives."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from contrastive.config.base import Config, mistakes
+from contrastive.config.base import Config, error_lines
 from contrastive.config.registry import names_only
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
@@ -160,7 +160,7 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         raise WeightsError(msg) from None
     lost = [name for name in missing if name not in restored]
     if lost or unknown:
-        what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model has not"
+        what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model does not have"
         msg = f"{saved.path / 'model.safetensors'}: {what}"
         raise WeightsError(msg)
 
@@ -199,4 +199,4 @@ def _validated(kind: type[S], data: Any, origin: str) -> S:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise SpecError(mistakes(error, origin)) from None
+        raise SpecError(error_lines(error, origin)) from None

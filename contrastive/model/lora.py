@@ -52,7 +52,9 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
         SpecError: a pattern matches none, or there is none in attention.
     """
     modules: dict[str, nn.Module] = dict(cast("Any", encoder.named_modules()))
-    fused = tuple(place for name, module in modules.items() for place in _unheard(name, module))
+    fused = tuple(
+        place for name, module in modules.items() for place in _fused_linears(name, module)
+    )
     linear = [
         name
         for name, module in modules.items()
@@ -72,7 +74,7 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
     return chosen
 
 
-def _unheard(name: str, module: nn.Module) -> list[str]:
+def _fused_linears(name: str, module: nn.Module) -> list[str]:
     """Return how the names of linear layers begin whose weights a module reads directly."""
     if isinstance(module, FUSED):
         return [f"{name}."]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, prepared_batches, raise_bad
-from contrastive.data.sample_list import sample_list
+from contrastive.data.raw_samples import sample_list
 from contrastive.encoders.given_module import GivenModule, given_encoder
 from contrastive.errors import SpecError, TrainingError, WeightsError
 from contrastive.heads import Identity
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 EmbeddingViews = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
-PROJECTED = 4096  # cached features that go through a head at a time: it is cheap, memory is bounded
+HEAD_BATCH = (
+    4096  # cached features that go through a head at a time: it is cheap, memory is bounded
+)
 
 
 class ContrastiveModel(nn.Module):
@@ -162,7 +164,7 @@ class ContrastiveModel(nn.Module):
         Args:
             modality: whose tower.
             samples: one or several raw samples: for images paths, encoded bytes, PIL images, arrays
-                or tensors; for texts str. ``contrastive.data.sample_list`` has every form.
+                or tensors; for texts str. ``contrastive.data.raw_samples`` has every form.
             cache: keeps the features of a frozen encoder; None computes them afresh.
             batch_size: samples at a time; by default what suits the device.
             workers: processes that decode samples.
@@ -201,8 +203,8 @@ class ContrastiveModel(nn.Module):
         if cache and tower.encoder_frozen:
             table = cache.table(spec, encoder, samples, on_bad=on_bad, workers=workers)
             good = table.good.nonzero()[0]
-            for start in range(0, len(good), PROJECTED):
-                rows = good[start : start + PROJECTED]
+            for start in range(0, len(good), HEAD_BATCH):
+                rows = good[start : start + HEAD_BATCH]
                 yield rows, tower.project(table[rows].to(self.device))
             return
         everything, prepare = range(len(samples)), encoder.preprocess
@@ -334,6 +336,6 @@ def _check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:
     if torch.equal(first.detach(), second.detach()):
         msg = (
             f"the two views of each {modality} are the same; give towers.{modality} an augment "
-            "or dropout, in what of it is trained"
+            "or dropout, in a part that trains"
         )
         raise TrainingError(msg)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from contrastive.nn.rng import Randomness
+from contrastive.nn.rng import RngState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,7 +66,7 @@ class _Again:
     def __init__(self, norms: list[_BatchNorm]) -> None:
         self.norms = norms
         self.modes = [norm.training for norm in norms]
-        self.randomness = Randomness()
+        self.randomness = RngState()
 
     def __enter__(self) -> None:
         self.randomness.__enter__()

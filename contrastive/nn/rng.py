@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Randomness:
+class RngState:
     """The generators of the CPU and of all GPUs as they are now; within, as they were then."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from contrastive.components import REGISTRIES  # the core is here before the clock starts
-from contrastive.config.entry_points import Offer
+from contrastive.config.entry_points import PluginEntry
 from contrastive.config.registry import reason
 from contrastive.errors import PluginError
 
@@ -50,7 +50,7 @@ def answer(request: dict[str, Any]) -> None:
 def _problem(registry: Registry[Any], path: str) -> str:
     """Return what is wrong with an offer, or nothing."""
     try:
-        registry.load(Offer(path))
+        registry.load(PluginEntry(path))
     except PluginError as error:
         return reason(error.__cause__) if error.__cause__ else str(error)
     return ""

@@ -14,7 +14,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from contrastive.config.entry_points import Offer, chosen_packages, normalized_name, unreadable
+from contrastive.config.entry_points import (
+    PluginEntry,
+    chosen_packages,
+    normalized_name,
+    unreadable,
+)
 from contrastive.config.provenance import package_of
 from contrastive.config.registry import Registry, path_of
 
@@ -165,5 +170,5 @@ def _entries(registry: Registry[Any], trials: dict[Key, Import]) -> Iterator[Ent
             yield Entry(kind, name, *about, *state, trial.ms, trial.torch)
 
 
-def _key(offer: Offer) -> Key:
+def _key(offer: PluginEntry) -> Key:
     return offer.package, offer.path.partition(":")[0].strip()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.datasets import ImageFolder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from contrastive.datasets import Dataset
     from contrastive.evaluation.caption_choice import PairAccuracy
@@ -52,7 +52,7 @@ class Subject:
 def dataset_name(data: Dataset) -> str:
     """Return what to call a dataset: by its type, or by its folder if anything may be in it."""
     if isinstance(data, ImageFolder):
-        return data.folder.absolute().name
+        return Path(data.folder).absolute().name
     return type(data).registry.name_of(type(data))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.loading import Prepared, in_workers, merge, prepare
+from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
 
@@ -135,7 +135,7 @@ class TrainingBatches:
             return
         self.bad_rows.on_report = self.ranks.say  # each meets rows that the others do not
         job = _PrepareBatch(self.rows, self.live, self.views, self.augmented, self.settings.seed)
-        ready: Iterator[Ready] = in_workers(job, groups, workers=self.settings.workers)
+        ready: Iterator[Ready] = map_in_workers(job, groups, workers=self.settings.workers)
         for indices, inputs, problems in ready:
             for index, problem in problems.items():
                 self._report(index, problem)

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.errors import TrainingError
-from contrastive.nn.rng import Randomness
+from contrastive.nn.rng import RngState
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -160,7 +160,7 @@ def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str 
 
 def _same_randomness() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what surrounds the first pass of a micro-batch, and what each later one."""
-    return nullcontext(), Randomness()
+    return nullcontext(), RngState()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
 
-FREE = (
+CHANGEABLE_ON_RESUME = (
     "output",
     "evaluation.",
     "training.workers",
@@ -78,7 +78,7 @@ def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
         data = stored_spec(type(spec), saved, "run.json").model_dump(mode="json")
     before, now = _flat(data), _flat(spec.model_dump(mode="json"))
     for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name) and not name.startswith(FREE):
+        if before.get(name) != now.get(name) and not name.startswith(CHANGEABLE_ON_RESUME):
             msg = (
                 f"{saved.path}: was trained with {name}: {before.get(name)}, the spec says "
                 f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"

@@ -1,6 +1,6 @@
 """Training: one loop in plain torch that can be read aloud.
 
-Randomness is a function, not a stream: the order of an epoch follows from (seed, epoch), an
+RngState is a function, not a stream: the order of an epoch follows from (seed, epoch), an
 augmentation from (seed, epoch, sample index). The only state is dropout's generator, which a
 checkpoint holds; so a resumed run is, to the last bit, the run that was never interrupted. With
 several ranks dropout is a function too, of (seed, step, rank).
@@ -29,7 +29,7 @@ from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import build_model, run_spec
-from contrastive.nn.rng import Randomness
+from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.gradient_cache import check_towers
@@ -108,7 +108,7 @@ def train(
     with (
         launched_ranks(spec.training.device) as (ranks, device),
         locked_run_folder(folder) if ranks.is_main else nullcontext(),
-        Randomness(),  # the caller's generators, of all devices, stay as they were
+        RngState(),  # the caller's generators, of all devices, stay as they were
     ):
         return _train(spec, folder, ranks, device, resume=resume, cache=cache)
 
@@ -252,7 +252,7 @@ def _check_finite(step: int, lr: float, model: ContrastiveModel, **values: Tenso
         if not torch.isfinite(value):
             msg = (
                 f"the {name} is {value.item()} at step {step + 1} (learning rate {lr:.2g}, logit "
-                f"scale {model.scale:.4g}); nothing of it is saved; try a lower training.lr"
+                f"scale {model.scale:.4g}); this step is not saved; try a lower training.lr"
             )
             raise TrainingError(msg)
 

@@ -3,18 +3,15 @@
 import sys
 from pathlib import Path
 
-from contrastive.reporting.summary import summary
-
-from contrastive import RunSpec, load_spec, train
+from contrastive import RunSpec, evaluate, load_spec, train
 from contrastive.cli import run_guarded
-from contrastive.evaluation.evaluate import evaluate
 
 
 def main() -> None:
     """Train, then measure on the test split."""
     spec = load_spec(RunSpec, Path(__file__).with_name("clip.yaml"), sys.argv[1:])
     model = train(spec, spec.output or "runs/clip")
-    print(summary(evaluate(model, spec.data.build("test"), split="test")))
+    print(evaluate(model, spec.data.build("test"), split="test").summary())
 
 
 if __name__ == "__main__":  # worker processes import this file

@@ -12,7 +12,7 @@ from contrastive.interface import (
     BadRows,
     DataError,
     FileIndex,
-    SampleList,
+    RowList,
     choose_columns,
     leaves_folder,
     name_list,
@@ -55,7 +55,7 @@ class Row(NamedTuple):
     """Why it is left out, if it is."""
 
 
-def read(config: AudioFolder, split: str) -> SampleList:
+def read(config: AudioFolder, split: str) -> RowList:
     """Read one split.
 
     Raises:
@@ -99,7 +99,7 @@ def read(config: AudioFolder, split: str) -> SampleList:
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
         msg = f"{table}: no samples in split {quoted(split)}{why}"
         raise DataError(msg)
-    return SampleList(samples, bad_rows, tuple(sorted(labels - {""})))
+    return RowList(samples, bad_rows, tuple(sorted(labels - {""})))
 
 
 def _table(folder: Path, given: Path | None) -> Path:
