@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contrastive.data.images import ImageSource, StoredImage, open_image
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
     from contrastive.datasets import Dataset, Purpose, datasets
-    from contrastive.datasets.captioned import FileIndex, leaves_folder
+    from contrastive.datasets.caption_rows import FileIndex, leaves_folder
     from contrastive.datasets.image_folder import CAPTION_TABLES
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
@@ -194,7 +194,7 @@ __getattr__, __dir__ = lazy_names(
         # Tables and files of datasets.
         "datasets.image_folder": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
-        "datasets.captioned": "FileIndex leaves_folder",
+        "datasets.caption_rows": "FileIndex leaves_folder",
         "datasets.text_tables": "TableRecord choose_columns name_list quoted read_table "
         "text_of text_problem",
     },

@@ -15,7 +15,7 @@ from PIL import Image
 from contrastive.config.base import Config, attribute_docstrings
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
-from contrastive.datasets.captioned import Pairs
+from contrastive.datasets.caption_rows import Pairs
 from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:

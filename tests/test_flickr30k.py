@@ -13,7 +13,7 @@ from PIL import Image
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Flickr30k
 from contrastive.datasets import text_tables as tables
-from contrastive.datasets.captioned import Pairs
+from contrastive.datasets.caption_rows import Pairs
 from contrastive.errors import DataError
 from tests.miniature import FORMS, Picture, write_flickr30k
 

@@ -13,7 +13,7 @@ from contrastive.config.extras import require
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import files_below, readable_folder
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.captioned import FileIndex, leaves_folder
+from contrastive.datasets.caption_rows import FileIndex, leaves_folder
 from contrastive.datasets.text_tables import (
     name_list,
     quoted,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.captioned import FileIndex, Pairs, Row, gather
+from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
 from contrastive.datasets.splits import SPLITS
 from contrastive.datasets.text_tables import quoted, read_lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from contrastive.datasets.captioned import Row
+from contrastive.datasets.caption_rows import Row
 from contrastive.datasets.text_tables import (
     name_list,
     parse_json,

@@ -19,7 +19,7 @@ from contrastive.config.extras import require
 from contrastive.console import console
 from contrastive.data.folders import files_below
 from contrastive.data.images import StoredImage
-from contrastive.datasets.captioned import Pairs, gather
+from contrastive.datasets.caption_rows import Pairs, gather
 from contrastive.datasets.flickr30k_forms import captions_of
 from contrastive.datasets.text_tables import name_list
 from contrastive.errors import DataError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from contrastive.datasets import Flickr30k, Purpose
-    from contrastive.datasets.captioned import Row
+    from contrastive.datasets.caption_rows import Row
 
 HUB_COLUMNS = ("image", "caption", "split", "filename")
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.folders import readable_folder
-from contrastive.datasets.captioned import FileIndex, Pairs, Row, gather
+from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
 from contrastive.datasets.text_tables import (
     TableRecord,

@@ -10,7 +10,7 @@ from contrastive.datasets.text_tables import quoted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contrastive.datasets.captioned import Row
+    from contrastive.datasets.caption_rows import Row
 
 SPLITS = ("train", "val", "test")
 

@@ -7,7 +7,7 @@ that lacks a metric, or has too few steps to tell, says nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.doctor.data import duplicates, few_groups, ignored_groups, leak
 from contrastive.doctor.learning import diverged, lr_too_low, memorised, no_learning, overfitting
@@ -17,6 +17,8 @@ from contrastive.doctor.towers import collapsed, low_rank, no_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from contrastive.reporting.run_log import LogLine
 
 __all__ = ["Finding", "RunLog", "diagnose"]
 
@@ -34,7 +36,7 @@ def diagnose(
     """
     if batch is not None and not any("run" in line for line in lines):
         lines = [{"step": 0, "run": {"batch": batch, "loss": {"type": loss}}}, *lines]
-    log = RunLog(lines)
+    log = RunLog(cast("Sequence[LogLine]", lines))
     found = [finding for check in CHECKS for finding in check(log)]
     explained = {code for finding in found for code in EXPLAINS.get(finding.code, ())}
     return [finding for finding in found if finding.code not in explained]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from contrastive.data.content_hash import short_key
 
@@ -14,14 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.data.samples import Sample
+    from contrastive.reporting.run_log import CaptionFacts, SharedFacts
 
 
-def caption_facts(rows: Sequence[Sample], batch: int) -> dict[str, Any]:
-    """Return how captions and ids relate; numbers about a batch are expected values.
-
-    ``met``: share of the rows that meet their own words at another id. ``floor``: the least
-    InfoNCE loss where rows of one id are all positives, the mean logarithm of their number.
-    """
+def caption_facts(rows: Sequence[Sample], batch: int) -> CaptionFacts:
+    """Return how captions and ids relate; numbers about a batch are expected values."""
     per_group = Counter(int(row["id"]) for row in rows)
     per_caption: dict[str, Counter[int]] = defaultdict(Counter)
     for row in rows:
@@ -52,7 +49,7 @@ def caption_facts(rows: Sequence[Sample], batch: int) -> dict[str, Any]:
 
 def shared_facts(
     training: Sequence[Sample], held_out: Sequence[Sample], seen: Mapping[str, Tensor]
-) -> dict[str, Any]:
+) -> SharedFacts:
     """Return how many groups of a held-out split training has too.
 
     A group is known if a sample of it was ``seen`` (by the hash of its content), or if two of its

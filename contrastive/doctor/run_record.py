@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from contrastive.reporting.run_log import LogLine, RunFacts
+
 ENOUGH = 50
 """Steps after the warm-up before a loss is judged: a healthy one has begun to fall by then."""
 AT_END = 20
@@ -51,16 +53,15 @@ class Finding:
 class RunLog:
     """The lines of a log, by what they hold."""
 
-    lines: Sequence[Mapping[str, Any]]
+    lines: Sequence[LogLine]
 
     @cached_property
-    def run(self) -> Mapping[str, Any]:
+    def run(self) -> RunFacts:
         """What does not change in a run: batch, loss, warm-up, captions."""
-        nothing: Mapping[str, Any] = {}
-        return next((line["run"] for line in self.lines if "run" in line), nothing)
+        return next((line["run"] for line in self.lines if "run" in line), {})
 
     @cached_property
-    def steps(self) -> list[Mapping[str, Any]]:
+    def steps(self) -> list[LogLine]:
         """Loss, learning rate, logit scale, ... of each step."""
         return [line for line in self.lines if "loss" in line]
 

@@ -11,6 +11,7 @@ from contrastive.reporting.run_log import read_log
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from contrastive.reporting.run_log import SharedFacts
     from contrastive.spec import RunSpec
 
 
@@ -57,7 +58,7 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
     return diagnose([{"step": 0, "run": about}, *log.lines]), unseen
 
 
-def _final_split(folder: Path, run: RunSpec) -> dict[str, Any]:
+def _final_split(folder: Path, run: RunSpec) -> SharedFacts:
     from contrastive.data.samples import rows_of
     from contrastive.doctor.run_facts import shared_facts
     from contrastive.model.checkpoint import open_folder

@@ -43,7 +43,7 @@ def draw_curves(log: Path, path: Path) -> None:
     at = [line["step"] for line in steps]
     loss.plot(at, [line["loss"] for line in steps])
     loss.set(title="training loss (nats)", xlabel="step")
-    scale.plot(at, [line["log_scale"] for line in steps])
+    scale.plot(at, [line.get("log_scale", float("nan")) for line in steps])
     scale.set(title="log scale, ln(1/temperature)", xlabel="step")
     measured = [line for line in lines if "evaluation" in line]
     for name in measured[0]["evaluation"]["retrieval"] if measured else ():

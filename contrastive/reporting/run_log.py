@@ -5,12 +5,74 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Required, Self, TypedDict
 
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from contrastive.evaluation.evaluate import EvaluationReport
+
+
+class CaptionFacts(TypedDict):
+    """How the captions and the ids of the training split relate."""
+
+    rows: int
+    groups: int
+    duplicated: int
+    """Rows whose caption is also at another id."""
+    met: float
+    """Expected share of a batch's rows that meet their own caption at another id."""
+    example: str
+    """The caption that stands at most rows."""
+    floor: float
+    """Least InfoNCE loss where rows of one id are all positives."""
+
+
+class SharedFacts(TypedDict):
+    """What a held-out split shares with training."""
+
+    groups: int
+    known: int
+    """Groups that training has too."""
+    first: str
+    """Where the first of them is."""
+
+
+class RunFacts(TypedDict, total=False):
+    """What does not change in a run."""
+
+    batch: int
+    """Candidates of each row."""
+    batch_of_process: int
+    """Rows of this rank."""
+    steps: int
+    warmup: int
+    embed_dim: int
+    loss: dict[str, Any]
+    """The spec of the loss."""
+    captions: CaptionFacts
+    held_out: dict[str, SharedFacts]
+    """By split."""
+
+
+class LogLine(TypedDict, total=False):
+    """A line of the log. That of a step also has the metrics of its loss, by their names."""
+
+    step: Required[int]
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    log_scale: float
+    evaluation: dict[str, Any]
+    """An ``EvaluationReport`` as plain data."""
+    run: RunFacts
+    gradients: dict[str, float]
+    """Norm of the gradient of each part that trains."""
+    finding: dict[str, Any]
+    """What the doctor found, as plain data."""
 
 
 class Log:
@@ -39,9 +101,9 @@ class Log:
         """Note an evaluation."""
         self._write({"step": step, "epoch": round(epoch, 6), "evaluation": report.as_dict()})
 
-    def note(self, step: int, epoch: float, **what: Any) -> None:
+    def note(self, line: LogLine) -> None:
         """Note something else, as plain data."""
-        self._write({"step": step, "epoch": round(epoch, 6), **what})
+        self._write(line)
 
     def __enter__(self) -> Self:
         return self
@@ -49,15 +111,15 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         self.file.write(json.dumps(line) + "\n")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[LogLine]:
     """Return the lines of a log; one that a crash cut off at the end is left out."""
     if not path.exists():
         return []
-    lines: list[dict[str, Any]] = []
+    lines: list[LogLine] = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(text))

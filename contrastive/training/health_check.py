@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Sample, Samples
     from contrastive.model.model import ContrastiveModel
-    from contrastive.reporting.run_log import Log
+    from contrastive.reporting.run_log import Log, LogLine, RunFacts, SharedFacts
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
 
@@ -33,18 +33,19 @@ def check_up(
     step: int,
 ) -> None:
     """Check a run at the end of an epoch; each finding is printed once and logged."""
-    epoch = step / batches.steps_per_epoch
+    epoch = round(step / batches.steps_per_epoch, 6)
     lines = read_log(log.path)
-    notes: list[dict[str, Any]] = [{"gradients": gradients(model)}]
+    notes: list[LogLine] = [{"step": step, "epoch": epoch, "gradients": gradients(model)}]
     if not any("run" in line for line in lines):
-        notes.append({"run": _facts(spec, batches, held_out)})
+        facts = _facts(spec, batches, held_out)
+        notes.append({"step": step, "epoch": epoch, "run": facts})
     for note in notes:
-        log.note(step, epoch, **note)
+        log.note(note)
     said = {line["finding"]["code"] for line in lines if "finding" in line}
     for finding in diagnose([*lines, *notes]):
         if finding.code not in said:
             say(f"doctor: {finding.code}: {finding.sentence}")
-            log.note(step, epoch, finding=finding.as_dict())
+            log.note({"step": step, "epoch": epoch, "finding": finding.as_dict()})
 
 
 def gradients(model: ContrastiveModel) -> dict[str, float]:
@@ -66,15 +67,15 @@ def _compared(rows: Sequence[Sample], modalities: Iterable[str]) -> list[Sample]
     return [{name: value for name, value in row.items() if name in kept} for row in rows]
 
 
-def _facts(spec: RunSpec, batches: TrainingBatches, held_out: Samples | None) -> dict[str, Any]:
+def _facts(spec: RunSpec, batches: TrainingBatches, held_out: Samples | None) -> RunFacts:
     """Return what holds for the whole run."""
     settings, loss = spec.training, spec.model.loss.model_dump(mode="json")
     own = len(batches.ranks.shard([0] * batches.batch_size))
     batch = own if loss.get("negatives") == "local" else batches.batch_size
     steps = settings.epochs * batches.steps_per_epoch
-    shared = {}
+    shared: dict[str, SharedFacts] = {}
     if held_out is not None:
-        shared = {spec.evaluation.split: shared_facts(batches.rows, rows_of(held_out), {})}
+        shared = {str(spec.evaluation.split): shared_facts(batches.rows, rows_of(held_out), {})}
     return {
         "batch": batch,
         "batch_of_process": own,
