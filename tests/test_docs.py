@@ -118,6 +118,25 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, notebook, comma
             check_console(block, command)
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_the_pages_for_developers_name_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|md|txt|toml)|(?:[\w]+/)+[\w]+)`", text)
+    homes = (ROOT, ROOT / "contrastive")
+    missing = [name for name in named if not any((home / name).exists() for home in homes)]
+    assert len(named) > 15
+    assert [name for name in missing if "/" in name] == []
+
+
+def test_every_target_that_is_named_is_in_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`make ([\w -]+?)`", contributing)
+    assert len(named) >= 5
+    for target in " ".join(named).split():
+        assert f"\n{target}:" in makefile, target
+
+
 def anchors_of(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
