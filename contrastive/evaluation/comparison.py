@@ -51,10 +51,9 @@ class Comparison(Tabular):
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each image and model: the probability of each class."""
         return [
-            {"image": image_name(image, index), "model": model}
-            | dict(zip(self.classes, self.by_image(model)[index], strict=True))
-            for index, image in enumerate(self.images)
-            for model in self.probabilities
+            {"image": each["image"], "model": model} | probabilities
+            for each in self.as_dict()["images"]
+            for model, probabilities in each["probabilities"].items()
         ]
 
     def __repr__(self) -> str:
