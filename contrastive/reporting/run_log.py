@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Required, Self, TypedDict
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from contrastive.evaluation.evaluate import EvaluationReport
 
 
@@ -95,15 +93,15 @@ class Log:
     def step(self, step: int, epoch: float, **metrics: Tensor | float) -> None:
         """Note the metrics of one step."""
         plain = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
-        self._write({"step": step, "epoch": round(epoch, 6), **plain})
+        self._write({"step": step, "epoch": epoch, **plain})
 
     def evaluation(self, step: int, epoch: float, report: EvaluationReport) -> None:
         """Note an evaluation."""
-        self._write({"step": step, "epoch": round(epoch, 6), "evaluation": report.as_dict()})
+        self._write({"step": step, "epoch": epoch, "evaluation": report.as_dict()})
 
     def note(self, line: LogLine) -> None:
         """Note something else, as plain data."""
-        self._write(line)
+        self._write({**line})
 
     def __enter__(self) -> Self:
         return self
@@ -111,8 +109,8 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def _write(self, line: Mapping[str, object]) -> None:
-        self.file.write(json.dumps(line) + "\n")
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line | {"epoch": round(line["epoch"], 6)}) + "\n")
 
 
 def read_log(path: Path) -> list[LogLine]:

@@ -33,7 +33,7 @@ def check_up(
     step: int,
 ) -> None:
     """Check a run at the end of an epoch; each finding is printed once and logged."""
-    epoch = round(step / batches.steps_per_epoch, 6)
+    epoch = step / batches.steps_per_epoch
     lines = read_log(log.path)
     notes: list[LogLine] = [{"step": step, "epoch": epoch, "gradients": gradients(model)}]
     if not any("run" in line for line in lines):
