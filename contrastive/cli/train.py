@@ -24,9 +24,10 @@ def train(
 ) -> None:
     """Train a model: heads, towers or both, as the spec says."""
     run = load_run(spec, overrides)
+    from contrastive.training.run_folder import run_folder
     from contrastive.training.train import train as start
 
-    folder = Path(output or run.output or Path("runs") / spec.stem)
+    folder = run_folder(output, run.output, Path("runs") / spec.stem)
     start(run, folder, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

@@ -223,12 +223,14 @@ class Config(BaseModel):
 
 def error_lines(error: ValidationError, origin: str) -> str:
     """Return a line for each mistake: where it is, after the name of the whole, and what."""
-    lines: list[str] = []
-    for each in error.errors(include_url=False):
-        where = ".".join(map(str, each["loc"]))
-        text = " ".join(each["msg"].removeprefix(VALUE_ERROR).split())
-        lines.append(f"{origin}: {where}: {text}" if where else f"{origin}: {text}")
-    return "\n".join(lines)
+    return "\n".join(f"{origin}: {in_one_line(e)}" for e in error.errors(include_url=False))
+
+
+def in_one_line(mistake: ErrorDetails) -> str:
+    """Return where a mistake is and what: ``training.lr: Input should be greater than 0``."""
+    where = ".".join(map(str, mistake["loc"]))
+    text = mistake["msg"].removeprefix(VALUE_ERROR)
+    return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
 
 
 def _check_again(value: Any) -> Any:

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from contrastive.config.base import VALUE_ERROR, Config
+from contrastive.config.base import Config, in_one_line
 from contrastive.config.registry import names_only
 from contrastive.errors import SpecError
 
@@ -295,9 +295,7 @@ def _report(
     origin: str, lines: dict[KeyPath, int], said: dict[KeyPath, str], mistake: ErrorDetails
 ) -> str:
     """Say where a mistake is: in the file, or in an override."""
-    where = tuple(map(str, mistake["loc"]))
-    text = mistake["msg"].removeprefix(VALUE_ERROR)
-    problem = " ".join(f"{'.'.join(where)}: {text}".split()) if where else text
+    where, problem = tuple(map(str, mistake["loc"])), in_one_line(mistake)
     key_path = (*where, "type") if mistake["type"] == "bad_type" else where
     for given, override in reversed(said.items()):
         made = key_path not in lines and given[: len(key_path)] == key_path
