@@ -12,14 +12,15 @@ from contrastive.cli.options import Json
 from contrastive.cli.output import show
 from contrastive.errors import DataError
 
+FOLDERS = {"flickr30k": "flickr30k", "image-folder": "images"}
 DATA = {
     "flickr30k": """\
 # Flickr30k as it was unpacked; captions, images and splits are found in it by their usual names.
-data: {type: flickr30k, folder: flickr30k, captions_per_image: 2}
+data: {type: flickr30k, folder: FOLDER, captions_per_image: 2}
 """,
     "image-folder": """\
 # Your images, with captions.csv beside them: columns image and text, maybe group, label and split.
-data: {type: image-folder, folder: images}
+data: {type: image-folder, folder: FOLDER}
 """,
 }
 PRETRAINED = """\
@@ -52,17 +53,11 @@ model:
       head: {type: linear}
   loss: {type: infonce, temperature: 0.07}
 """
-TRAINING = {
-    False: """\
+EVALUATED = """\
 # Metrics on the split val after each epoch, and on test by `contrastive evaluate`.
-training: {epochs: 3, batch_size: 128, lr: 1e-3}
-""",
-    True: """\
-# Metrics on the split val after each epoch, and on test by `contrastive evaluate`.
-training: {epochs: 12, batch_size: 32, lr: 3e-3, workers: 0}
-""",
-}
-FOLDERS = {"flickr30k": "flickr30k", "image-folder": "images"}
+"""
+TRAINING = "training: {epochs: 3, batch_size: 128, lr: 1e-3}\n"
+BRIEF = "training: {epochs: 12, batch_size: 32, lr: 3e-3, workers: 0}\n"
 
 
 def init(
@@ -79,18 +74,20 @@ def init(
 ) -> None:
     """Write a commented spec to begin with."""
     folder = output.parent / FOLDERS[kind]
-    for path in (output, folder) if with_data else (output,):
+    written = [output, folder] if with_data else [output]
+    for path in written:
         if path.exists():
             msg = f"{path}: is there already; move it, or give --output in another folder"
             raise DataError(msg)
+    model, training = PRETRAINED, TRAINING
     if with_data:
         from contrastive.datasets.miniature import write_flickr30k, write_image_folder
 
         (write_flickr30k if kind == "flickr30k" else write_image_folder)(folder)
-    data = DATA[kind].replace(f"folder: {FOLDERS[kind]}", f"folder: {folder.as_posix()}")
+        model, training = SCRATCH, BRIEF
+    data = DATA[kind].replace("FOLDER", folder.as_posix())
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([SCRATCH if with_data else PRETRAINED, data, TRAINING[with_data]])
-    output.write_text(text, encoding="utf-8")
-    lines = [f"written: {path}" for path in (output, folder) if path == output or with_data]
+    output.write_text("\n".join([model, data, EVALUATED + training]), encoding="utf-8")
+    lines = [f"written: {path}" for path in written]
     command = shlex.join(["contrastive", "train", str(output)])
     show({"spec": str(output)}, as_json, "\n".join([*lines, f"next: {command}"]))

@@ -136,6 +136,7 @@ def _listed(given: Any, modality: str) -> list[dict[str, Any]]:
 
 def _hit(row: dict[str, Any], modality: str, similarity: float) -> Hit:
     sample = row[modality]
+    # an image without a name is best described by its caption
     named = isinstance(sample, (str, Path, StoredImage))
     found = str(sample) if named else str(row.get("text", ""))
     return Hit(similarity, found, str(row.get("source", "")), sample)
