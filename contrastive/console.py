@@ -48,6 +48,26 @@ def say(line: str) -> None:
         console().print(printable(line), markup=False)
 
 
+_omissions: ContextVar[list[str] | None] = ContextVar("omissions", default=None)
+
+
+@contextmanager
+def noted_omissions() -> Generator[list[str]]:
+    """Within a block, collect what is left out or not measured; the command line's exit code."""
+    noted: list[str] = []
+    token = _omissions.set(noted)
+    try:
+        yield noted
+    finally:
+        _omissions.reset(token)
+
+
+def note_omission(line: str) -> None:
+    """Note what is left out or not measured; whoever notes it has it printed, too."""
+    if (noted := _omissions.get()) is not None:
+        noted.append(line)
+
+
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""

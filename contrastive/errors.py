@@ -41,3 +41,7 @@ class WeightsError(ContrastiveError, RuntimeError):
 
 class TrainingError(ContrastiveError):
     """Training cannot begin, or cannot go on."""
+
+
+class RenamedWarning(FutureWarning):
+    """A name of an older release was used; the message has the one of today."""

@@ -77,7 +77,7 @@ def test_executions_pass_for_other_types(how, kind, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_in_bf16_are_as_good_as_their_logits(kind):
     rough = Tolerance(loss=1e-2, gradient=1e-2, rows=5e-2, log_scale=1e-2, bias=1e-2, logit=4e-3)
-    loss = by("chunked", kind, products="bf16")
+    loss = by("chunked", kind, matmul_dtype="bf16")
     regimes, sizes = ("random_s14", "fitted_s14", "fitted_s30"), ((40, 40, 24), (97, 130, 24))
     check_loss(loss, kind, tolerance=rough, regimes=regimes, sizes=sizes)
     with pytest.raises(AssertionError, match=r"gradient of a: error .*, bar 1\.\de-05"):

@@ -208,7 +208,7 @@ def test_the_menu_imports_no_torch():
 
 
 @pytest.mark.parametrize(
-    ("n", "width", "dtype", "products", "on_gpu", "on_cpu"),
+    ("n", "width", "dtype", "matmul_dtype", "on_gpu", "on_cpu"),
     [
         (1023, 512, torch.bfloat16, "fp32", "eager", "eager"),
         (1024, 512, torch.bfloat16, "fp32", "fused", "chunked"),
@@ -219,9 +219,9 @@ def test_the_menu_imports_no_torch():
     ],
 )
 def test_auto_goes_by_size_device_and_products(
-    n, width, dtype, products, on_gpu, on_cpu, monkeypatch
+    n, width, dtype, matmul_dtype, on_gpu, on_cpu, monkeypatch
 ):
-    given = {"dtype": dtype, "products": products}
+    given = {"dtype": dtype, "matmul_dtype": matmul_dtype}
     monkeypatch.setattr(execution, "_has_triton", lambda: True)
     for device, expected in (("cuda", on_gpu), ("cpu", on_cpu)):
         assert execution.choose("auto", n, n, width, device=device, **given) == expected

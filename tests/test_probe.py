@@ -274,7 +274,7 @@ def test_the_same_seed_gives_the_same_report(model):
 
 def test_embeddings_are_what_the_tower_gives(model):
     train, test = Planted(), Planted(seed=1)
-    point = linear(model, train, test, on="embeddings", C=1.0)[-1]
+    point = linear(model, train, test, inputs="embeddings", C=1.0)[-1]
     (x, y), (queries, truth) = train.arrays(), test.arrays()
     embedded = [model.embed("image", list(part)).numpy() for part in (x, queries)]
     expected = sklearn_probe((embedded[0], y), (embedded[1], truth), 1.0)
@@ -282,7 +282,7 @@ def test_embeddings_are_what_the_tower_gives(model):
 
 
 def test_texts_can_be_probed(model):
-    report = probe(model, Planted(), Planted(seed=1), modality="text", on="embeddings", k=3)
+    report = probe(model, Planted(), Planted(seed=1), modality="text", inputs="embeddings", k=3)
     assert report.zero_shot is None
     assert report.train == 240, "each image's two texts differ"
     assert report.knn.accuracy.top1.value == 1, "the texts name the classes"

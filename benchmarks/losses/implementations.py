@@ -174,7 +174,7 @@ PLAIN = [
     Implementation("chunked", partial(by_execution, "chunked"), LEAST, ours=True),
     Implementation(
         "chunked-bf16",
-        partial(by_backend, partial(ChunkedBackend, products=torch.bfloat16)),
+        partial(by_backend, partial(ChunkedBackend, matmul_dtype=torch.bfloat16)),
         LEAST,
         devices=("cpu",),
         ours=True,

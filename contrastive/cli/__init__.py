@@ -1,13 +1,23 @@
 """The ``contrastive`` command.
 
-Results go to stdout (``--json`` for machines), everything else to stderr. A user's mistake is one
-line for each and exit code 2. torch is imported by the commands that compute, not by the others.
+Results go to stdout (``--json`` for machines), everything else to stderr. torch is imported by the
+verbs that compute, not by the others. Exit codes:
+
+====== ===========================================================================================
+0      done
+1      our mistake, with a traceback; or findings of a verb that checks (doctor, plugins check)
+2      a mistake in what was asked: one line for each
+3      done, but something was left out or not measured (train, whose spec allows bad rows, ends
+       with 0: torchrun takes anything else for a failure)
+128+n  ended by signal n (130: Ctrl-C, 141: the reader of a pipe is gone)
+====== ===========================================================================================
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from contrastive.cli import (
@@ -28,31 +38,33 @@ from contrastive.cli import (
     validate,
 )
 from contrastive.cli.options import app
-from contrastive.console import printable
-from contrastive.errors import ContrastiveError
+from contrastive.cli.verb import Verb
+from contrastive.console import noted_omissions, printable, say
+from contrastive.errors import ContrastiveError, RenamedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import TextIOWrapper
+    from typing import TextIO
 
-for verb in (  # in the order of the help
-    init.init,
-    train.train,
-    doctor.doctor,
-    evaluate.evaluate,
-    probe.probe,
-    compositional.pairs,
-    compare.compare,
-    classify.classify,
-    caption.caption,
-    answer.answer,
-    search.search,
-    generate.generate,
-    validate.validate,
-    schema.schema,
-):
-    app.command()(verb)
-app.add_typer(plugins.plugins, name="plugins")
+LEFT_OUT = 3
+_show_any_warning = warnings.showwarning
+PANELS = {  # in the order of the help
+    "Begin": (init.init, validate.validate, schema.schema),
+    "Train": (train.train,),
+    "Measure": (
+        evaluate.evaluate,
+        probe.probe,
+        compositional.compositional,
+        compare.compare,
+        doctor.doctor,
+    ),
+    "Use": (classify.classify, caption.caption, answer.answer, search.search, generate.generate),
+}
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        app.command(cls=Verb, rich_help_panel=panel)(verb)
+app.add_typer(plugins.plugins, name="plugins", rich_help_panel="Inspect")
 
 
 def main() -> None:
@@ -61,7 +73,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
-    run_guarded(app)
+    warnings.showwarning = _show_warning
+    with noted_omissions() as omissions:
+        try:
+            run_guarded(app)
+        except SystemExit as done:
+            if not done.code and omissions:
+                sys.exit(LEFT_OUT)
+            raise
 
 
 def run_guarded(work: Callable[[], Any]) -> None:
@@ -80,6 +99,20 @@ def run_guarded(work: Callable[[], Any]) -> None:
         if not error.strerror:
             raise
         _end(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, RenamedWarning):
+        say(f"{filename}:{lineno}: {message}" if lineno else f"{filename}: {message}")
+    else:
+        _show_any_warning(message, category, filename, lineno, file, line)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -8,20 +8,23 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Device, Images, Json, Model, Split, Trusted
+from contrastive.cli.options import Data, Device, Images, Json, Model, Split, Trusted
 from contrastive.cli.output import show
+from contrastive.errors import SpecError
 
 
 def caption(
     images: Images,
+    *,
     corpus: Annotated[
         Path | None,
-        typer.Option(help="A file of sentences, one a line; else the split's captions."),
+        typer.Option(help="A file of sentences, one a line; else the captions of --data."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Sentences for each image.")] = 3,
     diversity: Annotated[
         float, typer.Option(min=0, max=1, help="0 takes the nearest, 1 the most diverse.")
     ] = 0.5,
+    data: Data = None,
     split: Split = None,
     model: Model = None,
     trusted: Trusted = False,
@@ -29,13 +32,16 @@ def caption(
     as_json: Json = False,
 ) -> None:
     """Caption images by retrieval: the nearest sentences of a corpus, without near duplicates."""
+    if corpus and data:
+        msg = f"--corpus {corpus} and --data {data}: give one of them"
+        raise SpecError(msg)
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
     from contrastive.inference.captioning import caption as captions_of
     from contrastive.inference.search import lines_of
     from contrastive.reporting.tables import captions_table
 
-    rows = lines_of(corpus) if corpus else context.rows(split, remedy="--corpus")
+    rows = lines_of(corpus) if corpus else context.rows(split, data, remedy="--corpus or --data")
     texts = [str(row["text"]) for row in rows]
     found = captions_of(loaded, images, texts, top=top, diversity=diversity, cache=context.cache)
     results = [

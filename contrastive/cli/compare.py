@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrastive.cli.context import Context, load_run, names_in, templates_for
-from contrastive.cli.options import DataOf, Device, Json, Split, Template, TemplateSet, Trusted
+from contrastive.cli.context import Context, names_in, templates_for
+from contrastive.cli.options import (
+    Data,
+    Device,
+    Json,
+    Plot,
+    Split,
+    Template,
+    TemplateSet,
+    Trusted,
+)
 from contrastive.cli.output import show
 from contrastive.errors import DataError, SpecError
 
@@ -37,23 +46,22 @@ def compare(
     template: Template = None,
     template_set: TemplateSet = None,
     split: Split = None,
-    spec: DataOf = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Plot the images and the probabilities into this PNG.")
-    ] = None,
+    data: Data = None,
+    plot: Plot = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Compare models side by side: on the same images, and on the same split."""
     names = names_in(classes)
-    _check_comparable(models, images, names, picture)
+    _check_comparable(models, images, names, plot)
     chosen = templates_for(template, template_set)
     contexts = [Context(folder, device=device, trusted=trusted) for folder in models]
     made_by_runs = [context for context in contexts if context.has_run]
-    run = load_run(spec) if spec else made_by_runs[0].run(remedy="") if made_by_runs else None
+    with_data = contexts if data else made_by_runs
+    run = with_data[0].run(data) if with_data else None
     if not run and (split or not images):
-        msg = f"{models[0]}: holds a model without data; give --spec, or --images with --classes"
+        msg = f"{models[0]}: holds a model without data; give --data, or --images with --classes"
         raise SpecError(msg)
     loaded = {str(context.folder): context.model for context in contexts}
     from contrastive.prompts import TEMPLATES
@@ -63,22 +71,22 @@ def compare(
         "templates": chosen or (run.evaluation.templates if run else TEMPLATES),
         "cache": None if None in caches else caches[0],
     }
-    data: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     shown: list[Any] = []
     if images:
-        data, shown = _classified(loaded, images, names, picture, settings)
+        result, shown = _classified(loaded, images, names, plot, settings)
     if run:
-        insist = bool(spec or split or not images)
+        insist = bool(data or split or not images)
         measured, table = _measured(loaded, run, split, settings, insist=insist)
-        data, shown = data | measured, shown + table
-    show(data, as_json, *shown)
+        result, shown = result | measured, shown + table
+    show(result, as_json, *shown)
 
 
 def _classified(
     models: Mapping[str, ContrastiveModel],
     given: list[Path],
     classes: list[str],
-    picture: Path | None,
+    plot: Path | None,
     settings: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return the models' classifications of images, for a machine and for a person."""
@@ -94,10 +102,10 @@ def _classified(
         for image in ([row["image"] for row in images_in(path)] if path.is_dir() else [path])
     ]
     comparison = classify_by_each(models, images, classes, **settings)
-    if picture:
-        draw_comparison(comparison, picture)
+    if plot:
+        draw_comparison(comparison, plot)
         only = f" (the first {MAX_IMAGES} images)" if len(images) > MAX_IMAGES else ""
-        say(f"drawn: {picture}{only}")
+        say(f"drawn: {plot}{only}")
     agreed = f"the models agree on {comparison.agreed} of {len(images)} images"
     return comparison.as_dict(), [comparison_table(comparison), agreed]
 
@@ -114,7 +122,7 @@ def _measured(
 
     Data that were not asked for may be missing: then only images are compared.
     """
-    from contrastive.console import say
+    from contrastive.console import note_omission, say
     from contrastive.evaluation.comparison import compare_retrieval
     from contrastive.reporting.tables import measured_tables
 
@@ -125,6 +133,7 @@ def _measured(
         if insist:
             raise
         say(f"retrieval is not measured: {error}")
+        note_omission(str(error))
         return {}, []
     found = compare_retrieval(
         models, samples, split=split, workers=run.training.workers, **settings
@@ -132,12 +141,14 @@ def _measured(
     for name, one in found.items():
         for line in one.report.faults if one.report else [one.refusal]:
             say(f"{name}: {line}")
+        if not one.report:
+            note_omission(one.refusal)
     data = {"split": split, "models": {name: one.as_dict() for name, one in found.items()}}
     return {"retrieval": data}, measured_tables(found, split)
 
 
 def _check_comparable(
-    models: list[Path], images: list[Path] | None, classes: list[str], picture: Path | None
+    models: list[Path], images: list[Path] | None, classes: list[str], plot: Path | None
 ) -> None:
     """Say what a comparison lacks before anything is computed."""
     if len({*models}) < max(2, len(models)):
@@ -149,10 +160,10 @@ def _check_comparable(
         there, lacking = ("--images", "--classes") if images else ("--classes", "--images")
         msg = f"{there} without {lacking}: images are compared by their classes; give both"
         raise SpecError(msg)
-    if picture and not images:
-        msg = f"{picture}: a plot shows images with their classes; give --images and --classes"
+    if plot and not images:
+        msg = f"{plot}: a plot shows images with their classes; give --images and --classes"
         raise SpecError(msg)
-    if picture:
+    if plot:
         from contrastive.config.extras import require
 
         require("matplotlib", extra="report")

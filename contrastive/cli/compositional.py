@@ -1,4 +1,4 @@
-"""``contrastive pairs``: compositionality benchmarks."""
+"""``contrastive compositional``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contrastive.cli.options import Device, Export, Json, Model, Trusted
 from contrastive.cli.output import export_results, show
 
 
-def pairs(
+def compositional(
     tests: Annotated[
         Path, typer.Argument(metavar="FILE", help="SugarCrepe's or Winoground's, or a folder.")
     ],

@@ -6,10 +6,12 @@ Each is found, read and validated once.
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.console import say
 from contrastive.errors import DataError, SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from contrastive.data.samples import Sample, Samples
+    from contrastive.datasets import Dataset
     from contrastive.features.cache import FeatureCache
     from contrastive.model.checkpoint import SavedFolder
     from contrastive.model.model import ContrastiveModel
@@ -58,14 +61,17 @@ class Context:
         device = self.device  # a mistake in --device is told before weights are read
         if self.saved is None:
             return load_model(self.folder).to(device)
-        return load_saved(self.saved, self._spec).to(device)
+        return load_saved(self.saved, self.spec).to(device)
 
     @cached_property
-    def _spec(self) -> ModelSpec:
+    def spec(self) -> ModelSpec:
+        """The spec of the model."""
         from contrastive.model.loading import stored_spec
+        from contrastive.pretrained import pretrained_spec
         from contrastive.spec import ModelSpec
 
-        assert self.saved
+        if self.saved is None:
+            return pretrained_spec(self.folder)
         if run := self.__dict__.get("_run"):  # spec.json repeats a part of run.json
             return run.model
         return stored_spec(ModelSpec, self.saved, "spec.json", trusted=self._trusted)
@@ -82,39 +88,56 @@ class Context:
 
         if self.saved is None or not self.has_run:
             return None
-        known = {"model": self._spec} if "_spec" in self.__dict__ else {}
+        known = {"model": self.spec} if "spec" in self.__dict__ else {}
         return stored_spec(RunSpec, self.saved, "run.json", trusted=self._trusted, **known)
 
-    def run(self, *, remedy: str) -> RunSpec:
-        """Return the spec of the run that made the model.
+    def run(self, data: str | None = None, *, remedy: str = "--data") -> RunSpec:
+        """Return the run whose data are used: that of ``--data``, else the one behind the model.
+
+        A dataset that ``--data`` gives is measured as the model's own run says.
 
         Raises:
-            DataError: no run did; ``remedy`` names the option that gives other data.
+            DataError: no run made the model; ``remedy`` names the option that gives data.
         """
-        if self._run is None:
-            msg = f"{self.folder}: holds a model without a run, so without data; give {remedy}"
-            raise DataError(msg)
-        return self._run
+        if data is None:
+            if self._run is None:
+                msg = f"{self.folder}: holds a model without a run, so without data; give {remedy}"
+                raise DataError(msg)
+            return self._run
+        from contrastive.spec import EvaluationSpec, RunSpec
 
-    def samples(self, split: str | None, *, remedy: str) -> Samples:
-        """Return a split of the run's data; the final one if None."""
-        run = self.run(remedy=remedy)
+        named = named_data(data)
+        if isinstance(named, RunSpec):
+            return named
+        measured = EvaluationSpec(**self._stored_run.get("evaluation", {}))
+        return RunSpec(model=self.spec, data=named, evaluation=measured)
+
+    def samples(self, split: str | None, data: str | None = None, *, remedy: str) -> Samples:
+        """Return a split of the data; the final one if None."""
+        run = self.run(data, remedy=remedy)
         return run.data.build(split or run.evaluation.final_split)
 
-    def rows(self, split: str | None, *, remedy: str) -> list[Sample]:
+    def rows(self, split: str | None, data: str | None = None, *, remedy: str) -> list[Sample]:
         """Return the rows of ``samples``."""
         from contrastive.data.samples import rows_of
 
-        return rows_of(self.samples(split, remedy=remedy))
+        return rows_of(self.samples(split, data, remedy=remedy))
+
+    @property
+    def _stored_run(self) -> dict[str, Any]:
+        """The file of the run that made the model, not validated; empty if none did.
+
+        Its data may need a plugin that the model does not.
+        """
+        return self.saved.json("run.json") if self.saved and self.has_run else {}
 
     @cached_property
     def cache(self) -> FeatureCache | None:
         """The user's feature cache; None if the run that made the model went without."""
         from contrastive.features.cache import FeatureCache
 
-        # not validated: the run's data may need a plugin that the model does not
-        run: dict[str, Any] = self.saved.json("run.json") if self.saved and self.has_run else {}
-        return None if run.get("training", {}).get("cache") == "off" else FeatureCache()
+        off = self._stored_run.get("training", {}).get("cache") == "off"
+        return None if off else FeatureCache()
 
     def subject(self, dataset: str, split: str) -> Subject:
         """Return what is measured, as CLIP_benchmark names it."""
@@ -133,11 +156,38 @@ def _named_model(model: Path | None) -> Path:
     if not runs:
         msg = "no model: give --model FOLDER, or train one with: contrastive train SPEC.yaml"
         raise WeightsError(msg)
-    newest = max(runs, key=lambda path: path.stat().st_mtime)
-    from contrastive.console import say
-
+    newest = max(runs, key=_last_written)
     say(f"model: {newest}")
     return newest
+
+
+def _last_written(run: Path) -> float:
+    """Return when a run last wrote a model; other files in its folder do not count."""
+    models = [run / "model", *(run / "checkpoints").glob("step-*")]
+    return max((model.stat().st_mtime for model in models if model.exists()), default=0.0)
+
+
+def named_data(text: str) -> RunSpec | Dataset:
+    """Return what ``--data`` names: the run of a spec, or a dataset.
+
+    Raises:
+        DataError: a folder with nothing that is known.
+        SpecError: the spec or the fields have mistakes.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        from contrastive.datasets.bare_folder import dataset_in
+
+        dataset = dataset_in(path)
+        say(f"{text}: taken as data.type={dataset.registry.name_of(type(dataset))}")
+        return dataset
+    if "=" not in text or path.exists():
+        return load_run(path)
+    from contrastive.config.yaml_files import load_fields
+    from contrastive.datasets import Dataset
+
+    fields = re.split(r",(?=\w+=)", text)  # a value may hold commas
+    return load_fields(Dataset, f"--data {text}", fields)
 
 
 def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:

@@ -14,23 +14,30 @@ from contrastive.errors import ContrastiveError
 
 
 def doctor(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="The folder of a run; else the newest in runs/."),
+    ] = None,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
     """Find what is wrong with a run and how to fix it; exit code 1 if there are findings."""
-    from contrastive.console import say
+    from contrastive.console import note_omission, say
     from contrastive.doctor.runs import examine, run_log_of
 
+    context = Context(run, trusted=trusted)
+    run = context.folder
     log = run_log_of(run)
     try:
-        spec = Context(run, trusted=trusted).run(remedy="the folder of its run")
+        spec = context.run(remedy="the folder of its run")
     except ContrastiveError as error:
         spec = None
         say(f"its data are not checked: {error}")
+        note_omission(str(error))
     found, unseen = examine(run, spec)
     for line in unseen:
         say(line)
+        note_omission(line)
     counts = {"steps": len(log.steps), "evaluations": len(log.measured)}
     early = "" if log.enough else "; too few steps to judge the loss"
     healthy = f"{run}: nothing found in {counts['steps']} steps{early}"

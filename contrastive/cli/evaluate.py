@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contrastive.cli.context import Context, load_run
-from contrastive.cli.options import DataOf, Device, Export, Json, Model, Split, Trusted
+from contrastive.cli.context import Context
+from contrastive.cli.options import Data, Device, Export, Json, Model, Split, Trusted
 from contrastive.cli.output import export_results, show
 
 
 def evaluate(
     model: Model = None,
     split: Split = None,
-    spec: DataOf = None,
+    data: Data = None,
     export: Export = None,
     trusted: Trusted = False,
     device: Device = "auto",
@@ -18,7 +18,7 @@ def evaluate(
 ) -> None:
     """Measure retrieval in both directions, and zero-shot accuracy if the data have classes."""
     context = Context(model, device=device, trusted=trusted)
-    run = load_run(spec) if spec else context.run(remedy="--spec")
+    run = context.run(data)
     loaded = context.model
     from contrastive.console import say
     from contrastive.evaluation.evaluate import evaluate as measure
@@ -38,5 +38,5 @@ def evaluate(
         say(fault)
     results = evaluation_results(report, context.subject(dataset_name(run.data), split))
     export_results(results, export)
-    data = report.as_dict() | {"clip_benchmark": results}
-    show(data, as_json, *report_tables(report))
+    found = report.as_dict() | {"clip_benchmark": results}
+    show(found, as_json, *report_tables(report))

@@ -1,4 +1,4 @@
-"""The command's name, and the options that several verbs have."""
+"""The command, and the options that several verbs have."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+from contrastive.cli.verb import Verbs
+
+app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -85,7 +83,9 @@ TemplateSet = Annotated[
         "--templates", metavar="SET", help="A set of templates by name, such as imagenet."
     ),
 ]
-Split = Annotated[str | None, typer.Option(help="The split of the run's data.")]
+Split = Annotated[
+    str | None, typer.Option(help="The split of the data; else the spec's evaluation.final_split.")
+]
 Trusted = Annotated[
     bool, typer.Option("--trusted", help="The model is your own: allow import paths in its spec.")
 ]
@@ -94,7 +94,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[
     float, typer.Option(min=0.1, help="Seconds that importing a plugin's module may take.")
 ]
-DataOf = Annotated[Path | None, typer.Option(help="Take the data of this run's spec instead.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="DATA",
+        help="A run's spec, a folder, or type=...,folder=...; else the data of the model's run.",
+    ),
+]
+Plot = Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a plot into this file.")]
 Export = Annotated[
     Path | None,
     typer.Option(

@@ -13,6 +13,7 @@ import typer
 
 from contrastive.cli.options import Json, Limit
 from contrastive.cli.output import show
+from contrastive.cli.verb import Verb
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def list_components(
     show(found, as_json, plugins_table(found))
 
 
-@plugins.command("show")
+@plugins.command("show", cls=Verb)
 def show_component(name: Name, as_json: Json = False) -> None:
     """Print a component's fields with types, defaults and help."""
     from contrastive.config.field_docs import fields_of
@@ -73,7 +74,7 @@ def show_component(name: Name, as_json: Json = False) -> None:
     show(about | {"fields": fields}, as_json, *shown, *table)
 
 
-@plugins.command()
+@plugins.command(cls=Verb)
 def check(
     name: Name,
     fields: Annotated[
@@ -103,15 +104,15 @@ def check(
         raise typer.Exit(1)
 
 
-@plugins.command()
+@plugins.command(cls=Verb)
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What a spec will call it.")],
     kind: Annotated[str, typer.Option(help="encoder, head, loss or dataset.")],
     modality: Annotated[
         str, typer.Option(help="Of an encoder: image, text, or one of your own.")
     ] = "image",
-    folder: Annotated[
-        Path | None, typer.Option(help="Where; contrastive-NAME if not given.")
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Its folder; else contrastive-NAME.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -120,7 +121,7 @@ def new(
     from contrastive.config.lookup import of_kind
     from contrastive.plugin_tools.new_package import new_package
 
-    folder = folder or Path(f"contrastive-{name}")
+    folder = output or Path(f"contrastive-{name}")
     files = new_package(name, of_kind(kind, REGISTRIES), modality=modality, folder=folder)
     written = {"folder": str(folder), "files": [str(file) for file in files]}
     steps = [

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from contrastive.cli.context import Context, load_run
-from contrastive.cli.options import DataOf, Device, Export, Json, Model, Split, Trusted
+from contrastive.cli.context import Context
+from contrastive.cli.options import Data, Device, Export, Json, Model, Plot, Split, Trusted
 from contrastive.cli.output import export_results, show
 from contrastive.errors import SpecError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def probe(
@@ -18,20 +20,18 @@ def probe(
     model: Model = None,
     split: Split = None,
     train_split: Annotated[str, typer.Option(help="Split that the probe is fitted on.")] = "train",
-    spec: DataOf = None,
+    data: Data = None,
     shots: Annotated[
         str | None,
         typer.Option(help="Also fit on so many samples of each class, such as 1,2,4,8,16."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of random draws per shot count.")] = 3,
     modality: Annotated[str, typer.Option(help="Modality of the tower to probe.")] = "image",
-    on: Annotated[
+    inputs: Annotated[
         str, typer.Option(help="features of the encoder, or embeddings of the tower.")
     ] = "features",
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of the k-NN classifier.")] = 20,
-    picture: Annotated[
-        Path | None, typer.Option(help="Plot the accuracy by shots into this PNG.")
-    ] = None,
+    plot: Plot = None,
     export: Export = None,
     trusted: Trusted = False,
     device: Device = "auto",
@@ -39,10 +39,10 @@ def probe(
 ) -> None:
     """Linear probe and k-NN on frozen features, for data with classes."""
     by_class = _whole_numbers(shots, "--shots")
-    if picture:
-        _check_plottable(picture, by_class)
+    if plot:
+        _check_plottable(plot, by_class)
     context = Context(model, device=device, trusted=trusted)
-    run = load_run(spec) if spec else context.run(remedy="--spec")
+    run = context.run(data)
     loaded = context.model
     from contrastive.console import say
     from contrastive.evaluation.probe import probe as measure
@@ -55,7 +55,7 @@ def probe(
         run.data.build(train_split),
         run.data.build(split),
         modality=modality,
-        on=cast("Any", on),
+        inputs=cast("Any", inputs),
         shots=by_class,
         seeds=seeds,
         k=k,
@@ -67,11 +67,11 @@ def probe(
     )
     for fault in report.faults:
         say(fault)
-    if picture:
+    if plot:
         from contrastive.reporting.plots import draw_probe
 
-        draw_probe(report, picture)
-        say(f"drawn: {picture}")
+        draw_probe(report, plot)
+        say(f"drawn: {plot}")
     results = probe_results(report, context.subject(dataset_name(run.data), split))
     export_results(results, export)
     show(report.as_dict() | {"clip_benchmark": results}, as_json, probe_table(report))
@@ -86,11 +86,11 @@ def _whole_numbers(text: str | None, option: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _check_plottable(picture: Path, shots: list[int]) -> None:
+def _check_plottable(plot: Path, shots: list[int]) -> None:
     """Say what a plot lacks before anything is computed."""
     from contrastive.config.extras import require
 
     require("matplotlib", extra="report")
     if not shots:
-        msg = f"{picture}: a curve is drawn over shots; give --shots 1,2,4,8,16"
+        msg = f"{plot}: a curve is drawn over shots; give --shots 1,2,4,8,16"
         raise SpecError(msg)

@@ -15,7 +15,9 @@ from contrastive.errors import SpecError
 
 
 def schema(
-    output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it to this file.")
+    ] = None,
     of: Annotated[str, typer.Option(help="run or model.")] = "run",
     limit: Limit = 20.0,
 ) -> None:

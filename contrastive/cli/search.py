@@ -8,20 +8,23 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Device, Json, Model, Split, Trusted
+from contrastive.cli.options import Data, Device, Json, Model, Split, Trusted
 from contrastive.cli.output import show
+from contrastive.datasets.bare_folder import is_captioned
+from contrastive.errors import SpecError
 
 
 def search(
     query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
     images: Annotated[Path | None, typer.Option(help="Search this folder of images.")] = None,
     texts: Annotated[Path | None, typer.Option(help="Search this file, a text a line.")] = None,
+    data: Data = None,
     split: Split = None,
     *,
     find: Annotated[
         str | None, typer.Option(metavar="MODALITY", help="Modality to search: image, text, ...")
     ] = None,
-    by: Annotated[
+    query_modality: Annotated[
         str | None,
         typer.Option(metavar="MODALITY", help="Modality of the query, where it is ambiguous."),
     ] = None,
@@ -32,6 +35,11 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Exact nearest-neighbour search: images by words, texts by an image, any modality by any."""
+    if data and (images or texts):
+        msg = f"--data {data}: give it, or --images or --texts, not both"
+        raise SpecError(msg)
+    if data and Path(data).is_dir() and not is_captioned(Path(data)):
+        images = Path(data)  # all of them, of whatever split
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
     from contrastive.inference.search import search as nearest
@@ -42,9 +50,9 @@ def search(
         query,
         images=images,
         texts=texts,
-        samples=lambda: context.samples(split, remedy="--images or --texts"),
+        samples=lambda: context.samples(split, data, remedy="--data, --images or --texts"),
         find=find,
-        query_modality=by,
+        query_modality=query_modality,
         k=k,
         cache=context.cache,
     )

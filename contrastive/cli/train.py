@@ -11,12 +11,15 @@ import typer
 from contrastive.cli.context import load_run
 from contrastive.cli.options import Json, Overrides, SpecFile
 from contrastive.cli.output import show
+from contrastive.console import noted_omissions
 
 
 def train(
     spec: SpecFile,
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; else runs/SPEC.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the newest checkpoint.")
     ] = False,
@@ -28,6 +31,7 @@ def train(
     from contrastive.training.train import train as start
 
     folder = run_folder(output, run.output, Path("runs") / spec.stem)
-    start(run, folder, resume=resume)
+    with noted_omissions():  # its spec says how many rows may be bad
+        start(run, folder, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

@@ -2,12 +2,79 @@
 
 from __future__ import annotations
 
-from contrastive.cli.context import load_any
-from contrastive.cli.options import Json, Overrides, SpecFile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from contrastive.cli.context import Context, load_any
+from contrastive.cli.options import Json, Overrides, Trusted
 from contrastive.cli.output import show
+from contrastive.errors import SpecError
 
 
-def validate(spec: SpecFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def validate(
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A spec in YAML, or a run or a saved model.")
+    ],
+    overrides: Overrides = None,
+    upgrade: Annotated[
+        bool,
+        typer.Option("--upgrade", help="Rewrite it with the names of this release."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the upgraded spec here, not over the old one."),
+    ] = None,
+    trusted: Trusted = False,
+    as_json: Json = False,
+) -> None:
     """Check a spec without building anything."""
-    run = load_any(spec, overrides)
-    show(run.model_dump(mode="json"), as_json, f"{spec}: ok")
+    if overrides and (upgrade or spec.is_dir()):
+        msg = f"override {overrides[0]!r}: {spec} is taken as it is; leave the override out"
+        raise SpecError(msg)
+    if output and (spec.is_dir() or not upgrade):
+        msg = f"--output {output}: only a spec that is upgraded is written there; leave it out"
+        raise SpecError(msg)
+    if spec.is_dir():
+        _stored(spec, upgrade, trusted, as_json)
+    elif upgrade:
+        _upgrade_spec(spec, output or spec, as_json)
+    else:
+        show(load_any(spec, overrides).model_dump(mode="json"), as_json, f"{spec}: ok")
+
+
+def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:
+    """Check or upgrade what is saved in a folder."""
+    if not upgrade:
+        context = Context(folder, trusted=trusted)
+        found = context.run() if context.has_run else context.spec
+        show(found.model_dump(mode="json"), as_json, f"{folder}: ok")
+        return
+    from contrastive.model.checkpoint import MANIFEST
+    from contrastive.model.upgrade import upgrade_folder
+
+    done = upgrade_folder(folder, trusted=trusted)
+    rows = [{"folder": str(one.folder), "release": one.release, "files": one.files} for one in done]
+    lines = [
+        f"upgraded: {one.folder}, of release {one.release}: {', '.join([*one.files, MANIFEST])}"
+        for one in done
+    ]
+    show(rows, as_json, *(lines or [f"{folder}: has the names of this release"]))
+
+
+def _upgrade_spec(path: Path, output: Path, as_json: bool) -> None:
+    from contrastive.config.upgrade import upgrade_file
+    from contrastive.spec import kind_of_spec
+
+    found = upgrade_file(kind_of_spec, path, output)
+    rows: list[dict[str, Any]] = [
+        {"field": ".".join(old.key_path), "now": old.new.name, "release": old.new.until}
+        for old in found
+    ]
+    if not found:
+        show(rows, as_json, f"{path}: has the names of this release")
+        return
+    release = max(old.new.until for old in found)
+    told = [f"{path}: of release {release}", *map(str, found), f"written: {output}"]
+    show(rows, as_json, *told)

@@ -31,6 +31,7 @@ from pydantic_core import (
     core_schema,
 )
 
+from contrastive.config.renamed import RenamedFields, warn, with_new_names
 from contrastive.errors import SpecError, UnknownComponent
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Config(BaseModel):
 
     kind: ClassVar[str] = ""
     registry: ClassVar[RegistryLookup]
+    renamed: ClassVar[RenamedFields] = {}
+    """By the name that a field had in older releases, what it is called now."""
 
     def __init__(self, /, *unnamed: Any, **fields: Any) -> None:
         """Check the fields.
@@ -126,7 +129,16 @@ class Config(BaseModel):
         if not update:
             return super().model_copy(deep=deep)
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**given | dict(update))
+        return type(self)(**given | dict(with_new_names(type(self), update)))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return a field that is asked for by its old name."""
+            if name not in self.renamed:
+                return super().__getattr__(name)
+            warn(f"{type(self).__name__}: {name} is now {self.renamed[name].name}")
+            return getattr(self, self.renamed[name].name)
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse to be the module that it describes.
@@ -165,6 +177,8 @@ class Config(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _suggest_fields(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if cls.renamed and isinstance(value, Mapping):
+            value = with_new_names(cls, cast("Mapping[str, Any]", value))
         try:
             return validate(value)
         except ValidationError as error:
@@ -214,6 +228,9 @@ class Config(BaseModel):
         model = handler.resolve_ref_schema(described)
         for name, about in attribute_docstrings(cls).items():
             model.get("properties", {}).get(name, {}).setdefault("description", about)
+        for old, new in cls.renamed.items():
+            now = {"deprecated": True, "description": f"Now {new.name}."}
+            model["properties"][old] = model["properties"][new.name] | now
         if cls.kind:
             chosen = {"type": "string", "description": model.get("description", "")}
             model["properties"] = {"type": chosen} | model.get("properties", {})

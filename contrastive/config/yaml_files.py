@@ -19,6 +19,7 @@ from ruamel.yaml.reader import ReaderError
 
 from contrastive.config.base import Config, in_one_line
 from contrastive.config.registry import names_only
+from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 S = TypeVar("S", bound=Config)
-KeyPath = tuple[str, ...]
 
 MAX_BYTES = 100_000  # a spec is a page; more is a mistake or an attack, and takes seconds to read
 MAX_NODES = 20_000
@@ -101,15 +101,33 @@ def _checked(
         except SpecError as error:
             report.append(str(error))
     try:
-        with nullcontext() if trusted else names_only():
+        with nullcontext() if trusted else names_only(), told_by_reader():
             loaded = spec.model_validate(data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         report += [_report(origin, lines, said, mistake) for mistake in mistakes]
     else:
         if not report:
+            _warn_of_old_names(loaded, data, origin, lines, said)
             return loaded
     raise SpecError("\n".join(report))
+
+
+def _warn_of_old_names(
+    loaded: Config,
+    data: dict[str, Any],
+    origin: str,
+    lines: dict[KeyPath, int],
+    said: dict[KeyPath, str],
+) -> None:
+    for found in old_names(loaded, data):
+        if found.key_path in said:
+            warn(str(found), file=f"override {said[found.key_path]!r}")
+        elif found.key_path in lines:
+            remedy = f"; run: contrastive validate --upgrade {origin}"
+            warn(f"{found}{remedy}", file=origin, line=lines[found.key_path])
+        else:  # of an object of the user's own, or inside an override
+            warn(f"{origin}: {found}")
 
 
 def dump_spec(config: Config) -> str:

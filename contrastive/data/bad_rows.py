@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
+from contrastive.console import note_omission
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class BadRows:
         """
         line = f"{source}: {problem}" if source else problem
         self.bad += rows
+        if rows:
+            note_omission(line)
         if line in self.reported:  # another row with the same broken image
             return
         self.reported.add(line)

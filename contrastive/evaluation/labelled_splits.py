@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
 
-On = Literal["features", "embeddings"]
+Inputs = Literal["features", "embeddings"]
 
 
 class LabelledFeatures(NamedTuple):
@@ -58,7 +58,7 @@ class Reader:
 
     model: ContrastiveModel
     modality: str = "image"
-    on: On = "features"
+    inputs: Inputs = "features"
     cache: FeatureCache | None = None
     workers: int = 0
 
@@ -78,8 +78,8 @@ class Reader:
                 trained on the test samples, or too many samples are bad.
             SpecError: the model has no such tower.
         """
-        if self.on not in ("features", "embeddings"):
-            msg = f"a probe sees features or embeddings, not {self.on!r}"
+        if self.inputs not in ("features", "embeddings"):
+            msg = f"a probe sees features or embeddings, not {self.inputs!r}"
             raise SpecError(msg)
         self.model.tower(self.modality)  # says which there are, before anything is read
         known = [*_classes(train_samples, train_split), *_classes(test_samples, split)]
@@ -120,7 +120,7 @@ class Reader:
 
     def _features(self, samples: Sequence[Any], on_bad: OnBad) -> np.ndarray:
         """Return ``[N, F]`` in fp32; the row of a bad sample is zero."""
-        if self.on == "embeddings":
+        if self.inputs == "embeddings":
             return self.model.embed(
                 self.modality, samples, cache=self.cache, workers=self.workers, on_bad=on_bad
             ).numpy()

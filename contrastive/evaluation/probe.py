@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from contrastive.config.renamed import renamed_parameters
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.evaluate import top5_share
 from contrastive.evaluation.intervals import Estimate, bootstrap
-from contrastive.evaluation.labelled_splits import On, Reader, Splits
+from contrastive.evaluation.labelled_splits import Inputs, Reader, Splits
 from contrastive.evaluation.logistic import choose_strength, fit_and_score
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.nearest import top_k
@@ -85,7 +86,7 @@ class ProbeReport(Tabular):
     split: str
     train_split: str
     modality: str
-    on: On
+    inputs: Inputs
     classes: int
     train: int
     """Distinct training samples."""
@@ -122,13 +123,14 @@ class ProbeReport(Tabular):
         return f"ProbeReport({self.split}: {'; '.join(parts)})"
 
 
+@renamed_parameters(on="inputs")
 def probe(
     model: ContrastiveModel,
     train_samples: Samples,
     test_samples: Samples,
     *,
     modality: str = "image",
-    on: On = "features",
+    inputs: Inputs = "features",
     shots: Sequence[int] | None = None,
     seeds: int = SEEDS,
     k: int = NEIGHBOURS,
@@ -146,7 +148,7 @@ def probe(
         train_samples: a built dataset with classes, which the classifiers learn from.
         test_samples: a built dataset with classes, which they are measured on.
         modality: whose tower.
-        on: what the classifiers see: the encoder's features, or the tower's embeddings.
+        inputs: what the classifiers see: the encoder's features, or the tower's embeddings.
         shots: also probe on so many training samples of each class.
         seeds: how many times those are drawn.
         k: neighbours that vote.
@@ -162,7 +164,7 @@ def probe(
             samples, the model was trained on the test samples, or too many samples are bad.
         MissingExtra: scikit-learn is not installed.
     """
-    reader = Reader(model, modality, on, cache, workers)
+    reader = Reader(model, modality, inputs, cache, workers)
     data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
     neighbours = knn(data, k=k, temperature=temperature)
     zero_shot = None
@@ -174,7 +176,7 @@ def probe(
         split,
         train_split,
         modality,
-        on,
+        inputs,
         len(data.classes),
         len(data.train.truth_N),
         len(data.test.truth_N),

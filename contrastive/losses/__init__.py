@@ -20,6 +20,7 @@ from pydantic import (
 
 from contrastive.config.base import Config
 from contrastive.config.registry import Registry
+from contrastive.config.renamed import NewName, RenamedFields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ Direction = Literal["both", "a_to_b", "b_to_a"]
 Candidates = Literal["other", "both"]
 Execution = Literal["auto", "eager", "chunked", "fused"]
 Unfused = Literal["auto", "eager", "chunked"]
-Products = Literal["fp32", "bf16"]
+MatmulDtype = Literal["fp32", "bf16"]
 Negatives = Literal["global", "local"]
 Scale = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
@@ -97,7 +98,8 @@ class InfoNCE(Scaled):
     execution: Execution = "auto"
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
-    products: Products = "fp32"
+    renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
+    matmul_dtype: MatmulDtype = "fp32"
     """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
 
     def build(self) -> LossModule:
@@ -121,7 +123,8 @@ class Sigmoid(Scaled):
     execution: Execution = "auto"
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
-    products: Products = "fp32"
+    renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
+    matmul_dtype: MatmulDtype = "fp32"
     """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
 
     def build(self) -> LossModule:

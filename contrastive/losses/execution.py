@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import normalize as unit_rows
 
 from contrastive.config.extras import require
+from contrastive.config.renamed import renamed_parameters
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import functional
 from contrastive.losses.backends import base as engine
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import PairShards
-    from contrastive.losses import Direction, Execution, Positives, Products
+    from contrastive.losses import Direction, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
 
 Chosen = Literal["eager", "chunked", "fused"]
 LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two passes
 
 
+@renamed_parameters(products="matmul_dtype")
 def infonce(
     a: Tensor,
     b: Tensor,
@@ -47,7 +49,7 @@ def infonce(
     label_smoothing: float = 0.0,
     normalize: bool = False,
     execution: Execution = "auto",
-    products: Products = "fp32",
+    matmul_dtype: MatmulDtype = "fp32",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce``.
@@ -64,7 +66,7 @@ def infonce(
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
         execution: how; ``choose`` says what ``auto`` is.
-        products: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
+        matmul_dtype: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
         group: the ranks whose batches form one global batch with this one, or how that is sharded.
             The value is the loss of the global batch, on every rank; the mean of the gradients over
             the ranks is its gradient (what DistributedDataParallel makes of them). Each rank may
@@ -84,7 +86,7 @@ def infonce(
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
         shards = None if shards is None else shards.swapped()
-    execution = choose_for(execution, a, b, products=products, shards=shards)
+    execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.infonce(
@@ -100,7 +102,7 @@ def infonce(
     if direction == "both":
         a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
     labels, mine = _labels(a, b, a_ids, b_ids, positives, shards)
-    backend = _backend(execution, products, a, b, mine)
+    backend = _backend(execution, matmul_dtype, a, b, mine)
     if label_smoothing:  # two gradients meet: they are rounded to half precision as one
         a, b = (x.to(engine.accumulation_dtype(x, x)) for x in (a, b))
     loss_of = engine.infonce if direction == "both" else engine.one_sided
@@ -122,6 +124,7 @@ def infonce(
     return loss
 
 
+@renamed_parameters(products="matmul_dtype")
 def sigmoid(
     a: Tensor,
     b: Tensor,
@@ -134,14 +137,14 @@ def sigmoid(
     positives: Positives = "multi",
     normalize: bool = False,
     execution: Execution = "auto",
-    products: Products = "fp32",
+    matmul_dtype: MatmulDtype = "fp32",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
     log_scale = functional.as_log_scale(log_scale, temperature, a)
     bias = functional.as_scalar(bias, a)
     shards = pair_shards(a, b, group)
-    execution = choose_for(execution, a, b, products=products, shards=shards)
+    execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         return functional.sigmoid(
@@ -155,7 +158,7 @@ def sigmoid(
         log_scale,
         bias,
         mine,
-        backend=_backend(execution, products, a, b, mine),
+        backend=_backend(execution, matmul_dtype, a, b, mine),
         normalize=normalize,
         columns=None if shards is None else shards.columns,
     )
@@ -169,7 +172,7 @@ def choose(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    products: Products = "fp32",
+    matmul_dtype: MatmulDtype = "fp32",
 ) -> Chosen:
     """Return what ``auto`` is for a global batch of N x M pairs of width ``dim``.
 
@@ -181,7 +184,7 @@ def choose(
     if n * m < LARGE:
         return "eager"
     fits = torch.device(device).type == "cuda" and dim <= WIDEST and _has_triton()
-    return "fused" if fits and _reduced_dtype(dtype, products) else "chunked"
+    return "fused" if fits and _reduced_dtype(dtype, matmul_dtype) else "chunked"
 
 
 def choose_for(
@@ -189,13 +192,15 @@ def choose_for(
     a: Tensor,
     b: Tensor,
     *,
-    products: Products,
+    matmul_dtype: MatmulDtype,
     shards: PairShards | None,
 ) -> Chosen:
     """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
     n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
     dtype = _common_dtype(a, b)
-    return choose(execution, n, m, a.shape[1], dtype=dtype, device=a.device, products=products)
+    return choose(
+        execution, n, m, a.shape[1], dtype=dtype, device=a.device, matmul_dtype=matmul_dtype
+    )
 
 
 def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
@@ -205,7 +210,7 @@ def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> 
 
 def _backend(
     execution: Literal["chunked", "fused"],
-    products: Products,
+    matmul_dtype: MatmulDtype,
     a: Tensor,
     b: Tensor,
     labels: PairLabels,
@@ -213,16 +218,16 @@ def _backend(
     if not len(labels.row_count_N):
         return EmptyShardBackend()
     # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
-    reduced = a.is_cuda or products == "bf16"
-    dtype = _reduced_dtype(_common_dtype(a, b), products) if reduced else None
+    reduced = a.is_cuda or matmul_dtype == "bf16"
+    dtype = _reduced_dtype(_common_dtype(a, b), matmul_dtype) if reduced else None
     match execution:
         case "chunked":
-            return ChunkedBackend(products=dtype)
+            return ChunkedBackend(matmul_dtype=dtype)
         case "fused":
             require("triton", extra="kernels")
             from contrastive.losses.backends.triton.fused import FusedBackend
 
-            return FusedBackend(products=dtype)
+            return FusedBackend(matmul_dtype=dtype)
         case _:
             assert_never(execution)
 
@@ -232,11 +237,11 @@ def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     return a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
 
 
-def _reduced_dtype(dtype: torch.dtype, products: Products) -> torch.dtype | None:
+def _reduced_dtype(dtype: torch.dtype, matmul_dtype: MatmulDtype) -> torch.dtype | None:
     """Return the type of products in bf16 or fp16, or None for wider ones."""
     if dtype.itemsize < 4:
         return dtype
-    return torch.bfloat16 if products == "bf16" and dtype == torch.float32 else None
+    return torch.bfloat16 if matmul_dtype == "bf16" and dtype == torch.float32 else None
 
 
 @cache

@@ -39,7 +39,7 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
         """Return the loss; metric, where all logits are at hand: accuracy."""
         config = self.config
         shards = pair_shards(a, b, group)
-        how = choose_for(config.execution, a, b, products=config.products, shards=shards)
+        how = choose_for(config.execution, a, b, matmul_dtype=config.matmul_dtype, shards=shards)
         if how == "eager":
             a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
             logits_NM = self.logits(a, b)
@@ -62,12 +62,13 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
             direction=config.direction,
             label_smoothing=config.label_smoothing,
             execution=how,
-            products=config.products,
+            matmul_dtype=config.matmul_dtype,
             group=shards,
         )
         return loss, {}
 
     def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
         """Return the execution that such a batch gets."""
-        how, products = self.config.execution, self.config.products
-        return choose(how, n, m, dim, dtype=dtype, device=device, products=products)
+        how = self.config.execution
+        matmul_dtype = self.config.matmul_dtype
+        return choose(how, n, m, dim, dtype=dtype, device=device, matmul_dtype=matmul_dtype)

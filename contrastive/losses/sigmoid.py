@@ -40,7 +40,7 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         assert self.bias is not None
         config, positives = self.config, self.config.positives
         shards = pair_shards(a, b, group)
-        how = choose_for(config.execution, a, b, products=config.products, shards=shards)
+        how = choose_for(config.execution, a, b, matmul_dtype=config.matmul_dtype, shards=shards)
         if how == "eager":
             a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
             logits_NM = self.logits(a, b)
@@ -55,12 +55,13 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
             bias=self.bias,
             positives=positives,
             execution=how,
-            products=config.products,
+            matmul_dtype=config.matmul_dtype,
             group=shards,
         )
         return loss, {}
 
     def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
         """Return the execution that such a batch gets."""
-        how, products = self.config.execution, self.config.products
-        return choose(how, n, m, dim, dtype=dtype, device=device, products=products)
+        how = self.config.execution
+        matmul_dtype = self.config.matmul_dtype
+        return choose(how, n, m, dim, dtype=dtype, device=device, matmul_dtype=matmul_dtype)

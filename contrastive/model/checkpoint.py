@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -57,6 +57,16 @@ class SavedFolder:
             msg = f"{self.path / name}: not a JSON file: {_one_line(error)}"
             raise WeightsError(msg) from None
 
+    def line_of(self, name: str, key_path: Iterable[str]) -> int:
+        """Return the line of a key in a JSON file, as ``write_folder`` lays it out."""
+        lines = self._file(name).read_text(encoding="utf-8").splitlines()
+        number = 0
+        for depth, key in enumerate(key_path, 1):
+            start = " " * depth + json.dumps(key, ensure_ascii=False) + ":"
+            found = (i for i in range(number, len(lines)) if lines[i].startswith(start))
+            number = next(found, number)
+        return number + 1
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of a safetensors file, memory-mapped: clone what outlives the file.
 
@@ -76,10 +86,10 @@ class SavedFolder:
         return self.path / name
 
 
-def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
+def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Iterable[str] = ()) -> None:
     """Write a folder as one step: ``*.safetensors`` from tensors, ``*.json`` from plain data.
 
-    An older folder that was written so is replaced.
+    An older folder that was written so is replaced, but for the files of it to ``keep``.
 
     Raises:
         WeightsError: the folder holds something else, or the disk is full or not writable; what
@@ -99,6 +109,10 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
             data = _encode(name, content)
             _write(building / name, data)
             listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name in keep:
+            _link(folder / name, building / name)
+            size, digest = (folder / name).stat().st_size, _sha256(building / name)
+            listed[name] = {"bytes": size, "sha256": digest}
         _write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
         _flush_folder(building)
         _replace(building, folder)
@@ -154,8 +168,7 @@ def is_whole(folder: Path) -> bool:
 
 def _read_manifest(folder: Path) -> dict[str, object]:
     """Return the SHA-256 of each file in a folder; names that lead out of it are left out."""
-    manifest = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_bytes()))
-    written = manifest.get("format", 1)
+    manifest, written = _manifest(folder)
     if isinstance(written, int) and written > FORMAT:
         msg = (
             f"{folder}: was saved in format {written}, this version reads up to {FORMAT}; run: "
@@ -164,6 +177,16 @@ def _read_manifest(folder: Path) -> dict[str, object]:
         raise WeightsError(msg)
     listed = cast("dict[str, Any]", manifest["files"] if written == FORMAT else manifest)
     return {name: about.get("sha256") for name, about in listed.items() if Path(name).name == name}
+
+
+def format_of(folder: Path) -> int:
+    """Return the format of a saved folder."""
+    return int(_manifest(folder)[1])
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], Any]:
+    manifest = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_bytes()))
+    return manifest, manifest.get("format", 1)
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -199,6 +222,13 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _link(path: Path, new: Path) -> None:
+    try:
+        new.hardlink_to(path)
+    except OSError:  # a disk without hard links
+        shutil.copyfile(path, new)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from contrastive.config.base import Config, error_lines
 from contrastive.config.registry import names_only
+from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
@@ -128,11 +129,19 @@ def stored_spec(
     parts = saved.json("parts.json")
     data = {k: v for k, v in saved.json(name).items() if k != "format"}
     try:
-        with nullcontext() if trusted else names_only(), saved_with(parts.get("components")):
-            return _validated(kind, data | known, str(saved.path / name))
+        with (
+            nullcontext() if trusted else names_only(),
+            saved_with(parts.get("components")),
+            told_by_reader(),
+        ):
+            spec = _validated(kind, data | known, str(saved.path / name))
     except ContrastiveError as error:
         msg = f"{error}{differences(parts['packages'], said=str(error))}"
         raise type(error)(msg) from error
+    for old in old_names(spec, data):
+        remedy = f"; run: contrastive validate --upgrade {saved.path}"
+        warn(f"{old}{remedy}", file=str(saved.path / name), line=saved.line_of(name, old.key_path))
+    return spec
 
 
 def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:

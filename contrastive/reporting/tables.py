@@ -57,7 +57,7 @@ def report_tables(report: EvaluationReport) -> list[Table]:
 
 def probe_table(report: ProbeReport) -> Table:
     """Return the linear probe at each number of shots, the neighbours and the classes' names."""
-    title = f"classes of {report.split} by {report.modality} {report.on}, %"
+    title = f"classes of {report.split} by {report.modality} {report.inputs}, %"
     table = Table(title=_plain(title))
     for name in ("classifier", "training\nsamples", *ACCURACIES, "std of\ndraws", "C"):
         table.add_column(name)

@@ -44,17 +44,17 @@ LOST = 2**-17  # share of a sum that may be lost in terms below the smallest num
 class ChunkedBackend(LossBackend):
     """Row chunks in plain torch, on any device."""
 
-    def __init__(self, *, rows: int | None = None, products: torch.dtype | None = None) -> None:
+    def __init__(self, *, rows: int | None = None, matmul_dtype: torch.dtype | None = None) -> None:
         """Choose how to multiply.
 
         Args:
             rows: of a chunk; as many as fit ``CHUNK_BYTES`` if None.
-            products: type in which embeddings are multiplied. If None, fp32 (float64 for float64
+            matmul_dtype: in which embeddings are multiplied. If None, fp32 (float64 for float64
                 embeddings), but on a GPU bf16 or fp16 for embeddings of that type. Sums are fp32 in
                 any case; on a CPU, products in bf16 round the logits to bf16.
         """
         self.rows = rows
-        self.products = products
+        self.matmul_dtype = matmul_dtype
 
     def sums(
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
@@ -224,9 +224,9 @@ class ChunkedBackend(LossBackend):
         Returns:
             ``s G b`` ``[N, D]`` and ``s G^T a`` ``[M, D]``, or two empty tensors.
         """
-        dtype, products = accumulation_dtype(a, b), self._products(a, b)
+        dtype, matmul_dtype = accumulation_dtype(a, b), self._matmul_dtype(a, b)
         scale = scale.to(dtype)
-        a, b = (a.to(products), b.to(products))
+        a, b = (a.to(matmul_dtype), b.to(matmul_dtype))
         a_grad, b_grad = (a.new_zeros(x.shape if gradients else 0, dtype=dtype) for x in (a, b))
         size = self.rows or min(max(CHUNK_BYTES // (4 * len(b)), CHUNK_ROWS[0]), CHUNK_ROWS[1])
         buffer = a.new_empty(min(size, len(a)), len(b), dtype=dtype)
@@ -241,15 +241,15 @@ class ChunkedBackend(LossBackend):
                 x_RM.mul_(scale)
                 visit_(x_RM, slice(start + at, start + at + len(x_RM)))
             if gradients:
-                g_CM = x_CM.to(products)
+                g_CM = x_CM.to(matmul_dtype)
                 _multiply(g_CM, b, out=a_grad[start : start + size])
                 _add_product(b_grad, g_CM.T, chunk)
         return a_grad.mul_(scale), b_grad.mul_(scale)
 
-    def _products(self, a: Tensor, b: Tensor) -> torch.dtype:
-        if self.products is None and a.is_cuda and a.dtype == b.dtype:
+    def _matmul_dtype(self, a: Tensor, b: Tensor) -> torch.dtype:
+        if self.matmul_dtype is None and a.is_cuda and a.dtype == b.dtype:
             return a.dtype
-        return self.products or accumulation_dtype(a, b)
+        return self.matmul_dtype or accumulation_dtype(a, b)
 
 
 def _leave_out(

@@ -35,7 +35,7 @@ class FusedBackend(LossBackend):
     def __init__(
         self,
         *,
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
         gemm: Literal["triton", "cublas"] = "triton",
         precision: Literal["ieee", "tf32x3", "tf32"] = "ieee",
         low_memory: bool = False,
@@ -47,7 +47,7 @@ class FusedBackend(LossBackend):
         """Choose how to multiply, and in how much memory.
 
         Args:
-            products: type in which fp32 embeddings are multiplied; fp32 if None. Those of half
+            matmul_dtype: type in which fp32 embeddings are multiplied; fp32 if None. Those of half
                 precision are multiplied as they are.
             gemm: who makes the logits: the kernels, or the library, which writes some rows of them
                 to memory.
@@ -59,7 +59,7 @@ class FusedBackend(LossBackend):
             rows: of a block of G; if None, from the table.
             columns: of a block of G; if None, all, or from the table for ``low_memory``.
         """
-        self.products = products
+        self.matmul_dtype = matmul_dtype
         self.gemm = gemm
         self.precision = precision
         self.low_memory = low_memory
@@ -153,7 +153,7 @@ class FusedBackend(LossBackend):
     def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LossBackend``; the rows are rounded to the type of the products."""
         _check(raw)
-        return operators.normalize_rows(raw.contiguous(), self.products or raw.dtype)
+        return operators.normalize_rows(raw.contiguous(), self.matmul_dtype or raw.dtype)
 
     def finalize_gradient(
         self, x: Tensor, grad: Tensor, factor: Tensor, length_N: Tensor | None, dtype: torch.dtype
@@ -169,7 +169,7 @@ class FusedBackend(LossBackend):
         _check(b)
         dtype = torch.promote_types(a.dtype, b.dtype)
         if dtype == torch.float32:
-            dtype = self.products or dtype
+            dtype = self.matmul_dtype or dtype
         return a.to(dtype).contiguous(), b.to(dtype).contiguous()
 
     def _choices(self, a: Tensor) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Rewrite a spec of an older release: only names change; comments and layout stay."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from contrastive.config.renamed import OldName, old_names
+from contrastive.config.yaml_files import load_spec, read_yaml
+from contrastive.errors import RenamedWarning, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from contrastive.config.base import Config
+    from contrastive.config.renamed import KeyPath
+
+
+def upgrade_file(
+    kind: Callable[[dict[str, Any]], type[Config]], path: Path, output: Path
+) -> list[OldName]:
+    """Write a spec with the names of this release; return the old ones, in the order of the file.
+
+    Args:
+        kind: what chooses the config class by the content.
+        path: the file.
+        output: where to write; may be ``path``. Nothing is written if no name is old.
+
+    Raises:
+        SpecError: the spec has mistakes; one line for each.
+    """
+    data, _ = read_yaml(path)
+    with warnings.catch_warnings(action="ignore", category=RenamedWarning):
+        before = load_spec(kind, path)
+    found = sorted(old_names(before, data), key=lambda old: old.key_path)
+    if not found:
+        return []
+    raw = path.read_bytes()
+    encoding = "utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8"
+    text = raw.decode(encoding)
+    root = YAML(typ="safe", pure=True).compose(text)  # pyright: ignore[reportUnknownMemberType]
+    keys = [(_key(root, old.key_path), old.new.name) for old in found]
+    for node, new in sorted(keys, key=lambda one: one[0].start_mark.index, reverse=True):
+        text = text[: node.start_mark.index] + new + text[node.end_mark.index :]
+    building = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        building.write_bytes(text.encode(encoding))
+        if load_spec(kind, building) != before:
+            msg = f"{path}: cannot be upgraded by itself; change by hand: {found[0]}"
+            raise SpecError(msg)
+        building.replace(output)
+    finally:
+        building.unlink(missing_ok=True)
+    return found
+
+
+def _key(node: Any, key_path: KeyPath) -> Any:
+    """Return the node of a key."""
+    for name in key_path[:-1]:
+        node = node.value[int(name)] if node.id == "sequence" else _item(node, name)[1]
+    return _item(node, key_path[-1])[0]
+
+
+def _item(mapping: Any, name: str) -> tuple[Any, Any]:
+    return next((key, value) for key, value in mapping.value if key.value == name)
