@@ -156,10 +156,10 @@ def test_evaluation_takes_another_split_or_the_data_of_another_spec(here, comman
     spec = toy_dict(here / "data")
     spec["data"] = {"type": "image-folder", "folder": str(folder)}
     (here / "labelled.yaml").write_text(json.dumps(spec))
-    report = result(command("evaluate", "--spec", "labelled.yaml", "--json"))
+    report = result(command("evaluate", "--data", "labelled.yaml", "--json"))
     assert report["classification"]["images"] == len(IN_TEST)
     assert report["classification"]["classes"] == len({p.shape for p in IN_TEST})
-    assert "majority class" in command("evaluate", "--spec", "labelled.yaml").out
+    assert "majority class" in command("evaluate", "--data", "labelled.yaml").out
 
 
 def test_classification_gives_each_picture_probabilities_that_sum_to_1(here, model, command):
@@ -220,7 +220,8 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(here, command):
     shutil.copytree(here / "broken", mixed)
     shutil.copy(here / "cat.jpg", mixed)
     ended = command("search", "a cat", "--images", mixed, "--json", "--model", "runs/toy")
-    assert [hit["found"] for hit in result(ended)] == [str(mixed / "cat.jpg")]
+    assert ended.code == 3
+    assert [hit["found"] for hit in json.loads(ended.out)] == [str(mixed / "cat.jpg")]
     assert all(f"{name}: " in ended.err for name in ("text.jpg", "cut.jpg", "huge.png"))
 
 
@@ -288,7 +289,7 @@ MISTAKES = {
     "evaluate -m nonesuch": "nonesuch: no model here; train one with: contrastive train",
     "evaluate -m empty": "empty: no model here",
     "evaluate -m toy.yaml": "toy.yaml: no model here",
-    "evaluate -m bare": "bare: holds a model without a run, so without data; give --spec",
+    "evaluate -m bare": "bare: holds a model without a run, so without data; give --data",
     "evaluate -m damaged": "damaged",
     "classify cat.jpg -m damaged --classes cat": "model.safetensors: damaged (its SHA-256",
     "classify cat.jpg --classes cat --device abacus": "device 'abacus' is not available",
@@ -385,7 +386,7 @@ def test_a_terminal_does_not_obey_the_names_and_texts_of_strangers(here, command
         command("evaluate", "--split", NASTY),
         command("evaluate", "-m", NASTY),
     ]
-    assert [ended.code for ended in outcomes] == [0, 0, 0, 2, 2, 2, 2]
+    assert [ended.code for ended in outcomes] == [3, 0, 0, 2, 2, 2, 2]
     for ended in outcomes:
         shown = ended.out + ended.err
         assert not {"\x1b", "\x9b"} & set(shown)
@@ -393,7 +394,7 @@ def test_a_terminal_does_not_obey_the_names_and_texts_of_strangers(here, command
         assert ":dog:" in shown
     assert ":dog:" in outcomes[0].err, "the image that cannot be read is named"
     assert "[/red] unclosed" in outcomes[1].out
-    (hit,) = result(command("search", "a cat", "--images", folder, "--json"))
+    (hit,) = json.loads(command("search", "a cat", "--images", folder, "--json").out)
     assert hit["found"] == str(folder / f"{NASTY}.jpg"), "a machine gets the name as it is"
 
 

@@ -101,6 +101,7 @@ def check_console(block: Block, command) -> None:
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::contrastive.errors.RenamedWarning")  # a page shows it
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page != TUTORIAL], ids=lambda page: page.name
 )

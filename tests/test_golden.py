@@ -21,6 +21,9 @@ from tests.golden.measures import computed, plain_fields
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1"
 MADE_WITH_TIMM = "1.0.31"
+RENAMED = {"products": "matmul_dtype"}
+
+pytestmark = pytest.mark.filterwarnings("ignore::contrastive.errors.RenamedWarning")
 SPECS = sorted((GOLDEN / "specs").iterdir())
 CASES = json.loads((GOLDEN / "losses.json").read_text(encoding="utf-8"))
 
@@ -136,7 +139,14 @@ def test_a_spec_means_what_it_meant(path, command):
     checked = command("--no-plugins", "validate", path, "--json")
     assert checked.code == 0, checked.err
     then = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert common(json.loads(checked.out), then) == then
+    now = json.loads(checked.out)
+    assert common(now, names_of_today(then)) == names_of_today(then)
+
+
+def names_of_today(then):
+    if isinstance(then, dict):
+        return {RENAMED.get(key, key): names_of_today(value) for key, value in then.items()}
+    return then
 
 
 def common(now, then):
@@ -150,7 +160,7 @@ def test_every_field_has_the_name_the_type_and_the_default_that_it_had(command):
     described = command("--no-plugins", "schema")
     assert described.code == 0, described.err
     then = json.loads((GOLDEN / "fields.json").read_text(encoding="utf-8"))
-    assert plain_fields(json.loads(described.out)) == then
+    assert plain_fields(json.loads(described.out)) == names_of_today(then)
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])

@@ -412,7 +412,7 @@ def test_the_commands_print_and_write_what_the_functions_find(
     monkeypatch.chdir(tmp_path)
     model.save(tmp_path / "saved")
     path = winoground(folder)
-    ended = command("pairs", path, "-m", "saved", "--json", "--clip-benchmark", "out")
+    ended = command("compositional", path, "-m", "saved", "--json", "--clip-benchmark", "out")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     expected = pair_accuracy(model, read_pair_tests(path)[0])
@@ -420,8 +420,8 @@ def test_the_commands_print_and_write_what_the_functions_find(
     assert [json.loads(p.read_text()) for p in (tmp_path / "out").iterdir()] == found[
         "clip_benchmark"
     ]
-    assert "examples" in command("pairs", path, "-m", "saved").out
-    refused = command("pairs", tmp_path / "none.json", "-m", "saved")
+    assert "examples" in command("compositional", path, "-m", "saved").out
+    refused = command("compositional", tmp_path / "none.json", "-m", "saved")
     assert (refused.code, refused.out) == (2, "")
     assert refused.err.endswith("none.json: no such file\n")
 
@@ -436,7 +436,7 @@ def test_the_commands_print_and_write_what_the_functions_find(
     spec = toy_dict(folder / "unused", images=2)
     spec["data"] = {"type": "image-folder", "folder": str(folder / "images")}
     (folder / "labelled.yaml").write_text(json.dumps(spec))
-    asked = ("probe", "-m", "saved", "--spec", "labelled.yaml", "-k", "5", "--shots", "1,2")
+    asked = ("probe", "-m", "saved", "--data", "labelled.yaml", "-k", "5", "--shots", "1,2")
     ended = command(*asked, "--json", "--clip-benchmark", "probed")
     assert ended.code == 0, ended.err
     report = json.loads(ended.out)
@@ -449,10 +449,10 @@ def test_the_commands_print_and_write_what_the_functions_find(
         (("--shots", "40"), "40 shots need 40"),
         (("--train-split", "test"), "shares"),
     ):
-        refused = command("probe", "-m", "saved", "--spec", "labelled.yaml", "-k", "5", *wrong)
+        refused = command("probe", "-m", "saved", "--data", "labelled.yaml", "-k", "5", *wrong)
         assert (refused.code, refused.out) == (2, "")
         assert said in refused.err
 
-    ended = command("evaluate", "-m", "saved", "--spec", "labelled.yaml", "--json")
+    ended = command("evaluate", "-m", "saved", "--data", "labelled.yaml", "--json")
     tasks = [result["task"] for result in json.loads(ended.out)["clip_benchmark"]]
     assert tasks == ["zeroshot_retrieval", "zeroshot_classification"]

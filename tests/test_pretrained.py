@@ -344,11 +344,11 @@ def test_the_commands_take_a_pretrained_name(saved, flickr30k, command, tmp_path
     assert len(json.loads(done.out)) == 2
     run = run_of(saved("clip"), flickr30k, *[{"head": {"type": "identity"}}] * 2)
     (tmp_path / "run.yaml").write_text(files.dump_spec(run))
-    done = command("evaluate", "--model", model, "--spec", tmp_path / "run.yaml", "--json")
+    done = command("evaluate", "--model", model, "--data", tmp_path / "run.yaml", "--json")
     assert done.code == 0, done.err
     done = command("evaluate", "--model", model)
     assert done.code == 2
-    assert "without data; give --spec" in done.err
+    assert "without data; give --data" in done.err
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(saved, tmp_path):

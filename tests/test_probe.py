@@ -411,7 +411,7 @@ def test_a_model_is_not_judged_by_what_it_was_trained_on(model):
     ("options", "said"),
     [
         ({"modality": "audio"}, "this model has no audio tower; it has: image, text"),
-        ({"on": "pixels"}, "a probe sees features or embeddings, not 'pixels'"),
+        ({"inputs": "pixels"}, "a probe sees features or embeddings, not 'pixels'"),
         ({"shots": (0,)}, "whole numbers of at least 1"),
         ({"shots": (1,), "seeds": 0}, "whole numbers of at least 1"),
     ],

@@ -32,7 +32,7 @@ PRINTED = {  # whatever the model has learned
     "train": r"^epoch 1: image to text R@1 ",
     "compare": r"^the models agree on [0-6] of 6 images",
     "probe": r"│ linear, all +│ 1031 +│",
-    "pairs": r"│ pairs │ .* │ 50 +│ 6 +│",
+    "compositional": r"│ pairs │ .* │ 50 +│ 6 +│",
     "evaluate": r"^written: runs/emoji/clip_benchmark/emoji_test_\S*zeroshot_retrieval\.json$",
     "doctor": r"^runs/emoji: ",
 }

@@ -237,7 +237,7 @@ def test_a_file_that_is_not_there(command, tmp_path):
 
 def test_a_folder_is_not_a_spec(command, tmp_path):
     (line,) = refused(command("validate", tmp_path))
-    assert line == f"{tmp_path}: cannot be read: Is a directory"
+    assert line == f"{tmp_path}: neither a spec nor a saved model or run"
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")

@@ -73,8 +73,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
-    warnings.showwarning = _show_warning
-    with noted_omissions() as omissions:
+    with noted_omissions() as omissions, warnings.catch_warnings():
+        warnings.simplefilter("always", RenamedWarning)
+        warnings.showwarning = _show_warning
         try:
             run_guarded(app)
         except SystemExit as done:

@@ -156,7 +156,7 @@ def _named_model(model: Path | None) -> Path:
     if not runs:
         msg = "no model: give --model FOLDER, or train one with: contrastive train SPEC.yaml"
         raise WeightsError(msg)
-    newest = max(runs, key=_last_written)
+    newest = max(runs, key=lambda run: (_last_written(run), run.stat().st_mtime))
     say(f"model: {newest}")
     return newest
 
@@ -187,7 +187,11 @@ def named_data(text: str) -> RunSpec | Dataset:
     from contrastive.datasets import Dataset
 
     fields = re.split(r",(?=\w+=)", text)  # a value may hold commas
-    return load_fields(Dataset, f"--data {text}", fields)
+    try:
+        return load_fields(Dataset, text, fields)
+    except SpecError as error:
+        lines = [line.removeprefix("override ") for line in str(error).splitlines()]
+        raise SpecError("\n".join(f"--data: {line}" for line in lines)) from None
 
 
 def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:

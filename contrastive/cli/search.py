@@ -10,7 +10,6 @@ import typer
 from contrastive.cli.context import Context
 from contrastive.cli.options import Data, Device, Json, Model, Split, Trusted
 from contrastive.cli.output import show
-from contrastive.datasets.bare_folder import is_captioned
 from contrastive.errors import SpecError
 
 
@@ -38,8 +37,11 @@ def search(
     if data and (images or texts):
         msg = f"--data {data}: give it, or --images or --texts, not both"
         raise SpecError(msg)
-    if data and Path(data).is_dir() and not is_captioned(Path(data)):
-        images = Path(data)  # all of them, of whatever split
+    if data and Path(data).is_dir():
+        from contrastive.datasets.bare_folder import is_captioned
+
+        if not is_captioned(Path(data)):
+            images = Path(data)  # all of them, of whatever split
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
     from contrastive.inference.search import search as nearest

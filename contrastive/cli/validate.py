@@ -46,13 +46,15 @@ def validate(
 
 def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:
     """Check or upgrade what is saved in a folder."""
+    from contrastive.model.upgrade import saved_folders, upgrade_folder
+
+    saved_folders(folder)
     if not upgrade:
         context = Context(folder, trusted=trusted)
         found = context.run() if context.has_run else context.spec
         show(found.model_dump(mode="json"), as_json, f"{folder}: ok")
         return
     from contrastive.model.checkpoint import MANIFEST
-    from contrastive.model.upgrade import upgrade_folder
 
     done = upgrade_folder(folder, trusted=trusted)
     rows = [{"folder": str(one.folder), "release": one.release, "files": one.files} for one in done]

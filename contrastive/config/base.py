@@ -129,7 +129,7 @@ class Config(BaseModel):
         if not update:
             return super().model_copy(deep=deep)
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**given | dict(with_new_names(type(self), update)))
+        return type(self)(**given | dict(self._today(update)))
 
     if not TYPE_CHECKING:
 
@@ -174,11 +174,16 @@ class Config(BaseModel):
         fields = serialize(self)
         return {"type": self.registry.name_of(type(self)), **fields} if self.kind else fields
 
+    @classmethod
+    def _today(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return fields under their names of today."""
+        return with_new_names(cls.__name__, cls.renamed, fields)
+
     @model_validator(mode="wrap")
     @classmethod
     def _suggest_fields(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         if cls.renamed and isinstance(value, Mapping):
-            value = with_new_names(cls, cast("Mapping[str, Any]", value))
+            value = cls._today(cast("Mapping[str, Any]", value))
         try:
             return validate(value)
         except ValidationError as error:

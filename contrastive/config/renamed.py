@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
+import pydantic
+from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 from contrastive.errors import RenamedWarning
@@ -18,16 +20,12 @@ from contrastive.errors import RenamedWarning
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from contrastive.config.base import Config
-
 P = ParamSpec("P")
 R = TypeVar("R")
 KeyPath = tuple[str, ...]
 
 # frames that are not the user's: ours, and those of the library that calls us back
-OURS = tuple(
-    str(Path(file).parent) for file in (__file__, sys.modules["pydantic"].__file__) if file
-)
+OURS = (str(Path(__file__).parents[1]), str(Path(pydantic.__file__).parent))
 
 
 class NewName(NamedTuple):
@@ -81,32 +79,33 @@ def _callers_line() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def with_new_names(cls: type[Config], fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return fields of a config under their names of today.
+def with_new_names(
+    owner: str, renamed: RenamedFields, fields: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return fields of a config, which ``owner`` names, under their names of today.
 
     Raises:
         PydanticCustomError: a field is given under both names.
     """
-    for old in cls.renamed.keys() & fields.keys():
-        new = cls.renamed[old].name
+    for old in renamed.keys() & fields.keys():
+        new = renamed[old].name
         if new in fields:
             about = {"old": old, "new": new}
             text = "{old} is now {new}, which is given too; remove {old}"
             raise PydanticCustomError("renamed", text, about)
         fields = {new if name == old else name: value for name, value in fields.items()}
         if not _told_by_reader.get():
-            warn(f"{cls.__name__}: {old} is now {new}")
+            warn(f"{owner}: {old} is now {new}")
     return fields
 
 
 def old_names(config: object, data: object, key_path: KeyPath = ()) -> Iterator[OldName]:
     """Yield the old names in plain data that ``config`` was made from."""
-    from contrastive.config.base import Config
-
-    if isinstance(config, Config) and isinstance(data, Mapping):
+    if isinstance(config, BaseModel) and isinstance(data, Mapping):
+        renamed: RenamedFields = getattr(config, "renamed", {})
         given = cast("Mapping[str, object]", data)
-        for old in config.renamed.keys() & given.keys():
-            yield OldName((*key_path, old), config.renamed[old])
+        for old in renamed.keys() & given.keys():
+            yield OldName((*key_path, old), renamed[old])
         for name in type(config).model_fields.keys() & given.keys():
             yield from old_names(getattr(config, name), given[name], (*key_path, name))
     elif isinstance(config, Mapping) and isinstance(data, Mapping):

@@ -29,9 +29,7 @@ def dataset_in(folder: Path) -> Dataset:
         if (folder / "model").is_dir() or (folder / "checkpoints").is_dir():
             msg = f"{folder}: is a run, not data; a model is given by --model {folder}"
             raise DataError(msg)
-        if not images_below(folder):
-            msg = f"{folder}: no images in this folder"
-            raise DataError(msg)
+        images_below(folder)  # of which there is at least one
     return Pictures(folder=folder)
 
 

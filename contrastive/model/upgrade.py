@@ -49,12 +49,21 @@ def upgrade_folder(folder: Path, *, trusted: bool = False) -> list[Upgraded]:
         WeightsError: there is no saved model, or one is damaged or cannot be written; it is then
             as it was.
     """
-    found = [folder, folder / "model", *sorted((folder / "checkpoints").glob("step-*"))]
-    saved = [path for path in found if (path / MANIFEST).exists()]
-    if not saved:
-        msg = f"{folder}: neither a spec nor a saved model or run"
-        raise WeightsError(msg)
+    saved = saved_folders(folder)
     return [done for path in saved if (done := _upgrade(path, trusted=trusted))]
+
+
+def saved_folders(folder: Path) -> list[Path]:
+    """Return the folders with a saved model: this one, or those of a run.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    places = [folder, folder / "model", *sorted((folder / "checkpoints").glob("step-*"))]
+    if found := [path for path in places if (path / MANIFEST).exists()]:
+        return found
+    msg = f"{folder}: neither a spec nor a saved model or run"
+    raise WeightsError(msg)
 
 
 def _upgrade(folder: Path, *, trusted: bool) -> Upgraded | None:

@@ -36,7 +36,7 @@ def fields(part):
         name: {k: v for k, v in about.items() if k not in ("description", "title", "examples")}
         | ({"required": True} if name in required else {})
         for name, about in part["properties"].items()
-        if name != "type"
+        if name != "type" and not about.get("deprecated")
     }
 
 

@@ -1,0 +1,152 @@
+"""How every verb names its model, its data and its output, and what its exit code says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from contrastive import build_model
+from contrastive.datasets.miniature import write_image_folder
+from tests.miniature import Picture
+from tests.toys import toy_dict
+
+IMAGE = {"encoder": {"type": "resnet", "layers": [1, 1, 1, 1], "width": 4, "image_size": 24}}
+TEXT = {"encoder": {"type": "cbow", "width": 12, "buckets": 64}}
+HEAD = {"head": {"type": "linear"}}
+MODEL = {"embed_dim": 8, "towers": {"image": IMAGE | HEAD, "text": TEXT | HEAD}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with a model that no run made, and data in the forms that people have."""
+    place = tmp_path_factory.mktemp("place")
+    build_model(MODEL | {"loss": {"type": "infonce"}}).save(place / "saved")
+    write_image_folder(place / "captioned")
+    for number in range(12):
+        (place / "alone" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        Picture(number).draw().save(place / "alone" / f"{number % 2}" / f"{number}.png")
+    (place / "empty").mkdir()
+    run = toy_dict(place / "flickr") | {"model": MODEL | {"loss": {"type": "infonce"}}}
+    (place / "run.yaml").write_text(json.dumps(run))
+    return place
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("CONTRASTIVE_MODEL", "saved")
+    return place
+
+
+def rows(done):
+    """Return how many images were measured."""
+    assert done.code == 0, done.err
+    return json.loads(done.out)["retrieval"]["image_to_text"]["queries"]
+
+
+def test_data_are_a_spec_or_a_folder_or_fields(here, command):
+    by_folder = command("evaluate", "--data", "captioned", "--json")
+    assert "captioned: taken as data.type=image-folder" in by_folder.err
+    by_fields = command("evaluate", "-d", "type=image-folder,folder=captioned", "--json")
+    assert by_fields.out == by_folder.out
+    assert "taken as" not in by_fields.err
+    val = command("evaluate", "--data", "captioned", "--split", "train", "--json")
+    assert rows(val) > rows(by_folder)
+    assert rows(command("evaluate", "--data", "run.yaml", "--json")) > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("nothing", "nothing: no such file"),
+        ("empty", "empty: no images here"),
+        ("type=image-folder,foldr=captioned", "did you mean 'folder'?"),
+        (
+            "type=image-foldr,folder=captioned",
+            "--data: 'type=image-foldr': unknown dataset 'image-foldr'",
+        ),
+        ("folder=captioned", "needs a 'type'"),
+        ("alone", "text"),
+        ("saved", "saved: no images here"),
+    ],
+)
+def test_data_that_cannot_be_measured_are_one_line(here, command, data, told):
+    done = command("evaluate", "--data", data)
+    assert done.code == 2
+    assert told in done.err.splitlines()[-1]
+
+
+def test_a_run_is_not_taken_for_data(here, command):
+    run = here / "runs" / "clip"
+    shutil.copytree(here / "saved", run / "model", dirs_exist_ok=True)
+    done = command("evaluate", "--data", "runs/clip")
+    assert done.code == 2
+    assert "runs/clip: is a run, not data; a model is given by --model runs/clip" in done.err
+
+
+def test_a_search_looks_through_all_images_of_a_folder(here, command):
+    done = command("search", "a circle", "--data", "alone", "-k", "50", "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)) == 12
+    same = command("search", "a circle", "--images", "alone", "-k", "50", "--json")
+    assert json.loads(done.out) == json.loads(same.out)
+    both = command("search", "a circle", "--data", "alone", "--images", "alone")
+    assert (both.code, both.err) == (2, "--data alone: give it, or --images or --texts, not both\n")
+
+
+def test_captions_come_from_the_data_that_are_given(here, command):
+    done = command("caption", "alone/0/0.png", "--data", "captioned", "--split", "train", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)[0]["captions"][0]["source"].startswith("captions.csv:")
+    both = command("caption", "alone/0/0.png", "--data", "captioned", "--corpus", "words.txt")
+    assert both.code == 2
+    assert "give one of them" in both.err
+
+
+def test_what_is_left_out_ends_with_3(here, command, tmp_path):
+    write_image_folder(tmp_path / "cut")
+    images = sorted((tmp_path / "cut").rglob("*.jpg"))
+    assert images
+    whole = command("evaluate", "--data", tmp_path / "cut", "--json")
+    assert whole.code == 0
+    for image in images:
+        image.write_bytes(image.read_bytes()[: 2 * image.stat().st_size // 3])
+        break
+    fields = f"type=image-folder,folder={tmp_path / 'cut'},max_bad=1"
+    asked = ("evaluate", "--data", fields, "--split", "train+val+test", "--json")
+    done = command(*asked)
+    assert images[0].name in done.err
+    assert done.code == 3, "done, but for what was left out"
+    assert json.loads(done.out)["retrieval"]["image_to_text"]["queries"] == len(images) - 1
+
+    shutil.copytree(here / "alone", tmp_path / "some")
+    (tmp_path / "some" / "broken.png").write_text("no image")
+    found = command("search", "a circle", "--images", tmp_path / "some", "--json")
+    assert found.code == 3
+    assert "broken.png" in found.err
+    assert len(json.loads(found.out)) == 10
+
+
+def test_the_newest_run_is_the_one_that_wrote_a_model_last(here, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONTRASTIVE_MODEL")
+    for age, name in enumerate(("new", "old")):
+        shutil.copytree(here / "saved", tmp_path / "runs" / name / "model")
+        os.utime(tmp_path / "runs" / name / "model", (1e9 - age, 1e9 - age))
+    (tmp_path / "runs" / "old" / "notes.txt").write_text("written since")
+    done = command("search", "a circle", "--images", here / "alone")
+    assert "model: runs/new" in done.err
+
+
+def test_verbs_and_options_are_completed(process, monkeypatch):
+    monkeypatch.setenv("_CONTRASTIVE_COMPLETE", "complete_bash")
+    for typed, found in {
+        "contrastive ev": "evaluate",
+        "contrastive probe --inp": "--inputs",
+    }.items():
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+        assert process().out.split() == [found]
