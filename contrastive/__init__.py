@@ -13,6 +13,7 @@ from contrastive.version import INTERFACE, __version__
 if TYPE_CHECKING:
     from contrastive.doctor import diagnose
     from contrastive.errors import ContrastiveError
+    from contrastive.evaluation.caption_choice import compositional
     from contrastive.evaluation.comparison import compare
     from contrastive.evaluation.evaluate import evaluate
     from contrastive.evaluation.probe import probe
@@ -43,6 +44,7 @@ __all__ = [
     "caption",
     "classify",
     "compare",
+    "compositional",
     "diagnose",
     "evaluate",
     "generate",
@@ -68,6 +70,7 @@ __getattr__, __dir__ = lazy_names(
         "inference.captioning": "caption",
         "inference.search": "search",
         "inference.zero_shot": "classify",
+        "evaluation.caption_choice": "compositional",
         "evaluation.comparison": "compare",
         "evaluation.evaluate": "evaluate",
         "inference.generation": "generate rerank",

@@ -10,10 +10,12 @@ Shapes: T tests, I images and C captions of a test, D the shared width.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from contrastive.datasets.compositional import read_pair_tests
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
@@ -57,6 +59,32 @@ class PairAccuracy(Tabular):
     def __repr__(self) -> str:
         parts = [f"{row['score']} {row['value']:.1%}" for row in self.rows()]
         return f"PairAccuracy({self.name}: {', '.join(parts)} of {self.tests} tests)"
+
+
+def compositional(
+    model: ContrastiveModel,
+    tests: str | Path,
+    *,
+    images: str | Path | None = None,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+) -> list[PairAccuracy]:
+    """Measure compositionality benchmarks (SugarCrepe, Winoground): a report for each file.
+
+    Args:
+        model: a model with an image and a text tower.
+        tests: a file of tests or a folder of them, as ``read_pair_tests`` describes them.
+        images: the folder of the images; by default beside the file.
+        cache: keeps the features of frozen encoders.
+        workers: processes that decode images.
+
+    Raises:
+        DataError: a file is missing or broken, too many tests are bad, or the model was trained
+            on some of the images.
+        MissingExtra: a file is Parquet, and pyarrow is not installed.
+    """
+    read = read_pair_tests(Path(tests), images=Path(images) if images else None)
+    return [pair_accuracy(model, some, cache=cache, workers=workers) for some in read]
 
 
 def pair_accuracy(

@@ -27,6 +27,7 @@ if __name__ == "__main__":
     print(contrastive.evaluate(model, test).summary())
     print(contrastive.probe(model, test, test).to_pandas())
     print(contrastive.compare({"a": again, "b": fresh}, "photo.jpg", ["dog", "cat"]).agreed)
+    print(contrastive.compositional(model, "sugarcrepe", images="val2017")[0].text.value)
     print(contrastive.classify(model, ["photo.jpg"], ("dog", "cat")).argmax(1))
     print(contrastive.caption(model, "photo.jpg", ["a dog", "a cat"])[0][0].text)
     print(contrastive.answer(model, "photo.jpg", "what is it?", ["dog", "cat"]))
