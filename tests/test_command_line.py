@@ -30,6 +30,7 @@ def place(tmp_path_factory):
         Picture(number).draw().save(place / "alone" / f"{number % 2}" / f"{number}.png")
     (place / "empty").mkdir()
     run = toy_dict(place / "flickr") | {"model": MODEL | {"loss": {"type": "infonce"}}}
+    (place / "model.yaml").write_text(json.dumps(run["model"]))
     (place / "run.yaml").write_text(json.dumps(run))
     return place
 
@@ -71,6 +72,9 @@ def test_data_are_a_spec_or_a_folder_or_fields(here, command):
         ("folder=captioned", "needs a 'type'"),
         ("alone", "text"),
         ("saved", "saved: no images here"),
+        ("", "--data: is empty"),
+        ("model.yaml", "model.yaml: describes a model, without data"),
+        ("captioned/captions.csv", "give the folder that it is in"),
     ],
 )
 def test_data_that_cannot_be_measured_are_one_line(here, command, data, told):
@@ -128,6 +132,17 @@ def test_what_is_left_out_ends_with_3(here, command, tmp_path):
     assert found.code == 3
     assert "broken.png" in found.err
     assert len(json.loads(found.out)) == 10
+
+
+@pytest.mark.parametrize(
+    ("plot", "told"), [("curve.txt", "end its name with one of .png"), ("no/a.png", "no folder no")]
+)
+def test_a_plot_that_cannot_be_written_is_refused_before_any_work(here, command, plot, told):
+    asked = ("probe", "--shots", "1", "--model", "no model is looked for", "--plot", plot)
+    done = command(*asked)
+    assert done.code == 2
+    assert told in done.err
+    assert "no model here" not in done.err
 
 
 def test_the_newest_run_is_the_one_that_wrote_a_model_last(here, command, tmp_path, monkeypatch):

@@ -111,7 +111,8 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, RenamedWarning):
-        say(f"{filename}:{lineno}: {message}" if lineno else f"{filename}: {message}")
+        if os.environ.get("RANK", "0") == "0":  # the ranks that torchrun started read one spec
+            say(f"{filename}:{lineno}: {message}" if lineno else f"{filename}: {message}")
     else:
         _show_any_warning(message, category, filename, lineno, file, line)
 

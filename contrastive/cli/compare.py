@@ -18,7 +18,7 @@ from contrastive.cli.options import (
     TemplateSet,
     Trusted,
 )
-from contrastive.cli.output import show
+from contrastive.cli.output import check_plot, show
 from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -164,6 +164,4 @@ def _check_comparable(
         msg = f"{plot}: a plot shows images with their classes; give --images and --classes"
         raise SpecError(msg)
     if plot:
-        from contrastive.config.extras import require
-
-        require("matplotlib", extra="report")
+        check_plot(plot)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from contrastive.spec import ModelSpec, RunSpec
 
 
+SPECS = (".yaml", ".yml", ".json")
+
+
 class Context:
     """The model that a verb is given, the run that made it, and the cache of its features."""
 
@@ -175,13 +178,19 @@ def named_data(text: str) -> RunSpec | Dataset:
         SpecError: the spec or the fields have mistakes.
     """
     path = Path(text).expanduser()
+    if not text.strip():
+        msg = "--data: is empty; give a spec, a folder, or type=...,folder=..."
+        raise DataError(msg)
     if path.is_dir():
         from contrastive.datasets.bare_folder import dataset_in
 
         dataset = dataset_in(path)
         say(f"{text}: taken as data.type={dataset.registry.name_of(type(dataset))}")
         return dataset
-    if "=" not in text or path.exists():
+    if path.is_file() and path.suffix not in SPECS:
+        msg = f"--data {text}: is no spec (.yaml, .json); give the folder that it is in"
+        raise DataError(msg)
+    if "=" not in text or path.is_file():
         return load_run(path)
     from contrastive.config.yaml_files import load_fields
     from contrastive.datasets import Dataset
@@ -195,11 +204,18 @@ def named_data(text: str) -> RunSpec | Dataset:
 
 
 def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
-    """Load a run's spec."""
-    from contrastive.config.yaml_files import load_spec
-    from contrastive.spec import RunSpec
+    """Load a run's spec.
 
-    return load_spec(RunSpec, path, overrides or ())
+    Raises:
+        SpecError: one line for each mistake; or the file describes a model alone.
+    """
+    from contrastive.spec import ModelSpec
+
+    spec = load_any(path, overrides)
+    if isinstance(spec, ModelSpec):
+        msg = f"{path}: describes a model, without data; put it below model:, and add data:"
+        raise SpecError(msg)
+    return spec
 
 
 def load_any(path: Path, overrides: list[str] | None) -> Any:

@@ -103,7 +103,9 @@ Data = Annotated[
         help="A run's spec, a folder, or type=...,folder=...; else the data of the model's run.",
     ),
 ]
-Plot = Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a plot into this file.")]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also draw a plot into this .png, .svg or .pdf.")
+]
 Export = Annotated[
     Path | None,
     typer.Option(

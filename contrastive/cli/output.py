@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from contrastive.config.extras import require
 from contrastive.console import printable
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,25 @@ def show(data: Any, as_json: bool, *shown: Table | str) -> None:
 
             width = None if sys.stdout.isatty() else UNFOLDED
             Console(highlight=False, width=width).print(part)
+
+
+PLOTS = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """Insist that a plot can be drawn into a file, before anything is computed.
+
+    Raises:
+        DataError: its ending names no format, or its folder is not there.
+        MissingExtra: matplotlib is not installed.
+    """
+    require("matplotlib", extra="report")
+    if path.suffix.lower() not in PLOTS:
+        msg = f"--plot {path}: end its name with one of {', '.join(PLOTS)}"
+        raise DataError(msg)
+    if not path.parent.is_dir():
+        msg = f"--plot {path}: there is no folder {path.parent}"
+        raise DataError(msg)
 
 
 def export_results(results: list[dict[str, Any]], folder: Path | None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import Data, Device, Export, Json, Model, Plot, Split, Trusted
-from contrastive.cli.output import export_results, show
+from contrastive.cli.output import check_plot, export_results, show
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def _whole_numbers(text: str | None, option: str) -> list[int]:
 
 def _check_plottable(plot: Path, shots: list[int]) -> None:
     """Say what a plot lacks before anything is computed."""
-    from contrastive.config.extras import require
-
-    require("matplotlib", extra="report")
+    check_plot(plot)
     if not shots:
         msg = f"{plot}: a curve is drawn over shots; give --shots 1,2,4,8,16"
         raise SpecError(msg)
