@@ -101,6 +101,9 @@ class ModelSpec(Section):
     @model_validator(mode="after")
     def _modalities_match(self) -> Self:
         for name, tower in self.towers.items():
+            if not name or "." in name or name == "ids":
+                msg = f"towers: {name!r} cannot name a modality; write a word such as image"
+                raise ValueError(msg)
             modality = tower.encoder.modality
             if modality != name:
                 kind = type(tower.encoder).registry.name_of(type(tower.encoder))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
-from pydantic import BaseModel
+import torch
+from pydantic import BaseModel, ValidationError
 
-from contrastive import ModelSpec, RunSpec, Tower, TrainingSpec, build_model, train
+from contrastive import ModelSpec, RunSpec, Tower, TrainingSpec, build_model, load_spec, train
 from contrastive.encoders import CBOW, ResNet
 from contrastive.errors import SpecError
 from contrastive.heads import Linear
 from contrastive.losses import InfoNCE
+from contrastive.spec import Section
 from tests.toys import toy_dict, toy_spec
 
 
@@ -139,3 +143,112 @@ def test_what_is_no_spec_is_refused_in_one_line(given, said, tmp_path):
 def test_a_model_alone_cannot_be_trained(spec, tmp_path):
     with pytest.raises(SpecError, match="describes a model, without data to train on"):
         train(spec.model, tmp_path / "run")
+
+
+def test_nothing_inside_a_spec_can_be_changed(spec):
+    training = TrainingSpec(lr_factors={"*": 2.0})
+    for change in (
+        lambda: spec.model.towers.pop("text"),
+        lambda: spec.model.towers.update(text=None),
+        lambda: spec.model.towers.__setitem__("text", None),
+        training.lr_factors.clear,
+        lambda: training.lr_factors.setdefault("a", 3.0),
+        lambda: TrainingSpec().lr_factors.update(a=1.0),
+        lambda: Basket(eggs=[1, [2]]).eggs.append(3),
+        lambda: Basket(eggs=[1, [2]]).eggs[1].append(3),
+        lambda: delattr(training, "lr"),
+    ):
+        with pytest.raises(SpecError, match="cannot be"):
+            change()
+    with pytest.raises(SpecError, match="a dict of a spec cannot be changed"):
+        training.lr_factors |= {"a": 1.0}
+    assert training.lr_factors | {"a": 1.0} == {"*": 2.0, "a": 1.0}
+    assert type(training.lr_factors | {}) is dict
+    assert list(spec.model.towers) == ["image", "text"]
+
+
+class Basket(Section):
+    """A section whose lists hold lists."""
+
+    eggs: list[int | list[int]]
+
+
+def test_a_spec_is_copied_pickled_and_dumped_with_what_is_inside(spec):
+    for same in (copy.deepcopy(spec), ForkingPickler.loads(ForkingPickler.dumps(spec))):
+        assert same == spec
+        assert hash(same) == hash(spec)
+        with pytest.raises(SpecError, match="cannot be changed"):
+            same.model.towers.clear()
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert RunSpec.model_validate(spec.model_dump()) == spec
+    assert copy.copy(spec.model.towers) == spec.model.towers
+    basket = Basket(eggs=[1, [2]])
+    assert basket.model_dump() == {"eggs": [1, [2]]}
+    assert json.loads(basket.model_dump_json()) == {"eggs": [1, [2]]}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.loss.type=sigmoid"],
+        ["model.loss={type: dcl}", "training.lr=1e-4"],
+        ["model.towers.text.head.type=mlp"],
+        ["evaluation.split=null", "training={epochs: 9}"],
+        ["data={type: image-folder, folder: x}"],
+    ],
+)
+def test_overrides_do_the_same_to_an_object_and_to_its_file(spec, tmp_path, overrides):
+    path = tmp_path / "toy.yaml"
+    path.write_text(json.dumps(toy_dict(tmp_path / "data")))
+    assert load_spec(path) == spec
+    assert spec.with_(*overrides) == load_spec(path, overrides=overrides)
+
+
+def test_an_object_that_nobody_checked_is_told_with_the_place_of_each_mistake(spec, tmp_path):
+    encoder = CBOW.model_construct(width="wide", buckets=512)
+    tower = Tower.model_construct(encoder=encoder, head=Linear(), frozen="some")
+    training = copy.deepcopy(spec.training)
+    training.__dict__["lr"] = -1.0
+    training.__dict__["split"] = 7  # a field that was never set
+    model = spec.model.model_copy()
+    model.__dict__["towers"] = {**spec.model.towers, "text": tower}
+    odd = RunSpec.model_construct(model=model, data=spec.data, training=training)
+    with pytest.raises(SpecError) as told:
+        train(odd, tmp_path / "run")
+    assert [line.partition(": Input")[0] for line in str(told.value).splitlines()] == [
+        "RunSpec: model.towers.text.encoder.width",
+        "RunSpec: training.lr",
+        "RunSpec: training.split",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_of_every_constructor_are_lines(spec):
+    wrong = {"epochs": -1, "lr": 0}
+    for make in (
+        lambda: TrainingSpec(**wrong),
+        lambda: TrainingSpec.model_validate(wrong),
+        lambda: TrainingSpec.model_validate_json(json.dumps(wrong)),
+    ):
+        with pytest.raises(SpecError) as told:
+            make()
+        assert str(told.value).splitlines() == [
+            "TrainingSpec: epochs: Input should be greater than or equal to 0",
+            "TrainingSpec: lr: Input should be greater than 0",
+        ]
+
+    class Theirs(BaseModel):
+        run: TrainingSpec
+
+    with pytest.raises(ValidationError) as nested:
+        Theirs.model_validate({"run": wrong})
+    assert [error["loc"] for error in nested.value.errors()] == [("run", "epochs"), ("run", "lr")]
+
+
+def test_a_module_in_the_place_of_a_config_is_told_where_modules_go():
+    with pytest.raises(
+        SpecError, match=r"an nn\.Module is no encoder; Contrastive"
+    ):
+        Tower(encoder=torch.nn.Linear(2, 3), head=Linear())
+    with pytest.raises(SpecError, match=r"an nn\.Module is no head"):
+        Tower(encoder=CBOW(), head=torch.nn.Linear(2, 3))

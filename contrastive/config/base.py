@@ -8,6 +8,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, cast
@@ -31,11 +32,12 @@ from pydantic_core import (
     core_schema,
 )
 
+from contrastive.config.frozen import frozen
 from contrastive.config.renamed import RenamedFields, warn, with_new_names
 from contrastive.errors import SpecError, UnknownComponent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     PathField = str | Path
 else:
@@ -98,10 +100,8 @@ class Config(BaseModel):
             how = f"such as {first}={unnamed[0]!r}" if first else "of which it has none"
             msg = f"{type(self).__name__}: fields are given by name, {how}"
             raise SpecError(msg)
-        try:
+        with one_line_each(type(self).__name__):
             self.__pydantic_validator__.validate_python(fields, self_instance=self)
-        except ValidationError as error:
-            raise SpecError(error_lines(error, type(self).__name__)) from None
 
     # pydantic calls an __init__ of one's own for nested configs too; this one is for the outermost
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
@@ -119,6 +119,44 @@ class Config(BaseModel):
             )
             raise SpecError(msg)
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse to remove a field.
+
+        Raises:
+            SpecError: always.
+        """
+        msg = f"{type(self).__name__}: {name} cannot be removed; make another object without it"
+        raise SpecError(msg)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Make an object of plain data, such as a dict.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        with one_line_each(cls.__name__):
+            return cls.checked(obj, **options)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """Make an object of JSON.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        with one_line_each(cls.__name__):
+            return super().model_validate_json(json_data, **options)
+
+    @classmethod
+    def checked(cls, obj: Any, **options: Any) -> Self:
+        """Make an object of plain data, where the caller tells the mistakes.
+
+        Raises:
+            ValidationError: pydantic's, with the place of each mistake.
+        """
+        return super().model_validate(obj, **options)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other fields, checked like those of a new object.
@@ -153,7 +191,8 @@ class Config(BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Yield the fields that are not at their defaults."""
         for name, field in type(self).model_fields.items():
-            if (value := getattr(self, name)) != field.get_default(call_default_factory=True):
+            value = getattr(self, name)
+            if field.repr and value != field.get_default(call_default_factory=True):
                 yield name, value
 
     def check_again(self) -> Self:
@@ -162,8 +201,11 @@ class Config(BaseModel):
         Raises:
             SpecError: one line for each mistake.
         """
-        fields = {name: _check_again(getattr(self, name)) for name in self.model_fields_set}
-        return type(self)(**fields)
+        mistakes: list[str] = []
+        made = _check_again(self, (), mistakes)
+        if mistakes:
+            raise SpecError("\n".join(f"{type(self).__name__}: {line}" for line in mistakes))
+        return made
 
     def __hash__(self) -> int:
         """Hash what a file would say; the fields themselves may be dicts or lists."""
@@ -185,11 +227,15 @@ class Config(BaseModel):
         if cls.renamed and isinstance(value, Mapping):
             value = cls._today(cast("Mapping[str, Any]", value))
         try:
-            return validate(value)
+            made = validate(value)
         except ValidationError as error:
             raise ValidationError.from_exception_data(
                 cls.__name__, _explain(cls, error.errors(include_url=False))
             ) from None
+        fields = vars(made)
+        for name, field in fields.items():
+            fields[name] = frozen(field)
+        return made
 
     @classmethod
     def choose(cls, value: object) -> Config:
@@ -199,6 +245,9 @@ class Config(BaseModel):
         if isinstance(value, Config):
             about = {"kind": cls.kind, "given": type(value).__name__}
             raise PydanticCustomError("bad_kind", "needs the kind {kind}, not {given}", about)
+        if hasattr(value, "state_dict"):
+            text = "an nn.Module is no {kind}; ContrastiveModel.from_modules takes modules"
+            raise PydanticCustomError("module", text, {"kind": cls.kind})
         fields = dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
         name = fields.pop("type", None)
         if not isinstance(name, str):
@@ -210,7 +259,7 @@ class Config(BaseModel):
             chosen: type[Config] = cls.registry[name]
         except UnknownComponent as error:
             raise PydanticCustomError("bad_type", "{why}", {"why": str(error)}) from None
-        return chosen.model_validate(fields)
+        return chosen.checked(fields)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -243,6 +292,15 @@ class Config(BaseModel):
         return described
 
 
+@contextmanager
+def one_line_each(origin: str) -> Generator[None]:
+    """Within this block, a ``ValidationError`` becomes a ``SpecError`` with a line each."""
+    try:
+        yield
+    except ValidationError as error:
+        raise SpecError(error_lines(error, origin)) from None
+
+
 def error_lines(error: ValidationError, origin: str) -> str:
     """Return a line for each mistake: where it is, after the name of the whole, and what."""
     return "\n".join(f"{origin}: {in_one_line(e)}" for e in error.errors(include_url=False))
@@ -255,14 +313,30 @@ def in_one_line(mistake: ErrorDetails) -> str:
     return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
 
 
-def _check_again(value: Any) -> Any:
+def _check_again(value: Any, key_path: tuple[int | str, ...], mistakes: list[str]) -> Any:
+    """Return a value whose configs are checked; mistakes are added with their place."""
     match value:
         case Config():
-            return value.check_again()
+            given = value.model_fields_set | dict(value.__repr_args__()).keys()
+            known = len(mistakes)
+            fields = {
+                name: _check_again(getattr(value, name), (*key_path, name), mistakes)
+                for name in type(value).model_fields
+                if name in given
+            }
+            try:
+                return type(value).checked(fields) if len(mistakes) == known else value
+            except ValidationError as error:
+                for one in error.errors(include_url=False):
+                    one["loc"] = (*key_path, *one["loc"])
+                    mistakes.append(in_one_line(one))
+                return value
         case dict():
-            return {key: _check_again(v) for key, v in cast("dict[Any, Any]", value).items()}
+            items = cast("dict[Any, Any]", value).items()
+            return {key: _check_again(v, (*key_path, key), mistakes) for key, v in items}
         case list() | tuple():
-            return [_check_again(v) for v in cast("list[Any]", value)]
+            items = enumerate(cast("list[Any]", value))
+            return [_check_again(v, (*key_path, i), mistakes) for i, v in items]
         case _:
             return value
 

@@ -80,7 +80,7 @@ def with_overrides(config: S, *overrides: str) -> S:
     Raises:
         SpecError: one line for each mistake.
     """
-    data = config.model_dump(mode="json")
+    data = config.model_dump(mode="json", exclude_unset=True)
     return _checked(type(config), type(config).__name__, data, {}, overrides, trusted=True)
 
 
@@ -102,7 +102,7 @@ def _checked(
             report.append(str(error))
     try:
         with nullcontext() if trusted else names_only(), told_by_reader():
-            loaded = spec.model_validate(data)
+            loaded = spec.checked(data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         report += [_report(origin, lines, said, mistake) for mistake in mistakes]

@@ -6,8 +6,9 @@ Shapes: B samples, D the model's shared width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from contrastive.encoders import Encoder
@@ -64,16 +65,35 @@ class NamedInputs:
         return {ONLY_INPUT: inputs} if isinstance(inputs, Tensor) else inputs
 
 
-def given_encoder(module: GivenModule) -> Encoder:
-    """Return the config of a module that is there already; a file cannot hold it."""
+class Given(Encoder):
+    """A module of your own as a part of a spec, which no file can hold."""
 
-    class Given(Encoder):
-        """A module that was given."""
+    module: Any = Field(exclude=True, repr=False)
+    """The ``GivenModule``, ready to use."""
 
-        modality: ClassVar[str] = module.modality
+    @property
+    def modality(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What it encodes."""
+        return self.module.modality
 
-        def build(self) -> EncoderModule:
-            """Return the module."""
-            return module
+    def build(self) -> EncoderModule:
+        """Return the module."""
+        return self.module
 
-    return Given()
+
+def given_encoder(
+    module: nn.Module, preprocess: Callable[[Sequence[Any]], Any], modality: str, dim: int
+) -> Encoder:
+    """Return the config of a module that is there already.
+
+    Raises:
+        SpecError: the module is none, or the preprocess is no function.
+    """
+    if not isinstance(cast("object", module), nn.Module):
+        what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        msg = f"from_modules: {modality} is {what}; give an nn.Module, such as {modality}=net"
+        raise SpecError(msg)
+    if not callable(preprocess):
+        msg = f"from_modules: preprocess[{modality!r}] is {type(preprocess).__name__}, no function"
+        raise SpecError(msg)
+    return Given(module=GivenModule(module, preprocess, modality, dim))

@@ -7,9 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import ValidationError
-
-from contrastive.config.base import Config, error_lines
+from contrastive.config.base import Config, one_line_each
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
@@ -205,7 +203,5 @@ def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec
 
 
 def _validated(kind: type[S], data: Any, origin: str) -> S:
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise SpecError(error_lines(error, origin)) from None
+    with one_line_each(origin):
+        return kind.checked(data)

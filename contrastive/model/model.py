@@ -60,6 +60,9 @@ class ContrastiveModel(nn.Module):
         self.spec = spec
         self.towers = nn.ModuleDict()
         for modality, tower in spec.towers.items():
+            if hasattr(self.towers, modality):
+                msg = f"towers.{modality}: nn.ModuleDict has that name itself; choose another"
+                raise SpecError(msg)
             try:
                 self.towers[modality] = TowerModule(tower, spec.embed_dim)
             except SpecError as error:
@@ -93,15 +96,15 @@ class ContrastiveModel(nn.Module):
             pairs: modality pairs that the loss compares; by default, every two.
 
         Raises:
-            SpecError: a modality has a module or a preprocess, but not both; or it has no other to
-                be paired with.
+            SpecError: a modality has a module or a preprocess, but not both; what is given is
+                neither; or a modality has no other to be paired with.
         """
         if odd := sorted(modules.keys() ^ preprocess.keys()):
             msg = f"from_modules: {odd[0]} has a module or a preprocess, but not both; give both"
             raise SpecError(msg)
         towers = {
             name: Tower(
-                encoder=given_encoder(GivenModule(module, preprocess[name], name, embed_dim)),
+                encoder=given_encoder(module, preprocess[name], name, embed_dim),
                 head=Identity(),
             )
             for name, module in modules.items()
