@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from contrastive.config.arguments import check_model
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import check_held_out
@@ -78,6 +79,7 @@ def pair_accuracy(
         DataError: the model was trained on some of the images, some tests have one image and
             others two, or too many tests are bad.
     """
+    check_model(model)
     rows = [{"image": i, "source": test.source} for test in tests.tests for i in test.images]
     check_held_out(model, rows, tests.name)
     shapes = {len(test.images) for test in tests.tests}

@@ -10,6 +10,7 @@ Shapes: N training samples, Q test samples, F features, K classes.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from contrastive.errors import DataError, SpecError
+from contrastive.config.arguments import check_model, count, counts, number
+from contrastive.data.raw_samples import text_list
+from contrastive.errors import DataError
 from contrastive.evaluation.evaluate import top5_share
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.labelled_splits import On, Reader, Splits
@@ -162,6 +165,10 @@ def probe(
             samples, the model was trained on the test samples, or too many samples are bad.
         MissingExtra: scikit-learn is not installed.
     """
+    check_model(model)
+    k, shots = count("k", k), counts("shots", shots or ())
+    seeds, workers = count("seeds", seeds), count("workers", workers, least=0)
+    templates = text_list(templates, "template")
     reader = Reader(model, modality, on, cache, workers)
     data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
     neighbours = knn(data, k=k, temperature=temperature)
@@ -178,7 +185,7 @@ def probe(
         len(data.classes),
         len(data.train.truth_N),
         len(data.test.truth_N),
-        linear_probe(data, shots=shots or (), seeds=seeds),
+        linear_probe(data, shots=shots, seeds=seeds),
         neighbours,
         zero_shot,
         data.faults,
@@ -209,7 +216,8 @@ def linear_probe(
         DataError: a class has too few training samples.
         MissingExtra: scikit-learn is not installed.
     """
-    _check_shots(data, shots, seeds)
+    shots, seeds = counts("shots", shots), count("seeds", seeds)
+    _check_shots(data, shots)
     return [*(_point(data, k, seeds, C) for k in shots), _point(data, None, 1, C)]
 
 
@@ -220,11 +228,14 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
 
     Raises:
         DataError: there are fewer than k training samples.
+        SpecError: k or the temperature is no number that makes sense.
     """
+    least = float(np.finfo(np.float32).tiny)
+    temperature = number("temperature", temperature, least=least, most=math.inf, what="above 0")
     train_NF, test_QF = (
         normalize(torch.as_tensor(part.features_NF), dim=-1) for part in (data.train, data.test)
     )
-    if not 1 <= k <= len(train_NF):
+    if count("k", k) > len(train_NF):
         msg = f"{k} neighbours cannot vote: split {data.train_split!r} has {len(train_NF)} samples"
         raise DataError(msg)
     truth_N = torch.as_tensor(data.train.truth_N)
@@ -237,10 +248,7 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
     return Neighbours(k, temperature, _accuracy([votes_QK.numpy()], data))
 
 
-def _check_shots(data: Splits, shots: Sequence[int], seeds: int) -> None:
-    if seeds < 1 or any(k < 1 for k in shots):
-        msg = f"shots {list(shots)} of {seeds} seeds: give whole numbers of at least 1"
-        raise SpecError(msg)
+def _check_shots(data: Splits, shots: Sequence[int]) -> None:
     labels: list[int] = data.train.truth_N.tolist()
     counts = Counter(labels)
     for k in sorted(shots):

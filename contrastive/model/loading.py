@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
+from contrastive.config.arguments import path_of
 from contrastive.config.base import Config, error_lines
 from contrastive.config.registry import names_only
 from contrastive.config.saved_origins import differences, saved_with
@@ -88,6 +89,10 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
         WeightsError: the folder is not whole, or a frozen encoder is not the one it was.
         SpecError: its spec does not fit, for instance since a plugin is not installed.
     """
+    if isinstance(folder, (Config, Mapping)):
+        msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"
+        raise SpecError(msg)
+    path_of("folder", folder)
     if is_pretrained(folder):
         return ContrastiveModel(pretrained_spec(folder)).eval()
     saved = open_folder(find_model(Path(folder)))
@@ -178,6 +183,9 @@ def find_model(folder: Path) -> Path:
     for step in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
         if is_whole(step):
             return step
+    if folder.is_file():
+        msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
+        raise WeightsError(msg)
     msg = f"{folder}: no model here; train one with: contrastive train SPEC.yaml"
     raise WeightsError(msg)
 
