@@ -42,6 +42,7 @@ SEEDS = 3
 VALIDATION = 0.2  # share of all training samples that choose C
 VALIDATION_SHOTS = 4  # of each class at most, besides the shots (Zhou et al. 2022)
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # as DINO has them (Caron et al. 2021)
+TINY = float(np.finfo(np.float32).tiny)  # the least that is above 0
 QUERIES = 1024  # that look for neighbours at a time
 
 
@@ -217,6 +218,8 @@ def linear_probe(
         MissingExtra: scikit-learn is not installed.
     """
     shots, seeds = counts("shots", shots), count("seeds", seeds)
+    if C is not None:
+        C = number("C", C, least=TINY, most=math.inf, what="above 0, or None to choose it")
     _check_shots(data, shots)
     return [*(_point(data, k, seeds, C) for k in shots), _point(data, None, 1, C)]
 
@@ -230,8 +233,7 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
         DataError: there are fewer than k training samples.
         SpecError: k or the temperature is no number that makes sense.
     """
-    least = float(np.finfo(np.float32).tiny)
-    temperature = number("temperature", temperature, least=least, most=math.inf, what="above 0")
+    temperature = number("temperature", temperature, least=TINY, most=math.inf, what="above 0")
     train_NF, test_QF = (
         normalize(torch.as_tensor(part.features_NF), dim=-1) for part in (data.train, data.test)
     )

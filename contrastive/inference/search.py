@@ -103,6 +103,9 @@ def search(
             )
             raise DataError(msg)
     rows = _rows(images, texts, samples)
+    if not rows:
+        msg = f"nothing to search: there are no {find} samples"
+        raise DataError(msg)
     check_modalities(rows, [find])
     bad_rows = BadRows(on_report=say)
     column = embed_modality(model, rows, find, bad_rows, cache=cache)

@@ -181,6 +181,10 @@ class ContrastiveModel(nn.Module):
             SpecError: the model has no such tower, or a number is none that makes sense.
             DataError: an embedding is not finite.
         """
+        if not isinstance(cast("object", modality), str):
+            what = type(modality).__name__
+            msg = f"embed takes a modality, such as 'text', before the samples; not a {what}"
+            raise SpecError(msg)
         self.tower(modality)
         check_cache(cache)
         at_a_time = fitting_batch_size(self) if batch_size is None else batch_size
@@ -300,10 +304,13 @@ class ContrastiveModel(nn.Module):
         Embeddings are tensors or arrays, on any device.
 
         Raises:
-            DataError: they are no matrices of finite numbers, or differ in width.
+            DataError: they are no matrices of finite numbers, or differ in width; or the logits are
+                not finite.
         """
         a, b = embedding_sides(self.device, a=a, b=b)
-        return self.loss.logits(a, b).cpu()
+        logits_NM = self.loss.logits(a, b).cpu()
+        check_finite(logits_NM, "logits")  # the temperature may not be
+        return logits_NM
 
     def state_files(self) -> dict[str, Content]:
         """Return what a saved model consists of, file by file."""
