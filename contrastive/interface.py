@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contrastive.data.bad_rows import BadRows
     from contrastive.data.folders import readable_folder
     from contrastive.data.images import ImageSource, StoredImage, open_image
+    from contrastive.data.raw_samples import sample_list
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
     from contrastive.datasets import Dataset, Purpose, datasets
     from contrastive.datasets.caption_rows import FileIndex, leaves_folder
@@ -142,6 +143,7 @@ __all__ = [
     "readable_folder",
     "require",
     "rows_of",
+    "sample_list",
     "sources",
     "split_of",
     "text_of",
@@ -172,6 +174,7 @@ __getattr__, __dir__ = lazy_names(
         # Encoder modules: preprocessing, pooling, weights.
         "encoders.module": "EncoderModule",
         "encoders.image": "ImageTransform",
+        "data.raw_samples": "sample_list",
         "data.images": "ImageSource StoredImage open_image",
         "encoders.text": "as_text tokenizer_hash",
         "encoders.pooling": "masked_mean",

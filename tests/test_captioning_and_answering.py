@@ -217,7 +217,7 @@ def test_answers_are_ranked_as_classes_in_these_sentences(model, paths):
         (QUESTION, [], {}, "at least one answer"),
         (QUESTION, "red", {}, "in a list"),
         (QUESTION, ["red", "red"], {}, "'red' is given twice"),
-        (QUESTION, ANSWERS, {"templates": "{}"}, "at least one template"),
+        (QUESTION, ANSWERS, {"templates": "{}"}, "template '{}' is not in a list"),
         (QUESTION, ANSWERS, {"templates": []}, "at least one template"),
         (QUESTION, ANSWERS, {"templates": ["{question}"]}, "neither {} nor {statement}"),
     ],

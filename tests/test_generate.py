@@ -306,10 +306,10 @@ def test_total_variation_is_the_mean_step_between_neighbours():
     ("prompt", "options", "said"),
     [
         (" ", {}, "the prompt is empty"),
-        ("a cat", {"size": 8}, "size is 8; it has to be at least 16"),
-        ("a cat", {"steps": 0}, "steps is 0; it has to be at least 1"),
-        ("a cat", {"views": 0}, "views is 0; it has to be at least 1"),
-        ("a cat", {"negative": "a dog"}, "give negative prompts in a list"),
+        ("a cat", {"size": 8}, "size is 8; give a whole number of at least 16"),
+        ("a cat", {"steps": 0}, "steps is 0; give a whole number of at least 1"),
+        ("a cat", {"views": 0}, "views is 0; give a whole number of at least 1"),
+        ("a cat", {"negative": "a dog"}, "not in a list; give a list, such as ['a dog']"),
         ("a cat", {"negative": ["a cat"]}, "'a cat' is given twice"),
     ],
 )

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -113,6 +114,93 @@ def test_other_colour_models_become_rgb(mode):
     seen = open_image(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
     assert seen.mode == "RGB"
     assert pixel(seen) == WHITE
+
+
+def on_white(colours, alpha):
+    """Return colours over white, by the definition."""
+    share = alpha[..., None] / 255
+    return np.asarray(colours, float) * share + 255 * (1 - share)
+
+
+def images_of_modes():
+    """Images of every mode that a decoder or a user makes, with what a person sees of them."""
+    noise = np.random.default_rng(0)
+    rgb = noise.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    grey, alpha = rgb[..., 0], noise.integers(0, 256, (6, 5), dtype=np.uint8)
+    wide = noise.integers(0, 65536, (6, 5), dtype=np.uint16)
+    of_three = np.repeat(grey[..., None], 3, 2)
+    inks = noise.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    over = Image.fromarray(np.dstack([rgb, alpha]))
+    pale = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+    indexed = Image.new("P", (5, 6))
+    indexed.putdata((grey % 4).flatten().tolist())
+    colours = noise.integers(0, 256, (256, 3), dtype=np.uint8)
+    indexed.putpalette(colours.tobytes())
+    clear, hole = indexed.copy(), indexed.copy()
+    clear.info["transparency"] = bytes([0, 85, 170, 255])
+    hole.info["transparency"] = 2
+    gap = Image.fromarray(wide)
+    gap.info["transparency"] = int(wide[0, 0])
+    upper = (wide >> 8)[..., None].repeat(3, 2)
+    left_white = np.where((wide == wide[0, 0])[..., None], 255, upper)
+    seen = colours[grey % 4]
+    yield "1", Image.fromarray(grey > 99), np.where(of_three > 99, 255, 0)
+    yield "L", Image.fromarray(grey), of_three
+    yield "LA", pale, on_white(of_three, alpha)
+    yield "La", pale.convert("La"), on_white(of_three, alpha)
+    yield "RGB", Image.fromarray(rgb), rgb
+    yield "RGBA", over, on_white(rgb, alpha)
+    yield "RGBa", over.convert("RGBa"), on_white(rgb, alpha)
+    yield "P", indexed, seen
+    yield "P, alpha of each colour", clear, on_white(seen, (grey % 4) * 85)
+    yield "P, a transparent colour", hole, np.where((grey % 4 == 2)[..., None], 255, seen)
+    yield "PA", clear.convert("PA"), on_white(seen, (grey % 4) * 85)
+    plates = [Image.fromarray(plate) for plate in inks.transpose(2, 0, 1)]
+    white = 255 - inks.astype(float)
+    yield "CMYK", Image.merge("CMYK", plates), white[..., :3] * white[..., 3:] / 255
+    yield "I;16", Image.fromarray(wide), upper
+    yield "I;16B", Image.fromarray(wide.astype(">u2")), upper
+    yield "I;16, a transparent shade", gap, left_white
+    yield "I;16 as a file", encode(gap, "PNG", transparency=gap.info["transparency"]), left_white
+    yield "I", Image.fromarray(grey.astype(np.int32)), of_three
+    yield "F", Image.fromarray(grey.astype(np.float32) / 255), of_three
+
+
+def test_every_mode_is_what_its_numbers_say():
+    for name, source, expected in images_of_modes():
+        seen = open_image(source)
+        assert seen.mode == "RGB", name
+        assert np.abs(np.asarray(seen, float) - expected).max() < 1.5, name
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Image.fromarray(np.full((4, 4), 300, np.int32)), "values from 300 to 300 are no image"),
+        (Image.fromarray(np.full((4, 4), 200, np.float32)), "or floats from 0 to 1"),
+        (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "values from nan to nan"),
+        (np.ma.masked_equal(np.eye(4), 1), r"a masked array is no image; .* array.filled\(255\)"),
+        (7, "a int is no image; give a path, a file's bytes, a PIL image or an array"),
+        ([], "a list is no image; give a path"),
+    ],
+)
+def test_numbers_that_say_nothing_are_refused(source, said):
+    with pytest.raises(BadSample, match=said):
+        open_image(source)
+
+
+def test_the_remedy_for_a_masked_array_works():
+    masked = np.ma.masked_equal(np.eye(4), 1)
+    assert pixel(open_image(masked.filled(1))) == WHITE
+    assert open_image(np.ma.masked_equal(np.eye(4), 9)).size == (4, 4)  # nothing is masked
+
+
+def test_bytes_of_any_kind_and_small_floats_are_images():
+    data = encode(arrow(), "PNG")
+    for source in (bytearray(data), memoryview(data)):
+        assert open_image(source).tobytes() == open_image(data).tobytes()
+    shades = torch.rand(3, 8, 8, dtype=torch.float32).bfloat16()
+    assert open_image(shades).tobytes() == open_image(shades.float()).tobytes()
 
 
 def test_path_bytes_and_picture_give_the_same(tmp_path):

@@ -412,8 +412,8 @@ def test_a_model_is_not_judged_by_what_it_was_trained_on(model):
     [
         ({"modality": "audio"}, "this model has no audio tower; it has: image, text"),
         ({"inputs": "pixels"}, "a probe sees features or embeddings, not 'pixels'"),
-        ({"shots": (0,)}, "whole numbers of at least 1"),
-        ({"shots": (1,), "seeds": 0}, "whole numbers of at least 1"),
+        ({"shots": (0,)}, "shots is 0; give a whole number of at least 1"),
+        ({"shots": (1,), "seeds": 0}, "seeds is 0; give a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(model, options, said):

@@ -238,7 +238,7 @@ def test_search_takes_samples_in_memory(toy):
     assert by_image == contrastive.search(model, images[0], texts=words)
     with pytest.raises(DataError, match="nothing to search: give images, texts or samples"):
         contrastive.search(model, "a dog")
-    with pytest.raises(DataError, match="'a dog': text finds image; add --find text to search th"):
+    with pytest.raises(DataError, match="a dog: text finds image; to search a list"):
         contrastive.search(model, "a dog", texts=words)
 
 

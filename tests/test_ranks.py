@@ -75,7 +75,7 @@ def test_two_ranks_train_the_model_of_one_also_when_interrupted(tmp_path, torchr
     process = torchrun(spec, broken, signalled=("SIGTERM", 5, "parent"))
     _, told = process.communicate(timeout=PATIENCE)
     done = len(losses(broken))
-    assert told.count(f"interrupted at step {done} of 32; saved; go on with --resume") == 1
+    assert told.count(f"interrupted at step {done} of 32; saved; go on with resume=True") == 1
     assert (broken / "checkpoints" / f"step-{done:08d}").is_dir()
     assert done < 32
     process = torchrun(spec, broken, "--resume")
@@ -101,7 +101,7 @@ def test_a_mistake_is_said_once_and_ends_all_ranks(tmp_path, torchrun):
     process = torchrun(toy_dict(tmp_path / "data"), run)
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode
-    assert told.count("holds a run already; add --resume") == 1
+    assert told.count("holds a run already; go on with resume=True") == 1
     assert told.count("another rank of this run has ended") == 0
 
 

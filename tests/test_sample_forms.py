@@ -223,10 +223,10 @@ def test_every_use_takes_the_forms(model, photos):
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        ("dog", "give at least one class, in a list"),
+        ("dog", r"class 'dog' is not in a list; give a list, such as \['dog'\]"),
         ([], "give at least one class, in a list"),
         (None, "give at least one class, in a list"),
-        (["dog", 7], "class 7 is a int; give strings"),
+        (["dog", 7], "class 7 is a int; give a string"),
     ],
 )
 def test_names_that_are_none_are_refused(model, photos, classes, said):

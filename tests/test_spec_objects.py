@@ -246,9 +246,7 @@ def test_mistakes_of_every_constructor_are_lines(spec):
 
 
 def test_a_module_in_the_place_of_a_config_is_told_where_modules_go():
-    with pytest.raises(
-        SpecError, match=r"an nn\.Module is no encoder; Contrastive"
-    ):
+    with pytest.raises(SpecError, match=r"an nn\.Module is no encoder; Contrastive"):
         Tower(encoder=torch.nn.Linear(2, 3), head=Linear())
     with pytest.raises(SpecError, match=r"an nn\.Module is no head"):
         Tower(encoder=CBOW(), head=torch.nn.Linear(2, 3))

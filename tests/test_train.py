@@ -223,7 +223,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path, cache
 def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
     spec = toy_spec(tmp_path / "data", epochs=1)
     train(spec, tmp_path / "run", cache=cache)
-    with pytest.raises(TrainingError, match="holds a run already; add --resume"):
+    with pytest.raises(TrainingError, match="holds a run already; go on with resume=True"):
         train(spec, tmp_path / "run", cache=cache)
     with pytest.raises(TrainingError, match="nothing to resume"):
         train(spec, tmp_path / "other", resume=True, cache=cache)
@@ -275,7 +275,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     process = start(path, broken, "--resume", signalled=("SIGTERM", 12, "self"))
     _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, told
-    assert "go on with --resume" in told
+    assert "go on with resume=True" in told
     process = start(path, broken, "--resume")
     _, told = process.communicate()
     assert process.returncode == 0, told

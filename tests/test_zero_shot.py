@@ -128,10 +128,10 @@ def test_the_bias_of_a_sigmoid_loss_changes_nothing(paths, tmp_path):
     ("classes", "templates", "said"),
     [
         ([], TEMPLATES, "at least one class"),
-        ("cat", TEMPLATES, "at least one class, in a list"),
+        ("cat", TEMPLATES, "class 'cat' is not in a list"),
         (["cat", "dog", "cat"], TEMPLATES, "class 'cat' is given twice"),
         (["cat"], [], "at least one template"),
-        (["cat"], "a {}", "at least one template, in a list"),
+        (["cat"], "a {}", "template 'a {}' is not in a list"),
         (["cat"], ["a {}", "a cat"], "template 'a cat' has no {} for the class"),
     ],
 )

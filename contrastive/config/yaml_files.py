@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
+from contrastive.config.arguments import path_of, strings
 from contrastive.config.base import Config, in_one_line
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
@@ -24,6 +24,7 @@ from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
@@ -60,7 +61,8 @@ def load_spec(
     Raises:
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
-    data, lines = read_yaml(Path(path))
+    path = path_of("path", path)
+    data, lines = read_yaml(path)
     kind = cast("type[S]", spec if isinstance(spec, type) else spec(data))
     return _checked(kind, str(path), data, lines, overrides, trusted=trusted)
 
@@ -95,7 +97,7 @@ def _checked(
 ) -> S:
     report: list[str] = []
     said: dict[KeyPath, str] = {}
-    for override in overrides:
+    for override in strings("overrides", overrides):
         try:
             said[_set(data, override)] = override
         except SpecError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from contextlib import nullcontext, suppress
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +28,8 @@ def sample_key(sample: Any, modality: str) -> bytes:
     """
     if modality == "image":
         sample = bytes_or_path(sample)
+    if isinstance(sample, PathLike):
+        sample = Path(os.fsdecode(cast("PathLike[str]", sample)))
     if isinstance(sample, Path) or (isinstance(sample, str) and not _is_content(sample, modality)):
         try:
             about = Path(sample).stat()
@@ -50,6 +55,8 @@ def _content(sample: Any, modality: str) -> bytes:
             seen = open_image(cast("Any", sample))  # palette, transparency and orientation applied
             return f"pixels\0{seen.size}\0".encode() + seen.tobytes()
     if is_array:
+        if isinstance(sample, Tensor) and sample.dtype == torch.bfloat16:
+            sample = sample.float()  # numpy has none
         array = np.ascontiguousarray(cast("np.ndarray", sample))
         return f"array\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes()
     return b"json\0" + _plain(sample, modality)

@@ -6,6 +6,7 @@ import io
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,17 @@ class StoredImage(ABC):
         """Return the encoded image."""
 
 
-ImageSource = str | Path | bytes | StoredImage | Image.Image | Mapping[str, Any] | np.ndarray
+ImageSource = (
+    str
+    | PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | StoredImage
+    | Image.Image
+    | Mapping[str, Any]
+    | np.ndarray
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -50,7 +61,8 @@ def open_image(source: ImageSource) -> Image.Image:
     Args:
         source: a path; an encoded image (in memory or stored); the hub's ``{"bytes": ..., "path":
             ...}``; one that is open already; or an array or tensor ``[H, W]``, ``[H, W, C]`` or
-            ``[C, H, W]`` with C of 1, 3 or 4: integers from 0 to 255, or floats from 0 to 1.
+            ``[C, H, W]`` with C of 1, 3 or 4: integers from 0 to 255, or floats from 0 to 1, as in
+            PIL's modes I and F. Of 16 bits the upper 8 are taken.
 
     Raises:
         BadSample: it is missing, broken, too large or of another format; names the file.
@@ -59,15 +71,14 @@ def open_image(source: ImageSource) -> Image.Image:
     name = str(source) if isinstance(source, (str, Path, StoredImage)) else "image"
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
-            if hasattr(source, "ndim"):
-                source = _of_pixels(source)
-            if isinstance(source, Image.Image):
-                return _as_seen(source)
             content = source.read() if isinstance(source, StoredImage) else source
-            if isinstance(content, (bytes, bytearray, memoryview)):
+            if isinstance(content, (bytes, bytearray, memoryview)):  # the last has ndim, too
                 content = io.BytesIO(content)
-            file: Any = content
-            with Image.open(file, formats=FORMATS) as image:
+            elif hasattr(content, "ndim"):
+                content = _of_pixels(content)
+            if isinstance(content, Image.Image):
+                return _as_seen(content)
+            with Image.open(_file(content), formats=FORMATS) as image:
                 return _as_seen(image)
     except FileNotFoundError:
         problem = "no such file"
@@ -78,6 +89,19 @@ def open_image(source: ImageSource) -> Image.Image:
         if problem.startswith("cannot identify image file"):
             problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     msg = f"{name}: {problem}"
+    raise BadSample(msg)
+
+
+def _file(content: Any) -> Any:
+    """Return a path or an open file.
+
+    Raises:
+        BadSample: it is neither.
+    """
+    if isinstance(content, (str, PathLike)) or hasattr(content, "read"):
+        return cast("Any", content)
+    what = type(content).__name__
+    msg = f"a {what} is no image; give a path, a file's bytes, a PIL image or an array"
     raise BadSample(msg)
 
 
@@ -114,10 +138,16 @@ def _of_pixels(array: Any) -> Image.Image:
     """Return an image of pixel values in an array or a tensor.
 
     Raises:
-        BadSample: its shape or its values are not those of an image.
+        BadSample: its shape or its values are not those of an image, or some are masked.
     """
     channels_first = hasattr(array, "detach")  # where both fit, as torch has it
-    pixels = np.asarray(array.detach().cpu() if channels_first else array)
+    if channels_first:
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # numpy has no bfloat16
+    if np.ma.is_masked(array):
+        msg = "a masked array is no image; give its pixels: array.filled(255)"
+        raise BadSample(msg)
+    pixels = np.asarray(array)
     shape, kind = tuple(pixels.shape), pixels.dtype
     if pixels.ndim == 3:
         fits = [axis for axis in (2, 0) if shape[axis] in (1, 3, 4)]
@@ -147,10 +177,22 @@ def _as_seen(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "RGB" and "transparency" not in upright.info:
         return upright.copy() if upright is image else upright
-    if upright.mode.startswith("I;16"):  # which convert() would clip to white
-        upright = upright.point(lambda value: value / 256).convert("L")
+    if upright.mode.startswith("I;16"):  # convert() would clip these three
+        return _of_sixteen_bits(upright)
+    if upright.mode in ("I", "F"):
+        return _of_pixels(np.asarray(upright)).convert("RGB")
+    if upright.mode == "La":  # which nothing else converts
+        upright = upright.convert("LA")
     if upright.has_transparency_data:
         shown = upright.convert("RGBA")
         white = Image.new("RGBA", shown.size, "white")
         return Image.alpha_composite(white, shown).convert("RGB")
     return upright.convert("RGB")
+
+
+def _of_sixteen_bits(image: Image.Image) -> Image.Image:
+    """Return the upper 8 bits of each pixel, as decoders do; what is transparent is white."""
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey).convert("RGB")

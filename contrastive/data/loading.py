@@ -25,9 +25,13 @@ GRACE = 10  # seconds that a worker lives on after SIGTERM
 MIN_BATCHES_FOR_WORKERS = 4  # batches; for fewer, starting processes takes longer than they save
 
 
-def raise_bad(_: int, problem: str) -> None:
-    """End with the first sample that cannot be used."""
-    raise BadSample(problem)
+def first_bad_raises(samples: int) -> OnBad:
+    """Return what ends with the first of some samples that cannot be used."""
+
+    def stop(index: int, problem: str) -> None:
+        raise BadSample(f"sample {index} of {samples}: {problem}" if samples > 1 else problem)
+
+    return stop
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +16,7 @@ from contrastive.data.images import StoredImage
 from contrastive.errors import BadSample, SpecError
 
 ONE = (str, bytes, bytearray, memoryview, PathLike, StoredImage, Image.Image, Mapping)
+PLAIN = (str, bytes, Path, np.ndarray, Tensor)  # most samples; they are taken as they are
 REFUSED = {
     "DataFrame": "give one of its columns, such as df['text']",
     "Dataset": "give one of its columns, such as dataset['text']",
@@ -25,7 +28,7 @@ REFUSED = {
 """By the name of a type that would be iterated over with nonsense as the result, a remedy."""
 
 
-def sample_list(given: Any, modality: str) -> list[Any]:
+def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
     """Return the raw samples of a modality that are given, in their order.
 
     A string, a path, bytes, an open file, a PIL image or a mapping is one sample. A list, a tuple,
@@ -35,38 +38,73 @@ def sample_list(given: Any, modality: str) -> list[Any]:
     of others are samples.
 
     Raises:
-        BadSample: nothing of that type is a sample or holds samples; says what to give.
+        BadSample: nothing of that type is a sample or holds samples, or there are fewer than
+            ``least``; says what to give.
     """
-    if isinstance(given, ONE):
-        return [given]
-    if hasattr(given, "read"):  # an open file, which would be iterated over line by line
-        return [given.read()]
-    if isinstance(given, (np.ndarray, Tensor)):
-        return _of_array(cast("Any", given), modality)
+    if isinstance(given, ONE) or hasattr(given, "read"):  # a file is not to be read line by line
+        return [_one(given, modality)]
     name = type(given).__name__
-    if name in REFUSED or not isinstance(given, Iterable):
+    if hasattr(given, "__dlpack__") and hasattr(given, "ndim"):  # an array of any library
+        given = _of_array(given if isinstance(given, Tensor) else np.asanyarray(given), modality)
+    elif name in REFUSED or not isinstance(given, Iterable):
         usual = "give a str, or a list of them" if modality == "text" else "give one, or a list"
         msg = f"a {name} holds no {modality} samples; {REFUSED.get(name, usual)}"
         raise BadSample(msg)
-    return list(cast("Iterable[Any]", given))
+    samples = list(cast("Iterable[Any]", given))
+    if len(samples) < least:
+        msg = f"there is no {modality} sample; give at least {least}"
+        raise BadSample(msg)
+    return [each if isinstance(each, PLAIN) else _one(each, modality) for each in samples]
 
 
-def text_list(given: Any, what: str) -> list[str]:
+def text_list(given: Any, what: str, *, least: int = 1) -> list[str]:
     """Return strings, such as the names of classes, in any form that ``sample_list`` takes.
 
     A bare string is refused: it is more likely a list that was forgotten than a list of one.
 
     Raises:
-        SpecError: there are none, or something else is among them; ``what`` names them.
+        SpecError: there are fewer than ``least``, or something else is among them; ``what`` names
+            them.
     """
-    texts = [] if isinstance(given, str) or given is None else sample_list(given, "text")
-    if not texts:
+    if isinstance(given, str):
+        msg = f"{what} {given!r} is not in a list; give a list, such as [{given!r}]"
+        raise SpecError(msg)
+    texts = [] if given is None else sample_list(given, "text")
+    if len(texts) < least:
         msg = f"give at least one {what}, in a list"
         raise SpecError(msg)
-    if odd := [text for text in texts if not isinstance(text, str)]:
-        msg = f"{what} {odd[0]!r} is a {type(odd[0]).__name__}; give strings"
+    return [one_text(text, what) for text in texts]
+
+
+def one_text(given: Any, what: str) -> str:
+    """Return a string; ``what`` says what it is.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    if not isinstance(given, str):
+        msg = f"{what} {given!r} is a {type(given).__name__}; give a string"
         raise SpecError(msg)
-    return texts
+    return given
+
+
+def _one(sample: Any, modality: str) -> Any:
+    """Return a sample as encoders take it: paths as ``Path``, and what open files hold."""
+    if isinstance(sample, PathLike):
+        return Path(os.fsdecode(cast("PathLike[str]", sample)))
+    if isinstance(sample, ONE) or not hasattr(sample, "read"):
+        return cast("Any", sample)
+    try:
+        content = sample.read()
+    except (OSError, ValueError) as error:  # closed, or not the text that it was opened as
+        content, why = None, str(error)
+    else:
+        why = "it was opened as text"
+    if content is None or (isinstance(content, str) and modality != "text"):
+        name = getattr(sample, "name", "a file")
+        msg = f"{name}: cannot be read ({why}); give its path, or open it with mode 'rb'"
+        raise BadSample(msg)
+    return content
 
 
 def _of_array(given: Any, modality: str) -> list[Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from contrastive.config.base import Config
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,16 +46,93 @@ result, since the feature cache takes that text as a part of its key.
 """
 
 
+EXAMPLE = "{'image': path, 'text': 'a dog', 'id': 0}"
 NOT_MODALITIES = ("id", "source", "label")
 """Keys of a row that are not modalities."""
 
 
-def rows_of(samples: Samples | Iterable[Sample]) -> list[Sample]:
-    """Return every row of a built dataset, map-style or iterable; rows are not decoded yet."""
+def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> list[Sample]:
+    """Return every row of a built dataset, map-style or iterable; rows are not decoded yet.
+
+    Ids that are strings become numbers, equal ones alike. Without ``needs_ids``, rows that have no
+    id are groups of their own.
+
+    Raises:
+        DataError: these are no rows, or a row has no id; says what to give.
+    """
+    if remedy := _no_rows(samples):
+        name = samples.__name__ if isinstance(samples, type) else f"a {type(samples).__name__}"
+        msg = f"{name} holds no rows of data; {remedy}"
+        raise DataError(msg)
     if hasattr(samples, "__getitem__"):
-        rows = cast("Samples", samples)
-        return [rows[i] for i in range(len(rows))]
-    return list(cast("Iterable[Sample]", samples))
+        by_index = cast("Samples", samples)
+        rows = [by_index[i] for i in range(len(by_index))]
+    else:
+        rows = list(cast("Iterable[Sample]", samples))
+    for i, row in enumerate(cast("list[Any]", rows)):
+        if not isinstance(row, Mapping):
+            msg = f"row {i} of the data is a {type(row).__name__}; give dicts, such as {EXAMPLE}"
+            raise DataError(msg)
+    if not needs_ids and not any("id" in row for row in rows):
+        return [{**row, "id": i} for i, row in enumerate(rows)]
+    if all(type(row.get("id")) is int for row in rows):
+        return rows
+    for i, row in enumerate(rows):
+        if row.get("id") is None:
+            msg = (
+                f"{row.get('source') or f'row {i}'}: has no id; give each row one, equal in a group"
+            )
+            raise DataError(msg)
+    ids = group_numbers([row["id"] for row in rows])
+    return [{**row, "id": number} for row, number in zip(rows, ids, strict=True)]
+
+
+def _no_rows(samples: Any) -> str:
+    """Return what to give instead of something that is not iterated over as rows; else nothing."""
+    if isinstance(samples, Config) or (isinstance(samples, type) and issubclass(samples, Config)):
+        return "build a split of it: data.build('test')"
+    if isinstance(samples, (str, bytes, PathLike)):
+        return "build a dataset: contrastive.datasets.ImageFolder(folder=...).build('test')"
+    samples = cast("Any", samples)
+    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):  # of pandas or polars
+        to_rows = "to_dicts()" if hasattr(samples, "to_dicts") else "to_dict('records')"
+        return f"give its rows: frame.{to_rows}"
+    if isinstance(samples, Mapping) or not (
+        isinstance(samples, Iterable) or hasattr(samples, "__getitem__")
+    ):
+        return f"give a built dataset, or a list of dicts such as {EXAMPLE}"
+    return ""
+
+
+def id_list(ids: Any) -> list[Any]:
+    """Return group ids in any form, such as a tensor or a Series, as a list.
+
+    Raises:
+        DataError: they are not several.
+    """
+    plain = ids.tolist() if hasattr(ids, "tolist") else ids
+    if isinstance(plain, (str, bytes)) or not isinstance(plain, Iterable):
+        msg = f"ids are a {type(ids).__name__}; give one for each row, in a list or a tensor"
+        raise DataError(msg)
+    return list(cast("Iterable[Any]", plain))
+
+
+def group_numbers(ids: Iterable[Any]) -> list[int]:
+    """Return group ids as integers; where there are strings, equal ids get one number.
+
+    Raises:
+        DataError: an id is neither an integer nor a string.
+    """
+    listed = list(ids)
+    for i, each in enumerate(listed):
+        if isinstance(each, (str, int)) or (isinstance(each, Real) and float(each).is_integer()):
+            continue
+        msg = f"the id of row {i} is {each!r}; ids are integers or strings, equal in a group"
+        raise DataError(msg)
+    if any(isinstance(each, str) for each in listed):
+        number = {each: i for i, each in enumerate(dict.fromkeys(listed))}
+        return [number[each] for each in listed]
+    return [int(each) for each in listed]
 
 
 def class_indices(classes: Sequence[str]) -> dict[str, int]:

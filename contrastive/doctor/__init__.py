@@ -7,16 +7,19 @@ that lacks a metric, or has too few steps to tell, says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from contrastive.config.arguments import count
 from contrastive.doctor.data import duplicates, few_groups, ignored_groups, leak
 from contrastive.doctor.learning import diverged, lr_too_low, memorised, no_learning, overfitting
 from contrastive.doctor.run_record import Finding, RunLog
 from contrastive.doctor.temperature import multiplied, scale_at_bound, scale_at_one
 from contrastive.doctor.towers import collapsed, low_rank, no_gradient
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from contrastive.reporting.run_log import LogLine
 
@@ -33,13 +36,40 @@ def diagnose(
             dicts with ``step``, ``loss`` and what there is of ``lr``, ``log_scale``, ``accuracy``.
         batch: rows of a batch, for lines that do not say it.
         loss: the name of the loss, for lines that do not say it.
+
+    Raises:
+        DataError: these are no lines of a log.
     """
+    lines = _log_lines(lines)
+    batch = None if batch is None else count("batch", batch)
     if batch is not None and not any("run" in line for line in lines):
         lines = [{"step": 0, "run": {"batch": batch, "loss": {"type": loss}}}, *lines]
     log = RunLog(cast("Sequence[LogLine]", lines))
     found = [finding for check in CHECKS for finding in check(log)]
     explained = {code for finding in found for code in EXPLAINS.get(finding.code, ())}
     return [finding for finding in found if finding.code not in explained]
+
+
+def _log_lines(lines: Any) -> list[Mapping[str, Any]]:
+    """Return the lines of a log, which may be an iterator.
+
+    Raises:
+        DataError: they are something else.
+    """
+    several = isinstance(lines, Iterable) and not isinstance(lines, (str, bytes, Mapping))
+    found = list(cast("Iterable[Any]", lines)) if several else []
+    if several and all(isinstance(line, Mapping) for line in found):
+        return found
+    what = (
+        f"a {type(found[0]).__name__} in a list"
+        if found
+        else f"a {type(cast('Any', lines)).__name__}"
+    )
+    msg = (
+        f"{what} is no line of a log; give dicts, such as contrastive.reporting.run_log.read_log("
+        "Path('runs/clip/log.jsonl')) returns"
+    )
+    raise DataError(msg)
 
 
 CHECKS: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.pooling import masked_mean
-from contrastive.encoders.text import as_text
+from contrastive.encoders.text import texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ class HashWords:
         Raises:
             BadSample: a sample is not a text.
         """
-        rows = [torch.tensor(self._buckets_of(as_text(sample))) for sample in samples]
+        rows = [torch.tensor(self._buckets_of(text)) for text in texts(samples)]
         return {"words": pad_sequence(rows, batch_first=True, padding_value=PADDING).long()}
 
     def _buckets_of(self, text: str) -> list[int]:

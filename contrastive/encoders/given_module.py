@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 from torch import Tensor, nn
 
+from contrastive.data.raw_samples import sample_list
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError
@@ -32,7 +33,7 @@ class GivenModule(EncoderModule):
         self.module = module
         self.modality = modality
         self.out_dim = dim
-        self.preprocess = NamedInputs(preprocess)
+        self.preprocess = NamedInputs(preprocess, modality)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return what the module returns.
@@ -58,10 +59,11 @@ class NamedInputs:
     """A preprocess that may return one tensor instead of a dict."""
 
     preprocess: Callable[[Sequence[Any]], Any]
+    modality: str
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
         """Return the keyword arguments of ``forward``."""
-        inputs = self.preprocess(samples)
+        inputs = self.preprocess(sample_list(samples, self.modality, least=1))
         return {ONLY_INPUT: inputs} if isinstance(inputs, Tensor) else inputs
 
 

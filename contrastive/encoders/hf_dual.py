@@ -17,6 +17,7 @@ from torch import Tensor
 
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
+from contrastive.data.raw_samples import sample_list
 from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
 from contrastive.encoders.huggingface import (
     check_no_missing_weights,
@@ -118,7 +119,8 @@ class ProcessImages:
         Raises:
             BadSample: an image cannot be read.
         """
-        each = [self.processor(images=open_image(s), return_tensors="pt") for s in samples]
+        images = [open_image(sample) for sample in sample_list(samples, "image", least=1)]
+        each = [self.processor(images=image, return_tensors="pt") for image in images]
         return {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
 

@@ -12,6 +12,7 @@ import torch
 
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
+from contrastive.data.raw_samples import sample_list
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError
 
@@ -43,7 +44,8 @@ class ImageTransform:
             BadSample: an image cannot be read.
             SpecError: the transform gives images of different sizes.
         """
-        images = [self.transform(open_image(sample)) for sample in samples]
+        several = sample_list(samples, "image", least=1)
+        images = [self.transform(open_image(sample)) for sample in several]
         if len(shapes := {tuple(image.shape) for image in images}) > 1:
             msg = f"the processor gives images of different sizes ({shapes}); it has to crop them"
             raise SpecError(msg)

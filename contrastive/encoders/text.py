@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from contrastive.data.raw_samples import sample_list
 from contrastive.errors import BadSample, SpecError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Tokenize:
             BadSample: a sample is not a text, or has no tokens.
         """
         tokens = self.tokenizer(
-            [self.prompt + as_text(sample) for sample in samples],
+            [self.prompt + text for text in texts(samples)],
             padding=self.padding,
             padding_side="right" if self.padding == "longest" else None,
             truncation=True,
@@ -60,6 +61,15 @@ class Tokenize:
         return dict(tokens)
 
 
+def texts(samples: Any) -> list[str]:
+    """Return a batch of texts, in any form, as every tokenizer takes them.
+
+    Raises:
+        BadSample: there is none, or one is not a ``str``.
+    """
+    return [as_text(sample) for sample in sample_list(samples, "text", least=1)]
+
+
 def as_text(sample: object) -> str:
     """Return a text that every tokenizer takes: lone surrogates become question marks.
 
@@ -67,7 +77,7 @@ def as_text(sample: object) -> str:
         BadSample: it is not a ``str``.
     """
     if not isinstance(sample, str):
-        msg = f"a text was expected, not {type(sample).__name__}"
+        msg = f"a {type(sample).__name__} is no text; give a str"
         raise BadSample(msg)
     return sample.encode(errors="replace").decode()
 

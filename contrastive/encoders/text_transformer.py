@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.pooling import masked_mean
-from contrastive.encoders.text import as_text
+from contrastive.encoders.text import texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,6 @@ class TokenizeBytes:
         Raises:
             BadSample: a sample is not a text.
         """
-        texts = [as_text(sample).encode()[: self.max_length] for sample in samples]
-        rows = [torch.tensor([START, *(BYTES + byte for byte in text)]) for text in texts]
+        cut = [text.encode()[: self.max_length] for text in texts(samples)]
+        rows = [torch.tensor([START, *(BYTES + byte for byte in text)]) for text in cut]
         return {"tokens": pad_sequence(rows, batch_first=True, padding_value=PADDING)}

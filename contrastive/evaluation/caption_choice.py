@@ -10,11 +10,11 @@ Shapes: T tests, I images and C captions of a test, D the shared width.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from contrastive.config.arguments import check_model, path_of
 from contrastive.datasets.compositional import read_pair_tests
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Estimate, bootstrap
@@ -23,6 +23,7 @@ from contrastive.evaluation.tabular import Tabular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -83,7 +84,9 @@ def compositional(
             on some of the images.
         MissingExtra: a file is Parquet, and pyarrow is not installed.
     """
-    read = read_pair_tests(Path(tests), images=Path(images) if images else None)
+    check_model(model)
+    place = None if images is None else path_of("images", images)
+    read = read_pair_tests(path_of("tests", tests), images=place)
     return [pair_accuracy(model, some, cache=cache, workers=workers) for some in read]
 
 
@@ -106,6 +109,7 @@ def pair_accuracy(
         DataError: the model was trained on some of the images, some tests have one image and
             others two, or too many tests are bad.
     """
+    check_model(model)
     rows = [{"image": i, "source": test.source} for test in tests.tests for i in test.images]
     check_held_out(model, rows, tests.name)
     shapes = {len(test.images) for test in tests.tests}

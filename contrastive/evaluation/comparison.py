@@ -5,10 +5,12 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from contrastive.config.arguments import check_model
 from contrastive.data.raw_samples import sample_list, text_list
 from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, SpecError
@@ -19,7 +21,7 @@ from contrastive.inference.zero_shot import classify
 from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -105,6 +107,7 @@ def compare(
     """
     _check_several(models)
     samples, names = tuple(sample_list(images, "image")), text_list(classes, "class")
+    templates = text_list(templates, "template")  # an iterator would be used up by the first model
     found = {
         name: classify(model, samples, names, templates=templates, cache=cache)
         for name, model in models.items()
@@ -147,7 +150,9 @@ def compare_retrieval(
         DataError: there are no samples, or too many of them are bad.
     """
     _check_several(models)
+    templates = text_list(templates, "template")
     rows = rows_of(samples)
+    samples = rows if isinstance(samples, Iterator) else samples  # which is used up now
     if not rows:
         msg = f"split {split!r} is empty; there is nothing to measure"
         raise DataError(msg)
@@ -170,7 +175,13 @@ def image_name(image: Any, index: int) -> str:
     return str(image) if isinstance(image, (str, Path)) else f"image {index}"
 
 
-def _check_several(models: Mapping[str, ContrastiveModel]) -> None:
-    if len(models) < 2:
+def _check_several(models: Any) -> None:
+    if not isinstance(models, Mapping):
+        what = type(models).__name__
+        msg = f"models are a {what}; give a dict, such as {{'one': model, 'two': other}}"
+        raise SpecError(msg)
+    for model in cast("Mapping[str, Any]", models).values():
+        check_model(model)
+    if len(cast("Mapping[str, Any]", models)) < 2:
         msg = "give at least two models to compare, of different names"
         raise SpecError(msg)

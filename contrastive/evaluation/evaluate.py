@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from contrastive.config.arguments import check_model, count
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.raw_samples import text_list
 from contrastive.data.samples import check_modalities, class_indices, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.evaluation.intervals import Estimate, bootstrap
@@ -118,8 +120,11 @@ def evaluate(
         workers: processes that decode samples.
 
     Raises:
-        DataError: the model was trained on some of these images, or too many samples are bad.
+        DataError: the model was trained on some of these images, too many samples are bad, these
+            are no rows of data, or an embedding is not finite.
     """
+    check_model(model)
+    workers, templates = count("workers", workers, least=0), text_list(templates, "template")
     rows = rows_of(samples)
     check_modalities(rows, model.towers)
     check_held_out(model, rows, split)

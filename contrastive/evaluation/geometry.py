@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from contrastive.nn.embeddings import check_finite
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,8 +39,12 @@ def geometry(embeddings_ND: Tensor, ids_N: Tensor | None = None) -> Geometry | N
     """Return the geometry of L2-normalised embeddings; None for fewer than two groups.
 
     With ids, the first sample of each group stands for it: captions of one image should be alike.
+
+    Raises:
+        DataError: an embedding is not finite.
     """
     x_ND = embeddings_ND.detach().cpu()
+    check_finite(x_ND, "embeddings")
     if ids_N is not None:
         order = ids_N.cpu().argsort(stable=True)
         ordered = ids_N.cpu()[order]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 
+from contrastive.config.arguments import check_cache, check_model
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.content_hash import short_key
 from contrastive.data.loading import OnBad, prepared_batches
@@ -19,6 +21,7 @@ from contrastive.evaluation.leakage import UNHASHED, check_held_out
 from contrastive.features.cache import FeatureCache, run_encoder
 from contrastive.inference.embed_dataset import distinct_rows
 from contrastive.nn.device import batch_size as fitting_batch_size
+from contrastive.nn.embeddings import check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +84,8 @@ class Reader:
         if self.inputs not in ("features", "embeddings"):
             msg = f"a probe sees features or embeddings, not {self.inputs!r}"
             raise SpecError(msg)
+        check_model(self.model)
+        check_cache(self.cache)
         self.model.tower(self.modality)  # says which there are, before anything is read
         known = [*_classes(train_samples, train_split), *_classes(test_samples, split)]
         classes = list(dict.fromkeys(known))
@@ -111,6 +116,7 @@ class Reader:
             bad_rows.report(str(rows[index].get("source", "")), problem)
 
         features_NF = self._features([row[self.modality] for row in rows], note)
+        check_finite(torch.from_numpy(features_NF), f"{self.modality} {self.inputs}")
         bad_rows.check(len(rows) + known.bad)
         lines += bad_rows.lines
         good = [index for index in range(len(rows)) if index not in bad]

@@ -10,6 +10,7 @@ Shapes: N training samples, Q test samples, F features, K classes.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from contrastive.config.arguments import check_model, count, counts, number
 from contrastive.config.renamed import renamed_parameters
-from contrastive.errors import DataError, SpecError
+from contrastive.data.raw_samples import text_list
+from contrastive.errors import DataError
 from contrastive.evaluation.evaluate import top5_share
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.labelled_splits import Inputs, Reader, Splits
@@ -40,6 +43,7 @@ SEEDS = 3
 VALIDATION = 0.2  # share of all training samples that choose C
 VALIDATION_SHOTS = 4  # of each class at most, besides the shots (Zhou et al. 2022)
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # as DINO has them (Caron et al. 2021)
+TINY = float(np.finfo(np.float32).tiny)  # the least that is above 0
 QUERIES = 1024  # that look for neighbours at a time
 
 
@@ -164,6 +168,10 @@ def probe(
             samples, the model was trained on the test samples, or too many samples are bad.
         MissingExtra: scikit-learn is not installed.
     """
+    check_model(model)
+    k, shots = count("k", k), counts("shots", shots or ())
+    seeds, workers = count("seeds", seeds), count("workers", workers, least=0)
+    templates = text_list(templates, "template")
     reader = Reader(model, modality, inputs, cache, workers)
     data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
     neighbours = knn(data, k=k, temperature=temperature)
@@ -180,7 +188,7 @@ def probe(
         len(data.classes),
         len(data.train.truth_N),
         len(data.test.truth_N),
-        linear_probe(data, shots=shots or (), seeds=seeds),
+        linear_probe(data, shots=shots, seeds=seeds),
         neighbours,
         zero_shot,
         data.faults,
@@ -211,7 +219,10 @@ def linear_probe(
         DataError: a class has too few training samples.
         MissingExtra: scikit-learn is not installed.
     """
-    _check_shots(data, shots, seeds)
+    shots, seeds = counts("shots", shots), count("seeds", seeds)
+    if C is not None:
+        number("C", C, least=TINY, most=math.inf, what="above 0, or None to choose it")
+    _check_shots(data, shots)
     return [*(_point(data, k, seeds, C) for k in shots), _point(data, None, 1, C)]
 
 
@@ -222,11 +233,13 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
 
     Raises:
         DataError: there are fewer than k training samples.
+        SpecError: k or the temperature is no number that makes sense.
     """
+    temperature = number("temperature", temperature, least=TINY, most=math.inf, what="above 0")
     train_NF, test_QF = (
         normalize(torch.as_tensor(part.features_NF), dim=-1) for part in (data.train, data.test)
     )
-    if not 1 <= k <= len(train_NF):
+    if count("k", k) > len(train_NF):
         msg = f"{k} neighbours cannot vote: split {data.train_split!r} has {len(train_NF)} samples"
         raise DataError(msg)
     truth_N = torch.as_tensor(data.train.truth_N)
@@ -239,10 +252,7 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
     return Neighbours(k, temperature, _accuracy([votes_QK.numpy()], data))
 
 
-def _check_shots(data: Splits, shots: Sequence[int], seeds: int) -> None:
-    if seeds < 1 or any(k < 1 for k in shots):
-        msg = f"shots {list(shots)} of {seeds} seeds: give whole numbers of at least 1"
-        raise SpecError(msg)
+def _check_shots(data: Splits, shots: Sequence[int]) -> None:
     labels: list[int] = data.train.truth_N.tolist()
     counts = Counter(labels)
     for k in sorted(shots):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.config import arguments
+from contrastive.data.samples import group_numbers, id_list
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Estimate, bootstrap
+from contrastive.nn.embeddings import embedding_sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +38,8 @@ class Direction:
 def recall(
     queries: Tensor | np.ndarray,
     targets: Tensor | np.ndarray,
-    query_ids: Tensor | Sequence[int] | None = None,
-    target_ids: Tensor | Sequence[int] | None = None,
+    query_ids: Tensor | Sequence[int] | Sequence[str] | None = None,
+    target_ids: Tensor | Sequence[int] | Sequence[str] | None = None,
     *,
     ks: Sequence[int] = KS,
 ) -> Direction:
@@ -55,18 +58,13 @@ def recall(
         ks: how many targets are looked at.
 
     Raises:
-        DataError: no query has a right target, or the ids are not as many as the rows.
+        DataError: an embedding is not finite, no query has a right target, or the ids are not as
+            many as the rows.
     """
     same = queries is targets
-    queries_QD, targets_TD = torch.as_tensor(queries), torch.as_tensor(targets)
-    ids_Q = torch.arange(len(queries_QD)) if query_ids is None else torch.as_tensor(query_ids)
-    ids_T = ids_Q if target_ids is None else torch.as_tensor(target_ids)
-    if query_ids is None and target_ids is None:
-        ids_T = torch.arange(len(targets_TD))
-    for what, ids, rows in (("query", ids_Q, queries_QD), ("target", ids_T, targets_TD)):
-        if ids.shape != rows.shape[:1]:
-            msg = f"{len(rows)} rows of embeddings have {len(ids)} {what}_ids; give one for each"
-            raise DataError(msg)
+    ks = arguments.counts("ks", ks)
+    queries_QD, targets_TD = embedding_sides(queries=queries, targets=targets)
+    ids_Q, ids_T = _ids(len(queries_QD), len(targets_TD), query_ids, target_ids)
     ranks, positives = _ranks(queries_QD, targets_TD, ids_Q, ids_T, same=same)
     asked = positives > 0
     if not asked.any():
@@ -82,6 +80,24 @@ def recall(
         estimates[k] = bootstrap(ranks[asked] <= k, groups, chance)
     median = float(np.median(ranks[asked]))
     return Direction(estimates, median, int(asked.sum()), among)
+
+
+def _ids(queries: int, targets: int, query_ids: Any, target_ids: Any) -> tuple[Tensor, Tensor]:
+    """Return the group ids ``[Q]`` and ``[T]`` as integers."""
+    if not (queries and targets):
+        msg = f"there are {queries} queries and {targets} targets; give some of both"
+        raise DataError(msg)
+    if query_ids is None and target_ids is None and queries != targets:
+        msg = f"{queries} queries and {targets} targets; give query_ids and target_ids"
+        raise DataError(msg)
+    of_queries = range(queries) if query_ids is None else id_list(query_ids)
+    of_targets = of_queries if target_ids is None else id_list(target_ids)
+    for what, ids, rows in (("query", of_queries, queries), ("target", of_targets, targets)):
+        if len(ids) != rows:
+            msg = f"{rows} rows of embeddings have {len(ids)} {what}_ids; give one for each"
+            raise DataError(msg)
+    ids = torch.tensor(group_numbers([*of_queries, *of_targets]))
+    return ids[:queries], ids[queries:]
 
 
 def has_companions(ids: Tensor) -> bool:

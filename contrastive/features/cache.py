@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.config.arguments import count, path_of
 from contrastive.console import bar
 from contrastive.data.content_hash import sample_key
-from contrastive.data.loading import OnBad, Prepared, prepared_batches, raise_bad
+from contrastive.data.loading import OnBad, Prepared, first_bad_raises, prepared_batches
 from contrastive.errors import BadSample
 from contrastive.features.encoder_key import encoder_key
 from contrastive.features.store import Store
@@ -72,9 +73,9 @@ class FeatureTable:
 class FeatureCache:
     """A folder of features, shared by every run and process on this machine."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None) -> None:
         """Keep features in ``folder``; ``default_folder()`` if None."""
-        self.folder = folder or default_folder()
+        self.folder = default_folder() if folder is None else path_of("folder", folder)
 
     def table(
         self,
@@ -82,7 +83,7 @@ class FeatureCache:
         module: EncoderModule,
         samples: Sequence[Any],
         *,
-        on_bad: OnBad = raise_bad,
+        on_bad: OnBad | None = None,
         workers: int = 0,
     ) -> FeatureTable:
         """Return the features of ``samples``, computing those that are not there yet.
@@ -98,6 +99,8 @@ class FeatureCache:
         Raises:
             BadSample: a sample is bad, by default.
         """
+        workers = count("workers", workers, least=0)
+        on_bad = on_bad or first_bad_raises(len(samples))
         keys = _keys(samples, module.modality, on_bad)
         store = Store(self.folder / "features", encoder_key(spec, module))
         known = store.index({key for key in keys if key is not None})

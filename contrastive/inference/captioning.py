@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from contrastive.config.arguments import check_model, count, number
 from contrastive.data.raw_samples import text_list
-from contrastive.errors import SpecError
 from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def caption(
         model: a model with an image and a text tower.
         images: one image or several, in any form that ``ContrastiveModel.embed`` takes.
         corpus: sentences; one that stands twice counts once.
-        top: sentences for each image.
+        top: sentences for each image; all, if the corpus has fewer.
         diversity: 0 takes the nearest, 1 takes what is least like those already taken.
         cache: keeps the features of frozen encoders.
 
@@ -65,12 +65,10 @@ def caption(
         SpecError: ``top`` is below 1, ``diversity`` is not from 0 to 1, or the corpus is empty.
         BadSample: an image or a sentence cannot be used; names it.
     """
-    if top < 1:
-        msg = f"top is {top}; give at least 1"
-        raise SpecError(msg)
-    if not 0 <= diversity <= 1:
-        msg = f"diversity is {diversity}; give a number from 0 (the nearest) to 1"
-        raise SpecError(msg)
+    check_model(model)
+    top = count("top", top)
+    what = "from 0 (the nearest) to 1"
+    diversity = number("diversity", diversity, least=0, most=1, what=what)
     first: dict[str, int] = {}
     for index, text in enumerate(text_list(corpus, "sentence")):
         first.setdefault(text, index)

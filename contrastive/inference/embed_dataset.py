@@ -11,6 +11,7 @@ from torch import Tensor
 
 from contrastive.data.content_hash import sample_key
 from contrastive.data.images import StoredImage
+from contrastive.errors import BadSample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,9 @@ def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> list[list[in
     for i, row in enumerate(rows):
         sample = row[modality]
         by_value = isinstance(sample, (str, bytes, Path, StoredImage))
-        name = sample if by_value else sample_key(sample, modality)
+        try:
+            name = sample if by_value else sample_key(sample, modality)
+        except BadSample:  # which is told when it is encoded
+            name = i
         distinct.setdefault((int(row["id"]), name), []).append(i)
     return list(distinct.values())

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contrastive.config.arguments import check_model, count
 from contrastive.console import bar, say
+from contrastive.data.raw_samples import one_text, text_list
 from contrastive.errors import SpecError
 from contrastive.inference.fourier_image import FourierImage
 from contrastive.inference.random_crops import Pixels, pixels_of, random_views
@@ -67,11 +69,12 @@ def rerank(
         SpecError: a prompt is given twice, or a template has no ``{}``.
         BadSample: an image cannot be read; names it.
     """
-    prompts_CD = embed_classes(model, [prompt, *against], templates=templates, cache=cache)
+    prompts = [one_text(prompt, "prompt"), *text_list(against, "prompt", least=0)]
+    prompts_CD = embed_classes(model, prompts, templates=templates, cache=cache, what="prompt")
     images_ND = model.embed("image", images, cache=cache)
     cosines_N = images_ND @ prompts_CD[0]
     probabilities_N = classify_embeddings(model, images_ND, prompts_CD)[:, 0]
-    scores_N = probabilities_N if against else cosines_N
+    scores_N = probabilities_N if len(prompts) > 1 else cosines_N
     order = scores_N.argsort(descending=True, stable=True)  # equal ones as they came
     return [Ranked(int(i), cosines_N[i].item(), probabilities_N[i].item()) for i in order]
 
@@ -109,7 +112,7 @@ def generate(
     steps: int = 150,
     seed: int = 0,
     views: int = 6,
-    negative: Sequence[str] = (),
+    negative: Iterable[str] = (),
     templates: Sequence[str] = AS_IT_IS,
     watch: Callable[[Step], None] | None = None,
 ) -> Generated:
@@ -134,10 +137,16 @@ def generate(
         SpecError: a number or a prompt does not fit, or the image encoder's preprocessing is more
             than scaling, cropping and normalising.
     """
-    _check(prompt, size=size, steps=steps, views=views)
+    check_model(model)
+    if not one_text(prompt, "prompt").strip():
+        msg = "the prompt is empty; say what the image should show"
+        raise SpecError(msg)
+    prompts = [prompt, *text_list(negative, "negative prompt", least=0)]
+    size, steps = count("size", size, least=16), count("steps", steps)
+    views, seed = count("views", views), count("seed", seed, least=0)
     tower = model.tower("image")
     pixels = pixels_of(tower.encoder)
-    prompts_CD = embed_classes(model, [prompt, *_several(negative)], templates=templates)
+    prompts_CD = embed_classes(model, prompts, templates=templates, what="prompt")
     generator = torch.Generator().manual_seed(seed)
     canvas = FourierImage(size, generator).to(model.device)
     before = best = canvas().detach()
@@ -191,22 +200,3 @@ def _goal(cosines_VC: Tensor) -> Tensor:
     """Return the mean cosine of the first prompt, less that of the others if there are any."""
     first, *others = cosines_VC.mean(0)
     return first - torch.stack(others).mean() if others else first
-
-
-def _several(negative: Sequence[str]) -> Sequence[str]:
-    if isinstance(negative, str):
-        msg = f"give negative prompts in a list: [{negative!r}]"
-        raise SpecError(msg)
-    return negative
-
-
-def _check(prompt: str, **counts: int) -> None:
-    """Insist on words, and on numbers that make sense."""
-    if not prompt.strip():
-        msg = "the prompt is empty; say what the image should show"
-        raise SpecError(msg)
-    least = {"size": 16, "steps": 1, "views": 1}
-    for name, count in counts.items():
-        if count < least[name]:
-            msg = f"{name} is {count}; it has to be at least {least[name]}"
-            raise SpecError(msg)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from contrastive.data.raw_samples import text_list
+from contrastive.data.raw_samples import one_text, text_list
 from contrastive.errors import SpecError
 from contrastive.inference.zero_shot import classify
 
@@ -79,7 +79,7 @@ def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -
     Raises:
         SpecError: the question is empty, or a template has no {} for the answer.
     """
-    if not question.strip():
+    if not one_text(question, "question").strip():
         msg = "the question is empty; ask something, such as: what color is the car?"
         raise SpecError(msg)
     templates = text_list(templates, "template")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from contrastive.config.arguments import check_model, count, is_path
+from contrastive.config.base import Config
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
@@ -70,7 +72,7 @@ def search(
             An image searches texts, words search images; where there are none, the first other
             modality of the model.
         query_modality: of the query, if it is not to be guessed.
-        k: how many hits.
+        k: how many hits; all, if there are fewer.
         cache: keeps the features of frozen encoders.
 
     Raises:
@@ -78,22 +80,34 @@ def search(
         DataError: the image, the folder or the file is not there, or holds nothing that can be
             read; or it is not of the modality that is searched.
     """
-    modalities = list(model.towers)
+    check_model(model)
+    k, modalities = count("k", k), list(model.towers)
+    query = _checked(query) if query_modality is None else query
     by = query_modality or _modality_of(query, modalities)
     if by == "image" and isinstance(query, (str, Path)) and not Path(query).is_file():
         msg = f"{query}: no such image"
         raise DataError(msg)
+    query_1D = model.embed(by, [query], cache=cache)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
     find = find or (usual if usual in modalities else (others or modalities)[0])
+    model.tower(find)  # says which there are
+    if images is not None and texts is not None:
+        msg = "images and texts are given; search one of them, then the other"
+        raise DataError(msg)
     for given, modality in ((images, "image"), (texts, "text")):
         if given is not None and find != modality:
-            msg = f"{query!r}: {by} finds {find}; add --find {modality} to search {_named(given)}"
+            msg = (
+                f"{_named(query)}: {by} finds {find}; to search {_named(given)}, give "
+                f"find={modality!r} (--find {modality})"
+            )
             raise DataError(msg)
     rows = _rows(images, texts, samples)
+    if not rows:
+        msg = f"nothing to search: there are no {find} samples"
+        raise DataError(msg)
     check_modalities(rows, [find])
     bad_rows = BadRows(on_report=say)
-    query_1D = model.embed(by, [query], cache=cache)
     column = embed_modality(model, rows, find, bad_rows, cache=cache)
     if not column.rows:
         msg = f"nothing to search: none of {len(rows)} {find} samples can be read"
@@ -105,9 +119,23 @@ def search(
     ]
 
 
+def _checked(query: Any) -> Any:
+    """Return one query.
+
+    Raises:
+        DataError: there is none, or there are several.
+    """
+    several = isinstance(query, (list, tuple, set, frozenset))
+    if query is None or several or (isinstance(query, str) and not query.strip()):
+        given = f"a {type(cast('Any', query)).__name__}" if several else repr(query)
+        msg = f"{given} is no query; give words, the path of an image or another file, or a sample"
+        raise DataError(msg)
+    return Path(query) if is_path(query) and not isinstance(query, str) else query
+
+
 def _modality_of(query: Any, modalities: Sequence[str]) -> str:
     """Guess what a query is: an image by its suffix, another file if there is one, else words."""
-    if not isinstance(query, (str, Path)):
+    if not isinstance(query, (str, Path)):  # pixels, unless the model sees none
         return "image"
     files = [modality for modality in modalities if modality not in ("image", "text")]
     if Path(query).suffix.lower() in SUFFIXES:
@@ -119,14 +147,17 @@ def _rows(
     images: Any, texts: Any, samples: Samples | Callable[[], Samples] | None
 ) -> list[dict[str, Any]]:
     if images is not None:
-        is_folder = isinstance(images, (str, Path)) and not Path(images).is_file()
+        is_folder = is_path(images) and not Path(images).is_file()
         return images_in(Path(images)) if is_folder else _listed(images, "image")
     if texts is not None:
-        return lines_of(Path(texts)) if isinstance(texts, (str, Path)) else _listed(texts, "text")
+        is_file = is_path(texts)
+        return lines_of(Path(texts)) if is_file else _listed(texts, "text")
     if samples is None:
         msg = "nothing to search: give images, texts or samples"
         raise DataError(msg)
-    return rows_of(samples() if callable(samples) else samples)
+    if callable(samples) and not isinstance(samples, (Config, type)):
+        samples = samples()
+    return rows_of(cast("Samples", samples), needs_ids=False)
 
 
 def _listed(given: Any, modality: str) -> list[dict[str, Any]]:
@@ -143,7 +174,7 @@ def _hit(row: dict[str, Any], modality: str, similarity: float) -> Hit:
 
 
 def _named(given: Any) -> str:
-    return str(given) if isinstance(given, (str, Path)) else "them"
+    return str(given) if is_path(given) else f"a {type(given).__name__}"
 
 
 def images_in(folder: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from contrastive.config.arguments import check_model
 from contrastive.data.raw_samples import text_list
 from contrastive.errors import SpecError
 from contrastive.prompts import TEMPLATES
@@ -56,17 +57,19 @@ def embed_classes(
     *,
     templates: Sequence[str] = TEMPLATES,
     cache: FeatureCache | None = None,
+    what: str = "class",
 ) -> Tensor:
     """Embed each class as the mean of its templates, L2-normalised before and after: ``[C, D]``.
 
-    This is CLIP's ensemble (Radford et al. 2021, section 3.1.4).
+    This is CLIP's ensemble (Radford et al. 2021, section 3.1.4). Messages call a class ``what``.
 
     Raises:
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
     """
-    names, templates = text_list(classes, "class"), text_list(templates, "template")
+    check_model(model)
+    names, templates = text_list(classes, what), text_list(templates, "template")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        msg = f"class {twice[0]!r} is given twice; give each once"
+        msg = f"{what} {twice[0]!r} is given twice; give each once"
         raise SpecError(msg)
     if wrong := [template for template in templates if "{}" not in template]:
         msg = f"template {wrong[0]!r} has no {{}} for the class"

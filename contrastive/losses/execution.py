@@ -21,7 +21,7 @@ from contrastive.losses.backends import base as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
-from contrastive.losses.backends.pair_labels import PairLabels, matched_ids
+from contrastive.losses.backends.pair_labels import PairLabels, check_embeddings, matched_ids
 from contrastive.losses.backends.triton.tiles import WIDEST
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def infonce(
             there are no pairs; or not one of ``log_scale`` and ``temperature`` is given.
         MissingExtra: ``fused`` without Triton.
     """
+    check_embeddings(a, b)
     log_scale = functional.as_log_scale(log_scale, temperature, a)
     shards = pair_shards(a, b, group)
     if direction == "b_to_a":
@@ -141,6 +142,7 @@ def sigmoid(
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
+    check_embeddings(a, b)
     log_scale = functional.as_log_scale(log_scale, temperature, a)
     bias = functional.as_scalar(bias, a)
     shards = pair_shards(a, b, group)

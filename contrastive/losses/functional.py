@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, assert_never
 import torch
 from torch.nn.functional import logsigmoid, pad
 
-from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
+from contrastive.losses.backends.pair_labels import (
+    check_embeddings,
+    check_pair_counts,
+    matched_ids,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,9 +124,10 @@ def infonce(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings, or there are no pairs; or not one of
-            ``log_scale`` and ``temperature`` is given.
+        ValueError: a or b is no matrix of embeddings, the ids do not fit them, or there are no
+            pairs; or not one of ``log_scale`` and ``temperature`` is given.
     """
+    check_embeddings(a, b)
     logits_NM = similarity(a, b, log_scale=as_log_scale(log_scale, temperature, a))
     return infonce_from_logits(
         logits_NM,
@@ -196,9 +201,10 @@ def sigmoid(
         Scalar, fp32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: the ids do not fit the embeddings, or there are no pairs; or not one of
-            ``log_scale`` and ``temperature`` is given.
+        ValueError: a or b is no matrix of embeddings, the ids do not fit them, or there are no
+            pairs; or not one of ``log_scale`` and ``temperature`` is given.
     """
+    check_embeddings(a, b)
     log_scale = as_log_scale(log_scale, temperature, a)
     logits_NM = similarity(a, b, log_scale=log_scale, bias=as_scalar(bias, a))
     return sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)

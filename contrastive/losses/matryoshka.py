@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from contrastive.errors import SpecError
 from contrastive.losses.backends.base import accumulation_dtype
+from contrastive.losses.backends.pair_labels import check_embeddings
 from contrastive.losses.wrapper import WrapperLoss
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class MatryoshkaLoss(WrapperLoss):
         Raises:
             SpecError: a width is larger than the embeddings.
         """
+        check_embeddings(a, b)
         widths = self.config.widths
         if (largest := max(widths)) > a.shape[1]:
             msg = f"matryoshka: width {largest} of embeddings that are {a.shape[1]} wide; lower it"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import Scaled
+from contrastive.losses.backends.pair_labels import check_embeddings
 from contrastive.losses.functional import collisions, similarity
 
 C = TypeVar("C", bound=Scaled)
@@ -104,6 +105,7 @@ class ScaledLoss(LossModule, Generic[C]):
 
         The first call warns of rows that are not L2-normalised.
         """
+        check_embeddings(a, b)
         if not (self._rows_checked or torch.compiler.is_compiling()):
             self._rows_checked = True
             _warn_if_not_normalised(a=a, b=b)

@@ -96,6 +96,9 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Iterable[s
             was there before is untouched.
     """
     folder = folder.absolute()
+    if folder.is_file():
+        msg = f"{folder}: is a file; choose a new or empty folder"
+        raise WeightsError(msg)
     if not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
         msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
         raise WeightsError(msg)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from contrastive.config.arguments import path_of
 from contrastive.config.base import Config, one_line_each
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import old_names, told_by_reader, warn
@@ -87,6 +88,10 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
         WeightsError: the folder is not whole, or a frozen encoder is not the one it was.
         SpecError: its spec does not fit, for instance since a plugin is not installed.
     """
+    if isinstance(folder, (Config, Mapping)):
+        msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"
+        raise SpecError(msg)
+    path_of("folder", folder)
     if is_pretrained(folder):
         return ContrastiveModel(pretrained_spec(folder)).eval()
     saved = open_folder(find_model(Path(folder)))
@@ -185,6 +190,9 @@ def find_model(folder: Path) -> Path:
     for step in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
         if is_whole(step):
             return step
+    if folder.is_file():
+        msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
+        raise WeightsError(msg)
     msg = f"{folder}: no model here; train one with: contrastive train SPEC.yaml"
     raise WeightsError(msg)
 

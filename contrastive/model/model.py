@@ -5,30 +5,32 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from contrastive.config.arguments import check_cache, count, path_of
 from contrastive.config.provenance import origins, packages
-from contrastive.data.loading import OnBad, prepared_batches, raise_bad
+from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.encoders.given_module import GivenModule, given_encoder
 from contrastive.errors import SpecError, TrainingError, WeightsError
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
+from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
+from contrastive.nn.embeddings import check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.modes import eval_mode
 from contrastive.spec import ModelSpec, Tower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
 
@@ -160,7 +162,7 @@ class ContrastiveModel(nn.Module):
         cache: FeatureCache | None = None,
         batch_size: int | None = None,
         workers: int = 0,
-        on_bad: OnBad = raise_bad,
+        on_bad: OnBad | None = None,
     ) -> Tensor:
         """Embed raw samples in eval mode.
 
@@ -179,16 +181,25 @@ class ContrastiveModel(nn.Module):
 
         Raises:
             BadSample: a sample is bad, by default; or ``samples`` are no samples.
-            SpecError: the model has no such tower.
+            SpecError: the model has no such tower, or a number is none that makes sense.
+            DataError: an embedding is not finite.
         """
+        if not isinstance(cast("object", modality), str):
+            what = type(modality).__name__
+            msg = f"embed takes a modality, such as 'text', before the samples; not a {what}"
+            raise SpecError(msg)
         self.tower(modality)
+        check_cache(cache)
+        at_a_time = fitting_batch_size(self) if batch_size is None else batch_size
+        at_a_time, workers = count("batch_size", at_a_time), count("workers", workers, least=0)
         samples = sample_list(samples, modality)
+        on_bad = on_bad or first_bad_raises(len(samples))
         result = torch.zeros(len(samples), self.spec.embed_dim)
         with eval_mode(self):
-            at_a_time = batch_size or fitting_batch_size(self)
             pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
             for indices, embeddings in pieces:
                 result[indices] = embeddings.float().cpu()
+        check_finite(result, f"{modality} embeddings")
         return result
 
     def _embedded(
@@ -221,7 +232,10 @@ class ContrastiveModel(nn.Module):
                 yield batch.indices, tower(**inputs)
 
     def forward(
-        self, *, ids: Tensor | None = None, **inputs: Mapping[str, Tensor] | Sequence[Any]
+        self,
+        *,
+        ids: Tensor | Sequence[int] | Sequence[str] | None = None,
+        **inputs: Mapping[str, Tensor] | Sequence[Any],
     ) -> dict[str, Any]:
         """Return the loss of a batch, for a training loop of your own.
 
@@ -238,7 +252,8 @@ class ContrastiveModel(nn.Module):
             modality (the first view).
 
         Raises:
-            SpecError: inputs of a modality that the model pairs are missing, or of another one.
+            SpecError: inputs of a modality that the model pairs are missing, or of another one, or
+                are not what ``preprocess`` returns; or rows differ in number.
             TrainingError: the two views of a modality do not differ.
         """
         if missing := [modality for modality in self.towers if modality not in inputs]:
@@ -249,14 +264,13 @@ class ContrastiveModel(nn.Module):
         views: EmbeddingViews = {}
         for modality, given in inputs.items():
             tower = self.tower(modality)
-            several = [given] if isinstance(given, Mapping) else given
-            views[modality] = [tower(**each) for each in several]
+            views[modality] = [tower(**each) for each in input_views(modality, given)]
         loss, metrics = self.pair_loss(views, ids)
         embeddings = {modality: first for modality, (first, *_) in views.items()}
         return {"loss": loss, "metrics": metrics, "embeddings": embeddings}
 
     def pair_loss(
-        self, views: EmbeddingViews, ids: Tensor | None
+        self, views: EmbeddingViews, ids: Tensor | Sequence[int] | Sequence[str] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean of the losses of all modality pairs, and metrics.
 
@@ -268,8 +282,11 @@ class ContrastiveModel(nn.Module):
             ids: ``[B]`` group ids, or None.
 
         Raises:
+            SpecError: rows differ in number, or a modality is missing.
             TrainingError: the two views of a modality do not differ.
         """
+        paired = {modality for pair in self.spec.modality_pairs for modality in pair}
+        ids = checked_ids(ids, {m: views.get(m, []) for m in sorted(paired)})
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         for a, b in self.spec.modality_pairs:
@@ -288,9 +305,15 @@ class ContrastiveModel(nn.Module):
         """Return logits ``[N, M]`` of embeddings ``[N, D]`` and ``[M, D]``, as in the loss.
 
         Embeddings are tensors or arrays, on any device.
+
+        Raises:
+            DataError: they are no matrices of finite numbers, or differ in width; or the logits are
+                not finite.
         """
-        a, b = (torch.as_tensor(x, device=self.device) for x in (a, b))
-        return self.loss.logits(a, b).cpu()
+        a, b = embedding_sides(self.device, a=a, b=b)
+        logits_NM = self.loss.logits(a, b).cpu()
+        check_finite(logits_NM, "logits")  # the temperature may not be
+        return logits_NM
 
     def state_files(self) -> dict[str, Content]:
         """Return what a saved model consists of, file by file."""
@@ -328,7 +351,7 @@ class ContrastiveModel(nn.Module):
                     "save model.state_dict(), or give it a config class (docs/write_a_plugin.md)"
                 )
                 raise WeightsError(msg)
-        write_folder(Path(folder), self.state_files())
+        write_folder(path_of("folder", folder), self.state_files())
 
     def _towers(self) -> list[tuple[str, TowerModule]]:
         return cast("list[tuple[str, TowerModule]]", list(self.towers.items()))

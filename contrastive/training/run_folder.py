@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from contrastive.config.arguments import path_of
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
 
 def run_folder(*given: str | Path | None) -> Path:
@@ -20,9 +21,11 @@ def run_folder(*given: str | Path | None) -> Path:
 
     Raises:
         TrainingError: none is.
+        SpecError: it is no path.
     """
-    if folder := next(filter(None, given), None):
-        return Path(folder)
+    for folder in given:
+        if folder is not None:
+            return path_of("output", folder)
     msg = "a run needs a folder: give output"
     raise TrainingError(msg)
 
@@ -30,7 +33,11 @@ def run_folder(*given: str | Path | None) -> Path:
 @contextmanager
 def locked_run_folder(folder: Path) -> Generator[None]:
     """Keep other processes from training in the same folder; sweep up what killed ones left."""
-    folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
+    except OSError as error:
+        msg = f"{folder}: {error.strerror}; choose another output"
+        raise TrainingError(msg) from None
     try:
         with FileLock(folder / "lock", timeout=0):
             for left in folder.glob("checkpoints/.step-*"):
@@ -42,5 +49,5 @@ def locked_run_folder(folder: Path) -> Generator[None]:
                 if not any(folder.iterdir()):  # nothing came of it
                     folder.rmdir()
     except Timeout:
-        msg = f"{folder}: another process is training here; choose another --output"
+        msg = f"{folder}: another process is training here; choose another output"
         raise TrainingError(msg) from None

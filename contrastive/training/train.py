@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from contrastive.config.arguments import check_cache
 from contrastive.console import bar, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
@@ -58,7 +59,9 @@ class Interrupted(ContrastiveError):  # noqa: N818
 
     def __init__(self, number: int, done: int, total: int) -> None:
         """Remember the signal's number: the exit code is 128 plus it."""
-        super().__init__(f"interrupted at step {done} of {total}; saved; go on with --resume")
+        super().__init__(
+            f"interrupted at step {done} of {total}; saved; go on with resume=True (--resume)"
+        )
         self.exit_code = 128 + number
 
 
@@ -96,6 +99,7 @@ def train(
             'put the call below: if __name__ == "__main__":'
         )
         raise TrainingError(msg)
+    check_cache(cache)
     default = Path("runs") / Path(spec).stem if isinstance(spec, (str, Path)) else None
     spec = run_spec(spec)
     folder = run_folder(output, spec.output, default)

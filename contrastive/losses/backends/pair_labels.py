@@ -6,7 +6,7 @@ Shapes: N rows of a, M rows of b, P positive pairs of a block of rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -152,6 +152,25 @@ def matched_ids(
         msg = f"a_ids and b_ids have {(*a_ids.shape, *b_ids.shape)} entries for {(n, m)} embeddings"
         raise ValueError(msg)
     return a_ids.contiguous(), b_ids.contiguous()
+
+
+def check_embeddings(a: Any, b: Any) -> None:
+    """Refuse what is no matrix of embeddings.
+
+    Raises:
+        ValueError: a or b is not ``[N, D]`` of floating-point numbers, or they differ in width.
+    """
+    for name, x in (("a", a), ("b", b)):
+        if not isinstance(x, torch.Tensor):
+            msg = f"{name} is a {type(x).__name__}; give a tensor [N, D]"
+            raise ValueError(msg)  # noqa: TRY004  (as of any other value that does not fit)
+        if x.ndim != 2 or not x.is_floating_point():
+            about = f"shape {tuple(x.shape)} and type {x.dtype}"
+            msg = f"{name} has {about}; give embeddings [N, D] of floating-point numbers"
+            raise ValueError(msg)
+    if a.shape[1] != b.shape[1]:
+        msg = f"embeddings differ in width (a {a.shape[1]}, b {b.shape[1]})"
+        raise ValueError(msg)
 
 
 def check_pair_counts(n: int, m: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from contrastive.interface import sample_list
 from contrastive_audio.scale import edges, fft_of, hop_of, window_of
 from contrastive_audio.sound import open_sound
 
@@ -69,7 +70,7 @@ class LogMelSpectrogram:
         Raises:
             BadSample: a sound cannot be read.
         """
-        clips = [self._transform(sample) for sample in samples]
+        clips = [self._transform(sample) for sample in sample_list(samples, "audio", least=1)]
         lengths = [len(clip) for clip in clips]
         mel = [pad(clip, (0, 0, 0, self.frames - len(clip)), value=-1.0) for clip in clips]
         return {"mel": torch.stack(mel), "frames": torch.tensor(lengths)}

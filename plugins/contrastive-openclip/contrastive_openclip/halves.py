@@ -21,6 +21,7 @@ from contrastive.interface import (
     measure_out_dim,
     quiet_huggingface,
     require,
+    sample_list,
     tokenizer_hash,
 )
 from contrastive_openclip.checkpoints import (
@@ -102,7 +103,8 @@ class TokenizeWhole:
         Raises:
             BadSample: a sample is not a text.
         """
-        return {"tokens": self.tokenizer([as_text(sample) for sample in samples])}
+        several = sample_list(samples, "text", least=1)
+        return {"tokens": self.tokenizer([as_text(sample) for sample in several])}
 
 
 def load_tokenizer(spec: OpenCLIPText, who: str) -> Any:

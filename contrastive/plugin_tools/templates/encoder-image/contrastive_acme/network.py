@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from contrastive.interface import EncoderModule, open_image
+from contrastive.interface import EncoderModule, open_image, sample_list
 from PIL import ImageOps
 from torch import Tensor, nn
 
@@ -57,6 +57,7 @@ class Pixels:
             BadSample: an image cannot be read.
         """
         square = (self.size, self.size)
-        images = [np.asarray(ImageOps.fit(open_image(sample), square)) for sample in samples]
+        opened = [open_image(sample) for sample in sample_list(samples, "image")]
+        images = [np.asarray(ImageOps.fit(image, square)) for image in opened]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return {"image": pixels.float().div(127.5).sub(1)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive.interface import EncoderModule, as_text
+from contrastive.interface import EncoderModule, as_text, sample_list
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -53,7 +53,7 @@ class Trigrams:
         Raises:
             BadSample: a sample is not a text.
         """
-        rows = [torch.tensor(self._of(as_text(sample))) for sample in samples]
+        rows = [torch.tensor(self._of(as_text(x))) for x in sample_list(samples, "text")]
         return {"trigrams": pad_sequence(rows, batch_first=True, padding_value=PADDING)}
 
     def _of(self, text: str) -> list[int]:

@@ -1,0 +1,117 @@
+"""What Python functions are called with: checked, with one line for a mistake.
+
+A message names the parameter; an option of the command line has its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeGuard, cast
+
+from contrastive.config.base import Config
+from contrastive.errors import SpecError
+
+
+def count(name: str, value: Any, *, least: int = 1) -> int:
+    """Return a whole number; numpy has some too.
+
+    Raises:
+        SpecError: it is none, or below ``least``.
+    """
+    if type(value) is not bool and isinstance(value, Integral) and int(value) >= least:
+        return int(value)
+    msg = f"{name} is {value!r}; give a whole number of at least {least}"
+    raise SpecError(msg)
+
+
+def counts(name: str, values: Any) -> list[int]:
+    """Return whole numbers of at least 1.
+
+    Raises:
+        SpecError: something else is among them, or they are no list.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        msg = f"{name} is {values!r}; give a list of whole numbers, such as [1, 5]"
+        raise SpecError(msg)
+    return [count(name, value) for value in cast("Iterable[Any]", values)]
+
+
+def strings(name: str, values: Any) -> list[str]:
+    """Return strings; one alone is refused, whose letters would be taken for several.
+
+    Raises:
+        SpecError: something else is among them, or they are no list.
+    """
+    several = not isinstance(values, (str, bytes, Mapping)) and isinstance(values, Iterable)
+    found = list(cast("Iterable[Any]", values)) if several else []
+    if several and all(isinstance(value, str) for value in found):
+        return found
+    given = repr(values) if isinstance(values, str) else f"a {type(cast('Any', values)).__name__}"
+    if several:
+        given = f"a list with {next(x for x in found if not isinstance(x, str))!r}"
+    msg = f"{name}: {given} was given; give strings, in a list"
+    raise SpecError(msg)
+
+
+def number(name: str, value: Any, *, least: float, most: float, what: str) -> float:
+    """Return a number within bounds; ``what`` says which.
+
+    Raises:
+        SpecError: it is none, or out of bounds.
+    """
+    if type(value) is not bool and isinstance(value, Real) and least <= float(value) <= most:
+        return float(value)
+    msg = f"{name} is {value!r}; give a number {what}"
+    raise SpecError(msg)
+
+
+def is_path(value: Any) -> TypeGuard[str | PathLike[str]]:
+    """Whether something may be the path of a file or a folder."""
+    return isinstance(value, (str, PathLike))
+
+
+def path_of(name: str, value: Any) -> Path:
+    """Return a path.
+
+    Raises:
+        SpecError: it is none, or empty.
+    """
+    if is_path(value) and str(value):
+        return Path(value)
+    given = f"a {type(value).__name__}" if value or value is None else repr(value)
+    msg = f"{name} is {given}; give a path"
+    raise SpecError(msg)
+
+
+def check_model(model: Any) -> None:
+    """Insist on a model, as the first argument of the functions that use one.
+
+    Raises:
+        SpecError: it is something else; says how to come by a model.
+    """
+    if hasattr(model, "embed") and not isinstance(model, type):
+        return
+    if is_path(model):
+        msg = f"a model comes first, not its name; load it: load_model({str(model)!r})"
+    elif isinstance(model, (Config, Mapping)):
+        msg = "a model comes first, not its spec; build it: build_model(spec)"
+    elif hasattr(model, "module"):  # of DistributedDataParallel
+        msg = "a model comes first, not what it is wrapped in; give model.module"
+    else:
+        what = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        msg = f"a model comes first, not {what}; load_model(folder) gives one"
+    raise SpecError(msg)
+
+
+def check_cache(cache: Any) -> None:
+    """Insist on a feature cache, or None.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    if cache is not None and not hasattr(cache, "table"):
+        msg = f"cache is a {type(cache).__name__}; give FeatureCache(folder)"
+        raise SpecError(msg)
