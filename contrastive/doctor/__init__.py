@@ -60,7 +60,8 @@ def _log_lines(lines: Any) -> list[Mapping[str, Any]]:
     found = list(cast("Iterable[Any]", lines)) if several else []
     if several and all(isinstance(line, Mapping) for line in found):
         return found
-    what = f"a {type(found[0]).__name__} in a list" if found else f"a {type(lines).__name__}"
+    kind = type(cast("object", lines)).__name__
+    what = f"a {type(found[0]).__name__} in a list" if found else f"a {kind}"
     msg = (
         f"{what} is no line of a log; give dicts, such as contrastive.reporting.run_log.read_log("
         "Path('runs/clip/log.jsonl')) returns"

@@ -219,7 +219,7 @@ def linear_probe(
     """
     shots, seeds = counts("shots", shots), count("seeds", seeds)
     if C is not None:
-        C = number("C", C, least=TINY, most=math.inf, what="above 0, or None to choose it")
+        number("C", C, least=TINY, most=math.inf, what="above 0, or None to choose it")
     _check_shots(data, shots)
     return [*(_point(data, k, seeds, C) for k in shots), _point(data, None, 1, C)]
 
