@@ -89,7 +89,7 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS.keys() - {"probe"})
+@pytest.mark.parametrize("verb", [v for v in VERBS if v != "probe"])
 def test_nothing_is_measured_by_embeddings_that_are_not_finite(diverged, photos, rows, verb):
     said = r"text embeddings: \d+ of \d+ rows are not finite, the first is row 0"
     refused(lambda: VERBS[verb](diverged, photos, rows), said, DataError)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from contrastive import answer, build_model, caption, classify, compare, rerank
+from contrastive import ContrastiveModel, answer, build_model, caption, classify, compare, rerank
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
 from contrastive.errors import BadSample, SpecError
@@ -191,6 +191,80 @@ def test_what_holds_no_samples_is_refused_in_one_line(model):
         with pytest.raises(BadSample, match=said) as error:
             model.embed(modality, given_)
         assert "\n" not in str(error.value)
+
+
+def test_a_sample_that_is_none_is_told_with_its_place(model, photos):
+    image = "sample 1 of 2: image: a int is no image; give a path, a file's bytes, a PIL image or"
+    for modality, fine, odd, said in (
+        ("text", "a dog", None, "sample 1 of 2: a NoneType is no text; give a str"),
+        ("text", "a dog", b"a cat", "sample 1 of 2: a bytes is no text; give a str"),
+        ("image", photos[0], 7, image),
+    ):
+        with pytest.raises(BadSample, match=said):
+            model.embed(modality, [fine, odd])
+    told: list[tuple[int, str]] = []
+    model.embed("text", ["a dog", 7], on_bad=lambda *problem: told.append(problem))
+    assert told == [(1, "a int is no text; give a str")]
+
+
+def test_open_files_are_read_or_refused_in_one_line(model, photos, tmp_path):
+    expected = model.embed("image", photos)
+    cache = FeatureCache(tmp_path)
+    for at_hand in (None, cache, cache):
+        files = [path.open("rb") for path in photos]
+        assert torch.equal(model.embed("image", files, cache=at_hand), expected)
+        for file in files:
+            file.close()
+        with pytest.raises(BadSample, match=r"0\.png: cannot be read \(.*closed"):
+            model.embed("image", files, cache=at_hand)
+    for path in (photos[0], tmp_path / "a.txt"):
+        path.exists() or path.write_text("not an image")
+        with path.open(encoding="utf-8") as text:
+            for given in (text, [text]):
+                with pytest.raises(BadSample, match="open it with mode 'rb'"):
+                    model.embed("image", given)
+
+
+def test_preprocess_takes_the_forms_of_embed(model, photos):
+    of_text, of_image = (model.tower(m).encoder.preprocess for m in ("text", "image"))
+    assert of_text("a dog")["words"].tolist() == of_text(["a dog"])["words"].tolist()
+    assert of_text(np.array(TEXTS))["words"].tolist() == of_text(TEXTS)["words"].tolist()
+    for one in (photos[0], str(photos[0]), np.asarray(Image.open(photos[0]))):
+        assert torch.equal(of_image(one)["image"], of_image([photos[0]])["image"])
+    seen = []
+    given = ContrastiveModel.from_modules(
+        {m: torch.nn.Linear(1, 8) for m in ("text", "sound")},
+        {m: lambda x: seen.append(x) or torch.ones(len(x), 1) for m in ("text", "sound")},
+        embed_dim=8,
+    )
+    given.tower("text").encoder.preprocess("a dog")
+    given.tower("sound").encoder.preprocess(np.zeros(100))
+    assert [len(samples) for samples in seen] == [1, 1]
+    for preprocess, said in ((of_text, "text"), (of_image, "image")):
+        with pytest.raises(BadSample, match=f"there is no {said} sample; give at least 1"):
+            preprocess([])
+        with pytest.raises(BadSample, match=f"a NoneType holds no {said} samples"):
+            preprocess(None)
+
+
+def test_arrays_of_other_libraries_are_arrays(model, photos):
+    class Array:
+        """What is not numpy's, but has its protocols, such as an array of JAX."""
+
+        def __init__(self, values):
+            self.values, self.ndim = values, values.ndim
+
+        def __iter__(self):
+            return iter(self.values)
+
+        def __array__(self, dtype=None, copy=None):
+            return self.values
+
+        def __dlpack__(self):
+            return self.values.__dlpack__()
+
+    pixels = np.asarray(Image.open(photos[0]))
+    assert torch.equal(model.embed("image", Array(pixels)), model.embed("image", pixels))
 
 
 def test_an_audio_modality_takes_waveforms():
