@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
+from os import PathLike
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, overload
 
 from pydantic import (
     Field,
@@ -20,12 +22,13 @@ from contrastive.config import yaml_files
 from contrastive.config.base import Config, PathField
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
+from contrastive.errors import SpecError
 from contrastive.heads import Head
 from contrastive.losses import Loss
 from contrastive.prompts import TEMPLATES, Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
 S = TypeVar("S", bound=Config)
@@ -97,6 +100,14 @@ class ModelSpec(Section):
     and two dropout masks."""
     loss: Loss
     """Loss; training minimises its mean over the modality pairs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_run(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and "model" in fields and "towers" not in fields:
+            msg = "describes a run; give what is below its model:"
+            raise ValueError(msg)
+        return cast("object", fields)
 
     @model_validator(mode="after")
     def _modalities_match(self) -> Self:
@@ -227,6 +238,14 @@ class RunSpec(Section):
     output: PathField | None = None
     """Folder of the run; runs/NAME-OF-THE-SPEC if not given."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_model(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and "towers" in fields and "model" not in fields:
+            msg = "describes a model, without data to train on; put it below model:, add data:"
+            raise ValueError(msg)
+        return cast("object", fields)
+
     @model_validator(mode="after")
     def _towers_are_known(self) -> Self:
         for field in ("layer_decay", "checkpoint_activations"):
@@ -269,5 +288,13 @@ def load_spec(
     Raises:
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
-    kind, file = (kind_of_spec, spec) if path is None else (spec, path)
+    given: tuple[Any, Any] = (kind_of_spec, spec) if path is None else (spec, path)
+    kind, file = given
+    if not (callable(kind) and isinstance(file, (str, PathLike))):
+        odd = type(file if callable(kind) else kind).__name__
+        msg = (
+            f"load_spec: {odd} does not fit; write load_spec(path) or load_spec(RunSpec, path), "
+            "with overrides=[...] by name"
+        )
+        raise SpecError(msg)
     return yaml_files.load_spec(kind, file, overrides, trusted=trusted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from contrastive import ModelSpec
 from contrastive.errors import SpecError
@@ -44,9 +43,9 @@ def test_a_width_beyond_the_embeddings_is_one_line():
 
 def test_widths_beyond_the_embeddings_are_refused_with_the_spec():
     loss = {"type": "matryoshka", "loss": {"type": "infonce"}, "widths": [4, 16]}
-    with pytest.raises(ValidationError, match="width 16 of matryoshka is more than embed_dim 8"):
+    with pytest.raises(SpecError, match="width 16 of matryoshka is more than embed_dim 8"):
         ModelSpec.model_validate(model_with(loss))
     nested = {"type": "queue", "size": 4, "loss": loss}
-    with pytest.raises(ValidationError, match="width 16 of matryoshka"):
+    with pytest.raises(SpecError, match="width 16 of matryoshka"):
         ModelSpec.model_validate(model_with(nested))
     ModelSpec.model_validate(model_with(nested, embed_dim=16))

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
@@ -17,7 +16,7 @@ from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
 from contrastive.distributed.ranks import Ranks
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
-from contrastive.errors import BadSample, DataError, TrainingError
+from contrastive.errors import BadSample, DataError, SpecError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.evaluation.retrieval import recall
 from contrastive.reporting.run_log import read_log
@@ -154,19 +153,19 @@ def test_without_pairs_every_two_modalities_are_compared(three):
     ids=range(6),
 )
 def test_pairs_that_do_not_fit_the_towers_are_refused(three, pairs, says):
-    with pytest.raises(ValidationError, match=says):
+    with pytest.raises(SpecError, match=says):
         ModelSpec.model_validate(three["model"] | {"pairs": pairs})
 
 
 def test_one_tower_is_told_how_to_be_compared_with_itself(three):
     model = three["model"] | {"towers": {"text": CBOW}, "pairs": None}
-    with pytest.raises(ValidationError, match=r"for two views, pairs: \[\[text, text\]\]"):
+    with pytest.raises(SpecError, match=r"for two views, pairs: \[\[text, text\]\]"):
         ModelSpec.model_validate(model)
 
 
 def test_a_queue_holds_one_pair_of_modalities(three):
     loss = {"type": "queue", "size": 8, "loss": {"type": "infonce"}}
-    with pytest.raises(ValidationError, match="queue is for one pair of modalities, and there are"):
+    with pytest.raises(SpecError, match="queue is for one pair of modalities, and there are"):
         ModelSpec.model_validate(three["model"] | {"loss": loss})
 
 

@@ -6,12 +6,11 @@ import sys
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import ValidationError
 
 from contrastive.config import entry_points as installed
 from contrastive.config.registry import names_only
 from contrastive.encoders import Encoder, encoders
-from contrastive.errors import PluginError, UnknownComponent
+from contrastive.errors import PluginError, SpecError, UnknownComponent
 from contrastive.heads import Head, Linear, heads
 from contrastive.losses import InfoNCE
 from contrastive.spec import ModelSpec
@@ -85,7 +84,7 @@ def test_import_paths_are_refused_where_only_names_are_allowed():
 def test_an_import_path_is_refused_before_anything_is_imported(tmp_path, monkeypatch):
     (tmp_path / "trap.py").write_text("raise SystemExit('the trap was imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    with names_only(), pytest.raises(ValidationError, match="only your own spec may use"):
+    with names_only(), pytest.raises(SpecError, match="only your own spec may use"):
         Head.model_validate({"type": "trap:Trap"})
     assert "trap" not in sys.modules
 
@@ -153,5 +152,5 @@ def test_towers_hold_encoders_of_their_modality():
     encoders.register("eye")(Eye)
     encoders.register("ear")(Ear)
     towers = {"image": MODEL["towers"]["text"], "text": MODEL["towers"]["text"]}
-    with pytest.raises(ValidationError, match=r"towers.image: encoder 'ear' encodes text"):
+    with pytest.raises(SpecError, match=r"towers.image: encoder 'ear' encodes text"):
         ModelSpec.model_validate(MODEL | {"towers": towers})

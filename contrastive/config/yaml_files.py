@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from contrastive.config.base import Config, in_one_line
+from contrastive.config.base import Config, validated
+from contrastive.config.mistakes import in_one_line
 from contrastive.config.registry import names_only
 from contrastive.errors import SpecError
 
@@ -80,7 +81,7 @@ def with_overrides(config: S, *overrides: str) -> S:
     Raises:
         SpecError: one line for each mistake.
     """
-    data = config.model_dump(mode="json")
+    data = config.check_again().model_dump(mode="json", exclude_unset=True)
     return _checked(type(config), type(config).__name__, data, {}, overrides, trusted=True)
 
 
@@ -95,14 +96,14 @@ def _checked(
 ) -> S:
     report: list[str] = []
     said: dict[KeyPath, str] = {}
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         try:
             said[_set(data, override)] = override
         except SpecError as error:
             report.append(str(error))
     try:
         with nullcontext() if trusted else names_only():
-            loaded = spec.model_validate(data)
+            loaded = validated(spec, data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         report += [_report(origin, lines, said, mistake) for mistake in mistakes]
@@ -260,7 +261,8 @@ def _bad(node: Any, problem: str) -> _YAMLError:
 
 def _set(data: dict[str, Any], override: str) -> KeyPath:
     """Apply ``a.b=value`` to ``data`` and return its key path."""
-    dotted, equals, text = override.partition("=")
+    is_text = isinstance(cast("object", override), str)
+    dotted, equals, text = override.partition("=") if is_text else ("", "", "")
     key_path = tuple(dotted.strip().split("."))
     if not equals or not all(key_path) or not dotted.isprintable():
         msg = f"override {override!r}: write it as a.b=value"

@@ -7,9 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import ValidationError
-
-from contrastive.config.base import Config, error_lines
+from contrastive.config.base import Config, validated
+from contrastive.config.mistakes import misplaced, mistakes_of
 from contrastive.config.registry import names_only
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
@@ -70,9 +69,9 @@ def _checked(spec: SpecLike) -> ModelSpec | RunSpec:
         return _validated(kind_of_spec(spec), spec, "the spec")
     if isinstance(cast("object", spec), (ModelSpec, RunSpec)):
         return spec.check_again()
-    what = type(spec).__name__
-    msg = f"a {what} is no spec; give a RunSpec, a ModelSpec, a dict, or the path of a YAML file"
-    raise SpecError(msg)
+    wanted = "a RunSpec, a ModelSpec, a dict, or the path of a YAML file"
+    what = f"needs {wanted}, not {type(spec).__name__}"
+    raise SpecError(misplaced(spec, wanted) or what)
 
 
 def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel:
@@ -196,7 +195,5 @@ def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec
 
 
 def _validated(kind: type[S], data: Any, origin: str) -> S:
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise SpecError(error_lines(error, origin)) from None
+    with mistakes_of(origin):
+        return validated(kind, data)
