@@ -10,14 +10,14 @@ from __future__ import annotations
 import io
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from contrastive.config.base import Config, validated
+from contrastive.config.base import Config, S, validated
 from contrastive.config.mistakes import in_one_line
 from contrastive.config.registry import names_only
 from contrastive.errors import SpecError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-S = TypeVar("S", bound=Config)
 KeyPath = tuple[str, ...]
 
 MAX_BYTES = 100_000  # a spec is a page; more is a mistake or an attack, and takes seconds to read

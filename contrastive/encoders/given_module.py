@@ -5,11 +5,13 @@ Shapes: B samples, D the model's shared width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
+from contrastive.config.base import Config
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError
@@ -31,7 +33,7 @@ class GivenModule(EncoderModule):
         self.module = module
         self.modality = modality
         self.out_dim = dim
-        self.preprocess = NamedInputs(preprocess)
+        self.preprocess = NamedInputs(preprocess, modality)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return what the module returns.
@@ -57,23 +59,88 @@ class NamedInputs:
     """A preprocess that may return one tensor instead of a dict."""
 
     preprocess: Callable[[Sequence[Any]], Any]
+    modality: str
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
-        """Return the keyword arguments of ``forward``."""
-        inputs = self.preprocess(samples)
-        return {ONLY_INPUT: inputs} if isinstance(inputs, Tensor) else inputs
+        """Return the keyword arguments of ``forward``.
+
+        Raises:
+            SpecError: it returns something else than tensors.
+        """
+        found = self.preprocess(samples)
+        inputs = dict(found) if isinstance(found, Mapping) else {ONLY_INPUT: found}
+        for name, tensor in inputs.items():
+            if not isinstance(tensor, Tensor):
+                where = f"{type(tensor).__name__} as {name}" if tensor is not found else ""
+                msg = (
+                    f"towers.{self.modality}: preprocess returns {where or type(found).__name__}; "
+                    "return a tensor, or a dict of tensors"
+                )
+                raise SpecError(msg)
+        if isinstance(found, Tensor) and found.shape[:1] != (len(samples),):
+            msg = (
+                f"towers.{self.modality}: preprocess returns the shape {tuple(found.shape)} for "
+                f"{len(samples)} samples; return a row for each"
+            )
+            raise SpecError(msg)
+        return inputs
 
 
-def given_encoder(module: GivenModule) -> Encoder:
-    """Return the config of a module that is there already; a file cannot hold it."""
+class Given(Encoder):
+    """Stands in a spec for a module that was given, which no spec can rebuild."""
 
-    class Given(Encoder):
-        """A module that was given."""
+    name: str
+    """Its modality."""
+    module: str
+    """Its class."""
 
-        modality: ClassVar[str] = module.modality
+    @property
+    def modality(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What it encodes."""
+        return self.name
 
-        def build(self) -> EncoderModule:
-            """Return the module."""
-            return module
+    def build(self) -> EncoderModule:
+        """Refuse.
 
-    return Given()
+        Raises:
+            SpecError: always; says how to come by the model.
+        """
+        msg = (
+            f"this {self.module} was given to from_modules, so no spec can rebuild it; call "
+            "from_modules again, or give it a config class (docs/write_a_plugin.md)"
+        )
+        raise SpecError(msg)
+
+
+def check_given(modules: object, preprocess: object) -> None:
+    """Insist on a module and a preprocess for each name.
+
+    Raises:
+        SpecError: names the first that has none, or something else.
+    """
+    for what, given in {"modules": modules, "preprocess": preprocess}.items():
+        if not isinstance(given, Mapping):
+            msg = f"from_modules: {what} is {_shown(given)}; give a dict by modality"
+            raise SpecError(msg)
+    each = cast("Mapping[Any, Any]", modules), cast("Mapping[Any, Any]", preprocess)
+    for name in {**each[0], **each[1]}:
+        if not isinstance(name, str):
+            msg = f"from_modules: {name!r} names no modality; give a text, such as 'image'"
+            raise SpecError(msg)
+        if not all(name in given for given in each):
+            msg = f"from_modules: {name} has a module or a preprocess, but not both; give both"
+            raise SpecError(msg)
+        module, function = (given[name] for given in each)
+        if not isinstance(module, nn.Module):
+            msg = f"from_modules: the module of {name} is {_shown(module)}; give an nn.Module"
+            raise SpecError(msg)
+        is_module_class = isinstance(function, type) and issubclass(function, nn.Module)
+        if not callable(function) or isinstance(function, Config) or is_module_class:
+            msg = f"from_modules: the preprocess of {name} is {_shown(function)}; give a function"
+            raise SpecError(msg)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"
