@@ -287,10 +287,18 @@ def test_a_report_shows_its_metrics_and_is_a_frame(toy):
 def test_a_comparison_is_a_frame_and_its_names_are_escaped(toy, tmp_path):
     model, _ = toy
     image = next((tmp_path / "data").rglob("*.jpg"))
-    found = compare({"a<b": model, "two": model}, image, ["cat", "dog"])
+    found = compare({"a<b": model, "two": model}, image, ["model", "image"])
     assert repr(found) == "Comparison(a<b, two: agree on 1 of 1 images)"
-    assert list(found.to_pandas()["model"]) == ["a<b", "two"]
+    frame = found.to_pandas()
+    assert list(frame.columns) == ["image", "model", "class", "probability"]
+    assert list(frame["model"]) == ["a<b", "a<b", "two", "two"]
+    assert list(frame["class"]) == ["model", "image"] * 2
+    assert list(frame["probability"])[:2] == found.by_image("a<b")[0]
+    assert set(frame["image"]) == {str(image)}
     assert "<td>a&lt;b</td>" in found._repr_html_()
+    again = pickle.loads(pickle.dumps(found))
+    assert again.as_dict() == found.as_dict()
+    assert len({found, found, again}) == 2
 
 
 @pytest.mark.parametrize(
