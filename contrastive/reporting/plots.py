@@ -67,7 +67,9 @@ def draw_probe(report: ProbeReport, path: Path) -> None:
     """
     points = sorted((p.shots, p) for p in report.linear if p.shots)
     if not points:
-        msg = "no shots to draw; probe with some, such as --shots 1,2,4,8,16"
+        msg = (
+            "no shots to draw; probe with some, such as --shots 1,2,4 (in Python, shots=[1, 2, 4])"
+        )
         raise DataError(msg)
     figure, axes = _canvas(1, 1, width=5.5, height=3.8)
     axis = axes[0][0]

@@ -57,7 +57,10 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
     steps = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     if not resume:
         if steps:
-            msg = f"{folder}: holds a run already; add --resume to go on, or choose --output"
+            msg = (
+                f"{folder}: holds a run already; add --resume (in Python, resume=True) to go on, "
+                "or choose another output"
+            )
             raise TrainingError(msg)
         return None
     for step in steps:

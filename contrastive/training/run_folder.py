@@ -42,5 +42,5 @@ def locked_run_folder(folder: Path) -> Generator[None]:
                 if not any(folder.iterdir()):  # nothing came of it
                     folder.rmdir()
     except Timeout:
-        msg = f"{folder}: another process is training here; choose another --output"
+        msg = f"{folder}: another process is training here; choose another output"
         raise TrainingError(msg) from None

@@ -58,7 +58,10 @@ class Interrupted(ContrastiveError):  # noqa: N818
 
     def __init__(self, number: int, done: int, total: int) -> None:
         """Remember the signal's number: the exit code is 128 plus it."""
-        super().__init__(f"interrupted at step {done} of {total}; saved; go on with --resume")
+        super().__init__(
+            f"interrupted at step {done} of {total}; saved; go on with --resume (in Python, "
+            "resume=True)"
+        )
         self.exit_code = 128 + number
 
 
