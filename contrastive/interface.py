@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
     from contrastive.datasets import Dataset, Purpose, datasets
     from contrastive.datasets.caption_rows import FileIndex, leaves_folder
-    from contrastive.datasets.image_folder import CAPTION_TABLES
+    from contrastive.datasets.known_files import CAPTION_TABLES
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
     from contrastive.datasets.text_tables import (
@@ -195,7 +195,7 @@ __getattr__, __dir__ = lazy_names(
         "data.bad_rows": "BadRows",
         "datasets.single_modality": "RowList",
         # Tables and files of datasets.
-        "datasets.image_folder": "CAPTION_TABLES",
+        "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
         "datasets.text_tables": "TableRecord choose_columns name_list quoted read_table "

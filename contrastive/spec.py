@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, overload
 
 from pydantic import (
     Field,
@@ -17,16 +19,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contrastive.config import yaml_files
+from contrastive.config.arguments import is_path
 from contrastive.config.base import Config, PathField
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
+from contrastive.errors import SpecError
 from contrastive.heads import Head
 from contrastive.losses import Loss
 from contrastive.prompts import TEMPLATES, Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable
 
 S = TypeVar("S", bound=Config)
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,12 +101,17 @@ class ModelSpec(Section):
     loss: Loss
     """Loss; training minimises its mean over the modality pairs."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_run(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and "model" in fields and "towers" not in fields:
+            msg = "describes a run; give what is below its model:"
+            raise ValueError(msg)
+        return cast("object", fields)
+
     @model_validator(mode="after")
     def _modalities_match(self) -> Self:
         for name, tower in self.towers.items():
-            if not name or "." in name or name == "ids":
-                msg = f"towers: {name!r} cannot name a modality; write a word such as image"
-                raise ValueError(msg)
             modality = tower.encoder.modality
             if modality != name:
                 kind = type(tower.encoder).registry.name_of(type(tower.encoder))
@@ -230,6 +238,14 @@ class RunSpec(Section):
     output: PathField | None = None
     """Folder of the run; runs/NAME-OF-THE-SPEC if not given."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_model(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and "towers" in fields and "model" not in fields:
+            msg = "describes a model, without data to train on; put it below model:, add data:"
+            raise ValueError(msg)
+        return cast("object", fields)
+
     @model_validator(mode="after")
     def _towers_are_known(self) -> Self:
         for field in ("layer_decay", "checkpoint_activations"):
@@ -273,4 +289,11 @@ def load_spec(
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
     kind, file = (kind_of_spec, spec) if path is None else (spec, path)
-    return yaml_files.load_spec(kind, file, overrides, trusted=trusted)
+    if not (callable(kind) and is_path(file)):
+        odd = type(file if callable(kind) else kind).__name__
+        msg = (
+            f"load_spec: {odd} does not fit; write load_spec(path) or load_spec(RunSpec, path), "
+            "with overrides=[...] by name"
+        )
+        raise SpecError(msg)
+    return yaml_files.load_spec(cast("Any", kind), Path(file), overrides, trusted=trusted)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
+import pickle  # noqa: TID251 - the caller's own
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field, PositiveFloat, ValidationError
+from pydantic import Field, PositiveFloat
 
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
@@ -63,6 +65,14 @@ class Drawing(Config):
     scale: float = 1.0
 
 
+class Boxes(Config):
+    numbers: list[list[int]] = Field(default_factory=lambda: [[1], [2]])
+    by_name: dict[str, dict[str, int]] = Field(default_factory=lambda: {"a": {"b": 1}})
+    among: tuple[dict[str, int], ...] = ({"a": 1},)
+    letters: set[str] = Field(default_factory=lambda: {"a"})
+    anything: Any = None
+
+
 FINITE = st.floats(min_value=1e-300, allow_infinity=False)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 CIRCLES = st.builds(Circle, radius=FINITE, label=TEXTS)
@@ -83,9 +93,11 @@ DRAWINGS = st.builds(Drawing, shape=SHAPES, scale=FINITE)
 
 def problems(data: Any, config: type[Config] = Drawing) -> dict[str, str]:
     """Return what is said of bad data, by place."""
-    with pytest.raises(ValidationError) as caught:
-        config.checked(data)
-    return {".".join(map(str, e["loc"])): e["msg"] for e in caught.value.errors()}
+    with pytest.raises(SpecError) as caught:
+        config.model_validate(data)
+    lines = [line.split(": ", 2) for line in str(caught.value).splitlines()]
+    assert {name for name, _, _ in lines} == {config.__name__}
+    return {place: problem for _, place, problem in lines}
 
 
 def through_yaml(drawing: Drawing, folder: Any) -> Drawing:
@@ -210,3 +222,48 @@ def test_numbers_are_finite_since_json_has_no_others(number):
 @settings(max_examples=40, deadline=None)
 def test_what_is_dumped_is_strict_json(drawing):
     json.dumps(drawing.model_dump(mode="json"), allow_nan=False)
+
+
+CHANGES = [
+    lambda boxes: boxes.numbers.append([3]),
+    lambda boxes: boxes.numbers[0].extend([3]),
+    lambda boxes: boxes.numbers.sort(),
+    lambda boxes: operator.setitem(boxes.numbers, 0, [3]),
+    lambda boxes: operator.iadd(boxes.numbers, [[3]]),
+    lambda boxes: boxes.by_name.update(b={}),
+    lambda boxes: boxes.by_name["a"].pop("b"),
+    lambda boxes: boxes.by_name.setdefault("b", {}),
+    lambda boxes: operator.delitem(boxes.by_name, "a"),
+    lambda boxes: operator.ior(boxes.by_name, {"b": {}}),
+    lambda boxes: boxes.among[0].clear(),
+    lambda boxes: boxes.letters.add("b"),
+    lambda boxes: boxes.anything["x"].append(2),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_container_in_a_config_cannot_be_changed(change):
+    boxes = Boxes(anything={"x": [1]})
+    for each in (boxes, copy.deepcopy(boxes), pickle.loads(pickle.dumps(boxes))):
+        with pytest.raises(
+            SpecError, match=r"a (dict|list|set) in a spec cannot be changed; make "
+        ):
+            change(each)
+        assert each == Boxes(anything={"x": [1]})
+
+
+def test_containers_of_a_config_are_plain_ones_to_everybody_else():
+    boxes = Boxes(anything={"x": [1]})
+    assert boxes.by_name == {"a": {"b": 1}}
+    assert boxes.numbers == [[1], [2]]
+    assert boxes.letters == {"a"}
+    assert json.loads(json.dumps(boxes.anything)) == {"x": [1]}
+    assert boxes.by_name | {"b": {}} == {"a": {"b": 1}, "b": {}}
+    dumped = boxes.model_dump()
+    dumped["anything"]["x"].append(2)
+    dumped["by_name"]["a"].clear()
+    assert boxes == Boxes(anything={"x": [1]}) == Boxes.model_validate(boxes.model_dump())
+    own = {"x": [1]}
+    held = Boxes(anything=own)
+    own["x"].append(2)
+    assert held == boxes

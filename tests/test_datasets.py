@@ -14,7 +14,7 @@ from PIL import Image
 
 from contrastive.config.base import Config, attribute_docstrings
 from contrastive.data.bad_rows import BadRows
-from contrastive.datasets import Dataset, Flickr30k, ImageFolder, datasets
+from contrastive.datasets import Dataset, Flickr30k, ImageFolder, Pictures, datasets
 from contrastive.datasets.caption_rows import Pairs
 from contrastive.errors import DataError, SpecError
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAMES = [f"{number:03}.png" for number in range(40)]
 COLUMNS = "image,text\n"
+BY = "by class or not"
+TABLES = "metadata.tsv, metadata.jsonl"
 
 
 @pytest.fixture
@@ -259,6 +261,29 @@ def test_what_is_not_there_is_said(folder):
     assert "no such file" in message(folder, captions="x.csv")
     assert "a table is a .csv, .tsv or .jsonl file" in message(folder, captions=NAMES[0])
     assert "no such folder" in message(folder / "nowhere")
+
+
+def test_a_folder_of_another_kind_names_the_type_that_reads_it(folder, capsys):
+    for name in NAMES[1:]:
+        (folder / name).unlink()
+    (folder / "cats").mkdir()
+    (folder / NAMES[0]).rename(folder / "cats" / NAMES[0])
+    assert message(folder).endswith(
+        "; type: pictures reads images without captions, in folders " + BY
+    )
+    assert Pictures(folder=folder, holdout=0).build("train")[0]["label"] == "cats"
+    assert not capsys.readouterr().err
+    write(folder, f"{COLUMNS}{NAMES[1]},a cat\n")
+    Pictures(folder=folder, holdout=0).build("train")
+    assert capsys.readouterr().err.strip() == (
+        f"{folder / 'captions.csv'}: not read; type: image-folder reads images with their captions"
+    )
+    with pytest.raises(DataError, match=r"; type: image-folder reads its captions$"):
+        Flickr30k(folder=folder).build("train")
+    (folder / "captions.csv").rename(folder / "results.csv")
+    assert message(folder).endswith("; for Flickr30k, type: flickr30k")
+    (folder / "cats" / "below").mkdir()
+    assert message(folder / "cats" / "below").endswith("captions.jsonl, metadata.csv, " + TABLES)
 
 
 @pytest.mark.slow

@@ -43,6 +43,44 @@ def test_without_data_it_is_a_spec_of_pretrained_towers(kind, tmp_path, monkeypa
     assert spec.data.folder.as_posix() == f"specs/{KINDS[kind]}"
     assert (tmp_path / "specs" / "mine.yaml").read_text().startswith("# ")
     assert [path.name for path in tmp_path.iterdir()] == ["specs"]
+    printed = command("init", kind, "-o", "-")
+    assert printed.out == (tmp_path / "specs" / "mine.yaml").read_text().replace("specs/", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["specs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_data_it_says_what_to_do_before_training(kind, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    written, first, then = command("init", kind, "-o", "my, data/clip.yaml").out.splitlines()
+    assert written == "written: my, data/clip.yaml"
+    assert first.startswith("first: ")
+    assert first.endswith(f" in my, data/{KINDS[kind]}")
+    assert then == "next: contrastive train 'my, data/clip.yaml'"
+    assert load_spec("my, data/clip.yaml").data.folder.as_posix() == f"my, data/{KINDS[kind]}"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "flickr30k").mkdir()
+    assert "first: " not in command("init", kind).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "folder"], "folder: is a folder; give a file, such as folder/clip.yaml"),
+        (["-o", "file/clip.yaml"], "file/clip.yaml: cannot be written (file: File exists); give -"),
+        (["-o", "file/clip.yaml", "--with-data"], "file/clip.yaml: cannot be written (file: Fi"),
+        (["-o", "-", "--with-data"], "--output - prints the spec alone; give a file, or leave out"),
+        (["-o", "-", "--json"], "--output - prints the spec alone; give a file, or leave out --wi"),
+    ],
+)
+def test_where_no_spec_can_be_written_it_says_so(arguments, said, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    made = command("init", "flickr30k", *arguments)
+    assert made.code == 2
+    assert made.err.startswith(said)
+    assert len(made.err.splitlines()) == 1
+    assert {path.name for path in tmp_path.rglob("*")} == {"folder", "file"}
 
 
 @pytest.mark.parametrize("there", ["clip.yaml", "flickr30k"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle  # noqa: TID251 - the caller's own
 import pydoc
+import re
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -80,7 +82,7 @@ def test_modules_of_ones_own_are_a_model(given):
 
 
 def test_modules_that_do_not_fit_are_refused():
-    with pytest.raises(SpecError, match="audio has a module or a preprocess, but not both"):
+    with pytest.raises(SpecError, match="text has a module or a preprocess, but not both"):
         ContrastiveModel.from_modules({"text": network(2)}, {"audio": vectors}, embed_dim=8)
     wide = {"text": network(2, 9), "audio": network(3)}
     model = ContrastiveModel.from_modules(wide, {"text": lengths, "audio": vectors}, embed_dim=8)
@@ -88,6 +90,106 @@ def test_modules_that_do_not_fit_are_refused():
         model.embed("text", "a dog")
     with pytest.raises(SpecError, match="text has nothing to be compared with"):
         ContrastiveModel.from_modules({"text": network(2)}, {"text": lengths}, embed_dim=8)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_of_modules_is_copied_and_pickled(copied, given):
+    other = copied(given)
+    texts, sounds = ["a dog", "banana"], [np.arange(3.0), np.ones(3)]
+    assert other.embed("text", texts).equal(given.embed("text", texts))
+    assert other.embed("audio", sounds).equal(given.embed("audio", sounds))
+    assert other.spec == given.spec
+    assert hash(other.spec) == hash(given.spec)
+    with torch.no_grad():
+        next(other.tower("text").encoder.parameters()).zero_()
+    assert not other.embed("text", texts).equal(given.embed("text", texts))
+    with pytest.raises(
+        SpecError, match=r"towers.text: this Sequential was given to from_modules, s"
+    ):
+        build_model(given.spec)
+
+
+def test_a_model_of_modules_trains_in_ddp(given, tmp_path):
+    batch = {"text": {"x": torch.randn(2, 2)}, "audio": {"input": torch.randn(2, 3)}}
+    expected = given(**batch)["loss"]
+    init = f"file://{tmp_path / 'init'}"
+    torch.distributed.init_process_group("gloo", init_method=init, rank=0, world_size=1)
+    try:
+        loss = nn.parallel.DistributedDataParallel(given)(**batch)["loss"]
+        loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.allclose(loss, expected)
+    assert all(p.grad is not None for p in given.parameters())
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "keys", "training", "ids", "self", "label"])
+def test_a_name_that_no_modality_can_have_is_refused(name):
+    with pytest.raises(SpecError, match=re.escape(f"towers: {name!r} cannot name a modality")):
+        ContrastiveModel.from_modules(
+            {name: network(2), "audio": network(3)}, {name: lengths, "audio": vectors}, embed_dim=8
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"modules": [network(2)]}, "from_modules: modules is a list; give a dict by modality"),
+        ({"preprocess": lengths}, "from_modules: preprocess is a function; give a dict"),
+        ({"text": lambda x: x}, "from_modules: the module of text is a function; give an nn.Modul"),
+        ({"text": nn.Linear}, "from_modules: the module of text is the class Linear; give an nn."),
+        ({"text": None}, "from_modules: the module of text is None; give an nn.Module"),
+        ({"text": CBOW()}, "from_modules: the module of text is a CBOW; give an nn.Module"),
+        ({1: network(2)}, "from_modules: 1 names no modality; give a text, such as 'image'"),
+        ({"of text": None}, "from_modules: the preprocess of text is None; give a function"),
+        ({"of text": CBOW()}, "from_modules: the preprocess of text is a CBOW; give a function"),
+        ({"embed_dim": 0}, "ModelSpec: embed_dim: Input should be greater than 0"),
+        ({"loss": InfoNCE().build()}, "ModelSpec: loss: needs the kind loss, not an nn.Module (In"),
+        (
+            {"loss": InfoNCE},
+            "ModelSpec: loss: needs the kind loss, not a class; write InfoNCE(...)",
+        ),
+        ({"pairs": "text"}, "ModelSpec: pairs: Input should be a valid tuple"),
+    ],
+)
+def test_what_is_no_module_or_preprocess_is_refused_in_one_line(wrong, said):
+    how = {"modules": {"text": network(2), "audio": network(3)}, "embed_dim": 8}
+    how["preprocess"] = {"text": lengths, "audio": vectors}
+    for name, value in wrong.items():
+        if name in (*how, "loss", "pairs"):
+            how[name] = value
+        elif name == "of text":
+            how["preprocess"]["text"] = value
+        else:
+            how["modules"][name] = value
+    with pytest.raises(SpecError) as error:
+        ContrastiveModel.from_modules(**how)
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (
+            [[1.0, 2.0]],
+            "towers.text: preprocess returns list; return a tensor, or a dict of tensors",
+        ),
+        ({"input": [[1.0, 2.0]]}, "towers.text: preprocess returns list as input; return a tensor"),
+        (
+            torch.ones(3, 2),
+            r"towers.text: preprocess returns the shape \(3, 2\) for 1 samples; ret",
+        ),
+    ],
+)
+def test_a_preprocess_that_returns_something_else_is_refused(returned, said):
+    model = ContrastiveModel.from_modules(
+        {"text": network(2), "audio": network(3)},
+        {"text": lambda _: returned, "audio": vectors},
+        embed_dim=8,
+    )
+    with pytest.raises(SpecError, match=said):
+        model.embed("text", "a dog")
 
 
 def test_forward_gives_the_loss_of_a_loop_of_ones_own(given):
@@ -186,10 +288,18 @@ def test_a_report_shows_its_metrics_and_is_a_frame(toy):
 def test_a_comparison_is_a_frame_and_its_names_are_escaped(toy, tmp_path):
     model, _ = toy
     image = next((tmp_path / "data").rglob("*.jpg"))
-    found = compare({"a<b": model, "two": model}, image, ["cat", "dog"])
+    found = compare({"a<b": model, "two": model}, image, ["model", "image"])
     assert repr(found) == "Comparison(a<b, two: agree on 1 of 1 images)"
-    assert list(found.to_pandas()["model"]) == ["a<b", "two"]
+    frame = found.to_pandas()
+    assert list(frame.columns) == ["image", "model", "class", "probability"]
+    assert list(frame["model"]) == ["a<b", "a<b", "two", "two"]
+    assert list(frame["class"]) == ["model", "image"] * 2
+    assert list(frame["probability"])[:2] == found.by_image("a<b")[0]
+    assert set(frame["image"]) == {str(image)}
     assert "<td>a&lt;b</td>" in found._repr_html_()
+    again = pickle.loads(pickle.dumps(found))
+    assert again.as_dict() == found.as_dict()
+    assert len({found, found, again}) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.fingerprint import weights_fingerprint
-from contrastive.reporting.run_log import read_log
+from contrastive.reporting.run_log import Log, read_log
 from contrastive.training.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
@@ -403,3 +403,13 @@ def test_a_log_with_damage_is_read_up_to_it(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 2.0}\n\xff\xfe{"step": 2')
     assert read_log(path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_the_log_rounds_the_epoch_of_every_line_and_nothing_else(tmp_path):
+    with Log(tmp_path / "log.jsonl") as log:
+        log.step(1, 1 / 3, loss=1 / 3)
+        log.note({"step": 2, "epoch": 2 / 3, "gradients": {"head": 2 / 3}})
+    assert read_log(tmp_path / "log.jsonl") == [
+        {"step": 1, "epoch": 0.333333, "loss": 1 / 3},
+        {"step": 2, "epoch": 0.666667, "gradients": {"head": 2 / 3}},
+    ]

@@ -72,6 +72,7 @@ NOT_YAML = [  # instead of the first, the second: on that line, this is said
 ]
 LOSSES = ", ".join(losses)
 NO_TYPE = f"model.loss: needs a 'type', one of: {LOSSES}"
+A_NAME = "model.loss: needs a 'type'; write {type: infonce}"
 NOT_A_SPEC = [
     ("embed_dim", "embde_dim", 2, "model.embde_dim: unknown field; did you mean 'embed_dim'?"),
     ("size: 8", "sise: 8", 5, "encoder.sise: unknown field; did you mean 'size'?"),
@@ -88,7 +89,7 @@ NOT_A_SPEC = [
     ),
     ("type: mlp", "type: infonce", 6, "model.towers.image.head: unknown head 'infonce'"),
     ("type: infonce, ", "", 11, NO_TYPE),
-    (LOSS, "infonce", 11, NO_TYPE),
+    (LOSS, "infonce", 11, A_NAME),
     (LOSS, "", 11, NO_TYPE),
     (LOSS, "[infonce]", 11, NO_TYPE),
     ("type: infonce", "type: 3", 11, NO_TYPE),
@@ -144,7 +145,7 @@ OVERRIDES = [
     ("evaluation.templates.x=a {}", "evaluation.templates is a list without 'x'"),
     ("evaluation.templates.1=3", "evaluation.templates.1: Input should be a valid string"),
     ("model.loss.type=infnce", "model.loss: unknown loss 'infnce'; did you mean 'infonce'?"),
-    ("model.loss=infonce", NO_TYPE),
+    ("model.loss=infonce", A_NAME),
     ("model.loss={temperature: 1}", NO_TYPE),
     ("model=", "model: Input should be a valid dictionary"),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +14,13 @@ from contrastive.cli.options import Json
 from contrastive.cli.output import show
 from contrastive.errors import DataError
 
+STDOUT = Path("-")
+PLAIN = re.compile(r"[\w./-]+")  # what YAML reads as it stands
 FOLDERS = {"flickr30k": "flickr30k", "image-folder": "images"}
+FIRST = {
+    "flickr30k": "unpack Flickr30k's images and captions in",
+    "image-folder": "put your images, and captions.csv with columns image and text, in",
+}
 DATA = {
     "flickr30k": """\
 # Flickr30k as it was unpacked; captions, images and splits are found in it by their usual names.
@@ -67,27 +75,56 @@ def init(
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Also write a generated dataset that it trains on.")
     ] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file of the spec.")] = Path(
-        "clip.yaml"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file of the spec; - prints it.")
+    ] = Path("clip.yaml"),
     as_json: Json = False,
 ) -> None:
     """Write a commented spec to begin with."""
     folder = output.parent / FOLDERS[kind]
-    written = [output, folder] if with_data else [output]
-    for path in written:
+    text = _spec(kind, folder, with_data=with_data)
+    if output == STDOUT:
+        if with_data or as_json:
+            msg = (
+                "--output - prints the spec alone; give a file, or leave out --with-data and --json"
+            )
+            raise DataError(msg)
+        typer.echo(text, nl=False)
+        return
+    try:
+        _write(output, text, kind, folder if with_data else None)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+        msg = f"{output}: cannot be written ({why}); give --output in another folder"
+        raise DataError(msg) from None
+    lines = [f"written: {output}"]
+    if with_data:
+        lines.append(f"written: {folder}")
+    elif not folder.exists():
+        lines.append(f"first: {FIRST[kind]} {folder}")
+    command = shlex.join(["contrastive", "train", str(output)])
+    show({"spec": str(output)}, as_json, "\n".join([*lines, f"next: {command}"]))
+
+
+def _spec(kind: str, folder: Path, *, with_data: bool) -> str:
+    model, training = (SCRATCH, BRIEF) if with_data else (PRETRAINED, TRAINING)
+    place = folder.as_posix()
+    quoted = place if PLAIN.fullmatch(place) else json.dumps(place, ensure_ascii=False)
+    return "\n".join([model, DATA[kind].replace("FOLDER", quoted), EVALUATED + training])
+
+
+def _write(output: Path, text: str, kind: str, folder: Path | None) -> None:
+    """Write the spec, and generated data to ``folder``; what is there already stays."""
+    if output.is_dir():
+        msg = f"{output}: is a folder; give a file, such as {output / 'clip.yaml'}"
+        raise DataError(msg)
+    for path in filter(None, (output, folder)):
         if path.exists():
             msg = f"{path}: is there already; move it, or give --output in another folder"
             raise DataError(msg)
-    model, training = PRETRAINED, TRAINING
-    if with_data:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    if folder:
         from contrastive.datasets.miniature import write_flickr30k, write_image_folder
 
         (write_flickr30k if kind == "flickr30k" else write_image_folder)(folder)
-        model, training = SCRATCH, BRIEF
-    data = DATA[kind].replace("FOLDER", folder.as_posix())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n".join([model, data, EVALUATED + training]), encoding="utf-8")
-    lines = [f"written: {path}" for path in written]
-    command = shlex.join(["contrastive", "train", str(output)])
-    show({"spec": str(output)}, as_json, "\n".join([*lines, f"next: {command}"]))

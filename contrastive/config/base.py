@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import json
 import textwrap
 from collections.abc import Mapping
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -21,31 +19,28 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
-from pydantic_core import (
-    CoreSchema,
-    ErrorDetails,
-    InitErrorDetails,
-    PydanticCustomError,
-    core_schema,
-)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from contrastive.config.frozen import frozen
+from contrastive.config.mistakes import explained, misplaced, mistakes_of, unknown_field
 from contrastive.config.renamed import RenamedFields, warn, with_new_names
 from contrastive.errors import SpecError, UnknownComponent
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
 
     PathField = str | Path
 else:
     PathField = Path
 """A field that holds a path and is given a path or a string, which type checkers then let pass."""
 
-
-VALUE_ERROR = "Value error, "  # what pydantic puts before the text of a ValueError
+S = TypeVar("S", bound="Config")
+AGAIN = object()
+"""A context of pydantic's in which objects that are there already are checked like new ones."""
 
 
 class RegistryLookup(Protocol):
@@ -100,11 +95,41 @@ class Config(BaseModel):
             how = f"such as {first}={unnamed[0]!r}" if first else "of which it has none"
             msg = f"{type(self).__name__}: fields are given by name, {how}"
             raise SpecError(msg)
-        with one_line_each(type(self).__name__):
+        with mistakes_of(type(self).__name__):
             self.__pydantic_validator__.validate_python(fields, self_instance=self)
 
     # pydantic calls an __init__ of one's own for nested configs too; this one is for the outermost
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **how: Any) -> Self:
+        """Return an object of plain data, such as a dict.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        with mistakes_of(cls.__name__):
+            return super().model_validate(obj, **how)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **how: Any) -> Self:
+        """Return an object of JSON.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        with mistakes_of(cls.__name__):
+            return super().model_validate_json(json_data, **how)
+
+    @classmethod
+    def model_validate_strings(cls, obj: Any, **how: Any) -> Self:
+        """Return an object of a dict whose values are texts.
+
+        Raises:
+            SpecError: one line for each mistake.
+        """
+        with mistakes_of(cls.__name__):
+            return super().model_validate_strings(obj, **how)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to change a field.
@@ -113,50 +138,27 @@ class Config(BaseModel):
             SpecError: says how to make another object.
         """
         if not name.startswith("_"):
-            msg = (
-                f"{type(self).__name__}: {name} cannot be changed; make another: "
-                f"model_copy(update={{{name!r}: ...}})"
-            )
-            raise SpecError(msg)
+            self._refuse_change(name)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Refuse to remove a field.
+        """Refuse to delete a field.
 
         Raises:
-            SpecError: always.
+            SpecError: says how to make another object.
         """
-        msg = f"{type(self).__name__}: {name} cannot be removed; make another object without it"
+        if not name.startswith("_"):
+            self._refuse_change(name)
+        super().__delattr__(name)
+
+    def _refuse_change(self, name: str) -> NoReturn:
+        fields = type(self).model_fields
+        msg = f"{type(self).__name__}: " + (
+            f"{name} cannot be changed; make another: model_copy(update={{{name!r}: ...}})"
+            if name in fields
+            else f"{name}: {unknown_field(name, fields)}"
+        )
         raise SpecError(msg)
-
-    @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Make an object of plain data, such as a dict.
-
-        Raises:
-            SpecError: one line for each mistake.
-        """
-        with one_line_each(cls.__name__):
-            return cls.checked(obj, **options)
-
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """Make an object of JSON.
-
-        Raises:
-            SpecError: one line for each mistake.
-        """
-        with one_line_each(cls.__name__):
-            return super().model_validate_json(json_data, **options)
-
-    @classmethod
-    def checked(cls, obj: Any, **options: Any) -> Self:
-        """Make an object of plain data, where the caller tells the mistakes.
-
-        Raises:
-            ValidationError: pydantic's, with the place of each mistake.
-        """
-        return super().model_validate(obj, **options)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other fields, checked like those of a new object.
@@ -166,8 +168,7 @@ class Config(BaseModel):
         """
         if not update:
             return super().model_copy(deep=deep)
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**given | dict(self._today(update)))
+        return type(self)(**self._given() | dict(self._with_new_names(update)))
 
     if not TYPE_CHECKING:
 
@@ -190,9 +191,8 @@ class Config(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Yield the fields that are not at their defaults."""
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if field.repr and value != field.get_default(call_default_factory=True):
+        for name in type(self).model_fields:
+            if (value := getattr(self, name)) != self._default(name):
                 yield name, value
 
     def check_again(self) -> Self:
@@ -201,11 +201,23 @@ class Config(BaseModel):
         Raises:
             SpecError: one line for each mistake.
         """
-        mistakes: list[str] = []
-        made = _check_again(self, (), mistakes)
-        if mistakes:
-            raise SpecError("\n".join(f"{type(self).__name__}: {line}" for line in mistakes))
-        return made
+        with mistakes_of(type(self).__name__):
+            return validated(type(self), self, AGAIN)
+
+    def _given(self) -> dict[str, Any]:
+        """Return what is not a default, and whatever else was put in unchecked."""
+        cls = type(self)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in self.model_fields_set
+            or (name not in cls.model_fields and not hasattr(cls, name))  # no cached property
+            or (name in cls.model_fields and value != cls._default(name))
+        }
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].get_default(call_default_factory=True)
 
     def __hash__(self) -> int:
         """Hash what a file would say; the fields themselves may be dicts or lists."""
@@ -217,49 +229,54 @@ class Config(BaseModel):
         return {"type": self.registry.name_of(type(self)), **fields} if self.kind else fields
 
     @classmethod
-    def _today(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return fields under their names of today."""
+    def _with_new_names(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         return with_new_names(cls.__name__, cls.renamed, fields)
 
     @model_validator(mode="wrap")
     @classmethod
-    def _suggest_fields(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _checked(
+        cls, value: Any, validate: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        if isinstance(value, cls):
+            if info.context is not AGAIN:
+                return value
+            if type(value) is not cls:
+                return validated(type(value), value, AGAIN)
+            value = value._given()
+        elif why := misplaced(value, cls.__name__):
+            raise PydanticCustomError("misplaced", "{why}", {"why": why})
         if cls.renamed and isinstance(value, Mapping):
-            value = cls._today(cast("Mapping[str, Any]", value))
+            value = cls._with_new_names(cast("Mapping[str, Any]", value))
         try:
             made = validate(value)
         except ValidationError as error:
-            raise ValidationError.from_exception_data(
-                cls.__name__, _explain(cls, error.errors(include_url=False))
-            ) from None
+            mistakes = explained(cls, error.errors(include_url=False))
+            raise ValidationError.from_exception_data(cls.__name__, mistakes) from None
         fields = vars(made)
-        for name, field in fields.items():
-            fields[name] = frozen(field)
+        fields.update({name: frozen(field) for name, field in fields.items()})
         return made
 
     @classmethod
-    def choose(cls, value: object) -> Config:
+    def choose(cls, value: object, info: ValidationInfo | None = None) -> Config:
         """Turn ``{"type": name, ...}`` into a config of the class called ``name``."""
+        context = info.context if info else None
         if isinstance(value, cls):
-            return value
-        if isinstance(value, Config):
-            about = {"kind": cls.kind, "given": type(value).__name__}
-            raise PydanticCustomError("bad_kind", "needs the kind {kind}, not {given}", about)
-        if hasattr(value, "state_dict"):
-            text = "an nn.Module is no {kind}; ContrastiveModel.from_modules takes modules"
-            raise PydanticCustomError("module", text, {"kind": cls.kind})
+            return validated(type(value), value, AGAIN) if context is AGAIN else value
+        if why := misplaced(value, f"the kind {cls.kind}"):
+            raise PydanticCustomError("misplaced", "{why}", {"why": why})
         fields = dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
         name = fields.pop("type", None)
         if not isinstance(name, str):
-            names = ", ".join(cls.registry)
-            raise PydanticCustomError(
-                "no_type", "needs a 'type', one of: {names}", {"names": names}
+            known = list(cls.registry)
+            how = (
+                f"; write {{type: {value}}}" if value in known else f", one of: {', '.join(known)}"
             )
+            raise PydanticCustomError("no_type", "needs a 'type'{how}", {"how": how})
         try:
             chosen: type[Config] = cls.registry[name]
         except UnknownComponent as error:
             raise PydanticCustomError("bad_type", "{why}", {"why": str(error)}) from None
-        return chosen.checked(fields)
+        return validated(chosen, fields, context)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -268,7 +285,7 @@ class Config(BaseModel):
         as_its_own_type = core_schema.wrap_serializer_function_ser_schema(
             lambda value, serialize: serialize(value), schema=core_schema.any_schema()
         )
-        return core_schema.no_info_plain_validator_function(
+        return core_schema.with_info_plain_validator_function(
             cls.choose, serialization=as_its_own_type
         )
 
@@ -292,53 +309,13 @@ class Config(BaseModel):
         return described
 
 
-@contextmanager
-def one_line_each(origin: str) -> Generator[None]:
-    """Within this block, a ``ValidationError`` becomes a ``SpecError`` with a line each."""
-    try:
-        yield
-    except ValidationError as error:
-        raise SpecError(error_lines(error, origin)) from None
+def validated(kind: type[S], value: object, context: object = None) -> S:
+    """Return an object of ``kind``; a mistake is pydantic's own error, which has its place.
 
-
-def error_lines(error: ValidationError, origin: str) -> str:
-    """Return a line for each mistake: where it is, after the name of the whole, and what."""
-    return "\n".join(f"{origin}: {in_one_line(e)}" for e in error.errors(include_url=False))
-
-
-def in_one_line(mistake: ErrorDetails) -> str:
-    """Return where a mistake is and what: ``training.lr: Input should be greater than 0``."""
-    where = ".".join(map(str, mistake["loc"]))
-    text = mistake["msg"].removeprefix(VALUE_ERROR)
-    return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
-
-
-def _check_again(value: Any, key_path: tuple[int | str, ...], mistakes: list[str]) -> Any:
-    """Return a value whose configs are checked; mistakes are added with their place."""
-    match value:
-        case Config():
-            given = value.model_fields_set | dict(value.__repr_args__()).keys()
-            known = len(mistakes)
-            fields = {
-                name: _check_again(getattr(value, name), (*key_path, name), mistakes)
-                for name in type(value).model_fields
-                if name in given
-            }
-            try:
-                return type(value).checked(fields) if len(mistakes) == known else value
-            except ValidationError as error:
-                for one in error.errors(include_url=False):
-                    one["loc"] = (*key_path, *one["loc"])
-                    mistakes.append(in_one_line(one))
-                return value
-        case dict():
-            items = cast("dict[Any, Any]", value).items()
-            return {key: _check_again(v, (*key_path, key), mistakes) for key, v in items}
-        case list() | tuple():
-            items = enumerate(cast("list[Any]", value))
-            return [_check_again(v, (*key_path, i), mistakes) for i, v in items]
-        case _:
-            return value
+    Raises:
+        ValidationError: there are mistakes.
+    """
+    return kind.__pydantic_validator__.validate_python(value, context=context)
 
 
 def attribute_docstrings(cls: type[Config]) -> dict[str, str]:
@@ -364,26 +341,3 @@ def attribute_docstrings(cls: type[Config]) -> dict[str, str]:
                 case _:
                     pass
     return found
-
-
-def _explain(cls: type[Config], errors: list[ErrorDetails]) -> list[InitErrorDetails]:
-    """Say of each unknown field which field was probably meant."""
-    fields = [field.alias or name for name, field in cls.model_fields.items()]
-    lines: list[InitErrorDetails] = []
-    meant: set[tuple[int | str, ...]] = set()
-    for error in errors:
-        text = error["msg"].removeprefix(VALUE_ERROR)
-        if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
-            close = difflib.get_close_matches(str(error["loc"][0]), fields, n=1)
-            meant.update((name,) for name in close)
-            known = f"there are: {', '.join(fields)}" if fields else "it has no fields"
-            text = (
-                f"unknown field; did you mean {close[0]!r}?" if close else f"unknown field; {known}"
-            )
-        line = PydanticCustomError(cast("Any", error["type"]), "{text}", {"text": text})
-        lines.append(InitErrorDetails(type=line, loc=error["loc"], input=error["input"]))
-    return [
-        line
-        for line, error in zip(lines, errors, strict=True)
-        if not (error["type"] == "missing" and error["loc"] in meant)
-    ]

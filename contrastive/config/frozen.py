@@ -1,44 +1,66 @@
-"""Dicts and lists of a spec, which nobody can change."""
+"""Dicts, lists and sets that equal plain ones and cannot be changed: the containers of a spec."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from contrastive.errors import SpecError
 
+K = TypeVar("K")
+V = TypeVar("V")
 
-def _refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
-    what = "dict" if isinstance(self, dict) else "list"
-    msg = f"a {what} of a spec cannot be changed; make another spec, by model_copy(update=...)"
+
+class FrozenDict(dict[K, V]):
+    """A dict that cannot be changed; its ``copy()`` is a plain dict."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
+class FrozenList(list[V]):
+    """A list that cannot be changed; its ``copy()`` is a plain list."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (list(self),)
+
+
+class FrozenSet(set[V]):
+    """A set that cannot be changed, and unlike ``frozenset`` is a ``set``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (set(self),)
+
+
+def _refuse(self: object, *_: object, **__: object) -> NoReturn:
+    plain = type(self).__mro__[1].__name__
+    msg = (
+        f"a {plain} in a spec cannot be changed; make another spec with another {plain}: "
+        "model_copy(update={...})"
+    )
     raise SpecError(msg)
 
 
-class FrozenDict(dict[Any, Any]):
-    """A dict that raises ``SpecError`` where it would be changed; a copy of it is one, too."""
-
-    __setitem__ = __delitem__ = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
-    clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenDict, (dict(self),)
-
-
-class FrozenList(list[Any]):
-    """A list that raises ``SpecError`` where it would be changed; a copy of it is one, too."""
-
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # pyright: ignore[reportAssignmentType]
-    append = clear = extend = insert = pop = remove = reverse = sort = _refuse  # pyright: ignore[reportAssignmentType]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenList, (list(self),)
+CHANGES = {
+    FrozenDict: "__setitem__ __delitem__ __ior__ clear pop popitem setdefault update",
+    FrozenList: "__setitem__ __delitem__ __iadd__ __imul__ append clear extend insert pop remove "
+    "reverse sort",
+    FrozenSet: "__iand__ __ior__ __isub__ __ixor__ add clear difference_update discard "
+    "intersection_update pop remove symmetric_difference_update update",
+}
+for _cls, _names in CHANGES.items():
+    for _name in _names.split():
+        setattr(_cls, _name, _refuse)
 
 
 def frozen(value: Any) -> Any:
-    """Return a value whose dicts and lists, inner ones too, cannot be changed."""
-    if type(value) is dict:
-        return FrozenDict({k: frozen(v) for k, v in cast("dict[Any, Any]", value).items()})
-    if type(value) is list:
-        return FrozenList(frozen(v) for v in cast("list[Any]", value))
-    if type(value) is tuple:
-        return tuple(frozen(v) for v in cast("tuple[Any, ...]", value))
+    """Return a value with every dict, list and set in it frozen."""
+    kind: type = type(cast("object", value))
+    if kind is dict:
+        return FrozenDict({k: frozen(v) for k, v in value.items()})
+    if kind is list:
+        return FrozenList(map(frozen, value))
+    if kind is set:
+        return FrozenSet(value)
+    if kind is tuple:
+        return tuple(map(frozen, value))
     return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -17,7 +17,8 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
 from contrastive.config.arguments import path_of, strings
-from contrastive.config.base import Config, in_one_line
+from contrastive.config.base import Config, S, validated
+from contrastive.config.mistakes import in_one_line
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
 from contrastive.errors import SpecError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
-
-S = TypeVar("S", bound=Config)
 
 MAX_BYTES = 100_000  # a spec is a page; more is a mistake or an attack, and takes seconds to read
 MAX_NODES = 20_000
@@ -82,7 +81,7 @@ def with_overrides(config: S, *overrides: str) -> S:
     Raises:
         SpecError: one line for each mistake.
     """
-    data = config.model_dump(mode="json", exclude_unset=True)
+    data = config.check_again().model_dump(mode="json", exclude_unset=True)
     return _checked(type(config), type(config).__name__, data, {}, overrides, trusted=True)
 
 
@@ -104,7 +103,7 @@ def _checked(
             report.append(str(error))
     try:
         with nullcontext() if trusted else names_only(), told_by_reader():
-            loaded = spec.checked(data)
+            loaded = validated(spec, data)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         report += [_report(origin, lines, said, mistake) for mistake in mistakes]
@@ -280,7 +279,8 @@ def _bad(node: Any, problem: str) -> _YAMLError:
 
 def _set(data: dict[str, Any], override: str) -> KeyPath:
     """Apply ``a.b=value`` to ``data`` and return its key path."""
-    dotted, equals, text = override.partition("=")
+    is_text = isinstance(cast("object", override), str)
+    dotted, equals, text = override.partition("=") if is_text else ("", "", "")
     key_path = tuple(dotted.strip().split("."))
     if not equals or not all(key_path) or not dotted.isprintable():
         msg = f"override {override!r}: write it as a.b=value"

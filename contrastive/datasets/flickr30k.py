@@ -9,6 +9,14 @@ from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
+from contrastive.datasets.known_files import (
+    ANNOTATIONS,
+    IMAGES,
+    PLACES,
+    WITH_SPLITS,
+    first_file,
+    fitting_type,
+)
 from contrastive.datasets.splits import SPLITS
 from contrastive.datasets.text_tables import quoted, read_lines
 from contrastive.errors import DataError
@@ -19,10 +27,6 @@ if TYPE_CHECKING:
     from contrastive.config.base import PathField
     from contrastive.datasets import Flickr30k, Purpose
 
-WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
-ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token")
-IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")
-PLACES = ("", "flickr30k", "annotations", *IMAGES)  # copies differ in how they nest
 LISTS = ("flickr30k_{}.txt", "{}.txt")
 
 
@@ -51,16 +55,11 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
 
 
 def _find_annotations(folder: Path, given: PathField | None) -> Path:
-    if found := folder / given if given else _find(folder, ANNOTATIONS):
+    if found := folder / given if given else first_file(folder, ANNOTATIONS, PLACES):
         return found
-    msg = f"{folder}: no annotations here; looked for {', '.join(ANNOTATIONS)}"
+    looked = ", ".join(ANNOTATIONS)
+    msg = f"{folder}: no annotations here; looked for {looked}{fitting_type(folder)}"
     raise DataError(msg)
-
-
-def _find(folder: Path, names: Iterable[str], places: Iterable[str] = PLACES) -> Path | None:
-    """Return the first name that exists, in the folder or where copies nest it."""
-    paths = (folder / place / name for name in names for place in places)
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _find_images(folder: Path, given: PathField | None) -> Path:
@@ -94,7 +93,7 @@ def _read_splits(folder: Path, given: PathField | None, annotations: Path) -> _S
     if not place.is_dir():
         return _read_members(place)
     places = ("",) if given else PLACES  # what the user points at is not to be guessed at
-    if file := _find(place, WITH_SPLITS, places):
+    if file := first_file(place, WITH_SPLITS, places):
         return _read_members(file)
     if members := _read_lists(place, places):
         return _Splits(members, [])
@@ -123,7 +122,7 @@ def _read_lists(place: Path, places: tuple[str, ...]) -> dict[str, _Member]:
     """Read a list of names for each split; the suffix .jpg may be left out."""
     members: dict[str, _Member] = {}
     for split in SPLITS:
-        file = _find(place, [name.format(split) for name in LISTS], places)
+        file = first_file(place, [name.format(split) for name in LISTS], places)
         for number, line in enumerate(read_lines(file) if file else [], 1):
             if not (name := line.strip()):
                 continue

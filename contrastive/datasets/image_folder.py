@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.data.folders import readable_folder
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
+from contrastive.datasets.known_files import CAPTION_TABLES, first_file, fitting_type
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
 from contrastive.datasets.text_tables import (
     TableRecord,
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from contrastive.config.base import PathField
     from contrastive.datasets import ImageFolder, Purpose
 
-CAPTION_TABLES = tuple(
-    f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
-)
 COLUMNS = {
     "image": ("image", "file_name", "filename"),
     "text": ("text", "caption"),
@@ -82,22 +80,18 @@ def _find_tables(folder: Path, given: PathField | None) -> list[Table]:
     """Return the captions file, or those of the folders that are named like splits."""
     if given:
         return [Table(folder / given)]
-    if path := _find(folder):
+    if path := first_file(folder, CAPTION_TABLES):
         return [Table(path)]
     tables = [
         Table(path, f"{name}/", SPLIT_ALIASES.get(name, name))
         for name in (*SPLITS, *SPLIT_ALIASES)
-        if (path := _find(folder / name))
+        if (path := first_file(folder / name, CAPTION_TABLES))
     ]
     if not tables:
         names = ", ".join(CAPTION_TABLES)
         msg = f"{folder}: no captions, here or in train, val, test; looked for {names}"
-        raise DataError(msg)
+        raise DataError(msg + fitting_type(folder))
     return tables
-
-
-def _find(folder: Path) -> Path | None:
-    return next((folder / name for name in CAPTION_TABLES if (folder / name).is_file()), None)
 
 
 def _rows(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
+from contrastive.datasets.known_files import caption_table
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
 from contrastive.datasets.text_tables import (
     name_list,
@@ -51,6 +53,9 @@ def read_images(config: Pictures, split: str) -> RowList:
     folder = Path(config.folder).expanduser()
     with readable_folder(folder):
         paths = images_below(folder)
+        table = caption_table(folder)
+    if table:
+        say(f"{table}: not read; type: image-folder reads images with their captions")
     places = [path.relative_to(folder).as_posix() for path in paths]
     names = {place.partition("/")[0] for place in places if "/" in place}
     given = {

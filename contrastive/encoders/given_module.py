@@ -5,12 +5,13 @@ Shapes: B samples, D the model's shared width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import Field
 from torch import Tensor, nn
 
+from contrastive.config.base import Config
 from contrastive.data.raw_samples import sample_list
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
@@ -62,40 +63,90 @@ class NamedInputs:
     modality: str
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Tensor]:
-        """Return the keyword arguments of ``forward``."""
-        inputs = self.preprocess(sample_list(samples, self.modality, least=1))
-        return {ONLY_INPUT: inputs} if isinstance(inputs, Tensor) else inputs
+        """Return the keyword arguments of ``forward``.
+
+        Raises:
+            SpecError: it returns something else than tensors.
+        """
+        samples = sample_list(samples, self.modality, least=1)
+        found: Any = self.preprocess(samples)
+        alone = not isinstance(found, Mapping)
+        inputs: dict[str, Any] = {ONLY_INPUT: found} if alone else dict(cast("Any", found))
+        for name, tensor in inputs.items():
+            if not isinstance(tensor, Tensor):
+                what = type(tensor).__name__ + ("" if alone else f" as {name}")
+                msg = (
+                    f"towers.{self.modality}: preprocess returns {what}; return a tensor, or a "
+                    "dict of tensors"
+                )
+                raise SpecError(msg)
+        if isinstance(found, Tensor) and found.shape[:1] != (len(samples),):
+            msg = (
+                f"towers.{self.modality}: preprocess returns the shape {tuple(found.shape)} for "
+                f"{len(samples)} samples; return a row for each"
+            )
+            raise SpecError(msg)
+        return inputs
 
 
 class Given(Encoder):
-    """A module of your own as a part of a spec, which no file can hold."""
+    """Stands in a spec for a module that was given, which no spec can rebuild."""
 
-    module: Any = Field(exclude=True, repr=False)
-    """The ``GivenModule``, ready to use."""
+    name: str
+    """Its modality."""
+    module: str
+    """Its class."""
 
     @property
     def modality(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What it encodes."""
-        return self.module.modality
+        return self.name
 
     def build(self) -> EncoderModule:
-        """Return the module."""
-        return self.module
+        """Refuse.
+
+        Raises:
+            SpecError: always; says how to come by the model.
+        """
+        msg = (
+            f"this {self.module} was given to from_modules, so no spec can rebuild it; call "
+            "from_modules again, or give it a config class (docs/write_a_plugin.md)"
+        )
+        raise SpecError(msg)
 
 
-def given_encoder(
-    module: nn.Module, preprocess: Callable[[Sequence[Any]], Any], modality: str, dim: int
-) -> Encoder:
-    """Return the config of a module that is there already.
+def check_given(modules: object, preprocess: object) -> None:
+    """Insist on a module and a preprocess for each name.
 
     Raises:
-        SpecError: the module is none, or the preprocess is no function.
+        SpecError: names the first that has none, or something else.
     """
-    if not isinstance(cast("object", module), nn.Module):
-        what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
-        msg = f"from_modules: {modality} is {what}; give an nn.Module, such as {modality}=net"
-        raise SpecError(msg)
-    if not callable(preprocess):
-        msg = f"from_modules: preprocess[{modality!r}] is {type(preprocess).__name__}, no function"
-        raise SpecError(msg)
-    return Given(module=GivenModule(module, preprocess, modality, dim))
+    for what, given in {"modules": modules, "preprocess": preprocess}.items():
+        if not isinstance(given, Mapping):
+            msg = f"from_modules: {what} is {_shown(given)}; give a dict by modality"
+            raise SpecError(msg)
+    each = cast("Mapping[Any, Any]", modules), cast("Mapping[Any, Any]", preprocess)
+    for name in {**each[0], **each[1]}:
+        if not isinstance(name, str):
+            msg = f"from_modules: {name!r} names no modality; give a text, such as 'image'"
+            raise SpecError(msg)
+        if not all(name in given for given in each):
+            msg = f"from_modules: {name} has a module or a preprocess, but not both; give both"
+            raise SpecError(msg)
+        module, function = (given[name] for given in each)
+        if not isinstance(module, nn.Module):
+            msg = f"from_modules: the module of {name} is {_shown(module)}; give an nn.Module"
+            raise SpecError(msg)
+        if not callable(function) or isinstance(function, Config) or _is_module_class(function):
+            msg = f"from_modules: the preprocess of {name} is {_shown(function)}; give a function"
+            raise SpecError(msg)
+
+
+def _is_module_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # tensors and images have no equality or hash
 class Comparison(Tabular):
     """What each model says about each image, when all are asked in the same words."""
 
@@ -51,11 +51,13 @@ class Comparison(Tabular):
         return cast("list[list[float]]", self.probabilities[model].tolist())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each image and model: the probability of each class."""
+        """Return a row for each image, model and class, so that names are values, not columns."""
+        by_model = {model: self.by_image(model) for model in self.probabilities}
         return [
-            {"image": each["image"], "model": model} | probabilities
-            for each in self.as_dict()["images"]
-            for model, probabilities in each["probabilities"].items()
+            {"image": image_name(image, i), "model": model, "class": name, "probability": share}
+            for i, image in enumerate(self.images)
+            for model, rows in by_model.items()
+            for name, share in zip(self.classes, rows[i], strict=True)
         ]
 
     def __repr__(self) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from contrastive.config.arguments import path_of
-from contrastive.config.base import Config, one_line_each
+from contrastive.config.base import Config, validated
+from contrastive.config.mistakes import misplaced, mistakes_of
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
@@ -70,9 +71,9 @@ def _checked(spec: SpecLike) -> ModelSpec | RunSpec:
         return _validated(kind_of_spec(spec), spec, "the spec")
     if isinstance(cast("object", spec), (ModelSpec, RunSpec)):
         return spec.check_again()
-    what = type(spec).__name__
-    msg = f"a {what} is no spec; give a RunSpec, a ModelSpec, a dict, or the path of a YAML file"
-    raise SpecError(msg)
+    wanted = "a RunSpec, a ModelSpec, a dict, or the path of a YAML file"
+    what = f"needs {wanted}, not {type(spec).__name__}"
+    raise SpecError(misplaced(spec, wanted) or what)
 
 
 def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel:
@@ -211,5 +212,5 @@ def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec
 
 
 def _validated(kind: type[S], data: Any, origin: str) -> S:
-    with one_line_each(origin):
-        return kind.checked(data)
+    with mistakes_of(origin):
+        return validated(kind, data)

@@ -14,7 +14,8 @@ from contrastive.config.arguments import check_cache, count, path_of
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.given_module import GivenModule, given_encoder
+from contrastive.data.samples import NOT_MODALITIES
+from contrastive.encoders.given_module import Given, GivenModule, check_given
 from contrastive.errors import SpecError, TrainingError, WeightsError
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from contrastive.encoders.module import EncoderModule
     from contrastive.features.cache import FeatureCache
     from contrastive.losses import Loss
     from contrastive.losses.module import LossModule
@@ -52,8 +54,10 @@ class ContrastiveModel(nn.Module):
     # without it the trainer of transformers would pass numbers of its own to ``forward``
     accepts_loss_kwargs = False
 
-    def __init__(self, spec: ModelSpec) -> None:
-        """Build every part of ``spec``.
+    def __init__(
+        self, spec: ModelSpec, *, encoders: Mapping[str, EncoderModule] | None = None
+    ) -> None:
+        """Build every part of ``spec``, but for encoders that are there already, by modality.
 
         Raises:
             SpecError: two parts do not fit each other; names the tower.
@@ -62,11 +66,19 @@ class ContrastiveModel(nn.Module):
         self.spec = spec
         self.towers = nn.ModuleDict()
         for modality, tower in spec.towers.items():
-            if hasattr(self.towers, modality):
-                msg = f"towers.{modality}: nn.ModuleDict has that name itself; choose another"
+            if (
+                modality in ("", "ids", "self", *NOT_MODALITIES)
+                or "." in modality
+                or hasattr(self.towers, modality)
+            ):
+                msg = (
+                    f"towers: {modality!r} cannot name a modality: it is empty, has a dot, or is "
+                    "taken by torch or by other columns of a row; choose another"
+                )
                 raise SpecError(msg)
             try:
-                self.towers[modality] = TowerModule(tower, spec.embed_dim)
+                encoder = (encoders or {}).get(modality) or tower.encoder.build()
+                self.towers[modality] = TowerModule(tower, encoder, spec.embed_dim)
             except SpecError as error:
                 msg = f"towers.{modality}: {error}"
                 raise SpecError(msg) from error
@@ -98,23 +110,24 @@ class ContrastiveModel(nn.Module):
             pairs: modality pairs that the loss compares; by default, every two.
 
         Raises:
-            SpecError: a modality has a module or a preprocess, but not both; what is given is
-                neither; or a modality has no other to be paired with.
+            SpecError: a modality lacks a module or a preprocess, or has something else instead; its
+                name cannot be one; or it has no other to be paired with.
         """
-        if odd := sorted(modules.keys() ^ preprocess.keys()):
-            msg = f"from_modules: {odd[0]} has a module or a preprocess, but not both; give both"
-            raise SpecError(msg)
-        towers = {
-            name: Tower(
-                encoder=given_encoder(module, preprocess[name], name, embed_dim),
-                head=Identity(),
-            )
+        check_given(modules, preprocess)
+        spec = ModelSpec(
+            embed_dim=embed_dim,
+            towers={
+                name: Tower(encoder=Given(name=name, module=type(module).__name__), head=Identity())
+                for name, module in modules.items()
+            },
+            loss=InfoNCE() if loss is None else loss,
+            pairs=cast("Any", pairs),
+        )
+        encoders = {
+            name: GivenModule(module, preprocess[name], name, spec.embed_dim)
             for name, module in modules.items()
         }
-        chosen = None if pairs is None else tuple(pairs)
-        return cls(
-            ModelSpec(embed_dim=embed_dim, towers=towers, loss=loss or InfoNCE(), pairs=chosen)
-        )
+        return cls(spec, encoders=encoders)
 
     def __repr__(self) -> str:
         """Return the towers and the loss in a line each; ``model.towers`` shows the modules."""

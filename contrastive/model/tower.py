@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class TowerModule(nn.Module):
     """Encoder, head and L2 normalisation; what is frozen stays as it is."""
 
-    def __init__(self, spec: Tower, embed_dim: int) -> None:
-        """Build both parts and freeze what ``spec.frozen`` says."""
+    def __init__(self, spec: Tower, encoder: EncoderModule, embed_dim: int) -> None:
+        """Put a head on an encoder and freeze what ``spec.frozen`` says."""
         super().__init__()
         self.spec = spec
-        self.encoder: EncoderModule = spec.encoder.build()
+        self.encoder = encoder
         self.head = spec.head.build(self.encoder.out_dim, embed_dim)
         freeze_(self.encoder, self.head, spec)
         self.train()

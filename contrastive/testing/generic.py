@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from contrastive.config.base import Config, attribute_docstrings
+from contrastive.config.base import Config, attribute_docstrings, validated
 from contrastive.config.registry import path_of
 from contrastive.config.yaml_files import dump_spec, read_yaml
 from contrastive.testing import menu
@@ -47,7 +47,7 @@ class Subject:
 
     def load(self, data: Any) -> Config:
         """Load such a config from plain data, as a spec does."""
-        return cast("Registry[Any]", self.cls.registry).interface.choose(data)
+        return validated(cast("Registry[Any]", self.cls.registry).interface, data)
 
     def needs_module(self) -> None:
         """Raise Skipped if no other process can import the class."""

@@ -137,7 +137,7 @@ def stays_frozen(subject: RowsSubject) -> None:
 
     spec = subject.tower()
     torch.manual_seed(0)
-    tower = TowerModule(spec, subject.width)
+    tower = TowerModule(spec, spec.encoder.build(), subject.width)
     part = tower.encoder if spec.frozen == "encoder" else tower.head
     before = modules.state_of(part)
     tower.train()

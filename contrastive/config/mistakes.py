@@ -1,0 +1,83 @@
+"""pydantic's errors as lines that say where a mistake is, what, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from contrastive.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+VALUE_ERROR = "Value error, "  # what pydantic puts before the text of a ValueError
+
+
+@contextmanager
+def mistakes_of(origin: str) -> Generator[None]:
+    """Turn pydantic's error within this block into ours.
+
+    Raises:
+        SpecError: a line for each mistake: after the name of the whole, where it is and what.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+        raise SpecError("\n".join(f"{origin}: {in_one_line(e)}" for e in mistakes)) from None
+
+
+def in_one_line(mistake: ErrorDetails) -> str:
+    """Return where a mistake is and what: ``training.lr: Input should be greater than 0``."""
+    where = ".".join(map(str, mistake["loc"]))
+    text = mistake["msg"].removeprefix(VALUE_ERROR)
+    return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
+
+
+def unknown_field(name: str, fields: Iterable[str]) -> str:
+    """Say which of the fields was probably meant by a name that is none of them."""
+    if close := _close(name, fields):
+        return f"unknown field; did you mean {close[0]!r}?"
+    known = ", ".join(fields)
+    return f"unknown field; {f'there are: {known}' if known else 'it has no fields'}"
+
+
+def _close(name: str, fields: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, fields, n=1)
+
+
+def explained(cls: type[BaseModel], errors: list[ErrorDetails]) -> list[InitErrorDetails]:
+    """Say of each unknown field which field was probably meant."""
+    fields = [field.alias or name for name, field in cls.model_fields.items()]
+    lines: list[InitErrorDetails] = []
+    meant: set[tuple[int | str, ...]] = set()
+    for error in errors:
+        text = error["msg"].removeprefix(VALUE_ERROR)
+        if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
+            name = str(error["loc"][0])
+            meant.update((close,) for close in _close(name, fields))
+            text = unknown_field(name, fields)
+        line = PydanticCustomError(cast("Any", error["type"]), "{text}", {"text": text})
+        lines.append(InitErrorDetails(type=line, loc=error["loc"], input=error["input"]))
+    return [
+        line
+        for line, error in zip(lines, errors, strict=True)
+        if not (error["type"] == "missing" and error["loc"] in meant)
+    ]
+
+
+def misplaced(value: object, wanted: str) -> str:
+    """Say what an object is that stands where a config should; nothing of plain data."""
+    name = type(value).__name__
+    if isinstance(value, type):
+        return f"needs {wanted}, not a class; write {value.__name__}(...)"
+    if any(cls.__module__ == "torch.nn.modules.module" for cls in type(value).__mro__):
+        return (
+            f"needs {wanted}, not an nn.Module ({name}); ContrastiveModel.from_modules takes "
+            "towers that are modules, a config class builds other parts (docs/write_a_plugin.md)"
+        )
+    return f"needs {wanted}, not {name}" if isinstance(value, BaseModel) else ""
