@@ -66,7 +66,7 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
         Block(
-            page.name,
+            page.relative_to(ROOT).as_posix(),
             text[: found.start("text")].count("\n"),
             found["language"],
             found["text"],
@@ -97,7 +97,7 @@ def is_shown(shown: str, printed: str, *, numbers_vary: bool = False) -> bool:
 
 
 def _without_numbers(text: str) -> str:
-    text = re.sub(r"[-+]?\d+(?:\.\d+)?", "0", text)
+    text = re.sub(r" *[-+]?\d+(?:\.\d+)?", "0", text)
     return re.sub(r"([ ━─])\1+", r"\1", text)
 
 

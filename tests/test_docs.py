@@ -63,7 +63,7 @@ INTERFACES = {registry.interface.kind: registry.interface for registry in REGIST
 def notebook(monkeypatch):
     """Run a page's python in a module, which finds its own source as in a notebook.
 
-    What the last block printed is ``notebook.printed``.
+    What the last block of each page printed is in ``notebook.printed``.
     """
     module = types.ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", module)
@@ -80,9 +80,9 @@ def notebook(monkeypatch):
         if block.runs and not block.file:
             with contextlib.redirect_stdout(io.StringIO()) as output:
                 exec(code, vars(module))
-            run.printed = output.getvalue()
+            run.printed[block.place] = output.getvalue()
 
-    run.printed = ""
+    run.printed = {}
     return run
 
 
@@ -142,7 +142,7 @@ def run_block(block: Block, folder: Path, notebook, command, *, done=()) -> None
     elif block.language == "console":
         check_console(block, command, done)
     elif block.mark.startswith("printed"):
-        printed = notebook.printed
+        printed = notebook.printed[block.place]
         assert is_shown(block.text, printed, numbers_vary=block.numbers_vary), printed
 
 
