@@ -12,6 +12,7 @@ from contrastive.errors import UnknownComponent
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TRANSLATIONS = {ROOT / "docs" / path.name: path for path in (ROOT / "docs").glob("??/*.md")}
 REFERENCE = sorted((ROOT / "docs" / "reference").rglob("*.md"))
 TUTORIAL = ROOT / "docs" / "write_a_plugin.md"
 FENCE = re.compile(
@@ -44,17 +45,28 @@ class Block:
         return not self.mark.startswith("not run: ")
 
     @property
+    def numbers_vary(self) -> bool:
+        return self.mark.endswith("numbers vary")
+
+    @property
     def file(self) -> str:
         """The name of the file that the block is, if it is one."""
         named = re.match(r"# (\S+\.(?:py|yaml|toml))\n", self.text)
         return named[1] if named else ""
+
+    @property
+    def outline(self) -> tuple[str, ...]:
+        """What a translation of the block has in common with it: all but prose and outputs."""
+        typed = "\n".join(typed for typed, _ in commands_of(self)) or self.text
+        code = "" if self.language == "text" else re.sub(r'"[^"]*"|#.*', "", typed)
+        return self.language, self.mark.partition(": ")[0], self.file, code
 
 
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
         Block(
-            page.name,
+            page.relative_to(ROOT).as_posix(),
             text[: found.start("text")].count("\n"),
             found["language"],
             found["text"],
@@ -70,13 +82,23 @@ def commands_of(block: Block) -> list[tuple[str, str]]:
     return [(typed, shown) for typed, _, shown in (part.partition("\n") for part in parts)]
 
 
-def is_shown(shown: str, printed: str) -> bool:
-    """Tell whether a page shows what a command prints, ``...`` standing for any lines."""
+def is_shown(shown: str, printed: str, *, numbers_vary: bool = False) -> bool:
+    """Tell whether a page shows what is printed, ``...`` standing for any lines.
+
+    Where numbers vary, they and the widths that depend on them are not compared.
+    """
+    if numbers_vary:
+        shown, printed = _without_numbers(shown), _without_numbers(printed)
     pattern = "".join(
         r"(?:.*\n)*?" if line == "..." else re.escape(line) + r"\n"
         for line in shown.rstrip("\n").split("\n")
     )
     return not shown or bool(re.search(f"^{pattern}", f"{printed}\n", re.M))
+
+
+def _without_numbers(text: str) -> str:
+    text = re.sub(r" *[-+]?\d+(?:\.\d+)?", "0", text)
+    return re.sub(r"([ ━─])\1+", r"\1", text)
 
 
 def what_is(data: dict[str, Any]) -> str:

@@ -7,21 +7,30 @@ A page's blocks run in order in an empty folder, as a reader would run them:
 - either of the two whose first line is a file's name, such as ``# clip.yaml``, is that file for the
   blocks after it, and such python runs when it is imported;
 - ``console`` runs the lines that start with ``$ contrastive``; what is shown below a command is
-  what it prints, ``...`` standing for any lines. A command that fails must show why.
+  what it prints, ``...`` standing for any lines. A command that fails must show why;
+- ``text`` below ``<!-- printed -->`` is what the python before it prints.
 
 ``test_write_a_plugin`` runs the page of that name, which is a package to be installed.
 
-``<!-- not run: REASON -->`` above a block leaves it to the reader: python is still compiled.
+``<!-- not run: REASON -->`` above a block leaves it to the reader: python is still compiled. With
+``<!-- numbers vary -->`` (``<!-- printed, numbers vary -->``), numbers that depend on the machine
+are not compared.
+
+A translation, such as ``docs/es/flickr30k.md``, has the same blocks in the same order. Those that
+differ run beside the original's, in the same folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import linecache
 import re
 import shlex
 import sys
 import types
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +44,7 @@ from tests.pages import (
     PAGES,
     REFERENCE,
     ROOT,
+    TRANSLATIONS,
     TUTORIAL,
     Block,
     blocks_of,
@@ -51,7 +61,10 @@ INTERFACES = {registry.interface.kind: registry.interface for registry in REGIST
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """A module for a page's python, which finds its own source as in a notebook."""
+    """Run a page's python in a module, which finds its own source as in a notebook.
+
+    What the last block of each page printed is in ``notebook.printed``.
+    """
     module = types.ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", module)
 
@@ -65,8 +78,11 @@ def notebook(monkeypatch):
             name,
         )
         if block.runs and not block.file:
-            exec(code, vars(module))
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(code, vars(module))
+            run.printed[block.place] = output.getvalue()
 
+    run.printed = {}
     return run
 
 
@@ -85,16 +101,17 @@ def check_yaml(block: Block, folder: Path) -> None:
         INTERFACES[kind].choose(data)
 
 
-def check_console(block: Block, command) -> None:
+def check_console(block: Block, command, done: list[tuple[str, str]]) -> None:
+    """Run the commands but those that are done, with what they are to show."""
     for typed, shown in commands_of(block):
         name, *arguments = shlex.split(typed, comments=True)
-        if name != "contrastive" or not block.runs:
+        if name != "contrastive" or not block.runs or (typed, shown) in done:
             continue
         ended = command(*arguments)
         printed = ended.err + ended.out
         where = f"{block.place}:{block.line}: {typed}"
         assert ended.code == 0 or shown, f"{where}\n{printed}"
-        assert is_shown(shown, printed), f"{where}\n{printed}"
+        assert is_shown(shown, printed, numbers_vary=block.numbers_vary), f"{where}\n{printed}"
 
 
 # of Lightning, in docs/own_loop.md
@@ -108,15 +125,34 @@ def check_console(block: Block, command) -> None:
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, notebook, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for block in blocks_of(page):
-        if block.file:
-            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
-        if block.language == "python":
-            notebook(block)
-        elif block.language == "yaml":
-            check_yaml(block, tmp_path)
-        elif block.language == "console":
-            check_console(block, command)
+    translation = blocks_of(TRANSLATIONS[page]) if page in TRANSLATIONS else []
+    for original, translated in zip_longest(blocks_of(page), translation):
+        run_block(original, tmp_path, notebook, command)
+        if translated and translated.text != original.text:
+            run_block(translated, tmp_path, notebook, command, done=commands_of(original))
+
+
+def run_block(block: Block, folder: Path, notebook, command, *, done=()) -> None:
+    if block.file:
+        (folder / block.file).write_text(block.text, encoding="utf-8")
+    if block.language == "python":
+        notebook(block)
+    elif block.language == "yaml":
+        check_yaml(block, folder)
+    elif block.language == "console":
+        check_console(block, command, done)
+    elif block.mark.startswith("printed"):
+        printed = notebook.printed[block.place]
+        assert is_shown(block.text, printed, numbers_vary=block.numbers_vary), printed
+
+
+@pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda page: page.name)
+def test_a_translation_has_the_blocks_of_its_page(page):
+    translation = TRANSLATIONS[page]
+    assert f"({translation.relative_to(page.parent).as_posix()})" in page.read_text("utf-8")
+    assert f"(../{page.name})" in translation.read_text("utf-8")
+    blocks = blocks_of(page)
+    assert [block.outline for block in blocks_of(translation)] == [one.outline for one in blocks]
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
@@ -145,7 +181,11 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, *REFERENCE], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *TRANSLATIONS.values(), *REFERENCE],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_the_links_of_a_page_lead_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
@@ -158,7 +198,9 @@ def test_the_links_of_a_page_lead_somewhere(page):
 
 def test_every_page_is_in_the_index():
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"({page.name})" not in text] == ["index.md"]
+    pages = [*PAGES[1:], *TRANSLATIONS.values()]
+    names = [page.relative_to(ROOT / "docs").as_posix() for page in pages]
+    assert [name for name in names if f"({name})" not in text] == ["index.md"]
 
 
 def test_every_page_of_the_reference_is_in_its_index():
