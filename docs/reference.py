@@ -220,7 +220,7 @@ def _default(written: str | None) -> str:
 
 def _link(text: str, target: Path, page: Path, anchor: str = "") -> str:
     path = Path(os.path.relpath(target, page.parent)).as_posix()
-    return f"[{text}]({path}#{anchor})" if anchor else f"[{text}]({path})"
+    return f"[{text}]({path}#{anchor.replace(' ', '-')})" if anchor else f"[{text}]({path})"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
