@@ -71,6 +71,12 @@ class Config(BaseModel):
 
     A subclass that sets ``kind`` in its own body is an interface: a field annotated with it
     takes any component of that kind, chosen by ``type``.
+
+    Example:
+        >>> class Crop(Config):
+        ...     size: int = 224
+        >>> Crop(size=96)
+        Crop(size=96)
     """
 
     model_config = ConfigDict(

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 CAPTION_TABLES = tuple(
     f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
 )
+"""Names of a table of captions beside images, in the order in which they are looked for.
+
+Example:
+    >>> CAPTION_TABLES[0]
+    'captions.csv'
+"""
 COLUMNS = {
     "image": ("image", "file_name", "filename"),
     "text": ("text", "caption"),

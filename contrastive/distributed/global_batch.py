@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 class BatchGroup:
-    """The ranks that share a global batch."""
+    """The ranks that share a global batch.
+
+    Example:
+        >>> BatchGroup.current() is None  # one process
+        True
+    """
 
     def __init__(self, process_group: ProcessGroup | None = None) -> None:
         """Take the ranks of ``process_group``; all of them if None."""

@@ -33,6 +33,11 @@ def diagnose(
             dicts with ``step``, ``loss`` and what there is of ``lr``, ``log_scale``, ``accuracy``.
         batch: rows of a batch, for lines that do not say it.
         loss: the name of the loss, for lines that do not say it.
+
+    Example:
+        >>> lines = [{"step": i, "loss": 2.08, "lr": 1e-3} for i in range(1, 201)]  # ln 8: by chance
+        >>> [finding.code for finding in diagnose(lines, batch=8)]
+        ['no-learning']
     """
     if batch is not None and not any("run" in line for line in lines):
         lines = [{"step": 0, "run": {"batch": batch, "loss": {"type": loss}}}, *lines]

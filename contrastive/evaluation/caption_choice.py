@@ -82,6 +82,13 @@ def compositional(
         DataError: a file is missing or broken, too many tests are bad, or the model was trained
             on some of the images.
         MissingExtra: a file is Parquet, and pyarrow is not installed.
+
+    Example:
+        >>> table = "image,caption,negative_caption\\nred.png,a red square,a blue square\\n"
+        >>> _ = Path("pairs.csv").write_text(table)
+        >>> [report] = compositional(model, "pairs.csv", images="photos")
+        >>> report.tests
+        1
     """
     read = read_pair_tests(Path(tests), images=Path(images) if images else None)
     return [pair_accuracy(model, some, cache=cache, workers=workers) for some in read]

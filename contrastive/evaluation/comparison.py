@@ -102,6 +102,11 @@ def compare(
     Raises:
         SpecError: there are fewer than two models; or as ``classify``.
         BadSample: an image cannot be read; names it.
+
+    Example:
+        >>> found = compare({"one": model, "other": build_model(SPEC)}, [red, blue], ["red", "blue"])
+        >>> found.probabilities["one"].shape
+        torch.Size([2, 2])
     """
     _check_several(models)
     samples, names = tuple(sample_list(images, "image")), text_list(classes, "class")

@@ -163,6 +163,14 @@ def probe(
         DataError: there are no classes, a class has too few training samples, the splits share
             samples, the model was trained on the test samples, or too many samples are bad.
         MissingExtra: scikit-learn is not installed.
+
+    Example:
+        >>> def samples(sides):  # those of each side in pixels, red and blue
+        ...     found = [{**row, "image": row["image"].resize((n, n))} for n in sides for row in rows]
+        ...     return RowList(found, BadRows(), classes=("blue", "red"))
+        >>> report = probe(model, samples(range(30, 36)), samples([40, 41]), k=1)
+        >>> report.classes, report.train, report.test
+        (2, 12, 4)
     """
     reader = Reader(model, modality, inputs, cache, workers)
     data = reader.read(train_samples, test_samples, train_split=train_split, split=split)

@@ -66,6 +66,10 @@ def rerank(
     Raises:
         SpecError: a prompt is given twice, or a template has no ``{}``.
         BadSample: an image cannot be read; names it.
+
+    Example:
+        >>> sorted(one.index for one in rerank(model, "a red square", [red, blue]))
+        [0, 1]
     """
     prompts_CD = embed_classes(model, [prompt, *against], templates=templates, cache=cache)
     images_ND = model.embed("image", images, cache=cache)
@@ -133,6 +137,10 @@ def generate(
     Raises:
         SpecError: a number or a prompt does not fit, or the image encoder's preprocessing is more
             than scaling, cropping and normalising.
+
+    Example:
+        >>> generate(model, "a red square", size=32, steps=1, views=1).image.size
+        (32, 32)
     """
     _check(prompt, size=size, steps=steps, views=views)
     tower = model.tower("image")

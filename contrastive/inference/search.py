@@ -77,6 +77,11 @@ def search(
         BadSample: the query cannot be read.
         DataError: the image, the folder or the file is not there, or holds nothing that can be
             read; or it is not of the modality that is searched.
+
+    Example:
+        >>> hits = search(model, "a red square", images="photos", k=3)
+        >>> sorted(Path(hit.found).name for hit in hits)
+        ['blue.png', 'green.png', 'red.png']
     """
     modalities = list(model.towers)
     by = query_modality or _modality_of(query, modalities)

@@ -261,6 +261,11 @@ def gather_global_batch(
     """Return the global batch, on every rank; each row L2-normalised if asked for.
 
     For losses that every rank computes in full; ``BatchGroup`` says what their gradients are.
+
+    Example:
+        >>> a, b, _, _ = gather_global_batch(torch.eye(2), torch.eye(2), None, None, group=None)
+        >>> a.shape  # one process: the batch itself
+        torch.Size([2, 2])
     """
     shards = pair_shards(a, b, group)
     return _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)

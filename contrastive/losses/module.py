@@ -22,7 +22,15 @@ LENGTH_ERROR = 0.02  # of a row: bf16 rounds each number by up to 0.4 %
 
 
 class LossModule(nn.Module, ABC):
-    """Embeddings and group ids to a scalar loss and the metrics to log."""
+    """Embeddings and group ids to a scalar loss and the metrics to log.
+
+    Example:
+        >>> class Apart(LossModule):
+        ...     def forward(self, a, b, a_ids=None, b_ids=None):
+        ...         return (a - b).norm(dim=1).mean(), {}
+        >>> Apart()(torch.eye(2), torch.eye(2))
+        (tensor(0.), {})
+    """
 
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
@@ -61,7 +69,13 @@ class LossModule(nn.Module, ABC):
 
 
 class ScaledLoss(LossModule, Generic[C]):
-    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all ranks."""
+    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all ranks.
+
+    Example:
+        >>> loss = losses["sigmoid"]().build()
+        >>> isinstance(loss, ScaledLoss), sorted(name for name, _ in loss.named_parameters())
+        (True, ['bias', 'log_scale'])
+    """
 
     config: C
     """The fields of the spec."""

@@ -141,6 +141,10 @@ def matched_ids(
 
     Raises:
         ValueError: the ids do not fit ``n`` rows of a and ``m`` rows of b.
+
+    Example:
+        >>> matched_ids(2, 2, torch.tensor([7, 9]), None)
+        (tensor([7, 9]), tensor([7, 9]))
     """
     if a_ids is None:
         if b_ids is None:
@@ -159,6 +163,9 @@ def check_pair_counts(n: int, m: int) -> None:
 
     Raises:
         ValueError: there are no rows of a, or none of b.
+
+    Example:
+        >>> check_pair_counts(4, 2)  # silent: there are two pairs
     """
     if not (n and m):
         msg = f"a loss needs pairs, but a has {n} rows and b has {m}"
