@@ -181,7 +181,7 @@ def _class(module: str, name: str, cls: type[Any]) -> Iterator[str]:
         shown = not key.startswith("_")
         function = member.__func__ if isinstance(member, classmethod) else member
         if isinstance(member, property) and shown:
-            yield f"- `.{key}`: {markdown(inspect.getdoc(member) or '')}"
+            yield f"- `{key}`: {markdown(inspect.getdoc(member) or '')}"
         elif (
             inspect.isfunction(function) and shown and function.__module__.startswith("contrastive")
         ):
@@ -203,16 +203,24 @@ def _call(name: str, function: Any) -> str:
     signature = inspect.signature(function)
     given = [p for key, p in signature.parameters.items() if key not in ("self", "cls")]
     written = [_parameter(p) for p in given]
-    if (first := next((i for i, p in enumerate(given) if p.kind is p.KEYWORD_ONLY), None)) is not None:
+    if (
+        first := next((i for i, p in enumerate(given) if p.kind is p.KEYWORD_ONLY), None)
+    ) is not None:
         written[first:first] = ["*"]
     returned = "" if signature.return_annotation is signature.empty else signature.return_annotation
     end = f") -> {returned}" if returned else ")"
     line = f"{name}({', '.join(written)}{end}"
-    return line if len(line) <= WIDTH else "\n".join([f"{name}(", *(f"    {x}," for x in written), end])
+    return (
+        line
+        if len(line) <= WIDTH
+        else "\n".join([f"{name}(", *(f"    {x}," for x in written), end])
+    )
 
 
 def _parameter(p: inspect.Parameter) -> str:
     stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
     annotation = "" if p.annotation is p.empty else f": {p.annotation}"
-    default = "" if p.default is p.empty else f" = {getattr(p.default, '__name__', repr(p.default))}"
+    default = (
+        "" if p.default is p.empty else f" = {getattr(p.default, '__name__', repr(p.default))}"
+    )
     return f"{stars}{p.name}{annotation}{default}"

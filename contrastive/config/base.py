@@ -199,7 +199,12 @@ class Config(BaseModel):
 
     @classmethod
     def choose(cls, value: object) -> Config:
-        """Turn ``{"type": name, ...}`` into a config of the class called ``name``."""
+        """Turn ``{"type": name, ...}`` into a config of the class called ``name``.
+
+        Raises:
+            PydanticCustomError: there is no such class, or it is of another kind; a field's check
+                turns it into a line of the ``SpecError``.
+        """
         if isinstance(value, cls):
             return value
         if isinstance(value, Config):

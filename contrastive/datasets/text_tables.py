@@ -251,8 +251,8 @@ def quoted(text: str) -> str:
     """Return a text from a file as one short line fit for a message.
 
     Example:
-        >>> print(quoted("one\\ntwo"))
-        'one\\ntwo'
+        >>> print(quoted("a red square"))
+        'a red square'
     """
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 

@@ -35,7 +35,7 @@ def diagnose(
         loss: the name of the loss, for lines that do not say it.
 
     Example:
-        >>> lines = [{"step": i, "loss": 2.08, "lr": 1e-3} for i in range(1, 201)]  # ln 8: by chance
+        >>> lines = [{"step": i, "loss": 2.08, "lr": 1e-3} for i in range(1, 201)]  # ln 8
         >>> [finding.code for finding in diagnose(lines, batch=8)]
         ['no-learning']
     """

@@ -69,7 +69,7 @@ def compositional(
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> list[PairAccuracy]:
-    """Measure compositionality benchmarks (SugarCrepe, Winoground): a report for each file.
+    r"""Measure compositionality benchmarks (SugarCrepe, Winoground): a report for each file.
 
     Args:
         model: a model with an image and a text tower.
@@ -84,7 +84,7 @@ def compositional(
         MissingExtra: a file is Parquet, and pyarrow is not installed.
 
     Example:
-        >>> table = "image,caption,negative_caption\\nred.png,a red square,a blue square\\n"
+        >>> table = "image,caption,negative_caption\nred.png,a red square,a blue square\n"
         >>> _ = Path("pairs.csv").write_text(table)
         >>> [report] = compositional(model, "pairs.csv", images="photos")
         >>> report.tests

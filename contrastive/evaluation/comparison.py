@@ -104,7 +104,8 @@ def compare(
         BadSample: an image cannot be read; names it.
 
     Example:
-        >>> found = compare({"one": model, "other": build_model(SPEC)}, [red, blue], ["red", "blue"])
+        >>> models = {"one": model, "other": build_model(SPEC)}
+        >>> found = compare(models, [red, blue], ["red", "blue"])
         >>> found.probabilities["one"].shape
         torch.Size([2, 2])
     """

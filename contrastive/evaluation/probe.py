@@ -165,8 +165,9 @@ def probe(
         MissingExtra: scikit-learn is not installed.
 
     Example:
-        >>> def samples(sides):  # those of each side in pixels, red and blue
-        ...     found = [{**row, "image": row["image"].resize((n, n))} for n in sides for row in rows]
+        >>> def samples(sides):  # red and blue, of each side in pixels
+        ...     sized = {n: (red.resize((n, n)), blue.resize((n, n))) for n in sides}
+        ...     found = [r | {"image": x} for n in sides for r, x in zip(rows, sized[n])]
         ...     return RowList(found, BadRows(), classes=("blue", "red"))
         >>> report = probe(model, samples(range(30, 36)), samples([40, 41]), k=1)
         >>> report.classes, report.train, report.test

@@ -103,7 +103,9 @@ class ScaledLoss(LossModule, Generic[C]):
         b_ids: Tensor | None,
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the metrics that come with its computation.
+        """Return the loss, a scalar, and the metrics that come with its computation.
+
+        Arguments are those of ``forward``: ``[N, D]``, ``[M, D]`` and their ids.
 
         ``group`` is None, or the ranks whose batches make one global batch, which
         ``execution.gather_global_batch`` gathers; ``contrastive.distributed.global_batch`` has the
@@ -114,7 +116,7 @@ class ScaledLoss(LossModule, Generic[C]):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; metrics: those of ``compute``, collisions, log_scale and bias.
+        """Return the scalar loss; metrics: those of ``compute``, collisions, log_scale and bias.
 
         The first call warns of rows that are not L2-normalised.
         """

@@ -266,8 +266,9 @@ def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
             what deviates, by how much, and the bar. ``loss_cases`` gives single cases.
 
     Example:
-        >>> few = {"regimes": ["random_s14"], "sizes": [(7, 5, 33)], "ids": ["no_ids"], "variants": ["again"]}
-        >>> check_loss(infonce, "infonce", **few, strength=1)  # silent: it agrees with float64
+        >>> few = {"regimes": ["random_s14"], "sizes": [(7, 5, 33)], "ids": ["no_ids"]}
+        >>> few |= {"variants": ["again"], "strength": 1}
+        >>> check_loss(infonce, "infonce", **few)  # silent: it agrees with float64
     """
     cases, failed = loss_cases(kind, **choices), list[str]()
     for case in cases:

@@ -1,9 +1,9 @@
 """Build the site: ``python docs/site/build.py``, in an environment with the group ``docs``.
 
-The pages are those of the repository, at their paths, so that links mean the same on the site as on
-a Git host. The site has what ``nav`` in ``zensical.toml`` names and what is linked from there: pages
-as pages, pictures and data as files, source code as pages of code. A link that leads nowhere ends
-the build, as does an anchor (which Zensical looks for).
+The pages are those of the repository, at their paths, so that links mean the same on the site and
+on a Git host. The site has what ``nav`` in ``zensical.toml`` names and what is linked from there:
+pages as pages, pictures and data as files, source code as pages of code. A link to nothing ends the
+build; so does an anchor that is not there, which Zensical looks for.
 """
 
 from __future__ import annotations

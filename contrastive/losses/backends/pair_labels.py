@@ -137,7 +137,7 @@ class PairLabels:
 def matched_ids(
     n: int, m: int, a_ids: Tensor | None, b_ids: Tensor | None
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return the ids of both sides, or None for both.
+    """Return the ids ``[N]`` and ``[M]`` of both sides, or None for both.
 
     Raises:
         ValueError: the ids do not fit ``n`` rows of a and ``m`` rows of b.
