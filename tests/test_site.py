@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import PAGES, ROOT
+from tests.pages import PAGES, REFERENCE, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,12 @@ def test_every_page_of_the_docs_and_every_plugin_is_in_the_navigation(build):
     plugins = [path / "README.md" for path in (ROOT / "plugins").iterdir() if path.is_dir()]
     wanted = {page.relative_to(ROOT) for page in [*PAGES, *plugins]}
     assert wanted - set(named) == set()
+
+
+def test_every_page_of_the_reference_is_in_the_navigation(build):
+    config, _, _ = build.navigation()
+    pages = [page.relative_to(ROOT).as_posix() for page in REFERENCE]
+    assert [page for page in pages if f'"{page}"' not in config] == []
 
 
 def test_a_page_that_is_not_there_is_left_out_and_told(build, monkeypatch, tmp_path):
@@ -74,6 +80,14 @@ def test_a_broken_link_ends_the_build(build, link, monkeypatch, capsys):
     )
     assert build.main() == 1
     assert capsys.readouterr().err == f"docs/page.md: {link}: there is no such file\n"
+
+
+@pytest.mark.parametrize("tag", ['<img alt="x" src="{}">', '<a href="{}">x</a>'])
+def test_a_link_in_html_is_one_too(build, tag):
+    text, linked, broken = build.with_links(tag.format("../README.md"), Path("docs/page.md"))
+    assert (text, linked, broken) == (tag.format("../index.md"), [Path("README.md")], [])
+    _, _, broken = build.with_links(tag.format("gone.png"), Path("docs/page.md"))
+    assert broken == ["docs/page.md: gone.png: there is no such file"]
 
 
 def test_links_in_code_are_left_as_they_are(build):

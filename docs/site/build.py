@@ -8,6 +8,7 @@ build; so does an anchor that is not there, which Zensical looks for.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,8 +20,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SITE = ROOT / "build" / "site"
 ENTRY = re.compile(r'^ *\{ "[^"]+" = "([^"]+\.md)" \},\n', re.M)
+PATTERN = re.compile(r'"([^"\n]*\*[^"\n]*)"')
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
-LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+LINK = re.compile(r'(?:(?<=\]\()|(?<= src=")|(?<= href="))(?!\w+:|#)([^)#"\s]+)')
 FILES = {".png", ".json", ".svg", ".csv"}
 CODE = {".py": "python", ".toml": "toml", ".yaml": "yaml"}
 
@@ -60,11 +62,18 @@ def zensical() -> int:
 def navigation() -> tuple[str, list[Path], list[str]]:
     """Return the configuration without entries of missing pages, the pages, and the missing."""
     config = (HERE / "zensical.toml").read_text(encoding="utf-8")
+    config = PATTERN.sub(pages_of, config)
     named = {entry: repository_path(Path(entry)) for entry in ENTRY.findall(config)}
     missing = [entry for entry, path in named.items() if not (ROOT / path).exists()]
     there = [path for entry, path in named.items() if entry not in missing]
     config = ENTRY.sub(lambda found: "" if found[1] in missing else found[0], config)
     return config, there, missing
+
+
+def pages_of(pattern: re.Match[str]) -> str:
+    """Return the pages of a pattern as a list of TOML, each with its name."""
+    found = sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern[1]))
+    return json.dumps([{path.stem: path.as_posix()} for path in found]).replace(": ", " = ")
 
 
 def gather(named: list[Path]) -> tuple[dict[Path, bytes], list[str]]:
