@@ -3,12 +3,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # another, of the lowest versions that pyproject.toml allows
 LOWEST := $(VENV)-lowest
+# and one for the site, which needs neither torch nor this package
+SITE := $(VENV)-docs
 # files and folders for test-lowest, or else all
 TESTS ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
-.PHONY: demo test test-fast test-nightly test-lowest lint bench bench-losses bench-gpu clean
+.PHONY: demo test test-fast test-nightly test-lowest lint docs bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
@@ -33,6 +35,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(SITE)/installed
+	$(SITE)/bin/python docs/site/build.py
+
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly
 
@@ -56,9 +61,15 @@ $(LOWEST)/installed: pyproject.toml $(PLUGINS) | $(VENV)/installed
 		-e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 	touch $@
 
+$(SITE)/installed: pyproject.toml
+	python3 -m venv $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --upgrade pip
+	$(SITE)/bin/python -m pip install --quiet --group docs
+	touch $@
+
 # where it cannot be had, the tests of an editor are skipped and say so
 $(EDITOR_SERVER): tests/editor/package-lock.json | $(VENV)/installed
 	-$(BIN)/npm ci --prefix tests/editor
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs tests/editor/node_modules
+	rm -rf $(VENV) $(LOWEST) $(SITE) build runs tests/editor/node_modules

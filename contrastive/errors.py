@@ -8,11 +8,27 @@ from __future__ import annotations
 
 
 class ContrastiveError(Exception):
-    """Something that the user can put right; the message says where and gives the remedy."""
+    """Something that the user can put right; the message says where and gives the remedy.
+
+    Example:
+        >>> try:
+        ...     build_model({"towers": {}, "loss": {"type": "infonce"}})
+        ... except ContrastiveError as error:
+        ...     print(error)
+        the spec: towers: Dictionary should have at least 1 item after validation, not 0
+    """
 
 
 class SpecError(ContrastiveError, ValueError):
-    """A spec that does not fit, with one line for each mistake."""
+    """A spec that does not fit, with one line for each mistake.
+
+    Example:
+        >>> try:
+        ...     build_model(SPEC | {"embed_dmi": 16})
+        ... except SpecError as error:
+        ...     print(error)
+        the spec: embed_dmi: unknown field; did you mean 'embed_dim'?
+    """
 
 
 class UnknownComponent(ContrastiveError, LookupError):  # noqa: N818
@@ -24,19 +40,51 @@ class PluginError(ContrastiveError, RuntimeError):
 
 
 class MissingExtra(ContrastiveError, ImportError):  # noqa: N818
-    """A component needs a package that is not installed."""
+    """A component needs a package that is not installed.
+
+    Example:
+        >>> try:
+        ...     require("no_such_library", extra="report")
+        ... except MissingExtra as error:
+        ...     print(error)
+        no_such_library is not installed; run: pip install "contrastive-kit[report]"
+    """
 
 
 class DataError(ContrastiveError, ValueError):
-    """A dataset cannot be read, or too much of it is bad."""
+    """A dataset cannot be read, or too much of it is bad.
+
+    Example:
+        >>> try:
+        ...     datasets["lines"](file="nowhere.txt").build("train")
+        ... except DataError as error:
+        ...     print(error)
+        nowhere.txt: no such file
+    """
 
 
 class BadSample(ContrastiveError, ValueError):  # noqa: N818
-    """One sample that cannot be used: a broken image, a malformed row."""
+    """One sample that cannot be used: a broken image, a malformed row.
+
+    Example:
+        >>> try:
+        ...     open_image("nowhere.png")
+        ... except BadSample as error:
+        ...     print(error)
+        nowhere.png: no such file
+    """
 
 
 class WeightsError(ContrastiveError, RuntimeError):
-    """Weights or a checkpoint cannot be found, or are not what they should be."""
+    """Weights or a checkpoint cannot be found, or are not what they should be.
+
+    Example:
+        >>> try:
+        ...     load_model("nowhere")
+        ... except WeightsError as error:
+        ...     print(error)
+        nowhere: no model here; train one with: contrastive train SPEC.yaml
+    """
 
 
 class TrainingError(ContrastiveError):

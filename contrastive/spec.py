@@ -63,7 +63,13 @@ class LoRA(Section):
 
 
 class Tower(Section):
-    """One modality: an encoder and its projection."""
+    """One modality: an encoder and its projection.
+
+    Example:
+        >>> tower = Tower(encoder={"type": "vit"}, head={"type": "linear"}, frozen="encoder")
+        >>> tower.frozen
+        'encoder'
+    """
 
     encoder: Encoder
     """Turns raw samples into features."""
@@ -88,7 +94,13 @@ class Tower(Section):
 
 
 class ModelSpec(Section):
-    """A contrastive model: towers by modality, and a loss."""
+    """A contrastive model: towers by modality, and a loss.
+
+    Example:
+        >>> spec = ModelSpec(**SPEC)
+        >>> spec.towers["image"].encoder.width
+        8
+    """
 
     embed_dim: PositiveInt = 256
     """Width of the shared space; every head projects to it."""
@@ -159,7 +171,12 @@ class ModelSpec(Section):
 
 
 class TrainingSpec(Section):
-    """How a model is trained."""
+    """How a model is trained.
+
+    Example:
+        >>> TrainingSpec(epochs=3, batch_size=128).epochs
+        3
+    """
 
     epochs: NonNegativeInt = 3
     """Passes over the training split."""
@@ -205,7 +222,12 @@ class TrainingSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """What is measured after each epoch and at the end."""
+    """What is measured after each epoch and at the end.
+
+    Example:
+        >>> EvaluationSpec(split="test").split
+        'test'
+    """
 
     split: str | None = "val"
     """Measured after each epoch; null measures nothing."""
@@ -225,7 +247,13 @@ class EvaluationSpec(Section):
 
 
 class RunSpec(Section):
-    """A model, its data, and how it is trained and measured."""
+    """A model, its data, and how it is trained and measured.
+
+    Example:
+        >>> run = RunSpec(model=SPEC, data={"type": "lines", "file": "texts.txt"})
+        >>> run.training.epochs
+        3
+    """
 
     model: ModelSpec
     """What is trained."""
@@ -287,6 +315,11 @@ def load_spec(
 
     Raises:
         SpecError: one line for each mistake: ``file:line: path: problem``.
+
+    Example:
+        >>> _ = Path("model.yaml").write_text(dump_spec(ModelSpec(**SPEC)))
+        >>> load_spec("model.yaml", overrides=["embed_dim=16"]).embed_dim
+        16
     """
     kind, file = (kind_of_spec, spec) if path is None else (spec, path)
     if not (callable(kind) and is_path(file)):

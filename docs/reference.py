@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import interface_page
+import api_pages
 from pydantic_core import to_jsonable_python
 
 from contrastive.components import REGISTRIES
@@ -48,8 +48,11 @@ INTRODUCTION = """\
 What a spec may say: a page for each section and each component, with its fields, their types and
 defaults. Made by `python docs/reference.py` from the docstrings of the config classes. `contrastive
 schema` gives the same to an [editor](spec.md#in-an-editor), with the plugins that are installed;
-components of plugins are described in their own pages. What plugins import is on the page of the
-[interface](reference/interface.md).
+components of plugins are described in their own pages.
+
+What is imported from Python: [contrastive](reference/api.md), its
+[losses](reference/losses.md) as functions, the checks of [testing](reference/testing.md), and what
+plugins import, the [interface](reference/interface.md).
 """
 
 
@@ -61,7 +64,7 @@ def pages() -> dict[Path, str]:
     for kind, registry in KINDS.items():
         for name in registry.registered:
             made[_component(kind, name)] = _component_page(kind, name)
-    return made | {FOLDER / "interface.md": interface_page.text()}
+    return made | {FOLDER / page: text for page, text in api_pages.pages().items()}
 
 
 def write() -> None:
@@ -220,7 +223,7 @@ def _default(written: str | None) -> str:
 
 def _link(text: str, target: Path, page: Path, anchor: str = "") -> str:
     path = Path(os.path.relpath(target, page.parent)).as_posix()
-    return f"[{text}]({path}#{anchor})" if anchor else f"[{text}]({path})"
+    return f"[{text}]({path}#{anchor.replace(' ', '-')})" if anchor else f"[{text}]({path})"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -54,6 +54,9 @@ def test_data_are_a_spec_or_a_folder_or_fields(here, command):
     by_fields = command("evaluate", "-d", "type=image-folder,folder=captioned", "--json")
     assert by_fields.out == by_folder.out
     assert "taken as" not in by_fields.err
+    of_flickr = command("evaluate", "--data", "flickr", "--json")
+    assert "flickr: taken as data.type=flickr30k" in of_flickr.err
+    assert rows(of_flickr) > 0
     val = command("evaluate", "--data", "captioned", "--split", "train", "--json")
     assert rows(val) > rows(by_folder)
     assert rows(command("evaluate", "--data", "run.yaml", "--json")) > 0

@@ -188,7 +188,7 @@ def anchors_of(page: Path) -> set[str]:
 )
 def test_the_links_of_a_page_lead_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
-    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         path, _, anchor = target.partition("#")
         to = (page.parent / path).resolve() if path else page
         assert to.exists(), f"{page.name}: {target}"

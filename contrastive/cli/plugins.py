@@ -151,7 +151,7 @@ def _about(cls: type[Config]) -> dict[str, str]:
         "package": package,
         "version": version,
         "path": path_of(cls),
-        "about": inspect.getdoc(cls) or "",
+        "about": (inspect.getdoc(cls) or "").partition("\n\nExample:")[0],
     }
 
 

@@ -38,9 +38,10 @@ def search(
         msg = f"--data {data}: give it, or --images or --texts, not both"
         raise SpecError(msg)
     if data and Path(data).is_dir():
-        from contrastive.datasets.bare_folder import is_captioned
+        from contrastive.datasets import Pictures
+        from contrastive.datasets.bare_folder import dataset_in
 
-        if not is_captioned(Path(data)):
+        if isinstance(dataset_in(Path(data)), Pictures):
             images = Path(data)  # all of them, of whatever split
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model

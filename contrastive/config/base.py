@@ -68,6 +68,12 @@ class Config(BaseModel):
 
     A subclass that sets ``kind`` in its own body is an interface: a field annotated with it
     takes any component of that kind, chosen by ``type``.
+
+    Example:
+        >>> class Crop(Config):
+        ...     size: int = 224
+        >>> Crop(size=96)
+        Crop(size=96)
     """
 
     model_config = ConfigDict(
@@ -258,7 +264,12 @@ class Config(BaseModel):
 
     @classmethod
     def choose(cls, value: object, info: ValidationInfo | None = None) -> Config:
-        """Turn ``{"type": name, ...}`` into a config of the class called ``name``."""
+        """Turn ``{"type": name, ...}`` into a config of the class called ``name``.
+
+        Raises:
+            PydanticCustomError: there is no such class, or it is of another kind; a field's check
+                turns it into a line of the ``SpecError``.
+        """
         context = info.context if info else None
         if isinstance(value, cls):
             return validated(type(value), value, AGAIN) if context is AGAIN else value

@@ -18,6 +18,10 @@ def require(module: str, *, extra: str = "", package: str = "contrastive-kit") -
 
     Raises:
         MissingExtra: the library is not installed; says what to install.
+
+    Example:
+        >>> require("torch.nn").__name__
+        'torch.nn'
     """
     try:
         return import_module(module)

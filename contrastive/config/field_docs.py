@@ -55,8 +55,8 @@ def fields_of(cls: type[Config], link: Callable[[str], str] = str) -> list[Field
 
 
 def prose(docstring: str) -> str:
-    """Return a docstring as Markdown, a paragraph a line."""
-    paragraphs = docstring.split("\n\n")
+    """Return a docstring as Markdown, a paragraph a line, without its example."""
+    paragraphs = docstring.partition("\n\nExample:")[0].split("\n\n")
     return "\n\n".join(" ".join(text.split()) for text in paragraphs).replace("``", "`")
 
 

@@ -46,6 +46,10 @@ def json_schema(
         spec: the config class that a file describes.
         registries: the kinds of components that it may hold.
         without: import paths that are not even tried, as importing them may never end.
+
+    Example:
+        >>> list(json_schema(heads["mlp"])["$defs"]["Mlp"]["properties"])
+        ['type', 'hidden', 'dropout', 'residual']
     """
     menus = {
         registry.interface.kind: {

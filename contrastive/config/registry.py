@@ -60,7 +60,12 @@ def _working_folder_importable(wanted: bool) -> Generator[None]:
 
 
 class Registry(Generic[C]):
-    """The components of one kind."""
+    """The components of one kind.
+
+    Example:
+        >>> encoders["vit"](width=192).width
+        192
+    """
 
     def __init__(
         self, interface: type[C], *, group: str, plugin_hints: Mapping[str, str] | None = None

@@ -132,7 +132,15 @@ def _warn_of_old_names(
 
 
 def dump_spec(config: Config) -> str:
-    """Write every field, defaults too, so that a later release cannot change the meaning."""
+    """Write every field, defaults too, so that a later release cannot change the meaning.
+
+    Example:
+        >>> print(dump_spec(heads["mlp"]()), end="")
+        type: mlp
+        hidden: null
+        dropout: 0.1
+        residual: false
+    """
     text = io.StringIO()
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False

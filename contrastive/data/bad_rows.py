@@ -27,6 +27,13 @@ class BadRows:
         on_report: called with each line as it is reported.
         lines: the reports, in the order in which they were made.
         bad: how many rows were left out.
+
+    Example:
+        >>> bad_rows = BadRows(budget=0.5)
+        >>> bad_rows.report("captions.csv:17", "the caption is empty")
+        >>> bad_rows.check(total=4)  # silent: 1 of 4
+        >>> bad_rows.lines
+        ['captions.csv:17: the caption is empty']
     """
 
     budget: float = 0.01

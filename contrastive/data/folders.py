@@ -18,6 +18,11 @@ def readable_folder(folder: Path) -> Generator[None]:
 
     Raises:
         DataError: the folder is not there, or the system refuses something.
+
+    Example:
+        >>> with readable_folder(Path("photos")):
+        ...     sorted(path.name for path in Path("photos").glob("*.png"))
+        ['blue.png', 'green.png', 'red.png']
     """
     try:
         if not folder.is_dir():

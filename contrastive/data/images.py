@@ -21,6 +21,13 @@ class StoredImage(ABC):
     """An encoded image that is read when it is needed, such as a cell of a table on disk.
 
     Two that are equal are the same image; ``str`` gives its name.
+
+    Example:
+        >>> class Stored(StoredImage):
+        ...     def read(self):
+        ...         return Path("photos/red.png").read_bytes()
+        >>> open_image(Stored()).size
+        (32, 32)
     """
 
     @abstractmethod
@@ -39,6 +46,12 @@ ImageSource = (
     | Mapping[str, Any]
     | np.ndarray
 )
+"""What ``open_image`` decodes.
+
+Example:
+    >>> open_image(torch.zeros(3, 32, 48)).size  # width, height
+    (48, 32)
+"""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -66,6 +79,10 @@ def open_image(source: ImageSource) -> Image.Image:
 
     Raises:
         BadSample: it is missing, broken, too large or of another format; names the file.
+
+    Example:
+        >>> open_image("photos/red.png").getpixel((0, 0))
+        (255, 0, 0)
     """
     source = bytes_or_path(source)
     name = str(source) if isinstance(source, (str, Path, StoredImage)) else "image"

@@ -19,6 +19,11 @@ Sample = dict[str, Any]
 ``{"image": path | bytes | PIL image, "text": str, "id": int, "source": "captions.csv:17"}``;
 ``"label"`` names the class of the row where there are classes. Decoding belongs to the encoder.
 Rows are held in memory; a ``contrastive.data.images.StoredImage`` is read only when it is needed.
+
+Example:
+    >>> sample: Sample = {"image": red, "text": "a red square", "id": 0, "source": "captions.csv:2"}
+    >>> model.embed("text", [sample["text"]]).shape
+    torch.Size([1, 8])
 """
 
 
@@ -27,6 +32,11 @@ class Samples(Protocol):
 
     Two attributes are optional: ``classes`` (names of the classes that the rows' ``"label"``
     takes) and ``bad_rows`` (a ``BadRows`` with the rows that were left out).
+
+    Example:
+        >>> samples: Samples = rows
+        >>> len(samples), samples[0]["text"]
+        (2, 'red')
     """
 
     def __len__(self) -> int:
@@ -43,6 +53,10 @@ Preprocess = Callable[[Sequence[Any]], "dict[str, Tensor]"]
 
 It is picklable (it runs in worker processes), and its ``repr`` names everything that changes its
 result, since the feature cache takes that text as a part of its key.
+
+Example:
+    >>> list(encoders["cbow"](width=16).build().preprocess(["a red square"]))
+    ['words']
 """
 
 
@@ -59,6 +73,10 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
 
     Raises:
         DataError: these are no rows, or a row has no id; says what to give.
+
+    Example:
+        >>> [row["text"] for row in rows_of(iter(rows))]
+        ['red', 'blue']
     """
     if remedy := _no_rows(samples):
         name = samples.__name__ if isinstance(samples, type) else f"a {type(samples).__name__}"

@@ -15,10 +15,25 @@ from contrastive.config.registry import Registry
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
 
 Purpose = Literal["training", "evaluation"]
+"""What samples are read for; some datasets draw one of several captions while training.
+
+Example:
+    >>> from typing import get_args
+    >>> get_args(Purpose)
+    ('training', 'evaluation')
+"""
 
 
 class Dataset(Config):
-    """Samples of one modality or of several that belong together, in splits."""
+    """Samples of one modality or of several that belong together, in splits.
+
+    Example:
+        >>> class Squares(Dataset):
+        ...     def build(self, split, *, purpose="evaluation"):
+        ...         return rows
+        >>> len(Squares().build("train"))
+        2
+    """
 
     kind: ClassVar[str] = "dataset"
 
@@ -36,6 +51,12 @@ class Dataset(Config):
 
 
 datasets = Registry(Dataset, group="contrastive.datasets")
+"""Datasets by the name that a spec gives as ``type``.
+
+Example:
+    >>> datasets["lines"](file="texts.txt").holdout
+    0.1
+"""
 
 
 @datasets.register("flickr30k")

@@ -162,7 +162,12 @@ def _flaw_of(row: Row) -> str:
 
 
 def leaves_folder(path: str) -> bool:
-    """Say whether a path may lead out of its folder, on this system or another."""
+    """Say whether a path may lead out of its folder, on this system or another.
+
+    Example:
+        >>> leaves_folder("cats/1.png"), leaves_folder("../1.png")
+        (False, True)
+    """
     if "/" not in path:  # then it is the name of a file in the folder, or nothing
         return False
     flavours = (PurePosixPath(path), PureWindowsPath(path))
@@ -170,7 +175,13 @@ def leaves_folder(path: str) -> bool:
 
 
 class FileIndex:
-    """The files below a folder; each folder is listed once, when it is first asked for."""
+    """The files below a folder; each folder is listed once, when it is first asked for.
+
+    Example:
+        >>> index = FileIndex(Path("photos"))
+        >>> "red.png" in index, "pink.png" in index
+        (True, False)
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

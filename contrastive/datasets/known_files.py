@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 CAPTION_TABLES = tuple(
     f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
 )
+"""Names of a table of captions beside images, in the order in which they are looked for.
+
+Example:
+    >>> CAPTION_TABLES[0]
+    'captions.csv'
+"""
 WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
 ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token")
 IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")

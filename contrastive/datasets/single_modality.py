@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowList:
-    """Rows by index."""
+    """Rows by index.
+
+    Example:
+        >>> found = RowList(rows, BadRows(), classes=("blue", "red"))
+        >>> len(found), found[0]["text"]
+        (2, 'red')
+    """
 
     rows: list[Sample]
     bad_rows: BadRows

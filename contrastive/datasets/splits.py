@@ -13,9 +13,21 @@ if TYPE_CHECKING:
     from contrastive.datasets.caption_rows import Row
 
 SPLITS = ("train", "val", "test")
+"""The names of splits.
+
+Example:
+    >>> SPLITS
+    ('train', 'val', 'test')
+"""
 
 
 SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+"""Other names of splits that data in the wild have, and which one each stands for.
+
+Example:
+    >>> SPLIT_ALIASES["dev"]
+    'val'
+"""
 
 
 def split_of(key: str, holdout: float) -> str:
@@ -24,6 +36,10 @@ def split_of(key: str, holdout: float) -> str:
     Args:
         key: the image's path or the group's name.
         holdout: the share of keys in val, and again in test.
+
+    Example:
+        >>> split_of("cats/1.png", holdout=0.1)
+        'test'
     """
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64

@@ -24,7 +24,12 @@ NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
 class TableRecord(NamedTuple):
-    """One row of a table."""
+    """One row of a table.
+
+    Example:
+        >>> TableRecord(line=2, cells={"caption": "a red square"}).cells["caption"]
+        'a red square'
+    """
 
     line: int
     """Where it starts, from 1."""
@@ -64,7 +69,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def text_problem(text: str) -> str:
-    """Return what is wrong with a text that should be a name or a caption, or nothing."""
+    """Return what is wrong with a text that should be a name or a caption, or nothing.
+
+    Example:
+        >>> text_problem("a red square"), text_problem("")
+        ('', 'is empty')
+    """
     if not text.strip():
         return "is empty"
     if "\0" in text:
@@ -113,6 +123,11 @@ def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
 
     Raises:
         DataError: as ``read_text``, the header is broken, or the suffix is another.
+
+    Example:
+        >>> columns, records = read_table(Path("photos/captions.csv"))
+        >>> columns, next(records).cells["caption"]
+        (['image', 'caption', 'split'], 'a red square')
     """
     if path.suffix.lower() == ".jsonl":
         lines = read_lines(path)
@@ -198,6 +213,12 @@ def choose_columns(
 
     Raises:
         DataError: a needed column, or one that a spec names, is not there; says which there are.
+
+    Example:
+        >>> usual = {"image": ["image", "filename"], "text": ["caption"]}
+        >>> columns = ["filename", "caption"]
+        >>> choose_columns({}, Path("t.csv"), columns, usual=usual, needed=["image", "text"])
+        {'image': 'filename', 'text': 'caption'}
     """
     chosen: dict[str, str] = {}
     for role, names in usual.items():
@@ -215,18 +236,33 @@ def choose_columns(
 
 
 def text_of(cell: object) -> str:
-    """Return a cell as text; nothing if it is of another kind."""
+    """Return a cell as text; nothing if it is of another kind.
+
+    Example:
+        >>> text_of(12), text_of(None)
+        ('12', '')
+    """
     if isinstance(cell, bool) or not isinstance(cell, (str, int)):
         return ""
     return str(cell).strip()
 
 
 def quoted(text: str) -> str:
-    """Return a text from a file as one short line fit for a message."""
+    """Return a text from a file as one short line fit for a message.
+
+    Example:
+        >>> print(quoted("a red square"))
+        'a red square'
+    """
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def name_list(names: Iterable[str]) -> str:
-    """Return names from a file for a message: the first ten."""
+    """Return names from a file for a message: the first ten.
+
+    Example:
+        >>> name_list(["train", "val"])
+        "'train', 'val'"
+    """
     several = list(names)
     return ", ".join(map(quoted, several[:10])) + (", ..." if len(several) > 10 else "")

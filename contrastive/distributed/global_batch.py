@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 class BatchGroup:
-    """The ranks that share a global batch."""
+    """The ranks that share a global batch.
+
+    Example:
+        >>> BatchGroup.current() is None  # one process
+        True
+    """
 
     def __init__(self, process_group: ProcessGroup | None = None) -> None:
         """Take the ranks of ``process_group``; all of them if None."""
@@ -48,7 +53,7 @@ class BatchGroup:
         return cls()
 
     def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
-        """Return how the rows of a and of b are sharded; a collective, which every rank calls.
+        """Return how the rows of a ``[N, D]`` and b ``[M, D]`` are sharded; every rank calls it.
 
         Raises:
             ValueError: one rank has more rows of a than of b and another has fewer, so that
@@ -75,14 +80,14 @@ class BatchGroup:
         return PairShards(RowShards(self, n, matched), RowShards(self, m, matched))
 
     def all_reduce_sum(self, *parts: Tensor) -> list[Tensor]:
-        """Return the sum of each part over the ranks; all have one dtype."""
+        """Return the sum of each part, of any shape, over the ranks; all have one dtype."""
         flat = torch.cat([x.flatten() for x in parts])  # one message instead of several
         all_reduce(flat, self.process_group)
         sums = cast("Any", flat.split([x.numel() for x in parts]))
         return [y.view_as(x) for x, y in zip(parts, sums, strict=True)]
 
     def all_reduce_max(self, x: Tensor) -> Tensor:
-        """Return the elementwise maximum over the ranks."""
+        """Return the elementwise maximum over the ranks of a tensor of any shape."""
         x = x.clone()
         all_reduce(x, self.process_group, maximum=True)
         return x

@@ -39,6 +39,11 @@ def diagnose(
 
     Raises:
         DataError: these are no lines of a log.
+
+    Example:
+        >>> lines = [{"step": i, "loss": 2.08, "lr": 1e-3} for i in range(1, 201)]  # ln 8
+        >>> [finding.code for finding in diagnose(lines, batch=8)]
+        ['no-learning']
     """
     lines = _log_lines(lines)
     batch = None if batch is None else count("batch", batch)

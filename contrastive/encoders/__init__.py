@@ -20,7 +20,17 @@ Augment = Literal["none", "crop-flip", "simclr"]
 
 
 class Encoder(Config):
-    """Turns raw samples of one modality into one feature vector each."""
+    """Turns raw samples of one modality into one feature vector each.
+
+    Example:
+        >>> class Mean(Encoder):
+        ...     modality = "image"
+        ...     width: int = 3
+        ...     def build(self):
+        ...         raise NotImplementedError  # an EncoderModule
+        >>> Mean(width=4).width
+        4
+    """
 
     kind: ClassVar[str] = "encoder"
     modality: ClassVar[str]
@@ -42,11 +52,22 @@ encoders = Registry(
     group="contrastive.encoders",
     plugin_hints=dict.fromkeys(("open-clip-image", "open-clip-text"), "contrastive-openclip"),
 )
+"""Encoders by the name that a spec gives as ``type``.
+
+Example:
+    >>> encoders["cbow"]().modality
+    'text'
+"""
 
 
 @encoders.register("timm")
 class Timm(Encoder):
-    """An image model of timm with its own transform; features are its pooled output."""
+    """An image model of timm with its own transform; features are its pooled output.
+
+    Example:
+        >>> Timm(name="resnet50").name
+        'resnet50'
+    """
 
     modality: ClassVar[str] = "image"
 
@@ -100,7 +121,12 @@ class HFImage(Encoder):
 
 @encoders.register("hf-text")
 class HFText(Encoder):
-    """A text model of transformers, or the text half of a dual one, with its own tokenizer."""
+    """A text model of transformers, or the text half of a dual one, with its own tokenizer.
+
+    Example:
+        >>> HFText(name="distilbert-base-uncased").pooling
+        'mean'
+    """
 
     modality: ClassVar[str] = "text"
 

@@ -94,6 +94,9 @@ def check_no_missing_weights(missing: list[str], place: Path, who: str) -> None:
 
     Raises:
         WeightsError: some are; names the first.
+
+    Example:
+        >>> check_no_missing_weights([], Path("folder"), "encoder")  # silent: none is missing
     """
     if missing:
         msg = f"{who}: the weights in {place} lack {missing[0]} ({len(missing)} in all)"
@@ -138,6 +141,10 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
 
     Raises:
         SpecError: they do not.
+
+    Example:
+        >>> measure_out_dim(encoders["cbow"](width=16).build(), "a red square", "cbow")
+        16
     """
     module.eval()  # batch statistics and the generator stay put
     try:
@@ -154,7 +161,12 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
 
 @contextmanager
 def quiet_huggingface() -> Generator[None]:
-    """Silence transformers, whose report calls the other half of a dual model unexpected."""
+    """Silence transformers, whose report calls the other half of a dual model unexpected.
+
+    Example:
+        >>> with quiet_huggingface():
+        ...     pass  # a from_pretrained of transformers
+    """
     logging = require("transformers.utils.logging", extra="transformers")
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

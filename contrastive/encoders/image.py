@@ -30,7 +30,13 @@ HALF = (0.5, 0.5, 0.5)  # mean and deviation that map [0, 1] to [-1, 1]
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Opens images and transforms each: the ``preprocess`` of an image encoder."""
+    """Opens images and transforms each: the ``preprocess`` of an image encoder.
+
+    Example:
+        >>> from torchvision.transforms.functional import to_tensor
+        >>> ImageTransform(to_tensor, "to_tensor")([red, blue])["image"].shape
+        torch.Size([2, 3, 32, 32])
+    """
 
     transform: Callable[[Image.Image], Tensor] = field(repr=False)
     """RGB image to ``[3, H, W]``."""

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 class EncoderModule(nn.Module, ABC):
-    """Raw samples of one modality to pooled features."""
+    """Raw samples of one modality to pooled features.
+
+    Example:
+        >>> encoder = encoders["cbow"](width=16).build()
+        >>> encoder(**encoder.preprocess(["a red square", "a blue square"])).shape  # [B, F]
+        torch.Size([2, 16])
+    """
 
     modality: str
     out_dim: int

@@ -10,7 +10,12 @@ from torch import Tensor
 
 
 def masked_mean(hidden_BLF: Tensor, mask_BL: Tensor) -> Tensor:
-    """Return the mean over real tokens ``[B, F]`` in fp32; zero where there is none."""
+    """Return the mean over real tokens ``[B, F]`` in fp32; zero where there is none.
+
+    Example:
+        >>> masked_mean(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
+        tensor([[3.]])
+    """
     real = mask_BL.bool().unsqueeze(-1)
     total = hidden_BLF.float().masked_fill(~real, 0).sum(1)  # not times 0: padding may be NaN
     return total / real.sum(1).clamp(min=1)

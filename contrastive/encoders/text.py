@@ -75,6 +75,10 @@ def as_text(sample: object) -> str:
 
     Raises:
         BadSample: it is not a ``str``.
+
+    Example:
+        >>> as_text("a red square")
+        'a red square'
     """
     if not isinstance(sample, str):
         msg = f"a {type(sample).__name__} is no text; give a str"
@@ -99,7 +103,16 @@ def tokenizing(
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash everything that a tokenizer does to a text but how far it pads and truncates."""
+    """Hash everything that a tokenizer does to a text but how far it pads and truncates.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> backend = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+        >>> tokenizer_hash(tokenizer) == tokenizer_hash(tokenizer)
+        True
+    """
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content |= {"padding": None, "truncation": None}  # left over from its last call

@@ -49,6 +49,10 @@ def find_weights(
 
     Raises:
         WeightsError: it is neither on disk nor on the Hub; says how to supply it.
+
+    Example:
+        >>> find_weights("encoder", "photos").name  # a folder is taken as it is
+        'photos'
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -76,6 +80,14 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
 
     Raises:
         WeightsError: chained to its cause.
+
+    Example:
+        >>> try:
+        ...     with loading_weights("encoder", "model.safetensors"):
+        ...         raise OSError("the header is broken")  # as a library may
+        ... except WeightsError as error:
+        ...     print(error)
+        encoder: cannot load model.safetensors: the header is broken
     """
     try:
         yield

@@ -70,7 +70,7 @@ def compositional(
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> list[PairAccuracy]:
-    """Measure compositionality benchmarks (SugarCrepe, Winoground): a report for each file.
+    r"""Measure compositionality benchmarks (SugarCrepe, Winoground): a report for each file.
 
     Args:
         model: a model with an image and a text tower.
@@ -83,6 +83,13 @@ def compositional(
         DataError: a file is missing or broken, too many tests are bad, or the model was trained
             on some of the images.
         MissingExtra: a file is Parquet, and pyarrow is not installed.
+
+    Example:
+        >>> table = "image,caption,negative_caption\nred.png,a red square,a blue square\n"
+        >>> _ = Path("pairs.csv").write_text(table)
+        >>> [report] = compositional(model, "pairs.csv", images="photos")
+        >>> report.tests
+        1
     """
     check_model(model)
     place = None if images is None else path_of("images", images)

@@ -106,6 +106,12 @@ def compare(
     Raises:
         SpecError: there are fewer than two models; or as ``classify``.
         BadSample: an image cannot be read; names it.
+
+    Example:
+        >>> models = {"one": model, "other": build_model(SPEC)}
+        >>> found = compare(models, [red, blue], ["red", "blue"])
+        >>> found.probabilities["one"].shape
+        torch.Size([2, 2])
     """
     _check_several(models)
     samples, names = tuple(sample_list(images, "image")), text_list(classes, "class")

@@ -122,6 +122,11 @@ def evaluate(
     Raises:
         DataError: the model was trained on some of these images, too many samples are bad, these
             are no rows of data, or an embedding is not finite.
+
+    Example:
+        >>> report = evaluate(model, rows)
+        >>> report.retrieval["image_to_text"].recall[5].value  # R@5 of two samples
+        1.0
     """
     check_model(model)
     workers, templates = count("workers", workers, least=0), text_list(templates, "template")

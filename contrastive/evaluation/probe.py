@@ -167,6 +167,15 @@ def probe(
         DataError: there are no classes, a class has too few training samples, the splits share
             samples, the model was trained on the test samples, or too many samples are bad.
         MissingExtra: scikit-learn is not installed.
+
+    Example:
+        >>> def samples(sides):  # red and blue, of each side in pixels
+        ...     sized = {n: (red.resize((n, n)), blue.resize((n, n))) for n in sides}
+        ...     found = [r | {"image": x} for n in sides for r, x in zip(rows, sized[n])]
+        ...     return RowList(found, BadRows(), classes=("blue", "red"))
+        >>> report = probe(model, samples(range(30, 36)), samples([40, 41]), k=1)
+        >>> report.classes, report.train, report.test
+        (2, 12, 4)
     """
     check_model(model)
     k, shots = count("k", k), counts("shots", shots or ())

@@ -71,7 +71,13 @@ class FeatureTable:
 
 
 class FeatureCache:
-    """A folder of features, shared by every run and process on this machine."""
+    """A folder of features, shared by every run and process on this machine.
+
+    Example:
+        >>> cache = FeatureCache("features")
+        >>> model.embed("image", [red, blue], cache=cache).shape
+        torch.Size([2, 8])
+    """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Keep features in ``folder``; ``default_folder()`` if None."""

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 
 class Head(Config):
-    """Projects an encoder's features ``[B, F]`` to the shared space ``[B, D]``."""
+    """Projects an encoder's features ``[B, F]`` to the shared space ``[B, D]``.
+
+    Example:
+        >>> class Half(Head):
+        ...     def build(self, in_dim, out_dim):
+        ...         return torch.nn.Linear(in_dim, out_dim).bfloat16()
+        >>> Half().build(4, 2).out_features
+        2
+    """
 
     kind: ClassVar[str] = "head"
 
@@ -37,6 +45,12 @@ class Head(Config):
 
 
 heads = Registry(Head, group="contrastive.heads")
+"""Heads by the name that a spec gives as ``type``.
+
+Example:
+    >>> heads["linear"]().build(4, 2)(torch.zeros(1, 4)).shape
+    torch.Size([1, 2])
+"""
 
 
 @heads.register("linear")

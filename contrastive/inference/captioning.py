@@ -64,6 +64,11 @@ def caption(
     Raises:
         SpecError: ``top`` is below 1, ``diversity`` is not from 0 to 1, or the corpus is empty.
         BadSample: an image or a sentence cannot be used; names it.
+
+    Example:
+        >>> found = caption(model, red, ["a red square", "a blue square"], top=1)
+        >>> len(found), len(found[0])
+        (1, 1)
     """
     check_model(model)
     top = count("top", top)

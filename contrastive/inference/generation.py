@@ -68,6 +68,10 @@ def rerank(
     Raises:
         SpecError: a prompt is given twice, or a template has no ``{}``.
         BadSample: an image cannot be read; names it.
+
+    Example:
+        >>> sorted(one.index for one in rerank(model, "a red square", [red, blue]))
+        [0, 1]
     """
     prompts = [one_text(prompt, "prompt"), *text_list(against, "prompt", least=0)]
     prompts_CD = embed_classes(model, prompts, templates=templates, cache=cache, what="prompt")
@@ -136,6 +140,10 @@ def generate(
     Raises:
         SpecError: a number or a prompt does not fit, or the image encoder's preprocessing is more
             than scaling, cropping and normalising.
+
+    Example:
+        >>> generate(model, "a red square", size=32, steps=1, views=1).image.size
+        (32, 32)
     """
     check_model(model)
     if not one_text(prompt, "prompt").strip():

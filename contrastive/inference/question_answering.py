@@ -65,6 +65,10 @@ def answer(
         SpecError: the question is empty, no answer is given, one is given twice, or a template has
             no {} for the answer.
         BadSample: an image cannot be read; names it.
+
+    Example:
+        >>> answer(model, [red, blue], "what color is it?", ["red", "blue", "green"]).shape
+        torch.Size([2, 3])
     """
     sentences = sentences_of(question, templates)
     names = text_list(answers, "answer")

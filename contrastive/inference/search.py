@@ -79,6 +79,11 @@ def search(
         BadSample: the query cannot be read.
         DataError: the image, the folder or the file is not there, or holds nothing that can be
             read; or it is not of the modality that is searched.
+
+    Example:
+        >>> hits = search(model, "a red square", images="photos", k=3)
+        >>> sorted(Path(hit.found).name for hit in hits)
+        ['blue.png', 'green.png', 'red.png']
     """
     check_model(model)
     k, modalities = count("k", k), list(model.towers)

@@ -46,6 +46,10 @@ def classify(
     Raises:
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
         BadSample: an image cannot be read; names it.
+
+    Example:
+        >>> classify(model, [red, blue], ["red", "blue", "green"]).shape
+        torch.Size([2, 3])
     """
     names_CD = embed_classes(model, classes, templates=templates, cache=cache)
     return classify_embeddings(model, model.embed(modality, images, cache=cache), names_CD)

@@ -29,16 +29,41 @@ if TYPE_CHECKING:
 
 Positives = Literal["multi", "mask", "ignore"]
 Direction = Literal["both", "a_to_b", "b_to_a"]
+"""Which sides are anchors: both, or the rows of one, compared with the rows of the other.
+
+Example:
+    >>> losses["infonce"](direction="a_to_b").direction
+    'a_to_b'
+"""
 Candidates = Literal["other", "both"]
+"""Where negatives come from: the other modality, or also the row's own.
+
+Example:
+    >>> losses["dcl"](candidates="both").candidates
+    'both'
+"""
 Execution = Literal["auto", "eager", "chunked", "fused"]
 Unfused = Literal["auto", "eager", "chunked"]
 MatmulDtype = Literal["fp32", "bf16"]
 Negatives = Literal["global", "local"]
+"""Whether a batch is compared over all ranks or on each by itself.
+
+Example:
+    >>> losses["infonce"](negatives="local").negatives
+    'local'
+"""
 Scale = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class Loss(Config):
-    """A contrastive loss over paired embeddings."""
+    """A contrastive loss over paired embeddings.
+
+    Example:
+        >>> loss = losses["infonce"]().build()
+        >>> value, metrics = loss(torch.eye(4), torch.eye(4), torch.arange(4))
+        >>> metrics["accuracy"]
+        tensor(1.)
+    """
 
     kind: ClassVar[str] = "loss"
 
@@ -61,10 +86,21 @@ class Loss(Config):
 
 
 losses = Registry(Loss, group="contrastive.losses")
+"""Losses by the name that a spec gives as ``type``.
+
+Example:
+    >>> losses["infonce"](temperature=0.05).temperature
+    0.05
+"""
 
 
 class Scaled(Loss):
-    """Base of losses over cosines times a logit scale."""
+    """Base of losses over cosines times a logit scale.
+
+    Example:
+        >>> issubclass(losses["infonce"], Scaled), losses["infonce"]().temperature
+        (True, 0.07)
+    """
 
     temperature: PositiveFloat = 0.07
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""

@@ -263,6 +263,22 @@ def gather_global_batch(
     """Return the global batch, on every rank; each row L2-normalised if asked for.
 
     For losses that every rank computes in full; ``BatchGroup`` says what their gradients are.
+
+    Args:
+        a: ``[n, D]``, the rows of this rank.
+        b: ``[m, D]``, likewise.
+        a_ids: ``[n]`` integers, the groups of a.
+        b_ids: ``[m]`` integers, the groups of b.
+        group: the ranks; None for one process.
+        normalize: divide each row by its length.
+
+    Returns:
+        The four over all ranks: ``[N, D]``, ``[M, D]``, ``[N]`` and ``[M]``.
+
+    Example:
+        >>> a, b, _, _ = gather_global_batch(torch.eye(2), torch.eye(2), None, None, group=None)
+        >>> a.shape  # one process: the batch itself
+        torch.Size([2, 2])
     """
     shards = pair_shards(a, b, group)
     return _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)

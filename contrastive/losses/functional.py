@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
     from contrastive.losses import Direction, Positives
 
+__all__ = [
+    "accuracy",
+    "collisions",
+    "infonce",
+    "infonce_from_logits",
+    "sigmoid",
+    "sigmoid_from_logits",
+    "similarity",
+]
+
 # A logit that takes no part. Finite, because a softmax over nothing but -inf has NaN gradients.
 MASKED_LOGIT = -1e30
 
@@ -42,6 +52,11 @@ def similarity(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor | None =
 
     Returns:
         ``[N, M]``.
+
+    Example:
+        >>> similarity(torch.eye(2), torch.eye(2), log_scale=torch.tensor(0.0))
+        tensor([[1., 0.],
+                [0., 1.]])
     """
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     with torch.autocast(a.device.type, enabled=False):
@@ -126,6 +141,11 @@ def infonce(
     Raises:
         ValueError: a or b is no matrix of embeddings, the ids do not fit them, or there are no
             pairs; or not one of ``log_scale`` and ``temperature`` is given.
+
+    Example:
+        >>> a = b = torch.eye(4)  # four matched pairs, the others at right angles
+        >>> infonce(a, b, temperature=0.5)  # ln(1 + 3 exp(-2))
+        tensor(0.3408)
     """
     check_embeddings(a, b)
     logits_NM = similarity(a, b, log_scale=as_log_scale(log_scale, temperature, a))
@@ -148,7 +168,12 @@ def infonce_from_logits(
     direction: Direction = "both",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Return ``infonce`` of given ``[N, M]`` logits."""
+    """Return ``infonce`` of given ``[N, M]`` logits.
+
+    Example:
+        >>> infonce_from_logits(torch.zeros(4, 4))  # chance: ln 4
+        tensor(1.3863)
+    """
     if a_ids is None and b_ids is None:
         positives = "ignore"  # the same loss, and the cheapest way to it
     positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
@@ -203,6 +228,10 @@ def sigmoid(
     Raises:
         ValueError: a or b is no matrix of embeddings, the ids do not fit them, or there are no
             pairs; or not one of ``log_scale`` and ``temperature`` is given.
+
+    Example:
+        >>> sigmoid(torch.eye(2), torch.eye(2), temperature=0.1, bias=-10.0)
+        tensor(0.6932)
     """
     check_embeddings(a, b)
     log_scale = as_log_scale(log_scale, temperature, a)
@@ -217,7 +246,12 @@ def sigmoid_from_logits(
     *,
     positives: Positives = "multi",
 ) -> Tensor:
-    """Return ``sigmoid`` of given ``[N, M]`` logits."""
+    """Return ``sigmoid`` of given ``[N, M]`` logits.
+
+    Example:
+        >>> sigmoid_from_logits(torch.zeros(2, 2))  # 4 pairs of ln 2, over 2 matched pairs
+        tensor(1.3863)
+    """
     positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
     signed_NM = torch.where(positive_NM, logits_NM, -logits_NM)
     if positives == "mask":
@@ -243,6 +277,10 @@ def accuracy(
 
     Returns:
         Scalar between 0 and 1.
+
+    Example:
+        >>> accuracy(torch.tensor([[2.0, 1.0], [3.0, 4.0]]))  # both rows, one of two columns
+        tensor(0.7500)
     """
     same_NM = _same_group(logits_NM, a_ids, b_ids)
 
@@ -254,7 +292,12 @@ def accuracy(
 
 
 def collisions(ids: Tensor) -> Tensor:
-    """Return how many of the ``[N]`` rows share their group id with another row, as a scalar."""
+    """Return how many of the ``[N]`` rows share their group id with another row, as a scalar.
+
+    Example:
+        >>> collisions(torch.tensor([7, 7, 9]))
+        tensor(2)
+    """
     ordered = ids.sort().values  # unlike torch.unique, sorting does not wait for the device
     equal = ordered[1:] == ordered[:-1]
     return (pad(equal, (1, 0)) | pad(equal, (0, 1))).sum()

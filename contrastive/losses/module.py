@@ -23,7 +23,15 @@ LENGTH_ERROR = 0.02  # of a row: bf16 rounds each number by up to 0.4 %
 
 
 class LossModule(nn.Module, ABC):
-    """Embeddings and group ids to a scalar loss and the metrics to log."""
+    """Embeddings and group ids to a scalar loss and the metrics to log.
+
+    Example:
+        >>> class Apart(LossModule):
+        ...     def forward(self, a, b, a_ids=None, b_ids=None):
+        ...         return (a - b).norm(dim=1).mean(), {}
+        >>> Apart()(torch.eye(2), torch.eye(2))
+        (tensor(0.), {})
+    """
 
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
@@ -62,7 +70,13 @@ class LossModule(nn.Module, ABC):
 
 
 class ScaledLoss(LossModule, Generic[C]):
-    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all ranks."""
+    """A loss of scaled cosines, maybe with a bias, over the batch of one or of all ranks.
+
+    Example:
+        >>> loss = losses["sigmoid"]().build()
+        >>> isinstance(loss, ScaledLoss), sorted(name for name, _ in loss.named_parameters())
+        (True, ['bias', 'log_scale'])
+    """
 
     config: C
     """The fields of the spec."""
@@ -90,7 +104,9 @@ class ScaledLoss(LossModule, Generic[C]):
         b_ids: Tensor | None,
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the metrics that come with its computation.
+        """Return the loss, a scalar, and the metrics that come with its computation.
+
+        Arguments are those of ``forward``: ``[N, D]``, ``[M, D]`` and their ids.
 
         ``group`` is None, or the ranks whose batches make one global batch, which
         ``execution.gather_global_batch`` gathers; ``contrastive.distributed.global_batch`` has the
@@ -101,7 +117,7 @@ class ScaledLoss(LossModule, Generic[C]):
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; metrics: those of ``compute``, collisions, log_scale and bias.
+        """Return the scalar loss; metrics: those of ``compute``, collisions, log_scale and bias.
 
         The first call warns of rows that are not L2-normalised.
         """

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 class WrapperLoss(LossModule):
-    """A loss around ``inner``, which alone has the parameters."""
+    """A loss around ``inner``, which alone has the parameters.
+
+    Example:
+        >>> loss = losses["matryoshka"](widths=[2, 4], loss={"type": "infonce"}).build()
+        >>> isinstance(loss, WrapperLoss), type(loss.inner).__name__
+        (True, 'InfoNCELoss')
+    """
 
     inner: LossModule
 

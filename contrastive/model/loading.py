@@ -36,6 +36,10 @@ def build_model(spec: SpecLike) -> ContrastiveModel:
         SpecError: the spec has mistakes; one line for each.
         MissingExtra: a library that it needs is not installed.
         WeightsError: pretrained weights cannot be found.
+
+    Example:
+        >>> sorted(build_model(SPEC).towers)
+        ['image', 'text']
     """
     return ContrastiveModel(model_spec(spec))
 
@@ -88,6 +92,11 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     Raises:
         WeightsError: the folder is not whole, or a frozen encoder is not the one it was.
         SpecError: its spec does not fit, for instance since a plugin is not installed.
+
+    Example:
+        >>> model.save("saved")
+        >>> sorted(load_model("saved").towers)
+        ['image', 'text']
     """
     if isinstance(folder, (Config, Mapping)):
         msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"

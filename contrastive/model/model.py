@@ -49,7 +49,14 @@ HEAD_BATCH = (
 
 
 class ContrastiveModel(nn.Module):
-    """Towers that embed their modalities in one space, and the loss that they were trained with."""
+    """Towers that embed their modalities in one space, and the loss that they were trained with.
+
+    Example:
+        >>> images = model.embed("image", [red, blue])  # of length 1
+        >>> texts = model.embed("text", ["a red square", "a blue square"])
+        >>> model.similarity(images, texts).shape
+        torch.Size([2, 2])
+    """
 
     # without it the trainer of transformers would pass numbers of its own to ``forward``
     accepts_loss_kwargs = False

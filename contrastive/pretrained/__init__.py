@@ -24,7 +24,12 @@ NAME = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)  # two letters at least: 
 
 
 class Pretrained(Config):
-    """A model that others have published, by its name within one source."""
+    """A model that others have published, by its name within one source.
+
+    Example:
+        >>> sources["hf"](name="openai/clip-vit-base-patch32").name
+        'openai/clip-vit-base-patch32'
+    """
 
     kind: ClassVar[str] = "pretrained source"
 
@@ -45,6 +50,12 @@ class Pretrained(Config):
 sources = Registry(
     Pretrained, group="contrastive.pretrained", plugin_hints={"open_clip": "contrastive-openclip"}
 )
+"""Sources of pretrained models by the prefix of their names: ``hf`` of ``hf:OWNER/NAME``.
+
+Example:
+    >>> sources["hf"](name="openai/clip-vit-base-patch32").name
+    'openai/clip-vit-base-patch32'
+"""
 
 
 @sources.register("hf")
@@ -80,6 +91,13 @@ def pretrained_spec(name: str | Path) -> ModelSpec:
         UnknownComponent: nothing that is installed offers the source.
         SpecError: the model is not of a kind that can be loaded so.
         WeightsError: a file is missing; says which and how to supply it.
+
+    Example:
+        >>> try:
+        ...     pretrained_spec("elsewhere:clip")
+        ... except ContrastiveError as error:
+        ...     print(str(error).partition(";")[0])
+        elsewhere:clip: unknown pretrained source 'elsewhere'
     """
     parts = NAME.fullmatch(text := _text(name))
     if not parts:

@@ -40,6 +40,15 @@ def dual_spec(
     Raises:
         SpecError: the logit scale is that of a model which was never trained.
         WeightsError: the files cannot be read, or have no logit scale.
+
+    Example:
+        >>> from safetensors.torch import save_file
+        >>> save_file({"logit_scale": torch.tensor(4.6)}, "model.safetensors")
+        >>> image, text = encoders["resnet"](), encoders["cbow"]()
+        >>> files = [Path("model.safetensors")]
+        >>> spec = dual_spec(image, text, embed_dim=512, files=files, who="clip")
+        >>> spec.towers["image"].frozen
+        'all'
     """
     towers = {
         encoder.modality: Tower(encoder=encoder, head=Identity(), frozen="all")
@@ -85,6 +94,10 @@ def local_folder(name: str) -> str:
 
     What only looks like a folder is one, too; that it is not there is said when it is read. Of
     anything else it is an empty string.
+
+    Example:
+        >>> local_folder("photos") == str(Path("photos").absolute()), local_folder("openai/clip")
+        (True, '')
     """
     path = Path(name).expanduser()
     return str(path.absolute()) if path.is_dir() or name.startswith((".", "/", "~")) else ""

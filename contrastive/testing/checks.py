@@ -40,7 +40,12 @@ def expect(kept: object, problem: str, remedy: str = "") -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check found."""
+    """What one check found.
+
+    Example:
+        >>> print(Verdict("finite", problem="the loss is NaN"))
+        finite: the loss is NaN
+    """
 
     check: str
     problem: str = ""

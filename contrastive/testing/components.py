@@ -49,6 +49,9 @@ def check_component(
     Raises:
         TypeError: ``config`` is not an instance of a config class.
         AssertionError: one line for each check that failed: what is wrong, and what to do.
+
+    Example:
+        >>> check_component(heads["identity"]())  # silent: every check passed
     """
     verdicts = examine_component(
         config, samples=samples, split=split, in_dim=in_dim, embed_dim=embed_dim, ids=ids
@@ -70,6 +73,11 @@ def examine_component(
 
     Raises:
         TypeError: ``config`` is not an instance of a config class.
+
+    Example:
+        >>> verdicts = examine_component(heads["identity"]())
+        >>> [verdict.check for verdict in verdicts if verdict.problem]
+        []
     """
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
         example = f"{getattr(config, '__name__', 'Component')}()"

@@ -50,7 +50,12 @@ _JUDGES: dict[Kind, tuple[Loss, Loss]] = {
 
 @dataclass(frozen=True)
 class LossCase:
-    """One batch, the settings and the call variant."""
+    """One batch, the settings and the call variant.
+
+    Example:
+        >>> case = loss_cases("infonce", sizes=[(7, 5, 33)])[0]
+        >>> case.check(infonce)  # silent: it agrees with the float64 reference
+    """
 
     kind: Kind
     regime: str
@@ -200,6 +205,11 @@ def loss_cases(
 
     Raises:
         ValueError: there is no regime, kind of ids or variant of that name, or a list is empty.
+
+    Example:
+        >>> case = loss_cases("sigmoid", regimes=["random_s14"], sizes=[(7, 5, 33)])[0]
+        >>> str(case).startswith("sigmoid-float32-random_s14-7x5x33")
+        True
     """
     if kind == "sigmoid":
         directions, label_smoothing = ("both",), (0.0,)
@@ -254,6 +264,11 @@ def check_loss(loss: Loss, kind: Kind, **choices: Any) -> None:
     Raises:
         AssertionError: one line for each failed case (some of them), with its regime, size and ids,
             what deviates, by how much, and the bar. ``loss_cases`` gives single cases.
+
+    Example:
+        >>> few = {"regimes": ["random_s14"], "sizes": [(7, 5, 33)], "ids": ["no_ids"]}
+        >>> few |= {"variants": ["again"], "strength": 1}
+        >>> check_loss(infonce, "infonce", **few)  # silent: it agrees with float64
     """
     cases, failed = loss_cases(kind, **choices), list[str]()
     for case in cases:

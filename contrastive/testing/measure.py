@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Relative errors that pass."""
+    """Relative errors that pass.
+
+    Example:
+        >>> Tolerance.of(torch.float32).loss < Tolerance(1e-3, 1e-3, 1e-2, 1e-3, 1e-3).loss
+        True
+    """
 
     loss: float
     gradient: float

@@ -92,6 +92,13 @@ def train(
             teacher or is no longer finite, a worker process imports the calling script, or another
             rank of the run has ended.
         Interrupted: by SIGINT or SIGTERM, after saving.
+
+    Example:
+        >>> training = {"epochs": 1, "batch_size": 2, "workers": 0}
+        >>> data = {"type": "image-folder", "folder": "photos"}
+        >>> trained = train({"model": SPEC, "data": data, "training": training}, "runs/photos")
+        >>> Path("runs/photos/log.jsonl").exists()
+        True
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         msg = (

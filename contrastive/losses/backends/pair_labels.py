@@ -137,10 +137,14 @@ class PairLabels:
 def matched_ids(
     n: int, m: int, a_ids: Tensor | None, b_ids: Tensor | None
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return the ids of both sides, or None for both.
+    """Return the ids ``[N]`` and ``[M]`` of both sides, or None for both.
 
     Raises:
         ValueError: the ids do not fit ``n`` rows of a and ``m`` rows of b.
+
+    Example:
+        >>> matched_ids(2, 2, torch.tensor([7, 9]), None)
+        (tensor([7, 9]), tensor([7, 9]))
     """
     if a_ids is None:
         if b_ids is None:
@@ -178,6 +182,9 @@ def check_pair_counts(n: int, m: int) -> None:
 
     Raises:
         ValueError: there are no rows of a, or none of b.
+
+    Example:
+        >>> check_pair_counts(4, 2)  # silent: there are two pairs
     """
     if not (n and m):
         msg = f"a loss needs pairs, but a has {n} rows and b has {m}"
