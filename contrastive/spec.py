@@ -288,8 +288,12 @@ def load_spec(
     Raises:
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
-    given: tuple[Any, Any] = (kind_of_spec, spec) if path is None else (spec, path)
-    kind, file = given
+    kind, file = (kind_of_spec, spec) if path is None else (spec, path)
+    _check_call(kind, file)
+    return yaml_files.load_spec(kind, file, overrides, trusted=trusted)
+
+
+def _check_call(kind: object, file: object) -> None:
     if not (callable(kind) and isinstance(file, (str, PathLike))):
         odd = type(file if callable(kind) else kind).__name__
         msg = (
@@ -297,4 +301,3 @@ def load_spec(
             "with overrides=[...] by name"
         )
         raise SpecError(msg)
-    return yaml_files.load_spec(kind, file, overrides, trusted=trusted)

@@ -68,13 +68,14 @@ class NamedInputs:
             SpecError: it returns something else than tensors.
         """
         found = self.preprocess(samples)
-        inputs = dict(found) if isinstance(found, Mapping) else {ONLY_INPUT: found}
+        named = isinstance(found, Mapping)
+        inputs = dict(cast("Mapping[str, Any]", found)) if named else {ONLY_INPUT: found}
         for name, tensor in inputs.items():
             if not isinstance(tensor, Tensor):
-                where = f"{type(tensor).__name__} as {name}" if tensor is not found else ""
+                what = type(tensor).__name__ + (f" as {name}" if named else "")
                 msg = (
-                    f"towers.{self.modality}: preprocess returns {where or type(found).__name__}; "
-                    "return a tensor, or a dict of tensors"
+                    f"towers.{self.modality}: preprocess returns {what}; return a tensor, or a "
+                    "dict of tensors"
                 )
                 raise SpecError(msg)
         if isinstance(found, Tensor) and found.shape[:1] != (len(samples),):
@@ -134,10 +135,15 @@ def check_given(modules: object, preprocess: object) -> None:
         if not isinstance(module, nn.Module):
             msg = f"from_modules: the module of {name} is {_shown(module)}; give an nn.Module"
             raise SpecError(msg)
-        is_module_class = isinstance(function, type) and issubclass(function, nn.Module)
-        if not callable(function) or isinstance(function, Config) or is_module_class:
+        if not _is_function(function):
             msg = f"from_modules: the preprocess of {name} is {_shown(function)}; give a function"
             raise SpecError(msg)
+
+
+def _is_function(value: Any) -> bool:
+    if isinstance(value, type):
+        return not issubclass(value, nn.Module)
+    return callable(value) and not isinstance(value, Config)
 
 
 def _shown(value: object) -> str:
