@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contrastive import RunSpec, train
+from contrastive.config import base
 from contrastive.encoders import CBOW
 from contrastive.model import checkpoint
 from tests.toys import toy_dict
@@ -36,10 +37,13 @@ def counted(monkeypatch):
     monkeypatch.setattr(
         checkpoint, "_sha256", lambda path: counts.update([f"hash {path.name}"]) or sha256(path)
     )
-    validate = CBOW.model_validate
-    monkeypatch.setattr(
-        CBOW, "model_validate", lambda fields: counts.update(["spec"]) or validate(fields)
-    )
+    validate = base.validated
+
+    def count_spec(kind, *given):
+        counts["spec"] += kind is CBOW
+        return validate(kind, *given)
+
+    monkeypatch.setattr(base, "validated", count_spec)
     return counts
 
 

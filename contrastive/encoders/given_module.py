@@ -137,13 +137,15 @@ def check_given(modules: object, preprocess: object) -> None:
         if not isinstance(module, nn.Module):
             msg = f"from_modules: the module of {name} is {_shown(module)}; give an nn.Module"
             raise SpecError(msg)
-        if not callable(function) or isinstance(function, Config) or _is_module_class(function):
+        if not _is_function(function):
             msg = f"from_modules: the preprocess of {name} is {_shown(function)}; give a function"
             raise SpecError(msg)
 
 
-def _is_module_class(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, nn.Module)
+def _is_function(value: Any) -> bool:
+    if isinstance(value, type):
+        return not issubclass(value, nn.Module)
+    return callable(value) and not isinstance(value, Config)
 
 
 def _shown(value: object) -> str:
