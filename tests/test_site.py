@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import PAGES, ROOT
+from tests.pages import PAGES, REFERENCE, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def build():
 def test_every_page_of_the_docs_and_every_plugin_is_in_the_navigation(build):
     _, named, _ = build.navigation()
     plugins = [path / "README.md" for path in (ROOT / "plugins").iterdir() if path.is_dir()]
-    wanted = {page.relative_to(ROOT) for page in [*PAGES, *plugins]}
+    wanted = {page.relative_to(ROOT) for page in [*PAGES, *REFERENCE, *plugins]}
     assert wanted - set(named) == set()
 
 
