@@ -25,7 +25,7 @@ def build():
 def test_every_page_of_the_docs_and_every_plugin_is_in_the_navigation(build):
     _, named, _ = build.navigation()
     plugins = [path / "README.md" for path in (ROOT / "plugins").iterdir() if path.is_dir()]
-    wanted = {page.relative_to(ROOT) for page in [*PAGES, *plugins]}
+    wanted = {page.relative_to(ROOT) for page in [*PAGES, *REFERENCE, *plugins]}
     assert wanted - set(named) == set()
 
 

@@ -106,7 +106,7 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None
         )
         for axis, (image, words) in zip(row, hits, strict=False):
             axis.imshow(open_image(image))
-            below = "\n".join(textwrap.wrap(words, 20)[:2])
+            below = textwrap.fill(words, 20, max_lines=2, placeholder=" ...")
             axis.text(0.5, -0.03, below, transform=axis.transAxes, ha="center", va="top", size=7)
     figure.savefig(path, dpi=110)
 

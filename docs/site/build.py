@@ -8,7 +8,6 @@ build; so does an anchor that is not there, which Zensical looks for.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,8 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SITE = ROOT / "build" / "site"
-ENTRY = re.compile(r'^ *\{ "[^"]+" = "([^"]+\.md)" \},\n', re.M)
-PATTERN = re.compile(r'"([^"\n]*\*[^"\n]*)"')
+ENTRY = re.compile(r'^ *\{ "([^"]+)" = "([^"]+\.md)" \},\n', re.M)
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 LINK = re.compile(r'(?:(?<=\]\()|(?<= src=")|(?<= href="))(?!\w+:|#)([^)#"\s]+)')
 FILES = {".png", ".json", ".svg", ".csv"}
@@ -62,18 +60,24 @@ def zensical() -> int:
 def navigation() -> tuple[str, list[Path], list[str]]:
     """Return the configuration without entries of missing pages, the pages, and the missing."""
     config = (HERE / "zensical.toml").read_text(encoding="utf-8")
-    config = PATTERN.sub(pages_of, config)
-    named = {entry: repository_path(Path(entry)) for entry in ENTRY.findall(config)}
+    own = {entry for _, entry in ENTRY.findall(config)}
+    config = ENTRY.sub(lambda found: _section(found, own) if "*" in found[2] else found[0], config)
+    named = {entry: repository_path(Path(entry)) for _, entry in ENTRY.findall(config)}
     missing = [entry for entry, path in named.items() if not (ROOT / path).exists()]
     there = [path for entry, path in named.items() if entry not in missing]
-    config = ENTRY.sub(lambda found: "" if found[1] in missing else found[0], config)
+    config = ENTRY.sub(lambda found: "" if found[2] in missing else found[0], config)
     return config, there, missing
 
 
-def pages_of(pattern: re.Match[str]) -> str:
-    """Return the pages of a pattern as a list of TOML, each with its name."""
-    found = sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern[1]))
-    return json.dumps([{path.stem: path.as_posix()} for path in found]).replace(": ", " = ")
+def _section(entry: re.Match[str], own: set[str]) -> str:
+    """Return the entries of the pages that match a pattern, as a section."""
+    pages = sorted(path.relative_to(ROOT) for path in ROOT.glob(entry[2]))
+    lines = [
+        f'{{ "{path.stem}" = "{path.as_posix()}" }},\n'
+        for path in pages
+        if path.as_posix() not in own
+    ]
+    return f'{{ "{entry[1]}" = [\n{"".join(lines)}] }},\n'
 
 
 def gather(named: list[Path]) -> tuple[dict[Path, bytes], list[str]]:
