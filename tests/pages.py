@@ -11,7 +11,9 @@ from contrastive.components import REGISTRIES
 from contrastive.errors import UnknownComponent
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+BESIDE = [*sorted(ROOT.glob("examples/*/README.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+PAGES = [ROOT / "README.md", *DOCS, *BESIDE]
 REFERENCE = sorted((ROOT / "docs" / "reference").rglob("*.md"))
 TUTORIAL = ROOT / "docs" / "write_a_plugin.md"
 FENCE = re.compile(
@@ -40,8 +42,13 @@ class Block:
     mark: str
 
     @property
-    def runs(self) -> bool:
-        return not self.mark.startswith("not run: ")
+    def reason(self) -> str:
+        """Why a stand-in runs instead of it; empty if it runs as it is."""
+        return self.mark.removeprefix("not run: ") if self.mark.startswith("not run: ") else ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.place}:{self.line}"
 
     @property
     def file(self) -> str:
@@ -54,7 +61,7 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
         Block(
-            page.name,
+            page.relative_to(ROOT).as_posix(),
             text[: found.start("text")].count("\n"),
             found["language"],
             found["text"],
@@ -66,7 +73,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 def commands_of(block: Block) -> list[tuple[str, str]]:
     """Return what a console block types, and what it shows below each command."""
-    parts = re.split(r"^\$ ", block.text, flags=re.M)[1:]
+    parts = re.split(r"^\$ ", block.text.replace("\\\n", " "), flags=re.M)[1:]
     return [(typed, shown) for typed, _, shown in (part.partition("\n") for part in parts)]
 
 
@@ -95,3 +102,12 @@ def offers(registry, name: str) -> bool:
         return bool(registry[name])
     except UnknownComponent:
         return False
+
+
+def stood_in() -> dict[str, Block]:
+    """Return the blocks that do not run as they are, by page and number: ``README.md 1``."""
+    found = {}
+    for page in PAGES:
+        marked = [block for block in blocks_of(page) if block.reason]
+        found |= {f"{block.place} {n}": block for n, block in enumerate(marked, start=1)}
+    return found
