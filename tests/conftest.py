@@ -76,6 +76,30 @@ def command(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def reader(tmp_path, monkeypatch, command):
+    """Return a ``Reader`` of the documentation in a folder with what lies beside the package."""
+    from tests.reader import Reader
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("examples", "plugins", "benchmarks"):
+        (tmp_path / name).symlink_to(PACKAGES.parents[1] / name)
+    made = Reader(tmp_path, command, monkeypatch)
+    monkeypatch.setitem(sys.modules, "notebook", made.module)
+    return made
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many blocks of the documentation ran, and instead of which a stand-in did."""
+    properties = [pair for r in terminalreporter.getreports("passed") for pair in r.user_properties]
+    ran = [value for name, value in properties if name == "block"]
+    instead = sorted(value for name, value in properties if name == "stand-in")
+    if ran or instead:
+        line = f"documentation: {len(ran)} blocks run as they are, {len(instead)} by a stand-in"
+        terminalreporter.write_line(f"{line}: {', '.join(instead)}" if instead else line)
+
+
 @pytest.fixture(scope="session")
 def process():
     """Run the installed command: ``process("validate", path, site=folder) -> Outcome``."""

@@ -11,7 +11,9 @@ from contrastive.components import REGISTRIES
 from contrastive.errors import UnknownComponent
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+BESIDE = [*sorted(ROOT.glob("examples/*/README.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+PAGES = [ROOT / "README.md", *DOCS, *BESIDE]
 TRANSLATIONS = {ROOT / "docs" / path.name: path for path in (ROOT / "docs").glob("??/*.md")}
 REFERENCE = sorted((ROOT / "docs" / "reference").rglob("*.md"))
 TUTORIAL = ROOT / "docs" / "write_a_plugin.md"
@@ -41,8 +43,13 @@ class Block:
     mark: str
 
     @property
-    def runs(self) -> bool:
-        return not self.mark.startswith("not run: ")
+    def reason(self) -> str:
+        """Why a stand-in runs instead of it; empty if it runs as it is."""
+        return self.mark.removeprefix("not run: ") if self.mark.startswith("not run: ") else ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.place}:{self.line}"
 
     @property
     def numbers_vary(self) -> bool:
@@ -78,7 +85,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 def commands_of(block: Block) -> list[tuple[str, str]]:
     """Return what a console block types, and what it shows below each command."""
-    parts = re.split(r"^\$ ", block.text, flags=re.M)[1:]
+    parts = re.split(r"^\$ ", block.text.replace("\\\n", " "), flags=re.M)[1:]
     return [(typed, shown) for typed, _, shown in (part.partition("\n") for part in parts)]
 
 
@@ -117,3 +124,12 @@ def offers(registry, name: str) -> bool:
         return bool(registry[name])
     except UnknownComponent:
         return False
+
+
+def stood_in() -> dict[str, Block]:
+    """Return the blocks that do not run as they are, by page and number: ``README.md 1``."""
+    found = {}
+    for page in PAGES:
+        marked = [block for block in blocks_of(page) if block.reason]
+        found |= {f"{block.place} {n}": block for n, block in enumerate(marked, start=1)}
+    return found

@@ -6,15 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from contrastive import testing
-from contrastive.plugin_tools.new_package import TEMPLATES
 
-ROOT = Path(__file__).parents[1]
 MADE = {
     "bright-spots": ("encoder", "--modality", "image"),
     "trigrams": ("encoder", "--modality", "text"),
@@ -174,14 +171,3 @@ def test_an_unknown_kind_or_modality_is_one_line(options, said, command):
     assert ended.code == 2
     assert ended.err.startswith(said)
     assert len(ended.err.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_the_wheel_has_every_template(tmp_path):
-    python("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    templates = [path for path in TEMPLATES.rglob("*") if path.is_file()]
-    wanted = {str(p.relative_to(ROOT)) for p in templates if "__pycache__" not in p.parts}
-    assert len(wanted) > 20
-    assert wanted <= names
