@@ -40,14 +40,22 @@ test-newest: $(NEWEST)/installed $(EDITOR_SERVER)
 smoke: $(VENV)/installed
 	$(BIN)/python tests/smoke.py
 
-test-wheel: EXTRAS := [all]
-test-bare: SMOKE := --without-extras
-test-wheel test-bare: $(VENV)/installed
+test-wheel: $(VENV)/installed
+	$(call install-wheel,[all],)
+	$(WHEEL)/bin/python tests/smoke.py
+
+test-bare: $(VENV)/installed
+	$(call install-wheel,,pytest pytest-benchmark pytest-randomly pytest-xdist hypothesis)
+	$(WHEEL)/bin/python tests/smoke.py --without-extras
+	$(WHEEL)/bin/$(PYTEST) -m "not slow and not nightly" $(shell cat .ci/bare-tests)
+
+# in a fresh environment: the built wheel with extras, and other packages
+define install-wheel
 	rm -rf dist $(WHEEL)
 	$(BIN)/uv build --quiet --wheel
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(WHEEL)
-	$(BIN)/uv pip install --quiet --python $(WHEEL)/bin/python "$$(echo dist/*.whl)$(EXTRAS)"
-	$(WHEEL)/bin/python tests/smoke.py $(SMOKE)
+	$(BIN)/uv pip install --quiet --python $(WHEEL)/bin/python "$$(echo dist/*.whl)$(1)" $(2)
+endef
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
