@@ -1,16 +1,22 @@
-# Every target sets up its own virtual environment first.
+# Every target sets up its own virtual environment first, of this Python.
+PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# another, of the lowest versions that pyproject.toml allows
+# others: of the lowest versions that pyproject.toml allows, of the newest that there are, and of
+# the built wheel as a user has it
 LOWEST := $(VENV)-lowest
+NEWEST := $(VENV)-newest
+WHEEL := $(VENV)-wheel
 # and one for the site, which needs neither torch nor this package
 SITE := $(VENV)-docs
-# files and folders for test-lowest, or else all
+# files and folders for test-lowest and test-newest, or else all
 TESTS ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
+EVERYTHING := -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
-.PHONY: demo test test-fast test-nightly test-lowest lint docs bench bench-losses bench-gpu clean
+.PHONY: demo test test-fast test-nightly test-lowest test-newest test-wheel test-bare smoke lint \
+	docs bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
@@ -29,6 +35,29 @@ test-nightly: $(VENV)/installed
 
 test-lowest: $(LOWEST)/installed $(EDITOR_SERVER)
 	$(LOWEST)/bin/$(PYTEST) -m "not nightly" $(TESTS)
+
+test-newest: $(NEWEST)/installed $(EDITOR_SERVER)
+	$(NEWEST)/bin/$(PYTEST) -m "not nightly" $(TESTS)
+
+smoke: $(VENV)/installed
+	$(BIN)/python tests/smoke.py
+
+test-wheel: $(VENV)/installed
+	$(call install-wheel,[all],)
+	$(WHEEL)/bin/python tests/smoke.py
+
+test-bare: $(VENV)/installed
+	$(call install-wheel,,pytest pytest-benchmark pytest-randomly pytest-xdist hypothesis)
+	$(WHEEL)/bin/python tests/smoke.py --without-extras
+	$(WHEEL)/bin/$(PYTEST) -m "not slow and not nightly" $(shell cat .ci/bare-tests)
+
+# in a fresh environment: the built wheel with extras, and other packages
+define install-wheel
+	rm -rf dist $(WHEEL)
+	$(BIN)/uv build --quiet --wheel
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(WHEEL)
+	$(BIN)/uv pip install --quiet --python $(WHEEL)/bin/python "$$(echo dist/*.whl)$(1)" $(2)
+endef
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
@@ -49,20 +78,23 @@ bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks.losses --device cuda --deadline 420 --output runs/benchmark
 
 $(VENV)/installed: pyproject.toml $(PLUGINS)
-	python3 -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
+	$(BIN)/python -m pip install --quiet $(EVERYTHING)
 	touch $@
 
 # pip cannot prefer the lowest; what the named packages depend on is the newest that fits them
-$(LOWEST)/installed: pyproject.toml $(PLUGINS) | $(VENV)/installed
-	python3 -m venv --clear $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
-		-e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
+$(LOWEST)/installed: RESOLUTION := lowest-direct
+$(NEWEST)/installed: RESOLUTION := highest
+$(LOWEST)/installed $(NEWEST)/installed: pyproject.toml $(PLUGINS) | $(VENV)/installed
+	$(PYTHON) -m venv --clear $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --resolution $(RESOLUTION) $(EVERYTHING)
 	touch $@
 
+.PHONY: $(NEWEST)/installed  # made anew each time: what is newest changes
+
 $(SITE)/installed: pyproject.toml
-	python3 -m venv $(SITE)
+	$(PYTHON) -m venv $(SITE)
 	$(SITE)/bin/python -m pip install --quiet --upgrade pip
 	$(SITE)/bin/python -m pip install --quiet --group docs
 	touch $@
@@ -72,4 +104,4 @@ $(EDITOR_SERVER): tests/editor/package-lock.json | $(VENV)/installed
 	-$(BIN)/npm ci --prefix tests/editor
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(SITE) build runs tests/editor/node_modules
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(WHEEL) $(SITE) build dist runs tests/editor/node_modules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,8 +152,5 @@ class _ReturnErrors:
 def _start_worker(_: int) -> None:
     """Outlive the signals that a whole group gets: the parent needs its workers to end a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _die_later)
-
-
-def _die_later(_signal: int, _frame: object) -> None:
-    signal.alarm(GRACE)
+    if sys.platform != "win32":  # which ends processes without a signal
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

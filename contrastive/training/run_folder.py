@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -45,9 +45,11 @@ def locked_run_folder(folder: Path) -> Generator[None]:
             try:
                 yield
             finally:
-                (folder / "lock").unlink(missing_ok=True)
-                if not any(folder.iterdir()):  # nothing came of it
-                    folder.rmdir()
+                with suppress(PermissionError):  # Windows keeps open files; filelock removes it
+                    (folder / "lock").unlink(missing_ok=True)
     except Timeout:
         msg = f"{folder}: another process is training here; choose another output"
         raise TrainingError(msg) from None
+    finally:
+        with suppress(OSError):  # it is not empty, unless nothing came of it
+            folder.rmdir()
