@@ -26,6 +26,7 @@ class Encoder(Config):
         >>> class Mean(Encoder):
         ...     modality = "image"
         ...     width: int = 3
+        ...
         ...     def build(self):
         ...         raise NotImplementedError  # an EncoderModule
         >>> Mean(width=4).width
