@@ -40,6 +40,10 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
     Raises:
         BadSample: nothing of that type is a sample or holds samples, or there are fewer than
             ``least``; says what to give.
+
+    Example:
+        >>> sample_list("a dog", "text"), sample_list(("a dog", "a cat"), "text")
+        (['a dog'], ['a dog', 'a cat'])
     """
     if isinstance(given, ONE) or hasattr(given, "read"):  # a file is not to be read line by line
         return [_one(given, modality)]
