@@ -8,6 +8,9 @@ TESTS ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
+# bytecode is kept, whatever the caller's environment says: the tests start many processes
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-fast test-nightly test-lowest lint bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed

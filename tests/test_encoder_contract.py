@@ -107,7 +107,7 @@ def test_a_spec_survives_yaml_and_json(which, models, tmp_path):
 
 
 @pytest.mark.slow
-def test_preprocessing_gives_the_same_in_a_worker_process(built):
+def test_preprocessing_gives_the_same_in_a_worker_process(built, forkserver):
     modules = [built(which) for which in KINDS_OF_PREPROCESSING]
     jobs = [partial(module.preprocess, samples_of(module)) for module in modules]
     loader = DataLoader(
@@ -115,7 +115,7 @@ def test_preprocessing_gives_the_same_in_a_worker_process(built):
         batch_size=None,
         collate_fn=operator.call,
         num_workers=1,
-        multiprocessing_context="spawn",  # pickles
+        multiprocessing_context=forkserver,  # pickles
     )
     for module, inputs in zip(modules, loader, strict=True):
         expected = module.preprocess(samples_of(module))
@@ -152,6 +152,7 @@ def test_the_repr_of_a_transform_names_every_number():
     assert all(part in said for part in ("48", "bicubic", "CenterCrop", "(0.5, 0.5, 0.5)"))
 
 
+@pytest.mark.slow
 def test_a_crop_is_random_by_the_generator_of_torch_alone():
     for spec in [
         Timm(name="test_resnet", pretrained=False, augment="crop-flip"),
