@@ -2,15 +2,15 @@
 
 import json
 import math
+import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import tests.signalled
 from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
@@ -20,8 +20,6 @@ from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -235,21 +233,32 @@ def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
         train(spec, tmp_path / "other", resume=True, cache=cache)
 
 
-def start(spec_path, run, *extra, signalled=()):
-    """Start a training process in a group of its own, as a terminal does.
+def train_in_a_group(told, signalled, arguments):
+    """Train by the command line in a process group of its own, as a terminal starts one."""
+    os.setsid()
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(told, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream.fileno())
+    sys.argv = ["contrastive", "train", *arguments]
+    tests.signalled.main(*signalled)
+
+
+@pytest.fixture
+def ended(forkserver, tmp_path):
+    """Train until a signal: ``ended(path, run, signalled=...)``; return the exit code and stderr.
 
     ``signalled`` is a signal's name, a step, and who gets it: see ``tests.signalled``.
     """
-    module = ["tests.signalled", *map(str, signalled)] if signalled else ["contrastive.cli"]
-    command = [sys.executable, "-m", *module, "train", str(spec_path), "--output", str(run), *extra]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+
+    def start(spec_path, run, *extra, signalled):
+        arguments = [str(spec_path), "--output", str(run), *extra]
+        told = tmp_path / "told.txt"
+        told.unlink(missing_ok=True)
+        process = forkserver.Process(target=train_in_a_group, args=(told, signalled, arguments))
+        process.start()
+        process.join()
+        return process.exitcode, told.read_text()
+
+    return start
 
 
 @pytest.mark.slow
@@ -260,7 +269,7 @@ def start(spec_path, run, *extra, signalled=()):
         *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("cached", "two-views")),
     ],
 )
-def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind, capsys):
+def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind, ended, capsys):
     """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit."""
     workers = 0 if kind == "cached" else 1
     spec = toy_dict(tmp_path / "data", epochs=8, checkpoint_every=3, workers=workers)
@@ -273,12 +282,10 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind, 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     train(path, whole)
-    process = start(path, broken, signalled=("SIGKILL", 4, "self"))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    process = start(path, broken, "--resume", signalled=("SIGTERM", 12, "self"))
-    _, told = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, told
+    code, _ = ended(path, broken, signalled=("SIGKILL", 4, "self"))
+    assert code == -signal.SIGKILL
+    code, told = ended(path, broken, "--resume", signalled=("SIGTERM", 12, "self"))
+    assert code == 128 + signal.SIGTERM, told
     assert "go on with --resume" in told
     capsys.readouterr()
     train(path, broken, resume=True)
@@ -292,14 +299,13 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path):
+def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path, ended):
     """A terminal sends SIGINT to the whole group, so the workers get it too."""
     spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=2)
     path, run = tmp_path / "spec.yaml", tmp_path / "run"
     path.write_text(json.dumps(spec))
-    process = start(path, run, signalled=("SIGINT", 6, "group"))
-    _, told = process.communicate()
-    assert process.returncode == 130, told
+    code, told = ended(path, run, signalled=("SIGINT", 6, "group"))
+    assert code == 130, told
     assert "Traceback" not in told
     done = len(losses(run))
     assert done < 200
