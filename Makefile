@@ -15,6 +15,9 @@ PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EVERYTHING := -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 
+# bytecode is kept, whatever the caller's environment says: the tests start many processes
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-fast test-nightly test-lowest test-newest test-wheel test-bare smoke lint \
 	docs bench bench-losses bench-gpu clean
 

@@ -5,6 +5,7 @@ Nothing here imports torch: its one thread comes from the environment, which pro
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -112,6 +113,36 @@ def process():
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forkserver():
+    """Return what starts processes that are sent pickles, from one that has imported torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "timm", "transformers", "hypothesis", "pytest"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def in_ranks(forkserver):
+    """Call a module's function in each of some ranks: ``in_ranks(function, 2, *more)``.
+
+    It is given its rank, the world size, and ``more``.
+    """
+
+    def call(function, size, *more):
+        ranks = [forkserver.Process(target=function, args=(i, size, *more)) for i in range(size)]
+        try:
+            for rank in ranks:
+                rank.start()
+            for rank in ranks:
+                rank.join()
+        finally:
+            for rank in ranks:
+                rank.kill()
+        assert [rank.exitcode for rank in ranks] == [0] * size
+
+    return call
 
 
 @pytest.fixture(scope="session")

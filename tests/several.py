@@ -1,16 +1,12 @@
-"""What several processes compute for ``test_distributed``, all of them and the first two.
-
-Run as ``python -m tests.several RANK SIZE FOLDER``: leaves what this process found in FOLDER.
-"""
+"""What several processes compute for ``test_distributed``, all of them and the first two."""
 
 from __future__ import annotations
 
-import sys
+import warnings
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed as dist
@@ -18,6 +14,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from contrastive.losses import InfoNCE, Sigmoid, execution
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATIENCE = 600  # seconds until a rank that hangs is given up; on an idle machine all takes ten
 WIDTH = 5
@@ -155,11 +154,12 @@ def run(case: Case, mine: dict[str, Any], group: Any) -> dict[str, torch.Tensor]
 
 
 def main(rank: int, size: int, folder: Path) -> None:
-    """Be one of the processes."""
+    """Be one of the processes; leave what it found in the folder."""
     from safetensors.torch import save_file
 
     from contrastive.distributed.global_batch import BatchGroup
 
+    warnings.simplefilter("error")
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group(
@@ -194,7 +194,3 @@ def part_loss(model: nn.Module, part: dict[str, torch.Tensor]) -> torch.Tensor:
     loss = model(part["a"], part["b"], part["a_ids"])
     (loss / 2).backward()
     return loss.detach()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

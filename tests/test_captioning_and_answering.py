@@ -229,6 +229,7 @@ def test_what_cannot_be_answered_is_refused(model, paths, question, answers, set
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_command_captions_from_a_file(here, model, command):
     found = result(
         command(
@@ -254,6 +255,7 @@ def test_a_model_without_a_run_needs_a_corpus(here, command):
     assert ended.err == ("model: holds a model without a run, so without data; give --corpus\n")
 
 
+@pytest.mark.slow
 def test_the_command_answers_and_says_in_which_sentences(here, model, command):
     asked = ("--question", QUESTION, "--answers", "red, blue,green")
     (found,) = result(command("answer", "0.png", *asked, "--json"))

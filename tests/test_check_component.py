@@ -256,6 +256,7 @@ def test_every_component_that_is_built_in_is_tried():
     assert registered <= tried
 
 
+@pytest.mark.slow
 def test_a_loss_that_needs_a_teacher_says_why_it_is_not_called():
     verdicts = {v.check: v for v in examine_component(Distillation(loss=InfoNCE()))}
     assert not [v for v in verdicts.values() if v.problem]
@@ -266,6 +267,7 @@ def test_a_loss_that_needs_a_teacher_says_why_it_is_not_called():
 # Other modalities, other kinds
 
 
+@pytest.mark.slow
 def test_another_modality_asks_for_samples_in_one_line(installed):
     installed("series")
     (config,) = offered("series")
@@ -284,6 +286,7 @@ def test_another_modality_is_checked_with_samples_of_the_author(installed):
     check_component(config, samples=[np.arange(8.0) * i for i in range(4)])
 
 
+@pytest.mark.slow
 def test_two_samples_are_not_enough():
     with pytest.raises(AssertionError, match="samples has 2; give 3 or more"):
         check_component(CBOW(width=8, buckets=64), samples=["a", "b"])
@@ -310,6 +313,7 @@ def test_a_kind_without_checks_of_its_own_gets_those_of_every_config():
 # The examination itself
 
 
+@pytest.mark.slow
 def test_random_states_and_settings_are_as_they_were():
     before = torch.get_rng_state()
     examine_component(CBOW(width=8, buckets=64))

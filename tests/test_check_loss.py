@@ -46,7 +46,15 @@ def test_the_judge_passes_its_own_suite_in_fp32(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("how", "strength"), [("eager", 2), ("chunked", 3)])
+@pytest.mark.parametrize(
+    ("how", "strength"),
+    [
+        ("eager", 2),
+        ("chunked", 2),
+        # any three settings together, of which the case before has any two
+        pytest.param("chunked", 3, marks=pytest.mark.nightly),
+    ],
+)
 def test_executions_pass(how, strength, kind):
     check_loss(by(how, kind), kind, strength=strength)
 
@@ -274,6 +282,7 @@ def test_defects_are_caught_by_name(defect, choices, message):
     assert all(line.split(": ")[0] in names and "\n" not in line for line in failed)
 
 
+@pytest.mark.slow
 def test_one_error_lists_some_of_the_failed_cases():
     cases = loss_cases("infonce", **SIMPLE)
     with pytest.raises(AssertionError, match=rf"^{len(cases)} of {len(cases)} cases") as caught:
@@ -415,6 +424,7 @@ def batches(draw):
     return (a, b, *draw(st.sampled_from([ids, (None, None)]))), raw
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(
     batches(),

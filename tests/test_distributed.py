@@ -5,16 +5,12 @@ Each number of processes is started once; ``tests.several`` is what they do.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from contrastive.losses import functional
-from tests.several import MODULES, Towers, batches, cases
+from tests.several import MODULES, Towers, batches, cases, main
 
 pytestmark = pytest.mark.slow
 
@@ -23,24 +19,10 @@ CASES = cases()
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, in_ranks):
     """Run the processes, once for all tests; return where they leave what they found."""
     folder = tmp_path_factory.mktemp("several")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.several", str(rank), str(SIZE), folder],
-            cwd=Path(__file__).parents[1],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(SIZE)
-    ]
-    try:
-        told = [process.communicate()[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * SIZE, "\n".join(told)
+    in_ranks(main, SIZE, folder)
     return folder
 
 

@@ -22,6 +22,7 @@ def copy_without(source, target, *leave_out):
     return str(target)
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_damaged_is_said_in_one_line(models, tmp_path):
     bert, vit = models / "bert", models / "vit"
     no_weights = copy_without(bert, tmp_path / "a", "model.safetensors")
@@ -72,6 +73,7 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(models, tmp_path):
         assert len(str(error.value)) < 450
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_model_is_said_in_one_line(models):
     cases = [
         (Timm(name="resnet81", pretrained=False), "did you mean resnet18"),

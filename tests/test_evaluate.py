@@ -56,6 +56,7 @@ def test_recall_is_that_of_clip_benchmark(k):
     assert 0 < expected[0] < 1
 
 
+@pytest.mark.slow
 def test_a_perfect_model_on_1000_images_with_5_captions_scores_1_both_ways():
     images = unit(1000, 64)
     ids = torch.arange(1000)
@@ -74,6 +75,7 @@ def test_collapsed_embeddings_score_nothing():
     assert direction.median_rank == 50
 
 
+@pytest.mark.slow
 def test_random_embeddings_score_chance_within_the_interval():
     texts, images = unit(2000, 32), unit(400, 32, 1)
     text, image = column(texts, [i % 400 for i in range(2000)]), column(images, range(400))
@@ -101,6 +103,7 @@ def test_the_interval_draws_images_not_captions():
     assert 0.15 < single.high - single.low < 0.25  # 2 x 1.96 x sqrt(0.25 / 100)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=20),

@@ -197,6 +197,7 @@ def test_the_script_has_12_lines():
     assert sum(bool(line) for line in code.splitlines()) == 12
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_is_the_spec_in_13_lines(
     data, distilbert, tmp_path, monkeypatch, capsys, record_property
 ):

@@ -11,12 +11,11 @@ import os
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
-pytest.importorskip("datasets")
 
 from contrastive.data.content_hash import sample_key
 from contrastive.data.images import StoredImage, open_image
@@ -25,6 +24,11 @@ from contrastive.datasets import Flickr30k
 from contrastive.encoders import ViT
 from contrastive.errors import DataError, MissingExtra
 from tests.miniature import Picture, write_flickr30k, write_hub_copy
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_spec("datasets"), reason="needs datasets"),
+]
 
 SPLITS = ("train", "val", "test", "train+val+test")
 REVISION = "refs/convert/parquet"
@@ -81,7 +85,6 @@ def test_a_row_holds_where_its_picture_is_and_the_captions_of_one_share_it(tmp_p
     assert open_image(first["image"]).size == (64, 64)
 
 
-@pytest.mark.slow
 def test_worker_processes_read_the_pictures_of_a_table(tmp_path):
     files = Flickr30k(folder=write_flickr30k(tmp_path / "files")).build("train+val+test")
     table = Flickr30k(source="hub", repo=str(write_hub_copy(tmp_path / "copy")))
@@ -259,7 +262,6 @@ def hub(tmp_path):
     server.server_close()
 
 
-@pytest.mark.slow
 def test_it_is_downloaded_once_without_its_code_and_then_read_offline(hub, tmp_path):
     address, asked = hub
     script = (

@@ -106,6 +106,7 @@ def test_exceptions_to_frozen_need_a_frozen_encoder(frozen, field):
         build_model(towers(image={"encoder": VIT, "frozen": frozen} | field))
 
 
+@pytest.mark.slow
 def test_a_run_says_that_features_are_not_cached(tmp_path, capsys):
     tower = {"encoder": VIT, "unfrozen": ["net.blocks.2.*"]}
     train(run_of(tmp_path, "image", tower, epochs=1), tmp_path / "run")

@@ -78,6 +78,7 @@ def test_a_frozen_encoder_that_is_not_saved_is_known_by_its_fingerprint(golden):
     assert saved == {"image": weights_fingerprint(encoder)}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_weights_of_the_run_that_was_not(golden, command):
     data = (golden / "data").rename(golden / "moved")
     spec = golden / "run.yaml"
@@ -91,6 +92,7 @@ def test_an_interrupted_run_goes_on_to_the_weights_of_the_run_that_was_not(golde
     assert now == then
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     version("timm") != MADE_WITH_TIMM, reason="timm draws the initial weights, by version"
 )
@@ -156,6 +158,7 @@ def common(now, then):
     return now
 
 
+@pytest.mark.slow
 def test_every_field_has_the_name_the_type_and_the_default_that_it_had(command):
     described = command("--no-plugins", "schema")
     assert described.code == 0, described.err

@@ -1,18 +1,20 @@
 """Training by micro-batches, in one process and in two, is training without."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from contrastive import RunSpec, build_model, load_model
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.errors import TrainingError
 from contrastive.features.cache import FeatureCache
+from contrastive.losses.execution import infonce
 from contrastive.reporting.run_log import read_log
+from contrastive.training.gradient_cache import forward_in_micro_batches
 from contrastive.training.train import train
 from tests.micro_batches import assert_equal, batch, scalar
 from tests.toys import toy_dict
@@ -95,18 +97,6 @@ def statistics(model):
 
 
 # Several processes
-RANK = """
-import json, sys
-import torch
-from safetensors.torch import load_file, save_file
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
-from contrastive.distributed.global_batch import BatchGroup
-from contrastive.losses.execution import infonce
-from contrastive.training.gradient_cache import forward_in_micro_batches
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
 
 
 class Pair(nn.Module):
@@ -123,27 +113,25 @@ class Pair(nn.Module):
         return infonce(a, b, log_scale=self.log_scale, normalize=True, group=group)
 
 
-model = Pair().double()
-inputs = load_file(f"{folder}/inputs.safetensors")
-model.load_state_dict({k: v for k, v in inputs.items() if k not in "xy"})
-mine = slice(0, 7) if rank == 0 else slice(7, 12)
-wrapped = DistributedDataParallel(model)
-for _ in range(2):
-    model.zero_grad()
-    loss = wrapped(inputs["x"][mine], inputs["y"][mine], 3)
-    loss.backward()
-grads = {name: p.grad for name, p in model.named_parameters()}
-save_file(grads | {"loss": loss.detach()}, f"{folder}/{rank}.safetensors")
-distributed.destroy_process_group()
-"""
+def rank_by_micro_batches(rank, size, folder):
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", store, rank=rank, world_size=size)
+    model = Pair().double()
+    inputs = load_file(folder / "inputs.safetensors")
+    model.load_state_dict({k: v for k, v in inputs.items() if k not in "xy"})
+    mine = slice(0, 7) if rank == 0 else slice(7, 12)
+    wrapped = DistributedDataParallel(model)
+    for _ in range(2):
+        model.zero_grad()
+        loss = wrapped(inputs["x"][mine], inputs["y"][mine], 3)
+        loss.backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    save_file(grads | {"loss": loss.detach()}, folder / f"{rank}.safetensors")
+    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_by_micro_batches_are_one_process_without(tmp_path):
-    from safetensors.torch import save_file
-
-    from contrastive.losses.execution import infonce
-
+def test_two_processes_by_micro_batches_are_one_process_without(tmp_path, in_ranks):
     nets = nn.ModuleDict(
         {k: nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 6)) for k in "ab"}
     ).double()
@@ -154,9 +142,7 @@ def test_two_processes_by_micro_batches_are_one_process_without(tmp_path):
     loss.backward()
     right = {name: p.grad for name, p in nets.named_parameters()} | {"log_scale": log_scale.grad}
 
-    command = [sys.executable, "-c", RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait() for process in ranks] == [0, 0]
+    in_ranks(rank_by_micro_batches, 2, tmp_path)
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
         torch.testing.assert_close(found.pop("loss"), loss.detach())

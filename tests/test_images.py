@@ -286,6 +286,7 @@ WHOLE = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     whole=st.sampled_from(WHOLE),

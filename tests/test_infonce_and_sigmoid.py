@@ -104,6 +104,7 @@ def batches(draw, square=False):
 log_scales = st.floats(0.0, math.log(100))
 
 
+@pytest.mark.slow
 @quick
 @given(batches(), log_scales, st.sampled_from(POSITIVES))
 def test_losses_equal_the_loops_on_any_batch(batch, log_scale, positives):
@@ -126,6 +127,7 @@ def test_losses_are_symmetric(batch, log_scale, positives):
         torch.testing.assert_close(there, back, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @quick
 @given(batches(square=True), log_scales, st.sampled_from(POSITIVES), st.randoms())
 def test_order_of_pairs_does_not_matter(batch, log_scale, positives, random):

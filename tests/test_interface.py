@@ -60,6 +60,7 @@ def test_the_tutorial_imports_the_interface_alone():
         assert imported(block) <= ALLOWED_IN_TESTS
 
 
+@pytest.mark.slow
 def test_importing_configs_from_it_imports_no_torch():
     code = (
         "import sys; from contrastive.interface import Encoder, Loss, Dataset, Registry, BadSample;"

@@ -25,20 +25,20 @@ triton = pytest.mark.skipif(
 @triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "marked"),
+    ("names", "marked"),
     [
-        ("values", "not nightly"),
-        ("operators", "not nightly"),
-        ("parity", "not nightly"),
+        (["values"], "not nightly"),
+        (["operators", "parity"], "not nightly"),
         # each setting has its case in the one before; here are all pairs of settings
-        pytest.param("parity", "nightly", marks=pytest.mark.nightly),
+        pytest.param(["parity"], "nightly", marks=pytest.mark.nightly),
     ],
+    ids=str,
 )
-def test_kernels_in_the_interpreter(name, marked):
+def test_kernels_in_the_interpreter(names, marked):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"),
-            *("-m", marked, str(INTERPRETED / f"{name}.py")),
+            *("-m", marked, *(str(INTERPRETED / f"{name}.py") for name in names)),
         ],
         capture_output=True,
         text=True,

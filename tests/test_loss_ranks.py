@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 import torch
 from torch import distributed as dist
@@ -28,27 +26,19 @@ def outcomes(module, rows):
     return found, state
 
 
-def in_a_process(rank, path, results):
+def in_a_process(rank, size, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(SPLIT))
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     rows = slice(sum(SPLIT[:rank]), sum(SPLIT[: rank + 1]))
     assert BatchGroup.current() is not None
     found = {name: outcomes(config.build(), rows) for name, config in CONFIGS.items()}
-    torch.save(found, results / f"{rank}.pt")
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_processes_compute_the_loss_of_the_whole_batch_and_have_one_queue(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=in_a_process, args=(rank, tmp_path / "meeting", tmp_path))
-        for rank in range(len(SPLIT))
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+def test_processes_compute_the_loss_of_the_whole_batch_and_have_one_queue(tmp_path, in_ranks):
+    in_ranks(in_a_process, len(SPLIT), tmp_path)
     files_of = [tmp_path / f"{rank}.pt" for rank in range(len(SPLIT))]
     found = [torch.load(path) for path in files_of]  # noqa: TID251
     for name, config in CONFIGS.items():

@@ -299,6 +299,7 @@ def test_captions_that_no_tower_reads_are_nothing_to_the_doctor(tmp_path, capsys
     assert "duplicate-captions" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_views_that_are_the_same_are_refused(tmp_path):
     toy = views_of(toy_dict(tmp_path / "data"))
     toy["model"]["towers"]["image"] |= {"frozen": "encoder", "head": LINEAR}
@@ -336,6 +337,7 @@ def test_views_meet_beside_another_pair_also_by_micro_batches(tmp_path, rows):
         assert (p.grad - q.grad).norm() <= 1e-4 * q.grad.norm(), name
 
 
+@pytest.mark.slow
 def test_dropout_alone_makes_two_views_of_a_text(tmp_path, command):
     """SimCSE (arXiv:2104.08821): paraphrases come closer, though training has seen no pair."""
     colours = ("red", "green", "blue", "black", "white", "brown", "grey", "pink")

@@ -90,6 +90,7 @@ def cosine(model, image, caption):
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 def test_sugarcrepe_is_the_share_of_pictures_that_choose_their_caption(model, folder):
     (tests,) = read_pair_tests(sugarcrepe(folder))
     found = pair_accuracy(model, tests)
@@ -105,6 +106,7 @@ def test_sugarcrepe_is_the_share_of_pictures_that_choose_their_caption(model, fo
     assert 0 <= found.text.low <= found.text.value <= found.text.high <= 1
 
 
+@pytest.mark.slow
 def test_winoground_has_a_text_an_image_and_a_group_score(model, folder):
     (tests,) = read_pair_tests(winoground(folder))
     found = pair_accuracy(model, tests)
@@ -174,6 +176,7 @@ def test_several_wrong_captions_all_have_to_lose(folder):
     assert found.text.chance == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_simple_tables_are_read_as_jsonl_and_csv(model, folder):
     rows = [(f"ex_{p.index}.png", *swapped(p)) for p in MAX_IMAGES]
     with (folder / "mine.csv").open("w", newline="") as file:
@@ -243,6 +246,7 @@ def test_a_malformed_row_is_named_by_its_line(folder, model):
     assert len(pair_accuracy(model, tests).faults) == 2
 
 
+@pytest.mark.slow
 def test_a_broken_picture_fails_its_tests_out_of_the_count(folder, model):
     (folder / "images" / "ex_5.png").write_bytes(b"\x89PNG nothing")
     (tests,) = read_pair_tests(winoground(folder), max_bad=0.1)
@@ -273,6 +277,7 @@ def test_a_file_that_is_no_file_of_tests_is_refused(folder, name, text, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_parquet_with_the_pictures_in_it_is_read_as_jsonl_is(model, folder):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -329,6 +334,7 @@ def test_tests_of_one_and_of_two_pictures_are_not_mixed(model):
         pair_accuracy(Table({}), PairTests("mixed", tests, BadRows()))
 
 
+@pytest.mark.slow
 def test_cached_features_change_nothing(model, folder, tmp_path):
     (tests,) = read_pair_tests(winoground(folder))
     cache = FeatureCache(tmp_path / "cache")
@@ -336,6 +342,7 @@ def test_cached_features_change_nothing(model, folder, tmp_path):
     assert pair_accuracy(model, tests, cache=cache) == first == pair_accuracy(model, tests)
 
 
+@pytest.mark.slow
 def test_results_have_the_names_of_clip_benchmark(model, folder, tmp_path):
     subject = Subject("winoground", "runs/a", "model", "test")
     one = pair_accuracy(model, read_pair_tests(sugarcrepe(folder))[0])
@@ -376,6 +383,7 @@ class Shapes:
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [COLOURS, SHAPES])
 def test_an_evaluation_has_the_names_and_the_figures_of_clip_benchmark(model, classes):
     report = evaluate(model, Shapes(classes), split="test")

@@ -73,6 +73,7 @@ def test_a_field_has_its_type_default_and_help(command):
     assert "integer > 0 or null" in shown
 
 
+@pytest.mark.slow
 def test_required_fields_choices_components_and_aliases_are_said(installed, command):
     installed("good")
     wrapper = result(command("plugins", "show", "good-wrapper", "--json"))

@@ -31,6 +31,8 @@ from contrastive.training.train import train
 from tests import duals
 from tests.miniature import Picture, write_flickr30k
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [*duals.CAPTIONS[:6], "A  RED circle!!", "red " * 100]  # of unlike lengths, one cut off
 CLASSES = ["red circle", "blue square", "green cross"]
 TEMPLATE = "a photo of a {}"
@@ -229,7 +231,6 @@ def test_a_saved_model_whose_checkpoint_has_changed_is_refused(saved, tmp_path):
         load_model(tmp_path / "ours")
 
 
-@pytest.mark.slow
 @every_family
 def test_the_spec_alone_is_the_model(family, loaded, tmp_path):
     model = loaded(family)
@@ -247,8 +248,7 @@ def test_features_are_cached(loaded, pictures, tmp_path, monkeypatch):
     assert torch.equal(model.embed("image", pictures, cache=cache), first)
 
 
-@pytest.mark.slow
-def test_preprocessing_gives_the_same_in_a_worker_process(loaded, pictures):
+def test_preprocessing_gives_the_same_in_a_worker_process(loaded, pictures, forkserver):
     towers = [loaded(family).towers for family in ("clip", "siglip", "siglip2")]
     jobs = [partial(each["image"].encoder.preprocess, pictures) for each in towers]
     jobs += [partial(each["text"].encoder.preprocess, TEXTS) for each in towers]
@@ -257,7 +257,7 @@ def test_preprocessing_gives_the_same_in_a_worker_process(loaded, pictures):
         batch_size=None,
         collate_fn=operator.call,
         num_workers=1,
-        multiprocessing_context="spawn",  # pickles
+        multiprocessing_context=forkserver,  # pickles
     )
     for job, inputs in zip(jobs, loader, strict=True):
         expected = job()
@@ -432,7 +432,6 @@ def test_a_folder_with_a_colon_is_a_folder(loaded, tmp_path, monkeypatch):
     assert load_model("runs:clip").spec == loaded("clip").spec
 
 
-@pytest.mark.slow
 def test_looking_at_a_name_reads_no_package_and_imports_nothing():
     code = (
         "import sys, importlib.metadata as m, contrastive.pretrained as p;"

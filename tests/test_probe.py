@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +30,10 @@ from contrastive.losses import InfoNCE
 from contrastive.reporting.clip_benchmark import Subject, probe_results, write_results
 from contrastive.reporting.plots import draw_probe
 
-pytest.importorskip("sklearn")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_spec("sklearn"), reason="needs scikit-learn"),
+]
 
 F = 6  # features of a sample
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
@@ -266,7 +270,6 @@ def test_neighbours_are_the_same_in_chunks(model, monkeypatch):
     assert neighbours(model, *splits) == whole
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(model):
     splits = Planted(noise=0.8), Planted(noise=0.8, seed=1)
     assert probe(model, *splits, shots=(2,)) == probe(model, *splits, shots=(2,))
@@ -439,7 +442,6 @@ def test_without_scikit_learn_it_says_what_to_install(model, monkeypatch):
         linear(model, Planted(), Planted(seed=1), C=1.0)
 
 
-@pytest.mark.slow
 def test_the_curve_is_a_picture(model, tmp_path):
     pytest.importorskip("matplotlib")
     report = probe(model, Planted(), Planted(seed=1), shots=(1, 4))

@@ -118,6 +118,7 @@ def test_autocast_changes_nothing(name):
     torch.testing.assert_close(cast, plain, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 @quick
 @given(batches(), log_scales, st.sampled_from(POSITIVES), st.randoms())
 def test_order_and_sides_do_not_matter(batch, log_scale, positives, random):

@@ -2,15 +2,15 @@
 
 import json
 import math
+import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import tests.signalled
 from contrastive import RunSpec, build_model, load_model
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
@@ -20,8 +20,6 @@ from contrastive.reporting.run_log import Log, read_log
 from contrastive.training.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -88,6 +86,7 @@ def test_cached_and_live_features_train_alike(tmp_path, cache):
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_log_has_every_step_and_the_evaluation_of_each_epoch(tmp_path, cache):
     spec = toy_spec(tmp_path / "data", epochs=3, warmup=0.5)
     train(spec, tmp_path / "run", cache=cache)
@@ -130,6 +129,7 @@ def test_the_temperature_stays_in_bounds(tmp_path, cache):
     assert max(log_scales(tmp_path / "bound")) == pytest.approx(bound, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_no_frozen_weights_and_loads_as_it_was(tmp_path, cache):
     spec = toy_spec(tmp_path / "data")
     model = train(spec, tmp_path / "run", cache=cache)
@@ -147,6 +147,7 @@ def test_a_checkpoint_holds_no_frozen_weights_and_loads_as_it_was(tmp_path, cach
     assert names == {".json", ".jsonl", ".safetensors"}
 
 
+@pytest.mark.slow
 def test_a_model_refuses_another_encoder_than_it_was_trained_with(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", epochs=1)
     own = tmp_path / "own.safetensors"
@@ -179,6 +180,7 @@ def test_evaluating_on_what_was_trained_on_is_refused(tmp_path, cache):
     assert not (tmp_path / "leaky" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_bad_rows_and_images_are_reported_and_training_goes_on(tmp_path, cache, capsys):
     write_flickr30k(tmp_path / "data", images=48, broken=1, malformed=1)
     spec = toy_dict(tmp_path / "data", epochs=1)
@@ -203,6 +205,7 @@ def test_live_encoders_leave_out_bad_images_too(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path, cache, monkeypatch):
     from contrastive.losses.infonce import InfoNCELoss
 
@@ -220,6 +223,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path, cache
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
     spec = toy_spec(tmp_path / "data", epochs=1)
     train(spec, tmp_path / "run", cache=cache)
@@ -229,21 +233,32 @@ def test_a_run_is_not_overwritten_by_mistake(tmp_path, cache):
         train(spec, tmp_path / "other", resume=True, cache=cache)
 
 
-def start(spec_path, run, *extra, signalled=()):
-    """Start a training process in a group of its own, as a terminal does.
+def train_in_a_group(told, signalled, arguments):
+    """Train by the command line in a process group of its own, as a terminal starts one."""
+    os.setsid()
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(told, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream.fileno())
+    sys.argv = ["contrastive", "train", *arguments]
+    tests.signalled.main(*signalled)
+
+
+@pytest.fixture
+def ended(forkserver, tmp_path):
+    """Train until a signal: ``ended(path, run, signalled=...)``; return the exit code and stderr.
 
     ``signalled`` is a signal's name, a step, and who gets it: see ``tests.signalled``.
     """
-    module = ["tests.signalled", *map(str, signalled)] if signalled else ["contrastive.cli"]
-    command = [sys.executable, "-m", *module, "train", str(spec_path), "--output", str(run), *extra]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+
+    def start(spec_path, run, *extra, signalled):
+        arguments = [str(spec_path), "--output", str(run), *extra]
+        told = tmp_path / "told.txt"
+        told.unlink(missing_ok=True)
+        process = forkserver.Process(target=train_in_a_group, args=(told, signalled, arguments))
+        process.start()
+        process.join()
+        return process.exitcode, told.read_text()
+
+    return start
 
 
 @pytest.mark.slow
@@ -254,7 +269,7 @@ def start(spec_path, run, *extra, signalled=()):
         *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("cached", "two-views")),
     ],
 )
-def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
+def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind, ended, capsys):
     """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit."""
     workers = 0 if kind == "cached" else 1
     spec = toy_dict(tmp_path / "data", epochs=8, checkpoint_every=3, workers=workers)
@@ -266,20 +281,15 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
     path.write_text(json.dumps(spec))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
-    process = start(path, whole)
-    _, told = process.communicate()
-    assert process.returncode == 0, told
-    process = start(path, broken, signalled=("SIGKILL", 4, "self"))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    process = start(path, broken, "--resume", signalled=("SIGTERM", 12, "self"))
-    _, told = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, told
+    train(path, whole)
+    code, _ = ended(path, broken, signalled=("SIGKILL", 4, "self"))
+    assert code == -signal.SIGKILL
+    code, told = ended(path, broken, "--resume", signalled=("SIGTERM", 12, "self"))
+    assert code == 128 + signal.SIGTERM, told
     assert "go on with resume=True" in told
-    process = start(path, broken, "--resume")
-    _, told = process.communicate()
-    assert process.returncode == 0, told
-    assert "resumed at step" in told
+    capsys.readouterr()
+    train(path, broken, resume=True)
+    assert "resumed at step" in capsys.readouterr().err
 
     assert losses(broken) == losses(whole)
     assert len(losses(whole)) == 32
@@ -289,14 +299,13 @@ def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path):
+def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path, ended):
     """A terminal sends SIGINT to the whole group, so the workers get it too."""
     spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=2)
     path, run = tmp_path / "spec.yaml", tmp_path / "run"
     path.write_text(json.dumps(spec))
-    process = start(path, run, signalled=("SIGINT", 6, "group"))
-    _, told = process.communicate()
-    assert process.returncode == 130, told
+    code, told = ended(path, run, signalled=("SIGINT", 6, "group"))
+    assert code == 130, told
     assert "Traceback" not in told
     done = len(losses(run))
     assert done < 200
@@ -333,6 +342,7 @@ def test_resuming_refuses_another_run(tmp_path, cache):
         train(RunSpec.model_validate(moved), tmp_path / "run", resume=True, cache=cache)
 
 
+@pytest.mark.slow
 def test_a_failed_evaluation_does_not_cost_the_epoch(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", epochs=1)
     pictures = tmp_path / "data" / "flickr30k-images"

@@ -360,6 +360,7 @@ SPLICES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(text=st.text() | st.binary() | SPLICES)
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_a_spec_or_is_refused(text, tmp_path_factory):
@@ -380,6 +381,7 @@ def test_any_override_fits_or_is_refused(overrides, tmp_path_factory):
     loads_or_is_refused(path, tuple(overrides))
 
 
+@pytest.mark.slow
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 @settings(max_examples=200, deadline=None)
 def test_any_text_in_a_spec_survives_the_file(text, tmp_path_factory):

@@ -7,6 +7,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
@@ -335,20 +336,25 @@ def attribute_docstrings(cls: type[Config]) -> dict[str, str]:
     pydantic's own option reads them as it makes the class: a seventh of the time that checking a
     spec takes, and no one looks at them there.
     """
+    bases = reversed(cls.__mro__[: cls.__mro__.index(Config)])
+    return {name: about for base in bases for name, about in _own_docstrings(base).items()}
+
+
+@cache  # finding a class parses its whole file, and a schema asks twice for each
+def _own_docstrings(cls: type) -> dict[str, str]:
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):  # made in an interactive session
+        return {}
     found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[: cls.__mro__.index(Config)]):
-        try:
-            source = textwrap.dedent(inspect.getsource(base))
-        except (OSError, TypeError):  # made in an interactive session
-            continue
-        body = cast("ast.ClassDef", ast.parse(source).body[0]).body
-        for field, text in pairwise(body):
-            match field, text:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(about))),
-                ):
-                    found[name] = inspect.cleandoc(about)
-                case _:
-                    pass
+    body = cast("ast.ClassDef", ast.parse(source).body[0]).body
+    for field, text in pairwise(body):
+        match field, text:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(about))),
+            ):
+                found[name] = inspect.cleandoc(about)
+            case _:
+                pass
     return found

@@ -1,7 +1,8 @@
 """What each of two processes does in the tests: its rows of a batch, one loss after the other."""
 
-import sys
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from contrastive_metric_learning import Circle, MetricLoss, NTXent, TripletMargin
@@ -9,6 +10,9 @@ from contrastive_metric_learning.miners import BatchHard, MultiSimilarity
 from safetensors.torch import save_file
 from torch import distributed as dist
 from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHARES = slice(0, 5), slice(5, 8)
 LOSSES: dict[str, MetricLoss] = {
@@ -29,11 +33,11 @@ def outcome(config: MetricLoss, rows: slice) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach(), "a": a.grad, "b": b.grad, "accuracy": figures["accuracy"]}
 
 
-if __name__ == "__main__":
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+def main(rank: int, size: int, folder: Path) -> None:
+    """Be one of the processes; leave what it found in the folder."""
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=len(SHARES))
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     found = {
         f"{name}|{key}": x
         for name, config in LOSSES.items()

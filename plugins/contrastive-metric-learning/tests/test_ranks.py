@@ -1,17 +1,12 @@
 """Two ranks mine one batch."""
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
+from .one_of_two import LOSSES, SHARES, main, outcome
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -23,37 +18,16 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory, in_ranks):
     """Run two processes, once for all tests; return what each found."""
     folder = tmp_path_factory.mktemp("two")
-    started = [
-        subprocess.Popen(
-            [sys.executable, HERE / "one_of_two.py", str(rank), folder],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        told = [process.communicate()[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(told)
+    in_ranks(main, len(SHARES), folder)
     return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("one_of_two", HERE / "one_of_two.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", ["triplet", "circle", "nt-xent"])
-def test_two_processes_mine_one_batch(found, script, name):
-    truth = script.outcome(script.LOSSES[name], slice(None))
+def test_two_processes_mine_one_batch(found, name):
+    truth = outcome(LOSSES[name], slice(None))
     for other in found:
         torch.testing.assert_close(other[f"{name}|loss"], truth["loss"])
         torch.testing.assert_close(other[f"{name}|accuracy"], truth["accuracy"])
@@ -62,7 +36,7 @@ def test_two_processes_mine_one_batch(found, script, name):
         torch.testing.assert_close(mean, truth[side])
 
 
-def test_local_negatives_are_those_of_each_process(found, script):
-    for other, rows in zip(found, script.SHARES, strict=True):
-        truth = script.outcome(script.LOSSES["local"], rows)
+def test_local_negatives_are_those_of_each_process(found):
+    for other, rows in zip(found, SHARES, strict=True):
+        truth = outcome(LOSSES["local"], rows)
         torch.testing.assert_close(other["local|loss"], truth["loss"])
