@@ -145,7 +145,7 @@ def test_an_override_does_in_python_what_it_does_on_the_command_line(override, t
 
 
 def test_what_is_no_override_is_told_so(spec):
-    with pytest.raises(SpecError, match="overrides: a list with .* was given; give strings"):
+    with pytest.raises(SpecError, match=r"overrides: a list with .* was given; give strings"):
         spec.with_({"training": 1})
     with pytest.raises(SpecError, match=r"RunSpec: training\.lr: Input should be greater than 0"):
         unchecked(spec)["training.lr: Input should be greater than 0"].with_("training.epochs=1")
