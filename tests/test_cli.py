@@ -301,7 +301,7 @@ MISTAKES = {
     "classify broken/text.jpg --classes cat": "broken/text.jpg: not a readable JPEG",
     "classify broken/cut.jpg --classes cat": "broken/cut.jpg: image file is truncated",
     "classify broken/huge.png --classes cat": "broken/huge.png: Image size (3600000000",
-    "classify pictures --classes cat": "pictures: cannot be read: Is a directory",
+    "classify pictures --classes cat": "pictures: is a folder; give the files in it",
     "search nonesuch.jpg": "nonesuch.jpg: no such image",
     "search broken/text.jpg --texts texts.txt": "broken/text.jpg: not a readable JPEG",
     "search cat.jpg --texts nonesuch.txt": "nonesuch.txt: cannot be read: No such file",

@@ -255,7 +255,7 @@ def test_a_file_is_named(tmp_path):
     for name, problem in [("notes.jpg", "not a readable JPEG"), ("gone.jpg", "no such file")]:
         with pytest.raises(BadSample, match=f"{name}: {problem}"):
             open_image(tmp_path / name)
-    with pytest.raises(BadSample):
+    with pytest.raises(BadSample, match="is a folder; give the files in it"):
         open_image(tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_a_new_package_has_what_a_package_needs_and_the_command_says_what_is_nex
     command, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    ended = command("plugins", "new", "acme-corp", "--kind", "loss", "--folder", "my loss")
+    ended = command("plugins", "new", "acme-corp", "--kind", "loss", "--output", "my loss")
     files = {str(path.relative_to("my loss")) for path in Path("my loss").rglob("*")}
     assert files >= {
         ".github/workflows/test.yml",
@@ -125,7 +125,7 @@ def test_a_new_package_has_what_a_package_needs_and_the_command_says_what_is_nex
 )
 def test_any_name_makes_a_package_of_clean_python(name, kind, command, tmp_path):
     folder = tmp_path / "made"
-    assert command("plugins", "new", name, "--kind", kind, "--folder", folder).code == 0
+    assert command("plugins", "new", name, "--kind", kind, "--output", folder).code == 0
     python("-m", "ruff", "check", "--no-cache", cwd=folder)
     python("-m", "ruff", "format", "--check", "--no-cache", cwd=folder)
 
@@ -134,7 +134,7 @@ def test_any_name_makes_a_package_of_clean_python(name, kind, command, tmp_path)
     "name", ["Acme", "two--hyphens", "a_b", "9lives", "kit", "scaled", "x" * 24, "é", "../up", ""]
 )
 def test_a_name_that_cannot_be_a_package_is_refused(name, command, tmp_path):
-    ended = command("plugins", "new", name, "--kind", "loss", "--folder", tmp_path / "made")
+    ended = command("plugins", "new", name, "--kind", "loss", "--output", tmp_path / "made")
     assert ended.code == 2
     assert ended.err.startswith(f"{name!r} cannot be the name of a package: write lower-case")
     assert not (tmp_path / "made").exists()
@@ -155,10 +155,10 @@ def test_a_name_that_is_taken_is_refused(command, installed, tmp_path, monkeypat
 
 def test_a_folder_with_files_is_left_alone(command, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    ended = command("plugins", "new", "calm", "--kind", "head", "--folder", tmp_path)
+    ended = command("plugins", "new", "calm", "--kind", "head", "--output", tmp_path)
     assert (ended.code, ended.err) == (
         2,
-        f"{tmp_path}: is there already; choose another with --folder\n",
+        f"{tmp_path}: is there already; choose another with --output\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contrastive.data.images import StoredImage, bytes_or_path, open_image
+from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.errors import BadSample
 
 
@@ -34,6 +34,9 @@ def sample_key(sample: Any, modality: str) -> bytes:
         try:
             about = Path(sample).stat()
             return _file_key(Path(sample), about.st_mtime_ns, about.st_size)
+        except IsADirectoryError:
+            msg = f"{sample}: {A_FOLDER}"
+            raise BadSample(msg) from None
         except OSError as error:
             msg = f"{sample}: cannot be read: {error.strerror or error}"
             raise BadSample(msg) from None

@@ -16,6 +16,8 @@ from PIL import Image, ImageOps
 from contrastive.data.folders import files_below
 from contrastive.errors import BadSample, DataError
 
+A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg"
+
 
 class StoredImage(ABC):
     """An encoded image that is read when it is needed, such as a cell of a table on disk.
@@ -101,6 +103,8 @@ def open_image(source: ImageSource) -> Image.Image:
         problem = "no such file"
         if name.startswith(("http:", "https:")):
             problem = "addresses are not fetched; download the image and give its path or bytes"
+    except IsADirectoryError:
+        problem = A_FOLDER
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
         problem = " ".join(str(error).split()) or type(error).__name__
         if problem.startswith("cannot identify image file"):

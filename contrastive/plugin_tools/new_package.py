@@ -54,7 +54,7 @@ def new_package(
         raise SpecError(msg)
     folder = folder or Path(f"contrastive-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"{folder}: is there already; choose another with --folder"
+        msg = f"{folder}: is there already; choose another with --output"
         raise SpecError(msg)
     template = kind
     if kind == "encoder":
