@@ -6,14 +6,14 @@ what is open or mapped is neither removed nor renamed. A script, to be run in an
 
 from __future__ import annotations
 
-import asyncio  # noqa: F401  which on Linux needs fcntl, as torch needs uname: before they go
+import asyncio  # noqa: F401  these need on Linux, and not on Windows, what goes
 import multiprocessing
 import os
 import signal
 import sys
 from pathlib import Path
 
-import torch  # noqa: F401
+import timm  # noqa: F401
 from smoke import import_everything  # beside this file
 
 OS = "fork forkpty getuid geteuid getgid getegid getpgid killpg setsid nice sched_getaffinity"

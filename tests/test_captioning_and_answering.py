@@ -252,7 +252,9 @@ def test_the_command_captions_from_a_file(here, model, command):
 def test_a_model_without_a_run_needs_a_corpus(here, command):
     ended = command("caption", "0.png")
     assert ended.code == 2
-    assert ended.err == ("model: holds a model without a run, so without data; give --corpus\n")
+    assert ended.err == (
+        "model: holds a model without a run, so without data; give --corpus or --data\n"
+    )
 
 
 @pytest.mark.slow
