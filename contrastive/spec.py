@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, overload
 
 from pydantic import (
@@ -19,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contrastive.config import yaml_files
-from contrastive.config.arguments import is_path
+from contrastive.config.arguments import path_of
 from contrastive.config.base import Config, PathField
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
@@ -30,6 +29,7 @@ from contrastive.prompts import TEMPLATES, Templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 S = TypeVar("S", bound=Config)
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -322,11 +322,13 @@ def load_spec(
         16
     """
     kind, file = (kind_of_spec, spec) if path is None else (spec, path)
-    if not (callable(kind) and is_path(file)):
+    if not callable(kind) or isinstance(file, (type, Config)):
         odd = type(file if callable(kind) else kind).__name__
         msg = (
             f"load_spec: {odd} does not fit; write load_spec(path) or load_spec(RunSpec, path), "
             "with overrides=[...] by name"
         )
         raise SpecError(msg)
-    return yaml_files.load_spec(cast("Any", kind), Path(file), overrides, trusted=trusted)
+    return yaml_files.load_spec(
+        cast("Any", kind), path_of("path", file), overrides, trusted=trusted
+    )

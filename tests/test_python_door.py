@@ -7,7 +7,6 @@ import json
 import pickle  # noqa: TID251 - the caller's own
 import pydoc
 import re
-from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -362,37 +361,3 @@ def test_rows_that_are_not_normalised_are_told_of_once():
     fine(b.bfloat16(), b.bfloat16())
     with pytest.warns(UserWarning, match="rows of b .* length nan"):
         InfoNCE().build()(b, b * torch.nan)
-
-
-def test_a_model_of_modules_is_copied_pickled_and_checked(given):
-    sounds = [np.arange(3.0), np.ones(3)]
-    for same in (copy.deepcopy(given), ForkingPickler.loads(ForkingPickler.dumps(given))):
-        assert torch.equal(same.embed("audio", sounds), given.embed("audio", sounds))
-        module = same.tower("audio").encoder
-        assert same.spec.towers["audio"].encoder.module is module
-        assert module is not given.tower("audio").encoder
-    again = given.spec.check_again()
-    assert again.towers["text"].encoder.module is given.tower("text").encoder
-    assert "Linear" not in repr(given.spec)
-
-
-@pytest.mark.parametrize(
-    ("module", "preprocess", "says"),
-    [
-        (lambda x: x, vectors, "audio is function; give an nn.Module"),
-        (torch.nn.Linear, vectors, "audio is the class Linear; give an nn.Module"),
-        (None, vectors, "audio is NoneType; give an nn.Module"),
-        (torch.nn.Identity(), None, r"preprocess\['audio'\] is NoneType, no function"),
-    ],
-)
-def test_what_is_no_module_is_refused_when_it_is_given(module, preprocess, says):
-    modules = {"text": network(2), "audio": module}
-    with pytest.raises(SpecError, match=says):
-        ContrastiveModel.from_modules(modules, {"text": lengths, "audio": preprocess}, embed_dim=8)
-
-
-@pytest.mark.parametrize("name", ["a.b", "", "ids", "keys", "forward"])
-def test_a_name_that_no_tower_can_have_is_refused(name):
-    modules = {"text": network(2), name: network(2)}
-    with pytest.raises(SpecError, match="towers"):
-        ContrastiveModel.from_modules(modules, dict.fromkeys(modules, lengths), embed_dim=8)
