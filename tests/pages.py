@@ -83,6 +83,12 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
+def validated(block: Block) -> bool:
+    """Tell whether a command of the page validates the file that a block is."""
+    typed = [typed for other in blocks_of(ROOT / block.place) for typed, _ in commands_of(other)]
+    return bool(block.file) and f"contrastive validate {block.file}" in typed
+
+
 def commands_of(block: Block) -> list[tuple[str, str]]:
     """Return what a console block types, and what it shows below each command."""
     parts = re.split(r"^\$ ", block.text.replace("\\\n", " "), flags=re.M)[1:]

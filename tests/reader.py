@@ -30,7 +30,7 @@ import types
 from contrastive.components import REGISTRIES
 from contrastive.config.yaml_files import read_yaml
 from contrastive.spec import ModelSpec, RunSpec
-from tests.pages import MINIMAL, ROOT, blocks_of, commands_of, is_shown, what_is
+from tests.pages import MINIMAL, ROOT, commands_of, is_shown, validated, what_is
 
 INTERFACES = {registry.interface.kind: registry.interface for registry in REGISTRIES}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -73,10 +73,7 @@ class Reader:
         self.printed[block.place] = output.getvalue()
 
     def yaml(self, block):
-        commands = [
-            typed for other in blocks_of(ROOT / block.place) for typed, _ in commands_of(other)
-        ]
-        if block.file and f"contrastive validate {block.file}" in commands:
+        if validated(block):
             return
         path = self.folder / (block.file or "block.yaml")
         path.write_text(block.text, encoding="utf-8")

@@ -312,7 +312,8 @@ class Config(BaseModel):
         for name, about in attribute_docstrings(cls).items():
             model.get("properties", {}).get(name, {}).setdefault("description", about)
         for old, new in cls.renamed.items():
-            now = {"deprecated": True, "description": f"Now {new.name}."}
+            text = f"Now {new.name}."  # the message keeps editors from offering it
+            now = {"deprecated": True, "deprecationMessage": text, "description": text}
             model["properties"][old] = model["properties"][new.name] | now
         if cls.kind:
             chosen = {"type": "string", "description": model.get("description", "")}
