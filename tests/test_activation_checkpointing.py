@@ -34,6 +34,7 @@ def stored(encoder, batch):
     return grads, state(encoder), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", "resnet", "text-transformer", "timm-resnet", "hf-text"])
 def test_gradients_are_the_same_with_fewer_bytes_kept(kind, distilbert):
     config, samples = {

@@ -65,6 +65,7 @@ def test_each_parameter_steps_at_its_own_rate():
         torch.testing.assert_close(found[name], parameter, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm-resnet", "timm-vit", "hf-text"])
 def test_earlier_layers_have_lower_rates(name, distilbert, vit_weights):
     modality, encoder, *_ = partly(name, distilbert, vit_weights)

@@ -47,6 +47,7 @@ def test_listing_imports_no_plugin_into_this_process(installed, command):
     assert "contrastive_good" not in sys.modules
 
 
+@pytest.mark.slow
 def test_every_component_that_is_listed_can_be_shown(command):
     for registry in REGISTRIES:
         for name, cls in registry.registered.items():

@@ -255,6 +255,7 @@ def test_an_unchecked_object_is_refused_before_the_first_step(spec, tmp_path):
         build_model(unchecked(spec)["model.towers.text.frozen: Input should be"].model)
 
 
+@pytest.mark.slow
 def test_training_takes_what_building_takes(tmp_path, monkeypatch):
     fields = toy_dict(tmp_path / "data", epochs=1)
     (tmp_path / "clip.yaml").write_text(json.dumps(fields))

@@ -37,6 +37,7 @@ def changed(spec_dict, **model):
     return RunSpec.model_validate(spec_dict)
 
 
+@pytest.mark.slow
 def test_training_learns_to_find_pictures_it_has_not_seen(tmp_path, cache):
     spec = toy_spec(tmp_path / "data", epochs=15)
     model = train(spec, tmp_path / "run", cache=cache)
@@ -377,6 +378,7 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path, cache):
         train(toy_spec(tmp_path / "data"), tmp_path / "run", cache=cache)
 
 
+@pytest.mark.slow
 def test_a_run_with_nothing_to_train_says_so(tmp_path, cache):
     spec = toy_dict(tmp_path / "data")
     spec["model"]["loss"]["learn_temperature"] = False
