@@ -68,6 +68,12 @@ def note_omission(line: str) -> None:
         noted.append(line)
 
 
+def say_omission(line: str) -> None:
+    """Print a line about what is left out or not measured, and note it."""
+    say(line)
+    note_omission(line)
+
+
 @contextmanager
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+NO_DATA = "describes a model, without data to train on; put it below model:, add data:"
 S = TypeVar("S", bound=Config)
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
@@ -270,8 +271,7 @@ class RunSpec(Section):
     @classmethod
     def _is_no_model(cls, fields: Any) -> Any:
         if isinstance(fields, Mapping) and "towers" in fields and "model" not in fields:
-            msg = "describes a model, without data to train on; put it below model:, add data:"
-            raise ValueError(msg)
+            raise ValueError(NO_DATA)
         return cast("object", fields)
 
     @model_validator(mode="after")
@@ -283,6 +283,18 @@ class RunSpec(Section):
                     msg = f"training.{field}: the model has no {name} tower; it has: {known}"
                     raise PydanticCustomError("no_such_tower", "{text}", {"text": msg})
         return self
+
+
+def require_run(spec: ModelSpec | RunSpec, where: str = "") -> RunSpec:
+    """Return a spec that has data; ``where`` it came from is for the message.
+
+    Raises:
+        SpecError: it is that of a model alone.
+    """
+    if isinstance(spec, ModelSpec):
+        msg = f"{where}{NO_DATA}"
+        raise SpecError(msg)
+    return spec
 
 
 def kind_of_spec(data: Mapping[str, Any]) -> type[ModelSpec] | type[RunSpec]:

@@ -122,7 +122,7 @@ def _measured(
 
     Data that were not asked for may be missing: then only images are compared.
     """
-    from contrastive.console import note_omission, say
+    from contrastive.console import say, say_omission
     from contrastive.evaluation.comparison import compare_retrieval
     from contrastive.reporting.tables import measured_tables
 
@@ -132,17 +132,17 @@ def _measured(
     except DataError as error:
         if insist:
             raise
-        say(f"retrieval is not measured: {error}")
-        note_omission(str(error))
+        say_omission(f"retrieval is not measured: {error}")
         return {}, []
     found = compare_retrieval(
         models, samples, split=split, workers=run.training.workers, **settings
     )
     for name, one in found.items():
-        for line in one.report.faults if one.report else [one.refusal]:
-            say(f"{name}: {line}")
         if not one.report:
-            note_omission(one.refusal)
+            say_omission(f"{name}: {one.refusal}")
+            continue
+        for line in one.report.faults:
+            say(f"{name}: {line}")
     data = {"split": split, "models": {name: one.as_dict() for name, one in found.items()}}
     return {"retrieval": data}, measured_tables(found, split)
 

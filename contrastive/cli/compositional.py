@@ -24,14 +24,19 @@ def compositional(
     as_json: Json = False,
 ) -> None:
     """Compositionality benchmarks (SugarCrepe, Winoground)."""
+    from contrastive.datasets.compositional import read_pair_tests
+
+    read = read_pair_tests(
+        tests, images=images
+    )  # a mistake in them is told before weights are read
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
     from contrastive.console import say
-    from contrastive.evaluation.caption_choice import compositional as measure
+    from contrastive.evaluation.caption_choice import pair_accuracy
     from contrastive.reporting.clip_benchmark import pair_results
     from contrastive.reporting.tables import pairs_table
 
-    found = measure(loaded, tests, images=images, cache=context.cache)
+    found = [pair_accuracy(loaded, some, cache=context.cache) for some in read]
     for fault in (fault for one in found for fault in one.faults):
         say(fault)
     results = [

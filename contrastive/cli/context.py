@@ -209,13 +209,9 @@ def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
     Raises:
         SpecError: one line for each mistake; or the file describes a model alone.
     """
-    from contrastive.spec import ModelSpec
+    from contrastive.spec import require_run
 
-    spec = load_any(path, overrides)
-    if isinstance(spec, ModelSpec):
-        msg = f"{path}: describes a model, without data; put it below model:, and add data:"
-        raise SpecError(msg)
-    return spec
+    return require_run(load_any(path, overrides), f"{path}: ")
 
 
 def load_any(path: Path, overrides: list[str] | None) -> Any:

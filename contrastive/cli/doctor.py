@@ -22,7 +22,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Find what is wrong with a run and how to fix it; exit code 1 if there are findings."""
-    from contrastive.console import note_omission, say
+    from contrastive.console import say_omission
     from contrastive.doctor.runs import examine, run_log_of
 
     context = Context(run, trusted=trusted)
@@ -32,12 +32,10 @@ def doctor(
         spec = context.run(remedy="the folder of its run")
     except ContrastiveError as error:
         spec = None
-        say(f"its data are not checked: {error}")
-        note_omission(str(error))
+        say_omission(f"its data are not checked: {error}")
     found, unseen = examine(run, spec)
     for line in unseen:
-        say(line)
-        note_omission(line)
+        say_omission(line)
     counts = {"steps": len(log.steps), "evaluations": len(log.measured)}
     early = "" if log.enough else "; too few steps to judge the loss"
     healthy = f"{run}: nothing found in {counts['steps']} steps{early}"

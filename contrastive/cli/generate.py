@@ -29,9 +29,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate an image for a prompt by gradient ascent; Ctrl-C keeps the best so far."""
-    from contrastive.data.images import check_writable
+    from contrastive.data.folders import check_writable
+    from contrastive.data.images import SUFFIXES
 
-    check_writable(output)  # before minutes of work
+    check_writable(output, SUFFIXES, what="image")  # before minutes of work
     loaded = Context(model, device=device, trusted=trusted).model
     from contrastive.inference.generation import generate as paint
 

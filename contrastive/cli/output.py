@@ -10,7 +10,7 @@ import typer
 
 from contrastive.config.extras import require
 from contrastive.console import printable
-from contrastive.errors import DataError
+from contrastive.data.folders import check_writable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,12 +46,7 @@ def check_plot(path: Path) -> None:
         MissingExtra: matplotlib is not installed.
     """
     require("matplotlib", extra="report")
-    if path.suffix.lower() not in PLOTS:
-        msg = f"--plot {path}: end its name with one of {', '.join(PLOTS)}"
-        raise DataError(msg)
-    if not path.parent.is_dir():
-        msg = f"--plot {path}: there is no folder {path.parent}"
-        raise DataError(msg)
+    check_writable(path, PLOTS, what="plot")
 
 
 def export_results(results: list[dict[str, Any]], folder: Path | None) -> None:

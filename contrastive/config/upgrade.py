@@ -33,10 +33,10 @@ def upgrade_file(
     Raises:
         SpecError: the spec has mistakes; one line for each.
     """
-    data, _ = read_yaml(path)
+    data, lines = read_yaml(path)
     with warnings.catch_warnings(action="ignore", category=RenamedWarning):
         before = load_spec(kind, path)
-    found = sorted(old_names(before, data), key=lambda old: old.key_path)
+    found = sorted(old_names(before, data), key=lambda old: lines[old.key_path])
     if not found:
         return []
     raw = path.read_bytes()

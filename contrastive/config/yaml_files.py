@@ -287,8 +287,7 @@ def _bad(node: Any, problem: str) -> _YAMLError:
 
 def _set(data: dict[str, Any], override: str) -> KeyPath:
     """Apply ``a.b=value`` to ``data`` and return its key path."""
-    is_text = isinstance(cast("object", override), str)
-    dotted, equals, text = override.partition("=") if is_text else ("", "", "")
+    dotted, equals, text = override.partition("=")
     key_path = tuple(dotted.strip().split("."))
     if not equals or not all(key_path) or not dotted.isprintable():
         msg = f"override {override!r}: write it as a.b=value"

@@ -55,3 +55,17 @@ def files_below(
         msg = f"{folder}: no {what} here ({', '.join(suffixes)})"
         raise DataError(msg)
     return found
+
+
+def check_writable(path: Path, suffixes: tuple[str, ...], *, what: str) -> None:
+    """Insist that a file can be written to a path; ``what`` it holds is for the message.
+
+    Raises:
+        DataError: its ending names no format, or its folder is not there.
+    """
+    if path.suffix.lower() not in suffixes:
+        msg = f"{path}: an unknown {what} format; end its name with one of {', '.join(suffixes)}"
+        raise DataError(msg)
+    if not path.parent.is_dir():
+        msg = f"{path}: there is no folder {path.parent}"
+        raise DataError(msg)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample, DataError
+from contrastive.errors import BadSample
 
 A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg"
 
@@ -139,20 +139,6 @@ def bytes_or_path(source: Any) -> Any:
         return held
     msg = f"a mapping with {', '.join(map(str, both)) or 'nothing'}; an image has bytes or path"
     raise BadSample(msg)
-
-
-def check_writable(path: Path) -> None:
-    """Insist that an image can be written to a path.
-
-    Raises:
-        DataError: its ending names no format, or its folder is not there.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        msg = f"{path}: an unknown image format; end its name with one of {', '.join(SUFFIXES)}"
-        raise DataError(msg)
-    if not path.parent.is_dir():
-        msg = f"{path}: there is no folder {path.parent}"
-        raise DataError(msg)
 
 
 def _of_pixels(array: Any) -> Image.Image:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -86,7 +86,7 @@ class SavedFolder:
         return self.path / name
 
 
-def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Iterable[str] = ()) -> None:
+def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection[str] = ()) -> None:
     """Write a folder as one step: ``*.safetensors`` from tensors, ``*.json`` from plain data.
 
     An older folder that was written so is replaced, but for the files of it to ``keep``.
@@ -112,10 +112,11 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Iterable[s
             data = _encode(name, content)
             _write(building / name, data)
             listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        known = _read_manifest(folder) if keep else {}
         for name in keep:
             _link(folder / name, building / name)
-            size, digest = (folder / name).stat().st_size, _sha256(building / name)
-            listed[name] = {"bytes": size, "sha256": digest}
+            size = (building / name).stat().st_size
+            listed[name] = {"bytes": size, "sha256": known[name]}
         _write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
         _flush_folder(building)
         _replace(building, folder)

@@ -20,7 +20,7 @@ from contrastive.model.freezing import weights_from_spec
 from contrastive.model.model import ContrastiveModel
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
-from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec
+from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
 
 S = TypeVar("S", bound=Config)
 SpecLike = ModelSpec | RunSpec | Mapping[str, Any] | str | Path
@@ -60,12 +60,7 @@ def run_spec(spec: SpecLike) -> RunSpec:
     Raises:
         SpecError: the spec has mistakes, one line for each; or it is that of a model alone.
     """
-    checked = _checked(spec)
-    if isinstance(checked, ModelSpec):
-        where = f"{spec}: " if isinstance(spec, (str, Path)) else ""
-        msg = f"{where}describes a model, without data to train on; put it below model:, add data:"
-        raise SpecError(msg)
-    return checked
+    return require_run(_checked(spec), f"{spec}: " if isinstance(spec, (str, Path)) else "")
 
 
 def _checked(spec: SpecLike) -> ModelSpec | RunSpec:
