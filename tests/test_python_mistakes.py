@@ -23,7 +23,7 @@ from contrastive.evaluation.retrieval import recall
 from contrastive.losses import Queue, Sigmoid
 from contrastive.losses.execution import infonce as executed
 from contrastive.losses.functional import infonce, sigmoid
-from tests.toys import toy_dict
+from tests.toys import toy_dict, write_noise
 
 TEXTS = ["a dog", "a cat on a mat", "two birds"]
 HEAD = {"type": "linear"}
@@ -51,11 +51,7 @@ def diverged(model):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder, noise = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    paths = [folder / f"{i}.png" for i in range(3)]
-    for path in paths:
-        Image.fromarray(noise.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
-    return paths
+    return write_noise(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
 from contrastive.errors import BadSample, SpecError
 from contrastive.features.cache import FeatureCache
+from tests.toys import write_noise
 
 TEXTS = ["a dog", "a cat on a mat", "two birds"]
 
@@ -40,11 +41,7 @@ def model():
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Three images as files."""
-    folder, noise = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    paths = [folder / f"{i}.png" for i in range(3)]
-    for path in paths:
-        Image.fromarray(noise.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
-    return paths
+    return write_noise(tmp_path_factory.mktemp("photos"))
 
 
 def texts_as():

@@ -54,3 +54,15 @@ def toy_dict(data: Path, *, images: int = 48, **training: Any) -> dict[str, Any]
 def toy_spec(data: Path, **training: Any) -> RunSpec:
     """Return ``toy_dict`` as a spec."""
     return RunSpec.model_validate(toy_dict(data, **training))
+
+
+def write_noise(folder: Path, count: int = 3) -> list[Path]:
+    """Write small images of noise, always the same; return their paths."""
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(count)]
+    for path in paths:
+        Image.fromarray(noise.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+    return paths
