@@ -1,6 +1,7 @@
 """Any bytes in; an upright RGB image or ``BadSample`` out."""
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from contrastive.data import images
+from contrastive.data.content_hash import sample_key
 from contrastive.data.images import open_image
 from contrastive.errors import BadSample
 
@@ -259,10 +260,53 @@ def test_a_file_is_named(tmp_path):
         open_image(tmp_path)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
-    with pytest.raises(BadSample, match="24 x 16 pixels; read are at most 100 pixels"):
-        open_image(encode(arrow(), "PNG"))
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [((6000, 6000), "6000 x 6000 pixels; of a PNG are read at most"), ((10, 2000), "1 to 100")],
+)
+def test_a_bomb_is_refused_before_it_is_decoded(size, problem):
+    with pytest.raises(BadSample, match=problem):
+        open_image(png_header(*size))
+
+
+def test_a_jpeg_of_many_scans_is_refused():
+    whole = encode(arrow(), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    scan = whole[last:-2]
+    assert open_image(whole[:-2] + 50 * scan + whole[-2:]).size == (24, 16)
+    with pytest.raises(BadSample, match=r"a JPEG of 2,010 scans; at most 100 are decoded"):
+        open_image(whole[:-2] + 2000 * scan + whole[-2:])
+
+
+@pytest.mark.parametrize(("width", "seen"), [(4096, 2048), (4000, 4000)])
+def test_a_large_jpeg_is_decoded_at_a_smaller_size(width, seen):
+    red = Image.new("RGB", (width, width), "red")
+    red.paste("blue", (0, 0, width // 2, width))
+    found = open_image(encode(red, "JPEG"))
+    assert found.size == (seen, seen)
+    left, right = np.array(found)[9, [seen // 4, 3 * seen // 4]]
+    assert left.argmax() == 2
+    assert right.argmax() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for name, problem in [("pipe", "no regular"), ("zero", "no regular"), ("loop", "symbolic")]:
+        with pytest.raises(BadSample, match=f"{name}.png: .*{problem}"):
+            open_image(tmp_path / f"{name}.png")
+        with pytest.raises(BadSample, match=f"{name}.png: .*{problem}"):
+            sample_key(tmp_path / f"{name}.png", "image")
+
+
+def test_a_file_of_too_many_bytes_is_not_read(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    for look in (open_image, lambda path: sample_key(path, "image")):
+        with pytest.raises(BadSample, match=r"huge.png: .*1,099,511,627,776 bytes are too many"):
+            look(tmp_path / "huge.png")
 
 
 def test_nothing_is_said_to_the_terminal():

@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contrastive.data.folders import read_bounded
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.errors import BadSample
+
+MAX_SAMPLE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
 
 
 def sample_key(sample: Any, modality: str) -> bytes:
@@ -87,7 +90,7 @@ def _is_content(text: str, modality: str) -> bool:
 
 @lru_cache(maxsize=1 << 20)
 def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (a changed file misses)
-    return sample_key(path.read_bytes(), "file")
+    return sample_key(read_bounded(path, MAX_SAMPLE_BYTES), "file")
 
 
 @lru_cache(maxsize=1 << 20)

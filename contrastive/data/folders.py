@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,35 @@ def readable_folder(folder: Path) -> Generator[None]:
     except OSError as error:
         msg = f"{error.filename or folder}: cannot be read: {error.strerror}"
         raise DataError(msg) from None
+
+
+def too_large(size: int, most: int) -> str:
+    """Return the problem of a file with more bytes than are read."""
+    return f"{size:,} bytes are too many (limit {most:,})"
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return what a regular file holds, if that is at most ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, is larger, or is a pipe or a device, which may never end.
+
+    Example:
+        >>> len(read_bounded(Path("texts.txt"), most=1000)) > 0
+        True
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        if about.st_size > most:
+            raise OSError(errno.EFBIG, too_large(about.st_size, most), str(path))
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for somebody who writes to it, if it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def files_below(

@@ -13,9 +13,11 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageOps
 
-from contrastive.data.folders import files_below
+from contrastive.data.folders import files_below, read_bounded, too_large
 from contrastive.errors import BadSample
 
+ENCODED = (bytes, bytearray, memoryview)
+START_OF_SCAN = b"\xff\xda"  # marker; in what is compressed, 0 follows each 255
 A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg"
 
 
@@ -57,7 +59,20 @@ Example:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a poster or a decompression bomb
+MAX_BYTES = 100_000_000  # of an encoded image
+MAX_PIXELS = {  # by the cost of a pixel and its bytes: none takes above 2 s of CPU time or 512 MB
+    "JPEG": 64_000_000,  # 8000 x 8000
+    "progressive JPEG": 24_000_000,
+    "PNG": 32_000_000,
+    "GIF": 32_000_000,
+    "WEBP": 12_000_000,
+}
+MOST_PIXELS = max(MAX_PIXELS.values())  # more is a poster or a decompression bomb
+MAX_PROGRESSIVE_BYTES = 25_000_000
+MAX_SCANS = 100  # of a JPEG, each a pass over all pixels; encoders write about 10
+DRAFT = (
+    2048  # pixels: a JPEG of twice these sides or more is decoded at a half or less, but not less
+)
 MAX_RATIO = 100  # of the sides; resizing the shorter side of a thread would fill the memory
 
 
@@ -80,7 +95,8 @@ def open_image(source: ImageSource) -> Image.Image:
             PIL's modes I and F. Of 16 bits the upper 8 are taken.
 
     Raises:
-        BadSample: it is missing, broken, too large or of another format; names the file.
+        BadSample: it is missing, broken, of another format, or would take too much memory or time
+            to decode; names the file.
 
     Example:
         >>> open_image("photos/red.png").getpixel((0, 0))
@@ -91,14 +107,13 @@ def open_image(source: ImageSource) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
             content = source.read() if isinstance(source, StoredImage) else source
-            if isinstance(content, (bytes, bytearray, memoryview)):  # the last has ndim, too
-                content = io.BytesIO(content)
-            elif hasattr(content, "ndim"):
+            # a memoryview has ndim, too
+            if not isinstance(content, ENCODED) and hasattr(content, "ndim"):
                 content = _of_pixels(content)
             if isinstance(content, Image.Image):
-                return _as_seen(content)
-            with Image.open(_file(content), formats=FORMATS) as image:
-                return _as_seen(image)
+                _check_size(content, "image in memory")
+                return _as_seen(ImageOps.exif_transpose(content))
+            return _decoded(_encoded(content))
     except FileNotFoundError:
         problem = "no such file"
         if name.startswith(("http:", "https:")):
@@ -106,24 +121,47 @@ def open_image(source: ImageSource) -> Image.Image:
     except IsADirectoryError:
         problem = A_FOLDER
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
-        problem = " ".join(str(error).split()) or type(error).__name__
+        why = getattr(error, "strerror", None) or error
+        problem = " ".join(str(why).split()) or type(error).__name__
         if problem.startswith("cannot identify image file"):
             problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     msg = f"{name}: {problem}"
     raise BadSample(msg)
 
 
-def _file(content: Any) -> Any:
-    """Return a path or an open file.
+def _encoded(content: Any) -> bytes | bytearray | memoryview:
+    """Return the bytes of an encoded image: those given, or those of a path or an open file.
 
     Raises:
-        BadSample: it is neither.
+        BadSample: it is none of these, or larger than decoded.
     """
-    if isinstance(content, (str, PathLike)) or hasattr(content, "read"):
-        return cast("Any", content)
-    what = type(content).__name__
-    msg = f"a {what} is no image; give a path, a file's bytes, a PIL image or an array"
-    raise BadSample(msg)
+    if isinstance(content, (str, PathLike)):
+        return read_bounded(Path(cast("str", content)), MAX_BYTES)
+    if hasattr(content, "read"):
+        content = cast("Any", content).read(MAX_BYTES + 1)
+    if not isinstance(content, ENCODED):
+        what = type(content).__name__
+        msg = f"a {what} is no image; give a path, a file's bytes, a PIL image or an array"
+        raise BadSample(msg)
+    if len(content) > MAX_BYTES:
+        raise BadSample(too_large(len(content), MAX_BYTES))
+    return content
+
+
+def _decoded(encoded: bytes | bytearray | memoryview) -> Image.Image:
+    """Decode an image whose header promises what can be afforded.
+
+    Raises:
+        BadSample: it does not.
+    """
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        kind = str(image.format)
+        if kind == "JPEG":
+            kind = _kind_of_jpeg(image, bytes(encoded))
+        _check_size(image, kind)
+        image.draft(None, (DRAFT, DRAFT))  # only JPEG has this
+        ImageOps.exif_transpose(image, in_place=True)
+        return _as_seen(image)
 
 
 def bytes_or_path(source: Any) -> Any:
@@ -175,31 +213,61 @@ def _of_pixels(array: Any) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
-    short, long = sorted(image.size)
-    if short * long > MAX_PIXELS or long > MAX_RATIO * short:
-        limit = f"{MAX_PIXELS:,} pixels and sides of 1 to {MAX_RATIO}"
-        msg = f"{image.width} x {image.height} pixels; read are at most {limit}"
+def _kind_of_jpeg(image: Image.Image, encoded: bytes) -> str:
+    """Return whether a JPEG is progressive, after a look at what multiplies its cost.
+
+    Raises:
+        BadSample: it has too many scans, or too many bytes to be decoded several times.
+    """
+    scans = encoded.count(START_OF_SCAN)
+    if scans > MAX_SCANS:
+        msg = f"a JPEG of {scans:,} scans; at most {MAX_SCANS} are decoded; save it anew"
         raise BadSample(msg)
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "RGB" and "transparency" not in upright.info:
-        return upright.copy() if upright is image else upright
-    if upright.mode.startswith("I;16"):  # convert() would clip these three
-        return _of_sixteen_bits(upright)
-    if upright.mode in ("I", "F"):
-        return _of_pixels(np.asarray(upright)).convert("RGB")
-    if upright.mode == "La":  # which nothing else converts
-        upright = upright.convert("LA")
-    if upright.has_transparency_data:
-        shown = upright.convert("RGBA")
-        white = Image.new("RGBA", shown.size, "white")
-        return Image.alpha_composite(white, shown).convert("RGB")
-    return upright.convert("RGB")
+    if not image.info.get("progressive"):
+        return "JPEG"
+    if len(encoded) > MAX_PROGRESSIVE_BYTES:
+        raise BadSample(too_large(len(encoded), MAX_PROGRESSIVE_BYTES) + " in a progressive JPEG")
+    return "progressive JPEG"
+
+
+def _check_size(image: Image.Image, kind: str) -> None:
+    """Insist on a number of pixels, known before they are decoded, and on the ratio of the sides.
+
+    Raises:
+        BadSample: there are more.
+    """
+    most = MAX_PIXELS.get(kind, MOST_PIXELS)
+    short, long = sorted(image.size)
+    if short * long > most or long > MAX_RATIO * short:
+        msg = (
+            f"{image.width} x {image.height} pixels; of a {kind} are read at most {most:,}, with "
+            f"sides of 1 to {MAX_RATIO}; make it smaller"
+        )
+        raise BadSample(msg)
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    """Return an RGB copy; what is transparent is white."""
+    if image.mode.startswith("I;16"):  # convert() would clip these three
+        return _of_sixteen_bits(image)
+    if image.mode in ("I", "F"):
+        return _of_pixels(np.asarray(image)).convert("RGB")
+    if not image.has_transparency_data and image.mode != "La":
+        return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    if image.mode in ("La", "RGBa"):  # colours times alpha, which nothing else converts
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
+    seen = Image.new("RGB", image.size, "white")
+    seen.paste(image, mask=image)  # in place: each copy of a large image counts
+    return seen
 
 
 def _of_sixteen_bits(image: Image.Image) -> Image.Image:
     """Return the upper 8 bits of each pixel, as decoders do; what is transparent is white."""
-    values = np.asarray(image)
-    grey = (values >> 8).astype(np.uint8)
-    grey[values == image.info.get("transparency", -1)] = 255
+    values = np.array(image)
+    clear = values == image.info.get("transparency", -1)
+    values >>= 8
+    grey = values.astype(np.uint8)
+    grey[clear] = 255
     return Image.fromarray(grey).convert("RGB")
