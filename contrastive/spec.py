@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, 
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -20,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from contrastive.config import yaml_files
 from contrastive.config.arguments import path_of
 from contrastive.config.base import Config, PathField
+from contrastive.config.bounds import Count, Factor, Probability, Rate, Rows, Width
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.errors import SpecError
@@ -52,11 +49,11 @@ class Section(Config):
 class LoRA(Section):
     """LoRA: trained low-rank updates of frozen linear layers, by peft (arXiv:2106.09685)."""
 
-    rank: PositiveInt = 8
+    rank: Width = 8
     """Rank of the low-rank update."""
-    alpha: PositiveFloat = 16
+    alpha: Factor = 16
     """The update is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Probability = 0.0
     """Dropout probability on the input of the LoRA branch."""
     targets: tuple[str, ...] = ()
     """Glob patterns over the names of the encoder's modules: linear layers to adapt. By default,
@@ -103,7 +100,7 @@ class ModelSpec(Section):
         8
     """
 
-    embed_dim: PositiveInt = 256
+    embed_dim: Width = 256
     """Width of the shared space; every head projects to it."""
     towers: dict[str, Tower] = Field(min_length=1)
     """A tower for each modality, by its name: image, text, audio, ..."""
@@ -179,19 +176,19 @@ class TrainingSpec(Section):
         3
     """
 
-    epochs: NonNegativeInt = 3
+    epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 3
     """Passes over the training split."""
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[Rows, Field(ge=2)] = 128
     """Global batch size: rows per step, over all ranks; each row's negatives are the others."""
-    micro_batch: PositiveInt | None = None
+    micro_batch: Rows | None = None
     """Gradient caching: rows per forward pass of a trained tower, per rank. The loss and gradients
     are those of the whole batch, with less memory, for about one more forward pass. null is off."""
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm in towers with a trained encoder. train: statistics of the batch, which micro_batch
     refuses, since a micro-batch does not have them. eval: running statistics, not updated."""
-    lr: PositiveFloat = 1e-3
+    lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
-    lr_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
+    lr_factors: dict[str, Factor] = Field(default_factory=dict)
     """Factors of the learning rate by glob patterns over the names of the model's parameters, such
     as towers.text.encoder.*; where several match, all are multiplied."""
     layer_decay: dict[str, Decay] = Field(default_factory=dict)
@@ -200,11 +197,11 @@ class TrainingSpec(Section):
     checkpoint_activations: tuple[str, ...] = ()
     """Towers that use activation (gradient) checkpointing: activations are recomputed in the
     backward pass; less memory, for about one more forward pass."""
-    weight_decay: NonNegativeFloat = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1_000)] = 0.01
     """Weight decay of matrices; biases, norms, the temperature and the bias have none."""
     warmup: Share = 0.05
     """Share of the steps with linear warm-up; a cosine decay to 0 follows."""
-    clip_norm: PositiveFloat | None = 1.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e12)] | None = 1.0
     """Gradient clipping: maximum norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
@@ -212,13 +209,13 @@ class TrainingSpec(Section):
     """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial weights, the order of samples, augmentation and dropout."""
-    workers: NonNegativeInt = 2
+    workers: Annotated[int, Field(ge=0, le=1_024)] = 2
     """DataLoader workers, per rank, that decode and preprocess samples."""
     split: str = "train"
     """Training split; several are joined by +."""
     cache: Literal["auto", "off"] = "auto"
     """auto keeps the features of frozen encoders on disk."""
-    checkpoint_every: PositiveInt | None = None
+    checkpoint_every: Count | None = None
     """Steps between checkpoints, besides the one at the end of each epoch."""
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.config.arguments import path_of
 from contrastive.console import say
 from contrastive.errors import DataError, SpecError, WeightsError
 
@@ -152,8 +153,12 @@ class Context:
 
 def _named_model(model: Path | None) -> Path:
     """Return the model that is meant: the one that is given, else the newest run in runs/."""
-    if chosen := model or os.environ.get("CONTRASTIVE_MODEL"):
-        return Path(chosen)
+    if model is not None:
+        return model
+    if chosen := os.environ.get("CONTRASTIVE_MODEL"):
+        from contrastive.pretrained import is_pretrained
+
+        return Path(chosen) if is_pretrained(chosen) else path_of("$CONTRASTIVE_MODEL", chosen)
     kinds = ("model", "checkpoints")  # a run that failed early has neither
     runs = {path.parent for kind in kinds for path in Path("runs").glob(f"*/{kind}")}
     if not runs:
@@ -177,10 +182,10 @@ def named_data(text: str) -> RunSpec | Dataset:
         DataError: a folder with nothing that is known.
         SpecError: the spec or the fields have mistakes.
     """
-    path = Path(text).expanduser()
     if not text.strip():
         msg = "--data: is empty; give a spec, a folder, or type=...,folder=..."
         raise DataError(msg)
+    path = Path(text) if "=" in text else path_of("--data", text)
     if path.is_dir():
         from contrastive.datasets.bare_folder import dataset_in
 

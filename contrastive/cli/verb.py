@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from typer.core import TyperCommand, TyperGroup
 
+from contrastive.config.arguments import path_of
 from contrastive.console import say
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typer import Context
 
 RENAMED_VERBS = {"pairs": "compositional"}
@@ -33,13 +37,37 @@ class Verb(TyperCommand):
             SpecError: there is an argument too many.
         """
         ctx.allow_extra_args = True
-        rest = super().parse_args(ctx, _with_new_names(args, RENAMED_OPTIONS.get(self.name or "")))
+        args = _with_new_names(args, RENAMED_OPTIONS.get(self.name or ""))
+        given = list(args)  # parsing takes them out
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            ctx.params[str(param.name)] = _checked_paths(param, given, ctx.params[str(param.name)])
         if rest and not ctx.resilient_parsing:
             takes_model = any("--model" in param.opts for param in self.params)
             how = f"; a model is given by --model {rest[0]}" if takes_model else ""
             msg = f"{self.name}: {rest[0]!r} is one argument too many{how}"
             raise SpecError(msg)
         return rest
+
+
+def _checked_paths(param: Any, args: list[str], value: Any) -> Any:
+    """Return a parameter's value; of paths, local ones, the home folder put in for ~.
+
+    Raises:
+        SpecError: a path is empty, or an address.
+    """
+    if isinstance(value, (list, tuple)):
+        several = cast("Sequence[Any]", value)
+        return type(value)(_checked_paths(param, args, one) for one in several)
+    if not isinstance(value, Path):
+        return value
+    empty = any(
+        f"{name}=" in args or (name in args[:-1] and not args[args.index(name) + 1])
+        for name in param.opts
+    )
+    is_option = param.param_type_name == "option"
+    name = param.opts[0] if is_option else str(param.metavar or param.name).rstrip(".")
+    return path_of(name, "" if empty else value)
 
 
 class Verbs(TyperGroup):

@@ -5,14 +5,18 @@ A message names the parameter; an option of the command line has its name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from os import PathLike
-from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from contrastive.config.base import Config
+from contrastive.config.local_files import local_path
 from contrastive.errors import SpecError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def count(name: str, value: Any, *, least: int = 1) -> int:
@@ -74,13 +78,17 @@ def is_path(value: Any) -> TypeGuard[str | PathLike[str]]:
 
 
 def path_of(name: str, value: Any) -> Path:
-    """Return a path.
+    """Return a path, the home folder put in for ~.
 
     Raises:
-        SpecError: it is none, or empty.
+        SpecError: it is none, empty, or an address.
     """
-    if is_path(value) and str(value):
-        return Path(value)
+    if is_path(value) and os.fspath(value):
+        try:
+            return local_path(value)
+        except ValueError as error:
+            msg = f"{name}: {error}"
+            raise SpecError(msg) from None
     given = f"a {type(value).__name__}" if value or value is None else repr(value)
     msg = f"{name} is {given}; give a path"
     raise SpecError(msg)

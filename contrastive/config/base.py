@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -27,16 +28,25 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from contrastive.config.frozen import frozen
+from contrastive.config.local_files import local_path
 from contrastive.config.mistakes import explained, misplaced, mistakes_of, unknown_field
 from contrastive.config.renamed import RenamedFields, warn, with_new_names
 from contrastive.errors import SpecError, UnknownComponent
+
+
+def _checked_path(given: Any) -> Any:
+    """Return a path as it is written, if it is one."""
+    if isinstance(given, (str, Path)):
+        local_path(given)
+    return given
+
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     PathField = str | Path
 else:
-    PathField = Path
+    PathField = Annotated[Path, BeforeValidator(_checked_path)]
 """A field that holds a path and is given a path or a string, which type checkers then let pass."""
 
 S = TypeVar("S", bound="Config")

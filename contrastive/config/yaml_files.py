@@ -18,6 +18,7 @@ from ruamel.yaml.reader import ReaderError
 
 from contrastive.config.arguments import path_of, strings
 from contrastive.config.base import Config, S, validated
+from contrastive.config.local_files import read_bounded
 from contrastive.config.mistakes import in_one_line
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
@@ -185,17 +186,13 @@ class _YAMLError(Exception):
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_bounded(path, MAX_BYTES)
     except FileNotFoundError:
         msg = f"{path}: no such file"
         raise SpecError(msg) from None
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise SpecError(msg) from None
-    if len(raw) > MAX_BYTES:
-        msg = f"{path}: too large for a spec (limit {MAX_BYTES:,} bytes)"
-        raise SpecError(msg)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -224,7 +221,7 @@ def _parse(text: str) -> tuple[object, dict[KeyPath, int]]:
         raise _YAMLError(problem, text.count("\n", 0, at) + 1) from None
     except RecursionError:
         raise _YAMLError("nested too deeply", 1) from None
-    except (ValueError, LookupError) as error:  # the library's own, for an impossible \U or %YAML
+    except (ValueError, LookupError, OverflowError) as error:  # for an impossible \U or %YAML
         raise _YAMLError(f"not valid YAML: {error}", 1) from None
     return _build(node, yaml.constructor.construct_object)
 

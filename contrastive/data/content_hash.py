@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contrastive.data.folders import read_bounded
+from contrastive.config.local_files import read_bounded
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.errors import BadSample
 

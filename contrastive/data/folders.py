@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrastive.console import say_omission
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
+    from collections.abc import Callable, Generator
 
 
 @contextmanager
@@ -37,35 +36,6 @@ def readable_folder(folder: Path) -> Generator[None]:
         raise DataError(msg) from None
 
 
-def too_large(size: int, most: int) -> str:
-    """Return the problem of a file with more bytes than are read."""
-    return f"{size:,} bytes are too many (limit {most:,})"
-
-
-def read_bounded(path: Path, most: int) -> bytes:
-    """Return what a regular file holds, if that is at most ``most`` bytes.
-
-    Raises:
-        OSError: it cannot be read, is larger, or is a pipe or a device, which may never end.
-
-    Example:
-        >>> len(read_bounded(Path("texts.txt"), most=1000)) > 0
-        True
-    """
-    with open(path, "rb", opener=_open_at_once) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
-        if about.st_size > most:
-            raise OSError(errno.EFBIG, too_large(about.st_size, most), str(path))
-        return file.read()
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting for somebody who writes to it, if it is a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def files_below(
     folder: Path, suffixes: tuple[str, ...], *, what: str, nested: bool = True
 ) -> list[Path]:
@@ -80,13 +50,33 @@ def files_below(
     Raises:
         DataError: there is no such folder, it cannot be read, or it has no such file.
     """
+    found: list[Path] = []
     with readable_folder(folder):
-        paths = folder.rglob("*") if nested else folder.iterdir()
-        found = sorted(p for p in paths if p.suffix.lower() in suffixes and p.is_file())
+        for parent, _, names in os.walk(folder, onerror=_left_out_of(folder)):
+            for path in (Path(parent, name) for name in names):
+                if path.suffix.lower() not in suffixes:
+                    continue
+                if path.is_file():
+                    found.append(path)
+                else:
+                    say_omission(f"{path}: is no regular file, or leads to none; left out")
+            if not nested:
+                break
     if not found:
         msg = f"{folder}: no {what} here ({', '.join(suffixes)})"
         raise DataError(msg)
-    return found
+    return sorted(found)
+
+
+def _left_out_of(top: Path) -> Callable[[OSError], None]:
+    """Return what tells that a folder cannot be listed; the first one is nobody's to leave out."""
+
+    def tell(error: OSError) -> None:
+        if str(error.filename) == str(top):
+            raise error
+        say_omission(f"{error.filename}: cannot be read: {error.strerror}; its files are left out")
+
+    return tell
 
 
 def check_writable(path: Path, suffixes: tuple[str, ...], *, what: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageOps
 
-from contrastive.data.folders import files_below, read_bounded, too_large
+from contrastive.config.local_files import read_bounded, too_large
+from contrastive.data.folders import files_below
 from contrastive.errors import BadSample
 
 ENCODED = (bytes, bytearray, memoryview)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from contrastive.config.base import Config, PathField
+from contrastive.config.bounds import Count
 from contrastive.config.registry import Registry
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
 
@@ -88,7 +89,7 @@ class Flickr30k(Dataset):
     """Who is in train, val and test, if the annotations do not say, or to overrule them:
     Karpathy's JSON, the CSV of the Hugging Face copy, or a folder of lists such as
     flickr30k_train.txt or train.txt. Relative to the folder; found in it by these names."""
-    captions_per_image: PositiveInt = 2
+    captions_per_image: Count = 2
     """Training uses the first so many captions of an image, evaluation uses all."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
@@ -150,7 +151,7 @@ class ImageFolder(Dataset):
     """train, val, test or a name of yours; found as split. validation, valid and dev mean val."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
-    captions_per_image: PositiveInt | None = None
+    captions_per_image: Count | None = None
     """Training uses the first so many captions of an image; evaluation uses all."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""

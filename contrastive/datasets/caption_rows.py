@@ -155,7 +155,9 @@ def gather(
 
 
 def _flaw_of(row: Row) -> str:
-    for what, text in (("image name", row.image), ("caption", row.text)):
+    needed = {"image name": row.image, "caption": row.text}
+    optional = {"group": row.group, "label": row.label, "split": row.split}
+    for what, text in (needed | {name: text for name, text in optional.items() if text}).items():
         if flaw := text_problem(text):
             return f"the {what} {flaw}"
     return f"image {quoted(row.image)} is outside the folder" if leaves_folder(row.image) else ""
@@ -202,6 +204,14 @@ class FileIndex:
     def _list(self, parent: str) -> frozenset[str]:
         try:
             with os.scandir(self.folder / parent) as entries:
-                return frozenset(entry.name for entry in entries if entry.is_file())
+                return frozenset(entry.name for entry in entries if _is_file(entry))
         except (OSError, ValueError):  # ValueError: a NUL in the path
             return frozenset()
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or leads to one; a link that leads to itself does not."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False

@@ -41,7 +41,11 @@ def split_of(key: str, holdout: float) -> str:
         >>> split_of("cats/1.png", holdout=0.1)
         'test'
     """
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    try:
+        encoded = key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as "\ud800" in JSON; its row will be a fault
+        encoded = key.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(encoded).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "test" if share < holdout else "val" if share < 2 * holdout else "train"
 

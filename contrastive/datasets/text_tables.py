@@ -10,6 +10,7 @@ import csv
 import json
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.config.local_files import read_bounded
 from contrastive.data.folders import readable_folder
 from contrastive.errors import DataError
 
@@ -46,13 +47,11 @@ def read_text(path: Path) -> str:
         DataError: the file cannot be read, is empty, too large or UTF-16.
     """
     with readable_folder(path.parent):
-        if not path.is_file():
+        try:
+            raw = read_bounded(path, MAX_BYTES)
+        except FileNotFoundError:
             msg = f"{path}: no such file"
-            raise DataError(msg)
-        if (size := path.stat().st_size) > MAX_BYTES:
-            msg = f"{path}: {size:,} bytes are too many (limit {MAX_BYTES:,})"
-            raise DataError(msg)
-        raw = path.read_bytes()
+            raise DataError(msg) from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         msg = f"{path}:1: this is UTF-16; save the file as UTF-8"
         raise DataError(msg)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from contrastive.config.base import Config, PathField
+from contrastive.config.bounds import Entries, Layers, Probability, Side, Tokens, Width
 from contrastive.config.registry import Registry
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class HFText(Encoder):
     pooling: Literal["mean", "cls", "pooler", "last"] = "mean"
     """Mean over the tokens, which every model has; the first token; the model's own pooler
     (right for CLIP); or the last token (right for decoders such as GPT). Never padding."""
-    max_length: PositiveInt | None = None
+    max_length: Tokens | None = None
     """Tokens of a text that are read; by default as many as the model takes, at most 512."""
 
     def build(self) -> EncoderModule:
@@ -209,7 +210,7 @@ class SentenceTransformers(Encoder):
     folder."""
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
-    max_length: PositiveInt | None = None
+    max_length: Tokens | None = None
     """Tokens of a text that are read; by default what the model was saved with."""
 
     def build(self) -> EncoderModule:
@@ -227,11 +228,11 @@ class ResNet(Encoder):
 
     block: Literal["basic", "bottleneck"] = "basic"
     """Two 3x3 convolutions, or 1x1, 3x3 and 1x1."""
-    layers: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
+    layers: tuple[Layers, Layers, Layers, Layers] = (2, 2, 2, 2)
     """Blocks in each stage; (2, 2, 2, 2) is ResNet-18, bottleneck (3, 4, 6, 3) is ResNet-50."""
-    width: PositiveInt = 64
+    width: Width = 64
     """Channels of the first stage; each stage doubles them."""
-    image_size: PositiveInt = 224
+    image_size: Side = 224
     """Side of the square that images are resized and cropped to, in pixels."""
     augment: Augment = "none"
     """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
@@ -250,15 +251,15 @@ class ViT(Encoder):
 
     modality: ClassVar[str] = "image"
 
-    image_size: PositiveInt = 224
+    image_size: Side = 224
     """Side of the square that images are resized and cropped to, in pixels."""
-    patch_size: PositiveInt = 16
+    patch_size: Side = 16
     """Side of a patch, in pixels."""
-    width: PositiveInt = 384
+    width: Width = 384
     """Of each token, and so of the features."""
-    depth: PositiveInt = 12
+    depth: Layers = 12
     """Blocks."""
-    heads: PositiveInt = 6
+    heads: Width = 6
     """Attention heads of each block."""
     augment: Augment = "none"
     """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
@@ -283,15 +284,15 @@ class TextTransformer(Encoder):
 
     modality: ClassVar[str] = "text"
 
-    width: PositiveInt = 256
+    width: Width = 256
     """Of each token, and so of the features."""
-    depth: PositiveInt = 6
+    depth: Layers = 6
     """Blocks."""
-    heads: PositiveInt = 4
+    heads: Width = 4
     """Attention heads of each block."""
-    max_length: PositiveInt = 256
+    max_length: Tokens = 256
     """Bytes of a text that are read."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Probability = 0.1
     """Share of activations that training drops."""
 
     @model_validator(mode="after")
@@ -312,11 +313,11 @@ class CBOW(Encoder):
 
     modality: ClassVar[str] = "text"
 
-    width: PositiveInt = 256
+    width: Width = 256
     """Of each word vector, and so of the features."""
-    buckets: PositiveInt = 65536
+    buckets: Annotated[Entries, Field(ge=1)] = 65536
     """Word vectors; each word is hashed to one of them."""
-    max_length: PositiveInt = 64
+    max_length: Tokens = 64
     """Words of a text that are read."""
 
     def build(self) -> EncoderModule:

@@ -6,11 +6,10 @@ Config classes only; torch is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-from pydantic import Field, PositiveInt
+from typing import TYPE_CHECKING, ClassVar
 
 from contrastive.config.base import Config
+from contrastive.config.bounds import Probability, Width
 from contrastive.config.registry import Registry
 from contrastive.errors import SpecError
 
@@ -71,9 +70,9 @@ class Linear(Head):
 class Mlp(Head):
     """Two dense layers with a GELU between them."""
 
-    hidden: PositiveInt | None = None
+    hidden: Width | None = None
     """Width between the layers; embed_dim if not given."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Probability = 0.1
     """Share of values zeroed in training, before the second layer or, if residual, after it."""
     residual: bool = False
     """Add the first layer's output to the second's, and normalise the sum by a LayerNorm."""

@@ -16,6 +16,7 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
+from contrastive.datasets.text_tables import read_lines
 from contrastive.errors import DataError
 from contrastive.inference.embed_dataset import embed_modality
 from contrastive.inference.nearest import top_k
@@ -197,11 +198,7 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file cannot be read, or has no such line.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise DataError(msg) from None
+    lines = read_lines(file)
     rows = [
         {"text": line.strip(), "id": i, "source": f"{file.name}:{i + 1}"}
         for i, line in enumerate(lines)

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import (
     Field,
     FiniteFloat,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
 from contrastive.config.base import Config
+from contrastive.config.bounds import Entries, Factor, Probability, Rate, Weight, Width
 from contrastive.config.registry import Registry
 from contrastive.config.renamed import NewName, RenamedFields
 
@@ -52,7 +49,7 @@ Example:
     >>> losses["infonce"](negatives="local").negatives
     'local'
 """
-Scale = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=1, le=1_000_000)]
 
 
 class Loss(Config):
@@ -102,7 +99,7 @@ class Scaled(Loss):
         (True, 0.07)
     """
 
-    temperature: PositiveFloat = 0.07
+    temperature: Rate = 0.07
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     learn_temperature: bool = True
     """Train the temperature with the model."""
@@ -129,7 +126,7 @@ class InfoNCE(Scaled):
     out; ignore, negatives."""
     direction: Direction = "both"
     """Anchors: both modalities, or only the first of a pair (a_to_b), or the second (b_to_a)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Probability = 0.0
     """Share of the target that is spread uniformly over the candidates."""
     execution: Execution = "auto"
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
@@ -149,7 +146,7 @@ class InfoNCE(Scaled):
 class Sigmoid(Scaled):
     """Binary cross-entropy of every pair, matched or not, as in SigLIP."""
 
-    temperature: PositiveFloat = 0.1
+    temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     bias: FiniteFloat = -10.0
     """Initial bias of the logits; negative, since most pairs do not match."""
@@ -193,12 +190,12 @@ class DCL(AnchorConfig):
     Decoupled contrastive learning (Yeh et al. 2022, arXiv:2110.06848).
     """
 
-    temperature: PositiveFloat = 0.1
+    temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     learn_temperature: bool = False
     """Train the temperature with the model. Nothing bounds this loss from below, so the temperature
     then falls to 1/max_scale; the paper keeps it fixed."""
-    sigma: PositiveFloat | None = None
+    sigma: Factor | None = None
     """Weights positives by a von Mises-Fisher kernel, distant ones more (DCLW); the paper has 0.5.
     null weights all equally."""
 
@@ -217,10 +214,10 @@ class HardNegative(AnchorConfig):
     arXiv:2301.02280.
     """
 
-    beta: NonNegativeFloat = 0.25
+    beta: Weight = 0.25
     """A negative with logit x has weight exp(beta x); 0 weights all equally. The paper takes 0.5 to
     2 at a temperature of 0.5; use less at a lower temperature."""
-    tau_plus: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tau_plus: Probability = 0.0
     """Class prior: share of negatives that are assumed to be false and subtracted, 1 / classes for
     classes of equal size. 0 subtracts nothing."""
 
@@ -239,7 +236,7 @@ class SupCon(Scaled):
     NT-Xent, as in SimCLR.
     """
 
-    temperature: PositiveFloat = 0.1
+    temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     execution: Unfused = "auto"
     """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
@@ -262,9 +259,9 @@ class Matryoshka(Loss):
 
     loss: Loss
     """The loss at each width; all share its temperature."""
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1, examples=[[64, 128, 256]])]
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, examples=[[64, 128, 256]])]
     """Lengths of the prefixes, which are normalised again; list embed_dim to include the whole."""
-    weights: tuple[PositiveFloat, ...] | None = None
+    weights: tuple[Factor, ...] | None = None
     """Weight of the loss of each width; null is 1 for each."""
 
     @model_validator(mode="after")
@@ -308,7 +305,7 @@ class Distillation(Loss):
     """The loss of the student; its temperature is the student's."""
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Weight of the distillation term; the other loss has 1 - weight."""
-    teacher_temperature: PositiveFloat = 0.01
+    teacher_temperature: Rate = 0.01
     """Temperature that the teacher was trained with: 0.01 for OpenAI's CLIP."""
 
     @model_validator(mode="after")
@@ -333,7 +330,7 @@ class Queue(Loss):
 
     loss: Loss
     """The loss of the batch and the queue; its direction, if it has one, is kept."""
-    size: NonNegativeInt = Field(examples=[4096])
+    size: Entries = Field(examples=[4096])
     """Pairs in the memory bank, saved with the model for resuming. A larger bank holds staler
     embeddings: the towers have changed since."""
 

@@ -32,7 +32,10 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        msg = f"device {name!r} is not available: {str(error).splitlines()[0]}"
+    except Exception as error:  # each backend that is not there has an error of its own
+        msg = f"device {name!r} is not available: {(str(error).splitlines() or [''])[0]}"
         raise SpecError(msg) from None
+    if device.type == "meta":
+        msg = "device 'meta' holds no numbers; choose cpu, cuda, ... or auto"
+        raise SpecError(msg)
     return device

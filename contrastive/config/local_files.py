@@ -1,0 +1,64 @@
+"""Paths that a user names, and what they lead to: local, and never more than can be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+# a Path has lost the second slash of s3://bucket
+ADDRESS = re.compile(
+    r"\w[\w+.-]+://|(abfss?|az|dbfs|file|ftp|gcs|gs|hdfs|https?|memory|oci|oss|r2|s3a?|sftp|ssh):/"
+)
+
+
+def local_path(given: str | PathLike[str]) -> Path:
+    """Return a path, the home folder put in for ~.
+
+    Raises:
+        ValueError: it is empty, or an address; or nobody knows that home folder.
+    """
+    text = os.fspath(given)
+    if not text:
+        msg = "is empty; give a path"
+        raise ValueError(msg)
+    if ADDRESS.match(text):
+        text = re.sub(":/+", "://", text, count=1)
+        msg = f"{text} is an address; only local files are read and written; give a local path"
+        raise ValueError(msg)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        msg = f"{text}: there is no such home folder; write the whole path"
+        raise ValueError(msg) from None
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return what a regular file holds, if that is at most ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, is larger, or is a pipe or a device, which may never end.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        if about.st_size > most:
+            raise OSError(errno.EFBIG, too_large(about.st_size, most), str(path))
+        return file.read(most + 1)
+
+
+def too_large(size: int, most: int) -> str:
+    """Return the problem of a file with more bytes than are read."""
+    return f"{size:,} bytes are too many (limit {most:,})"
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; if it is a pipe, without waiting for somebody who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
