@@ -254,7 +254,7 @@ def test_a_huge_file_is_refused_unread(command, tmp_path):
     with path.open("wb") as file:
         file.truncate(10**12)  # a hole: no disk is used, but reading it would not end
     (line,) = refused(command("validate", path))
-    assert line == f"{path}: too large for a spec (limit 100,000 bytes)"
+    assert line == f"{path}: cannot be read: 1,000,000,000,000 bytes are too many (limit 100,000)"
 
 
 @pytest.mark.slow

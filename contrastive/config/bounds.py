@@ -6,17 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-Width = Annotated[int, Field(ge=1, le=65_536)]
+Width = Annotated[int, Field(gt=0, le=65_536)]
 """Channels, units or dimensions."""
-Layers = Annotated[int, Field(ge=1, le=1_000)]
-Side = Annotated[int, Field(ge=1, le=8_192)]
+Layers = Annotated[int, Field(gt=0, le=1_000)]
+Side = Annotated[int, Field(gt=0, le=8_192)]
 """Pixels along a side."""
-Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
+Tokens = Annotated[int, Field(gt=0, le=1_048_576)]
 Entries = Annotated[int, Field(ge=0, le=2**27)]
 """Of a table or a queue in memory."""
-Rows = Annotated[int, Field(ge=1, le=2**24)]
+Rows = Annotated[int, Field(gt=0, le=2**24)]
 """Of a batch."""
-Count = Annotated[int, Field(ge=1, le=2**31)]
+Count = Annotated[int, Field(gt=0, le=2**31)]
 Rate = Annotated[float, Field(gt=0, le=1_000)]
 """A learning rate, a temperature."""
 Factor = Annotated[float, Field(gt=0, le=1_000_000)]

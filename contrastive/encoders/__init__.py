@@ -315,7 +315,7 @@ class CBOW(Encoder):
 
     width: Width = 256
     """Of each word vector, and so of the features."""
-    buckets: Annotated[Entries, Field(ge=1)] = 65536
+    buckets: Annotated[Entries, Field(gt=0)] = 65536
     """Word vectors; each word is hashed to one of them."""
     max_length: Tokens = 64
     """Words of a text that are read."""

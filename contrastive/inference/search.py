@@ -16,7 +16,7 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
-from contrastive.datasets.text_tables import read_lines
+from contrastive.datasets.text_tables import read_lines, text_problem
 from contrastive.errors import DataError
 from contrastive.inference.embed_dataset import embed_modality
 from contrastive.inference.nearest import top_k
@@ -196,15 +196,14 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     """Return a row for each line of a file that is not blank.
 
     Raises:
-        DataError: the file cannot be read, or has no such line.
+        DataError: the file cannot be read, is blank, or a line is no text.
     """
-    lines = read_lines(file)
-    rows = [
-        {"text": line.strip(), "id": i, "source": f"{file.name}:{i + 1}"}
-        for i, line in enumerate(lines)
-        if line.strip()
-    ]
-    if not rows:
-        msg = f"{file}: no lines to search"
-        raise DataError(msg)
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(read_lines(file), 1):
+        if not line.strip():
+            continue
+        if flaw := text_problem(line):
+            msg = f"{file}:{number}: the text {flaw}"
+            raise DataError(msg)
+        rows.append({"text": line.strip(), "id": number - 1, "source": f"{file.name}:{number}"})
     return rows

@@ -96,9 +96,10 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     if isinstance(folder, (Config, Mapping)):
         msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"
         raise SpecError(msg)
+    path = path_of("folder", folder)
     if is_pretrained(folder):
         return ContrastiveModel(pretrained_spec(folder)).eval()
-    saved = open_folder(find_model(path_of("folder", folder)))
+    saved = open_folder(find_model(path))
     return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", trusted=trusted))
 
 
