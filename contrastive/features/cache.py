@@ -14,36 +14,44 @@ Shapes: N samples, M rows on disk, F features.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from itertools import compress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from contrastive.config.arguments import count, path_of
-from contrastive.console import bar
+from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_key
-from contrastive.data.loading import OnBad, Prepared, first_bad_raises, prepared_batches
-from contrastive.errors import BadSample
+from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
+from contrastive.errors import BadSample, DataError, SpecError
 from contrastive.features.encoder_key import encoder_key
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
+from contrastive.nn.embeddings import NOT_FINITE
 from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
 
 
 def default_folder() -> Path:
-    """Return ``$CONTRASTIVE_CACHE``, or ``contrastive`` in the user's cache folder."""
+    """Return ``$CONTRASTIVE_CACHE``, or ``contrastive`` in the user's cache folder.
+
+    Raises:
+        SpecError: it is an address; or this user has no home folder.
+    """
     if folder := os.environ.get("CONTRASTIVE_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contrastive"
+        return path_of("$CONTRASTIVE_CACHE", folder)
+    return path_of("the cache", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "contrastive"
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class FeatureTable:
     """Features of N samples, read from disk as they are asked for."""
 
     features_MF: np.ndarray
-    """Memory-mapped."""
+    """Memory-mapped; in memory, if some could not be written."""
     rows_N: np.ndarray
     """Row of each sample; -1 if it is bad."""
 
@@ -81,7 +89,12 @@ class FeatureCache:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Keep features in ``folder``; ``default_folder()`` if None."""
-        self.folder = default_folder() if folder is None else path_of("folder", folder)
+        self.folder: Path | None = path_of("folder", folder) if folder is not None else None
+        if folder is None:
+            try:
+                self.folder = default_folder()
+            except SpecError as error:
+                _tell_once(f"{error}; features are not kept: set CONTRASTIVE_CACHE to a folder")
 
     def table(
         self,
@@ -108,43 +121,130 @@ class FeatureCache:
         workers = count("workers", workers, least=0)
         on_bad = on_bad or first_bad_raises(len(samples))
         keys = _keys(samples, module.modality, on_bad)
-        store = Store(self.folder / "features", encoder_key(spec, module))
-        known = store.index({key for key in keys if key is not None})
-        first = {key: i for i, key in reversed(list(enumerate(keys))) if key and key not in known}
-        missing = sorted(first.values(), key=lambda i: _length(samples[i]))
-        problems: dict[bytes, str] = {}
+        rows = _Rows(self.folder, encoder_key(spec, module))
+        rows.find({key for key in keys if key is not None})
+        first = {key: i for i, key in reversed(list(enumerate(keys))) if key}
+        new = [i for key, i in first.items() if key not in rows]
+        missing = sorted(new, key=lambda i: _length(samples[i]))
+        problems: dict[int, str] = {}
         if missing:
+            batches = uniform_batches(
+                samples,
+                missing,
+                module.preprocess,
+                batch_size=batch_size(module),
+                workers=workers,
+            )
             with bar(f"encoding {module.modality}", len(missing)) as advance:
-                for batch in prepared_batches(
-                    samples,
-                    missing,
-                    module.preprocess,
-                    batch_size=batch_size(module),
-                    workers=workers,
-                ):
-                    for index, problem in batch.problems.items():
-                        problems[cast("bytes", keys[index])] = problem
-                    if batch.indices:
-                        features = run_encoder(module, batch)
-                        store.append([cast("bytes", keys[i]) for i in batch.indices], features)
+                for batch in batches:
+                    problems |= batch.problems
+                    features = run_encoder(module, batch, rows=batch_size(module))
+                    finite = np.isfinite(features).all(-1)
+                    rows.append(
+                        [keys[i] for i in compress(batch.indices, finite)], features[finite]
+                    )
+                    for index in compress(batch.indices, ~finite):
+                        problems[index] = NOT_FINITE.format("features are")
                     advance(len(batch.indices) + len(batch.problems), "")
-            known = store.index({key for key in keys if key is not None})
-        rows = np.full(len(keys), -1, dtype=np.int64)
+        table = rows.table(keys)
         for i, key in enumerate(keys):
-            if key in known:
-                rows[i] = known[key]
-            elif key is not None:
-                on_bad(i, problems[key])
-        return FeatureTable(store.features(), rows)
+            if key is not None and not table.good[i]:
+                on_bad(i, problems[first[key]])
+        return table
+
+
+class _Rows:
+    """The features of one encoder: on disk; what cannot be written there, in memory."""
+
+    def __init__(self, folder: Path | None, about: dict[str, Any]) -> None:
+        self.width = int(about["out_dim"])
+        self.known: dict[bytes, int] = {}
+        self.unwritten: dict[bytes, np.ndarray] = {}
+        self.store: Store | None = None
+        if folder is not None:
+            with self._told(folder):
+                self.store = Store(folder / "features", about)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.known or key in self.unwritten
+
+    def find(self, wanted: set[bytes]) -> None:
+        """Look up rows that are on disk."""
+        if self.store:
+            with self._told(self.store.folder):
+                self.known = self.store.index(wanted)
+
+    def append(self, keys: list[bytes], features_BF: np.ndarray) -> None:
+        """Add rows."""
+        if self.store and not self.unwritten:
+            with self._told(self.store.folder):
+                self.store.append(keys, features_BF)
+                return
+        self.unwritten.update(zip(keys, features_BF, strict=True))
+
+    def table(self, keys: Sequence[bytes | None]) -> FeatureTable:
+        """Return the rows of samples, by their keys."""
+        if self.store:
+            self.find({key for key in keys if key is not None})
+        features = self.store.features() if self.store and self.known else self._none()
+        known = self.known
+        if self.unwritten:
+            on_disk = features[list(known.values())]
+            features = np.concatenate([on_disk, *(row[None] for row in self.unwritten.values())])
+            known = {key: row for row, key in enumerate((*known, *self.unwritten))}
+        rows = [-1 if key is None else known.get(key, -1) for key in keys]
+        return FeatureTable(features, np.array(rows, dtype=np.int64))
+
+    def _none(self) -> np.ndarray:
+        return np.zeros((0, self.width), np.float32)
+
+    @contextmanager
+    def _told(self, folder: Path) -> Generator[None]:
+        """Go on without the cache where the system refuses something within the block."""
+        try:
+            yield
+        except OSError as error:
+            _tell_once(
+                f"{error.filename or folder}: {error.strerror or error}; these features are not "
+                "kept; set CONTRASTIVE_CACHE to a folder that can be written"
+            )
+
+
+@cache
+def _tell_once(line: str) -> None:
+    say(line)
 
 
 @torch.inference_mode()
-def run_encoder(module: EncoderModule, batch: Prepared) -> np.ndarray:
-    """Return ``[B, F]`` features in fp32, computed in eval mode without autocast."""
-    device = device_of(module)
+def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.ndarray:
+    """Return ``[B, F]`` features in fp32, computed in eval mode without autocast.
+
+    With ``rows``, the last sample is repeated up to so many: kernels add up in an order that
+    depends on the shape of a batch, so a sample's last bits would depend on how many there are.
+
+    Raises:
+        DataError: the encoder gave something else.
+    """
+    device, size = device_of(module), len(batch.indices)
+    if not size:
+        return np.zeros((0, module.out_dim), np.float32)
     with eval_mode(module), torch.autocast(device.type, enabled=False):
-        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-        return module(**inputs).float().cpu().numpy()
+        inputs = {name: _filled(x, size, rows).to(device) for name, x in batch.inputs.items()}
+        features = module(**inputs).float().cpu().numpy()
+    if features.ndim != 2 or features.shape[1] != module.out_dim or len(features) < size:
+        msg = (
+            f"an encoder with out_dim {module.out_dim} gave features of shape {features.shape} for "
+            f"{max(size, rows)} samples; its forward has to give [B, out_dim]"
+        )
+        raise DataError(msg)
+    return features[:size]
+
+
+def _filled(rows_B: Tensor, size: int, rows: int) -> Tensor:
+    """Repeat the last of ``size`` rows up to ``rows``."""
+    if len(rows_B) != size or size >= rows:
+        return rows_B
+    return torch.cat([rows_B, rows_B[-1:].expand(rows - size, *rows_B.shape[1:])])
 
 
 def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:

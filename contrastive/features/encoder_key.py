@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
 
-FORMAT = 1
+FORMAT = 2  # 1 had rows whose last bits depend on what was encoded beside them
 
 
 def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from contrastive.errors import DataError
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,12 +53,6 @@ class Store:
 
     def append(self, keys: list[bytes], features: np.ndarray) -> None:
         """Add rows; a row that was written only in part before is overwritten."""
-        if features.shape != (len(keys), self.width):
-            msg = (
-                f"an encoder with out_dim {self.width} gave features of shape {features.shape} for "
-                f"{len(keys)} samples; its forward has to give [B, out_dim]"
-            )
-            raise DataError(msg)
         features = np.ascontiguousarray(features, np.float32)
         records = np.array(
             [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD

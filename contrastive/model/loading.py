@@ -18,7 +18,7 @@ from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.checkpoint import MANIFEST, SavedFolder, is_whole, open_folder
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.model import ContrastiveModel
-from contrastive.nn.fingerprint import weights_fingerprint
+from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
 
@@ -157,7 +157,7 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
 
     Raises:
         WeightsError: such an encoder is not the one that was saved, or a tensor is missing,
-            unknown or of another shape; names the first.
+            unknown, of another shape or not finite; names the first.
     """
     restored: set[str] = set()
     for modality, fingerprint in saved.json("parts.json")["encoders"].items():
@@ -170,6 +170,10 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
             )
             raise WeightsError(msg)
     weights = saved.tensors("model.safetensors")
+    if name := first_not_finite(weights.items()):
+        place = saved.path / "model.safetensors"
+        msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
+        raise WeightsError(msg)
     try:
         missing, unknown = cast("Any", model.load_state_dict(weights, strict=False))
     except RuntimeError as error:

@@ -5,6 +5,7 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,8 +25,9 @@ from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
-from contrastive.nn.embeddings import check_finite, embedding_sides
+from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
+from contrastive.nn.memory import out_of_memory
 from contrastive.nn.modes import eval_mode
 from contrastive.spec import ModelSpec, Tower
 
@@ -89,6 +91,11 @@ class ContrastiveModel(nn.Module):
             except SpecError as error:
                 msg = f"towers.{modality}: {error}"
                 raise SpecError(msg) from error
+            except Exception as error:
+                if problem := out_of_memory(error):
+                    msg = f"towers.{modality}: {problem}; choose smaller sizes, or another encoder"
+                    raise SpecError(msg) from error
+                raise
         self.loss: LossModule = spec.loss.build()
         self.seen: dict[str, Tensor] = {}
         """Hashes of the samples that it was trained on, by modality (not text)."""
@@ -193,8 +200,8 @@ class ContrastiveModel(nn.Module):
             cache: keeps the features of a frozen encoder; None computes them afresh.
             batch_size: samples at a time; by default what suits the device.
             workers: processes that decode samples.
-            on_bad: called with the index and the problem of each sample that cannot be used, whose
-                embedding is zero; by default, the first one raises.
+            on_bad: called with the index and the problem of each sample that is broken, or whose
+                embedding is not finite; its row is zero. By default, the first one raises.
 
         Returns:
             ``[B, D]`` fp32 on the CPU, L2-normalised.
@@ -202,7 +209,6 @@ class ContrastiveModel(nn.Module):
         Raises:
             BadSample: a sample is bad, by default; or ``samples`` are no samples.
             SpecError: the model has no such tower, or a number is none that makes sense.
-            DataError: an embedding is not finite.
         """
         if not isinstance(cast("object", modality), str):
             what = type(modality).__name__
@@ -218,8 +224,11 @@ class ContrastiveModel(nn.Module):
         with eval_mode(self):
             pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
             for indices, embeddings in pieces:
-                result[indices] = embeddings.float().cpu()
-        check_finite(result, f"{modality} embeddings")
+                rows = embeddings.float().cpu()
+                finite = rows.isfinite().all(-1)
+                for index in compress(indices, ~finite):
+                    on_bad(int(index), NOT_FINITE.format("embedding is"))
+                result[indices] = rows.where(finite[:, None], 0)
         return result
 
     def _embedded(

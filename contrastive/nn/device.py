@@ -8,7 +8,7 @@ from contrastive.errors import SpecError
 
 # rows that an encoding computes, and may lose, at a time: on a CPU larger ones are slower, since
 # their activations leave its caches
-CPU_BATCH, GPU_BATCH = 16, 256
+CPU_BATCH, GPU_BATCH = 8, 256
 
 
 def device_of(module: torch.nn.Module) -> torch.device:

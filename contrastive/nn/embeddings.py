@@ -16,6 +16,9 @@ from torch import Tensor
 
 from contrastive.errors import DataError
 
+NOT_FINITE = "its {} not finite; is its content out of range, or do the weights hold NaN?"
+"""The problem of a sample whose features or embedding hold a NaN or an infinity."""
+
 
 def check_finite(rows_ND: Tensor, what: str) -> None:
     """Insist that every number is finite.

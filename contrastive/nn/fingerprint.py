@@ -1,4 +1,4 @@
-"""The SHA-256 of a module's weights, remembered until they change."""
+"""A module's weights: their SHA-256, remembered until they change, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the name of the first tensor with a NaN or an infinity, or nothing."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return name
+    return ""
 
 
 def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None = None) -> str:

@@ -42,6 +42,8 @@ class Batch:
 
     ids: Tensor
     """``[B]`` group ids."""
+    sources: list[str] = field(default_factory=list[str])
+    """Where each row came from."""
     features: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """``[B, F]`` by modality, where the encoder is frozen and cached."""
     inputs: dict[str, InputViews] = field(default_factory=dict[str, InputViews])
@@ -146,7 +148,10 @@ class TrainingBatches:
 
     def _batch(self, indices: Sequence[int], inputs: dict[str, InputViews]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
-        return Batch(self.ids[list(indices)], features, inputs)
+        return Batch(self.ids[list(indices)], self._sources(indices), features, inputs)
+
+    def _sources(self, indices: Sequence[int]) -> list[str]:
+        return [str(self.rows[i].get("source") or f"row {i}") for i in indices]
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
         """Yield ``(epoch, indices)`` of each step, this rank's part of the batch.

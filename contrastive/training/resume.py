@@ -25,6 +25,7 @@ from contrastive.model.checkpoint import (
     write_folder,
 )
 from contrastive.model.loading import restore_weights, stored_spec
+from contrastive.training.finite import check_saved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,7 @@ def save_step(
         for p, state in optimizer.state.items()
         for key, value in state.items()
     }
+    check_saved(done, [*model.state_dict().items(), *moments.items()])
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)

@@ -27,11 +27,12 @@ def step_loss(
         TrainingError: the two views of a modality do not differ.
     """
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        views = _embedded(model, batch, settings)
+        views = embedded(model, batch, settings)
     return model.pair_loss(views, batch.ids.to(model.device))
 
 
-def _embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> EmbeddingViews:
+def embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> EmbeddingViews:
+    """Return the embeddings of a batch, one or two views of each modality."""
     device = model.device
     views: EmbeddingViews = {}
     for modality in model.towers:

@@ -33,6 +33,7 @@ from contrastive.model.loading import build_model, run_spec
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
+from contrastive.training.finite import check_step, check_weights
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.health_check import check_up
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
@@ -168,11 +169,12 @@ def _train(
             # each rank's gradient is W times its share, so that the mean is the global batch's
             ranks.all_reduce_mean_([loss.detach(), *_gradients(model)])
             norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
-            _check_finite(step, lr, model, loss=loss, gradient=norm)  # before weights are touched
+            done = step + 1
+            check_step(done, model, batch, settings, ranks, loss=loss, gradient=norm)
             optimizer.step()
             model.loss.clamp_()  # the logit scale back into its bounds
+            check_weights(done, model)
 
-            done = step + 1
             epoch = done / batches.steps_per_epoch
             log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **metrics)
             advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
@@ -256,16 +258,6 @@ def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
 
 def _gradients(model: ContrastiveModel) -> list[Tensor]:
     return [p.grad for p in _trained(model) if p.grad is not None]
-
-
-def _check_finite(step: int, lr: float, model: ContrastiveModel, **values: Tensor) -> None:
-    for name, value in values.items():
-        if not torch.isfinite(value):
-            msg = (
-                f"the {name} is {value.item()} at step {step + 1} (learning rate {lr:.2g}, logit "
-                f"scale {model.scale:.4g}); this step is not saved; try a lower training.lr"
-            )
-            raise TrainingError(msg)
 
 
 def _evaluate_epoch(

@@ -1,0 +1,31 @@
+"""Memory that is not there: which errors say so, in their many ways."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+SIGNS = (
+    "can't allocate memory",  # torch's CPU allocator
+    "out of memory",
+    "ALLOC_FAILED",  # cuBLAS and cuDNN
+    "Storage size calculation overflowed",
+    "Overflow when unpacking long",
+)
+ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Return a line about the memory that an error says is not there; empty if it is another."""
+    text = str(error)
+    if not (
+        isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError))
+        or (isinstance(error, (RuntimeError, TypeError)) and any(sign in text for sign in SIGNS))
+    ):
+        return ""
+    if not (asked := ASKED.search(text)):
+        return "out of memory"
+    number, unit = asked.groups()
+    amount = f"{float(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
+    return f"out of memory ({amount} more were asked for)"

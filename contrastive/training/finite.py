@@ -1,0 +1,115 @@
+"""Numbers that are not finite: told where they first appear, never applied, never saved."""
+
+from __future__ import annotations
+
+from itertools import compress
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from contrastive.errors import TrainingError
+from contrastive.nn.fingerprint import first_not_finite
+from contrastive.training.step import embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from contrastive.distributed.ranks import Ranks
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import TrainingSpec
+    from contrastive.training.batches import Batch
+
+SHOWN = 5  # rows
+LOWER = "try a lower training.lr, or training.precision: fp32"
+
+
+def check_step(
+    step: int,
+    model: ContrastiveModel,
+    batch: Batch,
+    settings: TrainingSpec,
+    ranks: Ranks,
+    **values: Tensor,
+) -> None:
+    """Insist on a finite loss and gradient, before weights are touched.
+
+    Args:
+        step: its number, from 1.
+        model: with its gradients.
+        batch: this rank's part.
+        settings: the training's.
+        ranks: all of which call this, and have the same values.
+        values: what is to be finite, by its name.
+
+    Raises:
+        TrainingError: something is not; says what was the first, and of which rows.
+    """
+    for name, value in values.items():
+        if not value.isfinite():
+            cause = _cause(model, batch, settings)
+            finder = ranks.all_reduce_max(ranks.rank + 1 if cause else 0)
+            if cause and not ranks.is_main:
+                ranks.say(f"rank {ranks.rank}: {cause}")
+            elif finder:
+                cause = cause or f"rank {finder - 1} says why"
+            else:
+                cause = f"inputs, weights and embeddings are finite; {LOWER}"
+            msg = (
+                f"the {name} is {value.item()} at step {step} (logit scale {model.scale:.4g}), "
+                f"which is not applied: {cause}"
+            )
+            raise TrainingError(msg)
+
+
+def _cause(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> str:
+    """Return what was not finite before the loss, if something was."""
+    for modality, features_BF in batch.features.items():
+        if rows := _odd_rows(features_BF, batch):
+            return f"the {modality} features of {rows} are not finite"
+    for modality, views in batch.inputs.items():
+        for inputs in views:
+            for tensor in inputs.values():
+                if rows := _odd_rows(tensor, batch):
+                    return f"the {modality} inputs of {rows} are not finite"
+    if weight := first_not_finite(model.state_dict().items()):
+        return f"the weight {weight} is not finite; {LOWER}"
+    with torch.no_grad():
+        for modality, views in embedded(model, batch, settings).items():
+            if rows := _odd_rows(views[0], batch):
+                return f"the {modality} embeddings of {rows} are not finite; {LOWER}"
+    return ""
+
+
+def _odd_rows(tensor_B: Tensor, batch: Batch) -> str:
+    """Name the rows with a number that is not finite."""
+    if not tensor_B.is_floating_point() or len(tensor_B) != len(batch.ids):
+        return ""
+    odd_B = ~tensor_B.flatten(1).isfinite().all(1)
+    found = list(compress(batch.sources, odd_B.tolist()))
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more
+
+
+def check_weights(step: int, model: ContrastiveModel) -> None:
+    """Insist that a step left weights whose norm is finite.
+
+    Raises:
+        TrainingError: it did not.
+    """
+    trained = [p.detach() for p in model.parameters() if p.requires_grad]
+    if trained and not nn.utils.get_total_norm(trained).isfinite():
+        name = first_not_finite(model.state_dict().items()) or "the norm of the weights"
+        msg = f"{name} is not finite after step {step}, which is not saved; {LOWER}"
+        raise TrainingError(msg)
+
+
+def check_saved(step: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Insist that what is to be saved of a step is finite.
+
+    Raises:
+        TrainingError: it is not; names the first tensor.
+    """
+    if name := first_not_finite(tensors):
+        msg = f"{name} is not finite after step {step}, which is not saved; {LOWER}"
+        raise TrainingError(msg)
