@@ -293,7 +293,7 @@ MISTAKES = {
     "evaluate -m damaged": "damaged",
     "classify cat.jpg -m damaged --classes cat": "model.safetensors: damaged (its SHA-256",
     "classify cat.jpg --classes cat --device abacus": "device 'abacus' is not available",
-    "classify cat.jpg --classes ''": "at least one class",
+    "classify cat.jpg --classes ''": "--classes: is empty",
     "classify cat.jpg --classes ' , '": "at least one class",
     "classify cat.jpg --classes cat,dog,cat": "class 'cat' is given twice",
     "classify cat.jpg --classes cat --template 'a cat'": "template 'a cat' has no {}",

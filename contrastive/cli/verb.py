@@ -1,4 +1,4 @@
-"""How verbs and options are parsed: old names work and warn, an argument too many is one line."""
+"""How verbs and options are parsed: old names work and warn, what would be lost is one line."""
 
 from __future__ import annotations
 
@@ -30,16 +30,33 @@ class Verb(TyperCommand):
         """Parse the arguments, options under their old names too.
 
         Raises:
-            SpecError: there is an argument too many.
+            SpecError: there is an argument too many, one is empty, or an option is given twice.
         """
         ctx.allow_extra_args = True
-        rest = super().parse_args(ctx, _with_new_names(args, RENAMED_OPTIONS.get(self.name or "")))
+        args = _with_new_names(args, RENAMED_OPTIONS.get(self.name or ""))
+        if not ctx.resilient_parsing:
+            self._check_values(ctx, args)
+        rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
             takes_model = any("--model" in param.opts for param in self.params)
             how = f"; a model is given by --model {rest[0]}" if takes_model else ""
             msg = f"{self.name}: {rest[0]!r} is one argument too many{how}"
             raise SpecError(msg)
         return rest
+
+    def _check_values(self, ctx: Context, args: list[str]) -> None:
+        """Refuse what the parser drops: all but the last of several values, and empty ones."""
+        given, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        for param in order:
+            name = next((opt for opt in param.opts if opt.startswith("--")), param.opts[0])
+            value: Any = given.get(param.name or "")
+            several = isinstance(value, (list, tuple))
+            if "" in (value if several else [value]):
+                msg = f"{name if name[0] == '-' else param.name}: is empty; give a value"
+                raise SpecError(msg)
+            if (times := order.count(param)) > 1 and not several and isinstance(value, str):
+                msg = f"{name}: is given {times} times; give it once"
+                raise SpecError(msg)
 
 
 class Verbs(TyperGroup):
