@@ -19,11 +19,11 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
     """Return a whole number; numpy has some too.
 
     Raises:
-        SpecError: it is none, or below ``least``.
+        SpecError: it is none, below ``least``, or too great for 64 bits.
     """
-    if type(value) is not bool and isinstance(value, Integral) and int(value) >= least:
+    if type(value) is not bool and isinstance(value, Integral) and least <= int(value) < 2**63:
         return int(value)
-    msg = f"{name} is {value!r}; give a whole number of at least {least}"
+    msg = f"{name} is {value!r}; give a whole number of at least {least}, below 2**63"
     raise SpecError(msg)
 
 
@@ -77,12 +77,12 @@ def path_of(name: str, value: Any) -> Path:
     """Return a path.
 
     Raises:
-        SpecError: it is none, or empty.
+        SpecError: it is none, or empty, or the text of a file.
     """
-    if is_path(value) and str(value):
+    if is_path(value) and str(value) and not {"\n", "\0"} & set(str(value)):
         return Path(value)
-    given = f"a {type(value).__name__}" if value or value is None else repr(value)
-    msg = f"{name} is {given}; give a path"
+    shown = is_path(value) or not (value or value is None)
+    msg = f"{name} is {repr(value) if shown else f'a {type(value).__name__}'}; give a path"
     raise SpecError(msg)
 
 
@@ -112,6 +112,6 @@ def check_cache(cache: Any) -> None:
     Raises:
         SpecError: it is something else.
     """
-    if cache is not None and not hasattr(cache, "table"):
+    if cache is not None and (isinstance(cache, type) or not hasattr(cache, "table")):
         msg = f"cache is a {type(cache).__name__}; give FeatureCache(folder)"
         raise SpecError(msg)

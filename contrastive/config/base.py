@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -31,12 +32,20 @@ from contrastive.config.mistakes import explained, misplaced, mistakes_of, unkno
 from contrastive.config.renamed import RenamedFields, warn, with_new_names
 from contrastive.errors import SpecError, UnknownComponent
 
+
+def _not_empty(path: object) -> object:
+    if path == "":  # which would be the working directory
+        msg = "is empty; give a path"
+        raise ValueError(msg)
+    return path
+
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     PathField = str | Path
 else:
-    PathField = Path
+    PathField = Annotated[Path, BeforeValidator(_not_empty)]
 """A field that holds a path and is given a path or a string, which type checkers then let pass."""
 
 S = TypeVar("S", bound="Config")
@@ -175,7 +184,7 @@ class Config(BaseModel):
         """
         if not update:
             return super().model_copy(deep=deep)
-        return type(self)(**self._given() | dict(self._with_new_names(update)))
+        return type(self)(**self._given() | dict(self._with_new_names(dict(update))))
 
     if not TYPE_CHECKING:
 
@@ -218,7 +227,8 @@ class Config(BaseModel):
             name: value
             for name, value in vars(self).items()
             if name in self.model_fields_set
-            or (name not in cls.model_fields and not hasattr(cls, name))  # no cached property
+            # neither a cached property nor what the object keeps for itself
+            or (name not in cls.model_fields and not hasattr(cls, name) and name[0] != "_")
             or (name in cls.model_fields and value != cls._default(name))
         }
 

@@ -218,6 +218,10 @@ class ContrastiveModel(nn.Module):
         with eval_mode(self):
             pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
             for indices, embeddings in pieces:
+                if len(embeddings) != len(indices):  # one row would be taken for all
+                    told = f"{len(indices)} samples give {len(embeddings)} embeddings"
+                    msg = f"towers.{modality}: {told}; preprocess and module keep each row"
+                    raise SpecError(msg)
                 result[indices] = embeddings.float().cpu()
         check_finite(result, f"{modality} embeddings")
         return result
