@@ -229,6 +229,25 @@ def test_a_pipe_whose_reader_is_gone_ends_with_141(here, line):
     assert done.returncode == 141
 
 
+def test_json_of_a_run_that_diverged_is_json(here, command, tmp_path):
+    run = {"run": {"batch": 32, "loss": {"type": "infonce"}}}
+    steps = [{"step": i, "loss": float("nan")} for i in range(1, 101)]
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(json.dumps(line) for line in (run, *steps)))
+    done = command("doctor", tmp_path, "--json")
+    assert done.code == 1, "a finding"
+    found = json.loads(done.out, parse_constant=pytest.fail)["findings"]
+    assert found[0]["evidence"]["loss"] is None
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", "null", '{"loss": 2.0}', "\ufeff"])
+def test_a_log_without_steps_is_told_in_one_line(here, command, tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(line, encoding="utf-8")
+    done = command("doctor", tmp_path)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "no steps here to judge" in done.err
+
+
 def test_no_columns_are_as_if_none_were_told(process, monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")
     assert "--upgrade" in process("validate", "--help").out

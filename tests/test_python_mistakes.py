@@ -404,6 +404,11 @@ def test_a_log_is_lines(model):
     refused(lambda: model.embed(["a dog"], "text"), "takes a modality, such as 'text', before the")
 
 
+def test_a_line_with_a_loss_has_a_step():
+    said = "line 1 of the log has a loss without a step"
+    refused(lambda: contrastive.diagnose([{"step": 1, "loss": 2.0}, {"loss": 2.0}]), said)
+
+
 def test_several_models_have_names(model, photos):
     said = "models are a list; give a dict, such as {'one': model, 'two': other}"
     refused(lambda: contrastive.compare([model, model], photos, TEXTS), said, SpecError)
