@@ -148,9 +148,10 @@ def test_tied_weights_are_saved(tmp_path):
 
 def test_a_manifest_of_another_shape_is_one_line(tmp_path):
     checkpoint.write_folder(tmp_path / "m", FILES)
-    (tmp_path / "m" / checkpoint.MANIFEST).write_text("[1, 2]")
-    with pytest.raises(WeightsError, match="cannot be read"):
-        checkpoint.open_folder(tmp_path / "m")
+    for text in ("[1, 2]", '{"format": 2}', '{"format": "2", "files": {}}'):
+        (tmp_path / "m" / checkpoint.MANIFEST).write_text(text)
+        with pytest.raises(WeightsError, match=r"manifest\.json: cannot be read: damaged; copy it"):
+            checkpoint.open_folder(tmp_path / "m")
 
 
 def test_a_folder_of_the_first_release_is_read(tmp_path):

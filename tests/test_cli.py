@@ -288,12 +288,13 @@ MISTAKES = {
     "evaluate --split nonesuch": "nonesuch",
     "evaluate -m nonesuch": "nonesuch: no model here; train one with: contrastive train",
     "evaluate -m empty": "empty: no model here",
+    "generate cat -o cat.png --seed 99999999999999999999": "give a whole number of at least 0, bel",
     "evaluate -m toy.yaml": "toy.yaml: no model here",
     "evaluate -m bare": "bare: holds a model without a run, so without data; give --data",
     "evaluate -m damaged": "damaged",
     "classify cat.jpg -m damaged --classes cat": "model.safetensors: damaged (its SHA-256",
     "classify cat.jpg --classes cat --device abacus": "device 'abacus' is not available",
-    "classify cat.jpg --classes ''": "at least one class",
+    "classify cat.jpg --classes ''": "--classes: is empty",
     "classify cat.jpg --classes ' , '": "at least one class",
     "classify cat.jpg --classes cat,dog,cat": "class 'cat' is given twice",
     "classify cat.jpg --classes cat --template 'a cat'": "template 'a cat' has no {}",
@@ -362,6 +363,7 @@ def test_a_damaged_or_missing_file_of_a_model_is_named(name, here, command, tmp_
         "search",
         "search cat -k 0",
         "search cat -k many",
+        "evaluate --clip-benchmark cat.jpg",
     ],
 )
 def test_wrong_use_is_explained_on_stderr(line, here, command):

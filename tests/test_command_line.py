@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
 
 import pytest
 
 from contrastive import build_model
 from contrastive.datasets.miniature import write_image_folder
+from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
@@ -138,9 +141,35 @@ def test_what_is_left_out_ends_with_3(here, command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("plot", "told"), [("curve.txt", "end its name with one of .png"), ("no/a.png", "no folder no")]
+    ("asked", "told"),
+    [
+        ("--classes a --classes b", "--classes: is given 2 times; give it once"),
+        ("--classes a,b -m saved --model saved", "--model: is given 2 times; give it once"),
+        ("--classes=", "--classes: is empty; give a value"),
+        ("--classes a,b --templates=", "--templates: is empty; give a value"),
+        ("--classes a,b --template {} --template=", "--template: is empty; give a value"),
+        ("--classes a,b --model=", "--model: is empty; give a value"),
+    ],
+)
+def test_no_value_of_an_option_is_dropped(here, command, asked, told):
+    done = command("classify", "alone/0/0.png", *asked.split())
+    assert (done.code, done.out, done.err) == (2, "", f"{told}\n")
+    done = command("classify", "", "--classes", "a,b")
+    assert (done.code, done.err) == (2, "images: is empty; give a value\n")
+    several = ("--classes", "a,b", "--template", "{}", "--template", "a {}", "--json", "--json")
+    assert command("classify", "alone/0/0.png", *several).code == 0
+
+
+@pytest.mark.parametrize(
+    ("plot", "told"),
+    [
+        ("curve.txt", "end its name with one of .png"),
+        ("no/a.png", "no folder no"),
+        ("folder.png", "is a folder; name another file for the plot"),
+    ],
 )
 def test_a_plot_that_cannot_be_written_is_refused_before_any_work(here, command, plot, told):
+    (here / "folder.png").mkdir(exist_ok=True)
     asked = ("probe", "--shots", "1", "--model", "no model is looked for", "--plot", plot)
     done = command(*asked)
     assert done.code == 2
@@ -168,3 +197,57 @@ def test_verbs_and_options_are_completed(process, monkeypatch):
         monkeypatch.setenv("COMP_WORDS", typed)
         monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
         assert process().out.split() == [found]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "out"),
+    [
+        ("validate model.yaml >&-", 0, b""),
+        ("validate model.yaml <&- >&- 2>&-", 0, b""),
+        ("validate nothing.yaml 2>&-", 2, b""),
+        ("evaluate --model nothing 2>/dev/full", 2, b""),
+        ("validate model.yaml >/dev/full", 2, b""),
+        ("validate model.yaml", 0, b"model.yaml: ok\n"),
+    ],
+)
+def test_the_exit_code_needs_no_reader(here, line, code, out):
+    done = subprocess.run(
+        f"{shlex.quote(str(SCRIPT))} {line}", shell=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, out)
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ["validate model.yaml", "--help", "plugins", "evaluate --nothing"])
+def test_a_pipe_whose_reader_is_gone_ends_with_141(here, line):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [SCRIPT, *line.split()], stdout=writer, stderr=subprocess.STDOUT, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 141
+
+
+def test_json_of_a_run_that_diverged_is_json(here, command, tmp_path):
+    run = {"run": {"batch": 32, "loss": {"type": "infonce"}}}
+    steps = [{"step": i, "loss": float("nan")} for i in range(1, 101)]
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(json.dumps(line) for line in (run, *steps)))
+    done = command("doctor", tmp_path, "--json")
+    assert done.code == 1, "a finding"
+    found = json.loads(done.out, parse_constant=pytest.fail)["findings"]
+    assert found[0]["evidence"]["loss"] is None
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", "null", '{"loss": 2.0}', "\ufeff"])
+def test_a_log_without_steps_is_told_in_one_line(here, command, tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(line, encoding="utf-8")
+    done = command("doctor", tmp_path)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "no steps here to judge" in done.err
+
+
+def test_no_columns_are_as_if_none_were_told(process, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    assert "--upgrade" in process("validate", "--help").out

@@ -91,6 +91,33 @@ def test_modules_that_do_not_fit_are_refused():
         ContrastiveModel.from_modules({"text": network(2)}, {"text": lengths}, embed_dim=8)
 
 
+class Returns(nn.Module):
+    """A module that does something to the output of a good one."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.network, self.change = network(2), change
+
+    def forward(self, x):
+        return self.change(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda y: y.mean(0, keepdim=True), "towers.text: 3 samples give 1 embeddings"),
+        (lambda y: y[1:], "towers.text: 3 samples give 2 embeddings"),
+        (lambda y: y.long(), "towers.text: the module returns torch.int64, not"),
+        (lambda y: y.detach().numpy(), "towers.text: the module returns float32, not"),
+    ],
+)
+def test_a_module_returns_a_row_of_floats_for_each_sample(change, said):
+    modules = {"text": Returns(change), "audio": network(3)}
+    model = ContrastiveModel.from_modules(modules, {"text": lengths, "audio": vectors}, embed_dim=8)
+    with pytest.raises(SpecError, match=said):
+        model.embed("text", ["a dog", "a cat", "two birds"])
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_model_of_modules_is_copied_and_pickled(copied, given):
     other = copied(given)
@@ -249,6 +276,10 @@ def test_a_loss_takes_a_temperature(temperature):
         ({}, "give one of log_scale and temperature"),
         ({"log_scale": 2.0, "temperature": 0.1}, "give one of log_scale and temperature"),
         ({"temperature": 0.0}, "temperature is 0.0; it has to be above 0"),
+        ({"temperature": float("inf")}, "temperature is inf; it has to be above 0"),
+        ({"temperature": "0.07"}, "temperature is '0.07'; give one number"),
+        ({"temperature": torch.ones(2)}, r"temperature is tensor\(.*\); give one number"),
+        ({"log_scale": [2.0]}, r"log_scale is \[2.0\]; give one number"),
     ],
 )
 def test_a_temperature_is_given_once(how, said):

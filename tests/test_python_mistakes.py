@@ -204,7 +204,14 @@ def batch(model, photos):
 def test_forward_takes_ids_in_any_form(model, batch):
     with torch.no_grad():
         expected = model(**batch, ids=torch.tensor([5, 5, 7]))["loss"]
-        for ids in ([5, 5, 7], np.array([1, 1, 2]), ["x", "x", "y"], torch.tensor([1.0, 1.0, 2.0])):
+        long = [2**70, 2**70, -(2**70)]
+        for ids in (
+            [5, 5, 7],
+            np.array([1, 1, 2]),
+            ["x", "x", "y"],
+            torch.tensor([1.0, 1.0, 2.0]),
+            long,
+        ):
             assert torch.equal(model(**batch, ids=ids)["loss"], expected)
 
 
@@ -213,6 +220,8 @@ def test_forward_takes_ids_in_any_form(model, batch):
     [
         ({"ids": [1, 2]}, r"ids have shape \(2,\) for 3 rows; give one for each"),
         ({"ids": 7}, "ids are a int; give one for each row"),
+        ({"ids": {1, 2, 3}}, "ids are a set; give one for each row"),
+        ({"ids": {1: 1, 2: 2, 3: 3}}, "ids are a dict; give one for each row"),
         ({"ids": torch.ones(3, 1, dtype=torch.long)}, r"ids have shape \(3, 1\) for 3 rows"),
         ({"ids": [1, 2, None]}, "the id of row 2 is None; ids are integers or strings"),
         ({"ids": [1, 2, 2.5]}, "the id of row 2 is 2.5; ids are integers or strings"),
@@ -395,13 +404,18 @@ def test_a_log_is_lines(model):
     refused(lambda: model.embed(["a dog"], "text"), "takes a modality, such as 'text', before the")
 
 
+def test_a_line_with_a_loss_has_a_step():
+    said = "line 1 of the log has a loss without a step"
+    refused(lambda: contrastive.diagnose([{"step": 1, "loss": 2.0}, {"loss": 2.0}]), said)
+
+
 def test_several_models_have_names(model, photos):
     said = "models are a list; give a dict, such as {'one': model, 'two': other}"
     refused(lambda: contrastive.compare([model, model], photos, TEXTS), said, SpecError)
     refused(lambda: contrastive.compare(model, photos, TEXTS), "models are a ContrastiveModel")
 
 
-@pytest.mark.parametrize("odd", [None, 7, "", ["a"], b"runs", True])
+@pytest.mark.parametrize("odd", [None, 7, "", ["a"], b"runs", True, "embed_dim: 8\na: b", "a\0b"])
 def test_a_path_is_a_path(model, tmp_path, odd):
     refused(lambda: contrastive.load_model(odd), "folder is .*; give a path")
     refused(lambda: model.save(odd), "folder is .*; give a path")
@@ -422,6 +436,13 @@ def test_a_file_is_no_folder(model, photos, tmp_path):
         said = r"load_model takes a folder or a name; build_model\(spec\) builds"
         refused(lambda: contrastive.load_model(spec), said)  # noqa: B023
     refused(lambda: model.embed("text", TEXTS, cache="cache"), "cache is a str; give FeatureCache")
+    said = "cache is a type; give FeatureCache"
+    refused(lambda: model.embed("text", TEXTS, cache=FeatureCache), said)
+    said = "owner/name: no model here; .*; a model of the Hugging Face Hub is hf:owner/name"
+    refused(lambda: contrastive.load_model("owner/name"), said)
+    model.save(tmp_path / "saved")
+    said = "saved: is a saved model; choose another output"
+    refused(lambda: contrastive.train(run, tmp_path / "saved"), said)
 
 
 @pytest.mark.parametrize("odd", ["embed_dim=8", None, {"embed_dim": 8}, [8], 8])

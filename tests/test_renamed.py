@@ -5,6 +5,7 @@ and models are upgraded by one command.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_a_spec_is_upgraded_and_keeps_its_comments_and_layout(here, command):
     assert "of release 0.1" in done.out
     assert done.err == ""
     assert (here / "new.yaml").read_bytes() == old.read_bytes().replace(
-        b'"products"', b"matmul_dtype"
+        b'"products"', b'"matmul_dtype"'
     )
     with warnings.catch_warnings(action="error"):
         new = load_spec(here / "new.yaml")
@@ -101,6 +102,54 @@ def test_a_spec_is_upgraded_and_keeps_its_comments_and_layout(here, command):
     assert again.out == "new.yaml: has the names of this release\n"
     assert command("validate", "--upgrade", "old.yaml").code == 0
     assert old.read_bytes() == (here / "new.yaml").read_bytes(), "in place"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"products"', '"matmul_dtype"'),
+        ("'products'", "'matmul_dtype'"),
+        ("? products\n     ", "? matmul_dtype\n     "),
+        ("&key products", "&key matmul_dtype"),
+        ("!!str products", "!!str matmul_dtype"),
+        ('"pro\\u0064ucts"', '"matmul_dtype"'),
+    ],
+)
+def test_an_upgraded_key_is_written_as_it_was(here, command, old, new):
+    text = OLD.replace('"products"', old)
+    (here / "old.yaml").write_text(text)
+    assert command("validate", "--upgrade", "old.yaml").code == 0
+    assert (here / "old.yaml").read_text() == text.replace(old, new)
+
+
+def test_an_upgraded_json_file_is_json(here, command):
+    text = json.dumps(load_spec(GOLDEN / "model.yaml").model_dump(mode="json"))
+    (here / "old.json").write_text(text.replace("matmul_dtype", "products"))
+    assert command("validate", "--upgrade", "old.json").code == 0
+    assert (here / "old.json").read_text() == text
+
+
+def test_an_upgrade_keeps_links_and_modes_and_overwrites_files_alone(here, command):
+    (here / "old.yaml").write_text(OLD)
+    (here / "old.yaml").chmod(0o640)
+    (here / "link.yaml").symlink_to("old.yaml")
+    os.mkfifo(here / "pipe")
+    (here / "folder").mkdir()
+    for output, told in {
+        "folder": "folder: is a folder",
+        "pipe": "pipe: is no file",
+        "no/new.yaml": "no/new.yaml: there is no folder no",
+    }.items():
+        done = command("validate", "--upgrade", "old.yaml", "-o", output)
+        assert done.code == 2
+        assert told in done.err
+        assert (here / "pipe").is_fifo()
+    assert command("validate", "--upgrade", "link.yaml").code == 0
+    assert (here / "link.yaml").is_symlink()
+    assert "matmul_dtype" in (here / "old.yaml").read_text()
+    assert (here / "old.yaml").stat().st_mode & 0o777 == 0o640
+    done = command("validate", "--upgrade", "old.yaml", "-o", "new.yaml")
+    assert "new.yaml is not written" in done.out
 
 
 @pytest.mark.parametrize("name", ["finished", "run", "model"])

@@ -59,6 +59,7 @@ def texts_as():
         "arrow strings": frame["text"].convert_dtypes(),
         "Index": pandas.Index(TEXTS),
         "polars": polars.Series(TEXTS),
+        "arrow": pytest.importorskip("pyarrow").chunked_array([TEXTS]),
         "hub": datasets.Dataset.from_dict({"text": TEXTS})["text"],
     }
 
@@ -180,6 +181,9 @@ def refused():
         ("image", {"caption": "a dog"}, "a mapping with caption; an image has bytes or path"),
         ("image", "https://example.org/a.png", "addresses are not fetched; download the image"),
         ("image", [None], "NoneType"),
+        ("image", "", "'': no such file"),
+        ("image", "a\nb.png", "'a.nb.png': no such file"),
+        ("text", pytest.importorskip("pyarrow").table({"t": TEXTS}), "a Table holds no text sampl"),
     ]
 
 
@@ -298,6 +302,7 @@ def test_every_use_takes_the_forms(model, photos):
         ([], "give at least one class, in a list"),
         (None, "give at least one class, in a list"),
         (["dog", 7], "class 7 is a int; give a string"),
+        (["dog", " "], "class 1 of 2 is empty; leave it out"),
     ],
 )
 def test_names_that_are_none_are_refused(model, photos, classes, said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # noqa: TID251 - the caller's own
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -42,6 +43,19 @@ def test_a_copy_without_changes_is_the_same(spec):
     assert spec.model_copy() == spec
     assert spec.model_copy(deep=True) == spec
     assert spec.model_copy(update={}) == spec
+
+
+def test_what_an_object_keeps_for_itself_is_no_field(spec):
+    spec.training._memo = 7
+    assert spec.training.check_again() == spec.training
+    assert spec.with_("training.epochs=5").training.epochs == 5
+    assert spec.training.model_copy(update=[("epochs", 5)]).epochs == 5
+
+
+def test_an_empty_path_is_not_the_working_directory(spec):
+    with pytest.raises(SpecError, match="override 'output=\"\"': output: is empty; give a path"):
+        spec.with_('output=""')
+    assert spec.with_("output=.").output == Path()
 
 
 def test_a_dict_in_a_copy_is_read_as_the_section(spec):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from contrastive.cli import (
@@ -71,6 +72,11 @@ def main() -> None:
     """Run the command line."""
     # threads that spin while they wait make a shared machine several times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if os.environ.get("COLUMNS") == "0":  # rich would show nothing in no columns
+        del os.environ["COLUMNS"]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     with noted_omissions() as omissions, warnings.catch_warnings():
@@ -91,11 +97,13 @@ def run_guarded(work: Callable[[], Any]) -> None:
     except ContrastiveError as error:
         _end(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; files on disk are complete, and cached features are kept\n")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _end("interrupted; files on disk are complete, and cached features are kept", 130)
+    except BrokenPipeError:
+        _end_for_lack_of_a_reader()
+    except SystemExit as done:
+        if isinstance(done.__context__, BrokenPipeError):  # which typer and rich turn into a 1
+            _end_for_lack_of_a_reader()
+        raise
     except OSError as error:  # the disk is full, or a folder may not be written
         if not error.strerror:
             raise
@@ -118,5 +126,19 @@ def _show_warning(
 
 
 def _end(message: str, code: int) -> NoReturn:
-    sys.stderr.write(printable(message) + "\n")
+    try:
+        sys.stderr.write(printable(message) + "\n")
+    except OSError:  # where it goes is full or closed, and the code still tells
+        _mute(sys.stderr)
     sys.exit(code)
+
+
+def _end_for_lack_of_a_reader() -> NoReturn:
+    """End since the reader of a pipe has seen enough."""
+    _mute(sys.stdout)
+    _mute(sys.stderr)
+    sys.exit(141)
+
+
+def _mute(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

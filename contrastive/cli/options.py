@@ -110,6 +110,7 @@ Export = Annotated[
     Path | None,
     typer.Option(
         "--clip-benchmark",
+        file_okay=False,
         metavar="FOLDER",
         help="Also write a JSON file for each task, as CLIP_benchmark does.",
     ),

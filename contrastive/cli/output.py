@@ -23,7 +23,9 @@ UNFOLDED = 10_000  # columns of a table that goes to a pipe: a row is a line, fo
 def show(data: Any, as_json: bool, *shown: Table | str) -> None:
     """Print the result for a machine or for a person."""
     if as_json:
-        typer.echo(json.dumps(data, indent=1))  # ASCII, whatever the encoding of the reader
+        # JSON has no NaN and no infinity; a run that diverged has both
+        finite = json.loads(json.dumps(data), parse_constant=lambda _: None)
+        typer.echo(json.dumps(finite, indent=1))  # ASCII, whatever the encoding of the reader
         return
     for part in shown:
         if isinstance(part, str):

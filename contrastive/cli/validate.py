@@ -67,7 +67,10 @@ def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:
 
 def _upgrade_spec(path: Path, output: Path, as_json: bool) -> None:
     from contrastive.config.upgrade import upgrade_file
+    from contrastive.data.folders import check_writable
     from contrastive.spec import kind_of_spec
+
+    check_writable(output, what="upgraded spec")
 
     found = upgrade_file(kind_of_spec, path, output)
     rows: list[dict[str, Any]] = [
@@ -75,7 +78,8 @@ def _upgrade_spec(path: Path, output: Path, as_json: bool) -> None:
         for old in found
     ]
     if not found:
-        show(rows, as_json, f"{path}: has the names of this release")
+        unwritten = "" if output == path else f"; {output} is not written"
+        show(rows, as_json, f"{path}: has the names of this release{unwritten}")
         return
     release = max(old.new.until for old in found)
     told = [f"{path}: of release {release}", *map(str, found), f"written: {output}"]

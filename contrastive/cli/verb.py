@@ -1,4 +1,4 @@
-"""How verbs and options are parsed: old names work and warn, an argument too many is one line."""
+"""How verbs and options are parsed: old names work and warn, what would be lost is one line."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ class Verb(TyperCommand):
         """Parse the arguments, options under their old names too.
 
         Raises:
-            SpecError: there is an argument too many.
+            SpecError: there is an argument too many, one is empty, or an option is given twice.
         """
         ctx.allow_extra_args = True
         args = _with_new_names(args, RENAMED_OPTIONS.get(self.name or ""))
-        given = list(args)  # parsing takes them out
+        if not ctx.resilient_parsing:
+            self._check_values(ctx, args)
         rest = super().parse_args(ctx, args)
         for param in self.params:
-            ctx.params[str(param.name)] = _checked_paths(param, given, ctx.params[str(param.name)])
+            ctx.params[str(param.name)] = _local(param, ctx.params[str(param.name)])
         if rest and not ctx.resilient_parsing:
             takes_model = any("--model" in param.opts for param in self.params)
             how = f"; a model is given by --model {rest[0]}" if takes_model else ""
@@ -49,25 +50,33 @@ class Verb(TyperCommand):
             raise SpecError(msg)
         return rest
 
+    def _check_values(self, ctx: Context, args: list[str]) -> None:
+        """Refuse what the parser drops: all but the last of several values, and empty ones."""
+        given, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        for param in order:
+            name = next((opt for opt in param.opts if opt.startswith("--")), param.opts[0])
+            value: Any = given.get(param.name or "")
+            several = isinstance(value, (list, tuple))
+            if "" in (value if several else [value]):
+                msg = f"{name if name[0] == '-' else param.name}: is empty; give a value"
+                raise SpecError(msg)
+            if (times := order.count(param)) > 1 and not several and isinstance(value, str):
+                msg = f"{name}: is given {times} times; give it once"
+                raise SpecError(msg)
 
-def _checked_paths(param: Any, args: list[str], value: Any) -> Any:
+
+def _local(param: Any, value: Any) -> Any:
     """Return a parameter's value; of paths, local ones, the home folder put in for ~.
 
     Raises:
-        SpecError: a path is empty, or an address.
+        SpecError: a path is an address.
     """
     if isinstance(value, (list, tuple)):
         several = cast("Sequence[Any]", value)
-        return type(value)(_checked_paths(param, args, one) for one in several)
-    if not isinstance(value, Path):
-        return value
-    empty = any(
-        f"{name}=" in args or (name in args[:-1] and not args[args.index(name) + 1])
-        for name in param.opts
-    )
+        return type(value)(_local(param, one) for one in several)
     is_option = param.param_type_name == "option"
     name = param.opts[0] if is_option else str(param.metavar or param.name).rstrip(".")
-    return path_of(name, "" if empty else value)
+    return path_of(name, value) if isinstance(value, Path) else value
 
 
 class Verbs(TyperGroup):

@@ -5,7 +5,6 @@ A message names the parameter; an option of the command line has its name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from os import PathLike
@@ -23,11 +22,11 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
     """Return a whole number; numpy has some too.
 
     Raises:
-        SpecError: it is none, or below ``least``.
+        SpecError: it is none, below ``least``, or too great for 64 bits.
     """
-    if type(value) is not bool and isinstance(value, Integral) and int(value) >= least:
+    if type(value) is not bool and isinstance(value, Integral) and least <= int(value) < 2**63:
         return int(value)
-    msg = f"{name} is {value!r}; give a whole number of at least {least}"
+    msg = f"{name} is {value!r}; give a whole number of at least {least}, below 2**63"
     raise SpecError(msg)
 
 
@@ -81,16 +80,16 @@ def path_of(name: str, value: Any) -> Path:
     """Return a path, the home folder put in for ~.
 
     Raises:
-        SpecError: it is none, empty, or an address.
+        SpecError: it is none, empty, an address, or the text of a file.
     """
-    if is_path(value) and os.fspath(value):
+    if is_path(value) and str(value) and not {"\n", "\0"} & set(str(value)):
         try:
             return local_path(value)
         except ValueError as error:
             msg = f"{name}: {error}"
             raise SpecError(msg) from None
-    given = f"a {type(value).__name__}" if value or value is None else repr(value)
-    msg = f"{name} is {given}; give a path"
+    shown = is_path(value) or not (value or value is None)
+    msg = f"{name} is {repr(value) if shown else f'a {type(value).__name__}'}; give a path"
     raise SpecError(msg)
 
 
@@ -120,6 +119,6 @@ def check_cache(cache: Any) -> None:
     Raises:
         SpecError: it is something else.
     """
-    if cache is not None and not hasattr(cache, "table"):
+    if cache is not None and (isinstance(cache, type) or not hasattr(cache, "table")):
         msg = f"cache is a {type(cache).__name__}; give FeatureCache(folder)"
         raise SpecError(msg)

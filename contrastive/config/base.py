@@ -185,7 +185,7 @@ class Config(BaseModel):
         """
         if not update:
             return super().model_copy(deep=deep)
-        return type(self)(**self._given() | dict(self._with_new_names(update)))
+        return type(self)(**self._given() | dict(self._with_new_names(dict(update))))
 
     if not TYPE_CHECKING:
 
@@ -228,7 +228,8 @@ class Config(BaseModel):
             name: value
             for name, value in vars(self).items()
             if name in self.model_fields_set
-            or (name not in cls.model_fields and not hasattr(cls, name))  # no cached property
+            # neither a cached property nor what the object keeps for itself
+            or (name not in cls.model_fields and not hasattr(cls, name) and name[0] != "_")
             or (name in cls.model_fields and value != cls._default(name))
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def upgrade_file(
         SpecError: the spec has mistakes; one line for each.
     """
     data, lines = read_yaml(path)
+    output = output.resolve()  # a link stays, and the file that it leads to is written
     with warnings.catch_warnings(action="ignore", category=RenamedWarning):
         before = load_spec(kind, path)
     found = sorted(old_names(before, data), key=lambda old: lines[old.key_path])
@@ -44,11 +46,13 @@ def upgrade_file(
     text = raw.decode(encoding)
     root = YAML(typ="safe", pure=True).compose(text)  # pyright: ignore[reportUnknownMemberType]
     keys = [(_key(root, old.key_path), old.new.name) for old in found]
-    for node, new in sorted(keys, key=lambda one: one[0].start_mark.index, reverse=True):
-        text = text[: node.start_mark.index] + new + text[node.end_mark.index :]
+    by_place = {node.start_mark.index: (node, new) for node, new in keys}  # two aliases are one
+    for start in sorted(by_place, reverse=True):
+        text = _renamed(text, *by_place[start])
     building = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         building.write_bytes(text.encode(encoding))
+        shutil.copymode(output if output.exists() else path, building)
         if load_spec(kind, building) != before:
             msg = f"{path}: cannot be upgraded by itself; change by hand: {found[0]}"
             raise SpecError(msg)
@@ -56,6 +60,14 @@ def upgrade_file(
     finally:
         building.unlink(missing_ok=True)
     return found
+
+
+def _renamed(text: str, node: Any, new: str) -> str:
+    """Return a text with another key where ``node`` is: quoted as it was, since JSON needs it."""
+    start, end, quote = node.start_mark.index, node.end_mark.index, node.style or ""
+    key = text[start:end]
+    before = key[: key.index(quote) if quote else key.rindex(node.value)]  # an anchor or a tag
+    return f"{text[:start]}{before}{quote}{new}{quote}{text[end:]}"
 
 
 def _key(node: Any, key_path: KeyPath) -> Any:

@@ -79,15 +79,24 @@ def _left_out_of(top: Path) -> Callable[[OSError], None]:
     return tell
 
 
-def check_writable(path: Path, suffixes: tuple[str, ...], *, what: str) -> None:
+def check_writable(path: Path, suffixes: tuple[str, ...] = (), *, what: str) -> None:
     """Insist that a file can be written to a path; ``what`` it holds is for the message.
 
     Raises:
-        DataError: its ending names no format, or its folder is not there.
+        DataError: its ending names no format (if only some are), its folder is not there, or it is
+            something else than a file or may not be written.
     """
-    if path.suffix.lower() not in suffixes:
+    if suffixes and path.suffix.lower() not in suffixes:
         msg = f"{path}: an unknown {what} format; end its name with one of {', '.join(suffixes)}"
         raise DataError(msg)
     if not path.parent.is_dir():
         msg = f"{path}: there is no folder {path.parent}"
         raise DataError(msg)
+    if path.exists() and not path.is_file():
+        problem = "is a folder" if path.is_dir() else "is no file"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        problem = "may not be written"
+    else:
+        return
+    msg = f"{path}: {problem}; name another file for the {what}"
+    raise DataError(msg)

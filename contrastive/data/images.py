@@ -105,6 +105,7 @@ def open_image(source: ImageSource) -> Image.Image:
     """
     source = bytes_or_path(source)
     name = str(source) if isinstance(source, (str, Path, StoredImage)) else "image"
+    name = name if name.isprintable() and name else repr(name)  # in one line
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
             content = source.read() if isinstance(source, StoredImage) else source

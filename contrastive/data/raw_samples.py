@@ -21,6 +21,7 @@ REFUSED = {
     "DataFrame": "give one of its columns, such as df['text']",
     "Dataset": "give one of its columns, such as dataset['text']",
     "DatasetDict": "give a column of one of its splits, such as dataset['train']['text']",
+    "Table": "give one of its columns, such as table['text']",
     "DataLoader": "it has batches; give raw samples, such as a column of its dataset",
     "set": "it has no order, and rows would be in another; give a list",
     "frozenset": "it has no order, and rows would be in another; give a list",
@@ -50,6 +51,8 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
     name = type(given).__name__
     if hasattr(given, "__dlpack__") and hasattr(given, "ndim"):  # an array of any library
         given = _of_array(given if isinstance(given, Tensor) else np.asanyarray(given), modality)
+    elif hasattr(given, "to_pylist") and name not in REFUSED:  # of pyarrow, which yields boxes
+        given = given.to_pylist()
     elif name in REFUSED or not isinstance(given, Iterable):
         usual = "give a str, or a list of them" if modality == "text" else "give one, or a list"
         msg = f"a {name} holds no {modality} samples; {REFUSED.get(name, usual)}"
@@ -67,8 +70,8 @@ def text_list(given: Any, what: str, *, least: int = 1) -> list[str]:
     A bare string is refused: it is more likely a list that was forgotten than a list of one.
 
     Raises:
-        SpecError: there are fewer than ``least``, or something else is among them; ``what`` names
-            them.
+        SpecError: there are fewer than ``least``, or something else or an empty one is among them;
+            ``what`` names them.
     """
     if isinstance(given, str):
         msg = f"{what} {given!r} is not in a list; give a list, such as [{given!r}]"
@@ -77,7 +80,11 @@ def text_list(given: Any, what: str, *, least: int = 1) -> list[str]:
     if len(texts) < least:
         msg = f"give at least one {what}, in a list"
         raise SpecError(msg)
-    return [one_text(text, what) for text in texts]
+    for number, text in enumerate(texts):
+        if not one_text(text, what).strip():
+            msg = f"{what} {number} of {len(texts)} is empty; leave it out"
+            raise SpecError(msg)
+    return cast("list[str]", texts)
 
 
 def one_text(given: Any, what: str) -> str:

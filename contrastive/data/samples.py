@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -126,17 +127,18 @@ def id_list(ids: Any) -> list[Any]:
     """Return group ids in any form, such as a tensor or a Series, as a list.
 
     Raises:
-        DataError: they are not several.
+        DataError: they are not several, or have no order.
     """
     plain = ids.tolist() if hasattr(ids, "tolist") else ids
-    if isinstance(plain, (str, bytes)) or not isinstance(plain, Iterable):
+    unordered = isinstance(plain, (str, bytes, Mapping, AbstractSet))
+    if (unordered and not isinstance(plain, KeysView)) or not isinstance(plain, Iterable):
         msg = f"ids are a {type(ids).__name__}; give one for each row, in a list or a tensor"
         raise DataError(msg)
     return list(cast("Iterable[Any]", plain))
 
 
 def group_numbers(ids: Iterable[Any]) -> list[int]:
-    """Return group ids as integers; where there are strings, equal ids get one number.
+    """Return group ids as integers of 64 bits; where some are none, equal ids get one number.
 
     Raises:
         DataError: an id is neither an integer nor a string.
@@ -147,7 +149,7 @@ def group_numbers(ids: Iterable[Any]) -> list[int]:
             continue
         msg = f"the id of row {i} is {each!r}; ids are integers or strings, equal in a group"
         raise DataError(msg)
-    if any(isinstance(each, str) for each in listed):
+    if any(isinstance(each, str) or not -(2**63) <= each < 2**63 for each in listed):
         number = {each: i for i, each in enumerate(dict.fromkeys(listed))}
         return [number[each] for each in listed]
     return [int(each) for each in listed]

@@ -64,6 +64,9 @@ def _log_lines(lines: Any) -> list[Mapping[str, Any]]:
     several = isinstance(lines, Iterable) and not isinstance(lines, (str, bytes, Mapping))
     found = list(cast("Iterable[Any]", lines)) if several else []
     if several and all(isinstance(line, Mapping) for line in found):
+        if lacking := [i for i, line in enumerate(found) if "loss" in line and "step" not in line]:
+            msg = f"line {lacking[0]} of the log has a loss without a step; give {{'step': 1, ...}}"
+            raise DataError(msg)
         return found
     what = (
         f"a {type(found[0]).__name__} in a list"

@@ -63,7 +63,7 @@ class RunLog:
     @cached_property
     def steps(self) -> list[LogLine]:
         """Loss, learning rate, logit scale, ... of each step."""
-        return [line for line in self.lines if "loss" in line]
+        return [line for line in self.lines if {"step", "loss"} <= line.keys()]
 
     @cached_property
     def measured(self) -> list[Mapping[str, Any]]:

@@ -22,11 +22,11 @@ def run_log_of(folder: Path) -> RunLog:
         DataError: the folder is not that of a run, or the run has no steps.
     """
     path = folder / "log.jsonl"
-    lines = read_log(path)
-    if not any("loss" in line for line in lines):
+    log = RunLog(read_log(path))
+    if not log.steps:
         msg = f"{path}: no steps here to judge; give the folder of a run"
         raise DataError(msg)
-    return RunLog(lines)
+    return log
 
 
 def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]]:

@@ -40,13 +40,14 @@ class GivenModule(EncoderModule):
         """Return what the module returns.
 
         Raises:
-            SpecError: it is not ``[B, D]``.
+            SpecError: it is no tensor ``[B, D]`` of floating-point numbers.
         """
         alone = inputs.keys() == {ONLY_INPUT}
         features: Any = self.module(inputs[ONLY_INPUT]) if alone else self.module(**inputs)
-        shape = tuple(getattr(features, "shape", ()))
-        if shape[1:] != (self.out_dim,):
-            what = f"shape {shape}" if shape else type(features).__name__
+        floats = isinstance(features, Tensor) and features.is_floating_point()
+        if not floats or features.shape[1:] != (self.out_dim,):
+            dtype = getattr(features, "dtype", type(features).__name__)
+            what = f"shape {tuple(features.shape)}" if floats else dtype
             msg = (
                 f"towers.{self.modality}: the module returns {what}, not [B, {self.out_dim}]; set "
                 "embed_dim to its width, or add a projection"

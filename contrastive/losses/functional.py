@@ -9,7 +9,9 @@ Shapes: N rows of a, M rows of b, D wide, K = min(N, M) matched pairs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+import math
+from numbers import Real
+from typing import TYPE_CHECKING, assert_never, cast
 
 import torch
 from torch.nn.functional import logsigmoid, pad
@@ -79,14 +81,20 @@ def as_log_scale(
     """Return the log scale, of whichever of the two is given.
 
     Raises:
-        ValueError: both are given or none, or the temperature is a number that is not above 0.
+        ValueError: both are given or none, one is not a single number, or the temperature is a
+            number that is not above 0.
     """
-    if temperature is None and log_scale is not None:
-        return as_scalar(log_scale, like)
-    if temperature is None or log_scale is not None:
+    if (temperature is None) == (log_scale is None):
         msg = "give one of log_scale and temperature"
         raise ValueError(msg)
-    if not isinstance(temperature, torch.Tensor) and not temperature > 0:
+    name, given = ("log_scale", log_scale) if temperature is None else ("temperature", temperature)
+    one = given.numel() == 1 if isinstance(given, torch.Tensor) else isinstance(given, Real)
+    if not one:
+        msg = f"{name} is {given!r}; give one number"
+        raise ValueError(msg)
+    if temperature is None:
+        return as_scalar(cast("Tensor | float", given), like)
+    if not isinstance(temperature, torch.Tensor) and not 0 < temperature < math.inf:
         msg = f"temperature is {temperature}; it has to be above 0"
         raise ValueError(msg)
     return -as_scalar(temperature, like).log()

@@ -155,8 +155,11 @@ def open_folder(folder: Path) -> SavedFolder:
     except FileNotFoundError as error:
         msg = f"{error.filename}: no such file; is {folder} a folder that a model was saved to?"
         raise WeightsError(msg) from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         msg = f"{folder}: cannot be read: {_one_line(error)}"
+        raise WeightsError(msg) from None
+    except (TypeError, LookupError, AttributeError):  # JSON, but not what was written
+        msg = f"{folder / MANIFEST}: cannot be read: damaged; copy it again"
         raise WeightsError(msg) from None
     return SavedFolder(folder, frozenset(listed))
 

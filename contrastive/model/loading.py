@@ -202,7 +202,10 @@ def find_model(folder: Path) -> Path:
     if folder.is_file():
         msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
         raise WeightsError(msg)
-    msg = f"{folder}: no model here; train one with: contrastive train SPEC.yaml"
+    how = "train one with: contrastive train SPEC.yaml"
+    if not folder.exists() and len(folder.parts) == 2:  # it may be meant so
+        how += f"; a model of the Hugging Face Hub is hf:{folder.as_posix()}"
+    msg = f"{folder}: no model here; {how}"
     raise WeightsError(msg)
 
 

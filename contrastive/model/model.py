@@ -225,6 +225,10 @@ class ContrastiveModel(nn.Module):
             pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
             for indices, embeddings in pieces:
                 rows = embeddings.float().cpu()
+                if len(rows) != len(indices):  # one row would be taken for all
+                    told = f"{len(indices)} samples give {len(rows)} embeddings"
+                    msg = f"towers.{modality}: {told}; preprocess and module keep each row"
+                    raise SpecError(msg)
                 finite = rows.isfinite().all(-1)
                 for index in compress(indices, ~finite):
                     on_bad(int(index), NOT_FINITE.format("embedding is"))

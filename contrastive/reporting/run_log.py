@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Required, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Required, Self, TypedDict, cast
 
 from torch import Tensor
 
@@ -114,13 +114,16 @@ class Log:
 
 
 def read_log(path: Path) -> list[LogLine]:
-    """Return the lines of a log; one that a crash cut off at the end is left out."""
+    """Return the lines of a log up to one that is damaged: a crash may have cut off the last."""
     if not path.exists():
         return []
     lines: list[LogLine] = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict):
+            break
+        lines.append(cast("LogLine", line))
     return lines

@@ -17,6 +17,7 @@ from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.model.checkpoint import (
     FORMAT,
+    MANIFEST,
     Content,
     SavedFolder,
     is_whole,
@@ -52,9 +53,13 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
     """Return the checkpoint to go on from, if that is what is asked.
 
     Raises:
-        TrainingError: the folder holds a run and ``resume`` is not asked for, or it is and there is
-            no whole checkpoint, or it is of a run that another spec describes.
+        TrainingError: the folder is a saved model; or it holds a run and ``resume`` is not asked
+            for, or it is and there is no whole checkpoint, or it is of a run that another spec
+            describes.
     """
+    if (folder / MANIFEST).exists():  # which would hide the model of the run in it
+        msg = f"{folder}: is a saved model; choose another output"
+        raise TrainingError(msg)
     steps = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     if not resume:
         if steps:
