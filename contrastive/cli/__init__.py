@@ -41,6 +41,7 @@ from contrastive.cli import (
 from contrastive.cli.options import app
 from contrastive.cli.verb import Verb
 from contrastive.console import noted_omissions, printable, say
+from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, RenamedWarning):
-        if os.environ.get("RANK", "0") == "0":  # the ranks that torchrun started read one spec
+        if is_main():  # the ranks that torchrun started read one spec
             say(f"{filename}:{lineno}: {message}" if lineno else f"{filename}: {message}")
     else:
         _show_any_warning(message, category, filename, lineno, file, line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from contrastive.cli.context import load_run
 from contrastive.cli.options import Json, Overrides, SpecFile
 from contrastive.cli.output import show
 from contrastive.console import noted_omissions
+from contrastive.distributed.launcher import is_main
 
 
 def train(
@@ -33,5 +33,5 @@ def train(
     folder = run_folder(output, run.output, Path("runs") / spec.stem)
     with noted_omissions():  # its spec says how many rows may be bad
         start(run, folder, resume=resume)
-    if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
+    if is_main():
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

@@ -203,6 +203,8 @@ class _ReturnErrors:
 
 def _start_worker(_: int) -> None:
     """Outlive the signals that a whole group gets: the parent needs its workers to end a step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # Windows has the first alone
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":  # which ends processes without a signal
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -46,6 +46,9 @@ CHANGEABLE_ON_RESUME = (
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
 
+OWN_OF_A_RANK = ("output", "training.workers", "training.device", "data.folder", "data.repo")
+"""Parts of a spec in which the ranks of a run may differ."""
+
 KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
 
 
@@ -105,6 +108,12 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         for key, inner in fields.items()
         for leaf, v in _flat(inner, f"{name}.{key}" if name else key).items()
     }
+
+
+def shared_fields(spec: RunSpec) -> dict[str, Any]:
+    """Return what the specs of all ranks have to agree in, by dotted names."""
+    fields = _flat(spec.model_dump(mode="json"))
+    return {name: x for name, x in fields.items() if not name.startswith(OWN_OF_A_RANK)}
 
 
 def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:

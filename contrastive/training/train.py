@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import signal
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +40,15 @@ from contrastive.training.resume import (
     restore_step,
     run_files,
     save_step,
+    shared_fields,
     start_or_resume,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
+from contrastive.training.signals import noted_signals
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
@@ -90,9 +90,9 @@ def train(
         SpecError: the spec has mistakes; one line for each.
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
-            teacher or is no longer finite, a worker process imports the calling script, or another
-            rank of the run has ended.
-        Interrupted: by SIGINT or SIGTERM, after saving.
+            teacher or is no longer finite, a worker process imports the calling script, another
+            rank of the run has ended, or has other data or another spec.
+        Interrupted: by a signal, after saving.
 
     Example:
         >>> training = {"epochs": 1, "batch_size": 2, "workers": 0}
@@ -135,6 +135,11 @@ def _train(
     cache: FeatureCache | None,
 ) -> ContrastiveModel:
     settings = spec.training
+    ranks.check_same(
+        "the ranks were asked for different runs",
+        shared_fields(spec) | {"resume": resume},
+        "start all of them with the same spec and options",
+    )
     with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
         previous = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
@@ -148,6 +153,7 @@ def _train(
     with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
+    _check_same_start(ranks, start, batches)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
 
@@ -158,7 +164,7 @@ def _train(
     with (
         Log(folder / "log.jsonl" if ranks.is_main else None, keep_until=start) as log,
         bar("training", total, done=start) as advance,
-        _signals() as pending_signals,
+        noted_signals() as pending_signals,
     ):
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
@@ -191,11 +197,27 @@ def _train(
             if stop:
                 raise Interrupted(stop, done, total)
 
-    model.eval()
+    return _finished(folder, spec, model.eval(), ranks)
+
+
+def _finished(
+    folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks
+) -> ContrastiveModel:
     if ranks.is_main:
         write_folder(folder / "model", run_files(spec, model))
     ranks.barrier()  # no rank returns before the model can be loaded
     return model
+
+
+def _check_same_start(ranks: Ranks, start: int, batches: TrainingBatches) -> None:
+    """Insist that all ranks begin at the same step, with the same rows."""
+    if ranks.size == 1:
+        return
+    remedy = "the data and the run's folder have to be the same on every machine"
+    what = "the ranks have different data or checkpoints"
+    ranks.check_same(what, {"first step": start, "usable rows": len(batches)}, remedy)
+    rows = {f"{len(batches)} rows of SHA-256": batches.fingerprint[:16]}
+    ranks.check_same("the ranks have different rows, or others in order", rows, remedy)
 
 
 def _built(spec: RunSpec, device: torch.device) -> ContrastiveModel:
@@ -329,28 +351,3 @@ def _log_summary(
     shown = {m: "<bytes>" if isinstance(row[m], bytes) else str(row[m]) for m in model.towers}
     pair = "  |  ".join(f"{modality}: {value[:120]}" for modality, value in shown.items())
     say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
-
-
-@contextmanager
-def _signals() -> Generator[list[int]]:
-    """Within the block, note SIGINT and SIGTERM; a second one acts at once."""
-    pending_signals: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pending_signals
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: object) -> None:
-        pending_signals.append(number)
-        signal.signal(
-            number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
-        )
-        say("stopping after this step; once more to stop at once")
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield pending_signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
