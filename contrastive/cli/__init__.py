@@ -109,6 +109,12 @@ def run_guarded(work: Callable[[], Any]) -> None:
         if not error.strerror:
             raise
         _end(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
+    except (MemoryError, RuntimeError) as error:
+        from contrastive.nn.memory import out_of_memory
+
+        if problem := out_of_memory(error):
+            _end(f"{problem}; take smaller batches or fewer samples, or another device", 2)
+        raise
 
 
 def _show_warning(

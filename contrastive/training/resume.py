@@ -41,6 +41,8 @@ CHANGEABLE_ON_RESUME = (
     "training.workers",
     "training.device",
     "training.checkpoint_every",
+    "training.micro_batch",  # the same gradients in less memory, but for rounding and dropout
+    "training.checkpoint_activations",
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
 )
@@ -127,6 +129,11 @@ def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
     return files | {"parts.json": parts | {"components": components}, "run.json": run}
 
 
+def step_folder(folder: Path, done: int) -> Path:
+    """Return where the checkpoint of ``done`` steps is."""
+    return folder / "checkpoints" / f"step-{done:08d}"
+
+
 def save_step(
     folder: Path,
     spec: RunSpec,
@@ -158,7 +165,7 @@ def save_step(
         "state.json": state,
     }
     checkpoints = folder / "checkpoints"
-    step = checkpoints / f"step-{done:08d}"
+    step = step_folder(folder, done)
     write_folder(step, files)
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"

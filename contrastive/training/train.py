@@ -34,7 +34,9 @@ from contrastive.training.batches import TrainingBatches
 from contrastive.training.finite import check_step, check_weights
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.health_check import check_up
+from contrastive.training.memory import advice
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
+from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
     restore_random,
     restore_step,
@@ -42,6 +44,7 @@ from contrastive.training.resume import (
     save_step,
     shared_fields,
     start_or_resume,
+    step_folder,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.signals import noted_signals
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec, TrainingSpec
+    from contrastive.training.batches import Batch
 
 
 class Interrupted(ContrastiveError):  # noqa: N818
@@ -165,21 +169,29 @@ def _train(
         Log(folder / "log.jsonl" if ranks.is_main else None, keep_until=start) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
+        finished_steps_saved(
+            model,
+            ranks,
+            start,
+            save=lambda done: _save_once(folder, spec, model, optimizer, batches, done),
+            advise=lambda batch: advice(
+                model, batch, settings, rows=len(batch.ids), bf16=bf16, ranks=ranks.size
+            ),
+        ) as steps,
     ):
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
+            steps.begin(batch)
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
-            loss, metrics = step_loss(model, batch, settings, bf16=bf16)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            # each rank's gradient is W times its share, so that the mean is the global batch's
-            ranks.all_reduce_mean_([loss.detach(), *_gradients(model)])
+            optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
+            loss, metrics = _backward(model, batch, settings, ranks, bf16=bf16)
             norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
             done = step + 1
             check_step(done, model, batch, settings, ranks, loss=loss, gradient=norm)
-            optimizer.step()
-            model.loss.clamp_()  # the logit scale back into its bounds
-            check_weights(done, model)
+            with steps.update():
+                optimizer.step()
+                model.loss.clamp_()  # the logit scale back into its bounds
+                check_weights(done, model)
 
             epoch = done / batches.steps_per_epoch
             log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **metrics)
@@ -198,6 +210,30 @@ def _train(
                 raise Interrupted(stop, done, total)
 
     return _finished(folder, spec, model.eval(), ranks)
+
+
+def _backward(
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the gradients of the global batch; return its loss, and metrics."""
+    loss, metrics = step_loss(model, batch, settings, bf16=bf16)
+    loss.backward()
+    # each rank's gradient is W times its share, so that the mean is the global batch's
+    ranks.all_reduce_mean_([loss.detach(), *_gradients(model)])
+    return loss.detach(), metrics
+
+
+def _save_once(
+    folder: Path,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    optimizer: torch.optim.AdamW,
+    batches: TrainingBatches,
+    done: int,
+) -> None:
+    """Write the checkpoint of ``done`` steps, unless it is there."""
+    if not step_folder(folder, done).exists():
+        save_step(folder, spec, model, optimizer, batches, done)
 
 
 def _finished(
