@@ -15,6 +15,7 @@ from contrastive import build_model
 from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, DataError
 from contrastive.reporting.run_log import read_log
+from contrastive.training import train as training
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
@@ -124,6 +125,33 @@ def test_what_only_another_rank_lacks_is_told_by_it(tmp_path, in_ranks):
     assert "another rank of this run has ended" in (tmp_path / "0.txt").read_text()
     told = (tmp_path / "1.txt").read_text()
     assert told.startswith(f"rank 1: {tmp_path / 'run-1'}: holds a run already")
+
+
+def without_memory_on_rank_1(rank, size, spec, folder):
+    """Be a rank, the second of which has no memory left in its fourth step."""
+    real, call = training.step_loss, [0]
+
+    def step_loss(*args, **kwargs):
+        call[0] += 1
+        result = real(*args, **kwargs)
+        if call[0] == 4 and rank == 1:
+            torch.empty(2**50)
+        return result
+
+    training.step_loss = step_loss
+    other_on_rank_1(rank, size, [spec, spec], [False, False], folder)
+
+
+@pytest.mark.slow
+def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path, in_ranks):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    in_ranks(without_memory_on_rank_1, 2, spec, tmp_path)
+    lost, own = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert lost.startswith("another rank of this run has ended; its message, or torchrun's, says")
+    assert lost.endswith("; saved at step 3; go on with resume=True (--resume)")
+    assert own.startswith("rank 1: out of memory (")
+    assert "a step of 8 rows takes about" in own
+    assert (tmp_path / "run-0" / "checkpoints" / "step-00000003").is_dir()
 
 
 @pytest.mark.slow
