@@ -125,7 +125,7 @@ def test_a_large_batch_is_estimated_from_a_few_rows(tmp_path):
     small, large = found(1000), found(2000)
     assert large.activations["image"] == pytest.approx(2 * small.activations["image"], rel=0.01)
     assert large.weights == small.weights
-    assert found(2000, batch_norm="eval", micro_batch=8).peak < small.peak / 10
+    assert found(2000, batch_norm="eval", micro_batch=8).peak < small.peak / 4
     assert found(8192).loss == pytest.approx(4 * found(2048).loss, rel=0.3)  # chunks, not pairs
 
 

@@ -121,13 +121,14 @@ def step_memory(
     gradients = _bytes(trained)
     # AdamW takes all parameters at once on a GPU, one by one elsewhere
     gpu = "cuda" in (model.device.type, settings.device.partition(":")[0])
+    moved = min(rows, settings.micro_batch or rows) if gpu else rows  # its part on the device
     step = gradients if gpu else 2 * max(map(_size, trained), default=0)
     found = StepMemory(
         rows=rows,
         weights=_bytes([*model.parameters(), *model.buffers()]),
         optimizer=2 * gradients,
         gradients=gradients,
-        inputs=math.ceil(rows * _bytes(_tensors(batch)) / len(batch.ids)),
+        inputs=math.ceil(moved * _bytes(_tensors(batch)) / len(batch.ids)),
         activations={m: tower.kept for m, tower in towers.items()},
         loss=loss,
         peak=0,
