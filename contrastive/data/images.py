@@ -138,7 +138,7 @@ def _encoded(content: Any) -> bytes | bytearray | memoryview:
         BadSample: it is none of these, or larger than decoded.
     """
     if isinstance(content, (str, PathLike)):
-        return read_bounded(Path(cast("str", content)), MAX_BYTES)
+        return read_bounded(cast("str", content), MAX_BYTES)
     if hasattr(content, "read"):
         content = cast("Any", content).read(MAX_BYTES + 1)
     if not isinstance(content, ENCODED):
