@@ -304,7 +304,7 @@ def refuse(self, *_):
 @pytest.mark.parametrize(
     ("spec", "samples"),
     [
-        (TextTransformer(width=32, depth=1, heads=2), ["ab " * n for n in range(1, 20)]),
+        (TextTransformer(width=64, depth=1, heads=4), ["ab " * n for n in range(1, 20)]),
         (ViT(image_size=64, width=192, depth=1, heads=3), range(19)),
     ],
 )
