@@ -127,7 +127,7 @@ def _show_warning(
 
 def _end(message: str, code: int) -> NoReturn:
     try:
-        sys.stderr.write(printable(message) + "\n")
+        sys.stderr.write(printable(message, lines=True) + "\n")
     except OSError:  # where it goes is full or closed, and the code still tells
         _mute(sys.stderr)
     sys.exit(code)
