@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from contrastive.config.base import Config
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, a_type
 
 
 def count(name: str, value: Any, *, least: int = 1) -> int:
@@ -49,7 +49,7 @@ def strings(name: str, values: Any) -> list[str]:
     found = list(cast("Iterable[Any]", values)) if several else []
     if several and all(isinstance(value, str) for value in found):
         return found
-    given = repr(values) if isinstance(values, str) else f"a {type(cast('Any', values)).__name__}"
+    given = repr(values) if isinstance(values, str) else a_type(cast("Any", values))
     if several:
         given = f"a list with {next(x for x in found if not isinstance(x, str))!r}"
     msg = f"{name}: {given} was given; give strings, in a list"
@@ -81,7 +81,7 @@ def path_of(name: str, value: Any) -> Path:
     """
     if is_path(value) and str(value):
         return Path(value)
-    given = f"a {type(value).__name__}" if value or value is None else repr(value)
+    given = a_type(value) if value or value is None else repr(value)
     msg = f"{name} is {given}; give a path"
     raise SpecError(msg)
 
@@ -101,7 +101,7 @@ def check_model(model: Any) -> None:
     elif hasattr(model, "module"):  # of DistributedDataParallel
         msg = "a model comes first, not what it is wrapped in; give model.module"
     else:
-        what = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        what = model.__name__ if isinstance(model, type) else a_type(model)
         msg = f"a model comes first, not {what}; load_model(folder) gives one"
     raise SpecError(msg)
 
@@ -113,5 +113,5 @@ def check_cache(cache: Any) -> None:
         SpecError: it is something else.
     """
     if cache is not None and not hasattr(cache, "table"):
-        msg = f"cache is a {type(cache).__name__}; give FeatureCache(folder)"
+        msg = f"cache is {a_type(cache)}; give FeatureCache(folder)"
         raise SpecError(msg)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, a_type
 
 A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg"
 
@@ -121,8 +121,7 @@ def _file(content: Any) -> Any:
     """
     if isinstance(content, (str, PathLike)) or hasattr(content, "read"):
         return cast("Any", content)
-    what = type(content).__name__
-    msg = f"a {what} is no image; give a path, a file's bytes, a PIL image or an array"
+    msg = f"{a_type(content)} is no image; give a path, a file's bytes, a PIL image or an array"
     raise BadSample(msg)
 
 

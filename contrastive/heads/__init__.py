@@ -58,7 +58,7 @@ class Linear(Head):
     """One matrix, as in CLIP."""
 
     bias: bool = True
-    """Add a vector too."""
+    """Add a bias vector."""
 
     def build(self, in_dim: int, out_dim: int) -> nn.Module:
         """Return an ``nn.Linear``."""
@@ -69,7 +69,7 @@ class Linear(Head):
 
 @heads.register("mlp")
 class Mlp(Head):
-    """Two dense layers with a GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     hidden: PositiveInt | None = None
     """Width between the layers; embed_dim if not given."""
