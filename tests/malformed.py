@@ -154,7 +154,9 @@ class Malformed:
             whole = "\n".join(json.dumps(row) for row in rows).encode()
         else:
             mark = {"csv": ",", "tsv": "\t"}[form]
-            whole = "\n".join(mark.join(map(str, row)) for row in [rows[0], *map(dict.values, rows)])
+            whole = "\n".join(
+                mark.join(map(str, row)) for row in [rows[0], *map(dict.values, rows)]
+            )
             whole = whole.encode()
         path.write_bytes(self.bytes_of(whole))
         folder = str(self.shop / "data" / "flickr30k-images")
@@ -175,15 +177,45 @@ class Malformed:
         return ["evaluate", "-m", str(self.run), "--json"]
 
     def arguments(self) -> list[str]:
-        verbs = ["train", "evaluate", "search", "classify", "validate", "doctor", "caption", "probe"]
+        verbs = [
+            "train",
+            "evaluate",
+            "search",
+            "classify",
+            "validate",
+            "doctor",
+            "caption",
+            "probe",
+        ]
         verbs += ["compare", "compositional", "answer", "plugins", "init", "schema", "", "nosuch"]
-        options = ["-m", "--data", "--split", "--json", "-k", "--classes", "--device", "-o", "--plot"]
-        options += ["--images", "--texts", "--find", "--template", "--seed", "--nosuch", "--", "--top"]
+        options = [
+            "-m",
+            "--data",
+            "--split",
+            "--json",
+            "-k",
+            "--classes",
+            "--device",
+            "-o",
+            "--plot",
+        ]
+        options += [
+            "--images",
+            "--texts",
+            "--find",
+            "--template",
+            "--seed",
+            "--nosuch",
+            "--",
+            "--top",
+        ]
         good = [str(self.run), str(self.shop / "toy.yaml"), "red", "test", "3", str(self.shop)]
         args = [self.random.choice(verbs)]
         for _ in range(self.random.randint(0, 6)):
             pool: list[Any] = self.random.choice([options, good, WEIRD])
-            args.append(str(self.random.choice(pool)).replace("\0", "").encode(errors="replace").decode())
+            args.append(
+                str(self.random.choice(pool)).replace("\0", "").encode(errors="replace").decode()
+            )
         return args
 
     def parquet(self) -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from contrastive.data.content_index import content_index
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, a_type
 
 
 def sample_key(sample: Any, modality: str) -> bytes:
@@ -71,7 +71,7 @@ def _plain(sample: Any, modality: str) -> bytes:
         text = json.dumps(sample, sort_keys=True)
         if text.startswith(("{", "[")):
             return text.encode()
-    msg = f"a {modality} sample cannot be a {type(sample).__name__}"
+    msg = f"a sample of {modality} cannot be {a_type(sample)}"
     raise BadSample(msg)
 
 

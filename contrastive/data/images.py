@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from contrastive.config.local_files import read_bounded, too_large
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, a_type
 
 ENCODED = (bytes, bytearray, memoryview)
 START_OF_SCAN = b"\xff\xda"  # marker; in what is compressed, 0 follows each 255
@@ -142,8 +142,7 @@ def _encoded(content: Any) -> bytes | bytearray | memoryview:
     if hasattr(content, "read"):
         content = cast("Any", content).read(MAX_BYTES + 1)
     if not isinstance(content, ENCODED):
-        what = type(content).__name__
-        msg = f"a {what} is no image; give a path, a file's bytes, a PIL image or an array"
+        msg = f"{a_type(content)} is no image; give a path, a file's bytes, a PIL image or an array"
         raise BadSample(msg)
     if len(content) > MAX_BYTES:
         raise BadSample(too_large(len(content), MAX_BYTES))

@@ -21,6 +21,9 @@ def run_log_of(folder: Path) -> RunLog:
     Raises:
         DataError: the folder is not that of a run, or the run has no steps.
     """
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder; give the folder of a run"
+        raise DataError(msg)
     path = folder / "log.jsonl"
     log = RunLog(read_log(path))
     if not log.steps:

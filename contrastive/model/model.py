@@ -17,7 +17,7 @@ from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.encoders.given_module import Given, GivenModule, check_given
-from contrastive.errors import SpecError, TrainingError, WeightsError
+from contrastive.errors import SpecError, TrainingError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
@@ -211,8 +211,8 @@ class ContrastiveModel(nn.Module):
             SpecError: the model has no such tower, or a number is none that makes sense.
         """
         if not isinstance(cast("object", modality), str):
-            what = type(modality).__name__
-            msg = f"embed takes a modality, such as 'text', before the samples; not a {what}"
+            what = a_type(modality)
+            msg = f"embed takes a modality, such as 'text', before the samples; not {what}"
             raise SpecError(msg)
         self.tower(modality)
         check_cache(cache)
