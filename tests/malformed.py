@@ -63,22 +63,22 @@ class Malformed:
         self.random = random.Random(seed)
         self.shop, self.place = shop, place
         self.run = shop / "runs" / "toy"
-        self.spec = json.loads((shop / "toy.yaml").read_text())
-        self.environment: dict[str, str] = {}
+        self.whole_spec = json.loads((shop / "toy.yaml").read_text())
+        self.variables: dict[str, str] = {}
 
     def case(self, kind: str) -> list[str]:
         """Write the files of a case; return the command."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
-        self.environment = {"CONTRASTIVE_CACHE": str(self.shop / "cache")}
+        self.variables = {"CONTRASTIVE_CACHE": str(self.shop / "cache")}
         return getattr(self, kind.replace(" ", "_").lower())()
 
-    def spec_(self) -> list[str]:
+    def spec(self) -> list[str]:
         path = self.place / "run.yaml"
         if self.random.random() < 0.5:
-            path.write_bytes(self.bytes_of(json.dumps(self.spec, indent=1).encode()))
+            path.write_bytes(self.bytes_of(json.dumps(self.whole_spec, indent=1).encode()))
         else:
-            path.write_text(json.dumps(self.tree(self.spec)))
+            path.write_text(json.dumps(self.tree(self.whole_spec)))
         return ["validate", str(path)]
 
     def captions(self) -> list[str]:
@@ -122,27 +122,21 @@ class Malformed:
                 "sha256": hashlib.sha256(data).hexdigest(),
             }
             (folder / "manifest.json").write_text(json.dumps(about))
-        verb = self.random.choice(["classify", "search", "validate", "resume"])
+        verb = self.random.choice(["classify", "search", "validate", "evaluate"])
         image = str(next((self.shop / "data" / "flickr30k-images").iterdir()))
         if verb == "validate":
             return ["validate", str(folder / "spec.json")]
         if verb == "search":
             return ["search", "red", "-m", str(folder), "--images", str(Path(image).parent)]
-        if verb == "resume":
-            shutil.copytree(self.run, self.place / "run")
-            newest = max((self.place / "run" / "checkpoints").iterdir())
-            shutil.rmtree(newest / "..", ignore_errors=True)
-            newest.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(folder, newest)
-            spec = str(self.shop / "toy.yaml")
-            return ["train", spec, "-o", str(self.place / "run"), "--resume"]
+        if verb == "evaluate":
+            return ["evaluate", "-m", str(folder), "--json"]
         return ["classify", image, "--classes", "red,blue", "-m", str(folder)]
 
     def pair_tests(self) -> list[str]:
         images = sorted((self.shop / "data" / "flickr30k-images").iterdir())
         rows = [
             {"image": i.name, "caption": f"a {i.stem}", "negative_caption": "another"}
-            for i in images
+            for i in images * 10
         ]
         form = self.random.choice(["json", "jsonl", "csv", "tsv"])
         path = self.place / f"tests.{form}"
@@ -173,7 +167,7 @@ class Malformed:
             if self.random.random() < 0.1:
                 path.unlink(missing_ok=True)
                 path.mkdir()
-        self.environment["CONTRASTIVE_CACHE"] = str(cache)
+        self.variables["CONTRASTIVE_CACHE"] = str(cache)
         return ["evaluate", "-m", str(self.run), "--json"]
 
     def arguments(self) -> list[str]:
@@ -226,13 +220,13 @@ class Malformed:
         data = f"type=flickr30k,source=hub,repo={folder}"
         return ["search", "red", "-m", str(self.run), "--data", data, "--split", "test"]
 
-    def environment_(self) -> list[str]:
+    def environment(self) -> list[str]:
         names = ["CONTRASTIVE_CACHE", "CONTRASTIVE_MODEL", "COLUMNS", "CONTRASTIVE_PLUGINS", "HOME"]
         names += ["XDG_CACHE_HOME", "TERM", "NO_COLOR", "LANG"]
         value = str(self.random.choice(WEIRD)).replace("\0", "").encode(errors="replace").decode()
-        self.environment[self.random.choice(names)] = value
+        self.variables[self.random.choice(names)] = value
         if self.random.random() < 0.5:
-            self.environment.pop("CONTRASTIVE_CACHE", None)
+            self.variables.pop("CONTRASTIVE_CACHE", None)
         return ["evaluate", "--json", "-m", str(self.run)]
 
     def log(self) -> list[str]:
@@ -297,10 +291,6 @@ class Malformed:
         return copy
 
 
-# words of Python's or of the class's own
-setattr(Malformed, "spec", Malformed.spec_)
-setattr(Malformed, "environment", Malformed.environment_)
-
 FORMS = {
     "karpathy": "dataset_flickr30k.json",
     "hugging_face": "flickr_annotations_30k.csv",
@@ -315,3 +305,136 @@ def _places(value: Any) -> Any:
         yield value, key
         if isinstance(part, (dict, list)):
             yield from _places(part)
+
+
+def make_shop(folder: Path) -> Path:
+    """Train a tiny model; write its data in every form."""
+    from contrastive import RunSpec, train
+    from tests.miniature import write_flickr30k, write_hub_copy
+    from tests.toys import toy_dict
+
+    spec = toy_dict(folder / "data", images=24, epochs=2)
+    (folder / "toy.yaml").write_text(json.dumps(spec))
+    write_flickr30k(folder / "forms", images=24, forms=tuple(FORMS))
+    write_hub_copy(folder / "hub", images=12)
+    os.environ["CONTRASTIVE_CACHE"] = str(folder / "cache")
+    train(RunSpec.model_validate(spec), folder / "runs" / "toy")
+    shutil.rmtree(folder / "forms" / "flickr30k-images")
+    return folder
+
+
+def ended(args: list[str], variables: dict[str, str]) -> tuple[int, str, str]:
+    """Call the command line in this process; return its code and what it wrote.
+
+    Raises:
+        Hang: it took too long.
+    """
+    from contrastive import cli
+
+    def stop(*_: object) -> None:
+        raise Hang
+
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    argv, environment = sys.argv, dict(os.environ)
+    sys.argv = ["contrastive", *args]
+    os.environ.update(variables)
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    finally:
+        signal.alarm(0)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+    for stream in (out, err):
+        stream.flush()
+    return code, *(cast_bytes(stream).decode("utf-8", "replace") for stream in (out, err))
+
+
+def cast_bytes(stream: io.TextIOWrapper) -> bytes:
+    """Return what was written to a stream over bytes in memory."""
+    held = stream.buffer
+    assert isinstance(held, io.BytesIO)
+    return held.getvalue()
+
+
+def fault_of(args: list[str], code: int, out: str, err: str) -> str:
+    """Return what is wrong with how a command ended, or nothing."""
+    if "Traceback" in err or "Traceback" in out:
+        return "a traceback was printed"
+    if code not in CODES:
+        return f"exit code {code}"
+    if code == 1 and args[0] not in ("doctor", "plugins"):
+        return "exit code 1"
+    if code == 2 and not err.strip():
+        return "nothing was said"
+    if code in (0, 3) and "--json" in args and args[0] not in ("", "nosuch", "train"):
+        try:
+            json.loads(out, parse_constant=_refused)
+        except ValueError:
+            return "what was printed is not JSON"
+    return ""
+
+
+def _refused(name: str) -> None:
+    raise ValueError(name)
+
+
+def try_cases(seed: int, cases: int, shop: Path, place: Path) -> Result:
+    """Try cases of each kind, in the shares of ``SHARES``."""
+    result = Result()
+    made = Malformed(seed, shop, place)
+    before = Path.cwd()
+    kinds = [kind for kind, share in SHARES.items() for _ in range(max(1, share * cases // 2000))]
+    for number, kind in enumerate(kinds):
+        args = made.case(kind)
+        work = place / "cwd"
+        work.mkdir(exist_ok=True)
+        os.chdir(work)  # where runs/ may be written
+        try:
+            code, out, err = ended(args, made.variables)
+            fault = fault_of(args, code, out, err)
+            result.codes[kind, code] += 1
+        except Hang:
+            fault, err = f"no end after {LIMIT} s", ""
+        except BaseException:  # a user would see a traceback
+            fault, err = "a traceback", traceback.format_exc()
+        finally:
+            os.chdir(before)
+        result.cases[kind] += 1
+        if fault:
+            kept = place.parent / f"case-{seed}-{number}"
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(place, kept, symlinks=True)
+            told = f"{fault}: {kind}: contrastive {' '.join(args)} (files: {kept})\n{err[-1500:]}"
+            result.faults.append(told)
+    return result
+
+
+def main() -> None:
+    """Try cases and print what came of them; exit with 1 if there is a fault."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=2000)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    (folder / "shop").mkdir()
+    found = try_cases(given.seed, given.cases, make_shop(folder / "shop"), folder / "place")
+    for fault in found.faults:
+        print(fault)
+    for kind, count in found.cases.items():
+        codes = ", ".join(
+            f"{code}: {n}" for (of, code), n in sorted(found.codes.items()) if of == kind
+        )
+        print(f"{kind}: {count} cases; exit codes {codes}")
+    print(f"seed {given.seed}: {found.cases.total()} cases, {len(found.faults)} faults")
+    sys.exit(bool(found.faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -79,8 +79,11 @@ class FeatureCache:
     def __init__(self, folder: str | Path | None = None) -> None:
         """Keep features in ``folder``; if None, in the user's own (``$CONTRASTIVE_CACHE``)."""
         self.folder: Path | None = None
+        if folder is not None:
+            self.folder = path_of("folder", folder)
+            return
         try:
-            self.folder = cache_folder() if folder is None else path_of("folder", folder)
+            self.folder = cache_folder()
         except ValueError as error:
             _tell_once(f"{error}; features are not kept: set CONTRASTIVE_CACHE to a folder")
 
