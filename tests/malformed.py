@@ -162,7 +162,7 @@ class Malformed:
         files = sorted(p for p in cache.rglob("*") if p.is_file())
         for _ in range(self.random.randint(1, 3)):
             path = self.random.choice(files)
-            if path.exists():
+            if path.is_file():
                 path.write_bytes(self.bytes_of(path.read_bytes()))
             if self.random.random() < 0.1:
                 path.unlink(missing_ok=True)

@@ -72,8 +72,8 @@ def _local(param: Any, value: Any) -> Any:
         SpecError: a path is an address.
     """
     if isinstance(value, (list, tuple)):
-        several = cast("Sequence[Any]", value)
-        return type(value)(_local(param, one) for one in several)
+        several = [_local(param, one) for one in cast("Sequence[Any]", value)]
+        return tuple(several) if isinstance(value, tuple) else several
     is_option = param.param_type_name == "option"
     name = param.opts[0] if is_option else str(param.metavar or param.name).rstrip(".")
     return path_of(name, value) if isinstance(value, Path) else value

@@ -16,7 +16,7 @@ import sqlite3
 import time
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import __version__ as pillow
 
@@ -145,7 +145,7 @@ class ContentIndex:
             self.files[place] = Seen(*rows[0])
         return self.files[place]
 
-    def _query(self, statement: str, *values: bytes | str) -> list[tuple[int | bytes | str, ...]]:
+    def _query(self, statement: str, *values: bytes | str) -> list[tuple[Any, ...]]:
         with self._database() as database:
             return database.execute(statement, values).fetchall() if database else []
         return []  # the block has told that it failed

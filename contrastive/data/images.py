@@ -131,7 +131,7 @@ def open_image(source: ImageSource) -> Image.Image:
     raise BadSample(msg)
 
 
-def _encoded(content: Any) -> bytes | bytearray | memoryview:
+def _encoded(content: Any) -> bytes | bytearray:
     """Return the bytes of an encoded image: those given, or those of a path or an open file.
 
     Raises:
@@ -140,8 +140,10 @@ def _encoded(content: Any) -> bytes | bytearray | memoryview:
     if isinstance(content, (str, PathLike)):
         return read_bounded(cast("str", content), MAX_BYTES)
     if hasattr(content, "read"):
-        content = cast("Any", content).read(MAX_BYTES + 1)
-    if not isinstance(content, ENCODED):
+        content = content.read(MAX_BYTES + 1)
+    if isinstance(content, memoryview):
+        content = bytes(cast("Any", content))
+    if not isinstance(content, (bytes, bytearray)):
         msg = f"{a_type(content)} is no image; give a path, a file's bytes, a PIL image or an array"
         raise BadSample(msg)
     if len(content) > MAX_BYTES:
@@ -149,7 +151,7 @@ def _encoded(content: Any) -> bytes | bytearray | memoryview:
     return content
 
 
-def _decoded(encoded: bytes | bytearray | memoryview) -> Image.Image:
+def _decoded(encoded: bytes | bytearray) -> Image.Image:
     """Decode an image whose header promises what can be afforded.
 
     Raises:

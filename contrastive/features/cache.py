@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -130,12 +130,11 @@ class FeatureCache:
                 for batch in batches:
                     problems |= batch.problems
                     features = run_encoder(module, batch, rows=batch_size(module))
-                    finite = np.isfinite(features).all(-1)
-                    rows.append(
-                        [keys[i] for i in compress(batch.indices, finite)], features[finite]
-                    )
-                    for index in compress(batch.indices, ~finite):
-                        problems[index] = NOT_FINITE.format("features are")
+                    finite = [bool(np.isfinite(row).all()) for row in features]
+                    good = list(compress(batch.indices, finite))
+                    rows.append([cast("bytes", keys[i]) for i in good], features[finite])
+                    odd = set(batch.indices) - set(good)
+                    problems |= dict.fromkeys(odd, NOT_FINITE.format("features are"))
                     advance(len(batch.indices) + len(batch.problems), "")
         table = rows.table(keys)
         for i, key in enumerate(keys):
