@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.(?P<kind>old|tmp)")
+BUILT, DROPPED = ".tmp", ".old"
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.(?:old|tmp)")
 _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 """What a kernel, a disk or a sandbox without exchange answers."""
@@ -47,7 +48,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file; one process at a time, which sweeps up what a killed one left."""
-    building = path.with_name(f".{path.name}.tmp")
+    building = path.with_name(f".{path.name}{BUILT}")
     try:
         write(building, data)
         building.replace(path)
@@ -76,8 +77,8 @@ def flush_folder(folder: Path) -> None:
 
 
 def beside(path: Path, kind: str) -> Path:
-    """Return the name of what is built for a place (``tmp``), or dropped from it (``old``)."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+    """Return the name of what this process builds for a place, or drops from it."""
+    return path.with_name(f".{path.name}.{os.getpid()}{kind}")
 
 
 def leftovers(folder: Path) -> list[tuple[Path, Path]]:
@@ -130,7 +131,7 @@ def _swap(new: Path, folder: Path) -> Path:
     """Put ``new`` into the place of ``folder``; return where that one is now."""
     if _exchange(new, folder):
         return new
-    aside = next(path for kind in ("old", "tmp") if not (path := beside(folder, kind)).exists())
+    aside = next(path for kind in (DROPPED, BUILT) if not (path := beside(folder, kind)).exists())
     folder.rename(aside)
     try:
         new.rename(folder)

@@ -22,6 +22,8 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from safetensors.torch import save as tensors_to_bytes
 
 from contrastive.data.atomic_files import (
+    BUILT,
+    DROPPED,
     beside,
     discard,
     flush_folder,
@@ -110,7 +112,7 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
             was there before is untouched.
     """
     folder = folder.resolve() if folder.is_symlink() else folder.absolute()
-    building = beside(folder, "tmp")
+    building = beside(folder, BUILT)
     try:
         recover(folder)
         _check_replaceable(folder)
@@ -160,26 +162,26 @@ def remove_folder(folder: Path) -> None:
     """
     own = _own_files(folder)
     if not folder.is_symlink() and own.issuperset(path.name for path in folder.iterdir()):
-        discard(folder.rename(beside(folder, "old")), own, last=MANIFEST)
+        discard(folder.rename(beside(folder, DROPPED)), own, last=MANIFEST)
 
 
 def recover(folder: Path) -> None:
     """Finish what a process that was killed began: a folder's replacement or its deletion.
 
-    If the folder is gone, the whole one beside it takes its place. What it has superseded, or what
-    was never whole, goes. Whatever cannot be judged stays.
+    If the folder is gone, the whole one beside it takes its place. What it has superseded, what was
+    never whole and what is half deleted goes. Whatever cannot be judged stays.
     """
     for left, place in leftovers(folder.parent):
         if place.name != folder.name:
             continue
         with suppress(OSError, WeightsError):
-            if not (left / MANIFEST).exists():
-                discard(left, _own_files(left), last=MANIFEST)
-            elif folder.exists():
+            if folder.exists():
                 if is_whole(folder):
                     discard(left, _own_files(left), last=MANIFEST, into=folder)
             elif is_whole(left):
                 put(left, folder)
+            elif left.suffix == BUILT or not (left / MANIFEST).exists():
+                discard(left, _own_files(left), last=MANIFEST)
 
 
 def way_back(folder: Path) -> Path | None:

@@ -92,7 +92,7 @@ class Recorder:
                 workers=self.spec.training.workers,
             )
         except Exception as error:  # hours of training are worth more
-            if not isinstance(error, ContrastiveError):
+            if not isinstance(error, (ContrastiveError, OSError)):
                 traceback.print_exc()
             line = f"epoch {epoch:.0f} is not measured: {error}"
             say(line)

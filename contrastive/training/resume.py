@@ -91,6 +91,7 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
         raise TrainingError(msg)
     if saved := newest_checkpoint(folder, set_aside=True):
         _check_same_run(saved, spec)
+        drop_superseded(folder)  # which a killed process had no time for
         return saved
     if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
         done = f"; {model} is finished" if _has_content(model) else ""
@@ -222,13 +223,12 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         rows = f"other rows than these {len(batches)}"
         msg = f"{saved.path}: was trained on {rows}; restore its data"
         raise TrainingError(msg)
-    then = saved.tensors("seen.safetensors")
-    for modality, now in model.seen.items():
-        lost = {*then[modality].tolist()} - {*now.tolist()} if modality in then else ()
-        if lost:
+    for modality, then in saved.tensors("seen.safetensors").items():
+        lost = then[~torch.isin(then, model.seen[modality])]
+        if len(lost):
             msg = (
-                f"{saved.path}: {len(lost)} of the {len(then[modality])} {modality} samples that "
-                "it was trained on are others now, under the same names; restore its data"
+                f"{saved.path}: {len(lost)} of the {len(then)} {modality} samples that it was "
+                "trained on are others now, under the same names; restore its data"
             )
             raise TrainingError(msg)
     random = saved.tensors("random.safetensors")
