@@ -171,7 +171,9 @@ def _named_model(model: Path | None) -> Path:
 
 def _last_written(run: Path) -> float:
     """Return when a run last wrote a model; other files in its folder do not count."""
-    models = [run / "model", *(run / "checkpoints").glob("step-*")]
+    from contrastive.model.run_checkpoints import checkpoints_of
+
+    models = [run / "model", *checkpoints_of(run)]
     return max((model.stat().st_mtime for model in models if model.exists()), default=0.0)
 
 

@@ -11,7 +11,6 @@ import typer
 from contrastive.cli.context import load_run
 from contrastive.cli.options import Json, Overrides, SpecFile
 from contrastive.cli.output import show
-from contrastive.console import noted_omissions
 
 
 def train(
@@ -31,7 +30,6 @@ def train(
     from contrastive.training.train import train as start
 
     folder = run_folder(output, run.output, Path("runs") / spec.stem)
-    with noted_omissions():  # its spec says how many rows may be bad
-        start(run, folder, resume=resume)
+    start(run, folder, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

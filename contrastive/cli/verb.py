@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from contrastive.config.arguments import path_of
 from contrastive.console import say
-from contrastive.errors import SpecError
+from contrastive.errors import ContrastiveError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,16 @@ RENAMED_OPTIONS = {
     "search": {"--by": "--query-modality"},
 }
 """By verb, options' names of release 0.1 and those of today."""
+
+
+class CtrlC(ContrastiveError):  # noqa: N818
+    """Somebody has had enough."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        """Say what is left."""
+        super().__init__("interrupted; files on disk are complete, and cached features are kept")
 
 
 class Verb(TyperCommand):
@@ -81,6 +91,17 @@ def _local(param: Any, value: Any) -> Any:
 
 class Verbs(TyperGroup):
     """All verbs."""
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run a verb; typer would end the process after Ctrl-C without a word.
+
+        Raises:
+            CtrlC: it was interrupted.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise CtrlC from None
 
     def resolve_command(self, ctx: Context, args: list[str]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Find the verb, by its old name too."""

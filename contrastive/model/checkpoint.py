@@ -1,18 +1,18 @@
 """Saved folders: safetensors and JSON, either whole or not there.
 
-``manifest.json`` has the size and SHA-256 of each file and is written last. A folder is built
-beside its place, flushed to the disk and renamed, so that a crash or a full disk leaves the
-previous one as it was. It is verified when it is first read, once in a process. Nothing in it is
-ever unpickled.
+``manifest.json`` has the size and SHA-256 of each file; it is written last and deleted first. A
+folder is built beside its place, flushed to the disk and exchanged with the previous one, so that
+a crash or a full disk leaves one of the two, whole (``contrastive.data.atomic_files``). It is
+verified when it is first read, once in a process. Nothing in it is ever unpickled. Only files that
+a manifest lists, or that are named like such, are ever deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as tensors_to_bytes
 
+from contrastive.data.atomic_files import (
+    BUILT,
+    DROPPED,
+    beside,
+    discard,
+    flush_folder,
+    leftovers,
+    link,
+    put,
+    write,
+)
 from contrastive.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -29,10 +40,15 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT = 2
 """Of the manifest. Format 1, of 0.1, has no number and is the mapping of files itself."""
+SUFFIXES = {".json", ".safetensors"}
 Content = Mapping[str, Any]
 
 _verified: dict[Path, object] = {}
 """By folder, the state of its files when they last agreed with the manifest."""
+
+
+class UnreadableError(WeightsError):
+    """A folder that cannot be judged: its disk gives no answer, or a later release wrote it."""
 
 
 @dataclass(frozen=True)
@@ -95,42 +111,95 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         WeightsError: the folder holds something else, or the disk is full or not writable; what
             was there before is untouched.
     """
-    folder = folder.absolute()
-    if folder.is_file():
-        msg = f"{folder}: is a file; choose a new or empty folder"
-        raise WeightsError(msg)
-    if not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
-        msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
-        raise WeightsError(msg)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder = folder.resolve() if folder.is_symlink() else folder.absolute()
+    building = beside(folder, BUILT)
     try:
+        recover(folder)
+        _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         listed: dict[str, dict[str, Any]] = {}
         for name, content in files.items():
             data = _encode(name, content)
-            _write(building / name, data)
+            write(building / name, data)
             listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         known = _read_manifest(folder) if keep else {}
         for name in keep:
-            _link(folder / name, building / name)
+            link(folder / name, building / name)
             size = (building / name).stat().st_size
             listed[name] = {"bytes": size, "sha256": known[name]}
-        _write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
-        _flush_folder(building)
-        _replace(building, folder)
+        write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
+        flush_folder(building)
+        before = put(building, folder)
     except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
+        discard(building, _own_files(building), last=MANIFEST)
         if not isinstance(error, OSError):
             raise
         msg = f"{folder}: cannot be written: {error.strerror or error}"
         raise WeightsError(msg) from error
+    if before:
+        discard(before, _own_files(before), last=MANIFEST, into=folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Insist on a saved model, an empty folder, or none."""
+    msg = ""
+    if folder.is_file():
+        msg = f"{folder}: is a file; choose a new or empty folder"
+    elif not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
+        msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
+    if msg:
+        raise WeightsError(msg)
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder; whoever looks meanwhile sees all of it or nothing."""
-    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+    """Delete a folder; whoever looks meanwhile sees all of it or nothing.
+
+    One that holds other things, or is a link, stays.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    own = _own_files(folder)
+    if not folder.is_symlink() and own.issuperset(path.name for path in folder.iterdir()):
+        discard(folder.rename(beside(folder, DROPPED)), own, last=MANIFEST)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a process that was killed began: a folder's replacement or its deletion.
+
+    If the folder is gone, the whole one beside it takes its place. What it has superseded, what was
+    never whole and what is half deleted goes. Whatever cannot be judged stays.
+    """
+    for left, place in leftovers(folder.parent):
+        if place.name != folder.name:
+            continue
+        with suppress(OSError, WeightsError):
+            if folder.exists():
+                if is_whole(folder):
+                    discard(left, _own_files(left), last=MANIFEST, into=folder)
+            elif is_whole(left):
+                put(left, folder)
+            elif left.suffix == BUILT or not (left / MANIFEST).exists():
+                discard(left, _own_files(left), last=MANIFEST)
+
+
+def way_back(folder: Path) -> Path | None:
+    """Return the whole folder that a killed process left beside the place of one that is gone."""
+    if folder.exists():
+        return None
+    beside_it = (left for left, place in leftovers(folder.parent) if place.name == folder.name)
+    return next((left for left in beside_it if is_whole(left)), None)
+
+
+def _own_files(folder: Path) -> set[str]:
+    """Return the files of a folder that ``write_folder`` wrote."""
+    try:
+        return {*_read_manifest(folder), MANIFEST}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, WeightsError):
+        paths = folder.iterdir() if folder.is_dir() else ()
+        files = (path for path in paths if path.is_file() and not path.is_symlink())
+        return {path.name for path in files if path.suffix in SUFFIXES}
 
 
 def open_folder(folder: Path) -> SavedFolder:
@@ -155,7 +224,13 @@ def open_folder(folder: Path) -> SavedFolder:
     except FileNotFoundError as error:
         msg = f"{error.filename}: no such file; is {folder} a folder that a model was saved to?"
         raise WeightsError(msg) from None
-    except (OSError, ValueError) as error:
+    except (IsADirectoryError, NotADirectoryError) as error:
+        msg = f"{error.filename}: damaged (is no file of a folder); copy it again"
+        raise WeightsError(msg) from None
+    except OSError as error:
+        msg = f"{error.filename or folder}: cannot be read: {error.strerror or _one_line(error)}"
+        raise UnreadableError(msg) from None
+    except ValueError as error:
         msg = f"{folder}: cannot be read: {_one_line(error)}"
         raise WeightsError(msg) from None
     except (TypeError, LookupError, AttributeError):  # JSON, but not what was written
@@ -165,9 +240,15 @@ def open_folder(folder: Path) -> SavedFolder:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether ``folder`` is there and every file in it is as it was written."""
+    """Return whether ``folder`` is there and every file in it is as it was written.
+
+    Raises:
+        UnreadableError: that cannot be told.
+    """
     try:
         open_folder(folder)
+    except UnreadableError:
+        raise
     except WeightsError:
         return False
     return True
@@ -181,7 +262,7 @@ def _read_manifest(folder: Path) -> dict[str, object]:
             f"{folder}: was saved in format {written}, this version reads up to {FORMAT}; run: "
             "pip install --upgrade contrastive-kit"
         )
-        raise WeightsError(msg)
+        raise UnreadableError(msg)
     listed = cast("dict[str, Any]", manifest["files"] if written == FORMAT else manifest)
     return {name: about.get("sha256") for name, about in listed.items() if Path(name).name == name}
 
@@ -222,39 +303,3 @@ def _encode(name: str, content: Content) -> bytes:
         owned[key] = here.clone() if storage in storages else here  # tied weights share theirs
         storages.add(storage)
     return tensors_to_bytes(owned)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _link(path: Path, new: Path) -> None:
-    try:
-        new.hardlink_to(path)
-    except OSError:  # a disk without hard links
-        shutil.copyfile(path, new)
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is flushed anyway
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def _set_aside(folder: Path) -> Path:
-    """Rename a folder, so that nobody finds it half deleted."""
-    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    return folder.rename(doomed)
-
-
-def _replace(building: Path, folder: Path) -> None:
-    old = _set_aside(folder) if folder.exists() else None
-    building.rename(folder)
-    _flush_folder(folder.parent)
-    if old:
-        shutil.rmtree(old, ignore_errors=True)

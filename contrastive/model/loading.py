@@ -15,9 +15,10 @@ from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.model.checkpoint import MANIFEST, SavedFolder, is_whole, open_folder
+from contrastive.model.checkpoint import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.model import ContrastiveModel
+from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
@@ -192,13 +193,15 @@ def find_model(folder: Path) -> Path:
     Raises:
         WeightsError: there is none.
     """
-    if is_pretrained(folder) or (folder / MANIFEST).exists():
+    if is_pretrained(folder):
         return folder
-    if (folder / "model" / MANIFEST).exists():
-        return folder / "model"
-    for step in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
-        if is_whole(step):
-            return step
+    for place in (folder, folder / "model"):
+        if (place / MANIFEST).exists():
+            return place
+        if left := way_back(place):
+            return left
+    if newest := newest_checkpoint(folder):
+        return newest.path
     if folder.is_file():
         msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
         raise WeightsError(msg)
