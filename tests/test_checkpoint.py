@@ -2,12 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contrastive.data import atomic_files
 from contrastive.errors import WeightsError
 from contrastive.model import checkpoint
 
@@ -89,6 +91,27 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     checkpoint.write_folder(tmp_path / "empty", FILES)
     assert checkpoint.is_whole(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_where_folders_cannot_be_exchanged_a_rename_that_fails_leaves_the_model_in_its_place(
+    tmp_path, monkeypatch, fails_at
+):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    real, calls = Path.rename, []
+
+    def rename(self, to):
+        calls.append(to)
+        if len(calls) == fails_at:
+            raise OSError(28, "No space left on device")
+        return real(self, to)
+
+    monkeypatch.setattr(atomic_files, "_exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(WeightsError, match="m: cannot be written: No space left on device"):
+        checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert read(tmp_path / "m")[1] == {"a": [1, 2]}
 
 
 def test_a_link_to_a_folder_is_written_through(tmp_path):
