@@ -270,11 +270,20 @@ def end_at_every_operation(
         allowed = {CRASHED} if how == "crash" else {0, 2}
         if ended not in allowed or "\n" in told.read_text():
             wrong.append(f"{at} {names[at]}: ended with {ended}: {told.read_text()}")
-        elif again := in_child(lambda: work.again(root), told):
-            wrong.append(f"{at} {names[at]}: then ended with {again}: {told.read_text()}")
+        elif failed := _again(work, root):
+            wrong.append(f"{at} {names[at]}: and then: {failed}")
         elif different := _differences(work.outcome(root), expected):
             wrong.append(f"{at} {names[at]}: {different}")
     return len(ends[::step]), wrong, sum(os.times()[:4]) - sum(started[:4])
+
+
+def _again(work: Training | Saving | Appending, root: Path) -> str:
+    """Do it to the end; return what went wrong."""
+    try:
+        work.again(root)
+    except Exception:
+        return traceback.format_exc()
+    return ""
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:

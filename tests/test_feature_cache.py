@@ -198,6 +198,20 @@ def test_a_torn_or_damaged_row_is_computed_again(cache, which, lost):
     torch.testing.assert_close(cache.table(Spec(), Linear(), TEXTS)[range(5)], right)
 
 
+@pytest.mark.parametrize("lost", [1, 36, 100])
+def test_mending_a_store_leaves_what_a_training_has_mapped(cache, lost):
+    """A file that shrinks under a memory map ends the process that reads it (SIGBUS)."""
+    running = cache.table(Spec(), Linear(), TEXTS)
+    right = running[range(5)].clone()
+    features, keys = files_of(cache)
+    size = features.stat().st_size
+    keys.write_bytes(keys.read_bytes()[:-lost])
+    again = cache.table(Spec(), Linear(), [*TEXTS, "deaf", "cafe"])
+    assert features.stat().st_size > size
+    assert torch.equal(running[range(5)], right)
+    torch.testing.assert_close(again[range(5)], right)
+
+
 def test_preprocessing_that_cannot_be_told_apart_is_not_cached(cache):
     def letters(samples):  # its repr is an address
         return Letters()(samples)

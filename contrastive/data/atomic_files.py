@@ -64,6 +64,8 @@ def link(path: Path, new: Path) -> None:
         new.hardlink_to(path)
     except OSError:
         shutil.copyfile(path, new)
+        with new.open("rb+") as copied:
+            os.fsync(copied.fileno())
 
 
 def flush_folder(folder: Path) -> None:
@@ -84,7 +86,10 @@ def beside(path: Path, kind: str) -> Path:
 def leftovers(folder: Path) -> list[tuple[Path, Path]]:
     """Return what processes that have ended left in a folder, each with the place it was for."""
     found: list[tuple[Path, Path]] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    paths: list[Path] = []
+    with suppress(OSError):
+        paths = sorted(folder.iterdir())
+    for path in paths:
         match = _LEFTOVER.fullmatch(path.name)
         if match and path.is_dir() and not path.is_symlink() and _has_ended(int(match["pid"])):
             found.append((path, folder / match["name"]))
