@@ -11,12 +11,18 @@ from hypothesis import strategies as st
 from contrastive.errors import WeightsError
 from contrastive.model import checkpoint
 
-FILES = {"model.safetensors": {"weight": torch.arange(6.0).view(2, 3)}, "spec.json": {"a": [1, 2]}}
+FILES = {
+    "model.safetensors": {"weight": torch.arange(6.0).view(2, 3)},
+    "seen.safetensors": {},
+    "spec.json": {"towers": {}, "a": [1, 2]},
+    "parts.json": {"encoders": {}, "packages": {}},
+}
 
 
 def read(folder):
     saved = checkpoint.open_folder(folder)
-    return saved.tensors("model.safetensors")["weight"].tolist(), saved.json("spec.json")
+    spec = {key: value for key, value in saved.json("spec.json").items() if key != "towers"}
+    return saved.tensors("model.safetensors")["weight"].tolist(), spec
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -58,7 +64,7 @@ def test_dying_at_any_operation_leaves_a_whole_folder(tmp_path, monkeypatch, ope
             return real(*args, **kwargs)
 
         monkeypatch.setattr(owner, operation, dies)
-        new = FILES | {"spec.json": {"a": "new"}}
+        new = FILES | {"spec.json": {"towers": {}, "a": "new"}}
         try:
             checkpoint.write_folder(target, new)
         except Died:
@@ -118,9 +124,11 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
     checkpoint.write_folder(tmp_path / "m", FILES)
-    manifest = {"../secret.json": {"sha256": "x", "bytes": 2}}
-    (tmp_path / "m" / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-    assert checkpoint.open_folder(tmp_path / "m").files == frozenset()
+    path = tmp_path / "m" / checkpoint.MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"]["../secret.json"] = {"sha256": "0" * 64, "bytes": 2}
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.open_folder(tmp_path / "m").files == FILES.keys()
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
@@ -136,7 +144,7 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path):
 
 def test_tied_weights_are_saved(tmp_path):
     weight = torch.arange(4.0)
-    tied = {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
+    tied = FILES | {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
     checkpoint.write_folder(tmp_path / "m", tied)
     loaded = checkpoint.open_folder(tmp_path / "m").tensors("model.safetensors")
     assert {name: t.tolist() for name, t in loaded.items()} == {
@@ -177,6 +185,6 @@ def test_files_are_hashed_once_until_they_change(tmp_path, monkeypatch):
     for _ in range(3):
         checkpoint.open_folder(tmp_path / "m")
     assert sorted(hashed) == sorted(FILES)
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     checkpoint.open_folder(tmp_path / "m")
     assert sorted(hashed) == sorted([*FILES, *FILES])

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def upgrade_file(
-    kind: Callable[[dict[str, Any]], type[Config]], path: Path, output: Path
+    kind: Callable[[dict[str, Any]], type[Config]],
+    path: Path,
+    output: Path,
+    *,
+    trusted: bool | None = None,
 ) -> list[OldName]:
     """Write a spec with the names of this release; return the old ones, in the order of the file.
 
@@ -29,13 +33,14 @@ def upgrade_file(
         kind: what chooses the config class by the content.
         path: the file.
         output: where to write; may be ``path``. Nothing is written if no name is old.
+        trusted: as of ``load_spec``.
 
     Raises:
         SpecError: the spec has mistakes; one line for each.
     """
     data, lines = read_yaml(path)
     with warnings.catch_warnings(action="ignore", category=RenamedWarning):
-        before = load_spec(kind, path)
+        before = load_spec(kind, path, trusted=trusted)
     found = sorted(old_names(before, data), key=lambda old: lines[old.key_path])
     if not found:
         return []
@@ -49,7 +54,7 @@ def upgrade_file(
     building = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         building.write_bytes(text.encode(encoding))
-        if load_spec(kind, building) != before:
+        if load_spec(kind, building, trusted=trusted) != before:
             msg = f"{path}: cannot be upgraded by itself; change by hand: {found[0]}"
             raise SpecError(msg)
         building.replace(output)
