@@ -26,6 +26,7 @@ from contrastive.errors import WeightsError
 from contrastive.model.saved_files import (
     CHECKPOINT,
     MODEL,
+    NAME,
     Listed,
     Manifest,
     check_file,
@@ -188,9 +189,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def _read_manifest(folder: Path) -> dict[str, Listed]:
-    """Return each file in a folder; names that lead out of it are left out."""
-    files = _manifest(folder).files
-    return {name: about for name, about in files.items() if Path(name).name == name}
+    """Return each file in a folder; what we do not write there is left out, and paths."""
+    return {name: about for name, about in _manifest(folder).files.items() if NAME.fullmatch(name)}
 
 
 def format_of(folder: Path) -> int:

@@ -8,6 +8,7 @@ may have added them.
 from __future__ import annotations
 
 import json
+import re
 import stat
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,6 +24,8 @@ MODEL = frozenset({"spec.json", "parts.json", "model.safetensors", "seen.safeten
 """The files that every saved model has."""
 CHECKPOINT = MODEL | {"run.json", "state.json", "optimizer.safetensors", "random.safetensors"}
 """Those of a run's checkpoint, from which it goes on."""
+NAME = re.compile(r"[A-Za-z0-9_-]+\.(json|safetensors)")
+"""What files are called; of others, nothing is read."""
 MAX_JSON = 16_000_000  # bytes; a spec is a page, a manifest has a line for each of ten files
 MAX_DEPTH = 50  # levels, as in a spec's YAML
 
@@ -121,8 +124,7 @@ def read_json(path: Path) -> Any:
     """
     check_file(path)
     try:
-        with path.open("rb") as file:
-            data = json.loads(file.read(MAX_JSON + 1))
+        data = json.loads(path.read_bytes())
         _check_plain(data)
     except FileNotFoundError:
         raise
