@@ -137,10 +137,9 @@ def commands(number: int, every: int) -> Iterator[str]:
     """Yield the commands for a run by its number; the first run gets those for no run, too."""
     lines = [line for lines in COMMANDS.values() for line in lines]
     for place, line in enumerate(lines):
-        if line in ALWAYS or (number + place) % every == 0:
-            if "{run}" in line or "{copy}" in line:
-                yield line
-        if number == 0 and "{" not in line:
+        of_a_run = "{run}" in line or "{copy}" in line
+        turn = line in ALWAYS or (number + place) % every == 0
+        if turn if of_a_run else number == 0:
             yield line
 
 

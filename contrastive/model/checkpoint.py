@@ -15,8 +15,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as tensors_to_bytes
@@ -35,6 +34,8 @@ from contrastive.model.saved_files import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 FORMAT = 2
@@ -200,14 +201,14 @@ def format_of(folder: Path) -> int:
 
 def _manifest(folder: Path) -> Manifest:
     written = read_json(folder / MANIFEST)
-    number = written.get("format") if isinstance(written, dict) else None
+    number: object = cast("Any", written).get("format") if isinstance(written, dict) else None
     if isinstance(number, int) and number > FORMAT:
         msg = (
             f"{folder}: was saved in format {number}, this version reads up to {FORMAT}; run: "
             "pip install --upgrade contrastive-kit"
         )
         raise WeightsError(msg)
-    whole = {"files": written} if number is None else written
+    whole: Any = {"files": written} if number is None else written
     return shaped(Manifest, whole, folder / MANIFEST)
 
 
