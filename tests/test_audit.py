@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-EVERY = [6, pytest.param(1, marks=pytest.mark.nightly)]  # as 6, but each command on each run
+EVERY = [9, pytest.param(1, marks=pytest.mark.nightly)]  # as 9, but each command on each run
 
 
 @pytest.fixture(scope="module", params=EVERY)
