@@ -175,9 +175,11 @@ def main(models: Path, every: int) -> None:
             note(f"{name}: {said}", lambda said=said: command(said))
         for what, door in doors(run).items():
             note(f"{what} {run}", lambda door=door: python(door))
+    foreign = ("hf:foreign/clip", "hf:foreign/evil", "open_clip:foreign/bert")
     for line in (
-        "evaluate -m base -d type=flickr30k,folder=table",
+        "evaluate -m base -d type=flickr30k,source=hub,repo=./table",
         "compositional table/TEST/test/0.parquet -m base",
+        *(f"classify {image} --classes a,b -m {name}" for name in foreign),
     ):
         note(line, lambda line=line: command(line))
     hostile.poison_cache(Path(os.environ["CONTRASTIVE_CACHE"]))
@@ -204,13 +206,14 @@ def prepare(models: Path) -> tuple[int, str]:
 
     write_flickr30k(HERE / "data", images=24)
     Path("own.yaml").write_text(json.dumps(hostile.run_spec(HERE / "data")))
-    Path("tests.jsonl").write_text("")
     image = next((HERE / "data" / "flickr30k-images").iterdir())
+    choice = {"image": image.name, "caption": "a", "negative_caption": "b"}
+    Path("tests.jsonl").write_text(json.dumps(choice))
     for name in ("a", "b"):
         (HERE / "class-folders" / name).mkdir(parents=True)
         shutil.copy(image, HERE / "class-folders" / name)
     started = command("train own.yaml -o base")
-    hostile.foreign_folder(HERE / "foreign", models)
+    hostile.foreign_folders(HERE / "foreign", models)
     hostile.with_code(HERE)
     hostile.parquet_with_code(HERE / "table" / "TEST" / "test" / "0.parquet")
     return started

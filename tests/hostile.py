@@ -50,16 +50,21 @@ COMPONENTS = {
 }
 """Where a run's spec has a component."""
 FOREIGN = {
-    "hf_text": (*TEXT, {"type": "hf-text"}),
-    "hf_dual_text": (*TEXT, {"type": "hf-dual-text"}),
-    "hf_image": (*IMAGE, {"type": "hf-image"}),
-    "hf_dual_image": (*IMAGE, {"type": "hf-dual-image"}),
-    "timm": (*IMAGE, {"type": "timm"}),
-    "sentences": (*TEXT, {"type": "sentence-transformers"}),
-    "open_clip": (*TEXT, {"type": "open-clip-text"}),
-    "open_clip_image": (*IMAGE, {"type": "open-clip-image"}),
+    "hf_text": (TEXT, "hf-text", "bert"),
+    "hf_text_unknown": (TEXT, "hf-text", "evil"),
+    "hf_dual_text": (TEXT, "hf-dual-text", "clip"),
+    "hf_dual_text_unknown": (TEXT, "hf-dual-text", "evil"),
+    "hf_image": (IMAGE, "hf-image", "vit"),
+    "hf_image_unknown": (IMAGE, "hf-image", "evil"),
+    "hf_dual_image": (IMAGE, "hf-dual-image", "clip"),
+    "timm": (IMAGE, "timm", "vit"),
+    "sentences": (TEXT, "sentence-transformers", "bert"),
+    "sentences_unknown": (TEXT, "sentence-transformers", "evil"),
+    "open_clip": (TEXT, "open-clip-text", "bert"),
+    "open_clip_backbone": (TEXT, "open-clip-text", "evil"),
+    "open_clip_image": (IMAGE, "open-clip-image", "bert"),
 }
-"""Encoders that read folders of other libraries."""
+"""Encoders that read folders of other libraries: where, their name, and whose folder."""
 
 
 class Pickled:
@@ -193,31 +198,48 @@ def with_link(name: str, target: str) -> Change:
     return work
 
 
-def foreign_folder(folder: Path, models: Path) -> None:
+def foreign_folders(root: Path, models: Path) -> None:
     """Write models of other libraries that name code of their own wherever they can."""
-    folder.mkdir()
+    for base in ("bert", "clip", "vit"):
+        about = json.loads((models / base / "config.json").read_text())
+        foreign_folder(root / base, models / base, about, {})
+    about = {"model_type": "evil", "architectures": ["X"]}
+    foreign_folder(root / "evil", models / "bert", about, {"hf_model_name": str(root / "evil")})
+    adapter = {"peft_type": "evil", "base_model_name_or_path": str(root / "evil")}
+    (root / "evil" / "adapter_config.json").write_text(json.dumps(adapter))
+
+
+def foreign_folder(
+    folder: Path, model: Path, about: dict[str, Any], backbone: dict[str, Any]
+) -> None:
+    """Write one, with the tokenizer of a model."""
+    folder.mkdir(parents=True)
     with_code(folder)
     for name in ("pytorch_model.bin", "open_clip_pytorch_model.bin"):
         (folder / name).write_bytes(PICKLE)
     kinds = ("Config", "Model", "ImageProcessor", "Processor", "FeatureExtractor")
     auto = {f"Auto{kind}": "evil.X" for kind in kinds} | {"AutoTokenizer": ["evil.X"] * 2}
     asked = {"auto_map": auto, "trust_remote_code": True, "code_revision": "main"}
-    about = json.loads((models / "bert" / "config.json").read_text()) | asked
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((models / "bert" / name).read_bytes())
-    texts = {"width": 8, "heads": 2, "layers": 1, "hf_tokenizer_name": str(folder)}
+    for name in ("tokenizer.json", "model.safetensors"):
+        (folder / name).write_bytes((model / name).read_bytes())
+    texts = {"width": 8, "heads": 2, "layers": 1, "hf_tokenizer_name": str(folder)} | backbone
     clip = {
         "embed_dim": 8,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "patch_size": 8,
+            "head_width": 16,
+        },
         "text_cfg": texts | {"tokenizer_kwargs": {"trust_remote_code": True}},
     }
     parts = ("model", "tokenizer", "config")
     files: dict[str, Any] = {
-        "config.json": about | {"architecture": "evil.X", "pretrained_cfg": {"file": "x.bin"}},
+        "config.json": about | asked | {"architecture": "evil.X"},
         "tokenizer_config.json": asked | {"tokenizer_class": "X"},
         "preprocessor_config.json": asked | {"image_processor_type": "X"},
         "processor_config.json": asked,
-        "adapter_config.json": {"peft_type": "evil", "base_model_name_or_path": str(folder)},
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "evil.X"}],
         "sentence_bert_config.json": {f"{part}_args": asked for part in parts},
         "config_sentence_transformers.json": asked | {"model_type": "evil.X"},
@@ -237,17 +259,11 @@ def hostile_runs(foreign: Path) -> dict[str, Change]:
     for name, place in COMPONENTS.items():
         runs[f"{name}_below"] = with_part(place, {"type": f"hostile.{name}_below.evil:X"})
         runs[f"{name}_beside"] = with_part(place, {"type": "evil:X"})
-    for name, (*tower, encoder) in FOREIGN.items():
-        at = (
-            f"local-dir:{foreign}"
-            if name in ("timm", "open_clip", "open_clip_image")
-            else str(foreign)
-        )
-        fields = {"name": at, "pretrained": False}
-        if name == "sentences":
-            fields.pop("pretrained")
-        whole = {"encoder": encoder | fields, "frozen": "none"}
-        runs[name] = with_part((*tower,), whole)
+    for name, (tower, kind, base) in FOREIGN.items():
+        folder = f"{'local-dir:' if kind.startswith(('timm', 'open')) else ''}{foreign / base}"
+        drawn = {} if name.startswith("sentences") else {"pretrained": False}
+        encoder = {"type": kind, "name": folder} | drawn
+        runs[name] = with_part(tower, {"encoder": encoder, "frozen": "none"})
     for name in ("model", "seen", "optimizer", "random"):
         runs[f"pickled_{name}"] = with_file(f"{name}.safetensors", PICKLE)
     for name in ("spec", "run", "parts", "state"):
@@ -304,7 +320,7 @@ def parquet_with_code(path: Path) -> None:
     about = {
         "info": {"features": {"image": {"_type": "evil.X"}, "caption": {"_type": "os.system"}}}
     }
-    names = ("image", "caption", "split", "filename", "caption_0", "caption_1")
+    names = ("image", "caption", "negative_caption", "split", "filename")
     fields = [pa.field(name, pa.binary(), metadata=extension) for name in names]
     schema = pa.schema(fields, metadata={b"huggingface": json.dumps(about).encode()})
     columns = [pa.array([PICKLE, b"evil:X"], pa.binary()) for _ in names]
