@@ -27,6 +27,7 @@ def report(request, models, tmp_path_factory):
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, given)])
     env = os.environ | {"CONTRASTIVE_CACHE": str(folder / "cache"), "PYTHONPATH": path}
+    env |= {"HF_MODULES_CACHE": str(folder / "here" / "modules")}  # where transformers puts code
     (folder / "here").mkdir()
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tests.audited", models, str(request.param)],

@@ -200,15 +200,15 @@ def format_of(folder: Path) -> int:
 
 
 def _manifest(folder: Path) -> Manifest:
-    written = read_json(folder / MANIFEST)
-    number: object = cast("Any", written).get("format") if isinstance(written, dict) else None
+    written: Any = read_json(folder / MANIFEST)
+    number = cast("dict[str, Any]", written).get("format") if isinstance(written, dict) else None
     if isinstance(number, int) and number > FORMAT:
         msg = (
             f"{folder}: was saved in format {number}, this version reads up to {FORMAT}; run: "
             "pip install --upgrade contrastive-kit"
         )
         raise WeightsError(msg)
-    whole: Any = {"files": written} if number is None else written
+    whole = {"files": cast("Any", written)} if number is None else cast("Any", written)
     return shaped(Manifest, whole, folder / MANIFEST)
 
 
