@@ -13,12 +13,18 @@ from contrastive.data import atomic_files
 from contrastive.errors import WeightsError
 from contrastive.model import checkpoint
 
-FILES = {"model.safetensors": {"weight": torch.arange(6.0).view(2, 3)}, "spec.json": {"a": [1, 2]}}
+FILES = {
+    "model.safetensors": {"weight": torch.arange(6.0).view(2, 3)},
+    "seen.safetensors": {},
+    "spec.json": {"towers": {}, "a": [1, 2]},
+    "parts.json": {"encoders": {}, "packages": {}},
+}
 
 
 def read(folder):
     saved = checkpoint.open_folder(folder)
-    return saved.tensors("model.safetensors")["weight"].tolist(), saved.json("spec.json")
+    spec = {key: value for key, value in saved.json("spec.json").items() if key != "towers"}
+    return saved.tensors("model.safetensors")["weight"].tolist(), spec
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -77,9 +83,11 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
     checkpoint.write_folder(tmp_path / "m", FILES)
-    manifest = {"../secret.json": {"sha256": "x", "bytes": 2}}
-    (tmp_path / "m" / checkpoint.MANIFEST).write_text(json.dumps(manifest))
-    assert checkpoint.open_folder(tmp_path / "m").files == frozenset()
+    path = tmp_path / "m" / checkpoint.MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"]["../secret.json"] = {"sha256": "0" * 64, "bytes": 2}
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.open_folder(tmp_path / "m").files == FILES.keys()
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
@@ -146,7 +154,7 @@ def test_what_a_process_that_runs_is_building_is_left_alone(tmp_path):
 
 def test_tied_weights_are_saved(tmp_path):
     weight = torch.arange(4.0)
-    tied = {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
+    tied = FILES | {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
     checkpoint.write_folder(tmp_path / "m", tied)
     loaded = checkpoint.open_folder(tmp_path / "m").tensors("model.safetensors")
     assert {name: t.tolist() for name, t in loaded.items()} == {
@@ -188,6 +196,6 @@ def test_files_are_hashed_once_until_they_change(tmp_path, monkeypatch):
     for _ in range(3):
         checkpoint.open_folder(tmp_path / "m")
     assert sorted(hashed) == sorted(FILES)
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     checkpoint.open_folder(tmp_path / "m")
     assert sorted(hashed) == sorted([*FILES, *FILES])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import load_run
-from contrastive.cli.options import Json, Overrides, SpecFile
+from contrastive.cli.options import Json, Overrides, SpecFile, Trusted
 from contrastive.cli.output import show
 
 
@@ -22,10 +22,11 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the newest checkpoint.")
     ] = False,
+    trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
     """Train a model: heads, towers or both, as the spec says."""
-    run = load_run(spec, overrides)
+    run = load_run(spec, overrides, trusted=trusted)
     from contrastive.training.run_folder import run_folder
     from contrastive.training.train import train as start
 

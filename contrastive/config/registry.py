@@ -113,7 +113,10 @@ class Registry(Generic[C]):
             return self.registered[name]
         if ":" in name:
             if not _paths_allowed.get():
-                msg = f"{name!r} is an import path, which only your own spec may use"
+                msg = (
+                    f"{name!r} is an import path, which only your own spec may use; if this one is "
+                    "yours, add --trusted (trusted=True)"
+                )
                 raise UnknownComponent(msg)
             return self.load(PluginEntry(name))
         offers = self.installed.get(name, [])

@@ -65,8 +65,8 @@ def _final_split(folder: Path, run: RunSpec) -> SharedFacts:
     from contrastive.data.samples import rows_of
     from contrastive.doctor.run_facts import shared_facts
     from contrastive.model.checkpoint import open_folder
-    from contrastive.model.loading import find_model
+    from contrastive.model.loading import find_model, stored_samples
 
-    seen = open_folder(find_model(folder)).tensors("seen.safetensors")
+    seen = stored_samples(open_folder(find_model(folder)))
     training = rows_of(run.data.build(run.training.split, purpose="training"))
     return shared_facts(training, rows_of(run.data.build(run.evaluation.final_split)), seen)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as tensors_to_bytes
 
+from contrastive.config.stored import MANIFEST
 from contrastive.data.atomic_files import (
     BUILT,
     DROPPED,
@@ -33,16 +33,28 @@ from contrastive.data.atomic_files import (
     write,
 )
 from contrastive.errors import WeightsError
+from contrastive.model.saved_files import (
+    CHECKPOINT,
+    MODEL,
+    NAME,
+    Listed,
+    Manifest,
+    check_file,
+    read_json,
+    shaped,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
-MANIFEST = "manifest.json"
 FORMAT = 2
 """Of the manifest. Format 1, of 0.1, has no number and is the mapping of files itself."""
 SUFFIXES = {".json", ".safetensors"}
 Content = Mapping[str, Any]
 
+_STEP = re.compile(r"\.?step-\d{8}")  # a run's checkpoint; with a dot, while it is made or removed
 _verified: dict[Path, object] = {}
 """By folder, the state of its files when they last agreed with the manifest."""
 
@@ -63,15 +75,15 @@ class SavedFolder:
         """Return the plain data of a JSON file, parsed once: do not change it.
 
         Raises:
-            WeightsError: the file is not in the folder, or is not JSON.
+            WeightsError: the file is not in the folder, not JSON, or not of its shape.
         """
-        try:
-            if name not in self._parsed:
-                self._parsed[name] = json.loads(self._file(name).read_bytes())
-            return self._parsed[name]
-        except (OSError, ValueError, RecursionError) as error:
-            msg = f"{self.path / name}: not a JSON file: {_one_line(error)}"
-            raise WeightsError(msg) from None
+        if name not in self._parsed:
+            try:
+                self._parsed[name] = read_json(self._file(name))
+            except OSError as error:
+                msg = f"{self.path / name}: cannot be read: {_one_line(error)}"
+                raise WeightsError(msg) from None
+        return self._parsed[name]
 
     def line_of(self, name: str, key_path: Iterable[str]) -> int:
         """Return the line of a key in a JSON file, as ``write_folder`` lays it out."""
@@ -91,7 +103,9 @@ class SavedFolder:
         """
         try:
             return load_file(self._file(name))
-        except (OSError, SafetensorError) as error:
+        except WeightsError:
+            raise
+        except Exception as error:  # torch's own, for shapes and types that it does not have
             msg = f"{self.path / name}: not a safetensors file: {_one_line(error)}"
             raise WeightsError(msg) from None
 
@@ -127,7 +141,7 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         for name in keep:
             link(folder / name, building / name)
             size = (building / name).stat().st_size
-            listed[name] = {"bytes": size, "sha256": known[name]}
+            listed[name] = {"bytes": size, "sha256": known[name].sha256}
         write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
         flush_folder(building)
         before = put(building, folder)
@@ -196,7 +210,7 @@ def _own_files(folder: Path) -> set[str]:
     """Return the files of a folder that ``write_folder`` wrote."""
     try:
         return {*_read_manifest(folder), MANIFEST}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, WeightsError):
+    except (OSError, WeightsError):
         paths = folder.iterdir() if folder.is_dir() else ()
         files = (path for path in paths if path.is_file() and not path.is_symlink())
         return {path.name for path in files if path.suffix in SUFFIXES}
@@ -213,11 +227,16 @@ def open_folder(folder: Path) -> SavedFolder:
     """
     try:
         listed = _read_manifest(folder)
+        if lacking := sorted((CHECKPOINT if _STEP.match(folder.name) else MODEL) - listed.keys()):
+            msg = f"{folder / MANIFEST}: does not list {lacking[0]}; copy the folder again"
+            raise WeightsError(msg)
         paths = [folder / name for name in sorted(listed)]
+        for path in paths:
+            check_file(path, listed[path.name].bytes)
         state = listed, [_state(path) for path in paths]
         if _verified.get(folder.absolute()) != state:
             for path in paths:
-                if _sha256(path) != listed[path.name]:
+                if _sha256(path) != listed[path.name].sha256:
                     msg = f"{path}: damaged (its SHA-256 is not the manifest's); copy it again"
                     raise WeightsError(msg)
             _verified[folder.absolute()] = state
@@ -230,12 +249,6 @@ def open_folder(folder: Path) -> SavedFolder:
     except OSError as error:
         msg = f"{error.filename or folder}: cannot be read: {error.strerror or _one_line(error)}"
         raise UnreadableError(msg) from None
-    except ValueError as error:
-        msg = f"{folder}: cannot be read: {_one_line(error)}"
-        raise WeightsError(msg) from None
-    except (TypeError, LookupError, AttributeError):  # JSON, but not what was written
-        msg = f"{folder / MANIFEST}: cannot be read: damaged; copy it again"
-        raise WeightsError(msg) from None
     return SavedFolder(folder, frozenset(listed))
 
 
@@ -254,27 +267,27 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
-def _read_manifest(folder: Path) -> dict[str, object]:
-    """Return the SHA-256 of each file in a folder; names that lead out of it are left out."""
-    manifest, written = _manifest(folder)
-    if isinstance(written, int) and written > FORMAT:
-        msg = (
-            f"{folder}: was saved in format {written}, this version reads up to {FORMAT}; run: "
-            "pip install --upgrade contrastive-kit"
-        )
-        raise UnreadableError(msg)
-    listed = cast("dict[str, Any]", manifest["files"] if written == FORMAT else manifest)
-    return {name: about.get("sha256") for name, about in listed.items() if Path(name).name == name}
+def _read_manifest(folder: Path) -> dict[str, Listed]:
+    """Return each file in a folder; what we do not write there is left out, and paths."""
+    return {name: about for name, about in _manifest(folder).files.items() if NAME.fullmatch(name)}
 
 
 def format_of(folder: Path) -> int:
     """Return the format of a saved folder."""
-    return int(_manifest(folder)[1])
+    return _manifest(folder).format
 
 
-def _manifest(folder: Path) -> tuple[dict[str, Any], Any]:
-    manifest = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_bytes()))
-    return manifest, manifest.get("format", 1)
+def _manifest(folder: Path) -> Manifest:
+    written: Any = read_json(folder / MANIFEST)
+    number = cast("dict[str, Any]", written).get("format") if isinstance(written, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        msg = (
+            f"{folder}: was saved in format {number}, this version reads up to {FORMAT}; run: "
+            "pip install --upgrade contrastive-kit"
+        )
+        raise UnreadableError(msg)
+    whole = {"files": cast("Any", written)} if number is None else cast("Any", written)
+    return shaped(Manifest, whole, folder / MANIFEST)
 
 
 def _state(path: Path) -> tuple[int, ...]:

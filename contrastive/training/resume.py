@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contrastive.config.provenance import origins
 from contrastive.console import say
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.errors import ContrastiveError, TrainingError, WeightsError
 from contrastive.model.checkpoint import (
     FORMAT,
     MANIFEST,
@@ -210,6 +210,7 @@ def restore_step(
     parameters = dict(model.named_parameters())
     for key, value in saved.tensors("optimizer.safetensors").items():
         name, _, kind = key.rpartition("|")
+        _check_moment(saved, key, value, parameters.get(name), kind)
         # AdamW counts its steps on the CPU, whatever the device
         device = "cpu" if kind == "step" else model.device
         optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
@@ -217,6 +218,18 @@ def restore_step(
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
     return progress_of(saved)
+
+
+def _check_moment(
+    saved: SavedFolder, key: str, value: Tensor, parameter: Tensor | None, kind: str
+) -> None:
+    """Insist on what AdamW keeps of a parameter of the model."""
+    wanted = None if parameter is None else {"step": ()}.get(kind, tuple(parameter.shape))
+    known = kind in ("step", "exp_avg", "exp_avg_sq")
+    if not known or tuple(value.shape) != wanted or not value.is_floating_point():
+        where = saved.path / "optimizer.safetensors"
+        msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
+        raise WeightsError(msg)
 
 
 def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: TrainingBatches) -> None:
@@ -238,6 +251,11 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
             )
             raise TrainingError(msg)
     random = saved.tensors("random.safetensors")
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and model.device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], model.device)
+    try:
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and model.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], model.device)
+    except (LookupError, RuntimeError, TypeError):
+        where = saved.path / "random.safetensors"
+        msg = f"{where}: has no state of torch's generator; copy the checkpoint again"
+        raise WeightsError(msg) from None
