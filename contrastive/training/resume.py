@@ -36,6 +36,7 @@ from contrastive.reporting.run_log import holds_log
 from contrastive.training.finite import check_saved
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from contrastive.model.model import ContrastiveModel
@@ -160,11 +161,33 @@ def save_step(
     batches: TrainingBatches,
     progress: Progress,
 ) -> None:
-    """Write a checkpoint, then drop those that are no longer needed."""
+    """Write a checkpoint, then drop those that are no longer needed.
+
+    Raises:
+        TrainingError: it is not finite, or cannot be read back.
+        WeightsError: it cannot be written.
+    """
+    step = checkpoint_folder(folder, progress.step)
+    write_step(step, spec, model, optimizer.state, batches, progress)
+    if not is_whole(step):  # a failing disk must not cost the last good one
+        msg = f"{step}: cannot be read back as it was written; is the disk failing?"
+        raise TrainingError(msg)
+    drop_superseded(folder)
+
+
+def write_step(
+    step: Path,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    optimizer_state: Mapping[Tensor, Mapping[str, Tensor]],
+    batches: TrainingBatches,
+    progress: Progress,
+) -> None:
+    """Write the folder of a checkpoint."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     moments = {
         f"{names[p]}|{key}": value
-        for p, state in optimizer.state.items()
+        for p, state in optimizer_state.items()
         for key, value in state.items()
     }
     check_saved(progress.step, [*model.state_dict().items(), *moments.items()])
@@ -181,12 +204,7 @@ def save_step(
         "random.safetensors": random,
         "state.json": state | asdict(progress),
     }
-    step = checkpoint_folder(folder, progress.step)
     write_folder(step, files)
-    if not is_whole(step):  # a failing disk must not cost the last good one
-        msg = f"{step}: cannot be read back as it was written; is the disk failing?"
-        raise TrainingError(msg)
-    drop_superseded(folder)
 
 
 def save_progress(folder: Path, progress: Progress) -> None:

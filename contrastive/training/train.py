@@ -44,6 +44,7 @@ from contrastive.training.resume import (
     start_or_resume,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
+from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def _train(
     with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
+        if ranks.is_main:
+            check_room(folder, spec, model, optimizer, batches)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     data = batches, held_out, cache
@@ -232,10 +235,12 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
 def _remember_samples(
     model: ContrastiveModel, batches: TrainingBatches, held_out: Samples | None, spec: RunSpec
 ) -> None:
-    """Note in the model what it is trained on, and refuse to measure it on that."""
+    """Note in the model what it is trained on, and refuse to measure it on that or on nothing."""
     model.seen = seen_samples(batches.rows, list(model.towers))
     if held_out is not None:
-        check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
+        split = str(spec.evaluation.split)
+        check_held_out(model, rows_of(held_out), split)
+        check_images(model, held_out, split, workers=spec.training.workers)
 
 
 def _uses_bf16(settings: TrainingSpec, device: torch.device) -> bool:
