@@ -13,8 +13,9 @@ from torch import distributed as dist
 
 from contrastive import build_model
 from contrastive.distributed.ranks import Ranks
-from contrastive.errors import DataError
+from contrastive.errors import ContrastiveError, DataError
 from contrastive.reporting.run_log import read_log
+from contrastive.training import train as training
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
@@ -66,6 +67,91 @@ def never_stopped(rank, size, spec, run):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     train(spec, run)
     dist.destroy_process_group()
+
+
+def other_on_rank_1(rank, size, specs, resumes, folder):
+    """Be a rank that was asked for something else than the other; leave what it says."""
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    told = ""
+    sys.stderr = (folder / f"{rank}.err").open("w")
+    try:
+        train(specs[rank], folder / f"run-{rank}", resume=resumes[rank])
+    except (ContrastiveError, SystemExit) as error:
+        told = str(error)
+    sys.stderr.close()
+    (folder / f"{rank}.txt").write_text(told)
+
+
+def ways_to_differ():
+    """Return by name the two ranks' specs, --resume, and what rank 0 and rank 1 say."""
+    fewer, other = {"images": 42}, {"images": 54}
+    same_rows = "the ranks have different data or checkpoints: rank 0 has usable rows: "
+    return {
+        "a row fewer": ({}, fewer, False, same_rows),
+        "another seed": ({}, {"seed": 1}, False, "rank 0 has training.seed: 0, rank 1 has 1"),
+        "more steps": ({}, {"epochs": 9}, False, "rank 0 has training.epochs: 1, rank 1 has 9"),
+        "resume": ({}, {}, True, "rank 0 has resume: False, rank 1 has True"),
+        "other": (other, {"images": 54, "reverse": True}, False, "have different rows, or others"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ways_to_differ())
+def test_ranks_that_differ_end_before_the_first_step(tmp_path, in_ranks, how):
+    *different, resume, message = ways_to_differ()[how]
+    specs = []
+    for rank, given in enumerate(different):
+        settings = dict(given)
+        images, turned = settings.pop("images", 48), settings.pop("reverse", False)
+        data = tmp_path / f"data-{rank}"
+        specs.append(toy_dict(data, images=images, cache="off", **{"epochs": 1} | settings))
+        if turned:
+            path = data / "dataset_flickr30k.json"
+            document = json.loads(path.read_text())
+            document["images"].reverse()
+            path.write_text(json.dumps(document))
+    in_ranks(other_on_rank_1, 2, specs, [False, resume], tmp_path)
+    assert message in (tmp_path / "0.txt").read_text()
+    assert (tmp_path / "1.txt").read_text() == "2"  # said once
+    assert not list(tmp_path.glob("run-*/log.jsonl"))
+
+
+@pytest.mark.slow
+def test_what_only_another_rank_lacks_is_told_by_it(tmp_path, in_ranks):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    (tmp_path / "run-1" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    in_ranks(other_on_rank_1, 2, [spec, spec], [False, False], tmp_path)
+    assert "another rank of this run has ended" in (tmp_path / "0.txt").read_text()
+    told = (tmp_path / "1.txt").read_text()
+    assert told.startswith(f"rank 1: {tmp_path / 'run-1'}: holds a run already")
+
+
+def without_memory_on_rank_1(rank, size, spec, folder):
+    """Be a rank, the second of which has no memory left in its fourth step."""
+    real, call = training.step_loss, [0]
+
+    def step_loss(*args, **kwargs):
+        call[0] += 1
+        result = real(*args, **kwargs)
+        if call[0] == 4 and rank == 1:
+            torch.empty(2**50)
+        return result
+
+    training.step_loss = step_loss
+    other_on_rank_1(rank, size, [spec, spec], [False, False], folder)
+
+
+@pytest.mark.slow
+def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path, in_ranks):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    in_ranks(without_memory_on_rank_1, 2, spec, tmp_path)
+    lost, own = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert lost.startswith("another rank of this run has ended; its message, or torchrun's, says")
+    assert lost.endswith("; saved at step 3; go on with resume=True (--resume)")
+    assert own.startswith("rank 1: out of memory (")
+    assert "a step of 8 rows takes about" in own
+    assert (tmp_path / "run-0" / "checkpoints" / "step-00000003").is_dir()
 
 
 @pytest.mark.slow

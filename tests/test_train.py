@@ -313,6 +313,37 @@ def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path, ended):
     assert (run / "checkpoints" / f"step-{done:08d}").is_dir()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_a_closed_terminal_and_a_batch_system_find_the_step_saved(tmp_path, ended, name):
+    spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=1)
+    path, run = tmp_path / "spec.yaml", tmp_path / "run"
+    path.write_text(json.dumps(spec))
+    code, told = ended(path, run, signalled=(name, 3, "group"))
+    assert code == 128 + signal.Signals[name], told
+    done = len(losses(run))
+    assert f"interrupted at step {done} of 200; saved; go on with" in told
+    assert (run / "checkpoints" / f"step-{done:08d}").is_dir()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_started_to_outlive_its_terminal_does(tmp_path, cache, monkeypatch):
+    real = Log.step
+
+    def step(self, *args, **metrics):
+        real(self, *args, **metrics)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(Log, "step", step)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        train(toy_spec(tmp_path / "data", epochs=1), tmp_path / "run", cache=cache)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(losses(tmp_path / "run")) == 4
+
+
 def test_an_empty_or_unwanted_evaluation_split(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", images=4, epochs=1)  # four images, all of them in train
     with pytest.raises(DataError, match="no split 'val'; there are: 'train'"):

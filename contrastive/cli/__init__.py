@@ -41,6 +41,7 @@ from contrastive.cli import (
 from contrastive.cli.options import app
 from contrastive.cli.verb import CtrlC, Verb
 from contrastive.console import noted_omissions, printable, say
+from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ def run_guarded(work: Callable[[], Any]) -> None:
         if not error.strerror:
             raise
         _end(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
+    except (MemoryError, RuntimeError) as error:
+        from contrastive.nn.memory import out_of_memory
+
+        if problem := out_of_memory(error):
+            _end(f"{problem}; take smaller batches or fewer samples, or another device", 2)
+        raise
 
 
 def _show_warning(
@@ -119,7 +126,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, RenamedWarning):
-        if os.environ.get("RANK", "0") == "0":  # the ranks that torchrun started read one spec
+        if is_main():  # the ranks that torchrun started read one spec
             say(f"{filename}:{lineno}: {message}" if lineno else f"{filename}: {message}")
     else:
         _show_any_warning(message, category, filename, lineno, file, line)

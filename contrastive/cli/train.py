@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from contrastive.cli.context import load_run
 from contrastive.cli.options import Json, Overrides, SpecFile, Trusted
 from contrastive.cli.output import show
+from contrastive.distributed.launcher import is_main
 
 
 def train(
@@ -32,5 +32,5 @@ def train(
 
     folder = run_folder(output, run.output, Path("runs") / spec.stem)
     start(run, folder, resume=resume)
-    if os.environ.get("RANK", "0") == "0":  # of the ranks that torchrun started, one prints
+    if is_main():
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

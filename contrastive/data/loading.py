@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from contrastive.data.worker_processes import Workers
 from contrastive.errors import BadSample, ContrastiveError
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator
     """Yield ``job[group]`` for each group, in order, computed ahead by worker processes.
 
     The loader draws its seeds from a generator of its own, so the caller's randomness stays put.
+
+    Raises:
+        LostWorker: a worker process was killed; what the caller has made is whole.
     """
     loader: DataLoader[Any] = DataLoader(
         cast("Any", _ReturnErrors(job)),
@@ -167,7 +171,7 @@ def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator
         generator=torch.Generator(),
     )
     with _without_tokenizer_threads():
-        results = iter(loader)  # which starts the workers
+        results = Workers(lambda: iter(loader))
     for result in results:
         if isinstance(result, ContrastiveError):
             raise result
@@ -203,6 +207,8 @@ class _ReturnErrors:
 
 def _start_worker(_: int) -> None:
     """Outlive the signals that a whole group gets: the parent needs its workers to end a step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # Windows has the first alone
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":  # which ends processes without a signal
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from torch import distributed as dist
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class LostRank(TrainingError):  # noqa: N818
@@ -81,3 +82,15 @@ def broadcast(x: Tensor) -> None:
 def barrier(group: ProcessGroup | None) -> None:
     """Wait until every rank is here."""
     dist.barrier(group)
+
+
+@_collective
+def _all_gather_objects(found: list[Any], mine: Any, group: ProcessGroup | None) -> None:
+    dist.all_gather_object(found, mine, group)
+
+
+def all_gather_objects(mine: T, size: int, group: ProcessGroup | None) -> list[T]:
+    """Return a small object of each of ``size`` ranks, by rank."""
+    found: list[Any] = [None] * size
+    _all_gather_objects(found, mine, group)
+    return found

@@ -14,6 +14,8 @@ Shapes: n rows of this rank, N of all.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -26,9 +28,21 @@ from torch.autograd.function import once_differentiable
 from contrastive.distributed.collectives import all_gather, all_reduce, reduce_scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from torch.distributed import ProcessGroup
+
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """Within a block, let this process's batch be the whole one, as if there were no ranks."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 class BatchGroup:
@@ -48,7 +62,9 @@ class BatchGroup:
     @classmethod
     def current(cls) -> BatchGroup | None:
         """Return all ranks, or None if there is one or none was initialised."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if _alone.get() or not (
+            dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        ):
             return None
         return cls()
 

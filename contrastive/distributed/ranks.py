@@ -7,7 +7,6 @@ rank 0 writes and logs; the other ranks wait at a barrier while it evaluates or 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,7 +17,13 @@ import torch
 from torch import distributed as dist
 
 from contrastive.console import quiet, say
-from contrastive.distributed.collectives import all_reduce, barrier, broadcast
+from contrastive.distributed.collectives import all_gather_objects, all_reduce, barrier, broadcast
+from contrastive.distributed.launcher import (
+    COLLECTIVE_TIMEOUT,
+    launched,
+    local_rank,
+    told_waiting,
+)
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.nn.device import pick_device
 
@@ -30,8 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# a step takes seconds; a rank that is missing for so long has hung or is gone
-COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 # rank 0 may encode or evaluate for hours while the others wait
 RANK0_TIMEOUT = timedelta(days=7)
 
@@ -69,12 +72,46 @@ class Ranks:
 
     @contextmanager
     def main_first(self) -> Generator[None]:
-        """Let rank 0 do the block before the others, which then find what it has made."""
-        if not self.is_main:
-            self.barrier()
-        yield
+        """Let rank 0 do the block before the others, which then find what it has made.
+
+        Raises:
+            ContrastiveError: another rank met a mistake that rank 0 did not; it tells it.
+        """
         if self.is_main:
+            yield
             self.barrier()
+            return
+        self.barrier()
+        try:
+            yield
+        except ContrastiveError as error:
+            msg = f"rank {self.rank}: {error}"
+            raise ContrastiveError(msg) from error
+
+    def check_same(self, what: str, values: dict[str, Any], remedy: str) -> None:
+        """Insist that values are the same on all ranks.
+
+        Args:
+            what: they are, such as ``"the ranks have other specs"``.
+            values: by name; the first that differs is told.
+            remedy: what to do about it.
+
+        Raises:
+            TrainingError: they differ; all ranks raise it.
+        """
+        if self.size == 1:
+            return
+        mine = {name: repr(value) for name, value in values.items()}
+        found: list[dict[str, str]] = all_gather_objects(mine, self.size, self.cpu_group)
+        for name in dict.fromkeys(name for each in found for name in each):
+            told = [each.get(name, "none") for each in found]
+            if len(set(told)) > 1:
+                other = next(rank for rank, value in enumerate(told) if value != told[0])
+                msg = (
+                    f"{what}: rank 0 has {name}: {told[0]}, rank {other} has {told[other]}; "
+                    f"{remedy}"
+                )
+                raise TrainingError(msg)
 
     def all_reduce_max(self, number: int) -> int:
         """Return the largest of the ranks' numbers."""
@@ -130,12 +167,10 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
 
     Raises:
         SpecError: there is no such device.
-        TrainingError: another rank has ended.
+        TrainingError: the environment describes no ranks, or another one has ended.
     """
     ours = not (dist.is_available() and dist.is_initialized())
-    rank, size = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    if not ours:
-        rank, size = dist.get_rank(), dist.get_world_size()
+    rank, size = launched() if ours else (dist.get_rank(), dist.get_world_size())
     if size == 1:
         yield Ranks(), pick_device(device)
         return
@@ -144,7 +179,8 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
         backend = (
             "cpu:gloo,cuda:nccl" if here.type == "cuda" and dist.is_nccl_available() else "gloo"
         )
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        with told_waiting(rank, size):
+            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     cpu_group = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=RANK0_TIMEOUT))
     ranks = Ranks(rank, size, cpu_group=cpu_group)
     try:
@@ -164,7 +200,7 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
 def _own_device(name: str, size: int) -> torch.device:
     """Return the device of this rank: on a machine with GPUs, one for each."""
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
-        device = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        device = pick_device(f"cuda:{local_rank()}")
         torch.cuda.set_device(device)
         return device
     device = pick_device(name)

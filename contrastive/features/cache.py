@@ -33,6 +33,7 @@ from contrastive.features.encoder_key import encoder_key
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
 from contrastive.nn.embeddings import NOT_FINITE
+from contrastive.nn.memory import told_memory
 from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
@@ -214,11 +215,17 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
 
     Raises:
         DataError: the encoder gave something else.
+        OutOfMemory: it takes more memory than there is.
     """
     device, size = device_of(module), len(batch.indices)
     if not size:
         return np.zeros((0, module.out_dim), np.float32)
-    with eval_mode(module), torch.autocast(device.type, enabled=False):
+    what = f"encoding {max(size, rows)} {module.modality} samples at a time"
+    with (
+        told_memory(what, "choose a smaller encoder, or another device"),
+        eval_mode(module),
+        torch.autocast(device.type, enabled=False),
+    ):
         inputs = {name: _filled(x, size, rows).to(device) for name, x in batch.inputs.items()}
         features = module(**inputs).float().cpu().numpy()
     if features.ndim != 2 or features.shape[1] != module.out_dim or len(features) < size:

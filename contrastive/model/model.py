@@ -27,7 +27,7 @@ from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
-from contrastive.nn.memory import out_of_memory
+from contrastive.nn.memory import out_of_memory, told_memory
 from contrastive.nn.modes import eval_mode
 from contrastive.spec import ModelSpec, Tower
 
@@ -208,6 +208,7 @@ class ContrastiveModel(nn.Module):
 
         Raises:
             BadSample: a sample is bad, by default; or ``samples`` are no samples.
+            OutOfMemory: a batch is too large.
             SpecError: the model has no such tower, or a number is none that makes sense.
         """
         if not isinstance(cast("object", modality), str):
@@ -221,7 +222,8 @@ class ContrastiveModel(nn.Module):
         samples = sample_list(samples, modality)
         on_bad = on_bad or first_bad_raises(len(samples))
         result = torch.zeros(len(samples), self.spec.embed_dim)
-        with eval_mode(self):
+        what = f"embedding {modality} samples, {at_a_time} at a time"
+        with eval_mode(self), told_memory(what, "give a smaller batch_size, or another device"):
             pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
             for indices, embeddings in pieces:
                 rows = embeddings.float().cpu()

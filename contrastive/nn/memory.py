@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+
+from contrastive.errors import ContrastiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 SIGNS = (
     "can't allocate memory",  # torch's CPU allocator
@@ -14,6 +21,26 @@ SIGNS = (
     "Overflow when unpacking long",
 )
 ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)
+
+
+class OutOfMemory(ContrastiveError):  # noqa: N818
+    """There is no memory left for what was asked."""
+
+
+@contextmanager
+def told_memory(what: str, remedy: str) -> Generator[None]:
+    """Within a block, tell in one line that memory is not there for something.
+
+    Raises:
+        OutOfMemory: it is not; with the remedy.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ContrastiveError) and (problem := out_of_memory(error)):
+            msg = f"{what}: {problem}; {remedy}"
+            raise OutOfMemory(msg) from error
+        raise
 
 
 def out_of_memory(error: BaseException) -> str:

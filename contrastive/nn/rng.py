@@ -19,6 +19,10 @@ class RngState:
     def __exit__(self, *_: object) -> None:
         _set_generators(self.now)
 
+    def restore(self) -> None:
+        """Set the generators to what they were then."""
+        _set_generators(self.then)
+
 
 def _generators() -> list[Tensor]:
     """Return the state of the CPU's generator, and of those of all GPUs, used here or not."""

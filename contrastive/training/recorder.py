@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from contrastive.console import say
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluate import evaluate
+from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.rng import RngState
 from contrastive.training.health_check import check_up, gradients
 from contrastive.training.resume import Progress, save_progress, save_step
@@ -61,6 +62,13 @@ class Recorder:
             if end_of_epoch and not stop:
                 self._measure(log, progress)
         self.ranks.barrier()
+
+    def save_once(self, log: Log, done: int) -> None:
+        """Save a step that is done, unless it is saved."""
+        if not checkpoint_folder(self.folder, done).exists():
+            log.flush()
+            progress = Progress(done, log.lines)
+            save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
 
     def take_up(self, log: Log, progress: Progress) -> None:
         """Measure the epoch at whose end a run was interrupted."""

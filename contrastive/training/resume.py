@@ -49,10 +49,15 @@ CHANGEABLE_ON_RESUME = (
     "training.workers",
     "training.device",
     "training.checkpoint_every",
+    "training.micro_batch",  # the same gradients in less memory, but for rounding and dropout
+    "training.checkpoint_activations",
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
+
+OWN_OF_A_RANK = ("output", "training.workers", "training.device", "data.folder", "data.repo")
+"""Parts of a spec in which the ranks of a run may differ."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,12 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         for key, inner in fields.items()
         for leaf, v in _flat(inner, f"{name}.{key}" if name else key).items()
     }
+
+
+def shared_fields(spec: RunSpec) -> dict[str, Any]:
+    """Return what the specs of all ranks have to agree in, by dotted names."""
+    fields = _flat(spec.model_dump(mode="json"))
+    return {name: x for name, x in fields.items() if not name.startswith(OWN_OF_A_RANK)}
 
 
 def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:

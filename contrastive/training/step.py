@@ -33,22 +33,26 @@ def step_loss(
 
 def embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> EmbeddingViews:
     """Return the embeddings of a batch, one or two views of each modality."""
-    device = model.device
-    views: EmbeddingViews = {}
-    for modality in model.towers:
-        tower = model.tower(modality)
-        if modality in batch.features:
-            features = batch.features[modality].to(device)
-            views[modality] = [tower.project(features) for _ in range(model.spec.views(modality))]
-        else:
-            views[modality] = [
-                embed(
-                    tower,
-                    inputs,
-                    rows=settings.micro_batch,
-                    batch_norm=settings.batch_norm,
-                    device=device,
-                )
-                for inputs in batch.inputs[modality]
-            ]
-    return views
+    return {
+        modality: embedded_by(model, modality, batch, settings, rows=settings.micro_batch)
+        for modality in model.towers
+    }
+
+
+def embedded_by(
+    model: ContrastiveModel,
+    modality: str,
+    batch: Batch,
+    settings: TrainingSpec,
+    *,
+    rows: int | None,
+) -> list[Tensor]:
+    """Return the views of one modality; its tower takes ``rows`` at a time."""
+    device, tower = model.device, model.tower(modality)
+    if modality in batch.features:
+        features = batch.features[modality].to(device)
+        return [tower.project(features) for _ in range(model.spec.views(modality))]
+    return [
+        embed(tower, inputs, rows=rows, batch_norm=settings.batch_norm, device=device)
+        for inputs in batch.inputs[modality]
+    ]

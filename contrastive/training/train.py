@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import signal
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,25 +32,30 @@ from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.finite import check_step, check_weights
 from contrastive.training.gradient_cache import check_towers
+from contrastive.training.memory import advice
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
 from contrastive.training.recorder import Recorder
+from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
     Progress,
     restore_random,
     restore_step,
     run_files,
+    shared_fields,
     start_or_resume,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
+from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec, TrainingSpec
+    from contrastive.training.batches import Batch
 
 
 class Interrupted(ContrastiveError):  # noqa: N818
@@ -90,9 +93,9 @@ def train(
         SpecError: the spec has mistakes; one line for each.
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
-            teacher or is no longer finite, a worker process imports the calling script, or another
-            rank of the run has ended.
-        Interrupted: by SIGINT or SIGTERM, after saving.
+            teacher or is no longer finite, a worker process imports the calling script, another
+            rank of the run has ended, or has other data or another spec.
+        Interrupted: by a signal, after saving.
 
     Example:
         >>> training = {"epochs": 1, "batch_size": 2, "workers": 0}
@@ -141,6 +144,11 @@ def _train(
     cache: FeatureCache | None,
 ) -> ContrastiveModel:
     settings = spec.training
+    ranks.check_same(
+        "the ranks were asked for different runs",
+        shared_fields(spec) | {"resume": resume},
+        "start all of them with the same spec and options",
+    )
     with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
         previous = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
@@ -157,6 +165,7 @@ def _train(
         _remember_samples(model, batches, held_out, spec)
         if ranks.is_main:
             check_room(folder, spec, model, optimizer, batches)
+    _check_same_start(ranks, start, batches)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     data = batches, held_out, cache
@@ -169,23 +178,31 @@ def _train(
     with (
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
-        _signals() as pending_signals,
+        noted_signals() as pending_signals,
+        finished_steps_saved(
+            model,
+            ranks,
+            start,
+            save=lambda done: recorder.save_once(log, done),
+            advise=lambda batch: advice(
+                model, batch, settings, rows=len(batch.ids), bf16=bf16, ranks=ranks.size
+            ),
+        ) as steps,
     ):
         recorder.take_up(log, progress)
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
+            steps.begin(batch)
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
-            loss, metrics = step_loss(model, batch, settings, bf16=bf16)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            # each rank's gradient is W times its share, so that the mean is the global batch's
-            ranks.all_reduce_mean_([loss.detach(), *_trained_gradients(model)])
+            optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
+            loss, metrics = _backward(model, batch, settings, ranks, bf16=bf16)
             norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
             done = step + 1
             check_step(done, model, batch, settings, ranks, loss=loss, gradient=norm)
-            optimizer.step()
-            model.loss.clamp_()  # the logit scale back into its bounds
-            check_weights(done, model)
+            with steps.update():
+                optimizer.step()
+                model.loss.clamp_()  # the logit scale back into its bounds
+                check_weights(done, model)
 
             epoch = done / batches.steps_per_epoch
             log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **metrics)
@@ -196,11 +213,38 @@ def _train(
             if stop:
                 raise Interrupted(stop, done, total)
 
-    model.eval()
+    return _finished(folder, spec, model.eval(), ranks)
+
+
+def _backward(
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the gradients of the global batch; return its loss, and metrics."""
+    loss, metrics = step_loss(model, batch, settings, bf16=bf16)
+    loss.backward()
+    # each rank's gradient is W times its share, so that the mean is the global batch's
+    ranks.all_reduce_mean_([loss.detach(), *_trained_gradients(model)])
+    return loss.detach(), metrics
+
+
+def _finished(
+    folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks
+) -> ContrastiveModel:
     if ranks.is_main:
         write_folder(folder / "model", run_files(spec, model))
     ranks.barrier()  # no rank returns before the model can be loaded
     return model
+
+
+def _check_same_start(ranks: Ranks, start: int, batches: TrainingBatches) -> None:
+    """Insist that all ranks begin at the same step, with the same rows."""
+    if ranks.size == 1:
+        return
+    remedy = "the data and the run's folder have to be the same on every machine"
+    what = "the ranks have different data or checkpoints"
+    ranks.check_same(what, {"first step": start, "usable rows": len(batches)}, remedy)
+    rows = {f"{len(batches)} rows of SHA-256": batches.fingerprint[:16]}
+    ranks.check_same("the ranks have different rows, or others in order", rows, remedy)
 
 
 def _built(spec: RunSpec, device: torch.device) -> ContrastiveModel:
@@ -311,28 +355,3 @@ def _log_summary(
     shown = {m: "<bytes>" if isinstance(row[m], bytes) else str(row[m]) for m in model.towers}
     pair = "  |  ".join(f"{modality}: {value[:120]}" for modality, value in shown.items())
     say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
-
-
-@contextmanager
-def _signals() -> Generator[list[int]]:
-    """Within the block, note SIGINT and SIGTERM; a second one acts at once."""
-    pending_signals: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pending_signals
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: object) -> None:
-        pending_signals.append(number)
-        signal.signal(
-            number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
-        )
-        say("stopping after this step; once more to stop at once")
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield pending_signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

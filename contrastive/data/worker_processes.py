@@ -1,0 +1,107 @@
+"""The worker processes of a DataLoader: one that is killed is told in one line, and not in between.
+
+torch raises in a signal handler, in the midst of whatever the main thread does, such as an
+optimizer's step. Here the main thread hears of it when it asks for the next batch, so that whatever
+it has made until then is whole.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from multiprocessing import active_children, connection
+from typing import TYPE_CHECKING, Any
+
+from contrastive.errors import ContrastiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.process import BaseProcess
+
+FEWER = "use fewer workers (training.workers), or smaller samples"
+CAUSES = {
+    "SIGKILL": f"out of memory?); {FEWER}",
+    "SIGBUS": f"is /dev/shm full?); give it more room, or {FEWER}",
+}
+OTHERS = "a crash of a library that reads samples?); update it, or set training.workers=0"
+PATIENCE = 1.0  # seconds until a process whose pipe broke is known to have ended
+TORCH = "torch.utils.data._utils.signal_handling"
+
+
+class LostWorker(ContrastiveError):  # noqa: N818
+    """A worker process was killed, or ended itself."""
+
+
+class Workers:
+    """The processes that a loader has started."""
+
+    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
+        """Start them by a function that returns the loader's results."""
+        before = set(active_children())
+        self._results = start()
+        self._processes = [each for each in active_children() if each not in before]
+        if self._processes:
+            _raise_only_while_waiting()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the results.
+
+        Raises:
+            LostWorker: a process has ended before its work.
+        """
+        while True:
+            self._check()
+            try:
+                result = _next(self._results)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError):  # it ended, or a pipe to it broke
+                connection.wait([each.sentinel for each in self._processes], PATIENCE)
+                self._check()
+                raise
+            yield result
+
+    def _check(self) -> None:
+        for process in self._processes:
+            if code := process.exitcode:
+                raise LostWorker(_told(process, code))
+
+
+def _told(process: BaseProcess, code: int) -> str:
+    if code > 0:
+        return f"worker process {process.pid} ended with exit code {code}; {FEWER}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"worker process {process.pid} was killed by {name} ({CAUSES.get(name, OTHERS)}"
+
+
+_waiting = threading.local()
+
+
+def _next(results: Iterator[Any]) -> Any:
+    _waiting.here = True
+    try:
+        return next(results)
+    finally:
+        _waiting.here = False
+
+
+def _raise_only_while_waiting() -> None:
+    """Let torch's handler raise only while this thread waits for a batch."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        return  # where torch has none
+    handler: Any = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", "") != TORCH:
+        return
+
+    def handle(*args: Any) -> None:
+        try:
+            handler(*args)
+        except RuntimeError:
+            if getattr(_waiting, "here", False):
+                raise
+
+    signal.signal(signal.SIGCHLD, handle)
