@@ -92,7 +92,7 @@ def _local(param: Any, value: Any) -> Any:
 class Verbs(TyperGroup):
     """All verbs."""
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run a verb; typer would end the process after Ctrl-C without a word.
 
         Raises:

@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.decodable import undecodable
@@ -61,11 +62,11 @@ def check_room(
     place = checkpoint_folder(folder, 0)
     if place in (there := checkpoints_of(folder)):
         return  # the run goes on from there
-    moments = {
+    moments: dict[Tensor, dict[str, Tensor]] = {
         p: {
             "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(p),
-            "exp_avg_sq": torch.zeros_like(p),
+            "exp_avg": torch.zeros_like(p, device="cpu"),
+            "exp_avg_sq": torch.zeros_like(p, device="cpu"),
         }
         for p in model.parameters()
         if p.requires_grad
