@@ -71,6 +71,8 @@ def main() -> None:
     """Run the command line."""
     # threads that spin while they wait make a shared machine several times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # workers that are not forked would import a multiprocessing.py of the working folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     with noted_omissions() as omissions, warnings.catch_warnings():
