@@ -1,8 +1,8 @@
 """Open what ``hostile.py`` makes by every verb, and report each attempt to run code of it.
 
-Run as ``python -m tests.audited MODELS EVERY``, in an empty folder; MODELS are tiny models of other
-libraries. Each run is opened by every EVERY-th command, and always by ``ALWAYS``. The report is
-JSON on stdout.
+Run as ``python audited.py MODELS EVERY``, as the command is, in an empty folder; MODELS are tiny
+models of other libraries. Each run is opened by every EVERY-th command, and always by ``ALWAYS``;
+unless EVERY is 1, Python functions open each third. The report is JSON on stdout.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -150,7 +151,7 @@ def main(models: Path, every: int) -> None:
     started = prepare(models)
     runs = hostile.hostile_runs(HERE / "foreign")
     for name, change in runs.items():
-        run = shutil.copytree("base", HERE / "hostile" / name)
+        run = shutil.copytree("base", HERE / "theirs" / name)
         (run / "evil.py").write_text(hostile.CODE)
         change(run)
     sys.addaudithook(hook)
@@ -165,7 +166,7 @@ def main(models: Path, every: int) -> None:
 
     image = next((HERE / "data" / "flickr30k-images").iterdir())
     for number, name in enumerate(runs):
-        run = f"hostile/{name}"
+        run = f"theirs/{name}"
         for line in commands(number, every):
             for made in ("copy", "made"):
                 shutil.rmtree(made, ignore_errors=True)
@@ -173,7 +174,7 @@ def main(models: Path, every: int) -> None:
                 shutil.copytree(run, "copy", symlinks=True, ignore=pipes)
             said = line.format(run=run, copy="copy", image=image)
             note(f"{name}: {said}", lambda said=said: command(said))
-        for what, door in doors(run).items():
+        for what, door in doors(run).items() if every == 1 or number % 3 == 0 else ():
             note(f"{what} {run}", lambda door=door: python(door))
     foreign = ("hf:foreign/clip", "hf:foreign/evil", "open_clip:foreign/bert")
     for line in (
@@ -182,10 +183,11 @@ def main(models: Path, every: int) -> None:
         *(f"classify {image} --classes a,b -m {name}" for name in foreign),
     ):
         note(line, lambda line=line: command(line))
+    note("a worker", spawned)
     hostile.poison_cache(Path(os.environ["CONTRASTIVE_CACHE"]))
     for line in ("evaluate -m base", "search a -m base", "train own.yaml -o base --resume"):
         note(f"cache: {line}", lambda line=line: command(line))
-    for control in (lambda: command("validate hostile/head_below --trusted"), unpickled):
+    for control in (lambda: command("validate theirs/head_below --trusted"), unpickled):
         note("control", control)
     ran = Path(hostile.RAN)
     report = {
@@ -230,6 +232,14 @@ def doors(run: str) -> dict[str, Callable[[], object]]:
         "load_spec": lambda: load_spec(file),
         "train": lambda: train(file, "made", resume=True),
     }
+
+
+def spawned() -> tuple[int, str]:
+    """Start a process as a data loader does where there is no fork."""
+    worker = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    worker.start()
+    worker.join()
+    return worker.exitcode or 0, "" if worker.exitcode == 0 else "Traceback"
 
 
 def unpickled() -> tuple[int, str]:

@@ -22,7 +22,7 @@ CODE = f"""open({RAN!r}, "a").write(__name__ + "\\n")
 class X:
     from_pretrained = load = classmethod(lambda cls, *args, **kwargs: cls())
 """
-SHADOWS = ("evil", "sitecustomize", "json", "torch", "numpy", "contrastive", "conftest")
+SHADOWS = ("evil", "sitecustomize", "json", "torch", "numpy", "multiprocessing", "conftest")
 """Modules beside a spec: none may be imported, nor be taken for another of its name."""
 MODEL: dict[str, Any] = {
     "embed_dim": 8,
@@ -250,14 +250,14 @@ def foreign_folder(
 
 
 def hostile_runs(foreign: Path) -> dict[str, Change]:
-    """Return each kind of run by the name of its folder, which lies in ``hostile/``."""
+    """Return each kind of run by the name of its folder, which lies in ``theirs/``."""
     everything = {"type": "evil:X", "callback": "evil:X", "code": CODE}
     log = json.dumps(
         {"step": 1, "epoch": 0.1, "loss": 1.0, "run": everything, "finding": everything}
     )
     runs: dict[str, Change] = {}
     for name, place in COMPONENTS.items():
-        runs[f"{name}_below"] = with_part(place, {"type": f"hostile.{name}_below.evil:X"})
+        runs[f"{name}_below"] = with_part(place, {"type": f"theirs.{name}_below.evil:X"})
         runs[f"{name}_beside"] = with_part(place, {"type": "evil:X"})
     for name, (tower, kind, base) in FOREIGN.items():
         folder = f"{'local-dir:' if kind.startswith(('timm', 'open')) else ''}{foreign / base}"
@@ -292,7 +292,7 @@ def hostile_runs(foreign: Path) -> dict[str, Change]:
         "pipe": with_link("seen.safetensors", ""),
         "endless": with_link("parts.json", "/dev/zero"),
         "no_model": lambda run: [
-            with_part(COMPONENTS["head"], {"type": "hostile.no_model.evil:X"})(run),
+            with_part(COMPONENTS["head"], {"type": "theirs.no_model.evil:X"})(run),
             (run / "model").rename(run / "gone"),
         ],
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.audited import COMMANDS
+from tests import audited
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +30,7 @@ def report(request, models, tmp_path_factory):
     env |= {"HF_MODULES_CACHE": str(folder / "here" / "modules")}  # where transformers puts code
     (folder / "here").mkdir()
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tests.audited", models, str(request.param)],
+        [sys.executable, audited.__file__, models, str(request.param)],
         cwd=folder / "here",
         env=env,
         capture_output=True,
@@ -42,7 +42,9 @@ def report(request, models, tmp_path_factory):
 
 
 def test_every_verb_is_tried(report):
-    assert report["verbs"] == sorted(COMMANDS), "a verb needs its commands in tests/audited.py"
+    assert report["verbs"] == sorted(audited.COMMANDS), (
+        "a verb needs its commands in tests/audited.py"
+    )
     assert report["started"][0] == 0, report["started"]
     assert report["runs"] >= 20
 
@@ -52,7 +54,7 @@ def test_no_code_runs_and_nothing_is_unpickled(report):
     trusted, unpickled = report["controls"]
     assert any(event.startswith("compile") for event in trusted[3]), trusted
     assert "unpickle builtins.exec" in unpickled[3]
-    assert report["ran"] == ["hostile.head_below.evil", "a pickle"], "only what had to be noticed"
+    assert report["ran"] == ["theirs.head_below.evil", "a pickle"], "only what had to be noticed"
 
 
 def test_no_mistake_ends_in_a_traceback(report):

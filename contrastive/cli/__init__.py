@@ -78,6 +78,8 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    # workers that are not forked would import a multiprocessing.py of the working folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     with noted_omissions() as omissions, warnings.catch_warnings():
