@@ -55,7 +55,7 @@ class Verb(TyperCommand):
 class Verbs(TyperGroup):
     """All verbs."""
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run a verb; typer would end the process after Ctrl-C without a word.
 
         Raises:
