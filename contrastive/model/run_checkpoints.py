@@ -78,7 +78,7 @@ def recover_run(run: Path) -> None:
 
 
 def _numbered(run: Path, prefix: str = "") -> Iterator[tuple[int, Path]]:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         for path in (run / "checkpoints").iterdir():
             step = _step(path, prefix)
             if step is not None and path.is_dir():
