@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from contrastive.cli.context import Context, load_any
+from contrastive.cli.context import Context, load_any, load_run
 from contrastive.cli.options import Json, Overrides, Trusted
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
@@ -26,17 +26,28 @@ def validate(
         Path | None,
         typer.Option("--output", "-o", help="Write the upgraded spec here, not over the old one."),
     ] = None,
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory", help="Estimate the memory of a training step; builds the model, reads data."
+        ),
+    ] = False,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
-    """Check a spec without building anything."""
+    """Check a spec without building anything, unless --memory asks for it."""
+    if memory and upgrade:
+        msg = "--memory and --upgrade: give one at a time"
+        raise SpecError(msg)
     if overrides and (upgrade or spec.is_dir()):
         msg = f"override {overrides[0]!r}: {spec} is taken as it is; leave the override out"
         raise SpecError(msg)
     if output and (spec.is_dir() or not upgrade):
         msg = f"--output {output}: only a spec that is upgraded is written there; leave it out"
         raise SpecError(msg)
-    if spec.is_dir():
+    if memory:
+        _memory(spec, overrides, trusted, as_json)
+    elif spec.is_dir():
         _stored(spec, upgrade, trusted, as_json)
     elif upgrade:
         _upgrade_spec(spec, output or spec, trusted, as_json)
@@ -46,6 +57,27 @@ def validate(
             as_json,
             f"{spec}: ok",
         )
+
+
+def _memory(path: Path, overrides: list[str] | None, trusted: bool, as_json: bool) -> None:
+    """Estimate what a training step takes."""
+    if path.is_dir():
+        run = Context(path, trusted=trusted).run(remedy="a run, or its spec")
+    else:
+        run = load_run(path, overrides)
+    from contrastive.reporting.tables import memory_table
+    from contrastive.training.memory import NOT_COUNTED
+    from contrastive.training.memory_plan import gib, spec_memory
+
+    found, how = spec_memory(run)
+    parts = [(name, gib(amount), known) for name, amount, known in found.parts()]
+    show(
+        found.as_dict() | {"how": how, "not_counted": NOT_COUNTED},
+        as_json,
+        memory_table(parts),
+        f"peak: {gib(found.peak)} for a batch of {found.rows}, at {found.moment} ({how})",
+        f"not counted: {NOT_COUNTED}",
+    )
 
 
 def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:

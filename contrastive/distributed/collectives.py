@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from torch import distributed as dist
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class LostRank(TrainingError):  # noqa: N818
@@ -89,7 +88,7 @@ def _all_gather_objects(found: list[Any], mine: Any, group: ProcessGroup | None)
     dist.all_gather_object(found, mine, group)
 
 
-def all_gather_objects(mine: T, size: int, group: ProcessGroup | None) -> list[T]:
+def all_gather_objects(mine: Any, size: int, group: ProcessGroup | None) -> list[Any]:
     """Return a small object of each of ``size`` ranks, by rank."""
     found: list[Any] = [None] * size
     _all_gather_objects(found, mine, group)

@@ -55,6 +55,17 @@ def report_tables(report: EvaluationReport) -> list[Table]:
     return [*measured, classes]
 
 
+def memory_table(parts: Sequence[tuple[str, str, str]]) -> Table:
+    """Return what takes the memory of a training step, how much, and how that is known."""
+    table = Table(title="memory of a training step")
+    table.add_column("what")
+    table.add_column("bytes", justify="right")
+    table.add_column("known by")
+    for what, amount, known in parts:
+        table.add_row(_plain(what), amount, known)
+    return table
+
+
 def probe_table(report: ProbeReport) -> Table:
     """Return the linear probe at each number of shots, the neighbours and the classes' names."""
     title = f"classes of {report.split} by {report.modality} {report.inputs}, %"

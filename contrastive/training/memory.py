@@ -4,14 +4,12 @@ Bytes of weights, gradients and AdamW's moments are counted. Activations are mea
 takes two and four rows forward and back, and what is alive after each operation is extrapolated to
 the batch, since it grows by the row. The loss is measured on random embeddings.
 
-Not counted: what kernels take inside an operation, the batches that workers prepare ahead, Python
-and torch themselves, the CUDA context and what its allocator holds in reserve.
+``NOT_COUNTED`` says what is taken besides.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +19,22 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from contrastive.distributed.global_batch import alone
-from contrastive.errors import SpecError, TrainingError
 from contrastive.nn.live_bytes import LiveBytes
-from contrastive.nn.memory import out_of_memory
 from contrastive.nn.snapshot import Snapshot
 from contrastive.training.batches import Batch
-from contrastive.training.gradient_cache import check_towers
-from contrastive.training.resume import CHANGEABLE_ON_RESUME
 from contrastive.training.step import embedded_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
+NOT_COUNTED = (
+    "what kernels take inside an operation, batches that workers prepare ahead, Python and torch; "
+    "on a GPU its context (about 0.5 GiB) and what torch's allocator holds in reserve"
+)
 FEW, MORE = 2, 4  # rows that are measured; one is too few for BatchNorm
-WORTHWHILE = 0.95  # share of the memory now, below which a setting is named
 LOSS_ROWS = 2048  # of a larger loss, which is extrapolated
 
 
@@ -64,7 +61,7 @@ class StepMemory:
     moment: str
     """Which one that is."""
 
-    def rows_of_table(self) -> list[tuple[str, int, str]]:
+    def parts(self) -> list[tuple[str, int, str]]:
         """Return what takes memory, how much, and how that is known."""
         towers = [(f"activations: {m}", n, "measured") for m, n in self.activations.items()]
         return [
@@ -122,13 +119,16 @@ def step_memory(
         model.zero_grad(set_to_none=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = _bytes(trained)
-    step = gradients if model.device.type == "cuda" else 2 * max(map(_size, trained), default=0)
+    # AdamW takes all parameters at once on a GPU, one by one elsewhere
+    gpu = "cuda" in (model.device.type, settings.device.partition(":")[0])
+    moved = min(rows, settings.micro_batch or rows) if gpu else rows  # its part on the device
+    step = gradients if gpu else 2 * max(map(_size, trained), default=0)
     found = StepMemory(
         rows=rows,
         weights=_bytes([*model.parameters(), *model.buffers()]),
         optimizer=2 * gradients,
         gradients=gradients,
-        inputs=math.ceil(rows * _bytes(_tensors(batch)) / len(batch.ids)),
+        inputs=math.ceil(moved * _bytes(_tensors(batch)) / len(batch.ids)),
         activations={m: tower.kept for m, tower in towers.items()},
         loss=loss,
         peak=0,
@@ -141,82 +141,6 @@ def step_memory(
     moment = max(moments, key=lambda name: moments[name])
     always = found.weights + found.optimizer + found.inputs
     return replace(found, peak=always + moments[moment], moment=moment)
-
-
-def advice(
-    model: ContrastiveModel,
-    batch: Batch,
-    settings: TrainingSpec,
-    *,
-    rows: int,
-    bf16: bool,
-    ranks: int = 1,
-) -> str:
-    """Return in one line what a step takes, and which settings take less.
-
-    The model is not used again: activation checkpointing stays on.
-    """
-
-    def take(settings: TrainingSpec, rows: int = rows) -> StepMemory:
-        half = bf16 or settings.precision == "bf16"
-        return step_memory(model, batch, settings, rows=rows, bf16=half, ranks=ranks)
-
-    try:
-        now = take(settings)
-        peaks = {f"training.{name}": take(other).peak for name, other in _others(model, settings)}
-        if rows > FEW:
-            peaks[f"training.batch_size={rows * ranks // 2}"] = take(settings, rows // 2).peak
-    except Exception as error:
-        if out_of_memory(error):  # not even for a few rows
-            return "a few rows take too much as well; choose a smaller model or another device"
-        raise
-    parts = ", ".join(f"{what} {gib(n)}" for what, n, _ in now.rows_of_table() if n)
-    told = f"a step of {rows} rows takes about {gib(now.peak)} ({parts})"
-    less = [
-        (name.startswith(CHANGEABLE_ON_RESUME), f"{name} ({gib(peak)})")
-        for name, peak in sorted(peaks.items(), key=lambda each: each[1])
-        if peak < WORTHWHILE * now.peak
-    ]
-    if not less:
-        return f"{told}; choose a smaller model or another device"
-    same = ", ".join(line for resumable, line in less if resumable)
-    anew = ", ".join(line for resumable, line in less if not resumable)
-    ways = [f"the same run with {same}"] * bool(same) + [f"another run with {anew}"] * bool(anew)
-    return f"{told}; by estimate less: {', or '.join(ways)}"
-
-
-def _others(model: ContrastiveModel, settings: TrainingSpec) -> Iterator[tuple[str, TrainingSpec]]:
-    """Yield settings that need less memory, and how they are written."""
-    if settings.precision != "bf16":
-        yield "precision=bf16", settings.model_copy(update={"precision": "bf16"})
-    micro = max(1, (settings.micro_batch or settings.batch_size) // 4)
-    with suppress(TrainingError):
-        check_towers(model, rows=micro, batch_norm=settings.batch_norm)
-        yield f"micro_batch={micro}", settings.model_copy(update={"micro_batch": micro})
-    towers = [m for m in model.towers if m not in settings.checkpoint_activations]
-    layered = [m for m in towers if _checkpoints(model, m)]
-    if layered:
-        names = ",".join([*settings.checkpoint_activations, *layered])
-        yield f"checkpoint_activations=[{names}]", settings
-
-
-def _checkpoints(model: ContrastiveModel, modality: str) -> bool:
-    """Turn on activation checkpointing in a tower that trains, if it has layers."""
-    tower = model.tower(modality)
-    if tower.encoder_frozen:
-        return False
-    with suppress(SpecError):
-        tower.encoder.checkpoint_activations()
-        return True
-    return False
-
-
-def gib(amount: int) -> str:
-    """Return bytes as people read them."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if amount >= size:
-            return f"{amount / size:.1f} {unit}"
-    return f"{amount / 2**10:.1f} KiB"
 
 
 def _moments(

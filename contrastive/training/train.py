@@ -21,18 +21,18 @@ from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
-from contrastive.errors import ContrastiveError, SpecError, TrainingError
+from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.checkpoint import write_folder
-from contrastive.model.loading import build_model, run_spec
+from contrastive.model.loading import run_spec
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
+from contrastive.training.built import built_for_training, uses_bf16
 from contrastive.training.finite import check_step, check_weights
-from contrastive.training.gradient_cache import check_towers
-from contrastive.training.memory import advice
+from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
@@ -50,7 +50,7 @@ from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
@@ -153,7 +153,7 @@ def _train(
         previous = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
-    model = _built(spec, device)
+    model = built_for_training(spec, device)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
     optimizer = optimizer_of(model, settings)
@@ -173,7 +173,7 @@ def _train(
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
-    bf16 = _uses_bf16(settings, device)
+    bf16 = uses_bf16(settings, device)
     model.train()
     with (
         _log(folder, ranks, progress) as log,
@@ -247,28 +247,6 @@ def _check_same_start(ranks: Ranks, start: int, batches: TrainingBatches) -> Non
     ranks.check_same("the ranks have different rows, or others in order", rows, remedy)
 
 
-def _built(spec: RunSpec, device: torch.device) -> ContrastiveModel:
-    settings = spec.training
-    model = build_model(spec.model).to(device)
-    _checkpoint_activations(model, settings.checkpoint_activations)
-    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
-    return model
-
-
-def _checkpoint_activations(model: ContrastiveModel, towers: Iterable[str]) -> None:
-    """Turn on activation checkpointing in the encoders of towers.
-
-    Raises:
-        SpecError: an encoder has no layers to checkpoint; names its tower.
-    """
-    for name in towers:
-        try:
-            model.tower(name).encoder.checkpoint_activations()
-        except SpecError as error:
-            msg = f"training.checkpoint_activations: the {name} encoder {error}"
-            raise SpecError(msg) from error
-
-
 def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     """Return what is trained on, and what is measured after each epoch."""
     held_out = spec.evaluation.split
@@ -285,14 +263,6 @@ def _remember_samples(
         split = str(spec.evaluation.split)
         check_held_out(model, rows_of(held_out), split)
         check_images(model, held_out, split, workers=spec.training.workers)
-
-
-def _uses_bf16(settings: TrainingSpec, device: torch.device) -> bool:
-    """Whether the towers run in bf16: where it is asked for, or where the hardware has it."""
-    if settings.precision != "auto" or device.type != "cuda":
-        return settings.precision == "bf16"
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:

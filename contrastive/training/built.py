@@ -1,0 +1,48 @@
+"""The model of a run, as it trains: on its device, with what saves memory turned on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from contrastive.errors import SpecError
+from contrastive.model.loading import build_model
+from contrastive.training.gradient_cache import check_towers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import RunSpec, TrainingSpec
+
+
+def built_for_training(spec: RunSpec, device: torch.device) -> ContrastiveModel:
+    """Build the model of a run."""
+    settings = spec.training
+    model = build_model(spec.model).to(device)
+    _checkpoint_activations(model, settings.checkpoint_activations)
+    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
+    return model
+
+
+def _checkpoint_activations(model: ContrastiveModel, towers: Iterable[str]) -> None:
+    """Turn on activation checkpointing in the encoders of towers.
+
+    Raises:
+        SpecError: an encoder has no layers to checkpoint; names its tower.
+    """
+    for name in towers:
+        try:
+            model.tower(name).encoder.checkpoint_activations()
+        except SpecError as error:
+            msg = f"training.checkpoint_activations: the {name} encoder {error}"
+            raise SpecError(msg) from error
+
+
+def uses_bf16(settings: TrainingSpec, device: torch.device) -> bool:
+    """Whether the towers run in bf16: where it is asked for, or where the hardware has it."""
+    if settings.precision != "auto" or device.type != "cuda":
+        return settings.precision == "bf16"
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
