@@ -143,6 +143,24 @@ def test_what_somebody_has_put_beside_the_weights_is_kept(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
+def test_a_model_with_a_damaged_manifest_is_replaced(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    manifest = tmp_path / "m" / checkpoint.MANIFEST
+    manifest.write_text(manifest.read_text().replace("spec.json", "spec.jsom"))
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    assert read(tmp_path / "m")[1] == {"a": [1, 2]}
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_file_of_somebody_whose_name_is_taken_now_is_kept_and_hinders_nothing(tmp_path):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    (tmp_path / "m" / "more.json").write_text("mine")
+    for value in (1, 2):
+        checkpoint.write_folder(tmp_path / "m", FILES | {"more.json": {"a": value}})
+    assert checkpoint.open_folder(tmp_path / "m").json("more.json") == {"a": 2}
+    assert [path.read_text() for path in tmp_path.glob(".m.*/more.json")] == ["mine"]
+
+
 def test_what_a_process_that_runs_is_building_is_left_alone(tmp_path):
     checkpoint.write_folder(tmp_path / "m", FILES)
     theirs = tmp_path / f".m.{os.getppid()}.tmp"

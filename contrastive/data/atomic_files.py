@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUILT, DROPPED = ".tmp", ".old"
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.(?:old|tmp)")
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]{1,10})(?:-[0-9]+)?\.(?:old|tmp)")
 _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 """What a kernel, a disk or a sandbox without exchange answers."""
@@ -79,8 +79,10 @@ def flush_folder(folder: Path) -> None:
 
 
 def beside(path: Path, kind: str) -> Path:
-    """Return the name of what this process builds for a place, or drops from it."""
-    return path.with_name(f".{path.name}.{os.getpid()}{kind}")
+    """Return a new name for what this process builds for a place, or drops from it."""
+    own = f".{path.name}.{os.getpid()}"
+    names = (path.with_name(f"{own}{f'-{i}' if i else ''}{kind}") for i in range(1000))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def leftovers(folder: Path) -> list[tuple[Path, Path]]:
@@ -136,7 +138,7 @@ def _swap(new: Path, folder: Path) -> Path:
     """Put ``new`` into the place of ``folder``; return where that one is now."""
     if _exchange(new, folder):
         return new
-    aside = next(path for kind in (DROPPED, BUILT) if not (path := beside(folder, kind)).exists())
+    aside = beside(folder, DROPPED)
     folder.rename(aside)
     try:
         new.rename(folder)

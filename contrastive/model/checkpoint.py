@@ -126,9 +126,9 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
             was there before is untouched.
     """
     folder = folder.resolve() if folder.is_symlink() else folder.absolute()
+    recover(folder)
     building = beside(folder, BUILT)
     try:
-        recover(folder)
         _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         building.mkdir()
@@ -209,11 +209,15 @@ def way_back(folder: Path) -> Path | None:
 def _own_files(folder: Path) -> set[str]:
     """Return the files of a folder that ``write_folder`` wrote."""
     try:
-        return {*_read_manifest(folder), MANIFEST}
+        listed = {*_read_manifest(folder)}
+        if all((folder / name).exists() for name in listed):
+            return listed | {MANIFEST}
     except (OSError, WeightsError):
-        paths = folder.iterdir() if folder.is_dir() else ()
-        files = (path for path in paths if path.is_file() and not path.is_symlink())
-        return {path.name for path in files if path.suffix in SUFFIXES}
+        pass
+    # without a manifest that can be trusted, by their names
+    paths = folder.iterdir() if folder.is_dir() else ()
+    files = (path for path in paths if path.is_file() and not path.is_symlink())
+    return {path.name for path in files if path.suffix in SUFFIXES}
 
 
 def open_folder(folder: Path) -> SavedFolder:
