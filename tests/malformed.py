@@ -317,7 +317,6 @@ def make_shop(folder: Path) -> Path:
     (folder / "toy.yaml").write_text(json.dumps(spec))
     write_flickr30k(folder / "forms", images=24, forms=tuple(FORMS))
     write_hub_copy(folder / "hub", images=12)
-    os.environ["CONTRASTIVE_CACHE"] = str(folder / "cache")
     train(RunSpec.model_validate(spec), folder / "runs" / "toy")
     shutil.rmtree(folder / "forms" / "flickr30k-images")
     return folder
@@ -424,6 +423,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     (folder / "shop").mkdir()
+    os.environ["CONTRASTIVE_CACHE"] = str(folder / "shop" / "cache")
     found = try_cases(given.seed, given.cases, make_shop(folder / "shop"), folder / "place")
     for fault in found.faults:
         print(fault)
