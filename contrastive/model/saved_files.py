@@ -74,6 +74,8 @@ class State(Shape):
     log_lines: Annotated[int, Field(ge=0)] | None = None
     measured: bool = True
     gradients: dict[str, float] = {}
+    ranks: Annotated[int, Field(ge=0)] = 0
+    """0 where 0.1 wrote it, which did not note them."""
 
 
 class Spec(Shape):

@@ -209,6 +209,7 @@ def write_step(
         "rows": batches.fingerprint,
         "torch": str(torch.__version__),
         "device": str(model.device),
+        "ranks": batches.ranks.size,
     }
     files = run_files(spec, model) | {
         "optimizer.safetensors": moments,
@@ -279,6 +280,9 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
                 "trained on are others now, under the same names; restore its data"
             )
             raise TrainingError(msg)
+    before, now = saved.json("state.json").get("ranks", 0), batches.ranks.size
+    if before and before != now:
+        say(f"saved by {before} ranks, resumed by {now}: the same batches, not to the last bit")
     random = saved.tensors("random.safetensors")
     try:
         torch.set_rng_state(random["cpu"])
