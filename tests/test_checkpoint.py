@@ -117,7 +117,7 @@ def test_where_folders_cannot_be_exchanged_a_rename_that_fails_leaves_the_model_
     monkeypatch.setattr(atomic_files, "_exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(WeightsError, match="m: cannot be written: No space left on device"):
-        checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+        checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert read(tmp_path / "m")[1] == {"a": [1, 2]}
 
@@ -125,7 +125,7 @@ def test_where_folders_cannot_be_exchanged_a_rename_that_fails_leaves_the_model_
 def test_a_link_to_a_folder_is_written_through(tmp_path):
     checkpoint.write_folder(tmp_path / "disk" / "m", FILES)
     (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     assert (tmp_path / "m").is_symlink()
     assert read(tmp_path / "disk" / "m")[1] == {"a": "new"}
     assert [p.name for p in (tmp_path / "disk").iterdir()] == ["m"]
@@ -136,7 +136,7 @@ def test_what_somebody_has_put_beside_the_weights_is_kept(tmp_path):
     (tmp_path / "m" / "onnx").mkdir()
     (tmp_path / "m" / "onnx" / "model.onnx").write_bytes(b"mine")
     (tmp_path / "m" / "README.md").write_text("mine")
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"a": "new"}})
+    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     assert read(tmp_path / "m")[1] == {"a": "new"}
     assert (tmp_path / "m" / "onnx" / "model.onnx").read_bytes() == b"mine"
     assert (tmp_path / "m" / "README.md").read_text() == "mine"
@@ -186,7 +186,9 @@ def test_a_manifest_of_another_shape_is_one_line(tmp_path):
     checkpoint.write_folder(tmp_path / "m", FILES)
     for text in ("[1, 2]", '{"format": 2}', '{"format": "2", "files": {}}'):
         (tmp_path / "m" / checkpoint.MANIFEST).write_text(text)
-        with pytest.raises(WeightsError, match=r"manifest\.json: cannot be read: damaged; copy it"):
+        with pytest.raises(
+            WeightsError, match=r"manifest\.json: cannot be read: .*; copy it again"
+        ):
             checkpoint.open_folder(tmp_path / "m")
 
 

@@ -209,8 +209,8 @@ def way_back(folder: Path) -> Path | None:
 def _own_files(folder: Path) -> set[str]:
     """Return the files of a folder that ``write_folder`` wrote."""
     try:
-        listed = {*_read_manifest(folder)}
-        if all((folder / name).exists() for name in listed):
+        listed = {*_manifest(folder).files}
+        if all(NAME.fullmatch(name) and (folder / name).exists() for name in listed):
             return listed | {MANIFEST}
     except (OSError, WeightsError):
         pass
