@@ -118,9 +118,12 @@ def _lines(description: str, total: int, done: int) -> Callable[[int, str], None
 JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # Persian and many emoji need them
 
 
-def printable(text: str) -> str:
-    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark."""
-    harmless = "\n\t" + JOINERS
+def printable(text: str, *, lines: bool = False) -> str:
+    """Replace what a terminal would obey (escape sequences in a stranger's caption) by a mark.
+
+    So are line breaks, by which a file's name could forge a line, unless ``lines`` are meant.
+    """
+    harmless = JOINERS + ("\n\t" if lines else "")
     return "".join(
         c if c.isprintable() or c in harmless else "\N{REPLACEMENT CHARACTER}" for c in text
     )

@@ -6,6 +6,8 @@ our mistake and keeps its traceback.
 
 from __future__ import annotations
 
+import math
+
 
 class ContrastiveError(Exception):
     """Something that the user can put right; the message says where and gives the remedy.
@@ -93,3 +95,11 @@ class TrainingError(ContrastiveError):
 
 class RenamedWarning(FutureWarning):
     """A name of an older release was used; the message has the one of today."""
+
+
+def a_type(value: object) -> str:
+    """Say in a message what kind of value was given: ``an int``, ``a dict``."""
+    if isinstance(value, float) and math.isnan(value):  # what pandas has for an empty cell
+        return "nan (a missing value)"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

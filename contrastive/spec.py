@@ -301,14 +301,18 @@ def kind_of_spec(data: Mapping[str, Any]) -> type[ModelSpec] | type[RunSpec]:
 
 @overload
 def load_spec(
-    spec: type[S], path: str | Path, overrides: Iterable[str] = (), *, trusted: bool = True
+    spec: type[S], path: str | Path, overrides: Iterable[str] = (), *, trusted: bool | None = None
 ) -> S: ...
 @overload
 def load_spec(
-    spec: str | Path, path: None = None, overrides: Iterable[str] = (), *, trusted: bool = True
+    spec: str | Path,
+    path: None = None,
+    overrides: Iterable[str] = (),
+    *,
+    trusted: bool | None = None,
 ) -> ModelSpec | RunSpec: ...
 def load_spec(
-    spec: Any, path: Any = None, overrides: Iterable[str] = (), *, trusted: bool = True
+    spec: Any, path: Any = None, overrides: Iterable[str] = (), *, trusted: bool | None = None
 ) -> Config:
     """Read a YAML (or JSON) file as a spec, after ``a.b=value`` overrides.
 
@@ -316,7 +320,8 @@ def load_spec(
         spec: the file; or the config class that ``path`` describes, such as ``RunSpec``.
         path: the file, after a class.
         overrides: ``a.b=value``, the value in YAML; checked as if written in the file.
-        trusted: the file is the user's own, so ``module:Class`` may name a component.
+        trusted: the file is the user's own, so ``module:Class`` may name a component; by default,
+            if it was not saved with a model or a run.
 
     Returns:
         An object of that class; without one, a ``ModelSpec`` if the file has towers at its top,

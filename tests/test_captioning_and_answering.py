@@ -278,6 +278,21 @@ def test_yes_and_no_are_answered_with_a_warning(here, command):
     assert "captions hardly say yes or no" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("answer", "--question", "is it red?", "--answers"), "one answer alone always has 100 %"),
+        (("classify", "--classes"), "one class alone always has 100 %"),
+    ],
+)
+def test_one_name_alone_is_ranked_with_a_warning(here, command, asked, said):
+    verb, *options = asked
+    ended = command(verb, "0.png", *options, "red")
+    assert ended.code == 0
+    assert said in ended.err
+    assert said not in command(verb, "0.png", *options, "red,blue").err
+
+
 def test_a_picture_that_is_not_there_is_named(here, model, command):
     with pytest.raises(BadSample, match=r"nonesuch\.png: no such file"):
         caption(model, "nonesuch.png", CORPUS)

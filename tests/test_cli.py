@@ -225,6 +225,24 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(here, command):
     assert all(f"{name}: " in ended.err for name in ("text.jpg", "cut.jpg", "huge.png"))
 
 
+def test_names_and_labels_reach_the_terminal_without_what_it_would_obey(here, command, tmp_path):
+    name = "a\nforged: saved.png\x1b[31m\u202e.png"
+    try:
+        (tmp_path / name).write_bytes(Path("cat.jpg").read_bytes())
+        (tmp_path / f"broken{name}").write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    for line in (
+        ["search", "cat", "--images", tmp_path],
+        ["classify", "cat.jpg", "--classes", "a\x1b[2J,b\nforged"],
+    ):
+        ended = command(*line)
+        shown = ended.out + ended.err
+        assert not {"\x1b", "\u202e"} & set(shown)
+        assert not any(line.startswith("forged") for line in shown.splitlines())
+        assert "forged" in ended.out, "it is shown all the same"
+
+
 def test_a_spec_that_fits_is_said_to_be_ok(here, command):
     assert command("validate", "toy.yaml").out == "toy.yaml: ok\n"
     full = result(command("validate", "toy.yaml", "training.epochs=7", "--json"))

@@ -230,10 +230,10 @@ def test_a_pipe_whose_reader_is_gone_ends_with_141(here, line):
 
 
 def test_json_of_a_run_that_diverged_is_json(here, command, tmp_path):
-    run = {"run": {"batch": 32, "loss": {"type": "infonce"}}}
+    run = {"step": 0, "run": {"batch": 32, "loss": {"type": "infonce"}}}
     steps = [{"step": i, "loss": float("nan")} for i in range(1, 101)]
     log = tmp_path / "log.jsonl"
-    log.write_text("\n".join(json.dumps(line) for line in (run, *steps)))
+    log.write_text("".join(json.dumps(line) + "\n" for line in (run, *steps)))
     done = command("doctor", tmp_path, "--json")
     assert done.code == 1, "a finding"
     found = json.loads(done.out, parse_constant=pytest.fail)["findings"]

@@ -124,6 +124,8 @@ def test_a_model_has_no_figures_on_what_it_was_trained_on_and_others_have(models
     assert found["ours"].report is None
     assert found["ours"].held_out == "no"
     assert "shares 160 of 160 image rows" in found["ours"].refusal
+    with pytest.raises(DataError, match=r"^this data shares 160 of 160 image rows"):
+        evaluate(models["ours"], data.build("train"))  # nobody said what it is called
     assert found["theirs"].report == evaluate(models["theirs"], data.build("train"), split="train")
 
 

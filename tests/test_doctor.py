@@ -333,9 +333,12 @@ def test_the_command_goes_without_data_and_without_checkpoints(toy, command, tmp
     ended = command("doctor", tmp_path / "other")
     assert ended.code == 1
     assert "its data are not checked: " in ended.err
-    ended = command("doctor", tmp_path / "elsewhere")
+    ended = command("doctor", tmp_path / "elsewhere")  # a folder, but of no run
     assert ended.code == 2
     assert "no steps here to judge; give the folder of a run" in ended.err
+    ended = command("doctor", tmp_path / "nowhere")
+    assert ended.code == 2
+    assert ended.err.endswith("nowhere: no such folder; give the folder of a run\n")
 
 
 def test_figures_of_a_loop_of_ones_own_are_enough():

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from contrastive.data.content_hash import sample_key
-from contrastive.encoders import Encoder, TextTransformer
+from contrastive.encoders import Encoder, TextTransformer, ViT
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
 from contrastive.features.cache import FeatureCache, _tell_once
@@ -198,6 +198,20 @@ def test_a_torn_or_damaged_row_is_computed_again(cache, which, lost):
     torch.testing.assert_close(cache.table(Spec(), Linear(), TEXTS)[range(5)], right)
 
 
+@pytest.mark.parametrize("lost", [1, 36, 100])
+def test_mending_a_store_leaves_what_a_training_has_mapped(cache, lost):
+    """A file that shrinks under a memory map ends the process that reads it (SIGBUS)."""
+    running = cache.table(Spec(), Linear(), TEXTS)
+    right = running[range(5)].clone()
+    features, keys = files_of(cache)
+    size = features.stat().st_size
+    keys.write_bytes(keys.read_bytes()[:-lost])
+    again = cache.table(Spec(), Linear(), [*TEXTS, "deaf", "cafe"])
+    assert features.stat().st_size > size
+    assert torch.equal(running[range(5)], right)
+    torch.testing.assert_close(again[range(5)], right)
+
+
 def test_preprocessing_that_cannot_be_told_apart_is_not_cached(cache):
     def letters(samples):  # its repr is an address
         return Letters()(samples)
@@ -301,15 +315,21 @@ def refuse(self, *_):
     raise PermissionError(13, "Permission denied", str(self.folder / "lock"))
 
 
-def test_a_samples_last_bits_do_not_depend_on_what_is_encoded_beside_it(tmp_path):
+@pytest.mark.parametrize(
+    ("spec", "samples"),
+    [
+        (TextTransformer(width=64, depth=1, heads=4), ["ab " * n for n in range(1, 20)]),
+        (ViT(image_size=64, width=192, depth=1, heads=3), range(19)),
+    ],
+)
+def test_a_samples_last_bits_do_not_depend_on_what_is_encoded_beside_it(tmp_path, spec, samples):
+    if spec.modality == "image":
+        noise = np.random.default_rng(0).integers(0, 256, (19, 64, 64, 3), np.uint8)
+        samples = [Image.fromarray(noise[i]) for i in samples]
     torch.manual_seed(0)
-    spec = TextTransformer(width=32, depth=2, heads=2)
     module = spec.build()
-    texts = [word * n for n in range(1, 30) for word in ("ab ", "c")]
-    whole = FeatureCache(tmp_path / "whole").table(spec, module, texts)[range(len(texts))]
-    for step in (1, 7):
-        cache = FeatureCache(tmp_path / f"{step}")
-        for start in range(step):
-            cache.table(spec, module, texts[start :: step + 1][::-1])
-        parts = cache.table(spec, module, texts)[range(len(texts))]
-        assert torch.equal(parts, whole)
+    whole = FeatureCache(tmp_path / "whole").table(spec, module, samples)[range(19)]
+    cache = FeatureCache(tmp_path / "parts")
+    for part in (samples[4:7], samples[:1], samples[9:17:3]):
+        cache.table(spec, module, part)
+    assert torch.equal(cache.table(spec, module, samples)[range(19)], whole)

@@ -1,5 +1,8 @@
 """Encoders of Hugging Face and sentence-transformers give what the libraries give."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -96,3 +99,28 @@ def test_half_precision_checkpoints_are_loaded_in_fp32(models, tmp_path):
     bert_tokenizer().save_pretrained(tmp_path)
     module = HFText(name=str(tmp_path)).build()
     assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("asked", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize(
+    ("kind", "which", "file", "place"),
+    [
+        (HFText, "bert", "config.json", []),
+        (HFText, "clip", "config.json", ["text_config"]),
+        (SentenceTransformers, "sentences", "config.json", []),
+        (SentenceTransformers, "sentences", "sentence_bert_config.json", ["config_args"]),
+    ],
+)
+def test_a_folder_does_not_choose_the_code_of_attention(
+    asked, kind, which, file, place, models, tmp_path
+):
+    """With the package ``kernels`` OWNER/NAME would be fetched from the Hub and run."""
+    folder = shutil.copytree(models / which, tmp_path / which)
+    config = json.loads((folder / file).read_text())
+    part = config
+    for name in place:
+        part = part.setdefault(name, {})
+    part[asked] = "evil/kernel"
+    (folder / file).write_text(json.dumps(config))
+    model = kind(name=str(folder)).build().model
+    assert getattr(model, "transformers_model", model).config._attn_implementation == "sdpa"

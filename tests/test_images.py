@@ -181,7 +181,7 @@ def test_every_mode_is_what_its_numbers_say():
         (Image.fromarray(np.full((4, 4), 200, np.float32)), "or floats from 0 to 1"),
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "values from nan to nan"),
         (np.ma.masked_equal(np.eye(4), 1), r"a masked array is no image; .* array.filled\(255\)"),
-        (7, "a int is no image; give a path, a file's bytes, a PIL image or an array"),
+        (7, "an int is no image; give a path, a file's bytes, a PIL image or an array"),
         ([], "a list is no image; give a path"),
     ],
 )

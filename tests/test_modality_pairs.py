@@ -215,7 +215,7 @@ def test_samples_of_any_plain_kind_have_a_key(three, tmp_path):
     assert sample_key("CCO", "molecule") != sample_key("OCC", "molecule")
     (tmp_path / "clip.wav").write_bytes(b"RIFF")
     assert sample_key(str(tmp_path / "clip.wav"), "sound") == sample_key(b"RIFF", "sound")
-    with pytest.raises(BadSample, match="a sound sample cannot be a set"):
+    with pytest.raises(BadSample, match="a sample of sound cannot be a set"):
         sample_key({1}, "sound")
     three["model"]["towers"]["sound"]["frozen"] = "encoder"
     spec = RunSpec.model_validate(three | {"training": three["training"] | {"epochs": 1}})

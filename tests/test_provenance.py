@@ -10,7 +10,7 @@ import pytest
 from contrastive import RunSpec, build_model, load_model
 from contrastive.components import REGISTRIES
 from contrastive.config.provenance import origins
-from contrastive.errors import ContrastiveError, SpecError
+from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model import checkpoint
 from contrastive.training.resume import run_files
 
@@ -146,13 +146,11 @@ def test_a_model_of_an_older_release_names_the_missing_package(saved):
     )
 
 
-@pytest.mark.parametrize(
-    "package", ["--index-url=http://evil", "a b", "x; rm -rf ~", "", 3, None, "a\nb"]
-)
+@pytest.mark.parametrize("package", ["--index-url=http://evil", "a b", "x; rm -rf ~", "", "a\nb"])
 def test_what_is_no_package_is_not_put_into_a_command(saved, package):
     def poison(parts):
         parts["components"]["head"]["lost-head"]["package"] = package
-        parts["packages"] = {package: "1.0"} if isinstance(package, str) else package
+        parts["packages"] = {package: "1.0"}
 
     rewrite(saved, "parts.json", poison)
     with pytest.raises(ContrastiveError) as caught:
@@ -162,7 +160,7 @@ def test_what_is_no_package_is_not_put_into_a_command(saved, package):
 
 
 @pytest.mark.parametrize("components", [None, [], {"head": 3}, {"head": {"lost-head": "x"}}])
-def test_components_of_another_shape_are_ignored(saved, components):
+def test_components_of_another_shape_are_one_line(saved, components):
     rewrite(saved, "parts.json", lambda parts: parts.update(components=components))
-    with pytest.raises(SpecError, match="unknown head 'lost-head'"):
+    with pytest.raises(WeightsError, match=r"parts\.json: cannot be read: components"):
         load_model(saved)

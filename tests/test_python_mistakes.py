@@ -184,7 +184,7 @@ def test_prompts_to_rank_against_come_in_any_form(model, photos):
     refused(lambda: contrastive.rerank(model, "a dog", photos, against=["a dog"]), said)
     refused(lambda: contrastive.rerank(model, None, photos), "prompt None is a NoneType")
     refused(lambda: contrastive.generate(model, None), "prompt None is a NoneType")
-    refused(lambda: contrastive.answer(model, photos, 7, TEXTS), "question 7 is a int")
+    refused(lambda: contrastive.answer(model, photos, 7, TEXTS), "question 7 is an int")
 
 
 def test_an_iterator_of_templates_serves_every_model(model, photos):
@@ -219,7 +219,7 @@ def test_forward_takes_ids_in_any_form(model, batch):
     ("change", "said"),
     [
         ({"ids": [1, 2]}, r"ids have shape \(2,\) for 3 rows; give one for each"),
-        ({"ids": 7}, "ids are a int; give one for each row"),
+        ({"ids": 7}, "ids are an int; give one for each row"),
         ({"ids": {1, 2, 3}}, "ids are a set; give one for each row"),
         ({"ids": {1: 1, 2: 2, 3: 3}}, "ids are a dict; give one for each row"),
         ({"ids": torch.ones(3, 1, dtype=torch.long)}, r"ids have shape \(3, 1\) for 3 rows"),
@@ -229,7 +229,7 @@ def test_forward_takes_ids_in_any_form(model, batch):
         ({"text": "a dog"}, "two of these in a list; it was given a str"),
         ({"image": torch.zeros(3, 3, 32, 32)}, "it was given a Tensor"),
         ({"image": {"path": "a.jpg"}}, "it was given a dict"),
-        ({"image": []}, "it was given 0 things in a list"),
+        ({"image": []}, "it was given 0 values in a list"),
         ({"image": None}, "it was given a NoneType"),
     ],
 )
@@ -248,7 +248,7 @@ def test_rows_that_do_not_match_have_no_loss_and_no_recall(model, batch, embeddi
     refused(lambda: recall(image, text[:2]), said)
     assert recall(image, text[:2], ["a", "b", "c"], ["a", "b"]).queries == 2
     refused(lambda: recall(image, text, [0, 1]), "3 rows of embeddings have 2 query_ids")
-    refused(lambda: recall(image, text, 3, 3), "ids are a int")
+    refused(lambda: recall(image, text, 3, 3), "ids are an int")
     refused(lambda: recall(image[:0], text), "0 queries and 3 targets; give some of both")
 
 
@@ -316,10 +316,13 @@ def not_rows(folder):
         (pandas.DataFrame(texts), r"a DataFrame .* give its rows: frame.to_dict\('records'\)"),
         (polars.DataFrame(texts), r"a DataFrame .* give its rows: frame.to_dicts\(\)"),
         (str(folder), r"a str holds no rows of data; build a dataset: .*\.build\('test'\)"),
-        (ImageFolder(folder=folder), r"a ImageFolder .* build a split of it: data.build\('test'\)"),
+        (
+            ImageFolder(folder=folder),
+            r"an ImageFolder .* build a split of it: data.build\('test'\)",
+        ),
         (ImageFolder, "ImageFolder holds no rows of data; build"),
         ({"text": TEXTS}, "a dict holds no rows of data; give a built dataset, or a list of dicts"),
-        (7, "a int holds no rows of data"),
+        (7, "an int holds no rows of data"),
         (TEXTS, "row 0 of the data is a str; give dicts, such as {'image': path"),
         ([{"text": "a dog", "image": "a.jpg"}], "row 0: has no id; give each row one"),
         ([{"text": "a dog", "id": 0, "source": "x:1"}, {"source": "x:2"}], "x:2: has no id"),
@@ -366,7 +369,7 @@ def test_a_query_is_one_sample(model, photos, query):
 
 
 def test_a_search_is_of_one_modality(model, photos):
-    refused(lambda: contrastive.search(model, 7, texts=TEXTS), "a int is no image; give a path")
+    refused(lambda: contrastive.search(model, 7, texts=TEXTS), "an int is no image; give a path")
     said = "a dog: text finds image; to search a list, give find='text'"
     refused(lambda: contrastive.search(model, "a dog", texts=TEXTS), said)
     assert contrastive.search(model, "a dog", texts=TEXTS, find="text")[0].found == "a dog"
@@ -386,7 +389,7 @@ def test_a_model_comes_first(model, photos, rows, verb):
         model.spec: r"not its spec; build it: build_model\(spec\)",
         None: r"not a NoneType; load_model\(folder\) gives one",
         ContrastiveModel: "not ContrastiveModel; load_model",
-        nn.Identity(): "not a Identity; load_model",
+        nn.Identity(): "not an Identity; load_model",
         wrapped: "give model.module",
     }
     for given, said in odd.items():

@@ -143,7 +143,7 @@ def without_memory_on_rank_1(rank, size, spec, folder):
 
 
 @pytest.mark.slow
-def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path, in_ranks):
+def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path, in_ranks, capsys):
     spec = toy_dict(tmp_path / "data", epochs=1)
     in_ranks(without_memory_on_rank_1, 2, spec, tmp_path)
     lost, own = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
@@ -152,6 +152,8 @@ def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path,
     assert own.startswith("rank 1: out of memory (")
     assert "a step of 8 rows takes about" in own
     assert (tmp_path / "run-0" / "checkpoints" / "step-00000003").is_dir()
+    train(toy_spec(tmp_path / "data").model_validate(spec), tmp_path / "run-0", resume=True)
+    assert "saved by 2 ranks, resumed by 1: the same batches" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -163,11 +164,11 @@ def refused():
         ("text", datasets.Dataset.from_dict({"text": TEXTS}), "a Dataset holds no text samples"),
         ("text", DataLoader(TEXTS), "a DataLoader holds no text samples; it has batches"),
         ("text", set(TEXTS), "a set holds no text samples; it has no order"),
-        ("text", 7, "a int holds no text samples; give a str, or a list of them"),
+        ("text", 7, "an int holds no text samples; give a str, or a list of them"),
         ("text", None, "a NoneType holds no text samples"),
         ("text", torch.arange(5), "a Tensor of numbers holds no text samples; give strings"),
         ("text", np.array([TEXTS, TEXTS]), r"an array of shape \(2, 3\) holds no text samples"),
-        ("text", ["a dog", None], "a text sample cannot be a NoneType|NoneType"),
+        ("text", ["a dog", None], "a sample of text cannot be a NoneType|NoneType"),
         ("text", [["a dog"], ["a cat"]], "list"),
         ("image", None, "a NoneType holds no image samples; give one, or a list"),
         ("image", np.zeros((5, 6, 7), np.uint8), r"an array of shape \(5, 6, 7\) is no image"),
@@ -195,9 +196,10 @@ def test_what_holds_no_samples_is_refused_in_one_line(model):
 
 
 def test_a_sample_that_is_none_is_told_with_its_place(model, photos):
-    image = "sample 1 of 2: image: a int is no image; give a path, a file's bytes, a PIL image or"
+    image = "sample 1 of 2: image: an int is no image; give a path, a file's bytes, a PIL image or"
     for modality, fine, odd, said in (
         ("text", "a dog", None, "sample 1 of 2: a NoneType is no text; give a str"),
+        ("text", "a dog", math.nan, r"sample 1 of 2: nan \(a missing value\) is no text"),
         ("text", "a dog", b"a cat", "sample 1 of 2: a bytes is no text; give a str"),
         ("image", photos[0], 7, image),
     ):
@@ -205,7 +207,7 @@ def test_a_sample_that_is_none_is_told_with_its_place(model, photos):
             model.embed(modality, [fine, odd])
     told: list[tuple[int, str]] = []
     model.embed("text", ["a dog", 7], on_bad=lambda *problem: told.append(problem))
-    assert told == [(1, "a int is no text; give a str")]
+    assert told == [(1, "an int is no text; give a str")]
 
 
 def test_open_files_are_read_or_refused_in_one_line(model, photos, tmp_path):
@@ -299,9 +301,10 @@ def test_every_use_takes_the_forms(model, photos):
     ("classes", "said"),
     [
         ("dog", r"class 'dog' is not in a list; give a list, such as \['dog'\]"),
+        ("dog, cat", r"class 'dog, cat' is not in a list; give .* such as \['dog', 'cat'\]"),
         ([], "give at least one class, in a list"),
         (None, "give at least one class, in a list"),
-        (["dog", 7], "class 7 is a int; give a string"),
+        (["dog", 7], "class 7 is an int; give a string"),
         (["dog", " "], "class 1 of 2 is empty; leave it out"),
     ],
 )

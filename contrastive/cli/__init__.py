@@ -8,7 +8,7 @@ verbs that compute, not by the others. Exit codes:
 1      our mistake, with a traceback; or findings of a verb that checks (doctor, plugins check)
 2      a mistake in what was asked: one line for each
 3      done, but something was left out or not measured (train, whose spec allows bad rows, ends
-       with 0: torchrun takes anything else for a failure)
+       with 3 for an epoch that is not measured alone: torchrun takes it for a failure)
 128+n  ended by signal n (130: Ctrl-C, 141: the reader of a pipe is gone)
 ====== ===========================================================================================
 """
@@ -39,7 +39,7 @@ from contrastive.cli import (
     validate,
 )
 from contrastive.cli.options import app
-from contrastive.cli.verb import Verb
+from contrastive.cli.verb import CtrlC, Verb
 from contrastive.console import noted_omissions, printable, say
 from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
@@ -78,6 +78,8 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    # workers that are not forked would import a multiprocessing.py of the working folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     with noted_omissions() as omissions, warnings.catch_warnings():
@@ -98,7 +100,7 @@ def run_guarded(work: Callable[[], Any]) -> None:
     except ContrastiveError as error:
         _end(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
-        _end("interrupted; files on disk are complete, and cached features are kept", 130)
+        _end(str(CtrlC()), CtrlC.exit_code)
     except BrokenPipeError:
         _end_for_lack_of_a_reader()
     except SystemExit as done:
@@ -134,7 +136,7 @@ def _show_warning(
 
 def _end(message: str, code: int) -> NoReturn:
     try:
-        sys.stderr.write(printable(message) + "\n")
+        sys.stderr.write(printable(message, lines=True) + "\n")
     except OSError:  # where it goes is full or closed, and the code still tells
         _mute(sys.stderr)
     sys.exit(code)

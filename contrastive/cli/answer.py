@@ -43,6 +43,8 @@ def answer(
     )
     if {"yes", "no"} & {name.lower() for name in names}:
         say("captions hardly say yes or no; better answers say what is seen: 'a dog,an empty room'")
+    if len(names) == 1:
+        say("one answer alone always has 100 %; give several: --answers red,blue")
     rows = cast("list[list[float]]", probabilities.tolist())
     results = [
         {

@@ -29,12 +29,15 @@ def classify(
     templates = templates_for(template, template_set) or TEMPLATES
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
+    from contrastive.console import say
     from contrastive.inference.zero_shot import classify as probabilities_of
     from contrastive.reporting.tables import classes_table
 
     probabilities = probabilities_of(
         loaded, images, names, templates=templates, cache=context.cache
     )
+    if len(names) == 1:
+        say("one class alone always has 100 %; give several: --classes dog,cat")
     rows = cast("list[list[float]]", probabilities.tolist())
     results = [
         {"image": str(image), "probabilities": dict(zip(names, row, strict=True))}

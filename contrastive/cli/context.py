@@ -108,12 +108,15 @@ class Context:
                 msg = f"{self.folder}: holds a model without a run, so without data; give {remedy}"
                 raise DataError(msg)
             return self._run
+        from contrastive.model.loading import stored_section
         from contrastive.spec import EvaluationSpec, RunSpec
 
-        named = named_data(data)
+        named = named_data(data, trusted=self._trusted)
         if isinstance(named, RunSpec):
             return named
-        measured = EvaluationSpec(**self._stored_run.get("evaluation", {}))
+        measured = EvaluationSpec()
+        if self.saved and self.has_run:
+            measured = stored_section(EvaluationSpec, self.saved, "run.json", "evaluation")
         return RunSpec(model=self.spec, data=named, evaluation=measured)
 
     def samples(self, split: str | None, data: str | None = None, *, remedy: str) -> Samples:
@@ -171,12 +174,16 @@ def _named_model(model: Path | None) -> Path:
 
 def _last_written(run: Path) -> float:
     """Return when a run last wrote a model; other files in its folder do not count."""
-    models = [run / "model", *(run / "checkpoints").glob("step-*")]
+    from contrastive.model.run_checkpoints import checkpoints_of
+
+    models = [run / "model", *checkpoints_of(run)]
     return max((model.stat().st_mtime for model in models if model.exists()), default=0.0)
 
 
-def named_data(text: str) -> RunSpec | Dataset:
+def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     """Return what ``--data`` names: the run of a spec, or a dataset.
+
+    A spec that was saved with a model or a run names import paths only if it is ``trusted``.
 
     Raises:
         DataError: a folder with nothing that is known.
@@ -196,7 +203,7 @@ def named_data(text: str) -> RunSpec | Dataset:
         msg = f"--data {text}: is no spec (.yaml, .json); give the folder that it is in"
         raise DataError(msg)
     if "=" not in text or path.is_file():
-        return load_run(path)
+        return load_run(path, trusted=trusted)
     from contrastive.config.yaml_files import load_fields
     from contrastive.datasets import Dataset
 
@@ -208,7 +215,7 @@ def named_data(text: str) -> RunSpec | Dataset:
         raise SpecError("\n".join(f"--data: {line}" for line in lines)) from None
 
 
-def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
+def load_run(path: Path, overrides: list[str] | None = None, *, trusted: bool = False) -> RunSpec:
     """Load a run's spec.
 
     Raises:
@@ -216,15 +223,18 @@ def load_run(path: Path, overrides: list[str] | None = None) -> RunSpec:
     """
     from contrastive.spec import require_run
 
-    return require_run(load_any(path, overrides), f"{path}: ")
+    return require_run(load_any(path, overrides, trusted=trusted), f"{path}: ")
 
 
-def load_any(path: Path, overrides: list[str] | None) -> Any:
-    """Load a run's or a model's spec, whichever the file holds."""
+def load_any(path: Path, overrides: list[str] | None, *, trusted: bool) -> Any:
+    """Load a run's or a model's spec, whichever the file holds.
+
+    One that was saved with a model or a run names import paths only if it is ``trusted``.
+    """
     from contrastive.config.yaml_files import load_spec
     from contrastive.spec import kind_of_spec
 
-    return load_spec(kind_of_spec, path, overrides or ())
+    return load_spec(kind_of_spec, path, overrides or (), trusted=trusted or None)
 
 
 def templates_for(sentences: list[str] | None, name: str | None) -> Sequence[str] | None:

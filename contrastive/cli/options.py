@@ -87,7 +87,10 @@ Split = Annotated[
     str | None, typer.Option(help="The split of the data; else the spec's evaluation.final_split.")
 ]
 Trusted = Annotated[
-    bool, typer.Option("--trusted", help="The model is your own: allow import paths in its spec.")
+    bool,
+    typer.Option(
+        "--trusted", help="The model or run is your own: allow import paths in what it saved."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

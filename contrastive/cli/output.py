@@ -29,7 +29,7 @@ def show(data: Any, as_json: bool, *shown: Table | str) -> None:
         return
     for part in shown:
         if isinstance(part, str):
-            typer.echo(printable(part))  # not folded, so that a path stays whole
+            typer.echo(printable(part, lines=True))  # not folded, so that a path stays whole
         else:
             from rich.console import Console
 

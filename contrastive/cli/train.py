@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import load_run
-from contrastive.cli.options import Json, Overrides, SpecFile
+from contrastive.cli.options import Json, Overrides, SpecFile, Trusted
 from contrastive.cli.output import show
-from contrastive.console import noted_omissions
 from contrastive.distributed.launcher import is_main
 
 
@@ -23,15 +22,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the newest checkpoint.")
     ] = False,
+    trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
     """Train a model: heads, towers or both, as the spec says."""
-    run = load_run(spec, overrides)
+    run = load_run(spec, overrides, trusted=trusted)
     from contrastive.training.run_folder import run_folder
     from contrastive.training.train import train as start
 
     folder = run_folder(output, run.output, Path("runs") / spec.stem)
-    with noted_omissions():  # its spec says how many rows may be bad
-        start(run, folder, resume=resume)
+    start(run, folder, resume=resume)
     if is_main():
         show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")

@@ -50,9 +50,13 @@ def validate(
     elif spec.is_dir():
         _stored(spec, upgrade, trusted, as_json)
     elif upgrade:
-        _upgrade_spec(spec, output or spec, as_json)
+        _upgrade_spec(spec, output or spec, trusted, as_json)
     else:
-        show(load_any(spec, overrides).model_dump(mode="json"), as_json, f"{spec}: ok")
+        show(
+            load_any(spec, overrides, trusted=trusted).model_dump(mode="json"),
+            as_json,
+            f"{spec}: ok",
+        )
 
 
 def _memory(path: Path, overrides: list[str] | None, trusted: bool, as_json: bool) -> None:
@@ -97,14 +101,17 @@ def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:
     show(rows, as_json, *(lines or [f"{folder}: has the names of this release"]))
 
 
-def _upgrade_spec(path: Path, output: Path, as_json: bool) -> None:
+def _upgrade_spec(path: Path, output: Path, trusted: bool, as_json: bool) -> None:
+    from contrastive.config.stored import MANIFEST, SPECS
     from contrastive.config.upgrade import upgrade_file
     from contrastive.data.folders import check_writable
     from contrastive.spec import kind_of_spec
 
+    if path.name in SPECS and (path.parent / MANIFEST).exists():  # which has the file's SHA-256
+        msg = f"{path}: is of a saved model; run: contrastive validate --upgrade {path.parent}"
+        raise SpecError(msg)
     check_writable(output, what="upgraded spec")
-
-    found = upgrade_file(kind_of_spec, path, output)
+    found = upgrade_file(kind_of_spec, path, output, trusted=trusted or None)
     rows: list[dict[str, Any]] = [
         {"field": ".".join(old.key_path), "now": old.new.name, "release": old.new.until}
         for old in found

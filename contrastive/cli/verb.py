@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from contrastive.config.arguments import path_of
 from contrastive.console import say
-from contrastive.errors import SpecError
+from contrastive.errors import ContrastiveError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,16 @@ RENAMED_OPTIONS = {
     "search": {"--by": "--query-modality"},
 }
 """By verb, options' names of release 0.1 and those of today."""
+
+
+class CtrlC(ContrastiveError):  # noqa: N818
+    """Somebody has had enough."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        """Say what is left."""
+        super().__init__("interrupted; files on disk are complete, and cached features are kept")
 
 
 class Verb(TyperCommand):
@@ -72,8 +82,8 @@ def _local(param: Any, value: Any) -> Any:
         SpecError: a path is an address.
     """
     if isinstance(value, (list, tuple)):
-        several = cast("Sequence[Any]", value)
-        return type(value)(_local(param, one) for one in several)
+        several = [_local(param, one) for one in cast("Sequence[Any]", value)]
+        return tuple(several) if isinstance(value, tuple) else several
     is_option = param.param_type_name == "option"
     name = param.opts[0] if is_option else str(param.metavar or param.name).rstrip(".")
     return path_of(name, value) if isinstance(value, Path) else value
@@ -81,6 +91,17 @@ def _local(param: Any, value: Any) -> Any:
 
 class Verbs(TyperGroup):
     """All verbs."""
+
+    def invoke(self, ctx: Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run a verb; typer would end the process after Ctrl-C without a word.
+
+        Raises:
+            CtrlC: it was interrupted.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise CtrlC from None
 
     def resolve_command(self, ctx: Context, args: list[str]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Find the verb, by its old name too."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from contrastive.config.base import Config
 from contrastive.config.local_files import local_path
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, a_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def strings(name: str, values: Any) -> list[str]:
     found = list(cast("Iterable[Any]", values)) if several else []
     if several and all(isinstance(value, str) for value in found):
         return found
-    given = repr(values) if isinstance(values, str) else f"a {type(cast('Any', values)).__name__}"
+    given = repr(values) if isinstance(values, str) else a_type(cast("Any", values))
     if several:
         given = f"a list with {next(x for x in found if not isinstance(x, str))!r}"
     msg = f"{name}: {given} was given; give strings, in a list"
@@ -89,7 +89,7 @@ def path_of(name: str, value: Any) -> Path:
             msg = f"{name}: {error}"
             raise SpecError(msg) from None
     shown = is_path(value) or not (value or value is None)
-    msg = f"{name} is {repr(value) if shown else f'a {type(value).__name__}'}; give a path"
+    msg = f"{name} is {repr(value) if shown else a_type(value)}; give a path"
     raise SpecError(msg)
 
 
@@ -108,7 +108,7 @@ def check_model(model: Any) -> None:
     elif hasattr(model, "module"):  # of DistributedDataParallel
         msg = "a model comes first, not what it is wrapped in; give model.module"
     else:
-        what = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        what = model.__name__ if isinstance(model, type) else a_type(model)
         msg = f"a model comes first, not {what}; load_model(folder) gives one"
     raise SpecError(msg)
 
@@ -120,5 +120,5 @@ def check_cache(cache: Any) -> None:
         SpecError: it is something else.
     """
     if cache is not None and (isinstance(cache, type) or not hasattr(cache, "table")):
-        msg = f"cache is a {type(cache).__name__}; give FeatureCache(folder)"
+        msg = f"cache is {a_type(cache)}; give FeatureCache(folder)"
         raise SpecError(msg)

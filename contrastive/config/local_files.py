@@ -39,7 +39,18 @@ def local_path(given: str | PathLike[str]) -> Path:
         raise ValueError(msg) from None
 
 
-def read_bounded(path: Path, most: int) -> bytes:
+def cache_folder() -> Path:
+    """Return ``$CONTRASTIVE_CACHE``, or ``contrastive`` in the user's cache folder.
+
+    Raises:
+        ValueError: it is an address; or this user has no home folder.
+    """
+    if folder := os.environ.get("CONTRASTIVE_CACHE"):
+        return local_path(folder)
+    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "contrastive"
+
+
+def read_bounded(path: str | PathLike[str], most: int) -> bytes:
     """Return what a regular file holds, if that is at most ``most`` bytes.
 
     Raises:
@@ -48,9 +59,9 @@ def read_bounded(path: Path, most: int) -> bytes:
     with open(path, "rb", opener=_open_at_once) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
+            raise OSError(errno.EINVAL, "is no regular file", os.fspath(path))
         if about.st_size > most:
-            raise OSError(errno.EFBIG, too_large(about.st_size, most), str(path))
+            raise OSError(errno.EFBIG, too_large(about.st_size, most), os.fspath(path))
         return file.read(most + 1)
 
 

@@ -25,7 +25,7 @@ from contrastive.config.entry_points import (
     offered_in,
 )
 from contrastive.config.saved_origins import origin_of
-from contrastive.errors import PluginError, UnknownComponent
+from contrastive.errors import PluginError, UnknownComponent, a_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -113,7 +113,10 @@ class Registry(Generic[C]):
             return self.registered[name]
         if ":" in name:
             if not _paths_allowed.get():
-                msg = f"{name!r} is an import path, which only your own spec may use"
+                msg = (
+                    f"{name!r} is an import path, which only your own spec may use; if this one is "
+                    "yours, add --trusted (trusted=True)"
+                )
                 raise UnknownComponent(msg)
             return self.load(PluginEntry(name))
         offers = self.installed.get(name, [])
@@ -197,7 +200,7 @@ class Registry(Generic[C]):
     def _check(self, found: object, path: str) -> type[C]:
         """Insist on a finished subclass of the interface."""
         if not (isinstance(found, type) and issubclass(found, self.interface)):
-            what = found.__name__ if isinstance(found, type) else f"a {type(found).__name__}"
+            what = found.__name__ if isinstance(found, type) else a_type(found)
             msg = f"{path} should be a subclass of {self.interface.__name__}, but is {what}"
             raise PluginError(msg)
         unset = {name for name in self.interface.__class_vars__ if not hasattr(found, name)}

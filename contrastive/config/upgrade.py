@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def upgrade_file(
-    kind: Callable[[dict[str, Any]], type[Config]], path: Path, output: Path
+    kind: Callable[[dict[str, Any]], type[Config]],
+    path: Path,
+    output: Path,
+    *,
+    trusted: bool | None = None,
 ) -> list[OldName]:
     """Write a spec with the names of this release; return the old ones, in the order of the file.
 
@@ -30,6 +34,7 @@ def upgrade_file(
         kind: what chooses the config class by the content.
         path: the file.
         output: where to write; may be ``path``. Nothing is written if no name is old.
+        trusted: as of ``load_spec``.
 
     Raises:
         SpecError: the spec has mistakes; one line for each.
@@ -37,7 +42,7 @@ def upgrade_file(
     data, lines = read_yaml(path)
     output = output.resolve()  # a link stays, and the file that it leads to is written
     with warnings.catch_warnings(action="ignore", category=RenamedWarning):
-        before = load_spec(kind, path)
+        before = load_spec(kind, path, trusted=trusted)
     found = sorted(old_names(before, data), key=lambda old: lines[old.key_path])
     if not found:
         return []
@@ -53,7 +58,7 @@ def upgrade_file(
     try:
         building.write_bytes(text.encode(encoding))
         shutil.copymode(output if output.exists() else path, building)
-        if load_spec(kind, building) != before:
+        if load_spec(kind, building, trusted=trusted) != before:
             msg = f"{path}: cannot be upgraded by itself; change by hand: {found[0]}"
             raise SpecError(msg)
         building.replace(output)

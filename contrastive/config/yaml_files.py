@@ -22,6 +22,7 @@ from contrastive.config.local_files import read_bounded
 from contrastive.config.mistakes import in_one_line
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
+from contrastive.config.stored import FORMAT_KEY, is_stored
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def load_spec(
     path: str | Path,
     overrides: Iterable[str] = (),
     *,
-    trusted: bool = True,
+    trusted: bool | None = None,
 ) -> S:
     """Read a YAML (or JSON) file as a ``spec``, after ``a.b=value`` overrides.
 
@@ -56,13 +57,17 @@ def load_spec(
         spec: the config class that the file describes, or what chooses it by the content.
         path: the file.
         overrides: ``a.b=value``, the value in YAML; checked as if written in the file.
-        trusted: the file is the user's own, so ``module:Class`` may name a component.
+        trusted: the file is the user's own, so ``module:Class`` may name a component; by default,
+            if it was not saved with a model or a run.
 
     Raises:
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
     path = path_of("path", path)
     data, lines = read_yaml(path)
+    if stored := is_stored(path, data):
+        data.pop(FORMAT_KEY, None)
+    trusted = not stored if trusted is None else trusted
     kind = cast("type[S]", spec if isinstance(spec, type) else spec(data))
     return _checked(kind, str(path), data, lines, overrides, trusted=trusted)
 

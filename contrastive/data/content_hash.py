@@ -16,11 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contrastive.config.local_files import read_bounded
+from contrastive.data.content_index import content_index
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
-from contrastive.errors import BadSample
-
-MAX_SAMPLE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
+from contrastive.errors import BadSample, a_type
 
 
 def sample_key(sample: Any, modality: str) -> bytes:
@@ -35,8 +33,7 @@ def sample_key(sample: Any, modality: str) -> bytes:
         sample = Path(os.fsdecode(cast("PathLike[str]", sample)))
     if isinstance(sample, Path) or (isinstance(sample, str) and not _is_content(sample, modality)):
         try:
-            about = Path(sample).stat()
-            return _file_key(Path(sample), about.st_mtime_ns, about.st_size)
+            return content_index().hash_of(Path(sample))
         except IsADirectoryError:
             msg = f"{sample}: {A_FOLDER}"
             raise BadSample(msg) from None
@@ -74,7 +71,7 @@ def _plain(sample: Any, modality: str) -> bytes:
         text = json.dumps(sample, sort_keys=True)
         if text.startswith(("{", "[")):
             return text.encode()
-    msg = f"a {modality} sample cannot be a {type(sample).__name__}"
+    msg = f"a sample of {modality} cannot be {a_type(sample)}"
     raise BadSample(msg)
 
 
@@ -86,11 +83,6 @@ def _is_content(text: str, modality: str) -> bool:
         return not Path(text).is_file()
     except (OSError, ValueError):  # too long for a name, or not one
         return True
-
-
-@lru_cache(maxsize=1 << 20)
-def _file_key(path: Path, modified: int, size: int) -> bytes:  # noqa: ARG001  (a changed file misses)
-    return sample_key(read_bounded(path, MAX_SAMPLE_BYTES), "file")
 
 
 @lru_cache(maxsize=1 << 20)

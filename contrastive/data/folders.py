@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from contrastive.console import say_omission
@@ -94,9 +95,13 @@ def check_writable(path: Path, suffixes: tuple[str, ...] = (), *, what: str) -> 
         raise DataError(msg)
     if path.exists() and not path.is_file():
         problem = "is a folder" if path.is_dir() else "is no file"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    elif path.exists() and not os.access(path, os.W_OK):
         problem = "may not be written"
     else:
-        return
+        try:  # a read-only disk, a quota: only a file tells
+            with TemporaryFile(dir=path.parent):
+                return
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror}"
     msg = f"{path}: {problem}; name another file for the {what}"
     raise DataError(msg)

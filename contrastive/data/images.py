@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from contrastive.config.local_files import read_bounded, too_large
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, a_type
 
 ENCODED = (bytes, bytearray, memoryview)
 START_OF_SCAN = b"\xff\xda"  # marker; in what is compressed, 0 follows each 255
@@ -131,26 +131,27 @@ def open_image(source: ImageSource) -> Image.Image:
     raise BadSample(msg)
 
 
-def _encoded(content: Any) -> bytes | bytearray | memoryview:
+def _encoded(content: Any) -> bytes | bytearray:
     """Return the bytes of an encoded image: those given, or those of a path or an open file.
 
     Raises:
         BadSample: it is none of these, or larger than decoded.
     """
     if isinstance(content, (str, PathLike)):
-        return read_bounded(Path(cast("str", content)), MAX_BYTES)
+        return read_bounded(cast("str", content), MAX_BYTES)
     if hasattr(content, "read"):
-        content = cast("Any", content).read(MAX_BYTES + 1)
-    if not isinstance(content, ENCODED):
-        what = type(content).__name__
-        msg = f"a {what} is no image; give a path, a file's bytes, a PIL image or an array"
+        content = content.read(MAX_BYTES + 1)
+    if isinstance(content, memoryview):
+        content = bytes(cast("Any", content))
+    if not isinstance(content, (bytes, bytearray)):
+        msg = f"{a_type(content)} is no image; give a path, a file's bytes, a PIL image or an array"
         raise BadSample(msg)
     if len(content) > MAX_BYTES:
         raise BadSample(too_large(len(content), MAX_BYTES))
     return content
 
 
-def _decoded(encoded: bytes | bytearray | memoryview) -> Image.Image:
+def _decoded(encoded: bytes | bytearray) -> Image.Image:
     """Decode an image whose header promises what can be afforded.
 
     Raises:

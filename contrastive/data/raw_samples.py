@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.data.images import StoredImage
-from contrastive.errors import BadSample, SpecError
+from contrastive.errors import BadSample, SpecError, a_type
 
 ONE = (str, bytes, bytearray, memoryview, PathLike, StoredImage, Image.Image, Mapping)
 PLAIN = (str, bytes, Path, np.ndarray, Tensor)  # most samples; they are taken as they are
@@ -55,7 +55,7 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
         given = given.to_pylist()
     elif name in REFUSED or not isinstance(given, Iterable):
         usual = "give a str, or a list of them" if modality == "text" else "give one, or a list"
-        msg = f"a {name} holds no {modality} samples; {REFUSED.get(name, usual)}"
+        msg = f"{a_type(given)} holds no {modality} samples; {REFUSED.get(name, usual)}"
         raise BadSample(msg)
     samples = list(cast("Iterable[Any]", given))
     if len(samples) < least:
@@ -74,7 +74,9 @@ def text_list(given: Any, what: str, *, least: int = 1) -> list[str]:
             ``what`` names them.
     """
     if isinstance(given, str):
-        msg = f"{what} {given!r} is not in a list; give a list, such as [{given!r}]"
+        names = given.split(",") if what in {"class", "answer"} else [given]
+        example = [name.strip() for name in names]
+        msg = f"{what} {given!r} is not in a list; give a list, such as {example}"
         raise SpecError(msg)
     texts = [] if given is None else sample_list(given, "text")
     if len(texts) < least:
@@ -94,7 +96,7 @@ def one_text(given: Any, what: str) -> str:
         SpecError: it is something else.
     """
     if not isinstance(given, str):
-        msg = f"{what} {given!r} is a {type(given).__name__}; give a string"
+        msg = f"{what} {given!r} is {a_type(given)}; give a string"
         raise SpecError(msg)
     return given
 
@@ -125,7 +127,7 @@ def _of_array(given: Any, modality: str) -> list[Any]:
             raise BadSample(msg)
         return np.atleast_1d(given).tolist()
     if modality == "text":
-        msg = f"a {type(given).__name__} of numbers holds no text samples; give strings, not tokens"
+        msg = f"{a_type(given)} of numbers holds no text samples; give strings, not tokens"
         raise BadSample(msg)
     one = given.ndim <= (3 if modality == "image" else 1)
     return [given] if one else list(given)

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from contrastive.config.base import Config
-from contrastive.errors import DataError
+from contrastive.errors import DataError, a_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
         ['red', 'blue']
     """
     if remedy := _no_rows(samples):
-        name = samples.__name__ if isinstance(samples, type) else f"a {type(samples).__name__}"
+        name = samples.__name__ if isinstance(samples, type) else a_type(samples)
         msg = f"{name} holds no rows of data; {remedy}"
         raise DataError(msg)
     if hasattr(samples, "__getitem__"):
@@ -90,7 +90,7 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
         rows = list(cast("Iterable[Sample]", samples))
     for i, row in enumerate(cast("list[Any]", rows)):
         if not isinstance(row, Mapping):
-            msg = f"row {i} of the data is a {type(row).__name__}; give dicts, such as {EXAMPLE}"
+            msg = f"row {i} of the data is {a_type(row)}; give dicts, such as {EXAMPLE}"
             raise DataError(msg)
     if not needs_ids and not any("id" in row for row in rows):
         return [{**row, "id": i} for i, row in enumerate(rows)]
@@ -132,7 +132,7 @@ def id_list(ids: Any) -> list[Any]:
     plain = ids.tolist() if hasattr(ids, "tolist") else ids
     unordered = isinstance(plain, (str, bytes, Mapping, AbstractSet))
     if (unordered and not isinstance(plain, KeysView)) or not isinstance(plain, Iterable):
-        msg = f"ids are a {type(ids).__name__}; give one for each row, in a list or a tensor"
+        msg = f"ids are {a_type(ids)}; give one for each row, in a list or a tensor"
         raise DataError(msg)
     return list(cast("Iterable[Any]", plain))
 

@@ -211,7 +211,7 @@ def choose_columns(
         needed: roles that have to have a column.
 
     Raises:
-        DataError: a needed column, or one that a spec names, is not there; says which there are.
+        DataError: needed columns, or those that a spec names, are not there; says which there are.
 
     Example:
         >>> usual = {"image": ["image", "filename"], "text": ["caption"]}
@@ -220,17 +220,22 @@ def choose_columns(
         {'image': 'filename', 'text': 'caption'}
     """
     chosen: dict[str, str] = {}
+    missing: list[str] = []
+    remedies: list[str] = []
     for role, names in usual.items():
         asked = given.get(role)
         column = next((name for name in ((asked,) if asked else names) if name in columns), None)
         if column is not None:
             chosen[role] = column
         elif asked or role in needed:
-            wanted = quoted(asked) if asked else " or ".join(names)
-            msg = (
-                f"{path}:1: no column {wanted}; there are: {name_list(columns)}; set {role}_column"
-            )
-            raise DataError(msg)
+            missing.append(quoted(asked) if asked else " or ".join(names))
+            remedies.append(f"{role}_column")
+    if missing:
+        msg = (
+            f"{path}:1: no column {', nor '.join(missing)}; there are: "
+            f"{name_list(columns)}; set {' and '.join(remedies)}"
+        )
+        raise DataError(msg)
     return chosen
 
 

@@ -16,7 +16,7 @@ from contrastive.doctor.learning import diverged, lr_too_low, memorised, no_lear
 from contrastive.doctor.run_record import Finding, RunLog
 from contrastive.doctor.temperature import multiplied, scale_at_bound, scale_at_one
 from contrastive.doctor.towers import collapsed, low_rank, no_gradient
-from contrastive.errors import DataError
+from contrastive.errors import DataError, a_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,11 +68,7 @@ def _log_lines(lines: Any) -> list[Mapping[str, Any]]:
             msg = f"line {lacking[0]} of the log has a loss without a step; give {{'step': 1, ...}}"
             raise DataError(msg)
         return found
-    what = (
-        f"a {type(found[0]).__name__} in a list"
-        if found
-        else f"a {type(cast('Any', lines)).__name__}"
-    )
+    what = f"{a_type(found[0])} in a list" if found else a_type(cast("Any", lines))
     msg = (
         f"{what} is no line of a log; give dicts, such as contrastive.reporting.run_log.read_log("
         "Path('runs/clip/log.jsonl')) returns"

@@ -21,6 +21,9 @@ def run_log_of(folder: Path) -> RunLog:
     Raises:
         DataError: the folder is not that of a run, or the run has no steps.
     """
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder; give the folder of a run"
+        raise DataError(msg)
     path = folder / "log.jsonl"
     log = RunLog(read_log(path))
     if not log.steps:
@@ -62,8 +65,8 @@ def _final_split(folder: Path, run: RunSpec) -> SharedFacts:
     from contrastive.data.samples import rows_of
     from contrastive.doctor.run_facts import shared_facts
     from contrastive.model.checkpoint import open_folder
-    from contrastive.model.loading import find_model
+    from contrastive.model.loading import find_model, stored_samples
 
-    seen = open_folder(find_model(folder)).tensors("seen.safetensors")
+    seen = stored_samples(open_folder(find_model(folder)))
     training = rows_of(run.data.build(run.training.split, purpose="training"))
     return shared_facts(training, rows_of(run.data.build(run.evaluation.final_split)), seen)

@@ -15,7 +15,7 @@ from contrastive.config.base import Config
 from contrastive.data.raw_samples import sample_list
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, a_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,4 +152,4 @@ def _is_function(value: Any) -> bool:
 def _shown(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else a_type(value)

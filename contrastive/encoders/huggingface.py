@@ -47,14 +47,18 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
 
 
 def load_config(folder: Path, who: str) -> Any:
-    """Return the config of a model's folder.
+    """Return the config of a model's folder, without what it says of the code to run.
 
     Raises:
         WeightsError: it is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
     with quiet_huggingface(), loading_weights(who, "config.json", folder):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config._attn_implementation = (
+            None  # OWNER/NAME would fetch a kernel from the Hub and run it
+        )
+    return config
 
 
 def load_image_processor(folder: Path, who: str) -> Any:
@@ -77,7 +81,10 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
     transformers = require("transformers", extra="transformers")
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
-            return transformers.AutoModel.from_config(config, dtype=torch.float32), []
+            model = transformers.AutoModel.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
+            return model, []
         model, info = transformers.AutoModel.from_pretrained(
             folder,
             config=config,

@@ -42,7 +42,12 @@ class SentenceTransformersModule(EncoderModule):
                 device="cpu",
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                model_kwargs={
+                    "use_safetensors": True,
+                    "dtype": torch.float32,
+                    "attn_implementation": None,  # else the folder may choose code of the Hub
+                    "use_kernels": False,
+                },
             )
         inner = self.model.transformers_model
         if inner is None or not callable(self.model.tokenizer):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from contrastive.data.raw_samples import sample_list
-from contrastive.errors import BadSample, SpecError
+from contrastive.errors import BadSample, SpecError, a_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def as_text(sample: object) -> str:
         'a red square'
     """
     if not isinstance(sample, str):
-        msg = f"a {type(sample).__name__} is no text; give a str"
+        msg = f"{a_type(sample)} is no text; give a str"
         raise BadSample(msg)
     return sample.encode(errors="replace").decode()
 

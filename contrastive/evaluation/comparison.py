@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from contrastive.config.arguments import check_model
 from contrastive.data.raw_samples import sample_list, text_list
 from contrastive.data.samples import rows_of
-from contrastive.errors import DataError, SpecError
+from contrastive.errors import DataError, SpecError, a_type
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.evaluation.leakage import check_held_out
 from contrastive.evaluation.tabular import Tabular
@@ -185,8 +185,7 @@ def image_name(image: Any, index: int) -> str:
 
 def _check_several(models: Any) -> None:
     if not isinstance(models, Mapping):
-        what = type(models).__name__
-        msg = f"models are a {what}; give a dict, such as {{'one': model, 'two': other}}"
+        msg = f"models are {a_type(models)}; give a dict, such as {{'one': model, 'two': other}}"
         raise SpecError(msg)
     for model in cast("Mapping[str, Any]", models).values():
         check_model(model)

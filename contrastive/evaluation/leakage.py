@@ -24,8 +24,9 @@ def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], spli
     Raises:
         DataError: the split is empty, or shares samples with training; names the first.
     """
+    name = f"split {split!r}" if split else "this data"
     if not rows:
-        msg = f"split {split!r} is empty; there is nothing to measure"
+        msg = f"{name} is empty; there is nothing to measure"
         raise DataError(msg)
     for modality, seen in model.seen.items():
         known = set(cast("list[int]", seen.tolist()))
@@ -33,7 +34,7 @@ def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], spli
         if hits:
             source = rows[hits[0]].get("source", f"row {hits[0]}")
             msg = (
-                f"split {split!r} shares {len(hits)} of {len(rows)} {modality} rows with the "
+                f"{name} shares {len(hits)} of {len(rows)} {modality} rows with the "
                 f"training split, the first is {source}; measure on a split that it has not seen"
             )
             raise DataError(msg)

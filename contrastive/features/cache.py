@@ -13,22 +13,22 @@ Shapes: N samples, M rows on disk, F features.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from contrastive.config.arguments import count, path_of
+from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
-from contrastive.errors import BadSample, DataError, SpecError
+from contrastive.errors import BadSample, DataError
 from contrastive.features.encoder_key import encoder_key
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
@@ -42,17 +42,6 @@ if TYPE_CHECKING:
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
-
-
-def default_folder() -> Path:
-    """Return ``$CONTRASTIVE_CACHE``, or ``contrastive`` in the user's cache folder.
-
-    Raises:
-        SpecError: it is an address; or this user has no home folder.
-    """
-    if folder := os.environ.get("CONTRASTIVE_CACHE"):
-        return path_of("$CONTRASTIVE_CACHE", folder)
-    return path_of("the cache", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "contrastive"
 
 
 @dataclass(frozen=True)
@@ -89,13 +78,15 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        """Keep features in ``folder``; ``default_folder()`` if None."""
-        self.folder: Path | None = path_of("folder", folder) if folder is not None else None
-        if folder is None:
-            try:
-                self.folder = default_folder()
-            except SpecError as error:
-                _tell_once(f"{error}; features are not kept: set CONTRASTIVE_CACHE to a folder")
+        """Keep features in ``folder``; if None, in the user's own (``$CONTRASTIVE_CACHE``)."""
+        self.folder: Path | None = None
+        if folder is not None:
+            self.folder = path_of("folder", folder)
+            return
+        try:
+            self.folder = cache_folder()
+        except ValueError as error:
+            _tell_once(f"{error}; features are not kept: set CONTRASTIVE_CACHE to a folder")
 
     def table(
         self,
@@ -140,12 +131,11 @@ class FeatureCache:
                 for batch in batches:
                     problems |= batch.problems
                     features = run_encoder(module, batch, rows=batch_size(module))
-                    finite = np.isfinite(features).all(-1)
-                    rows.append(
-                        [keys[i] for i in compress(batch.indices, finite)], features[finite]
-                    )
-                    for index in compress(batch.indices, ~finite):
-                        problems[index] = NOT_FINITE.format("features are")
+                    finite = [bool(np.isfinite(row).all()) for row in features]
+                    good = list(compress(batch.indices, finite))
+                    rows.append([cast("bytes", keys[i]) for i in good], features[finite])
+                    odd = set(batch.indices) - set(good)
+                    problems |= dict.fromkeys(odd, NOT_FINITE.format("features are"))
                     advance(len(batch.indices) + len(batch.problems), "")
         table = rows.table(keys)
         for i, key in enumerate(keys):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
+from contrastive.data.atomic_files import replace_file, write_all
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,7 +33,8 @@ class Store:
         self.lock = FileLock(self.folder / "lock")
         described = self.folder / "encoder.json"
         if not described.exists():
-            described.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            with self.lock:
+                replace_file(described, json.dumps(about, indent=1).encode())
 
     def features(self) -> np.ndarray:
         """Return every row, memory-mapped."""
@@ -52,15 +55,20 @@ class Store:
         return found
 
     def append(self, keys: list[bytes], features: np.ndarray) -> None:
-        """Add rows; a row that was written only in part before is overwritten."""
+        """Add rows behind all that were ever written: a training may have those mapped.
+
+        Rows that were written only in part stay, under a key that no sample has.
+        """
         features = np.ascontiguousarray(features, np.float32)
         records = np.array(
             [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
         )
         with self.lock:
-            rows = min(self._size("keys", RECORD.itemsize), self._size("features", 4 * self.width))
-            _write_at(self.folder / "features.bin", rows * 4 * self.width, features)
-            _write_at(self.folder / "keys.bin", rows * RECORD.itemsize, records)
+            known = self._size("keys", RECORD.itemsize)
+            row = max(known, -(-self._size("features", 1) // (4 * self.width)))
+            _write_at(self.folder / "features.bin", row * 4 * self.width, features)
+            records = np.concatenate([np.zeros(row - known, RECORD), records])
+            _write_at(self.folder / "keys.bin", known * RECORD.itemsize, records)
 
     def _size(self, name: str, row_bytes: int) -> int:
         path = self.folder / f"{name}.bin"
@@ -73,9 +81,10 @@ class Store:
 
 
 def _write_at(path: Path, offset: int, data: np.ndarray) -> None:
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.seek(offset)
-        file.write(data.tobytes())
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        write_all(descriptor, data.tobytes())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

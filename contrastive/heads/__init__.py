@@ -57,7 +57,7 @@ class Linear(Head):
     """One matrix, as in CLIP."""
 
     bias: bool = True
-    """Add a vector too."""
+    """Add a bias vector."""
 
     def build(self, in_dim: int, out_dim: int) -> nn.Module:
         """Return an ``nn.Linear``."""
@@ -68,7 +68,7 @@ class Linear(Head):
 
 @heads.register("mlp")
 class Mlp(Head):
-    """Two dense layers with a GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     hidden: Width | None = None
     """Width between the layers; embed_dim if not given."""

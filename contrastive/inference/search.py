@@ -17,7 +17,7 @@ from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets.text_tables import read_lines, text_problem
-from contrastive.errors import DataError
+from contrastive.errors import DataError, a_type
 from contrastive.inference.embed_dataset import embed_modality
 from contrastive.inference.nearest import top_k
 
@@ -133,7 +133,7 @@ def _checked(query: Any) -> Any:
     """
     several = isinstance(query, (list, tuple, set, frozenset))
     if query is None or several or (isinstance(query, str) and not query.strip()):
-        given = f"a {type(cast('Any', query)).__name__}" if several else repr(query)
+        given = a_type(cast("Any", query)) if several else repr(query)
         msg = f"{given} is no query; give words, the path of an image or another file, or a sample"
         raise DataError(msg)
     return Path(query) if is_path(query) and not isinstance(query, str) else query
@@ -180,7 +180,7 @@ def _hit(row: dict[str, Any], modality: str, similarity: float) -> Hit:
 
 
 def _named(given: Any) -> str:
-    return str(given) if is_path(given) else f"a {type(given).__name__}"
+    return str(given) if is_path(given) else a_type(given)
 
 
 def images_in(folder: Path) -> list[dict[str, Any]]:

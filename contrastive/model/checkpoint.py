@@ -1,38 +1,66 @@
 """Saved folders: safetensors and JSON, either whole or not there.
 
-``manifest.json`` has the size and SHA-256 of each file and is written last. A folder is built
-beside its place, flushed to the disk and renamed, so that a crash or a full disk leaves the
-previous one as it was. It is verified when it is first read, once in a process. Nothing in it is
-ever unpickled.
+``manifest.json`` has the size and SHA-256 of each file; it is written last and deleted first. A
+folder is built beside its place, flushed to the disk and exchanged with the previous one, so that
+a crash or a full disk leaves one of the two, whole (``contrastive.data.atomic_files``). It is
+verified when it is first read, once in a process. Nothing in it is ever unpickled. Only files that
+a manifest lists, or that are named like such, are ever deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as tensors_to_bytes
 
+from contrastive.config.stored import MANIFEST
+from contrastive.data.atomic_files import (
+    BUILT,
+    DROPPED,
+    beside,
+    discard,
+    flush_folder,
+    leftovers,
+    link,
+    put,
+    write,
+)
 from contrastive.errors import WeightsError
+from contrastive.model.saved_files import (
+    CHECKPOINT,
+    MODEL,
+    NAME,
+    Listed,
+    Manifest,
+    check_file,
+    read_json,
+    shaped,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
-MANIFEST = "manifest.json"
 FORMAT = 2
 """Of the manifest. Format 1, of 0.1, has no number and is the mapping of files itself."""
+SUFFIXES = {".json", ".safetensors"}
 Content = Mapping[str, Any]
 
+_STEP = re.compile(r"\.?step-\d{8}")  # a run's checkpoint; with a dot, while it is made or removed
 _verified: dict[Path, object] = {}
 """By folder, the state of its files when they last agreed with the manifest."""
+
+
+class UnreadableError(WeightsError):
+    """A folder that cannot be judged: its disk gives no answer, or a later release wrote it."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +75,15 @@ class SavedFolder:
         """Return the plain data of a JSON file, parsed once: do not change it.
 
         Raises:
-            WeightsError: the file is not in the folder, or is not JSON.
+            WeightsError: the file is not in the folder, not JSON, or not of its shape.
         """
-        try:
-            if name not in self._parsed:
-                self._parsed[name] = json.loads(self._file(name).read_bytes())
-            return self._parsed[name]
-        except (OSError, ValueError, RecursionError) as error:
-            msg = f"{self.path / name}: not a JSON file: {_one_line(error)}"
-            raise WeightsError(msg) from None
+        if name not in self._parsed:
+            try:
+                self._parsed[name] = read_json(self._file(name))
+            except OSError as error:
+                msg = f"{self.path / name}: cannot be read: {_one_line(error)}"
+                raise WeightsError(msg) from None
+        return self._parsed[name]
 
     def line_of(self, name: str, key_path: Iterable[str]) -> int:
         """Return the line of a key in a JSON file, as ``write_folder`` lays it out."""
@@ -75,7 +103,9 @@ class SavedFolder:
         """
         try:
             return load_file(self._file(name))
-        except (OSError, SafetensorError) as error:
+        except WeightsError:
+            raise
+        except Exception as error:  # torch's own, for shapes and types that it does not have
             msg = f"{self.path / name}: not a safetensors file: {_one_line(error)}"
             raise WeightsError(msg) from None
 
@@ -95,42 +125,99 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         WeightsError: the folder holds something else, or the disk is full or not writable; what
             was there before is untouched.
     """
-    folder = folder.absolute()
-    if folder.is_file():
-        msg = f"{folder}: is a file; choose a new or empty folder"
-        raise WeightsError(msg)
-    if not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
-        msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
-        raise WeightsError(msg)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder = folder.resolve() if folder.is_symlink() else folder.absolute()
+    recover(folder)
+    building = beside(folder, BUILT)
     try:
+        _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         listed: dict[str, dict[str, Any]] = {}
         for name, content in files.items():
             data = _encode(name, content)
-            _write(building / name, data)
+            write(building / name, data)
             listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         known = _read_manifest(folder) if keep else {}
         for name in keep:
-            _link(folder / name, building / name)
+            link(folder / name, building / name)
             size = (building / name).stat().st_size
-            listed[name] = {"bytes": size, "sha256": known[name]}
-        _write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
-        _flush_folder(building)
-        _replace(building, folder)
+            listed[name] = {"bytes": size, "sha256": known[name].sha256}
+        write(building / MANIFEST, _encode(MANIFEST, {"format": FORMAT, "files": listed}))
+        flush_folder(building)
+        before = put(building, folder)
     except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
+        discard(building, _own_files(building), last=MANIFEST)
         if not isinstance(error, OSError):
             raise
         msg = f"{folder}: cannot be written: {error.strerror or error}"
         raise WeightsError(msg) from error
+    if before:
+        discard(before, _own_files(before), last=MANIFEST, into=folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Insist on a saved model, an empty folder, or none."""
+    msg = ""
+    if folder.is_file():
+        msg = f"{folder}: is a file; choose a new or empty folder"
+    elif not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
+        msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
+    if msg:
+        raise WeightsError(msg)
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder; whoever looks meanwhile sees all of it or nothing."""
-    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+    """Delete a folder; whoever looks meanwhile sees all of it or nothing.
+
+    One that holds other things, or is a link, stays.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    own = _own_files(folder)
+    if not folder.is_symlink() and own.issuperset(path.name for path in folder.iterdir()):
+        discard(folder.rename(beside(folder, DROPPED)), own, last=MANIFEST)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a process that was killed began: a folder's replacement or its deletion.
+
+    If the folder is gone, the whole one beside it takes its place. What it has superseded, what was
+    never whole and what is half deleted goes. Whatever cannot be judged stays.
+    """
+    for left, place in leftovers(folder.parent):
+        if place.name != folder.name:
+            continue
+        with suppress(OSError, WeightsError):
+            if folder.exists():
+                if is_whole(folder):
+                    discard(left, _own_files(left), last=MANIFEST, into=folder)
+            elif is_whole(left):
+                put(left, folder)
+            elif left.suffix == BUILT or not (left / MANIFEST).exists():
+                discard(left, _own_files(left), last=MANIFEST)
+
+
+def way_back(folder: Path) -> Path | None:
+    """Return the whole folder that a killed process left beside the place of one that is gone."""
+    if folder.exists():
+        return None
+    beside_it = (left for left, place in leftovers(folder.parent) if place.name == folder.name)
+    return next((left for left in beside_it if is_whole(left)), None)
+
+
+def _own_files(folder: Path) -> set[str]:
+    """Return the files of a folder that ``write_folder`` wrote."""
+    try:
+        listed = {*_manifest(folder).files}
+        if all(NAME.fullmatch(name) and (folder / name).exists() for name in listed):
+            return listed | {MANIFEST}
+    except (OSError, WeightsError):
+        pass
+    # without a manifest that can be trusted, by their names
+    paths = folder.iterdir() if folder.is_dir() else ()
+    files = (path for path in paths if path.is_file() and not path.is_symlink())
+    return {path.name for path in files if path.suffix in SUFFIXES}
 
 
 def open_folder(folder: Path) -> SavedFolder:
@@ -144,56 +231,67 @@ def open_folder(folder: Path) -> SavedFolder:
     """
     try:
         listed = _read_manifest(folder)
+        if lacking := sorted((CHECKPOINT if _STEP.match(folder.name) else MODEL) - listed.keys()):
+            msg = f"{folder / MANIFEST}: does not list {lacking[0]}; copy the folder again"
+            raise WeightsError(msg)
         paths = [folder / name for name in sorted(listed)]
+        for path in paths:
+            check_file(path, listed[path.name].bytes)
         state = listed, [_state(path) for path in paths]
         if _verified.get(folder.absolute()) != state:
             for path in paths:
-                if _sha256(path) != listed[path.name]:
+                if _sha256(path) != listed[path.name].sha256:
                     msg = f"{path}: damaged (its SHA-256 is not the manifest's); copy it again"
                     raise WeightsError(msg)
             _verified[folder.absolute()] = state
     except FileNotFoundError as error:
         msg = f"{error.filename}: no such file; is {folder} a folder that a model was saved to?"
         raise WeightsError(msg) from None
-    except (OSError, ValueError) as error:
-        msg = f"{folder}: cannot be read: {_one_line(error)}"
+    except (IsADirectoryError, NotADirectoryError) as error:
+        msg = f"{error.filename}: damaged (is no file of a folder); copy it again"
         raise WeightsError(msg) from None
-    except (TypeError, LookupError, AttributeError):  # JSON, but not what was written
-        msg = f"{folder / MANIFEST}: cannot be read: damaged; copy it again"
-        raise WeightsError(msg) from None
+    except OSError as error:
+        msg = f"{error.filename or folder}: cannot be read: {error.strerror or _one_line(error)}"
+        raise UnreadableError(msg) from None
     return SavedFolder(folder, frozenset(listed))
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether ``folder`` is there and every file in it is as it was written."""
+    """Return whether ``folder`` is there and every file in it is as it was written.
+
+    Raises:
+        UnreadableError: that cannot be told.
+    """
     try:
         open_folder(folder)
+    except UnreadableError:
+        raise
     except WeightsError:
         return False
     return True
 
 
-def _read_manifest(folder: Path) -> dict[str, object]:
-    """Return the SHA-256 of each file in a folder; names that lead out of it are left out."""
-    manifest, written = _manifest(folder)
-    if isinstance(written, int) and written > FORMAT:
-        msg = (
-            f"{folder}: was saved in format {written}, this version reads up to {FORMAT}; run: "
-            "pip install --upgrade contrastive-kit"
-        )
-        raise WeightsError(msg)
-    listed = cast("dict[str, Any]", manifest["files"] if written == FORMAT else manifest)
-    return {name: about.get("sha256") for name, about in listed.items() if Path(name).name == name}
+def _read_manifest(folder: Path) -> dict[str, Listed]:
+    """Return each file in a folder; what we do not write there is left out, and paths."""
+    return {name: about for name, about in _manifest(folder).files.items() if NAME.fullmatch(name)}
 
 
 def format_of(folder: Path) -> int:
     """Return the format of a saved folder."""
-    return int(_manifest(folder)[1])
+    return _manifest(folder).format
 
 
-def _manifest(folder: Path) -> tuple[dict[str, Any], Any]:
-    manifest = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_bytes()))
-    return manifest, manifest.get("format", 1)
+def _manifest(folder: Path) -> Manifest:
+    written: Any = read_json(folder / MANIFEST)
+    number = cast("dict[str, Any]", written).get("format") if isinstance(written, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        msg = (
+            f"{folder}: was saved in format {number}, this version reads up to {FORMAT}; run: "
+            "pip install --upgrade contrastive-kit"
+        )
+        raise UnreadableError(msg)
+    whole = {"files": cast("Any", written)} if number is None else cast("Any", written)
+    return shaped(Manifest, whole, folder / MANIFEST)
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -222,39 +320,3 @@ def _encode(name: str, content: Content) -> bytes:
         owned[key] = here.clone() if storage in storages else here  # tied weights share theirs
         storages.add(storage)
     return tensors_to_bytes(owned)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _link(path: Path, new: Path) -> None:
-    try:
-        new.hardlink_to(path)
-    except OSError:  # a disk without hard links
-        shutil.copyfile(path, new)
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is flushed anyway
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def _set_aside(folder: Path) -> Path:
-    """Rename a folder, so that nobody finds it half deleted."""
-    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    return folder.rename(doomed)
-
-
-def _replace(building: Path, folder: Path) -> None:
-    old = _set_aside(folder) if folder.exists() else None
-    building.rename(folder)
-    _flush_folder(folder.parent)
-    if old:
-        shutil.rmtree(old, ignore_errors=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from contrastive.data.samples import group_numbers, id_list
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, a_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def input_views(modality: str, given: Any) -> list[Mapping[str, Tensor]]:
     views = cast("list[Any]", given) if isinstance(given, (list, tuple)) else [given]
     if len(views) in (1, 2) and all(_has_tensors(view) for view in views):
         return views
-    what = f"{len(views)} things in a list" if views is given else f"a {type(views[0]).__name__}"
+    what = f"{len(views)} values in a list" if views is given else a_type(views[0])
     msg = (
         f"forward: {modality} takes what model.tower({modality!r}).encoder.preprocess(samples) "
         f"returns, or two of these in a list; it was given {what}"

@@ -7,6 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
+from torch import Tensor
+
 from contrastive.config.arguments import path_of
 from contrastive.config.base import Config, validated
 from contrastive.config.mistakes import misplaced, mistakes_of
@@ -15,14 +18,16 @@ from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.model.checkpoint import MANIFEST, SavedFolder, is_whole, open_folder
+from contrastive.model.checkpoint import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.model import ContrastiveModel
+from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
 
 S = TypeVar("S", bound=Config)
+COPY_AGAIN = "copy the folder again, or save the model anew"
 SpecLike = ModelSpec | RunSpec | Mapping[str, Any] | str | Path
 
 
@@ -114,8 +119,39 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     for modality, tower in spec.towers.items():  # as the cache and the next save see them
         model.tower(modality).spec = tower
     restore_weights(model, saved)
-    model.seen = {name: x.clone() for name, x in saved.tensors("seen.safetensors").items()}
+    model.seen = stored_samples(saved)
     return model.eval()
+
+
+def stored_samples(saved: SavedFolder) -> dict[str, Tensor]:
+    """Return the hashes of the samples that a model was trained on, ``[n]``, by modality.
+
+    Raises:
+        WeightsError: they are those of something else.
+    """
+    name = "seen.safetensors"
+    found = {modality: hashes.clone() for modality, hashes in saved.tensors(name).items()}
+    for modality, hashes in found.items():
+        if modality not in saved.json("spec.json")["towers"]:
+            msg = f"{saved.path / name}: has {modality!r}, which the model does not have"
+        elif hashes.dtype != torch.int64 or hashes.ndim != 1:
+            msg = f"{saved.path / name}: {modality} is not one row of integers"
+        else:
+            continue
+        raise WeightsError(f"{msg}; {COPY_AGAIN}")
+    return found
+
+
+def stored_section(kind: type[S], saved: SavedFolder, name: str, section: str) -> S:
+    """Read a section of a spec that was saved with a model, without import paths.
+
+    Raises:
+        SpecError: it does not fit.
+    """
+    with names_only(), told_by_reader():
+        return _validated(
+            kind, saved.json(name).get(section, {}), f"{saved.path / name}: {section}"
+        )
 
 
 def stored_spec(
@@ -161,6 +197,10 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
     """
     restored: set[str] = set()
     for modality, fingerprint in saved.json("parts.json")["encoders"].items():
+        if modality not in model.towers:
+            where = saved.path / "parts.json"
+            msg = f"{where}: has {modality!r}, which the model does not have; {COPY_AGAIN}"
+            raise WeightsError(msg)
         tower = model.tower(modality)
         names = weights_from_spec(tower.encoder, tower.spec)
         restored |= {f"towers.{modality}.encoder.{name}" for name in names}
@@ -174,6 +214,12 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         place = saved.path / "model.safetensors"
         msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
+    known = model.state_dict()
+    for name, tensor in weights.items():
+        if name in known and kind_of(tensor) != kind_of(known[name]):
+            where = saved.path / "model.safetensors"
+            msg = f"{where}: {name} is {tensor.dtype}, not {known[name].dtype}; {COPY_AGAIN}"
+            raise WeightsError(msg)
     try:
         missing, unknown = cast("Any", model.load_state_dict(weights, strict=False))
     except RuntimeError as error:
@@ -186,19 +232,26 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         raise WeightsError(msg)
 
 
+def kind_of(tensor: Tensor) -> tuple[bool, bool]:
+    """Return whether numbers are real, and whether they are fractions."""
+    return tensor.is_complex(), tensor.is_floating_point()
+
+
 def find_model(folder: Path) -> Path:
     """Return the folder with weights that ``folder`` stands for, or a pretrained model's name.
 
     Raises:
         WeightsError: there is none.
     """
-    if is_pretrained(folder) or (folder / MANIFEST).exists():
+    if is_pretrained(folder):
         return folder
-    if (folder / "model" / MANIFEST).exists():
-        return folder / "model"
-    for step in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
-        if is_whole(step):
-            return step
+    for place in (folder, folder / "model"):
+        if (place / MANIFEST).exists():
+            return place
+        if left := way_back(place):
+            return left
+    if newest := newest_checkpoint(folder):
+        return newest.path
     if folder.is_file():
         msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
         raise WeightsError(msg)

@@ -17,7 +17,7 @@ from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.encoders.given_module import Given, GivenModule, check_given
-from contrastive.errors import SpecError, TrainingError, WeightsError
+from contrastive.errors import SpecError, TrainingError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
@@ -212,9 +212,8 @@ class ContrastiveModel(nn.Module):
             SpecError: the model has no such tower, or a number is none that makes sense.
         """
         if not isinstance(cast("object", modality), str):
-            what = type(modality).__name__
-            msg = f"embed takes a modality, such as 'text', before the samples; not a {what}"
-            raise SpecError(msg)
+            what = f"a modality, such as 'text', before the samples; not {a_type(modality)}"
+            raise SpecError(f"embed takes {what}")
         self.tower(modality)
         check_cache(cache)
         at_a_time = fitting_batch_size(self) if batch_size is None else batch_size
@@ -228,12 +227,11 @@ class ContrastiveModel(nn.Module):
             for indices, embeddings in pieces:
                 rows = embeddings.float().cpu()
                 if len(rows) != len(indices):  # one row would be taken for all
-                    told = f"{len(indices)} samples give {len(rows)} embeddings"
-                    msg = f"towers.{modality}: {told}; preprocess and module keep each row"
-                    raise SpecError(msg)
+                    told = f"towers.{modality}: {len(indices)} samples give {len(rows)} embeddings"
+                    raise SpecError(f"{told}; preprocess and module keep each row")
                 finite = rows.isfinite().all(-1)
-                for index in compress(indices, ~finite):
-                    on_bad(int(index), NOT_FINITE.format("embedding is"))
+                for i in compress(indices, ~finite):
+                    on_bad(int(i), NOT_FINITE.format("embedding is"))
                 result[indices] = rows.where(finite[:, None], 0)
         return result
 

@@ -16,6 +16,7 @@ from contrastive.model.checkpoint import (
     write_folder,
 )
 from contrastive.model.loading import stored_spec
+from contrastive.model.run_checkpoints import checkpoints_of
 from contrastive.spec import ModelSpec, RunSpec
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def saved_folders(folder: Path) -> list[Path]:
     Raises:
         WeightsError: there is none.
     """
-    places = [folder, folder / "model", *sorted((folder / "checkpoints").glob("step-*"))]
+    places = [folder, folder / "model", *checkpoints_of(folder)]
     if found := [path for path in places if (path / MANIFEST).exists()]:
         return found
     msg = f"{folder}: neither a spec nor a saved model or run"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.errors import DataError
+from contrastive.errors import DataError, a_type
 
 NOT_FINITE = "its {} not finite; is its content out of range, or do the weights hold NaN?"
 """The problem of a sample whose features or embedding hold a NaN or an infinity."""
@@ -67,7 +67,7 @@ def _matrix(given: Any, name: str, device: torch.device | str) -> Tensor:
     try:
         rows = given if isinstance(given, Tensor) else torch.tensor(np.ascontiguousarray(given))
     except (TypeError, ValueError, RuntimeError):
-        msg = f"{name} is a {type(given).__name__} that holds no matrix of numbers; give [N, D]"
+        msg = f"{name} is {a_type(given)} that holds no matrix of numbers; give [N, D]"
         raise DataError(msg) from None
     if rows.ndim != 2 or rows.is_complex() or rows.dtype == torch.bool:
         found = (

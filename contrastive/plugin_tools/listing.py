@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LIMIT = 20.0
 """Seconds that importing one module may take."""
 
-# the child finds what this process finds, and nothing else, before it imports anything of ours
+# the child finds what this process finds, and nothing else (-P: no json.py of the working folder)
 CHILD = (
     "import json, sys; request = json.loads(sys.argv[1]); sys.path[:] = request['path'];"
     "from contrastive.plugin_tools.isolated_import import answer; answer(request)"
@@ -131,7 +131,7 @@ def import_isolated(
 def _try(module: str, offers: list[tuple[str, str]], limit: float) -> Import:
     request = json.dumps({"path": sys.path, "module": module, "offers": offers})
     with subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", CHILD, request],
+        [sys.executable, "-P", "-c", CHILD, request],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Required, Self, TypedDict, cast
 
 from torch import Tensor
 
+from contrastive.console import say
+from contrastive.data.atomic_files import link, replace_file, write_all
+from contrastive.errors import TrainingError
+
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from contrastive.evaluation.evaluate import EvaluationReport
 
 
@@ -66,6 +73,8 @@ class LogLine(TypedDict, total=False):
     log_scale: float
     evaluation: dict[str, Any]
     """An ``EvaluationReport`` as plain data."""
+    not_measured: str
+    """Why there is none."""
     run: RunFacts
     gradients: dict[str, float]
     """Norm of the gradient of each part that trains."""
@@ -73,22 +82,41 @@ class LogLine(TypedDict, total=False):
     """What the doctor found, as plain data."""
 
 
+NUMBERS = ("epoch", "loss", "lr", "grad_norm", "log_scale")
+MAPPINGS = ("evaluation", "run", "gradients", "finding")
+"""Fields of a line by what they hold."""
+
+
 class Log:
     """An append-only file with a line for each step and each evaluation."""
 
-    def __init__(self, path: Path | None, *, keep_until: int = 0) -> None:
-        """Open ``path``; lines after step ``keep_until`` belong to work that is done again.
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        keep_until: int = 0,
+        measured: bool = True,
+        expected: int | None = None,
+    ) -> None:
+        """Open ``path``; what cannot be kept of it stays beside it.
 
-        None keeps nothing: the main rank has the log.
+        Args:
+            path: the file; None keeps nothing, since the main rank has the log.
+            keep_until: lines after this step belong to work that is done again.
+            measured: whether lines of that step but its own are kept: otherwise they are, too.
+            expected: how many lines there were when that step was saved.
+
+        Raises:
+            TrainingError: it cannot be written.
         """
+        self.path = path or Path(os.devnull)
+        self.lines = 0
+        """How many it has."""
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_log(path) if line["step"] <= keep_until]
-            building = path.with_suffix(".tmp")
-            building.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            building.replace(path)
-        self.path = path = path or Path(os.devnull)
-        self.file = path.open("a", encoding="utf-8", buffering=1)  # a line is written at once
+            self.lines = _keep(path, keep_until, measured=measured, expected=expected)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self._descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
 
     def step(self, step: int, epoch: float, **metrics: Tensor | float) -> None:
         """Note the metrics of one step."""
@@ -103,27 +131,110 @@ class Log:
         """Note something else, as plain data."""
         self._write({**line})
 
+    def flush(self) -> None:
+        """Have all lines on the disk, before a checkpoint that relies on them."""
+        with _cannot_be_written(self.path):
+            os.fsync(self._descriptor)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        os.close(self._descriptor)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line | {"epoch": round(line["epoch"], 6)}) + "\n")
+        text = json.dumps(line | {"epoch": round(line["epoch"], 6)}) + "\n"
+        with _cannot_be_written(self.path):
+            write_all(self._descriptor, text.encode())
+        self.lines += 1
 
 
 def read_log(path: Path) -> list[LogLine]:
-    """Return the lines of a log up to one that is damaged: a crash may have cut off the last."""
-    if not path.exists():
-        return []
-    lines: list[LogLine] = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict):
-            break
-        lines.append(cast("LogLine", line))
-    return lines
+    """Return the lines of a log; those that are none are counted and told.
+
+    One that is cut off at the end is left out: a crash does that, or a run that writes it now.
+    """
+    lines, bad = _parse(_content(path))
+    if bad:
+        say(f"{path}: {_lines(bad)} no line of a log, left out")
+    return [line for _, line in lines]
+
+
+def holds_log(path: Path) -> bool:
+    """Return whether a file is a log, or empty."""
+    lines, bad = _parse(_content(path))
+    return bool(lines) or not bad
+
+
+def _keep(path: Path, until: int, *, measured: bool, expected: int | None) -> int:
+    """Reduce a log to the lines that stand; return how many these are."""
+    content = _content(path)
+    lines, bad = _parse(content)
+    kept = [
+        raw
+        for raw, line in lines
+        if line["step"] < until or (line["step"] == until and (measured or "loss" in line))
+    ]
+    with _cannot_be_written(path):
+        if bad or (lines and not until):
+            beside = _beside(path)
+            why = f"{_lines(bad)} no line of a log" if bad else "is of a run that is begun anew"
+            say(f"{path}: {why}; the file as it was is {beside.name}")
+        if expected is not None and len(kept) < expected:
+            say(f"{path}: {expected - len(kept)} of {expected} lines until step {until} are lost")
+        if (new := b"".join(raw + b"\n" for raw in kept)) != content:
+            replace_file(path, new)
+    return len(kept)
+
+
+def _beside(path: Path) -> Path:
+    """Keep a file under a second name, which is new."""
+    names = [path.with_name(f"{path.name}.bak-{i}") for i in range(1, 1000)]
+    beside = next(name for name in names if not name.exists() or name.samefile(path))
+    if not beside.exists():
+        link(path, beside)
+    return beside
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _parse(content: bytes) -> tuple[list[tuple[bytes, LogLine]], int]:
+    """Return the lines of a log, each as it is and parsed, and how many others there are."""
+    whole, _, _ = content.rpartition(b"\n")  # what a crash has cut off is after the last
+    found: list[tuple[bytes, LogLine]] = []
+    texts = [text for text in whole.split(b"\n") if text.strip()]
+    for text in texts:
+        with suppress(ValueError, RecursionError):
+            if _is_line(line := json.loads(text.decode("utf-8-sig"))):
+                found.append((text, line))
+    return found, len(texts) - len(found)
+
+
+def _is_line(line: Any) -> bool:
+    """Whether that is a line of a log, so that its readers need not ask again."""
+    if not isinstance(line, dict):
+        return False
+    fields = cast("dict[str, Any]", line)
+    return (
+        type(fields.get("step")) is int
+        and all(type(fields.get(name, 0)) in (int, float) for name in NUMBERS)
+        and all(isinstance(fields.get(name, {}), dict) for name in MAPPINGS)
+    )
+
+
+def _lines(count: int) -> str:
+    return "1 line is" if count == 1 else f"{count} lines are"
+
+
+@contextmanager
+def _cannot_be_written(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}"
+        raise TrainingError(msg) from error

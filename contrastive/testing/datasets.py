@@ -14,7 +14,7 @@ from PIL import Image
 from contrastive.data.images import open_image
 from contrastive.data.samples import NOT_MODALITIES, Sample, Samples, rows_of
 from contrastive.datasets import Dataset, Purpose
-from contrastive.errors import BadSample, DataError
+from contrastive.errors import BadSample, DataError, a_type
 from contrastive.testing.checks import Check, Fault, expect, short_reason
 from contrastive.testing.generic import Subject
 from contrastive.testing.processes import pickled
@@ -80,12 +80,12 @@ def has_rows(subject: DatasetSubject) -> None:
     first = subject.rows[0]
     classes = getattr(subject.built, "classes", ())
     for row in cast("list[Any]", subject.rows):
-        expect(isinstance(row, dict), f"a row is a {type(row).__name__}")
+        expect(isinstance(row, dict), f"a row is {a_type(row)}")
         modalities = sorted(row.keys() - set(NOT_MODALITIES))
         same = modalities and modalities == sorted(first.keys() - set(NOT_MODALITIES))
         expect(same, f"a row has the modalities {modalities}", "give every row the same")
         number, source, label = row.get("id"), row.get("source"), row.get("label")
-        problem = f"the id of a row is {number!r}, a {type(number).__name__}"
+        problem = f"the id of a row is {number!r}, {a_type(number)}"
         remedy = "number the groups: ids are Python integers, equal in a group"
         expect(isinstance(number, int) and not isinstance(number, bool), problem, remedy)
         remedy = "say where it came from in one line, such as captions.csv:17"

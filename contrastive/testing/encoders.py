@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from contrastive.encoders.module import EncoderModule
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, a_type
 from contrastive.heads import Linear
 from contrastive.spec import Tower
 from contrastive.testing.checks import Check, Fault, Skipped, expect, short_reason
@@ -168,7 +168,7 @@ def preprocesses(subject: EncoderSubject) -> None:
     typical = subject.examples.typical
     for samples in (typical, typical[:1]):
         inputs: Any = subject.module.preprocess(samples)
-        expect(isinstance(inputs, dict), f"preprocess gives a {type(inputs).__name__}, not a dict")
+        expect(isinstance(inputs, dict), f"preprocess gives {a_type(inputs)}, not a dict")
         for name, x in cast("dict[str, Any]", inputs).items():
             what = f"{x.device} tensor" if isinstance(x, torch.Tensor) else type(x).__name__
             expect(what == "cpu tensor", f"preprocess gives a {what} as {name!r}")

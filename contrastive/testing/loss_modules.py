@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.distributed.global_batch import BatchGroup
-from contrastive.errors import TrainingError
+from contrastive.errors import TrainingError, a_type
 from contrastive.losses.module import LossModule
 from contrastive.testing import modules
 from contrastive.testing.checks import Check, Fault, Skipped, expect
@@ -232,7 +232,7 @@ def describes_itself(subject: LossSubject) -> None:
     how: Any = module.describe(8, 8, a.shape[1], a.dtype, a.device)
     expect(isinstance(how, str), f"describe() gives {how!r}", "return a word such as eager")
     group: Any = module.batch_group()
-    problem = f"batch_group() gives a {type(group).__name__}"
+    problem = f"batch_group() gives {a_type(group)}"
     expect(isinstance(group, BatchGroup | None), problem, "return None or BatchGroup.current()")
 
 

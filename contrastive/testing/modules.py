@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 
 from contrastive.encoders import CBOW
+from contrastive.errors import a_type
 from contrastive.heads import Linear
 from contrastive.losses import InfoNCE, Loss
 from contrastive.model.loading import build_model, load_model
@@ -50,7 +51,7 @@ def build_checked(make: Callable[[], object], base: type[nn.Module]) -> Any:
     with same_settings():
         module = make()
     remedy = f"return an instance of {base.__module__}.{base.__qualname__}"
-    expect(isinstance(module, base), f"build() returns a {type(module).__name__}", remedy)
+    expect(isinstance(module, base), f"build() returns {a_type(module)}", remedy)
     return module
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from contrastive.errors import a_type
 from contrastive.nn.modes import eval_mode
 from contrastive.testing import modules
 from contrastive.testing.checks import Check, Fault, Skipped, expect
@@ -92,7 +93,7 @@ def returns_rows(subject: RowsSubject) -> None:
     name, width = subject.noun, subject.width
     for b in (len(subject.samples), 1):
         rows: Any = subject.all_rows if b > 1 else subject.rows(subject.samples[:1])
-        expect(isinstance(rows, torch.Tensor), f"forward gives a {type(rows).__name__}")
+        expect(isinstance(rows, torch.Tensor), f"forward gives {a_type(rows)}")
         shape = tuple(rows.shape)
         remedy = "pool tokens" if rows.ndim > 2 else "keep B = 1, which squeeze() also drops"
         problem = f"{name} of a batch of {b} have the shape {shape}, not ({b}, {width})"

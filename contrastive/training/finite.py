@@ -85,8 +85,8 @@ def _odd_rows(tensor_B: Tensor, batch: Batch) -> str:
     """Name the rows with a number that is not finite."""
     if not tensor_B.is_floating_point() or len(tensor_B) != len(batch.ids):
         return ""
-    odd_B = ~tensor_B.flatten(1).isfinite().all(1)
-    found = list(compress(batch.sources, odd_B.tolist()))
+    odd_B = [not bool(row.isfinite().all()) for row in tensor_B]
+    found = list(compress(batch.sources, odd_B))
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return ", ".join(found[:SHOWN]) + more
 

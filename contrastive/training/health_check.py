@@ -27,15 +27,18 @@ if TYPE_CHECKING:
 def check_up(
     log: Log,
     spec: RunSpec,
-    model: ContrastiveModel,
     batches: TrainingBatches,
     held_out: Samples | None,
     step: int,
+    norms: dict[str, float],
 ) -> None:
-    """Check a run at the end of an epoch; each finding is printed once and logged."""
+    """Check a run at the end of an epoch; each finding is printed once and logged.
+
+    ``norms`` are those of ``gradients``, then.
+    """
     epoch = step / batches.steps_per_epoch
     lines = read_log(log.path)
-    notes: list[LogLine] = [{"step": step, "epoch": epoch, "gradients": gradients(model)}]
+    notes: list[LogLine] = [{"step": step, "epoch": epoch, "gradients": norms}]
     if not any("run" in line for line in lines):
         facts = _facts(spec, batches, held_out)
         notes.append({"step": step, "epoch": epoch, "run": facts})

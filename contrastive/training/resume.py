@@ -7,6 +7,7 @@ steps. The order of samples and augmentations follow from the seed, so they need
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from contrastive.config.provenance import origins
 from contrastive.console import say
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.errors import ContrastiveError, TrainingError, WeightsError
 from contrastive.model.checkpoint import (
     FORMAT,
     MANIFEST,
@@ -22,13 +23,20 @@ from contrastive.model.checkpoint import (
     SavedFolder,
     is_whole,
     open_folder,
-    remove_folder,
     write_folder,
 )
 from contrastive.model.loading import restore_weights, stored_spec
+from contrastive.model.run_checkpoints import (
+    checkpoint_folder,
+    damaged_checkpoints,
+    drop_superseded,
+    newest_checkpoint,
+)
+from contrastive.reporting.run_log import holds_log
 from contrastive.training.finite import check_saved
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from contrastive.model.model import ContrastiveModel
@@ -51,38 +59,65 @@ CHANGEABLE_ON_RESUME = (
 OWN_OF_A_RANK = ("output", "training.workers", "training.device", "data.folder", "data.repo")
 """Parts of a spec in which the ranks of a run may differ."""
 
-KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, as ``state.json`` says."""
+
+    step: int = 0
+    """Steps that are done."""
+    log_lines: int | None = None
+    """Lines of the log then; release 0.1 did not count them."""
+    measured: bool = True
+    """Whether nothing is left to do of an epoch that ended there."""
+    gradients: dict[str, float] = field(default_factory=dict[str, float])
+    """Norms for the doctor, which a resumed run cannot compute any more."""
 
 
 def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder | None:
-    """Return the checkpoint to go on from, if that is what is asked.
+    """Return the checkpoint to go on from, if that is what is asked and there is one.
 
     Raises:
         TrainingError: the folder is a saved model; or it holds a run and ``resume`` is not asked
             for, or it is and there is no whole checkpoint, or it is of a run that another spec
             describes.
+        WeightsError: the newest checkpoint cannot be read, or is of a later release.
     """
     if (folder / MANIFEST).exists():  # which would hide the model of the run in it
         msg = f"{folder}: is a saved model; choose another output"
         raise TrainingError(msg)
-    steps = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    log, model = folder / "log.jsonl", folder / "model"
+    if _has_content(model) and not (model / MANIFEST).exists():
+        msg = f"{model}: holds other things than a saved model; choose another output"
+        raise TrainingError(msg)
     if not resume:
-        if steps:
-            msg = (
-                f"{folder}: holds a run already; go on with resume=True (--resume), or choose "
-                "another output"
-            )
-            raise TrainingError(msg)
-        return None
-    for step in steps:
-        if is_whole(step):
-            saved = open_folder(step)
-            _check_same_run(saved, spec)
-            return saved
-        say(f"{step}: damaged, taking the one before it")
-        remove_folder(step)
-    msg = f"{folder}: nothing to resume here"
-    raise TrainingError(msg)
+        if not any(map(_has_content, (log, model, folder / "checkpoints"))):
+            return None
+        msg = (
+            f"{folder}: holds a run already; go on with resume=True (--resume), or choose "
+            "another output"
+        )
+        if not holds_log(log):
+            msg = f"{log}: is not the log of a run; choose another output"
+        raise TrainingError(msg)
+    if saved := newest_checkpoint(folder, set_aside=True):
+        _check_same_run(saved, spec)
+        drop_superseded(folder)  # which a killed process had no time for
+        return saved
+    if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
+        done = f"; {model} is finished" if _has_content(model) else ""
+        msg = f"{folder}: nothing to resume here{done}; choose another output"
+        raise TrainingError(msg)
+    say(f"{folder}: ended before its first checkpoint; starting at step 1")
+    return None
+
+
+def _has_content(path: Path) -> bool:
+    """Whether there is a file or a folder that is not empty."""
+    try:
+        return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
@@ -129,68 +164,106 @@ def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
     return files | {"parts.json": parts | {"components": components}, "run.json": run}
 
 
-def step_folder(folder: Path, done: int) -> Path:
-    """Return where the checkpoint of ``done`` steps is."""
-    return folder / "checkpoints" / f"step-{done:08d}"
-
-
 def save_step(
     folder: Path,
     spec: RunSpec,
     model: ContrastiveModel,
     optimizer: torch.optim.AdamW,
     batches: TrainingBatches,
-    done: int,
+    progress: Progress,
 ) -> None:
-    """Write the checkpoint of ``done`` steps, then drop those that are no longer needed."""
+    """Write a checkpoint, then drop those that are no longer needed.
+
+    Raises:
+        TrainingError: it is not finite, or cannot be read back.
+        WeightsError: it cannot be written.
+    """
+    step = checkpoint_folder(folder, progress.step)
+    write_step(step, spec, model, optimizer.state, batches, progress)
+    if not is_whole(step):  # a failing disk must not cost the last good one
+        msg = f"{step}: cannot be read back as it was written; is the disk failing?"
+        raise TrainingError(msg)
+    drop_superseded(folder)
+
+
+def write_step(
+    step: Path,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    optimizer_state: Mapping[Tensor, Mapping[str, Tensor]],
+    batches: TrainingBatches,
+    progress: Progress,
+) -> None:
+    """Write the folder of a checkpoint."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     moments = {
         f"{names[p]}|{key}": value
-        for p, state in optimizer.state.items()
+        for p, state in optimizer_state.items()
         for key, value in state.items()
     }
-    check_saved(done, [*model.state_dict().items(), *moments.items()])
+    check_saved(progress.step, [*model.state_dict().items(), *moments.items()])
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)
     state = {
-        "step": done,
         "rows": batches.fingerprint,
         "torch": str(torch.__version__),
         "device": str(model.device),
+        "ranks": batches.ranks.size,
     }
     files = run_files(spec, model) | {
         "optimizer.safetensors": moments,
         "random.safetensors": random,
-        "state.json": state,
+        "state.json": state | asdict(progress),
     }
-    checkpoints = folder / "checkpoints"
-    step = step_folder(folder, done)
     write_folder(step, files)
-    if not is_whole(step):  # a failing disk must not cost the last good one
-        msg = f"{step}: cannot be read back as it was written; is the disk failing?"
-        raise TrainingError(msg)
-    for old in sorted(checkpoints.glob("step-*"))[:-KEEP]:
-        remove_folder(old)
 
 
-def restore_step(saved: SavedFolder, model: ContrastiveModel, optimizer: torch.optim.AdamW) -> int:
-    """Restore weights and moments; return the steps that were done."""
+def save_progress(folder: Path, progress: Progress) -> None:
+    """Note in the checkpoint of a step that its epoch is measured; the other files stay."""
+    saved = open_folder(checkpoint_folder(folder, progress.step))
+    state = saved.json("state.json") | asdict(progress)
+    write_folder(saved.path, {"state.json": state}, keep=saved.files - {"state.json"})
+
+
+def progress_of(saved: SavedFolder) -> Progress:
+    """Return how far the run of a checkpoint is."""
+    state: dict[str, Any] = saved.json("state.json")
+    return Progress(**{name: state[name] for name in Progress.__annotations__ if name in state})
+
+
+def restore_step(
+    saved: SavedFolder, model: ContrastiveModel, optimizer: torch.optim.AdamW
+) -> Progress:
+    """Restore weights and moments; return how far the run is."""
     restore_weights(model, saved)
     parameters = dict(model.named_parameters())
     for key, value in saved.tensors("optimizer.safetensors").items():
         name, _, kind = key.rpartition("|")
+        _check_moment(saved, key, value, parameters.get(name), kind)
         # AdamW counts its steps on the CPU, whatever the device
         device = "cpu" if kind == "step" else model.device
         optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     state: dict[str, Any] = saved.json("state.json")
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
-    return int(state["step"])
+    return progress_of(saved)
+
+
+def _check_moment(
+    saved: SavedFolder, key: str, value: Tensor, parameter: Tensor | None, kind: str
+) -> None:
+    """Insist on what AdamW keeps of a parameter of the model."""
+    wanted = None if parameter is None else {"step": ()}.get(kind, tuple(parameter.shape))
+    known = kind in ("step", "exp_avg", "exp_avg_sq")
+    if not known or tuple(value.shape) != wanted or not value.is_floating_point():
+        where = saved.path / "optimizer.safetensors"
+        msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
+        raise WeightsError(msg)
 
 
 def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: TrainingBatches) -> None:
-    """Restore dropout's generator, if the rows are still those of the run.
+    """Restore dropout's generator, if the rows and what files hold are still those of the run.
 
     Raises:
         TrainingError: the data are not those that the run was trained on.
@@ -199,7 +272,23 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         rows = f"other rows than these {len(batches)}"
         msg = f"{saved.path}: was trained on {rows}; restore its data"
         raise TrainingError(msg)
+    for modality, then in saved.tensors("seen.safetensors").items():
+        lost = then[~torch.isin(then, model.seen[modality])]
+        if len(lost):
+            msg = (
+                f"{saved.path}: {len(lost)} of the {len(then)} {modality} samples that it was "
+                "trained on are others now, under the same names; restore its data"
+            )
+            raise TrainingError(msg)
+    before, now = saved.json("state.json").get("ranks", 0), batches.ranks.size
+    if before and before != now:
+        say(f"saved by {before} ranks, resumed by {now}: the same batches, not to the last bit")
     random = saved.tensors("random.safetensors")
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and model.device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], model.device)
+    try:
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and model.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], model.device)
+    except (LookupError, RuntimeError, TypeError):
+        where = saved.path / "random.safetensors"
+        msg = f"{where}: has no state of torch's generator; copy the checkpoint again"
+        raise WeightsError(msg) from None

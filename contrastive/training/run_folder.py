@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from filelock import FileLock, Timeout
 
 from contrastive.config.arguments import path_of
 from contrastive.errors import TrainingError
+from contrastive.model.run_checkpoints import recover_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -32,7 +32,7 @@ def run_folder(*given: str | Path | None) -> Path:
 
 @contextmanager
 def locked_run_folder(folder: Path) -> Generator[None]:
-    """Keep other processes from training in the same folder; sweep up what killed ones left."""
+    """Keep other processes from training in the same folder; finish what killed ones began."""
     try:
         folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
     except OSError as error:
@@ -40,8 +40,7 @@ def locked_run_folder(folder: Path) -> Generator[None]:
         raise TrainingError(msg) from None
     try:
         with FileLock(folder / "lock", timeout=0):
-            for left in folder.glob("checkpoints/.step-*"):
-                shutil.rmtree(left, ignore_errors=True)
+            recover_run(folder)
             try:
                 yield
             finally:

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.config.arguments import check_cache
-from contrastive.console import bar, say
+from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, TrainingError
-from contrastive.evaluation.evaluate import EvaluationReport, evaluate
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
@@ -33,21 +32,21 @@ from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import built_for_training, uses_bf16
 from contrastive.training.finite import check_step, check_weights
-from contrastive.training.health_check import check_up
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
+from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
+    Progress,
     restore_random,
     restore_step,
     run_files,
-    save_step,
     shared_fields,
     start_or_resume,
-    step_folder,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.signals import noted_signals
+from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import step_loss
 
 if TYPE_CHECKING:
@@ -126,7 +125,12 @@ def train(
         locked_run_folder(folder) if ranks.is_main else nullcontext(),
         RngState(),  # the caller's generators, of all devices, stay as they were
     ):
-        return _train(spec, folder, ranks, device, resume=resume, cache=cache)
+        unmeasured: list[str] = []
+        with noted_omissions():  # how many rows may be bad is said by the spec
+            model = _train(spec, folder, ranks, device, unmeasured, resume=resume, cache=cache)
+        for line in unmeasured:
+            note_omission(line)
+        return model
 
 
 def _train(
@@ -134,6 +138,7 @@ def _train(
     folder: Path,
     ranks: Ranks,
     device: torch.device,
+    unmeasured: list[str],
     *,
     resume: bool,
     cache: FeatureCache | None,
@@ -152,33 +157,39 @@ def _train(
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
     optimizer = optimizer_of(model, settings)
-    start = restore_step(previous, model, optimizer) if previous else 0
+    progress = restore_step(previous, model, optimizer) if previous else Progress()
+    start = progress.step
     ranks.broadcast_(model.parameters())  # initial weights may differ between kinds of GPU
     with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
+        if ranks.is_main:
+            check_room(folder, spec, model, optimizer, batches)
     _check_same_start(ranks, start, batches)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
+    data = batches, held_out, cache
+    recorder = Recorder(folder, spec, model, optimizer, *data, ranks, unmeasured)
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
     bf16 = uses_bf16(settings, device)
     model.train()
     with (
-        Log(folder / "log.jsonl" if ranks.is_main else None, keep_until=start) as log,
+        _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
         finished_steps_saved(
             model,
             ranks,
             start,
-            save=lambda done: _save_once(folder, spec, model, optimizer, batches, done),
+            save=lambda done: recorder.save_once(log, done),
             advise=lambda batch: advice(
                 model, batch, settings, rows=len(batch.ids), bf16=bf16, ranks=ranks.size
             ),
         ) as steps,
     ):
+        recorder.take_up(log, progress)
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
             steps.begin(batch)
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
@@ -196,16 +207,9 @@ def _train(
             epoch = done / batches.steps_per_epoch
             log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **metrics)
             advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
-            end_of_epoch = done % batches.steps_per_epoch == 0
-            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
             # a signal may reach one rank a step before another: all stop at the same step
             stop = ranks.all_reduce_max(pending_signals[0] if pending_signals else 0)
-            if ranks.is_main and (end_of_epoch or due or stop):
-                save_step(folder, spec, model, optimizer, batches, done)
-            if ranks.is_main and end_of_epoch and not stop:
-                _evaluate_epoch(log, model, batches, held_out, spec, cache, done)
-            if end_of_epoch or due or stop:
-                ranks.barrier()
+            recorder.after_step(log, done, stop=bool(stop))
             if stop:
                 raise Interrupted(stop, done, total)
 
@@ -219,21 +223,8 @@ def _backward(
     loss, metrics = step_loss(model, batch, settings, bf16=bf16)
     loss.backward()
     # each rank's gradient is W times its share, so that the mean is the global batch's
-    ranks.all_reduce_mean_([loss.detach(), *_gradients(model)])
+    ranks.all_reduce_mean_([loss.detach(), *_trained_gradients(model)])
     return loss.detach(), metrics
-
-
-def _save_once(
-    folder: Path,
-    spec: RunSpec,
-    model: ContrastiveModel,
-    optimizer: torch.optim.AdamW,
-    batches: TrainingBatches,
-    done: int,
-) -> None:
-    """Write the checkpoint of ``done`` steps, unless it is there."""
-    if not step_folder(folder, done).exists():
-        save_step(folder, spec, model, optimizer, batches, done)
 
 
 def _finished(
@@ -266,10 +257,12 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
 def _remember_samples(
     model: ContrastiveModel, batches: TrainingBatches, held_out: Samples | None, spec: RunSpec
 ) -> None:
-    """Note in the model what it is trained on, and refuse to measure it on that."""
+    """Note in the model what it is trained on, and refuse to measure it on that or on nothing."""
     model.seen = seen_samples(batches.rows, list(model.towers))
     if held_out is not None:
-        check_held_out(model, rows_of(held_out), str(spec.evaluation.split))
+        split = str(spec.evaluation.split)
+        check_held_out(model, rows_of(held_out), split)
+        check_images(model, held_out, split, workers=spec.training.workers)
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
@@ -284,43 +277,18 @@ def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _gradients(model: ContrastiveModel) -> list[Tensor]:
+def _trained_gradients(model: ContrastiveModel) -> list[Tensor]:
     return [p.grad for p in _trained(model) if p.grad is not None]
 
 
-def _evaluate_epoch(
-    log: Log,
-    model: ContrastiveModel,
-    batches: TrainingBatches,
-    held_out: Samples | None,
-    spec: RunSpec,
-    cache: FeatureCache | None,
-    done: int,
-) -> None:
-    """Measure the model at the end of an epoch, and have the doctor look at the run."""
-    epoch = done / batches.steps_per_epoch
-    if held_out is not None:
-        log.evaluation(done, epoch, _measure(model, held_out, spec, cache, epoch))
-    check_up(log, spec, model, batches, held_out, done)
-
-
-def _measure(
-    model: ContrastiveModel,
-    samples: Samples,
-    spec: RunSpec,
-    cache: FeatureCache | None,
-    epoch: float,
-) -> EvaluationReport:
-    report = evaluate(
-        model,
-        samples,
-        split=str(spec.evaluation.split),
-        templates=spec.evaluation.templates,
-        cache=cache,
-        workers=spec.training.workers,
+def _log(folder: Path, ranks: Ranks, progress: Progress) -> Log:
+    """Open the log as it was at a checkpoint; the main rank alone has one."""
+    return Log(
+        folder / "log.jsonl" if ranks.is_main else None,
+        keep_until=progress.step,
+        measured=progress.measured,
+        expected=progress.log_lines,
     )
-    say(f"epoch {epoch:.0f}: {report.summary()}")
-    return report
 
 
 def _log_summary(

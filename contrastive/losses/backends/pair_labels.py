@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from contrastive.errors import a_type
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -166,7 +168,7 @@ def check_embeddings(a: Any, b: Any) -> None:
     """
     for name, x in (("a", a), ("b", b)):
         if not isinstance(x, torch.Tensor):
-            msg = f"{name} is a {type(x).__name__}; give a tensor [N, D]"
+            msg = f"{name} is {a_type(x)}; give a tensor [N, D]"
             raise ValueError(msg)  # noqa: TRY004  (as of any other value that does not fit)
         if x.ndim != 2 or not x.is_floating_point():
             about = f"shape {tuple(x.shape)} and type {x.dtype}"

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
+PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+"""What every config has, by kind."""
+ATTENTION = (None, "eager", "sdpa")
+"""What the config of a text model may ask for: the rest is code, maybe of the Hub."""
 VOCABULARY = ("tokenizer_config.json", "*.json", "*.txt", "*.model")
 
 
@@ -44,8 +48,7 @@ def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
         msg = f"{who}: the weights {spec.tag} were trained without the quick GELU of {place}"
         raise SpecError(msg)
     if backbone := config["text_cfg"].get("hf_model_name"):
-        # otherwise the loader retries the Hub for minutes
-        find_weights(who, backbone, files=["config.json"])
+        _check_backbone(backbone, who)
     with quiet_huggingface(), without_log(), loading_weights(who, "the model"):
         model = open_clip.create_model(
             place,
@@ -62,6 +65,22 @@ def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
             msg = f"{who}: {file} is of another model: it has {unknown[0]} ({len(unknown)} in all)"
             raise WeightsError(msg)
     return model
+
+
+def _check_backbone(name: str, who: str) -> None:
+    """Insist on a text model that is built from its config by code that is installed.
+
+    The loader passes no options on: it would ask on a terminal whether to run code of the Hub.
+    """
+    transformers = require("transformers", package="contrastive-openclip")
+    # otherwise the loader retries the Hub for minutes
+    folder = find_weights(who, name, files=["config.json"])
+    with quiet_huggingface(), loading_weights(who, "config.json", folder):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    asked = config._attn_implementation
+    if asked not in ATTENTION:
+        msg = f"{who}: the config of {name} asks for attention by {asked!r}, which is not run"
+        raise WeightsError(msg)
 
 
 def checkpoint_of(spec: OpenCLIPImage, who: str) -> tuple[int, Path]:
@@ -90,6 +109,11 @@ def model_config(place: str, who: str) -> dict[str, Any]:
         hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
         msg = f"{who}: open_clip has no architecture {place}; {hint}"
         raise SpecError(msg)
+    if not isinstance(config, dict) or PARTS.items() - {
+        (part, type(config.get(part))) for part in PARTS
+    }:
+        msg = f"{who}: {CONFIG} is no config of a model, which has {', '.join(PARTS)}"
+        raise WeightsError(msg)
     return config
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from contrastive.interface import (
     EncoderModule,
     ImageTransform,
+    WeightsError,
     as_text,
     find_weights,
     loading_weights,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 # of a tokenizer, beside its vocabulary
 OPTIONS = ("context_length", "clean_fn", "reduction_fn", "strip_sep_token", "tokenizer_mode")
+
+OF_A_CONFIG = {"clean", "language", "reduction_mask", "strip_sep_token"}
+"""Options of a tokenizer that a config may set; others reach a loader that can run code."""
 
 
 class OpenCLIPImageModule(EncoderModule):
@@ -111,16 +115,25 @@ def load_tokenizer(spec: OpenCLIPText, who: str) -> Any:
     """Return the tokenizer of a model.
 
     Raises:
-        WeightsError: its vocabulary is missing or damaged.
+        WeightsError: its vocabulary is missing or damaged, or its config sets other options than
+            those of a tokenizer.
     """
     open_clip = require("open_clip", package="contrastive-openclip")
     place = place_of(spec, who)
     texts = model_config(place, who)["text_cfg"]
-    if (vocabulary := texts.get("hf_tokenizer_name")) and place == spec.name:
+    if unknown := sorted({*(texts.get("tokenizer_kwargs") or ())} - OF_A_CONFIG):
+        msg = (
+            f"{who}: the config's tokenizer_kwargs set {unknown[0]!r}, which a config must not; "
+            f"it may set {', '.join(sorted(OF_A_CONFIG))}"
+        )
+        raise WeightsError(msg)
+    if (vocabulary := texts.get("hf_tokenizer_name")) and ":" not in place:
         # otherwise the loader looks up each file on the Hub, for minutes
         find_weights(who, vocabulary, files=VOCABULARY)
     with quiet_huggingface(), without_log(), loading_weights(who, "the tokenizer"):
-        return open_clip.get_tokenizer(place)
+        # of open_clip's two kinds of tokenizer, that of transformers alone takes the option
+        code = {"trust_remote_code": False} if vocabulary else {}
+        return open_clip.get_tokenizer(place, **code)
 
 
 def keep_only(model: Any, name: str) -> None:

@@ -219,3 +219,67 @@ def test_an_impossible_source_is_refused_before_anything_is_built(fields, said):
     tower = {"encoder": {"type": "open-clip-text", **fields}, "head": {"type": "identity"}}
     with pytest.raises(ValueError, match=said):
         ModelSpec.model_validate({"towers": {"text": tower}, "loss": {"type": "infonce"}})
+
+
+@pytest.fixture
+def stranger(originals, tmp_path):
+    """Return a function that writes a model with random weights, and files beside it."""
+
+    def write(text_cfg, **files):
+        whole = json.loads((originals["softmax"][0] / "open_clip_config.json").read_text())
+        whole["model_cfg"]["text_cfg"] |= text_cfg
+        for name, content in ({"open_clip_config": whole} | files).items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        (tmp_path / "evil.py").write_text("raise SystemExit('the code of a folder ran')")
+        return OpenCLIPText(name=f"local-dir:{tmp_path}", pretrained=False)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"trust_remote_code": True},
+        {"trust_remote_code": "True", "clean": "lower"},
+        {"code_revision": "main"},
+        {"tokenizer_type": "evil"},
+        {"bpe_path": "/etc/passwd"},
+        ["trust_remote_code"],
+    ],
+)
+def test_a_config_sets_no_options_that_choose_code(options, stranger):
+    tokenizer = {"hf_tokenizer_name": "evil/clip", "tokenizer_kwargs": options}
+    code = {"auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}}
+    spec = stranger(tokenizer, tokenizer_config=code)
+    with pytest.raises(WeightsError, match=r"tokenizer_kwargs set .* it may set clean"):
+        spec.build()
+
+
+def test_the_code_of_a_tokenizer_is_not_run(stranger):
+    code = {"auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}}
+    spec = stranger({"hf_tokenizer_name": "evil/clip"}, tokenizer_config=code)
+    with pytest.raises(WeightsError, match="cannot load the tokenizer"):
+        spec.build()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "x", "auto_map": {"AutoConfig": "evil.Config"}}, "contains custom code"),
+        ({"model_type": "bert", "_attn_implementation": "evil/kernel"}, "attention by 'evil/kern"),
+    ],
+)
+def test_the_code_of_a_text_model_is_not_run(config, why, stranger, tmp_path):
+    spec = stranger({"hf_model_name": str(tmp_path), "hf_proj_type": "linear"}, config=config)
+    with pytest.raises(WeightsError, match=why):
+        spec.build()
+
+
+@pytest.mark.parametrize(
+    "config", [{}, [], {"model_cfg": []}, {"model_cfg": {"vision_cfg": {}, "text_cfg": []}}]
+)
+def test_a_config_of_another_shape_is_one_line(config, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    spec = OpenCLIPText(name=f"local-dir:{tmp_path}", pretrained=False)
+    with pytest.raises(WeightsError, match=r"open_clip_config\.json"):
+        spec.build()

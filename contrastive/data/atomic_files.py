@@ -1,0 +1,180 @@
+"""Files and folders that change as one step: whoever looks sees the old or the new, whole.
+
+What is built lies beside its place as ``.NAME.PID.tmp``, what is dropped as ``.NAME.PID.old``, so
+that whoever comes after a crash knows whose it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+BUILT, DROPPED = ".tmp", ".old"
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]{1,10})(?:-[0-9]+)?\.(?:old|tmp)")
+_CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
+"""What a kernel, a disk or a sandbox without exchange answers."""
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a new file to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``, of which one call may write a part."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file; one process at a time, which sweeps up what a killed one left."""
+    building = path.with_name(f".{path.name}{BUILT}")
+    try:
+        write(building, data)
+        building.replace(path)
+        flush_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            building.unlink(missing_ok=True)
+
+
+def link(path: Path, new: Path) -> None:
+    """Give a file a second name, or copy it on a disk without hard links."""
+    try:
+        new.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, new)
+        with new.open("rb+") as copied:
+            os.fsync(copied.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is flushed anyway
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def beside(path: Path, kind: str) -> Path:
+    """Return a new name for what this process builds for a place, or drops from it."""
+    own = f".{path.name}.{os.getpid()}"
+    names = (path.with_name(f"{own}{f'-{i}' if i else ''}{kind}") for i in range(1000))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def leftovers(folder: Path) -> list[tuple[Path, Path]]:
+    """Return what processes that have ended left in a folder, each with the place it was for."""
+    found: list[tuple[Path, Path]] = []
+    paths: list[Path] = []
+    with suppress(OSError):
+        paths = sorted(folder.iterdir())
+    for path in paths:
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and path.is_dir() and not path.is_symlink() and _has_ended(int(match["pid"])):
+            found.append((path, folder / match["name"]))
+    return sorted(found, key=lambda pair: pair[0].suffix)  # what was dropped before what was built
+
+
+def put(building: Path, folder: Path) -> Path | None:
+    """Let ``building`` take the place of ``folder``; return where the one before is now.
+
+    Raises:
+        OSError: it could not; then the one before is in its place.
+    """
+    if not os.path.lexists(folder):
+        building.rename(folder)
+        before = None
+    else:
+        before = _swap(building, folder)
+    try:
+        flush_folder(folder.parent)
+    except BaseException:
+        if before:
+            _swap(before, folder)
+        raise
+    return before
+
+
+def discard(folder: Path, files: Collection[str], *, last: str, into: Path | None = None) -> None:
+    """Delete the files of a folder, ``last`` of which says that it is whole, and the folder.
+
+    What else is in it moves into another folder. If it cannot, or if there is none, all stays.
+    """
+    with suppress(OSError):
+        others = [path for path in folder.iterdir() if path.name not in {*files, last}]
+        for path in others:
+            if into is None or os.path.lexists(into / path.name):
+                return
+            path.rename(into / path.name)
+        for name in (last, *sorted({*files} - {last})):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _swap(new: Path, folder: Path) -> Path:
+    """Put ``new`` into the place of ``folder``; return where that one is now."""
+    if _exchange(new, folder):
+        return new
+    aside = beside(folder, DROPPED)
+    folder.rename(aside)
+    try:
+        new.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    return aside
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two folders in one step; return False where that does not exist."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if _LINUX else None
+    if rename is None:
+        return False
+    at = ctypes.c_int(_CURRENT_FOLDER)
+    if not rename(at, os.fsencode(a), at, os.fsencode(b), ctypes.c_uint(_EXCHANGE)):
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(a), None, str(b))
+
+
+_LINUX = sys.platform == "linux"
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process of this machine is gone; this one has left nothing that it still needs."""
+    if pid == os.getpid():
+        return True
+    if os.name != "posix":  # os.kill would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False

@@ -1,0 +1,191 @@
+"""Files that were read before: their content hash, and whether they can be decoded.
+
+An index of this user, beside the feature cache, so that a later start reads only files that are
+new or have changed. As in git, a file is taken as unchanged if its size, times and inode are those
+that were noted, and if it was not touched at about the time of the note: a change within the
+clock's resolution would go unseen. The index saves time and no more: where it cannot be read or
+written, files are read again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import sqlite3
+import time
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import __version__ as pillow
+
+from contrastive.config.local_files import cache_folder, read_bounded
+from contrastive.console import say
+from contrastive.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
+RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
+UNWRITTEN = 1_000  # notes that are held before they are written
+READER = f"{__version__}, pillow {pillow}"
+"""What decodes; another release may refuse other images."""
+TABLES = """
+create table if not exists files (
+    path text primary key, size integer, mtime integer, ctime integer, inode integer,
+    noted integer, hash blob
+) without rowid;
+create table if not exists decoded (
+    hash blob, reader text, problem text, primary key (hash, reader)
+) without rowid;
+"""
+
+
+def file_hash(content: bytes | bytearray | memoryview) -> bytes:
+    """Return the SHA-256 of ``file`` and what a file holds."""
+    total = hashlib.sha256(b"file\0")
+    total.update(content)
+    return total.digest()
+
+
+class Seen(NamedTuple):
+    """A file as it was when it was read."""
+
+    size: int
+    mtime: int
+    ctime: int
+    inode: int
+    noted: int
+    hash: bytes
+
+    def is_still(self, about: os.stat_result) -> bool:
+        """Whether the file has not been touched since, nor shortly before."""
+        now = (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+        return now == self[:4] and max(self.mtime, self.ctime) + RESOLUTION < self.noted
+
+
+class ContentIndex:
+    """The index of one process; each process opens the file for itself."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.opened: tuple[int, sqlite3.Connection | None] = (0, None)
+        self.files: dict[str, Seen] = {}
+        self.problems: dict[bytes, str] = {}
+        self.new_files: dict[str, Seen] = {}
+        self.new_problems: dict[bytes, str] = {}
+
+    def hash_of(self, path: Path) -> bytes:
+        """Return the SHA-256 of ``file`` and a file's content, reading it only if need be.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        place, about = str(path.absolute()), path.stat()
+        if (seen := self._seen(place)) and seen.is_still(about):
+            return seen.hash
+        now = time.time_ns()
+        found = file_hash(read_bounded(path, MAX_FILE_BYTES))
+        times = about.st_mtime_ns, about.st_ctime_ns
+        seen = Seen(about.st_size, *times, about.st_ino, now, found)
+        self.files[place] = self.new_files[place] = seen
+        self._write_if_many()
+        return found
+
+    def problem_of(self, content: bytes) -> str | None:
+        """Return why an image cannot be decoded, "" if it can, None if nobody has tried."""
+        if content not in self.problems:
+            rows = self._query(
+                "select problem from decoded where hash = ? and reader = ?", content, READER
+            )
+            if not rows:
+                return None
+            self.problems[content] = str(rows[0][0])
+        return self.problems[content]
+
+    def note_problem(self, content: bytes, problem: str) -> None:
+        """Note why an image cannot be decoded, or "" if it can."""
+        self.problems[content] = self.new_problems[content] = problem
+        self._write_if_many()
+
+    def write(self) -> None:
+        """Write what is new."""
+        files, problems = self.new_files, self.new_problems
+        self.new_files, self.new_problems = {}, {}
+        if not files and not problems:
+            return
+        with self._database() as database:
+            if database is None:
+                return
+            with database:
+                database.executemany(
+                    "insert or replace into files values (?, ?, ?, ?, ?, ?, ?)",
+                    [(os.fsencode(place), *seen) for place, seen in files.items()],
+                )
+                database.executemany(
+                    "insert or replace into decoded values (?, ?, ?)",
+                    [(content, READER, problem) for content, problem in problems.items()],
+                )
+
+    def _write_if_many(self) -> None:
+        if len(self.new_files) + len(self.new_problems) >= UNWRITTEN:
+            self.write()
+
+    def _seen(self, place: str) -> Seen | None:
+        if place not in self.files:
+            rows = self._query(
+                "select size, mtime, ctime, inode, noted, hash from files where path = ?",
+                os.fsencode(place),
+            )
+            if not rows:
+                return None
+            self.files[place] = Seen(*rows[0])
+        return self.files[place]
+
+    def _query(self, statement: str, *values: bytes | str) -> list[tuple[Any, ...]]:
+        with self._database() as database:
+            return database.execute(statement, values).fetchall() if database else []
+        return []  # the block has told that it failed
+
+    @contextmanager
+    def _database(self) -> Generator[sqlite3.Connection | None]:
+        """Open the file once in each process; go on without it if anything about it fails."""
+        if self.opened[0] != os.getpid():
+            with self._optional():
+                self.opened = os.getpid(), self._open()
+        with self._optional():
+            yield self.opened[1]
+
+    @contextmanager
+    def _optional(self) -> Generator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error, OverflowError) as error:
+            self.opened = os.getpid(), None
+            say(f"{self.folder}: the index of files cannot be used ({error}); files are read again")
+
+    def _open(self) -> sqlite3.Connection | None:
+        if self.folder is None:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
+        database.executescript(TABLES)
+        return database
+
+
+def content_index() -> ContentIndex:
+    """Return this process's index, in the folder of the feature cache."""
+    try:
+        return _index_in(cache_folder())
+    except ValueError:  # told by whoever keeps features
+        return _index_in(None)
+
+
+@cache
+def _index_in(folder: Path | None) -> ContentIndex:
+    index = ContentIndex(folder)
+    atexit.register(index.write)
+    return index

@@ -1,0 +1,72 @@
+"""Which images cannot be decoded, known before they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contrastive.console import bar
+from contrastive.data.content_hash import sample_key
+from contrastive.data.content_index import content_index
+from contrastive.data.images import StoredImage, open_image
+from contrastive.data.loading import MIN_BATCHES_FOR_WORKERS, map_in_workers
+from contrastive.errors import BadSample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROUP = 16  # images that a worker takes at a time
+
+
+def undecodable(images: Sequence[Any], *, workers: int = 0) -> dict[int, str]:
+    """Return the problems of the images that cannot be decoded, by index.
+
+    Each is decoded once and remembered by its content. Images in memory are taken as good.
+    """
+    index = content_index()
+    problems: dict[int, str] = {}
+    keys: dict[int, bytes] = {}
+    for i, image in enumerate(images):
+        if not isinstance(image, (str, Path, bytes, StoredImage)):
+            continue
+        try:
+            keys[i] = sample_key(image, "image")
+        except BadSample as error:
+            problems[i] = str(error)
+    first = {key: i for i, key in reversed(keys.items()) if index.problem_of(key) is None}
+    todo = sorted(first.values())
+    groups = [todo[start : start + GROUP] for start in range(0, len(todo), GROUP)]
+    workers = workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
+    if todo:
+        with bar("checking images", len(todo)) as advance:
+            for found in map_in_workers(_Decode(images), groups, workers=workers):
+                for i, problem in found.items():
+                    index.note_problem(keys[i], problem)
+                advance(len(found), "")
+        index.write()
+    for i, key in keys.items():
+        if problem := index.problem_of(key):
+            problems[i] = f"{_name(images[i])}{problem}"
+    return problems
+
+
+@dataclass(frozen=True)
+class _Decode:
+    images: Sequence[Any]
+
+    def __getitem__(self, group: list[int]) -> dict[int, str]:
+        return {i: _problem(self.images[i]) for i in group}
+
+
+def _problem(image: Any) -> str:
+    """Return why an image cannot be decoded, without its name; "" if it can."""
+    try:
+        open_image(image)
+    except BadSample as error:
+        return str(error).removeprefix(_name(image))
+    return ""
+
+
+def _name(image: Any) -> str:
+    return "image: " if isinstance(image, bytes) else f"{image}: "

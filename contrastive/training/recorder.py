@@ -1,0 +1,112 @@
+"""What a run writes between its steps: checkpoints, and the evaluation of each epoch.
+
+The log is on the disk before the checkpoint that counts its lines. Neither the evaluation nor the
+doctor's check ends a run: what is left of them, since they failed or the run ended, is done by the
+resumed run, from the checkpoint of that step.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from contrastive.console import say
+from contrastive.errors import ContrastiveError
+from contrastive.evaluation.evaluate import evaluate
+from contrastive.model.run_checkpoints import checkpoint_folder
+from contrastive.nn.rng import RngState
+from contrastive.training.health_check import check_up, gradients
+from contrastive.training.resume import Progress, save_progress, save_step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from contrastive.data.samples import Samples
+    from contrastive.distributed.ranks import Ranks
+    from contrastive.features.cache import FeatureCache
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.reporting.run_log import Log
+    from contrastive.spec import RunSpec
+    from contrastive.training.batches import TrainingBatches
+
+
+@dataclass
+class Recorder:
+    """Writes for the main rank; the others wait for it."""
+
+    folder: Path
+    spec: RunSpec
+    model: ContrastiveModel
+    optimizer: torch.optim.AdamW
+    batches: TrainingBatches
+    held_out: Samples | None
+    cache: FeatureCache | None
+    ranks: Ranks
+    unmeasured: list[str]
+    """Gets a line for each epoch that could not be measured."""
+
+    def after_step(self, log: Log, done: int, *, stop: bool) -> None:
+        """Save if it is time, or the run stops; measure at the end of an epoch."""
+        every = self.spec.training.checkpoint_every
+        end_of_epoch = done % self.batches.steps_per_epoch == 0
+        if not (end_of_epoch or stop or (every and done % every == 0)):
+            return
+        if self.ranks.is_main:
+            norms = gradients(self.model) if end_of_epoch else {}
+            log.flush()
+            progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
+            save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+            if end_of_epoch and not stop:
+                self._measure(log, progress)
+        self.ranks.barrier()
+
+    def save_once(self, log: Log, done: int) -> None:
+        """Save a step that is done, unless it is saved."""
+        if not checkpoint_folder(self.folder, done).exists():
+            log.flush()
+            progress = Progress(done, log.lines)
+            save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+
+    def take_up(self, log: Log, progress: Progress) -> None:
+        """Measure the epoch at whose end a run was interrupted."""
+        if not progress.measured:
+            self.ranks.barrier()  # every rank has read the checkpoint, which is rewritten
+            if self.ranks.is_main:
+                self._measure(log, progress)
+            self.ranks.barrier()
+
+    def _measure(self, log: Log, progress: Progress) -> None:
+        with RngState():  # a resumed run may have no need to do it again
+            measured = self._evaluate(log, progress.step)
+            check_up(log, self.spec, self.batches, self.held_out, progress.step, progress.gradients)
+        if measured:
+            log.flush()
+            save_progress(self.folder, replace(progress, measured=True, log_lines=log.lines))
+
+    def _evaluate(self, log: Log, step: int) -> bool:
+        if self.held_out is None:
+            return True
+        epoch = step / self.batches.steps_per_epoch
+        try:
+            report = evaluate(
+                self.model,
+                self.held_out,
+                split=str(self.spec.evaluation.split),
+                templates=self.spec.evaluation.templates,
+                cache=self.cache,
+                workers=self.spec.training.workers,
+            )
+        except Exception as error:  # hours of training are worth more
+            if not isinstance(error, (ContrastiveError, OSError)):
+                traceback.print_exc()
+            line = f"epoch {epoch:.0f} is not measured: {error}"
+            say(line)
+            self.unmeasured.append(line)
+            log.note({"step": step, "epoch": epoch, "not_measured": str(error)})
+            return False
+        log.evaluation(step, epoch, report)
+        say(f"epoch {epoch:.0f}: {report.summary()}")
+        return True

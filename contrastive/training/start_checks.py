@@ -1,0 +1,91 @@
+"""What would end a run, or leave an epoch unmeasured, after hours: tried before the first step."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from contrastive.data.bad_rows import BadRows
+from contrastive.data.decodable import undecodable
+from contrastive.data.samples import rows_of
+from contrastive.errors import DataError, TrainingError, WeightsError
+from contrastive.model.checkpoint import remove_folder
+from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
+from contrastive.training.resume import Progress, write_step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from contrastive.data.samples import Samples
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import RunSpec
+    from contrastive.training.batches import TrainingBatches
+
+MEGABYTE = 1_000_000
+
+
+def check_images(model: ContrastiveModel, samples: Samples, split: str, *, workers: int) -> None:
+    """Decode the images that each epoch is measured on; each is remembered.
+
+    Raises:
+        DataError: more are bad than ``max_bad`` allows; names the first.
+    """
+    if "image" not in model.towers:
+        return
+    rows = rows_of(samples)
+    known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+    bad_rows = known.copy()
+    for i, problem in undecodable([row["image"] for row in rows], workers=workers).items():
+        bad_rows.report(str(rows[i].get("source", f"row {i}")), problem)
+    try:
+        bad_rows.check(len(rows) + known.bad)
+    except DataError as error:
+        msg = f"evaluation.split {split!r}: {error}"
+        raise DataError(msg) from None
+
+
+def check_room(
+    folder: Path,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    optimizer: torch.optim.AdamW,
+    batches: TrainingBatches,
+) -> None:
+    """Write a checkpoint of the size that those of the run will have, and remove it.
+
+    Raises:
+        TrainingError: it cannot be written, or there is no room for those that a run keeps.
+    """
+    place = checkpoint_folder(folder, 0)
+    if place in (there := checkpoints_of(folder)):
+        return  # the run goes on from there
+    moments: dict[Tensor, dict[str, Tensor]] = {
+        p: {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(p, device="cpu"),
+            "exp_avg_sq": torch.zeros_like(p, device="cpu"),
+        }
+        for p in model.parameters()
+        if p.requires_grad
+    }
+    needed = sum(t.nbytes for of_one in moments.values() for t in of_one.values())
+    needed += sum(t.nbytes for t in model.state_dict().values())
+    try:
+        write_step(place, spec, model, optimizer.state or moments, batches, Progress())
+        needed = sum(path.stat().st_size for path in place.iterdir())
+        remove_folder(place)
+    except (OSError, WeightsError) as error:
+        free = shutil.disk_usage(folder).free // MEGABYTE
+        msg = f"{error}; a checkpoint takes about {needed // MEGABYTE:,} MB, {free:,} MB are free"
+        raise TrainingError(msg) from error
+    # one more is there while the oldest goes, and the model at the end
+    total = needed * max(1, KEEP + 2 - len(there))
+    if (free := shutil.disk_usage(folder).free) < total:
+        msg = (
+            f"{folder}: {free // MEGABYTE:,} MB are free, and up to {KEEP + 2} checkpoints of "
+            f"{needed // MEGABYTE:,} MB are kept at a time; make room, or choose another output"
+        )
+        raise TrainingError(msg)

@@ -1,0 +1,137 @@
+"""Files are read and decoded once; what has changed, or may have, is read again."""
+
+import os
+import sqlite3
+
+import pytest
+from PIL import Image
+
+from contrastive.data import content_index, decodable
+from contrastive.data.content_hash import sample_key
+from contrastive.data.content_index import content_index as index_of_this_process
+from contrastive.data.decodable import undecodable
+
+
+@pytest.fixture
+def index(monkeypatch):
+    """Return what forgets the index in memory, as a new process would, and counts reads."""
+    reads = []
+    real = content_index.read_bounded
+
+    def counted(path, most):
+        reads.append(path.name)
+        return real(path, most)
+
+    monkeypatch.setattr(content_index, "read_bounded", counted)
+
+    def restarted():
+        index_of_this_process().write()
+        content_index._index_in.cache_clear()
+        reads.clear()
+        return reads
+
+    return restarted
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Let notes be made when files are no longer new."""
+    monkeypatch.setattr(content_index, "RESOLUTION", -(10**12))
+
+
+def image(path, colour="red"):
+    Image.new("RGB", (8, 8), colour).save(path)
+    return path
+
+
+@pytest.mark.usefixtures("later")
+def test_a_file_is_read_once_over_many_starts(tmp_path, index):
+    paths = [image(tmp_path / f"{c}.png", c) for c in ("red", "green")]
+    reads = index()
+    keys = [sample_key(path, "image") for path in (*paths, *paths)]
+    assert reads == ["red.png", "green.png"]
+    reads = index()
+    assert [sample_key(str(path), "image") for path in (*paths, *paths)] == keys
+    assert reads == []
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("change", ["content", "replaced", "touched"])
+def test_a_changed_file_is_read_again(tmp_path, index, change):
+    path = image(tmp_path / "a.png")
+    key = sample_key(path, "image")
+    before = path.stat()
+    reads = index()
+    if change == "touched":
+        os.utime(path, ns=(1, 1))
+    else:
+        other = image(tmp_path / "b.png", "blue")
+        if change == "replaced":
+            other.replace(path)
+        else:
+            path.write_bytes(other.read_bytes())
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` and rsync do
+    again = sample_key(path, "image")
+    assert reads == ["a.png"]
+    assert (again == key) == (change == "touched")
+
+
+def test_a_file_that_is_as_new_as_its_note_is_not_trusted(tmp_path, index):
+    path = image(tmp_path / "a.png")
+    sample_key(path, "image")
+    reads = index()
+    sample_key(path, "image")
+    assert reads == ["a.png"], "a change at once after the note has the same times"
+
+
+@pytest.mark.parametrize("damage", ["no database", "a folder", "read-only", "another table"])
+def test_an_index_that_cannot_be_used_is_told_and_files_are_read(
+    tmp_path, index, damage, monkeypatch, capsys
+):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("CONTRASTIVE_CACHE", str(cache))
+    cache.mkdir()
+    place = cache / "files.sqlite"
+    if damage == "no database":
+        place.write_bytes(b"rubbish " * 1000)
+    elif damage == "a folder":
+        place.mkdir()
+    elif damage == "another table":
+        with sqlite3.connect(place) as database:
+            database.execute("create table files (other text)")
+    else:
+        monkeypatch.setattr(sqlite3, "connect", refuse)
+    path = image(tmp_path / "a.png")
+    key = sample_key(path, "image")
+    assert key == sample_key(path.read_bytes(), "image")
+    index()
+    assert capsys.readouterr().err.count("the index of files cannot be used") == 1
+    assert undecodable([path]) == {}
+    if damage == "no database":
+        assert place.read_bytes() == b"rubbish " * 1000, "nobody knows whose it is"
+
+
+def refuse(*_, **__):
+    raise sqlite3.OperationalError("attempt to write a readonly database")
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_decoded_once_and_their_problems_remembered(
+    tmp_path, index, workers, monkeypatch
+):
+    good = [image(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(80)]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good[0].read_bytes()[:40])
+    images = [*good, broken, tmp_path / "gone.png", good[3].read_bytes(), str(broken)]
+    found = undecodable(images, workers=workers)
+    assert sorted(found) == [80, 81, 83]
+    assert found[80] == found[83]
+    assert found[80].startswith(f"{broken}: ")
+    assert "No such file" in found[81]
+    index()
+    monkeypatch.setattr(decodable, "open_image", lambda _: pytest.fail("decoded again"))
+    assert undecodable(images, workers=0) == found
+    monkeypatch.undo()
+    image(broken)
+    assert undecodable([broken]) == {}, "it was mended"

@@ -1,0 +1,70 @@
+"""Whatever ends at whichever file operation, nothing is lost, and nothing is left that stays.
+
+A run is resumed to the same weights, losses, evaluations and moments, to the last bit. A crash
+before an fsync leaves what one before the next operation leaves: only nightly tests try both.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+
+import pytest
+
+from tests.crashing_run import Appending, Saving, Training, report
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, and forks"),
+]
+nightly = pytest.mark.nightly
+
+
+HOWS = ["crash", "EIO", "EACCES", "ENOSPC", "ENOSPC+"]
+
+
+@pytest.fixture
+def ended(forkserver, tmp_path):
+    """Let work end at its operations: ``ended(make, hows, step, but)``; return what went wrong."""
+
+    def call(make, hows, step=1, but=""):
+        to = tmp_path / "report.json"
+        process = forkserver.Process(
+            target=report, args=(make, tmp_path / "work", hows, step, but, to)
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        found = json.loads(to.read_text())
+        for how, ends, wrong, seconds in found:
+            print(f"{how}: ended at {ends} operations in {seconds:.0f} s: {len(wrong)} wrong")
+            assert ends
+        return [line for _, _, wrong, _ in found for line in wrong]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("epochs", "how", "step", "but"),
+    [
+        (1, "crash", 1, "fsync"),
+        (1, "EIO", 15, ""),
+        pytest.param(2, "crash", 1, "", marks=nightly),
+        *(pytest.param(2, how, 2, "", marks=nightly) for how in HOWS[1:]),
+    ],
+)
+def test_a_run_that_ends_at_any_operation_is_resumed_as_if_it_had_not(
+    ended, epochs, how, step, but
+):
+    assert not ended(partial(Training, epochs), [how], step, but)
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+def test_saving_over_a_model_leaves_one_of_the_two_whole(ended, exchange):
+    """A file that somebody has put beside the weights stays, too."""
+    assert not ended(partial(Saving, exchange), HOWS)
+
+
+def test_features_are_added_without_harm_to_those_that_are_mapped(ended):
+    assert not ended(Appending, HOWS)
