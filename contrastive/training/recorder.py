@@ -55,10 +55,7 @@ class Recorder:
         if not (end_of_epoch or stop or (every and done % every == 0)):
             return
         if self.ranks.is_main:
-            norms = gradients(self.model) if end_of_epoch else {}
-            log.flush()
-            progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
-            save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+            progress = self._save(log, done)
             if end_of_epoch and not stop:
                 self._measure(log, progress)
         self.ranks.barrier()
@@ -66,9 +63,15 @@ class Recorder:
     def save_once(self, log: Log, done: int) -> None:
         """Save a step that is done, unless it is saved."""
         if not checkpoint_folder(self.folder, done).exists():
-            log.flush()
-            progress = Progress(done, log.lines)
-            save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+            self._save(log, done)
+
+    def _save(self, log: Log, done: int) -> Progress:
+        end_of_epoch = done % self.batches.steps_per_epoch == 0
+        norms = gradients(self.model) if end_of_epoch else {}
+        log.flush()
+        progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
+        save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+        return progress
 
     def take_up(self, log: Log, progress: Progress) -> None:
         """Measure the epoch at whose end a run was interrupted."""
