@@ -210,10 +210,6 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
             )
             raise WeightsError(msg)
     weights = saved.tensors("model.safetensors")
-    if name := first_not_finite(weights.items()):
-        place = saved.path / "model.safetensors"
-        msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
-        raise WeightsError(msg)
     known = model.state_dict()
     for name, tensor in weights.items():
         if name in known and kind_of(tensor) != kind_of(known[name]):
@@ -229,6 +225,10 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
     if lost or unknown:
         what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model does not have"
         msg = f"{saved.path / 'model.safetensors'}: {what}"
+        raise WeightsError(msg)
+    if name := first_not_finite(weights.items()):
+        place = saved.path / "model.safetensors"
+        msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
 
 

@@ -25,7 +25,7 @@ from contrastive.model.checkpoint import (
     open_folder,
     write_folder,
 )
-from contrastive.model.loading import restore_weights, stored_spec
+from contrastive.model.loading import restore_weights, stored_samples, stored_spec
 from contrastive.model.run_checkpoints import (
     checkpoint_folder,
     damaged_checkpoints,
@@ -272,7 +272,7 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         rows = f"other rows than these {len(batches)}"
         msg = f"{saved.path}: was trained on {rows}; restore its data"
         raise TrainingError(msg)
-    for modality, then in saved.tensors("seen.safetensors").items():
+    for modality, then in stored_samples(saved).items():
         lost = then[~torch.isin(then, model.seen[modality])]
         if len(lost):
             msg = (
