@@ -328,7 +328,7 @@ def test_an_epoch_that_is_not_measured_does_not_cost_those_after_it(
 
 
 def test_the_exit_code_tells_that_an_epoch_is_not_measured(tmp_path, command, monkeypatch):
-    path = tmp_path / "spec.json"
+    path = tmp_path / "points.json"
     path.write_text(json.dumps(spec(1).model_dump(mode="json")))
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "evaluate", failing(DataError("bad images")))
@@ -367,7 +367,7 @@ def test_ctrl_c_within_a_verb_ends_with_its_sentence(tmp_path, command, monkeypa
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    path = tmp_path / "spec.json"
+    path = tmp_path / "points.json"
     path.write_text(json.dumps(spec(1).model_dump(mode="json")))
     monkeypatch.setattr("contrastive.features.cache.run_encoder", interrupted)
     ended = command("train", path, "--output", tmp_path / "run")

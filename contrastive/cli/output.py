@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -13,6 +14,7 @@ from contrastive.console import printable
 from contrastive.data.folders import check_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.table import Table
@@ -23,9 +25,8 @@ UNFOLDED = 10_000  # columns of a table that goes to a pipe: a row is a line, fo
 def show(data: Any, as_json: bool, *shown: Table | str) -> None:
     """Print the result for a machine or for a person."""
     if as_json:
-        # JSON has no NaN and no infinity; a run that diverged has both
-        finite = json.loads(json.dumps(data), parse_constant=lambda _: None)
-        typer.echo(json.dumps(finite, indent=1))  # ASCII, whatever the encoding of the reader
+        # ASCII, whatever the encoding of the reader
+        typer.echo(json.dumps(_finite(data), indent=1, allow_nan=False))
         return
     for part in shown:
         if isinstance(part, str):
@@ -35,6 +36,15 @@ def show(data: Any, as_json: bool, *shown: Table | str) -> None:
 
             width = None if sys.stdout.isatty() else UNFOLDED
             Console(highlight=False, width=width).print(part)
+
+
+def _finite(data: Any) -> Any:
+    """Return plain data with null for what JSON does not have: a run that diverged has NaN."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in cast("dict[Any, Any]", data).items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in cast("Sequence[Any]", data)]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 PLOTS = (".png", ".svg", ".pdf")
