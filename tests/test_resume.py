@@ -364,7 +364,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew_and_keeps_its_
 
 
 def test_ctrl_c_within_a_verb_ends_with_its_sentence(tmp_path, command, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     path = tmp_path / "points.json"
