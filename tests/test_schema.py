@@ -205,7 +205,7 @@ def test_what_is_broken_is_left_out_and_spoils_nothing(installed):
     assert not names & unusable
     assert {"good-image", "good-text", "good-wrapper", "eye"} <= names
     assert "twin" not in choice_of(schema, heads)["enum"]
-    assert schema["$defs"]["Linear"]["properties"]["bias"]["description"] == "Add a vector too."
+    assert schema["$defs"]["Linear"]["properties"]["bias"]["description"] == "Add a bias vector."
 
 
 def test_a_kind_of_two_words_is_chosen_by_type_like_any_other():
