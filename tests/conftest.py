@@ -25,7 +25,7 @@ from contrastive.components import REGISTRIES
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads this when it is imported, and so the next one
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# a shell that starts the tests in the background, or nohup, has them ignored, and so by what they start
+# nohup, and a shell that starts the tests in the background, let them be ignored by all children
 for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, name), handler)
