@@ -151,7 +151,12 @@ class Saving:
 
     def _files(self, value: float) -> dict[str, Any]:
         weight = torch.full((2, 3), value)
-        return {"model.safetensors": {"weight": weight}, "spec.json": {"a": value}}
+        return {
+            "model.safetensors": {"weight": weight},
+            "seen.safetensors": {},
+            "spec.json": {"towers": {}, "a": value},
+            "parts.json": {"encoders": {}, "packages": {}},
+        }
 
     def prepare(self, root: Path) -> None:
         checkpoint.write_folder(root / "model", self._files(1.0))
