@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIMIT = 120  # seconds, after which a command hangs
-PATIENCE = 10  # seconds that worker processes have to notice the end of their parent
+PATIENCE = 30  # seconds that worker processes have to notice the end of their parent
 STEP, SAVE, SAVED, ENCODE, ENCODED = b".()[]"
 AFTER = {"start": 0.2, ".": 0.03, "(": 0.006, "[": 0.03}
 """Seconds, up to which a signal comes after the last event that it waits for."""
@@ -352,9 +353,10 @@ def try_runs(seed: int, trials: int, folder: Path) -> Result:
     return killing.result
 
 
-def report(seed: int, trials: int, folder: Path, to: Path) -> None:
-    """Leave what was found in a file."""
+def report(seed: int, trials: int, method: str, folder: Path, to: Path) -> None:
+    """Leave in a file what was found with workers that start by a method."""
     folder.mkdir()
+    multiprocessing.set_start_method(method, force=True)
     found = try_runs(seed, trials, folder)
     to.write_text(json.dumps([found.counts, found.faults]))
 

@@ -14,11 +14,17 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    ("seed", "trials"), [(0, 2), pytest.param(1, 60, marks=pytest.mark.nightly)]
+    ("seed", "trials", "method"),
+    [
+        (0, 2, "fork"),
+        pytest.param(1, 60, "fork", marks=pytest.mark.nightly),
+        pytest.param(0, 4, "forkserver", marks=pytest.mark.nightly),  # Python 3.14's default
+    ],
 )
-def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials):
+def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials, method):
     to = tmp_path / "report.json"
-    process = forkserver.Process(target=kills.report, args=(seed, trials, tmp_path / "runs", to))
+    arguments = (seed, trials, method, tmp_path / "runs", to)
+    process = forkserver.Process(target=kills.report, args=arguments)
     process.start()
     process.join()
     assert process.exitcode == 0
