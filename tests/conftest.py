@@ -133,10 +133,10 @@ def forkserver():
 def in_ranks(forkserver):
     """Call a module's function in each of some ranks: ``in_ranks(function, 2, *more)``.
 
-    It is given its rank, the world size, and ``more``.
+    It is given its rank, the world size, and ``more``; ``killed`` is the rank that SIGKILL ends.
     """
 
-    def call(function, size, *more):
+    def call(function, size, *more, killed=None):
         ranks = [forkserver.Process(target=function, args=(i, size, *more)) for i in range(size)]
         try:
             for rank in ranks:
@@ -146,7 +146,7 @@ def in_ranks(forkserver):
         finally:
             for rank in ranks:
                 rank.kill()
-        assert [rank.exitcode for rank in ranks] == [0] * size
+        assert [rank.exitcode for rank in ranks] == [-9 * (i == killed) for i in range(size)]
 
     return call
 

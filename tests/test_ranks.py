@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed as dist
 
-from contrastive import build_model
+from contrastive import RunSpec, build_model
 from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, DataError
+from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import read_log
 from contrastive.training import train as training
 from contrastive.training.batches import TrainingBatches
@@ -156,6 +158,41 @@ def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path,
     assert "saved by 2 ranks, resumed by 1: the same batches" in capsys.readouterr().err
 
 
+def killed(rank, size, spec, folder, victim, where):
+    """Be a rank, one of which is killed in its fourth step, or before it encodes."""
+    owner, name, last = (
+        (training, "step_loss", 4) if where == "step" else (FeatureCache, "table", 1)
+    )
+    real, calls = getattr(owner, name), []
+
+    def stand_in(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == last and rank == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, stand_in)
+    other_on_rank_1(rank, size, [spec] * size, [False] * size, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("victim", "where", "size"),
+    [(1, "step", 2), (0, "encoding", 2), pytest.param(0, "step", 4, marks=pytest.mark.nightly)],
+)
+def test_a_rank_that_is_killed_ends_all(tmp_path, in_ranks, victim, where, size):
+    spec = toy_dict(tmp_path / "data", epochs=1)
+    in_ranks(killed, size, spec, tmp_path, victim, where, killed=victim)
+    for rank in {*range(size)} - {victim}:
+        told = (tmp_path / f"{rank}.txt").read_text()
+        if victim:
+            assert "another rank of this run has ended; its message, or torchrun's, says" in told
+        else:
+            assert told == "2"  # the main rank alone speaks; of its end, who started it knows
+    saved = [path.parent.parent.name for path in tmp_path.glob("run-*/checkpoints/step-00000003")]
+    assert saved == (["run-0"] if victim else [])
+
+
 @pytest.mark.slow
 def test_two_ranks_train_the_model_of_one_also_when_interrupted(tmp_path, torchrun, in_ranks):
     spec = toy_dict(tmp_path / "data", epochs=8, batch_size=15)  # one has a row more
@@ -206,6 +243,32 @@ def test_every_row_of_a_batch_goes_to_one_process():
         assert [row for shard in shards for row in shard] == list(range(rows))
         assert max(map(len, shards)) - min(map(len, shards)) <= 1
         assert min(map(len, shards)) > 0
+
+
+def test_a_step_has_the_same_rows_whatever_the_ranks_and_workers_and_where_it_begins(tmp_path):
+    spec = toy_dict(tmp_path / "data", batch_size=15, cache="off")
+    spec["model"]["towers"]["image"]["encoder"] = {"type": "resnet", "width": 4, "image_size": 16}
+    spec["model"]["towers"]["image"]["encoder"]["augment"] = "crop-flip"
+    run = RunSpec.model_validate(spec)
+    samples, model = run.data.build("train", purpose="training"), build_model(run.model)
+
+    def global_steps(size, workers, start):
+        settings = run.training.model_copy(update={"workers": workers})
+        ranks = [
+            TrainingBatches(samples, model, settings, Ranks(rank, size), cache=None)
+            for rank in range(size)
+        ]
+        for shards in zip(*(rank.iterate(start, 9) for rank in ranks), strict=True):
+            images = [x for s in shards for x in s.inputs["image"][0].values()]
+            yield [source for s in shards for source in s.sources], torch.cat(images)
+
+    expected = list(global_steps(1, 0, 0))
+    assert len({str(sources) for sources, _ in expected}) == 9
+    for size, workers, start in ((1, 2, 0), (2, 0, 3), (2, 2, 6), (4, 0, 0), (4, 2, 5)):
+        found = list(global_steps(size, workers, start))
+        assert [sources for sources, _ in found] == [sources for sources, _ in expected[start:]]
+        for (_, images), (_, same) in zip(found, expected[start:], strict=True):
+            assert torch.equal(images, same)
 
 
 def test_a_batch_that_is_too_small_for_the_ranks_is_refused(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contrastive.data.worker_processes import Workers
+from contrastive.data.worker_processes import Workers, end_with_parent
 from contrastive.errors import BadSample, ContrastiveError
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class _ReturnErrors:
 
 def _start_worker(_: int) -> None:
     """Outlive the signals that a whole group gets: the parent needs its workers to end a step."""
+    end_with_parent()
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # Windows has the first alone
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)

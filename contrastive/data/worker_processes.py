@@ -7,10 +7,11 @@ it has made until then is whole.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from multiprocessing import active_children, connection
+from multiprocessing import active_children, connection, parent_process
 from typing import TYPE_CHECKING, Any
 
 from contrastive.errors import ContrastiveError
@@ -66,6 +67,23 @@ class Workers:
         for process in self._processes:
             if code := process.exitcode:
                 raise LostWorker(_told(process, code))
+
+
+def end_with_parent() -> None:
+    """Let this worker end when the process that uses it does, be it by SIGKILL.
+
+    torch watches the process that forked it: by the start method forkserver, Python 3.14's default
+    on Linux, that is another one, which lives as long as its workers.
+    """
+    parent = parent_process()
+    if parent is None or parent.pid == os.getppid():
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told(process: BaseProcess, code: int) -> str:

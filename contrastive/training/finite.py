@@ -76,8 +76,9 @@ def _cause(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> str
         return f"the weight {weight} is not finite; {LOWER}"
     with torch.no_grad():
         for modality, views in embedded(model, batch, settings).items():
-            if rows := _odd_rows(views[0], batch):
-                return f"the {modality} embeddings of {rows} are not finite; {LOWER}"
+            for rows_BD in views:
+                if rows := _odd_rows(rows_BD, batch):
+                    return f"the {modality} embeddings of {rows} are not finite; {LOWER}"
     return ""
 
 

@@ -1,0 +1,381 @@
+"""Runs that signals end at moments from a seed, resumed until done: they are as if never ended.
+
+``python -m tests.kills --seed 7 --trials 60`` tries so many runs and prints what came of them. The
+seed says which signals a run gets and after which of its steps, saves or features; the last
+milliseconds are the machine's. Each command is a fork of a process that has imported everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+
+from contrastive import RunSpec, cli
+from contrastive.console import quiet
+from contrastive.features.cache import FeatureCache
+from contrastive.model import checkpoint
+from contrastive.reporting.run_log import Log
+from contrastive.training import resume
+from contrastive.training import train as training
+from tests.toys import toy_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT = 120  # seconds, after which a command hangs
+PATIENCE = 30  # seconds that worker processes have to notice the end of their parent
+STEP, SAVE, SAVED, ENCODE, ENCODED = b".()[]"
+AFTER = {"start": 0.2, ".": 0.03, "(": 0.006, "[": 0.03}
+"""Seconds, up to which a signal comes after the last event that it waits for."""
+CODES = {
+    signal.SIGKILL: {-9, 0},
+    signal.SIGTERM: {-15, 143, 0},
+    signal.SIGINT: {-2, 130, 0},
+}
+"""How a command may end that got a signal; 0, if it was done before."""
+OURS = re.compile(r"run/(checkpoints/step-\d{8}(/.*)?|log\.jsonl\.bak-.*)")
+"""What differs between runs of which one was interrupted."""
+
+VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
+RESNET = {"type": "resnet", "width": 4, "image_size": 32, "augment": "crop-flip"}
+
+
+def specs(data: Path) -> dict[str, dict[str, Any]]:
+    """Return runs of 12 steps, of which every second is saved, by what they have."""
+    made = {
+        name: toy_dict(data, epochs=3, checkpoint_every=2)
+        for name in ("cached", "queue, bf16", "live, BatchNorm", "views, LoRA")
+    }
+    towers = {name: spec["model"]["towers"] for name, spec in made.items()}
+    towers["live, BatchNorm"]["image"] |= {"encoder": RESNET, "frozen": "none"}
+    towers["queue, bf16"]["image"] |= {"encoder": VIT, "frozen": "none"}
+    inner = {"type": "matryoshka", "widths": [8, 32], "loss": {"type": "infonce"}}
+    made["queue, bf16"]["model"]["loss"] = {"type": "queue", "size": 40, "loss": inner}
+    made["queue, bf16"]["training"] |= {"precision": "bf16", "micro_batch": 6}
+    towers["views, LoRA"]["image"] |= {"encoder": VIT | {"augment": "simclr"}}
+    towers["views, LoRA"]["image"]["lora"] = {"rank": 2, "dropout": 0.2}
+    made["views, LoRA"]["model"]["pairs"] = [["image", "text"], ["image", "image"]]
+    made["views, LoRA"]["training"]["checkpoint_activations"] = ["image"]
+    return made
+
+
+@dataclass
+class Result:
+    """What the trials came to."""
+
+    counts: Counter[str] = field(default_factory=Counter[str])
+    faults: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    told: str
+    events: bytes
+    signals: str
+
+    def within(self, begin: int, end: int) -> bool:
+        """Whether it ended between two events."""
+        return self.events.count(begin) > self.events.count(end)
+
+
+def traced(pipe: int) -> None:
+    """Let this process write a byte to a pipe at each event of a run."""
+
+    def around(owner: Any, name: str, before: int | None, after: int | None) -> None:
+        real = getattr(owner, name)
+
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            if before:
+                os.write(pipe, bytes([before]))
+            result = real(*args, **kwargs)
+            if after:
+                os.write(pipe, bytes([after]))
+            return result
+
+        setattr(owner, name, stand_in)
+
+    around(Log, "step", None, STEP)
+    around(FeatureCache, "table", ENCODE, ENCODED)
+    for owner in (checkpoint, resume, training):  # wherever it is imported
+        around(owner, "write_folder", SAVE, SAVED)
+
+
+def command(args: list[str], told: Path, pipe: int) -> None:
+    """Be the command, in a session of its own."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(told, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, handler)
+    traced(pipe)
+    sys.argv = ["contrastive", *args]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Killing:
+    """Draws what happens to runs, and lets it happen."""
+
+    def __init__(self, seed: int, folder: Path, kinds: int) -> None:
+        """Do so many kinds of runs once without an interruption."""
+        torch.set_num_threads(1)
+        self.random = random.Random(seed)
+        self.folder = folder
+        self.told = folder / "told.txt"
+        self.specs = dict(list(specs(folder / "data").items())[:kinds])
+        self.result = Result()
+        self.whole: dict[str, dict[str, Any]] = {}
+        for name, spec in self.specs.items():
+            place = folder / "whole" / name
+            os.environ["CONTRASTIVE_CACHE"] = str(place / "cache")
+            with quiet():  # what it imports is there in each fork
+                training.train(RunSpec.model_validate(spec), place / "run")
+            self.whole[name] = outcome(place)
+
+    def ended(self, args: list[str], interrupt: Callable[[int, int], str] | None) -> Ended:
+        """Run a command; ``interrupt`` is given its process and a pipe with its events."""
+        self.told.unlink(missing_ok=True)
+        events, pipe = os.pipe()
+        if not (child := os.fork()):
+            os.close(events)
+            command(args, self.told, pipe)
+        os.close(pipe)
+        process = os.pidfd_open(child)
+        self.events = b""
+        sent = interrupt(process, events) if interrupt else ""
+        self._wait(process, events, lambda: False)
+        if not select.select([process], [], [], 0)[0]:
+            self._fault(f"no end within {LIMIT} s after {sent or 'the start'}")
+            os.killpg(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.set_blocking(events, False)
+        with suppress(BlockingIOError):
+            self.events += os.read(events, 2**16)
+        os.close(events)
+        os.close(process)
+        self._count_orphans(child)
+        return Ended(code, self.told.read_text(errors="replace"), self.events, sent)
+
+    def _wait(self, process: int, events: int, enough: Callable[[], bool]) -> bool:
+        """Read events until there are enough; return whether that came before the end."""
+        until = time.monotonic() + LIMIT
+        sources = [process, events]
+        while not enough():
+            ready, _, _ = select.select(sources, [], [], max(0, until - time.monotonic()))
+            if process in ready or not ready:
+                return False
+            more = os.read(events, 2**12)
+            self.events += more
+            if not more:  # it closes before the process has ended
+                sources = [process]
+        return True
+
+    def interruption(self) -> Callable[[int, int], str]:
+        """Draw signals, who gets them, and after what."""
+        chance = self.random
+        after = chance.choices(list(AFTER), [1, 4, 4, 3])[0]
+        count = 1 if after == "[" else chance.randint(1, 5)  # first, what is frozen is encoded
+        wait = chance.random() * AFTER[after]
+        single = [[signal.SIGKILL]] * 5 + [[signal.SIGTERM], [signal.SIGINT]] * 2
+        double = [[a, b] for a in CODES for b in CODES if signal.SIGKILL not in (a, b)]
+        numbers = chance.choice(single + double)
+        gap = chance.choice([0, 0.002, 0.02])
+        group = signal.SIGKILL not in numbers and chance.random() < 0.5
+
+        def interrupt(process: int, events: int) -> str:
+            mark = after.encode()
+            if after != "start" and not self._wait(
+                process, events, lambda: self.events.count(mark) >= count
+            ):
+                return ""
+            time.sleep(wait)
+            for number in numbers:
+                with suppress(ProcessLookupError):
+                    if group:
+                        os.killpg(_pid_of(process), number)
+                    else:
+                        signal.pidfd_send_signal(process, number)
+                time.sleep(gap)
+            who = " to the group" if group else ""
+            return " ".join(signal.Signals(n).name for n in numbers) + who
+
+        return interrupt
+
+    def trial(self, name: str) -> None:
+        """Interrupt a run one to four times, resume it until it is done, and compare it."""
+        root = self.folder / "broken"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        os.environ["CONTRASTIVE_CACHE"] = str(root / "cache")
+        history: list[str] = []
+        faults = len(self.result.faults)
+        for interrupt in [*(self.interruption() for _ in range(self.random.randint(1, 4))), None]:
+            workers = self.random.choice([0, 2])
+            spec = json.loads(json.dumps(self.specs[name]))
+            spec["training"]["workers"] = workers
+            (root / "spec.yaml").write_text(json.dumps(spec))
+            args = ["train", str(root / "spec.yaml"), "-o", str(root / "run")]
+            begun = (root / "run" / "log.jsonl").exists()
+            done = self.ended([*args, *(["--resume"] if begun else [])], interrupt)
+            if begun and "nothing to resume" in done.told:  # it ended before its first save
+                done = self.ended(args, interrupt)
+            history.append(f"{done.signals or 'to its end'} ({workers} workers): {done.code}")
+            self._count(done)
+            allowed = {0}.union(
+                *(CODES[n] for n in CODES if signal.Signals(n).name in done.signals)
+            )
+            traceback = "Traceback" in done.told and "SIGKILL" not in done.signals  # of workers
+            if done.code not in allowed or traceback:
+                self._fault(f"{name}: {'; '.join(history)}\n{done.told[-2000:]}")
+                return
+        for fault in different(self.whole[name], outcome(root)):
+            self._fault(f"{name}: {'; '.join(history)}: {fault}")
+        self.result.counts["runs"] += 1
+        if len(self.result.faults) > faults:
+            kept = self.folder / f"fault-{len(self.result.faults)}"
+            shutil.copytree(root, kept)
+
+    def _count(self, done: Ended) -> None:
+        counts = self.result.counts
+        if not done.signals or done.code == 0:
+            return
+        counts[done.signals] += 1
+        counts["interruptions"] += 1
+        if done.within(SAVE, SAVED):
+            counts["ended inside a save"] += 1
+        if done.within(ENCODE, ENCODED):
+            counts["ended while encoding"] += 1
+
+    def _count_orphans(self, session: int) -> None:
+        until = time.monotonic() + PATIENCE
+        while (found := _members(session)) and time.monotonic() < until:
+            time.sleep(0.02)
+        if found:
+            self._fault(f"{len(found)} processes live on")
+            os.killpg(session, signal.SIGKILL)
+
+    def _fault(self, told: str) -> None:
+        self.result.faults.append(told)
+
+
+def _pid_of(process: int) -> int:
+    lines = Path(f"/proc/self/fdinfo/{process}").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Pid:")))
+
+
+def _members(session: int) -> list[int]:
+    """Return the processes of a session that are no zombies."""
+    found: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                state = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(state[3]) == session and state[0] != "Z":
+                    found.append(int(folder.name))
+    return found
+
+
+def outcome(root: Path) -> dict[str, Any]:
+    """Return what a run came to: the log, the newest checkpoint and the model, the names."""
+    run = root / "run"
+    newest = max((run / "checkpoints").iterdir())
+    tensors = {
+        f"{path.parent.name}/{path.name} {name}": tensor
+        for path in [*newest.glob("*.safetensors"), *(run / "model").glob("*.safetensors")]
+        for name, tensor in load_file(path).items()
+    }
+    names = {str(path.relative_to(root)) for path in root.rglob("*")} - {"spec.yaml"}
+    return {
+        "log": [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()],
+        "tensors": tensors,
+        "names": {name for name in names if not OURS.fullmatch(name)},
+        "checkpoints": len(list((run / "checkpoints").iterdir())),
+    }
+
+
+def different(whole: dict[str, Any], broken: dict[str, Any]) -> list[str]:
+    """Return in what two outcomes differ."""
+    found: list[str] = []
+    for kind in ("loss", "evaluation"):
+        a, b = ([x for x in side["log"] if kind in x] for side in (whole, broken))
+        if a != b:
+            unlike = [x["step"] for x, y in zip(a, b, strict=False) if x != y]
+            found.append(f"{kind} differs at steps {unlike}, {len(a)} and {len(b)} lines")
+    a, b = whole["tensors"], broken["tensors"]
+    if a.keys() != b.keys():
+        found.append(f"tensors on one side: {sorted(a.keys() ^ b.keys())}")
+    unlike = [name for name in a.keys() & b.keys() if not torch.equal(a[name], b[name])]
+    if unlike:
+        found.append(f"{len(unlike)} tensors differ, such as {min(unlike)}")
+    if whole["names"] != broken["names"]:
+        found.append(f"left over or lost: {sorted(whole['names'] ^ broken['names'])}")
+    if whole["checkpoints"] != broken["checkpoints"]:
+        found.append(f"{broken['checkpoints']} checkpoints, not {whole['checkpoints']}")
+    return found
+
+
+def try_runs(seed: int, trials: int, folder: Path) -> Result:
+    """Try runs of each kind in turn."""
+    killing = Killing(seed, folder, kinds=trials)
+    for number in range(trials):
+        killing.trial(list(killing.specs)[number % len(killing.specs)])
+    return killing.result
+
+
+def report(seed: int, trials: int, method: str, folder: Path, to: Path) -> None:
+    """Leave in a file what was found with workers that start by a method."""
+    folder.mkdir()
+    multiprocessing.set_start_method(method, force=True)
+    found = try_runs(seed, trials, folder)
+    to.write_text(json.dumps([found.counts, found.faults]))
+
+
+def main() -> None:
+    """Try runs and print what came of them; exit with 1 if there is a fault."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trials", type=int, default=60)
+    given = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    found = try_runs(given.seed, given.trials, Path(tempfile.mkdtemp()))
+    for fault in found.faults:
+        print(fault)
+    for what, count in sorted(found.counts.items()):
+        print(f"{what}: {count}")
+    print(f"seed {given.seed}: {given.trials} runs, {len(found.faults)} faults")
+    sys.exit(bool(found.faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Runs that are killed or interrupted at moments from a seed are the runs that never stopped."""
+
+import json
+import sys
+
+import pytest
+
+from tests import kills
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, and forks"),
+]
+
+
+@pytest.mark.parametrize(
+    ("seed", "trials", "method"),
+    [
+        (0, 2, "fork"),
+        pytest.param(1, 60, "fork", marks=pytest.mark.nightly),
+        pytest.param(0, 4, "forkserver", marks=pytest.mark.nightly),  # Python 3.14's default
+    ],
+)
+def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials, method):
+    to = tmp_path / "report.json"
+    arguments = (seed, trials, method, tmp_path / "runs", to)
+    process = forkserver.Process(target=kills.report, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    counts, faults = json.loads(to.read_text())
+    print(counts)
+    assert faults == []
+    assert counts["runs"] == trials
