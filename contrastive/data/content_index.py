@@ -67,6 +67,10 @@ class Seen(NamedTuple):
         return now == self[:4] and max(self.mtime, self.ctime) + RESOLUTION < self.noted
 
 
+SEEN = [*[int] * 5, bytes]
+"""Types of the fields of ``Seen``, which the file's columns do not insist on."""
+
+
 class ContentIndex:
     """The index of one process; each process opens the file for itself."""
 
@@ -140,7 +144,7 @@ class ContentIndex:
                 "select size, mtime, ctime, inode, noted, hash from files where path = ?",
                 os.fsencode(place),
             )
-            if not rows:
+            if not rows or [type(value) for value in rows[0]] != SEEN:
                 return None
             self.files[place] = Seen(*rows[0])
         return self.files[place]
