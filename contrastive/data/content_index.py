@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import __version__ as pillow
 
-from contrastive.config.local_files import cache_folder, read_bounded
+from contrastive.config.local_files import cache_folder, check_regular, read_bounded
 from contrastive.console import say
 from contrastive.version import __version__
 
@@ -175,6 +175,8 @@ class ContentIndex:
         if self.folder is None:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("files.sqlite*"):  # with its journal
+            check_regular(path)
         database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
         database.executescript(TABLES)
         return database
