@@ -61,9 +61,7 @@ class _Stderr(io.TextIOBase):
 
 def console() -> Console:
     """Return a console on stderr, where results do not go; writing to it never fails."""
-    return Console(
-        file=cast("TextIO", _Stderr()), highlight=False, emoji=False, soft_wrap=True
-    )
+    return Console(file=cast("TextIO", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
 
 
 _quiet = ContextVar("quiet", default=False)

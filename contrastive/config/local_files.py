@@ -72,7 +72,7 @@ def check_regular(path: str | PathLike[str]) -> int:
     Raises:
         OSError: it is not there, or is a pipe or a device, which may never end.
     """
-    return _size(path, os.stat(path))
+    return _size(path, Path(path).stat())
 
 
 def _size(path: str | PathLike[str], about: os.stat_result) -> int:

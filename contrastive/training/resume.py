@@ -79,8 +79,8 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
 
     Raises:
         TrainingError: the folder is a saved model; or it holds a run and ``resume`` is not asked
-            for, or it is and there is no whole checkpoint, or it is of a run that another spec
-            describes.
+            for, or it is and there is no whole checkpoint, or it is of another step than its name
+            says, or of a run that another spec describes.
         WeightsError: the newest checkpoint cannot be read, or is of a later release.
     """
     if (folder / MANIFEST).exists():  # which would hide the model of the run in it
@@ -101,6 +101,9 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
             msg = f"{log}: is not the log of a run; choose another output"
         raise TrainingError(msg)
     if saved := newest_checkpoint(folder, set_aside=True):
+        if saved.path != checkpoint_folder(folder, number := progress_of(saved).step):
+            msg = f"{saved.path}: is a copy of step {number}; move it out of this folder"
+            raise TrainingError(msg)
         _check_same_run(saved, spec)
         drop_superseded(folder)  # which a killed process had no time for
         return saved
