@@ -421,3 +421,17 @@ def test_a_log_that_is_a_pipe_is_not_waited_for(run, train):
     os.mkfifo(run / "log.jsonl")
     with pytest.raises(OSError, match="is no regular file"):
         train(run, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.loss.type=sigmoid", "training.clip_norm=null", "model.embed_dim=7"],
+)
+def test_a_changed_spec_is_told_with_an_override_that_lets_the_run_go_on(run, tmp_path, change):
+    changed, cache = spec(2).with_(change), FeatureCache(tmp_path / "cache")
+    with pytest.raises(TrainingError, match=f"was trained with {change.partition('=')[0]}") as told:
+        start(changed, run, resume=True, cache=cache)
+    override = str(told.value).partition("; give ")[2].partition(", or start anew")[0]
+    before = tree(run)
+    start(changed.with_(override), run, resume=True, cache=cache)
+    assert tree(run) == before

@@ -6,6 +6,7 @@ steps. The order of samples and augmentations follow from the seed, so they need
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -129,13 +130,27 @@ def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
     with suppress(ContrastiveError):  # fields that an older version did not know get their defaults
         data = stored_spec(type(spec), saved, "run.json").model_dump(mode="json")
     before, now = _flat(data), _flat(spec.model_dump(mode="json"))
-    for name in sorted(before.keys() | now.keys()):
+    # of a component that is another one, the fields are others, too
+    for name in sorted(before.keys() | now.keys(), key=lambda name: (not _is_type(name), name)):
         if before.get(name) != now.get(name) and not name.startswith(CHANGEABLE_ON_RESUME):
+            then = _as_override(before.get(name))
+            remedy = f"give {name}={then}, or " if name in before else f"leave {name} out, or "
+            if _is_type(name) and ":" in then:  # nobody is told to run what a stranger's run names
+                remedy = ""
             msg = (
-                f"{saved.path}: was trained with {name}: {before.get(name)}, the spec says "
-                f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"
+                f"{saved.path}: was trained with {name}: {then}, the spec says "
+                f"{_as_override(now.get(name))}; {remedy}start anew in another folder"
             )
             raise TrainingError(msg)
+
+
+def _is_type(name: str) -> bool:
+    return name.endswith(".type")
+
+
+def _as_override(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
