@@ -293,6 +293,10 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         msg = f"{saved.path}: was trained on {rows}; restore its data"
         raise TrainingError(msg)
     for modality, then in saved.tensors("seen.safetensors").items():
+        if modality not in model.seen or then.ndim != 1 or then.dtype != torch.int64:
+            where = saved.path / "seen.safetensors"
+            msg = f"{where}: {modality} is no row of hashes; copy the checkpoint again"
+            raise WeightsError(msg)
         lost = then[~torch.isin(then, model.seen[modality])]
         if len(lost):
             msg = (
