@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,9 +26,42 @@ if TYPE_CHECKING:
 EVERY = 10.0  # seconds between plain lines: enough to see life, few enough to read a log
 
 
+class _Stderr(io.TextIOBase):
+    """stderr as long as it can be written: no line is worth the work that it tells of.
+
+    Its reader may be gone, its disk full, the terminal closed; and a signal may come in the middle
+    of a line, which then cannot tell of the signal.
+    """
+
+    @property
+    def _stream(self) -> TextIO:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError, ValueError, RuntimeError):  # closed; the same line
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, RuntimeError):
+            self._stream.flush()
+
+
 def console() -> Console:
-    """Return a console on stderr, where results do not go."""
-    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    """Return a console on stderr, where results do not go; writing to it never fails."""
+    return Console(file=cast("TextIO", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
 
 
 _quiet = ContextVar("quiet", default=False)

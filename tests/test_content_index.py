@@ -11,6 +11,8 @@ from contrastive.data.content_hash import sample_key
 from contrastive.data.content_index import content_index as index_of_this_process
 from contrastive.data.decodable import undecodable
 
+PIPE = ["a pipe"] if hasattr(os, "mkfifo") else []
+
 
 @pytest.fixture
 def index(monkeypatch):
@@ -84,7 +86,7 @@ def test_a_file_that_is_as_new_as_its_note_is_not_trusted(tmp_path, index):
     assert reads == ["a.png"], "a change at once after the note has the same times"
 
 
-@pytest.mark.parametrize("damage", ["no database", "a folder", "read-only", "another table"])
+@pytest.mark.parametrize("damage", ["no database", "a folder", "read-only", "another table", *PIPE])
 def test_an_index_that_cannot_be_used_is_told_and_files_are_read(
     tmp_path, index, damage, monkeypatch, capsys
 ):
@@ -96,6 +98,8 @@ def test_an_index_that_cannot_be_used_is_told_and_files_are_read(
         place.write_bytes(b"rubbish " * 1000)
     elif damage == "a folder":
         place.mkdir()
+    elif damage == "a pipe":
+        os.mkfifo(f"{place}-journal")
     elif damage == "another table":
         with sqlite3.connect(place) as database:
             database.execute("create table files (other text)")
@@ -109,6 +113,20 @@ def test_an_index_that_cannot_be_used_is_told_and_files_are_read(
     assert undecodable([path]) == {}
     if damage == "no database":
         assert place.read_bytes() == b"rubbish " * 1000, "nobody knows whose it is"
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("column", ["noted", "hash", "mtime"])
+def test_a_note_of_another_type_is_none(tmp_path, index, monkeypatch, column):
+    monkeypatch.setenv("CONTRASTIVE_CACHE", str(tmp_path / "cache"))
+    path = image(tmp_path / "a.png")
+    key = sample_key(path, "image")
+    index()
+    with sqlite3.connect(tmp_path / "cache" / "files.sqlite") as database:
+        assert database.execute(f"update files set {column} = 'abc'").rowcount == 1
+    reads = index()
+    assert sample_key(path, "image") == key
+    assert reads == ["a.png"]
 
 
 def refuse(*_, **__):

@@ -1,6 +1,7 @@
 """The feature cache: hits what is the same, misses what changed, survives being cut off."""
 
 import hashlib
+import os
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,9 @@ from contrastive.errors import BadSample, DataError
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.store import Store
 from contrastive.nn.fingerprint import weights_fingerprint
+
+PIPES = ["features.bin", "keys.bin"] if hasattr(os, "mkfifo") else []
+"""Files that are a pipe, which has no end."""
 
 
 class Letters:
@@ -284,7 +288,10 @@ def test_features_that_are_not_finite_are_a_bad_sample_and_not_kept(cache):
         cache.table(Spec(), Faulty(), ["abc", "aab", "bed"])
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "read-only rows", "no home", "an address"])
+@pytest.mark.parametrize(
+    "obstacle",
+    ["a file", "read-only rows", "no home", "an address", "unreadable", *PIPES],
+)
 def test_without_a_cache_that_can_be_written_features_are_computed(
     tmp_path, obstacle, monkeypatch, capsys
 ):
@@ -295,6 +302,13 @@ def test_without_a_cache_that_can_be_written_features_are_computed(
     elif obstacle == "read-only rows":
         FeatureCache(place).table(Spec(), module, ["abc", "old"])
         monkeypatch.setattr(Store, "append", refuse)
+    elif obstacle == "unreadable":
+        monkeypatch.setattr(Store, "index", refuse)
+    elif obstacle.endswith(".bin"):
+        FeatureCache(place).table(Spec(), module, ["old"])
+        path = next(place.rglob(obstacle))
+        path.unlink()
+        os.mkfifo(path)
     monkeypatch.setenv("CONTRASTIVE_CACHE", "s3://b/cache" if obstacle == "an address" else "")
     monkeypatch.setenv("HOME", "")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -307,7 +321,7 @@ def test_without_a_cache_that_can_be_written_features_are_computed(
     assert table.good.tolist() == [True] * 5 + [False]
     assert ("abc" in module.preprocess.seen) == (obstacle != "read-only rows")
     cache.table(Spec(), module, TEXTS)
-    if obstacle in ("a file", "read-only rows"):
+    if obstacle not in ("no home", "an address"):
         assert capsys.readouterr().err.count("CONTRASTIVE_CACHE") == 1, "told once"
 
 

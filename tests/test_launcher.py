@@ -19,9 +19,16 @@ from tests.toys import toy_dict
 ALONE = {"WORLD_SIZE": None, "RANK": None, "LOCAL_RANK": None, "MASTER_ADDR": None}
 TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 ODD = {
-    "a word": ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc' in the environment is no whole number 1"),
-    "empty": ({"WORLD_SIZE": ""}, "WORLD_SIZE='' in the environment is no whole number 1 or more"),
-    "none": ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' in the environment is no whole number 1"),
+    "a word": (
+        {"WORLD_SIZE": "abc"},
+        "WORLD_SIZE='abc' in the environment is no whole number from",
+    ),
+    "empty": ({"WORLD_SIZE": ""}, "WORLD_SIZE='' in the environment is no whole number from 1 to"),
+    "none": ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' in the environment is no whole number from 1"),
+    "vast": (
+        {"WORLD_SIZE": "9" * 30},
+        f"WORLD_SIZE='{'9' * 30}' in the environment is no",
+    ),
     "rank": (TWO | {"RANK": "x"}, "RANK='x' in the environment is no whole number 0 or more"),
     "below": (TWO | {"RANK": "-1"}, "RANK='-1' in the environment is no whole number 0 or more"),
     "beyond": (TWO | {"RANK": "2"}, "RANK=2, but WORLD_SIZE=2: ranks are 0 to WORLD_SIZE - 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -299,6 +300,9 @@ def test_parquet_with_the_pictures_in_it_is_read_as_jsonl_is(model, folder):
         "examples.parquet: row 3: its image is neither a name nor an image"
     ]
     (folder / "cut.parquet").write_bytes((folder / "examples.parquet").read_bytes()[:-9])
+    (folder / "zero.parquet").symlink_to(os.devnull)
+    with pytest.raises(DataError, match=r"not readable Parquet: .*is no regular file"):
+        read_pair_tests(folder / "zero.parquet")
     with pytest.raises(DataError, match=r"cut\.parquet: not readable Parquet: "):
         read_pair_tests(folder / "cut.parquet")
     with pytest.raises(DataError, match=r"none\.parquet: no such file"):

@@ -362,6 +362,16 @@ def test_what_cannot_be_read_is_left_out_of_a_search(model, photos, capsys):
     assert "3: image: a NoneType is no image; give a path" in capsys.readouterr().err
 
 
+def test_rows_that_a_dataset_left_out_are_said_by_a_search(model, tmp_path, photos, capsys):
+    lines = ["image,text,split", *(f"{path.name},a dog,test" for path in photos), "no.png,x,test"]
+    (tmp_path / "captions.csv").write_text("\n".join(lines))
+    for path in photos:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    data = ImageFolder(folder=tmp_path, max_bad=0.5)
+    contrastive.search(model, "a dog", samples=data.build("test"))
+    assert "captions.csv:5: image 'no.png' is not in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("query", [None, "", " ", ["a dog"], ("a", "b"), {"a"}])
 def test_a_query_is_one_sample(model, photos, query):
     said = "is no query; give words, the path of an image or another file, or a sample"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import signal
+import sys
 
 import pytest
 
@@ -375,3 +377,61 @@ def test_ctrl_c_within_a_verb_ends_with_its_sentence(tmp_path, command, monkeypa
     assert ended.err.endswith(
         "interrupted; files on disk are complete, and cached features are kept\n"
     )
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "I/O error"), BrokenPipeError(), RuntimeError("reentrant call")]
+)
+def test_a_run_goes_on_and_saves_when_its_lines_cannot_be_written(
+    run, train, tmp_path, error, monkeypatch
+):
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise error
+
+    def signalled(log, done, epoch, **metrics):
+        log_step(log, done, epoch, **metrics)
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    log_step = Log.step
+    monkeypatch.setattr(Log, "step", signalled)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with pytest.raises(Interrupted, match="interrupted at step 4 of 6; saved"):
+        train(tmp_path / "other")
+    monkeypatch.undo()
+    train(tmp_path / "other", resume=True)
+    assert tree(tmp_path / "other") == tree(run)
+
+
+def test_a_copy_of_a_checkpoint_under_a_later_number_is_told(run, train):
+    shutil.rmtree(run / "model")
+    shutil.copytree(step(run, 5), step(run, 9))
+    with pytest.raises(TrainingError, match=r"step-00000009: is a copy of step 5; move it out"):
+        train(run, resume=True)
+    assert names(run) == ["step-00000005", "step-00000006", "step-00000009"]
+    step(run, 9).rename(run / "mine")
+    train(run, resume=True)
+    assert (run / "model").is_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_log_that_is_a_pipe_is_not_waited_for(run, train):
+    (run / "log.jsonl").unlink()
+    os.mkfifo(run / "log.jsonl")
+    with pytest.raises(OSError, match="is no regular file"):
+        train(run, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.loss.type=sigmoid", "training.clip_norm=null", "model.embed_dim=7"],
+)
+def test_a_changed_spec_is_told_with_an_override_that_lets_the_run_go_on(run, tmp_path, change):
+    changed, cache = spec(2).with_(change), FeatureCache(tmp_path / "cache")
+    with pytest.raises(TrainingError, match=f"was trained with {change.partition('=')[0]}") as told:
+        start(changed, run, resume=True, cache=cache)
+    override = str(told.value).partition("; give ")[2].partition(", or start anew")[0]
+    before = tree(run)
+    start(changed.with_(override), run, resume=True, cache=cache)
+    assert tree(run) == before

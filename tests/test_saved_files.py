@@ -191,6 +191,7 @@ TENSOR_FAULTS = {
     "fractions for a generator": ("random", lambda x: x.update(cpu=torch.zeros(5056))),
     "moments of nothing": ("optimizer", lambda x: x.update({"nothing|exp_avg": torch.zeros(1)})),
     "moments without a kind": ("optimizer", lambda x: x.update(nothing=torch.zeros(1))),
+    "moments that are not finite": ("optimizer", lambda x: next(iter(x.values())).fill_(torch.inf)),
     "moments of another shape": (
         "optimizer",
         lambda x: x.update({key: torch.zeros(9, 9) for key in list(x)[:1]}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +20,9 @@ from contrastive.heads import Identity, Linear, Mlp, heads
 from contrastive.losses import InfoNCE, Sigmoid
 from contrastive.pretrained import Pretrained
 from contrastive.spec import ModelSpec, RunSpec, Tower
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
 
@@ -189,6 +192,28 @@ def test_every_field_and_every_component_is_explained():
         choice = choice_of(schema, registry)
         assert choice["enum"] == list(registry)
         assert all(choice["enumDescriptions"])
+
+
+def numbers_of(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every part of a schema that describes a number, with where it is."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            yield place, schema
+        for key, part in schema.items():
+            yield from numbers_of(part, f"{place}.{key}")
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from numbers_of(part, place)
+
+
+def test_every_number_is_bounded_on_both_sides():
+    configs = [registry[name] for registry in REGISTRIES for name in registry]
+    ours = [config for config in configs if config.__module__.startswith("contrastive")]
+    schemas = {str(config): config.model_json_schema() for config in ours}
+    found = dict(numbers_of(schemas | {"run": RunSpec.model_json_schema()}, ""))
+    assert len(found) > 50
+    for sides in ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}):
+        assert [place for place, part in found.items() if not sides & part.keys()] == []
 
 
 def test_what_is_broken_is_left_out_and_spoils_nothing(installed):

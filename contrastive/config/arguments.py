@@ -88,6 +88,9 @@ def path_of(name: str, value: Any) -> Path:
         except ValueError as error:
             msg = f"{name}: {error}"
             raise SpecError(msg) from None
+    if is_path(value) and str(value):
+        msg = f"{name} is {str(value)!r}, with a line break or a NUL; give a path without"
+        raise SpecError(msg)
     shown = is_path(value) or not (value or value is None)
     msg = f"{name} is {repr(value) if shown else a_type(value)}; give a path"
     raise SpecError(msg)

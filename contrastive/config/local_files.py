@@ -17,6 +17,9 @@ ADDRESS = re.compile(
     r"\w[\w+.-]+://|(abfss?|az|dbfs|file|ftp|gcs|gs|hdfs|https?|memory|oci|oss|r2|s3a?|sftp|ssh):/"
 )
 
+UNSIZED = 1 << 16
+"""Bytes that are read of a file whose size is told as less, as of those in /proc."""
+
 
 def local_path(given: str | PathLike[str]) -> Path:
     """Return a path, the home folder put in for ~.
@@ -57,12 +60,25 @@ def read_bounded(path: str | PathLike[str], most: int) -> bytes:
         OSError: it cannot be read, is larger, or is a pipe or a device, which may never end.
     """
     with open(path, "rb", opener=_open_at_once) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", os.fspath(path))
-        if about.st_size > most:
-            raise OSError(errno.EFBIG, too_large(about.st_size, most), os.fspath(path))
-        return file.read(most + 1)
+        size = _size(path, os.fstat(file.fileno()))
+        if size > most:
+            raise OSError(errno.EFBIG, too_large(size, most), os.fspath(path))
+        return file.read(min(most, max(size, UNSIZED)) + 1)  # for which memory is taken first
+
+
+def check_regular(path: str | PathLike[str]) -> int:
+    """Return the size of a regular file, for libraries that open it themselves.
+
+    Raises:
+        OSError: it is not there, or is a pipe or a device, which may never end.
+    """
+    return _size(path, Path(path).stat())
+
+
+def _size(path: str | PathLike[str], about: os.stat_result) -> int:
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", os.fspath(path))
+    return about.st_size
 
 
 def too_large(size: int, most: int) -> str:

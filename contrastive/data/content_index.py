@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import __version__ as pillow
 
-from contrastive.config.local_files import cache_folder, read_bounded
+from contrastive.config.local_files import cache_folder, check_regular, read_bounded
 from contrastive.console import say
 from contrastive.version import __version__
 
@@ -65,6 +65,10 @@ class Seen(NamedTuple):
         """Whether the file has not been touched since, nor shortly before."""
         now = (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
         return now == self[:4] and max(self.mtime, self.ctime) + RESOLUTION < self.noted
+
+
+SEEN = [*[int] * 5, bytes]
+"""Types of the fields of ``Seen``, which the file's columns do not insist on."""
 
 
 class ContentIndex:
@@ -140,7 +144,7 @@ class ContentIndex:
                 "select size, mtime, ctime, inode, noted, hash from files where path = ?",
                 os.fsencode(place),
             )
-            if not rows:
+            if not rows or [type(value) for value in rows[0]] != SEEN:
                 return None
             self.files[place] = Seen(*rows[0])
         return self.files[place]
@@ -171,6 +175,8 @@ class ContentIndex:
         if self.folder is None:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("files.sqlite*"):  # with its journal
+            check_regular(path)
         database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
         database.executescript(TABLES)
         return database

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.config.extras import require
+from contrastive.config.local_files import check_regular
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import files_below, readable_folder
 from contrastive.data.images import SUFFIXES
@@ -178,6 +179,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
     """Yield the rows of a file as the Hugging Face hub has them, images included."""
     parquet = require("pyarrow.parquet", extra="parquet")
     try:
+        check_regular(path)
         with parquet.ParquetFile(path) as file:
             _check_columns(path, file.schema_arrow.names)
             number = 0

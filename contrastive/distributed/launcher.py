@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # a step takes seconds; a rank that is missing for so long has hung, is gone, or never started
 COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 MOMENT = 3.0  # seconds in which ranks that were started together find each other
+MOST_RANKS = 1_000_000
 HIGHEST_PORT = 65_535
 START = "start the ranks with: torchrun --nproc-per-node N -m contrastive.cli train SPEC"
 
@@ -36,7 +37,7 @@ def launched() -> tuple[int, int]:
     Raises:
         TrainingError: a variable makes no sense, or one is missing; says how to unset them.
     """
-    size = _whole("WORLD_SIZE", least=1, default=1)
+    size = _whole("WORLD_SIZE", least=1, most=MOST_RANKS, default=1)
     rank = _whole("RANK", least=0, default=0)
     if size > 1:
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 
 from contrastive.config.extras import require
+from contrastive.config.local_files import read_bounded
 from contrastive.errors import ContrastiveError, WeightsError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ FILES = (
     "model-*.safetensors",
     f"*/{WEIGHTS}",
 )
+MAX_BYTES = 1 << 40  # of a file of weights
 SHOWN = 3  # names in a message
 
 
@@ -112,7 +114,7 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Sequence[st
         WeightsError: it cannot be read, or does not fit; names the tensors.
     """
     try:
-        found = tensors_from_bytes(path.expanduser().read_bytes())
+        found = tensors_from_bytes(read_bounded(path.expanduser(), MAX_BYTES))
     except FileNotFoundError as error:
         msg = f"{who}: weights: {path}: no such file"
         raise WeightsError(msg) from error

@@ -160,10 +160,12 @@ class _Rows:
         return key in self.known or key in self.unwritten
 
     def find(self, wanted: set[bytes]) -> None:
-        """Look up rows that are on disk."""
+        """Look up rows that are on disk; if that fails, nothing is written there either."""
         if self.store:
             with self._told(self.store.folder):
                 self.known = self.store.index(wanted)
+                return
+            self.store = None
 
     def append(self, keys: list[bytes], features_BF: np.ndarray) -> None:
         """Add rows."""
@@ -175,8 +177,8 @@ class _Rows:
 
     def table(self, keys: Sequence[bytes | None]) -> FeatureTable:
         """Return the rows of samples, by their keys."""
-        if self.store:
-            self.find({key for key in keys if key is not None})
+        if self.store:  # which could be read before
+            self.known = self.store.index({key for key in keys if key is not None})
         features = self.store.features() if self.store and self.known else self._none()
         known = self.known
         if self.unwritten:

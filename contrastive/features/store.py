@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
+from contrastive.config.local_files import check_regular
 from contrastive.data.atomic_files import replace_file, write_all
 
 if TYPE_CHECKING:
@@ -72,12 +73,11 @@ class Store:
 
     def _size(self, name: str, row_bytes: int) -> int:
         path = self.folder / f"{name}.bin"
-        return path.stat().st_size // row_bytes if path.exists() else 0
+        return check_regular(path) // row_bytes if path.exists() else 0
 
     def _records(self) -> np.ndarray:
-        path = self.folder / "keys.bin"
-        raw = path.read_bytes() if path.exists() else b""
-        return np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
+        rows = self._size("keys", RECORD.itemsize)
+        return np.fromfile(self.folder / "keys.bin", RECORD, rows) if rows else np.empty(0, RECORD)
 
 
 def _write_at(path: Path, offset: int, data: np.ndarray) -> None:

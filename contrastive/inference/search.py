@@ -163,6 +163,9 @@ def _rows(
         raise DataError(msg)
     if callable(samples) and not isinstance(samples, (Config, type)):
         samples = samples()
+    known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+    for line in known.lines:  # found while the annotations were read
+        say(line)
     return rows_of(cast("Samples", samples), needs_ids=False)
 
 

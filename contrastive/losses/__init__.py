@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
-    FiniteFloat,
     model_validator,
 )
 
@@ -148,7 +147,7 @@ class Sigmoid(Scaled):
 
     temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
-    bias: FiniteFloat = -10.0
+    bias: Annotated[float, Field(ge=-1_000_000, le=1_000_000)] = -10.0
     """Initial bias of the logits; negative, since most pairs do not match."""
     positives: Positives = "multi"
     """Role of pairs with equal group ids that are not matched pairs: multi, positives; mask, left

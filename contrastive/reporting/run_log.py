@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Required, Self, TypedDict, cast
 
 from torch import Tensor
 
+from contrastive.config.local_files import read_bounded
 from contrastive.console import say
 from contrastive.data.atomic_files import link, replace_file, write_all
 from contrastive.errors import TrainingError
@@ -82,6 +83,7 @@ class LogLine(TypedDict, total=False):
     """What the doctor found, as plain data."""
 
 
+MAX_BYTES = 1 << 33  # of a log; a line takes about 200
 NUMBERS = ("epoch", "loss", "lr", "grad_norm", "log_scale")
 MAPPINGS = ("evaluation", "run", "gradients", "finding")
 """Fields of a line by what they hold."""
@@ -198,7 +200,7 @@ def _beside(path: Path) -> Path:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, MAX_BYTES)
     except FileNotFoundError:
         return b""
 

@@ -113,4 +113,6 @@ def check_saved(step: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """
     if name := first_not_finite(tensors):
         msg = f"{name} is not finite after step {step}, which is not saved; {LOWER}"
+        if not step:
+            msg = f"{name} is not finite before the first step; take other weights for its encoder"
         raise TrainingError(msg)

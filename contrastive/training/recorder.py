@@ -8,6 +8,7 @@ resumed run, from the checkpoint of that step.
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,8 @@ class Recorder:
             )
         except Exception as error:  # hours of training are worth more
             if not isinstance(error, (ContrastiveError, OSError)):
-                traceback.print_exc()
+                with suppress(OSError):  # stderr may be gone
+                    traceback.print_exc()
             line = f"epoch {epoch:.0f} is not measured: {error}"
             say(line)
             self.unmeasured.append(line)

@@ -6,6 +6,7 @@ steps. The order of samples and augmentations follow from the seed, so they need
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -79,8 +80,8 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
 
     Raises:
         TrainingError: the folder is a saved model; or it holds a run and ``resume`` is not asked
-            for, or it is and there is no whole checkpoint, or it is of a run that another spec
-            describes.
+            for, or it is and there is no whole checkpoint, or it is of another step than its name
+            says, or of a run that another spec describes.
         WeightsError: the newest checkpoint cannot be read, or is of a later release.
     """
     if (folder / MANIFEST).exists():  # which would hide the model of the run in it
@@ -101,6 +102,9 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
             msg = f"{log}: is not the log of a run; choose another output"
         raise TrainingError(msg)
     if saved := newest_checkpoint(folder, set_aside=True):
+        if saved.path != checkpoint_folder(folder, number := progress_of(saved).step):
+            msg = f"{saved.path}: is a copy of step {number}; move it out of this folder"
+            raise TrainingError(msg)
         _check_same_run(saved, spec)
         drop_superseded(folder)  # which a killed process had no time for
         return saved
@@ -126,13 +130,27 @@ def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
     with suppress(ContrastiveError):  # fields that an older version did not know get their defaults
         data = stored_spec(type(spec), saved, "run.json").model_dump(mode="json")
     before, now = _flat(data), _flat(spec.model_dump(mode="json"))
-    for name in sorted(before.keys() | now.keys()):
+    # of a component that is another one, the fields are others, too
+    for name in sorted(before.keys() | now.keys(), key=lambda name: (not _is_type(name), name)):
         if before.get(name) != now.get(name) and not name.startswith(CHANGEABLE_ON_RESUME):
+            then = _as_override(before.get(name))
+            remedy = f"give {name}={then}, or " if name in before else f"leave {name} out, or "
+            if _is_type(name) and ":" in then:  # nobody is told to run what a stranger's run names
+                remedy = ""
             msg = (
-                f"{saved.path}: was trained with {name}: {before.get(name)}, the spec says "
-                f"{now.get(name)}; give {name}={before.get(name)}, or start anew in another folder"
+                f"{saved.path}: was trained with {name}: {then}, the spec says "
+                f"{_as_override(now.get(name))}; {remedy}start anew in another folder"
             )
             raise TrainingError(msg)
+
+
+def _is_type(name: str) -> bool:
+    return name.endswith(".type")
+
+
+def _as_override(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -256,8 +274,11 @@ def _check_moment(
     """Insist on what AdamW keeps of a parameter of the model."""
     wanted = None if parameter is None else {"step": ()}.get(kind, tuple(parameter.shape))
     known = kind in ("step", "exp_avg", "exp_avg_sq")
+    where = saved.path / "optimizer.safetensors"
+    if not value.isfinite().all():
+        msg = f"{where}: {key} is not finite; remove this checkpoint, to go on from the one before"
+        raise WeightsError(msg)
     if not known or tuple(value.shape) != wanted or not value.is_floating_point():
-        where = saved.path / "optimizer.safetensors"
         msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
         raise WeightsError(msg)
 

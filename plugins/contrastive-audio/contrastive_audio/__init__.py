@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from contrastive.interface import Dataset, Encoder, Purpose
 from contrastive_audio.scale import most_mels
@@ -31,15 +31,15 @@ class LogMel(Encoder):
     """Samples a second; files with another rate are resampled, arrays must have this one."""
     seconds: Annotated[float, Field(ge=0.1, le=600)] = 10.0
     """Of a clip that are heard; the rest is cut off, shorter ones are padded."""
-    mels: PositiveInt = 64
+    mels: Annotated[int, Field(gt=0, le=8_192)] = 64
     """Bands of the spectrogram."""
-    patch: PositiveInt = 4
+    patch: Annotated[int, Field(gt=0, le=60_000)] = 4
     """Frames of 10 ms in a token."""
-    width: PositiveInt = 256
+    width: Annotated[int, Field(gt=0, le=65_536)] = 256
     """Of each token, and so of the features."""
-    depth: PositiveInt = 6
+    depth: Annotated[int, Field(gt=0, le=1_000)] = 6
     """Blocks."""
-    heads: PositiveInt = 4
+    heads: Annotated[int, Field(gt=0, le=65_536)] = 4
     """Attention heads of each block."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of activations that training drops."""

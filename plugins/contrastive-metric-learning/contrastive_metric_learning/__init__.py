@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from contrastive.interface import Candidates, Direction, Loss, Negatives, require
-from contrastive_metric_learning.miners import Miner
+from contrastive_metric_learning.miners import Margin, Miner
 
 if TYPE_CHECKING:
     from contrastive.interface import LossModule
@@ -30,6 +30,9 @@ __all__ = [
     "SupCon",
     "TripletMargin",
 ]
+
+Scale = Annotated[float, Field(gt=0, le=1_000_000)]
+"""A factor of cosines in an exponent."""
 
 
 class MetricLoss(Loss):
@@ -85,7 +88,7 @@ class TripletMargin(MetricLoss):
 
     library_class: ClassVar[str] = "TripletMarginLoss"
 
-    margin: NonNegativeFloat = 0.05
+    margin: Margin = 0.05
     """By how much, in distances of rows of length 1, which are 0 to 2."""
     smooth: bool = False
     """Take softplus for relu, so that triplets beyond the margin count a little, too."""
@@ -103,9 +106,9 @@ class ContrastiveMargin(MetricLoss):
 
     library_class: ClassVar[str] = "ContrastiveLoss"
 
-    pos_margin: NonNegativeFloat = 0.0
+    pos_margin: Margin = 0.0
     """A positive costs nothing below this distance."""
-    neg_margin: NonNegativeFloat = 1.0
+    neg_margin: Margin = 1.0
     """A negative costs nothing beyond this distance."""
 
     def options(self) -> dict[str, Any]:
@@ -124,11 +127,11 @@ class MultiSimilarity(MetricLoss):
 
     library_class: ClassVar[str] = "MultiSimilarityLoss"
 
-    alpha: PositiveFloat = 2.0
+    alpha: Scale = 2.0
     """Weight of positives in the exponent."""
-    beta: PositiveFloat = 50.0
+    beta: Scale = 50.0
     """Weight of negatives in the exponent."""
-    base: float = 0.5
+    base: Annotated[float, Field(ge=-1, le=1)] = 0.5
     """The cosine from which on a positive is near and a negative too near."""
 
     def options(self) -> dict[str, Any]:
@@ -143,7 +146,7 @@ class Circle(MetricLoss):
 
     m: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """Radius of the decision boundary: positives aim at 1 - m, negatives at m."""
-    gamma: PositiveFloat = 80.0
+    gamma: Scale = 80.0
     """Scale of the cosines."""
 
     def options(self) -> dict[str, Any]:
@@ -172,9 +175,9 @@ class LiftedStructure(MetricLoss):
 
     library_class: ClassVar[str] = "GeneralizedLiftedStructureLoss"
 
-    pos_margin: float = 0.0
+    pos_margin: Annotated[float, Field(ge=-100, le=100)] = 0.0
     """Subtracted from the distances of positives."""
-    neg_margin: float = 1.0
+    neg_margin: Annotated[float, Field(ge=-100, le=100)] = 1.0
     """From which the distances of negatives are subtracted."""
 
     def options(self) -> dict[str, Any]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
 from contrastive.interface import Config, Registry, require
 
 if TYPE_CHECKING:
     from torch import nn
+
+Margin = Annotated[float, Field(ge=0, le=100)]
+"""A difference of distances or cosines, which are 2 at most."""
 
 
 class Miner(Config):
@@ -44,7 +47,7 @@ class BatchHard(Miner):
 class TripletMargin(Miner):
     """Triplets by how much nearer the positive is than the negative (FaceNet, arXiv:1503.03832)."""
 
-    margin: NonNegativeFloat = 0.2
+    margin: Margin = 0.2
     """In distances of rows of length 1, which are 0 to 2."""
     triplets: Literal["all", "hard", "semihard", "easy"] = "all"
     """all that violate the margin; hard, whose negative is nearer; semihard, whose positive is
@@ -58,9 +61,9 @@ class TripletMargin(Miner):
 class PairMargin(Miner):
     """Positives beyond a distance, and negatives within one."""
 
-    pos_margin: NonNegativeFloat = 0.2
+    pos_margin: Margin = 0.2
     """Positives that are nearer are left out."""
-    neg_margin: NonNegativeFloat = 0.8
+    neg_margin: Margin = 0.8
     """Negatives that are farther are left out."""
 
     def build(self) -> nn.Module:
@@ -71,7 +74,7 @@ class PairMargin(Miner):
 class MultiSimilarity(Miner):
     """Pairs that are harder than the easiest of the other kind (arXiv:1904.06627)."""
 
-    epsilon: NonNegativeFloat = 0.1
+    epsilon: Margin = 0.1
     """By how much a pair may be easier, in cosines."""
 
     def build(self) -> nn.Module:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from contrastive.interface import Encoder
-from pydantic import PositiveInt
+from pydantic import Field
 
 if TYPE_CHECKING:
     from contrastive.interface import EncoderModule
@@ -18,9 +18,9 @@ class AcmeEncoder(Encoder):
 
     modality: ClassVar[str] = "image"
 
-    width: PositiveInt = 64
+    width: Annotated[int, Field(gt=0, le=65_536)] = 64
     """Features."""
-    image_size: PositiveInt = 32
+    image_size: Annotated[int, Field(gt=0, le=8_192)] = 32
     """Pixels of the square that an image is cropped to."""
 
     def build(self) -> EncoderModule:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from contrastive.interface import Encoder
-from pydantic import PositiveInt
+from pydantic import Field
 
 if TYPE_CHECKING:
     from contrastive.interface import EncoderModule
@@ -18,11 +18,11 @@ class AcmeEncoder(Encoder):
 
     modality: ClassVar[str] = "text"
 
-    width: PositiveInt = 64
+    width: Annotated[int, Field(gt=0, le=65_536)] = 64
     """Features."""
-    buckets: PositiveInt = 4096
+    buckets: Annotated[int, Field(gt=0, le=2**27)] = 4096
     """Vectors; trigrams share them by a hash."""
-    max_length: PositiveInt = 256
+    max_length: Annotated[int, Field(gt=0, le=1_048_576)] = 256
     """Characters; the rest of a text is cut off."""
 
     def build(self) -> EncoderModule:
