@@ -67,8 +67,10 @@ def _registries_as_they_were():
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call the command line in this process: ``command("validate", path) -> Outcome``."""
-    monkeypatch.setenv("CONTRASTIVE_PLUGINS", "")  # what --no-plugins sets is undone afterwards
-    monkeypatch.delenv("CONTRASTIVE_PLUGINS")
+    # what --no-plugins and main() set is undone afterwards
+    for name in ("CONTRASTIVE_PLUGINS", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
     def call(*args) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["contrastive", *map(str, args)])

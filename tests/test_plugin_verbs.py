@@ -62,7 +62,7 @@ def test_a_field_has_its_type_default_and_help(command):
     fields = {f["name"]: f for f in result(command("plugins", "show", "mlp", "--json"))["fields"]}
     assert fields["hidden"] == {
         "name": "hidden",
-        "type": "integer > 0 or null",
+        "type": "integer > 0 and <= 65536 or null",
         "default": "null",
         "help": "Width between the layers; embed_dim if not given.",
     }
@@ -71,7 +71,7 @@ def test_a_field_has_its_type_default_and_help(command):
     shown = command("plugins", "show", "mlp").out
     assert "path: contrastive.heads:Mlp\n" in shown
     assert "Two dense layers with a GELU between them." in shown
-    assert "integer > 0 or null" in shown
+    assert "integer > 0 and <= 65536 or null" in shown
 
 
 @pytest.mark.slow
