@@ -70,7 +70,7 @@ def test_a_field_has_its_type_default_and_help(command):
     assert fields["dropout"]["default"] == "0.1"
     shown = command("plugins", "show", "mlp").out
     assert "path: contrastive.heads:Mlp\n" in shown
-    assert "Two dense layers with a GELU between them." in shown
+    assert "Two linear layers with a GELU between them." in shown
     assert "integer > 0 and <= 65536 or null" in shown
 
 
