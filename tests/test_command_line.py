@@ -240,6 +240,24 @@ def test_json_of_a_run_that_diverged_is_json(here, command, tmp_path):
     assert found[0]["evidence"]["loss"] is None
 
 
+ODD_PARTS = {
+    "run": {"loss": " "},
+    "evaluation": {"retrieval": {"image_to_text": {"recall": {}}}},
+    "gradients": {"image.head": "large"},
+    "finding": {},
+}
+
+
+@pytest.mark.parametrize("part", ODD_PARTS)
+def test_a_line_of_a_log_with_a_part_of_another_shape_is_left_out(here, command, tmp_path, part):
+    lines = [{"step": i, "loss": 1.0} for i in range(1, 5)]
+    lines.append({"step": 4, "epoch": 1.0, part: ODD_PARTS[part]})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = command("doctor", tmp_path)
+    assert done.code == 3, "something was left out"
+    assert "log.jsonl: 1 line is no line of a log, left out" in done.err
+
+
 @pytest.mark.parametrize("line", ["[1]", "7", "null", '{"loss": 2.0}', "\ufeff"])
 def test_a_log_without_steps_is_told_in_one_line(here, command, tmp_path, line):
     (tmp_path / "log.jsonl").write_text(line, encoding="utf-8")

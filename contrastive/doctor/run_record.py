@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from contrastive.reporting.run_log import LogLine, RunFacts
 
@@ -79,8 +80,8 @@ class RunLog:
     def innermost(self) -> Mapping[str, Any]:
         """The spec of the loss that has the temperature, within any that wrap it."""
         loss: Any = self.loss
-        while "loss" in loss:
-            loss = loss["loss"]
+        while isinstance(inner := loss.get("loss"), Mapping):
+            loss = inner
         return loss
 
     @property

@@ -76,7 +76,8 @@ def scale_at_one(log: RunLog) -> Iterator[Finding]:
 def scale_at_bound(log: RunLog) -> Iterator[Finding]:
     """A temperature that would go on falling if it could."""
     scales, most = log.series("log_scale"), log.innermost.get("max_scale")
-    if not scales or not most or not log.innermost.get("learn_temperature", True):
+    learned = log.innermost.get("learn_temperature", True)
+    if not scales or not learned or not isinstance(most, (int, float)) or most <= 0:
         return
     at = [x >= math.log(most) - 1e-4 for x in scales]
     if not all(at[-WINDOW:]) or sum(at) < max(ENOUGH, len(at) / 2):

@@ -6,12 +6,14 @@ import json
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Required, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, Required, Self
 
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from contrastive.config.local_files import read_bounded
-from contrastive.console import say
+from contrastive.console import say, say_omission
 from contrastive.data.atomic_files import link, replace_file, write_all
 from contrastive.errors import TrainingError
 
@@ -83,10 +85,62 @@ class LogLine(TypedDict, total=False):
     """What the doctor found, as plain data."""
 
 
+class Interval(TypedDict):
+    """An estimate with its interval, as plain data."""
+
+    value: float
+    low: float
+    high: float
+    chance: float
+
+
+class DirectionShape(TypedDict):
+    """Retrieval in one direction, as plain data."""
+
+    recall: Annotated[dict[Annotated[str, Field(pattern=r"^\d+$")], Interval], Field(min_length=1)]
+    queries: int
+    targets: int
+
+
+class GeometryShape(TypedDict):
+    """The geometry of a modality's embeddings, as plain data."""
+
+    mean_cosine: float
+    uniformity: float
+    effective_rank: float
+    samples: int
+
+
+class EvaluationShape(TypedDict, total=False):
+    """An ``EvaluationReport``, as plain data."""
+
+    retrieval: Required[dict[str, DirectionShape]]
+    geometry: dict[str, GeometryShape]
+
+
+class FindingShape(TypedDict, total=False):
+    """What the doctor found, as plain data."""
+
+    code: Required[str]
+
+
+class LineShape(TypedDict, total=False):
+    """What readers of a line rely on; its other fields may be anything."""
+
+    step: Required[int]
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    log_scale: float
+    evaluation: EvaluationShape
+    run: RunFacts
+    gradients: dict[str, float]
+    finding: FindingShape
+
+
+SHAPE = TypeAdapter(LineShape)
 MAX_BYTES = 1 << 33  # of a log; a line takes about 200
-NUMBERS = ("epoch", "loss", "lr", "grad_norm", "log_scale")
-MAPPINGS = ("evaluation", "run", "gradients", "finding")
-"""Fields of a line by what they hold."""
 
 
 class Log:
@@ -158,7 +212,7 @@ def read_log(path: Path) -> list[LogLine]:
     """
     lines, bad = _parse(_content(path))
     if bad:
-        say(f"{path}: {_lines(bad)} no line of a log, left out")
+        say_omission(f"{path}: {_lines(bad)} no line of a log, left out")
     return [line for _, line in lines]
 
 
@@ -219,14 +273,11 @@ def _parse(content: bytes) -> tuple[list[tuple[bytes, LogLine]], int]:
 
 def _is_line(line: Any) -> bool:
     """Whether that is a line of a log, so that its readers need not ask again."""
-    if not isinstance(line, dict):
+    try:
+        SHAPE.validate_python(line, strict=True)
+    except ValidationError:
         return False
-    fields = cast("dict[str, Any]", line)
-    return (
-        type(fields.get("step")) is int
-        and all(type(fields.get(name, 0)) in (int, float) for name in NUMBERS)
-        and all(isinstance(fields.get(name, {}), dict) for name in MAPPINGS)
-    )
+    return True
 
 
 def _lines(count: int) -> str:
