@@ -275,11 +275,11 @@ def _check_moment(
     wanted = None if parameter is None else {"step": ()}.get(kind, tuple(parameter.shape))
     known = kind in ("step", "exp_avg", "exp_avg_sq")
     where = saved.path / "optimizer.safetensors"
-    if not value.isfinite().all():
-        msg = f"{where}: {key} is not finite; remove this checkpoint, to go on from the one before"
-        raise WeightsError(msg)
     if not known or tuple(value.shape) != wanted or not value.is_floating_point():
         msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
+        raise WeightsError(msg)
+    if not value.isfinite().all():
+        msg = f"{where}: {key} is not finite; remove this checkpoint, to go on from the one before"
         raise WeightsError(msg)
 
 
