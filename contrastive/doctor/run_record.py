@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ class RunLog:
         """The spec of the loss that has the temperature, within any that wrap it."""
         loss: Any = self.loss
         while isinstance(inner := loss.get("loss"), Mapping):
-            loss = inner
+            loss = cast("Mapping[str, Any]", inner)
         return loss
 
     @property
