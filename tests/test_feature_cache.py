@@ -263,6 +263,33 @@ def test_a_wrong_out_dim_is_one_line_and_nothing_is_kept(cache):
         cache.table(Spec(), module, TEXTS)
 
 
+@pytest.mark.parametrize("rows", [1, 9])
+def test_another_number_of_rows_than_samples_is_one_line(cache, rows):
+    class Other(Linear):
+        def forward(self, counts):
+            return super().forward(counts[:1].expand(rows, -1))
+
+    with pytest.raises(DataError, match=rf"features of shape \({rows}, 3\) for 8 samples"):
+        cache.table(Spec(), Other(), TEXTS)
+
+
+def test_what_is_packed_is_not_repeated(cache):
+    class Packed(Letters):
+        def __call__(self, samples):
+            lengths = [len(sample) for sample in samples]
+            return super().__call__(samples) | {"ends": torch.tensor([0, *lengths]).cumsum(0)}
+
+    class Reads(Linear):
+        def forward(self, counts, ends):
+            assert len(ends) == len(counts) + 1
+            return super().forward(counts)
+
+    module = Reads()
+    module.preprocess = Packed()
+    right = FeatureCache(cache.folder / "right").table(Spec(), Linear(), ["abc"])[[0]]
+    assert torch.allclose(cache.table(Spec(), module, ["abc"])[[0]], right)
+
+
 def test_of_two_rows_for_a_sample_the_first_is_read(cache):
     module = Linear()
     first = cache.table(Spec(), module, TEXTS)[range(5)]

@@ -177,8 +177,9 @@ class _Rows:
 
     def table(self, keys: Sequence[bytes | None]) -> FeatureTable:
         """Return the rows of samples, by their keys."""
-        if self.store:  # which could be read before
-            self.known = self.store.index({key for key in keys if key is not None})
+        added = {key for key in keys if key is not None and key not in self}
+        if self.store and added:  # which could be read before
+            self.known |= self.store.index(added)
         features = self.store.features() if self.store and self.known else self._none()
         known = self.known
         if self.unwritten:
@@ -222,28 +223,30 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
     device, size = device_of(module), len(batch.indices)
     if not size:
         return np.zeros((0, module.out_dim), np.float32)
-    what = f"encoding {max(size, rows)} {module.modality} samples at a time"
+    by_row = all(len(tensor) == size for tensor in batch.inputs.values())
+    total = max(size, rows) if by_row else size  # what is packed cannot be repeated
+    what = f"encoding {total} {module.modality} samples at a time"
     with (
         told_memory(what, "choose a smaller encoder, or another device"),
         eval_mode(module),
         torch.autocast(device.type, enabled=False),
     ):
-        inputs = {name: _filled(x, size, rows).to(device) for name, x in batch.inputs.items()}
+        inputs = {name: _filled(x, total - size).to(device) for name, x in batch.inputs.items()}
         features = module(**inputs).float().cpu().numpy()
-    if features.ndim != 2 or features.shape[1] != module.out_dim or len(features) < size:
+    if features.shape != (total, module.out_dim):
         msg = (
             f"an encoder with out_dim {module.out_dim} gave features of shape {features.shape} for "
-            f"{max(size, rows)} samples; its forward has to give [B, out_dim]"
+            f"{total} samples; its forward has to give [B, out_dim]"
         )
         raise DataError(msg)
     return features[:size]
 
 
-def _filled(rows_B: Tensor, size: int, rows: int) -> Tensor:
-    """Repeat the last of ``size`` rows up to ``rows``."""
-    if len(rows_B) != size or size >= rows:
-        return rows_B
-    return torch.cat([rows_B, rows_B[-1:].expand(rows - size, *rows_B.shape[1:])])
+def _filled(tensor_B: Tensor, more: int) -> Tensor:
+    """Repeat the last row so many times."""
+    if not more:
+        return tensor_B
+    return torch.cat([tensor_B, tensor_B[-1:].expand(more, *tensor_B.shape[1:])])
 
 
 def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:
