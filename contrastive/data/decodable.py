@@ -10,7 +10,7 @@ from contrastive.console import bar
 from contrastive.data.content_hash import sample_key
 from contrastive.data.content_index import content_index
 from contrastive.data.images import StoredImage, open_image
-from contrastive.data.loading import MIN_BATCHES_FOR_WORKERS, map_in_workers
+from contrastive.data.loading import in_groups
 from contrastive.errors import BadSample
 
 if TYPE_CHECKING:
@@ -34,13 +34,11 @@ def undecodable(images: Sequence[Any], *, workers: int = 0) -> dict[int, str]:
             keys[i] = sample_key(image, "image")
         except BadSample as error:
             problems[i] = str(error)
-    first = {key: i for i, key in reversed(keys.items()) if index.problem_of(key) is None}
-    todo = sorted(first.values())
-    groups = [todo[start : start + GROUP] for start in range(0, len(todo), GROUP)]
-    workers = workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
+    first = {key: i for i, key in reversed(keys.items())}
+    todo = sorted(i for key, i in first.items() if index.problem_of(key) is None)
     if todo:
         with bar("checking images", len(todo)) as advance:
-            for found in map_in_workers(_Decode(images), groups, workers=workers):
+            for found in in_groups(_Decode(images), todo, GROUP, workers=workers):
                 for i, problem in found.items():
                     index.note_problem(keys[i], problem)
                 advance(len(found), "")

@@ -91,11 +91,7 @@ def prepared_batches(
     workers: int = 0,
 ) -> Iterator[Prepared]:
     """Yield ``samples[indices]`` in batches, in order."""
-    groups = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-    job = _PrepareRows(samples, preprocess)
-    yield from map_in_workers(
-        job, groups, workers=workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
-    )
+    yield from in_groups(_PrepareRows(samples, preprocess), indices, batch_size, workers=workers)
 
 
 @dataclass(frozen=True)
@@ -120,12 +116,9 @@ def uniform_batches(
     Each sample is preprocessed alone, so nothing of it, such as the padding of a text, depends on
     the others. All batches have ``batch_size`` rows, but for the last of each shape.
     """
-    groups = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-    job = _PrepareEach(samples, preprocess)
     waiting: dict[object, Prepared] = {}
-    for parts in map_in_workers(
-        job, groups, workers=workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
-    ):
+    job = _PrepareEach(samples, preprocess)
+    for parts in in_groups(job, indices, batch_size, workers=workers):
         for shape, part in parts.items():
             whole = merge([waiting.pop(shape), part]) if shape in waiting else part
             if len(whole.indices) >= batch_size:
@@ -152,6 +145,14 @@ class _PrepareEach:
             shape = tuple((name, tensor.dtype, *tensor.shape[1:]) for name, tensor in inputs)
             parts.setdefault(shape, []).append(part)
         return {shape: merge(several) for shape, several in parts.items()}
+
+
+def in_groups(job: Any, indices: Sequence[int], size: int, *, workers: int) -> Iterator[Any]:
+    """Yield ``job[group]`` for groups of ``size`` indices, in order; few need no workers."""
+    groups = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+    yield from map_in_workers(
+        job, groups, workers=workers if len(groups) > MIN_BATCHES_FOR_WORKERS else 0
+    )
 
 
 def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator[Any]:
