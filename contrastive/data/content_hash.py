@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contrastive.data.content_index import content_index
+from contrastive.data.content_index import content_index, file_hash
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.errors import BadSample, a_type
 
@@ -42,6 +42,8 @@ def sample_key(sample: Any, modality: str) -> bytes:
             raise BadSample(msg) from None
     if isinstance(sample, StoredImage):
         return _stored_key(sample)
+    if isinstance(sample, (bytes, bytearray, memoryview)):
+        return file_hash(cast("Any", sample))
     return hashlib.sha256(_content(sample, modality)).digest()
 
 
@@ -49,8 +51,6 @@ def _content(sample: Any, modality: str) -> bytes:
     """Return what a sample consists of, after the name of its form."""
     if isinstance(sample, str):
         return b"text\0" + sample.encode("utf-8", "surrogatepass")
-    if isinstance(sample, (bytes, bytearray, memoryview)):
-        return b"file\0" + sample
     is_array = isinstance(sample, (np.ndarray, Tensor))
     if isinstance(sample, Image.Image) or (modality == "image" and is_array):
         # an encoder of its own kind of images may take other arrays
@@ -87,7 +87,7 @@ def _is_content(text: str, modality: str) -> bool:
 
 @lru_cache(maxsize=1 << 20)
 def _stored_key(image: StoredImage) -> bytes:
-    return sample_key(image.read(), "file")
+    return file_hash(image.read())
 
 
 def short_key(sample: Any, modality: str) -> int:
