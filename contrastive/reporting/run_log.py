@@ -65,26 +65,6 @@ class RunFacts(TypedDict, total=False):
     """By split."""
 
 
-class LogLine(TypedDict, total=False):
-    """A line of the log. That of a step also has the metrics of its loss, by their names."""
-
-    step: Required[int]
-    epoch: float
-    loss: float
-    lr: float
-    grad_norm: float
-    log_scale: float
-    evaluation: dict[str, Any]
-    """An ``EvaluationReport`` as plain data."""
-    not_measured: str
-    """Why there is none."""
-    run: RunFacts
-    gradients: dict[str, float]
-    """Norm of the gradient of each part that trains."""
-    finding: dict[str, Any]
-    """What the doctor found, as plain data."""
-
-
 class Interval(TypedDict):
     """An estimate with its interval, as plain data."""
 
@@ -124,8 +104,11 @@ class FindingShape(TypedDict, total=False):
     code: Required[str]
 
 
-class LineShape(TypedDict, total=False):
-    """What readers of a line rely on; its other fields may be anything."""
+class LogLine(TypedDict, total=False):
+    """A line of the log. That of a step also has the metrics of its loss, by their names.
+
+    Its readers rely on what stands here; other fields may be anything.
+    """
 
     step: Required[int]
     epoch: float
@@ -134,12 +117,15 @@ class LineShape(TypedDict, total=False):
     grad_norm: float
     log_scale: float
     evaluation: EvaluationShape
+    not_measured: str
+    """Why there is none."""
     run: RunFacts
     gradients: dict[str, float]
+    """Norm of the gradient of each part that trains."""
     finding: FindingShape
 
 
-SHAPE = TypeAdapter(LineShape)
+SHAPE = TypeAdapter(LogLine)
 MAX_BYTES = 1 << 33  # of a log; a line takes about 200
 
 

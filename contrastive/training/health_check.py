@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Sample, Samples
     from contrastive.model.model import ContrastiveModel
-    from contrastive.reporting.run_log import Log, LogLine, RunFacts, SharedFacts
+    from contrastive.reporting.run_log import FindingShape, Log, LogLine, RunFacts, SharedFacts
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
 
@@ -48,7 +48,9 @@ def check_up(
     for finding in diagnose([*lines, *notes]):
         if finding.code not in said:
             say(f"doctor: {finding.code}: {finding.sentence}")
-            log.note({"step": step, "epoch": epoch, "finding": finding.as_dict()})
+            log.note(
+                {"step": step, "epoch": epoch, "finding": cast("FindingShape", finding.as_dict())}
+            )
 
 
 def gradients(model: ContrastiveModel) -> dict[str, float]:
