@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from contrastive.console import note_omission
 from contrastive.errors import DataError
@@ -78,3 +78,8 @@ class BadRows:
                 f"(max_bad: {self.budget:g}): {first}{more}"
             )
             raise DataError(msg)
+
+
+def bad_rows_of(samples: Any) -> BadRows:
+    """Return the ledger of a built dataset; an empty one if it keeps none."""
+    return getattr(samples, "bad_rows", None) or BadRows()

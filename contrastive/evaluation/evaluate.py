@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contrastive.config.arguments import check_model, count
-from contrastive.data.bad_rows import BadRows
+from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.raw_samples import text_list
 from contrastive.data.samples import check_modalities, class_indices, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
@@ -133,7 +133,7 @@ def evaluate(
     rows = rows_of(samples)
     check_modalities(rows, model.towers)
     check_held_out(model, rows, split)
-    known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+    known = bad_rows_of(samples)
     bad_rows = known.copy()  # the dataset may be measured again
     embedded = {
         modality: embed_modality(model, rows, modality, bad_rows, cache=cache, workers=workers)

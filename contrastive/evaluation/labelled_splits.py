@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from contrastive.config.arguments import check_cache, check_model
-from contrastive.data.bad_rows import BadRows
+from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.content_hash import short_key
 from contrastive.data.loading import OnBad, prepared_batches
 from contrastive.data.samples import class_indices, rows_of
@@ -107,7 +107,7 @@ class Reader:
         lines: list[str],
     ) -> tuple[LabelledFeatures, list[dict[str, Any]]]:
         """Return the good samples and their rows; what is wrong with others goes to ``lines``."""
-        known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+        known = bad_rows_of(samples)
         bad_rows = known.copy()
         bad: set[int] = set()
 

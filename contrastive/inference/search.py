@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from contrastive.config.arguments import check_model, count, is_path
 from contrastive.config.base import Config
 from contrastive.console import say
-from contrastive.data.bad_rows import BadRows
+from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
@@ -163,7 +163,7 @@ def _rows(
         raise DataError(msg)
     if callable(samples) and not isinstance(samples, (Config, type)):
         samples = samples()
-    known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+    known = bad_rows_of(samples)
     for line in known.lines:  # found while the annotations were read
         say(line)
     return rows_of(cast("Samples", samples), needs_ids=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from contrastive.console import say
-from contrastive.data.bad_rows import BadRows
+from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
@@ -71,7 +71,7 @@ class TrainingBatches:
         """
         self.settings = settings
         self.ranks = ranks
-        self.bad_rows: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+        self.bad_rows = bad_rows_of(samples)
         for line in self.bad_rows.lines:  # found while the annotations were read
             say(line)
         self.bad_rows.on_report = say

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from contrastive.data.bad_rows import BadRows
+from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.decodable import undecodable
-from contrastive.data.samples import rows_of
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.model.checkpoint import remove_folder
 from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
 from contrastive.training.resume import Progress, write_step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from contrastive.data.samples import Samples
+    from contrastive.data.samples import Sample, Samples
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 MEGABYTE = 1_000_000
 
 
-def check_images(model: ContrastiveModel, samples: Samples, split: str, *, workers: int) -> None:
-    """Decode the images that each epoch is measured on; each is remembered.
+def check_images(
+    model: ContrastiveModel, samples: Samples, rows: Sequence[Sample], split: str, *, workers: int
+) -> None:
+    """Decode the images of ``rows``, those of ``samples``, that each epoch is measured on.
 
     Raises:
         DataError: more are bad than ``max_bad`` allows; names the first.
     """
     if "image" not in model.towers:
         return
-    rows = rows_of(samples)
-    known: BadRows = getattr(samples, "bad_rows", None) or BadRows()
+    known = bad_rows_of(samples)
     bad_rows = known.copy()
     for i, problem in undecodable([row["image"] for row in rows], workers=workers).items():
         bad_rows.report(str(rows[i].get("source", f"row {i}")), problem)

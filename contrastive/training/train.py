@@ -260,9 +260,9 @@ def _remember_samples(
     """Note in the model what it is trained on, and refuse to measure it on that or on nothing."""
     model.seen = seen_samples(batches.rows, list(model.towers))
     if held_out is not None:
-        split = str(spec.evaluation.split)
-        check_held_out(model, rows_of(held_out), split)
-        check_images(model, held_out, split, workers=spec.training.workers)
+        split, rows = str(spec.evaluation.split), rows_of(held_out)
+        check_held_out(model, rows, split)
+        check_images(model, held_out, rows, split, workers=spec.training.workers)
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
