@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.miniature import FORMS, write_flickr30k, write_hub_copy
+
 SHARES = {  # of 2,000
     "spec": 458,
     "captions": 438,
@@ -291,14 +293,6 @@ class Malformed:
         return copy
 
 
-FORMS = {
-    "karpathy": "dataset_flickr30k.json",
-    "hugging_face": "flickr_annotations_30k.csv",
-    "kaggle": "results.csv",
-    "original": "results_20130124.token",
-}
-
-
 def _places(value: Any) -> Any:
     inner = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in list(inner):
@@ -310,7 +304,6 @@ def _places(value: Any) -> Any:
 def make_shop(folder: Path) -> Path:
     """Train a tiny model; write its data in every form."""
     from contrastive import RunSpec, train
-    from tests.miniature import write_flickr30k, write_hub_copy
     from tests.toys import toy_dict
 
     spec = toy_dict(folder / "data", images=24, epochs=2)
