@@ -7,6 +7,8 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -269,3 +271,51 @@ def test_a_log_without_steps_is_told_in_one_line(here, command, tmp_path, line):
 def test_no_columns_are_as_if_none_were_told(process, monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")
     assert "--upgrade" in process("validate", "--help").out
+
+
+def python(code):
+    line = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback():
+    told = python(
+        """
+        import builtins, signal
+        from contrastive.__main__ import main
+
+        def interrupted(name, *args, real=builtins.__import__):
+            if name == "pydantic":
+                signal.raise_signal(signal.SIGINT)
+            return real(name, *args)
+
+        builtins.__import__ = interrupted
+        main()
+        """
+    )
+    assert (told.returncode, told.stderr) == (130, "")
+
+
+def test_ctrl_c_where_python_raises_nothing_comes_a_moment_later():
+    """As around the fork of a worker: Python would only print it, and go on."""
+    told = python(
+        """
+        import signal, sys, threading
+        from contrastive import cli
+
+        class Interrupted:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        def verb():
+            Interrupted()
+            threading.Event().wait(60)
+            print("was not interrupted")
+
+        cli.app = verb
+        cli.main()
+        """
+    )
+    assert told.returncode == 130
+    assert told.stdout == ""
+    assert told.stderr.startswith("interrupted;"), told.stderr

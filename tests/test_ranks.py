@@ -37,7 +37,7 @@ def torchrun(tmp_path):
         path = tmp_path / "spec.yaml"
         path.write_text(json.dumps(spec))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        module = ["tests.signalled", *map(str, signalled)] if signalled else ["contrastive.cli"]
+        module = ["tests.signalled", *map(str, signalled)] if signalled else ["contrastive"]
         command += ["--nproc-per-node", "2", "-m", *module, "train", path]
         process = subprocess.Popen(
             [*command, "--output", run, *extra],

@@ -15,9 +15,13 @@ verbs that compute, not by the others. Exit codes:
 
 from __future__ import annotations
 
+import _thread
 import os
+import signal
 import sys
+import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -45,7 +49,7 @@ from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from io import TextIOWrapper
     from typing import TextIO
 
@@ -82,7 +86,7 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
-    with noted_omissions() as omissions, warnings.catch_warnings():
+    with noted_omissions() as omissions, warnings.catch_warnings(), _no_dropped_interrupt():
         warnings.simplefilter("always", RenamedWarning)
         warnings.showwarning = _show_warning
         try:
@@ -117,6 +121,30 @@ def run_guarded(work: Callable[[], Any]) -> None:
         if problem := out_of_memory(error):
             _end(f"{problem}; take smaller batches or fewer samples, or another device", 2)
         raise
+
+
+@contextmanager
+def _no_dropped_interrupt() -> Generator[None]:
+    """Repeat a Ctrl-C that comes where Python raises nothing: in a finalizer or around a fork."""
+    before = sys.unraisablehook
+
+    def interrupt() -> None:
+        if sys.platform == "win32":
+            _thread.interrupt_main()
+        else:  # which ends what it waits for, too
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    def repeat(dropped: sys.UnraisableHookArgs) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, interrupt).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _show_warning(

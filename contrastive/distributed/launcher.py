@@ -23,7 +23,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 MOMENT = 3.0  # seconds in which ranks that were started together find each other
 MOST_RANKS = 1_000_000
 HIGHEST_PORT = 65_535
-START = "start the ranks with: torchrun --nproc-per-node N -m contrastive.cli train SPEC"
+START = "start the ranks with: torchrun --nproc-per-node N -m contrastive train SPEC"
 
 
 def is_main() -> bool:
