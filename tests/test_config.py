@@ -6,7 +6,9 @@ import copy
 import json
 import operator
 import pickle  # noqa: TID251 - the caller's own
+import re
 from abc import abstractmethod
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -17,10 +19,12 @@ from pydantic import Field, PositiveFloat
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
 from contrastive.config.registry import Registry
+from contrastive.datasets import Lines
+from contrastive.encoders import ResNet
 from contrastive.errors import SpecError
 from contrastive.heads import Linear
 from contrastive.losses import InfoNCE
-from contrastive.spec import Tower
+from contrastive.spec import Tower, TrainingSpec
 
 
 class Shape(Config):
@@ -211,6 +215,22 @@ def test_a_component_of_another_kind_is_refused():
     assert problems({"encoder": InfoNCE(), "head": Linear()}, Tower) == {
         "encoder": "needs the kind encoder, not InfoNCE"
     }
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "told"),
+    [
+        (TrainingSpec, {"epochs": True}, "epochs: true is no number"),
+        (TrainingSpec, {"warmup": False}, "warmup: false is no number"),
+        (TrainingSpec, {"lr_factors": {"towers*": True}}, "lr_factors.towers*: true is no number"),
+        (ResNet, {"layers": [1, True, 1, 1]}, "layers.1: true is no number"),
+        (Lines, {"file": "s3://bucket/x"}, "file: s3://bucket/x is an address; only local files"),
+        (Lines, {"file": Path("s3://bucket/x")}, "file: s3://bucket/x is an address; only local"),
+    ],
+)
+def test_what_pydantic_takes_for_something_else_is_refused(make, fields, told):
+    with pytest.raises(SpecError, match=f"^{make.__name__}: {re.escape(told)}"):
+        make(**fields)
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan"])

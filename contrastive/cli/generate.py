@@ -19,9 +19,9 @@ def generate(
     negative: Annotated[
         list[str] | None, typer.Option(help="What it should not show; may be repeated.")
     ] = None,
-    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=16, max=8192, help="Height and width in pixels.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")] = 150,
-    views: Annotated[int, typer.Option(min=1, help="Random crops per step.")] = 6,
+    views: Annotated[int, typer.Option(min=1, max=1024, help="Random crops per step.")] = 6,
     seed: Annotated[int, typer.Option(help="Of the initial noise and the crops.")] = 0,
     model: Model = None,
     trusted: Trusted = False,

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def count(name: str, value: Any, *, least: int = 1) -> int:
+def count(name: str, value: Any, *, least: int = 1, most: int = 2**63 - 1) -> int:
     """Return a whole number; numpy has some too.
 
     Raises:
-        SpecError: it is none, below ``least``, or too great for 64 bits.
+        SpecError: it is none, below ``least`` or above ``most``.
     """
-    if type(value) is not bool and isinstance(value, Integral) and least <= int(value) < 2**63:
+    if type(value) is not bool and isinstance(value, Integral) and least <= int(value) <= most:
         return int(value)
-    msg = f"{name} is {value!r}; give a whole number of at least {least}, below 2**63"
+    limit = f"at most {most:,}" if most < 2**63 - 1 else "below 2**63"
+    msg = f"{name} is {value!r}; give a whole number of at least {least}, {limit}"
     raise SpecError(msg)
 
 

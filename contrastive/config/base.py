@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -28,25 +27,22 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from contrastive.config.frozen import frozen
-from contrastive.config.local_files import local_path
-from contrastive.config.mistakes import explained, misplaced, mistakes_of, unknown_field
+from contrastive.config.mistakes import (
+    explained,
+    misplaced,
+    mistakes_of,
+    passed_by_pydantic,
+    unknown_field,
+)
 from contrastive.config.renamed import RenamedFields, warn, with_new_names
 from contrastive.errors import SpecError, UnknownComponent
-
-
-def _checked_path(given: Any) -> Any:
-    """Return a path as it is written, if it is one."""
-    if isinstance(given, (str, Path)):
-        local_path(given)
-    return given
-
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     PathField = str | Path
 else:
-    PathField = Annotated[Path, BeforeValidator(_checked_path)]
+    PathField = Path
 """A field that holds a path and is given a path or a string, which type checkers then let pass."""
 
 S = TypeVar("S", bound="Config")
@@ -271,6 +267,8 @@ class Config(BaseModel):
             mistakes = explained(cls, error.errors(include_url=False))
             raise ValidationError.from_exception_data(cls.__name__, mistakes) from None
         fields = vars(made)
+        if mistakes := passed_by_pydantic(value, fields):
+            raise ValidationError.from_exception_data(cls.__name__, mistakes)
         fields.update({name: frozen(field) for name, field in fields.items()})
         return made
 

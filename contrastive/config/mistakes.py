@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from contextlib import contextmanager
+from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from contrastive.config.local_files import local_path
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -68,6 +72,32 @@ def explained(cls: type[BaseModel], errors: list[ErrorDetails]) -> list[InitErro
         for line, error in zip(lines, errors, strict=True)
         if not (error["type"] == "missing" and error["loc"] in meant)
     ]
+
+
+def passed_by_pydantic(
+    given: object, checked: object, where: tuple[int | str, ...] = ()
+) -> list[InitErrorDetails]:
+    """Say where true or false became a number, and where an address became a path."""
+    text = ""
+    if isinstance(given, bool) and not isinstance(checked, bool) and isinstance(checked, Real):
+        text = f"{str(given).lower()} is no number"
+    elif isinstance(given, (str, Path)) and isinstance(checked, Path):
+        try:
+            local_path(given)
+        except ValueError as error:
+            text = str(error)
+    if text:
+        line = PydanticCustomError("passed", "{text}", {"text": text})
+        return [InitErrorDetails(type=line, loc=where, input=given)]
+    if isinstance(given, Mapping) and isinstance(checked, Mapping):
+        of, pairs = cast("Mapping[Any, Any]", given), cast("Mapping[Any, Any]", checked)
+        inner = [(name, of[name], pairs[name]) for name in of if name in pairs]
+    elif isinstance(given, (list, tuple)) and isinstance(checked, (list, tuple)):
+        rows = zip(cast("list[Any]", given), cast("list[Any]", checked), strict=False)
+        inner = [(i, *row) for i, row in enumerate(rows)]
+    else:
+        return []
+    return [x for i, *both in inner for x in passed_by_pydantic(*both, (*where, i))]
 
 
 def misplaced(value: object, wanted: str) -> str:

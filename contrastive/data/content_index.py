@@ -169,7 +169,8 @@ class ContentIndex:
             yield
         except (OSError, sqlite3.Error, OverflowError) as error:
             self.opened = os.getpid(), None
-            say(f"{self.folder}: the index of files cannot be used ({error}); files are read again")
+            why = getattr(error, "strerror", None) or error
+            say(f"{self.folder}: the index of files cannot be used ({why}); files are read again")
 
     def _open(self) -> sqlite3.Connection | None:
         if self.folder is None:

@@ -45,10 +45,10 @@ class Store:
 
     def index(self, wanted: set[bytes]) -> dict[bytes, int]:
         """Return the row of each wanted key whose features are whole."""
-        records = self._records()
         features = self.features()
+        records = self._records(len(features))
         found: dict[bytes, int] = {}
-        for row, key in enumerate(records["key"][: len(features)].tolist()):
+        for row, key in enumerate(records["key"].tolist()):
             if key in found or key not in wanted:
                 continue
             if zlib.crc32(features[row]) == records["crc"][row]:
@@ -75,8 +75,8 @@ class Store:
         path = self.folder / f"{name}.bin"
         return check_regular(path) // row_bytes if path.exists() else 0
 
-    def _records(self) -> np.ndarray:
-        rows = self._size("keys", RECORD.itemsize)
+    def _records(self, most: int) -> np.ndarray:
+        rows = min(most, self._size("keys", RECORD.itemsize))
         return np.fromfile(self.folder / "keys.bin", RECORD, rows) if rows else np.empty(0, RECORD)
 
 

@@ -19,6 +19,7 @@ from contrastive.errors import SpecError
 from contrastive.inference.fourier_image import FourierImage
 from contrastive.inference.random_crops import Pixels, pixels_of, random_views
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
+from contrastive.nn.memory import told_memory
 from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 AS_IT_IS = ("{}",)  # a prompt is a sentence already
 LEARNING_RATE = 0.05  # of Adam, on the spectrum
+MOST_PIXELS = 8_192  # of a side
+MOST_VIEWS = 1_024
 SMOOTHING = 1.0  # weight of the total variation against cosines
 
 
@@ -129,10 +132,10 @@ def generate(
     Args:
         model: a model with an image and a text tower; its weights stay as they are.
         prompt: what the image should show.
-        size: pixels of its sides.
+        size: pixels of its sides, at most 8,192.
         steps: of the optimizer.
         seed: decides the noise that it begins as, and the views.
-        views: random crops of the image that each step looks at.
+        views: random crops of the image that each step looks at, at most 1,024.
         negative: what it should not show; the mean of their cosines is subtracted.
         templates: sentences with ``{}`` for a prompt; their embeddings are averaged.
         watch: called after each step.
@@ -140,6 +143,7 @@ def generate(
     Raises:
         SpecError: a number or a prompt does not fit, or the image encoder's preprocessing is more
             than scaling, cropping and normalising.
+        OutOfMemory: there is no memory for an image of that size, or for so many views.
 
     Example:
         >>> generate(model, "a red square", size=32, steps=1, views=1).image.size
@@ -150,8 +154,8 @@ def generate(
         msg = "the prompt is empty; say what the image should show"
         raise SpecError(msg)
     prompts = [prompt, *text_list(negative, "negative prompt", least=0)]
-    size, steps = count("size", size, least=16), count("steps", steps)
-    views, seed = count("views", views), count("seed", seed, least=0)
+    size, steps = count("size", size, least=16, most=MOST_PIXELS), count("steps", steps)
+    views, seed = count("views", views, most=MOST_VIEWS), count("seed", seed, least=0)
     tower = model.tower("image")
     pixels = pixels_of(tower.encoder)
     prompts_CD = embed_classes(model, prompts, templates=templates, what="prompt")
@@ -161,7 +165,11 @@ def generate(
     highest, history = float("-inf"), list[Step]()
     optimizer = torch.optim.Adam(canvas.parameters(), lr=LEARNING_RATE)
     try:
-        with eval_mode(model), bar(f"painting {prompt!r}", steps) as advance:
+        with (
+            told_memory("generate", "take a smaller size, fewer views, or another device"),
+            eval_mode(model),
+            bar(f"painting {prompt!r}", steps) as advance,
+        ):
             for number in range(1, steps + 1):
                 canvas_image = canvas()
                 seen = random_views(canvas_image, views, pixels.size, generator)

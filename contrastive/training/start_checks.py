@@ -79,8 +79,10 @@ def check_room(
         needed = sum(path.stat().st_size for path in place.iterdir())
         remove_folder(place)
     except (OSError, WeightsError) as error:
+        in_our_words = isinstance(error, WeightsError)
+        problem = error if in_our_words else f"{error.filename or place}: {error.strerror}"
         free = shutil.disk_usage(folder).free // MEGABYTE
-        msg = f"{error}; a checkpoint takes about {needed // MEGABYTE:,} MB, {free:,} MB are free"
+        msg = f"{problem}; a checkpoint takes about {needed // MEGABYTE:,} MB, {free:,} MB are free"
         raise TrainingError(msg) from error
     # one more is there while the oldest goes, and the model at the end
     total = needed * max(1, KEEP + 2 - len(there))
