@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from functools import partial
 from multiprocessing import active_children
 
@@ -98,7 +97,7 @@ def test_a_killed_worker_costs_no_finished_step(tmp_path, monkeypatch, resumed, 
         if not left[0]:
             for worker in active_children():
                 os.kill(worker.pid, signal.SIGKILL)
-                time.sleep(0.1)  # in which the signal of its end comes
+                os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # it has ended
         return result
 
     place, name = (Log, "step") if when == "between steps" else (torch.optim.AdamW, "step")

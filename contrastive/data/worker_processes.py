@@ -58,10 +58,16 @@ class Workers:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError):  # it ended, or a pipe to it broke
-                connection.wait([each.sentinel for each in self._processes], PATIENCE)
+                self._wait_for_an_end()
                 self._check()
                 raise
             yield result
+
+    def _wait_for_an_end(self) -> None:
+        ended = connection.wait([each.sentinel for each in self._processes], PATIENCE)
+        for process in self._processes:
+            if process.sentinel in ended:  # it is closed a little before there is an exit code
+                process.join()
 
     def _check(self) -> None:
         for process in self._processes:
