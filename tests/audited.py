@@ -2,7 +2,7 @@
 
 Run as ``python audited.py MODELS EVERY``, as the command is, in an empty folder; MODELS are tiny
 models of other libraries. Each run is opened by every EVERY-th command, and always by ``ALWAYS``;
-unless EVERY is 1, Python functions open each third. The report is JSON on stdout.
+unless EVERY is 1, Python functions open each sixth. The report is JSON on stdout.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def main(models: Path, every: int) -> None:
                 shutil.copytree(run, "copy", symlinks=True, ignore=pipes)
             said = line.format(run=run, copy="copy", image=image)
             note(f"{name}: {said}", lambda said=said: command(said))
-        for what, door in doors(run).items() if every == 1 or number % 3 == 0 else ():
+        for what, door in doors(run).items() if every == 1 or number % 6 == 0 else ():
             note(f"{what} {run}", lambda door=door: python(door))
     foreign = ("hf:foreign/clip", "hf:foreign/evil", "open_clip:foreign/bert")
     for line in (

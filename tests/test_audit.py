@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-EVERY = [12, pytest.param(1, marks=pytest.mark.nightly)]  # as 12, but each command on each run
+EVERY = [24, pytest.param(1, marks=pytest.mark.nightly)]  # as 24, but each command on each run
 
 
 @pytest.fixture(scope="module", params=EVERY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+OVERRIDE = re.compile(r"(model|data|training|evaluation)\.[\w.]+=")
+
 
 def run_folder(*given: str | Path | None) -> Path:
     """Return the first folder that is given.
@@ -25,6 +28,9 @@ def run_folder(*given: str | Path | None) -> Path:
     """
     for folder in given:
         if folder is not None:
+            if OVERRIDE.match(str(folder)):
+                msg = f"output is {str(folder)!r}; to change the spec: spec.with_({str(folder)!r})"
+                raise TrainingError(msg)
             return path_of("output", folder)
     msg = "a run needs a folder: give output"
     raise TrainingError(msg)

@@ -136,7 +136,9 @@ def test_the_shift_leaves_room_for_as_many_terms_as_there_are():
     assert float(launch_rows.shift(a[:4], a[:4], torch.tensor(14.0))) == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.float32, marks=pytest.mark.nightly)]
+)
 def test_tiles_come_from_the_table(dtype):
     size = 37, 53  # with fewer rows, one number of fp16 is rounded otherwise
     given = *embeddings(*size, dtype=dtype), "masked", *ids("masked", *size)

@@ -24,6 +24,7 @@ def test_the_fused_execution_passes(kind, strength):
     check_loss(loss, kind, sizes=SIZES, strength=strength)
 
 
+@pytest.mark.nightly
 @by_strength
 @pytest.mark.parametrize("kind", ["infonce", "sigmoid"])
 def test_the_fused_execution_passes_in_half_precision(kind, strength):
