@@ -5,6 +5,7 @@ One model is trained, by the installed command in a process of its own; the test
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from contrastive import RunSpec, classify, load_model, load_spec
 from contrastive.components import REGISTRIES
@@ -289,12 +291,43 @@ def test_without_a_run_the_remedy_is_named(command, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        (["evaluate"], "--data"),
+        (["probe"], "--data"),
+        (["search", "a cat"], "--data, --images or --texts"),
+        (["caption", "cat.jpg"], "--corpus or --data"),
+    ],
+)
+def test_a_model_whose_data_are_gone_says_how_to_give_others(here, command, line, remedy):
+    folder = Path(load_spec("toy.yaml").data.folder)
+    away = folder.rename(folder.with_name("away"))
+    try:
+        ended = command(*line, "-m", "runs/toy")
+    finally:
+        away.rename(folder)
+    assert ended.code == 2
+    assert ended.err.endswith(f"; runs/toy was trained on these data; give them by {remedy}\n")
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_named(here, command, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    ended = command("generate", "cat", "-o", "full.png", "--size", "16", "--steps", "1")
+    assert (ended.code, ended.err.splitlines()[-1]) == (2, "full.png: No space left on device")
+
+
 NEW = "train toy.yaml --output runs/new"
 MISTAKES = {
     "train nonesuch.yaml": "nonesuch.yaml: no such file",
     "train toy.yaml training.epoch=1": "did you mean 'epochs'?",
     "train toy.yaml": "runs/toy: holds a run already; go on with resume=True (--resume)",
-    f"{NEW} --resume": "runs/new: nothing to resume here",
+    f"{NEW} --resume": "nothing to resume here; to begin, leave out resume=True (--resume)",
+    "train training.epochs=1": "training.epochs=1: is an override; give the spec before it",
+    "train pictures": "pictures: is a folder; give the file of a spec",
     "train toy.yaml --output cat.jpg/run": "cat.jpg/run: Not a directory",
     f"{NEW} training.device=abacus": "device 'abacus' is not available",
     f"{NEW} data.folder=nonesuch": "nonesuch: ",

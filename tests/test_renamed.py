@@ -231,7 +231,11 @@ def test_an_argument_after_two_dashes_is_no_option(here, command):
             "evaluate: 'runs/clip' is one argument too many; a model is given by "
             "--model runs/clip\n",
         ),
-        ("schema run", "schema: 'run' is one argument too many\n"),
+        (
+            "schema run",
+            "schema: 'run' is one argument too many; leave it out; where it writes is given by "
+            "--output\n",
+        ),
     ],
 )
 def test_an_argument_too_many_is_one_line_with_the_remedy(here, command, typed, told):

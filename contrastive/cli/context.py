@@ -122,7 +122,23 @@ class Context:
     def samples(self, split: str | None, data: str | None = None, *, remedy: str) -> Samples:
         """Return a split of the data; the final one if None."""
         run = self.run(data, remedy=remedy)
-        return run.data.build(split or run.evaluation.final_split)
+        return self.build(run, split or run.evaluation.final_split, remedy=remedy)
+
+    def build(self, run: RunSpec, split: str, *, remedy: str = "--data") -> Samples:
+        """Return a split of a run's data.
+
+        Raises:
+            DataError: they cannot be read; ``remedy`` names the option that gives others, if they
+                are those of the model and no longer where they were.
+        """
+        try:
+            return run.data.build(split)
+        except DataError as error:
+            place = getattr(run.data, "folder", None)
+            if run is not self._run or place is None or Path(place).exists():
+                raise
+            msg = f"{error}; {self.folder} was trained on these data; give them by {remedy}"
+            raise DataError(msg) from None
 
     def rows(self, split: str | None, data: str | None = None, *, remedy: str) -> list[Sample]:
         """Return the rows of ``samples``."""
@@ -231,6 +247,9 @@ def load_any(path: Path, overrides: list[str] | None, *, trusted: bool) -> Any:
 
     One that was saved with a model or a run names import paths only if it is ``trusted``.
     """
+    if "=" in path.name and not path.exists():
+        msg = f"{path}: is an override; give the spec before it: SPEC.yaml {path}"
+        raise SpecError(msg)
     from contrastive.config.yaml_files import load_spec
     from contrastive.spec import kind_of_spec
 

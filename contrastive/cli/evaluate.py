@@ -28,7 +28,7 @@ def evaluate(
     split = split or run.evaluation.final_split
     report = measure(
         loaded,
-        run.data.build(split),
+        context.build(run, split),
         split=split,
         templates=run.evaluation.templates,
         cache=context.cache,

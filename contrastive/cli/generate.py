@@ -29,7 +29,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate an image for a prompt by gradient ascent; Ctrl-C keeps the best so far."""
-    from contrastive.data.folders import check_writable
+    from contrastive.data.folders import check_writable, named_file
     from contrastive.data.images import SUFFIXES
 
     check_writable(output, SUFFIXES, what="image")  # before minutes of work
@@ -39,7 +39,8 @@ def generate(
     made = paint(
         loaded, prompt, size=size, steps=steps, seed=seed, views=views, negative=negative or ()
     )
-    made.image.save(output)
+    with named_file(output):
+        made.image.save(output)
     done = len(made.history)
     result = {"image": str(output), "cosine": made.cosine, "before": made.before, "steps": done}
     line = f"saved: {output}; cosine {made.cosine:.3f}, of the noise before {made.before:.3f}"

@@ -52,8 +52,8 @@ def probe(
     split = split or run.evaluation.final_split
     report = measure(
         loaded,
-        run.data.build(train_split),
-        run.data.build(split),
+        context.build(run, train_split),
+        context.build(run, split),
         modality=modality,
         inputs=cast("Any", inputs),
         shots=by_class,

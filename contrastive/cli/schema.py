@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.options import Limit
+from contrastive.data.folders import named_file
 from contrastive.errors import SpecError
 
 
@@ -36,6 +37,7 @@ def schema(
         described = json_schema(spec, *REGISTRIES, without=without)
     text = json.dumps(described, indent=2)
     if output:
-        output.write_text(text + "\n", encoding="utf-8")
+        with named_file(output):
+            output.write_text(text + "\n", encoding="utf-8")
     else:
         typer.echo(text)

@@ -55,8 +55,10 @@ class Verb(TyperCommand):
             ctx.params[str(param.name)] = _local(param, ctx.params[str(param.name)])
         if rest and not ctx.resilient_parsing:
             takes_model = any("--model" in param.opts for param in self.params)
-            how = f"; a model is given by --model {rest[0]}" if takes_model else ""
-            msg = f"{self.name}: {rest[0]!r} is one argument too many{how}"
+            how = f"a model is given by --model {rest[0]}" if takes_model else "leave it out"
+            if not takes_model and any("--output" in param.opts for param in self.params):
+                how += "; where it writes is given by --output"
+            msg = f"{self.name}: {rest[0]!r} is one argument too many; {how}"
             raise SpecError(msg)
         return rest
 

@@ -195,6 +195,9 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         msg = f"{path}: no such file"
         raise SpecError(msg) from None
+    except IsADirectoryError:
+        msg = f"{path}: is a folder; give the file of a spec (a run keeps it in model/run.json)"
+        raise SpecError(msg) from None
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise SpecError(msg) from None

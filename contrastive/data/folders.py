@@ -80,6 +80,19 @@ def _left_out_of(top: Path) -> Callable[[OSError], None]:
     return tell
 
 
+@contextmanager
+def named_file(path: Path) -> Generator[None]:
+    """Name the file in what the system says when it cannot be written to its end.
+
+    A full disk tells no name, since it is met after the file was opened.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def check_writable(path: Path, suffixes: tuple[str, ...] = (), *, what: str) -> None:
     """Insist that a file can be written to a path; ``what`` it holds is for the message.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.data.folders import named_file
 from contrastive.datasets import ImageFolder
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
             parts.append(str(result["metrics"]["fewshot_k"]))
         name = re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip(".")
         path = folder / f"{name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        with named_file(path):
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         paths.append(path)
     return paths

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
 from contrastive.console import printable
+from contrastive.data.folders import named_file
 from contrastive.data.images import ImageSource, open_image
 from contrastive.errors import DataError
 from contrastive.reporting.run_log import read_log
@@ -55,7 +56,8 @@ def draw_curves(log: Path, path: Path) -> None:
     recall.set(title="recall@1 after each epoch, %", xlabel="step")
     if measured:
         recall.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    with named_file(path):
+        figure.savefig(path, dpi=110)
 
 
 def draw_probe(report: ProbeReport, path: Path) -> None:
@@ -87,7 +89,8 @@ def draw_probe(report: ProbeReport, path: Path) -> None:
     axis.set_xticks(shots, map(str, shots))
     axis.set(title=f"top-1 on {report.split}, %", xlabel="training samples of each class")
     axis.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    with named_file(path):
+        figure.savefig(path, dpi=110)
 
 
 def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None:
@@ -108,7 +111,8 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None
             axis.imshow(open_image(image))
             below = textwrap.fill(words, 20, max_lines=2, placeholder=" ...")
             axis.text(0.5, -0.03, below, transform=axis.transAxes, ha="center", va="top", size=7)
-    figure.savefig(path, dpi=110)
+    with named_file(path):
+        figure.savefig(path, dpi=110)
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
@@ -141,7 +145,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
             transform=first.transAxes,
             parse_math=False,
         )
-    figure.savefig(path, dpi=110)
+    with named_file(path):
+        figure.savefig(path, dpi=110)
 
 
 def _draw_bars(comparison: Comparison, index: int, axis: Any) -> None:

@@ -110,7 +110,10 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
         return saved
     if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
         done = f"; {model} is finished" if _has_content(model) else ""
-        msg = f"{folder}: nothing to resume here{done}; choose another output"
+        remedy = "choose another output"
+        if not any(map(_has_content, (log, model, folder / "checkpoints"))):
+            remedy = "to begin, leave out resume=True (--resume)"
+        msg = f"{folder}: nothing to resume here{done}; {remedy}"
         raise TrainingError(msg)
     say(f"{folder}: ended before its first checkpoint; starting at step 1")
     return None
