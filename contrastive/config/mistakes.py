@@ -89,15 +89,14 @@ def passed_by_pydantic(
     if text:
         line = PydanticCustomError("passed", "{text}", {"text": text})
         return [InitErrorDetails(type=line, loc=where, input=given)]
+    inner: list[tuple[int | str, object, object]] = []
     if isinstance(given, Mapping) and isinstance(checked, Mapping):
-        of, pairs = cast("Mapping[Any, Any]", given), cast("Mapping[Any, Any]", checked)
-        inner = [(name, of[name], pairs[name]) for name in of if name in pairs]
+        those, these = cast("Mapping[str, object]", given), cast("Mapping[str, object]", checked)
+        inner = [(name, those[name], these[name]) for name in those if name in these]
     elif isinstance(given, (list, tuple)) and isinstance(checked, (list, tuple)):
-        rows = zip(cast("list[Any]", given), cast("list[Any]", checked), strict=False)
-        inner = [(i, *row) for i, row in enumerate(rows)]
-    else:
-        return []
-    return [x for i, *both in inner for x in passed_by_pydantic(*both, (*where, i))]
+        pairs = zip(cast("list[object]", given), cast("list[object]", checked), strict=False)
+        inner = [(i, *pair) for i, pair in enumerate(pairs)]
+    return [x for i, one, other in inner for x in passed_by_pydantic(one, other, (*where, i))]
 
 
 def misplaced(value: object, wanted: str) -> str:
