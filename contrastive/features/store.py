@@ -9,6 +9,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from contrastive.config.local_files import check_regular
 from contrastive.data.atomic_files import replace_file, write_all
 from contrastive.data.file_locks import locked

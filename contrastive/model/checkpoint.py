@@ -130,9 +130,7 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
     recover(folder)
     building = beside(folder, BUILT)
     try:
-        if problem := not_replaceable(folder):
-            msg = f"{folder}: {problem}; choose a new or empty folder"
-            raise WeightsError(msg)
+        _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         building.mkdir()
         listed: dict[str, dict[str, Any]] = {}
@@ -156,6 +154,12 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         raise WeightsError(msg) from error
     if before:
         discard(before, _own_files(before), last=MANIFEST, into=folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if problem := not_replaceable(folder):
+        msg = f"{folder}: {problem}; choose a new or empty folder"
+        raise WeightsError(msg)
 
 
 def not_replaceable(folder: Path) -> str:
