@@ -224,6 +224,7 @@ BAD_LINES = {
     "no step": b'{"loss": 1}\n',
     "a loss that is a word": b'{"step": 1, "loss": "low"}\n',
     "an evaluation that is none": b'{"step": 1, "evaluation": 3}\n',
+    "a number that no float holds": b'{"step": 1' + 400 * b"0" + b"}\n",
     "zeros": b"\0" * 20 + b"\n",
     "another encoding": b'{"step": 1, "loss": \xff}\n',
     "half a line": b'{"step": 1, "lo\n',
@@ -349,6 +350,15 @@ def test_a_failing_evaluation_does_not_end_a_run_and_is_done_again(
     monkeypatch.undo()
     train(tmp_path / "other", resume=True)
     assert tree(tmp_path / "other") == tree(run)
+
+
+def test_a_failing_check_of_the_doctor_does_not_end_a_run(
+    run, train, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(recorder, "check_up", lambda *_: 1 / 0)
+    train(tmp_path / "other")
+    assert "the doctor's check after step 3 failed: division by zero" in capsys.readouterr().err
+    assert losses(tmp_path / "other") == losses(run)
 
 
 def test_an_epoch_that_is_not_measured_does_not_cost_those_after_it(

@@ -11,7 +11,7 @@ import typer
 
 from contrastive.config.extras import require
 from contrastive.console import printable
-from contrastive.data.folders import check_writable
+from contrastive.data.folders import check_writable, check_writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,16 @@ def check_plot(path: Path) -> None:
     """
     require("matplotlib", extra="report")
     check_writable(path, PLOTS, what="plot")
+
+
+def check_export(folder: Path | None) -> None:
+    """Insist that results can be written to the folder of --clip-benchmark, before any is measured.
+
+    Raises:
+        DataError: they cannot.
+    """
+    if folder:
+        check_writable_folder(folder, what="results")
 
 
 def export_results(results: list[dict[str, Any]], folder: Path | None) -> None:

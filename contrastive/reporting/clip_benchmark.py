@@ -6,12 +6,14 @@ of them is what ``clip_benchmark build`` takes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.data.atomic_files import replace_file
 from contrastive.datasets import ImageFolder
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.probe import ProbeReport
 
+LONGEST = 200  # bytes of a name, of the 255 that file systems take
 Result = dict[str, Any]
 
 
@@ -102,7 +105,7 @@ def pair_results(found: PairAccuracy, subject: Subject) -> list[Result]:
 
 
 def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write a file for each result and return their paths; an earlier one is replaced."""
+    """Write a file for each result and return their paths; that of an earlier call is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for result in results:
@@ -110,8 +113,20 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
         parts = [str(result[key]) for key in keys]
         if "fewshot_k" in result["metrics"]:
             parts.append(str(result["metrics"]["fewshot_k"]))
-        name = re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip(".")
-        path = folder / f"{name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        name = _short(re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip("."))
+        names = (folder / f"{name}{f'-{i}' if i else ''}.json" for i in range(len(results)))
+        path = next(path for path in names if path not in paths)
+        replace_file(path, f"{json.dumps(result, indent=1)}\n".encode())
         paths.append(path)
     return paths
+
+
+def _short(name: str) -> str:
+    """Return a name that a disk takes: the middle of a long one, that of a path, becomes a hash."""
+    if len(name.encode()) <= LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    start, end = (
+        part.decode(errors="ignore") for part in (name.encode()[:90], name.encode()[-90:])
+    )
+    return f"{start}-{digest}-{end}"
