@@ -157,6 +157,20 @@ def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch,
     assert len(losses(run)) == 12
 
 
+def test_an_error_of_a_component_costs_no_finished_step(tmp_path, monkeypatch, capsys):
+    real, calls = training.step_loss, []
+
+    def step_loss(*args, **how):
+        calls.append(1)
+        return real(*args, **how) if len(calls) < 3 else 1 / 0
+
+    monkeypatch.setattr(training, "step_loss", step_loss)
+    with pytest.raises(ZeroDivisionError):
+        train(toy_spec(tmp_path / "data"), tmp_path / "run")
+    assert "saved at step 2; go on with resume=True (--resume)" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
 def test_an_update_that_fails_is_not_saved(tmp_path, monkeypatch):
     real, call = torch.optim.AdamW.step, [3]
 

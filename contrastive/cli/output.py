@@ -12,6 +12,7 @@ import typer
 from contrastive.config.extras import require
 from contrastive.console import printable
 from contrastive.data.folders import check_writable, check_writable_folder
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,10 +55,14 @@ def check_plot(path: Path) -> None:
     """Insist that a plot can be drawn into a file, before anything is computed.
 
     Raises:
-        DataError: its ending names no format, or its folder is not there.
+        DataError: its ending names no format, its folder is not there, or matplotlib is not usable.
         MissingExtra: matplotlib is not installed.
     """
-    require("matplotlib", extra="report")
+    try:
+        require("matplotlib", extra="report")
+    except ValueError as error:  # of a backend that the environment names
+        msg = f"{path}: matplotlib cannot start: {error}; unset MPLBACKEND"
+        raise DataError(msg) from None
     check_writable(path, PLOTS, what="plot")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.probe import ProbeReport
 
-LONGEST = 200  # bytes of a name, of the 255 that file systems take
+NAME_BYTES = 200  # bytes of a name, of the 255 that file systems take
 Result = dict[str, Any]
 
 
@@ -123,7 +123,7 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
 
 def _short(name: str) -> str:
     """Return a name that a disk takes: the middle of a long one, that of a path, becomes a hash."""
-    if len(name.encode()) <= LONGEST:
+    if len(name.encode()) <= NAME_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     start, end = (
