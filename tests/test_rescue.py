@@ -14,6 +14,7 @@ from contrastive import build_model
 from contrastive.console import quiet
 from contrastive.data.loading import map_in_workers
 from contrastive.data.worker_processes import LostWorker
+from contrastive.encoders.weights import loading_weights
 from contrastive.errors import DataError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
@@ -206,6 +207,11 @@ def test_a_verb_without_memory_is_one_line(tmp_path, monkeypatch, command):
     assert outcome.code == 2
     assert outcome.err.startswith("out of memory; take smaller batches or fewer samples")
     assert outcome.err.count("\n") == 1
+
+
+def test_a_lack_of_memory_is_not_told_as_a_broken_file():
+    with pytest.raises(MemoryError), loading_weights("encoder", "model.safetensors"):
+        raise MemoryError
 
 
 @pytest.mark.slow
