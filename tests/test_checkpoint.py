@@ -101,6 +101,16 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     assert checkpoint.is_whole(tmp_path / "empty")
 
 
+def test_a_folder_whose_manifest_is_of_another_program_is_not_replaced(tmp_path):
+    app = {"manifest.json": '{"name": "app", "icons": []}', "package.json": "{}", "app.js": "1"}
+    (tmp_path / "app").mkdir()
+    for name, text in app.items():
+        (tmp_path / "app" / name).write_text(text)
+    with pytest.raises(WeightsError, match="holds other things than a saved model"):
+        checkpoint.write_folder(tmp_path / "app", FILES)
+    assert {path.name: path.read_text() for path in (tmp_path / "app").iterdir()} == app
+
+
 @pytest.mark.parametrize("fails_at", [1, 2])
 def test_where_folders_cannot_be_exchanged_a_rename_that_fails_leaves_the_model_in_its_place(
     tmp_path, monkeypatch, fails_at
@@ -150,6 +160,20 @@ def test_a_model_with_a_damaged_manifest_is_replaced(tmp_path):
     checkpoint.write_folder(tmp_path / "m", FILES)
     assert read(tmp_path / "m")[1] == {"a": [1, 2]}
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("lost", ["seen.safetensors", checkpoint.MANIFEST])
+def test_a_file_of_somebody_in_a_damaged_model_is_kept(tmp_path, lost):
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    (tmp_path / "m" / "metrics.json").write_text("mine")
+    (tmp_path / "m" / lost).unlink()
+    if lost == checkpoint.MANIFEST:
+        (tmp_path / "m" / lost).write_text("{")
+    else:
+        checkpoint.remove_folder(tmp_path / "m")
+    checkpoint.write_folder(tmp_path / "m", FILES)
+    assert (tmp_path / "m" / "metrics.json").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_file_of_somebody_whose_name_is_taken_now_is_kept_and_hinders_nothing(tmp_path):

@@ -415,6 +415,7 @@ def test_a_damaged_or_missing_file_of_a_model_is_named(name, here, command, tmp_
         "search cat -k 0",
         "search cat -k many",
         "evaluate --clip-benchmark cat.jpg",
+        "plugins --limit inf",
     ],
 )
 def test_wrong_use_is_explained_on_stderr(line, here, command):
@@ -422,6 +423,15 @@ def test_wrong_use_is_explained_on_stderr(line, here, command):
     assert (ended.code, ended.out) == (2, "")
     assert "Usage: " in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "probe", "compositional tests.json"])
+def test_a_folder_that_results_cannot_be_written_to_is_told_before_they_are_measured(
+    verb, here, command
+):
+    ended = command(*shlex.split(verb), "-m", "nonesuch", "--clip-benchmark", "cat.jpg/out")
+    assert (ended.code, ended.out) == (2, "")
+    assert "cat.jpg: is no folder; name another folder for the results" in ended.err
 
 
 def test_a_terminal_does_not_obey_the_names_and_texts_of_strangers(here, command):

@@ -247,10 +247,11 @@ def test_the_picture_shows_every_image_and_names_that_would_be_markup(models, pa
 
 
 def test_the_command_draws(here, command, tmp_path):
-    pytest.importorskip("matplotlib")
+    matplotlib = pytest.importorskip("matplotlib")
     picture = tmp_path / "side.png"
     asked = ("--images", "pictures", *ASKED, "--plot", picture)
-    ended = command("compare", *PAIR, *asked)
+    with matplotlib.rc_context({"text.usetex": True}):  # as a matplotlibrc may say, without LaTeX
+        ended = command("compare", *PAIR, *asked)
     assert f"drawn: {picture}\n" in ended.err
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -153,3 +153,24 @@ def test_images_are_decoded_once_and_their_problems_remembered(
     monkeypatch.undo()
     image(broken)
     assert undecodable([broken]) == {}, "it was mended"
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_a_failure_of_the_disk_or_of_memory_is_not_remembered_as_one_of_the_image(
+    tmp_path, index, later, monkeypatch, error
+):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path)
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as failing:
+        failing.setattr("contrastive.data.images.read_bounded", fail)
+        if isinstance(error, MemoryError):
+            with pytest.raises(MemoryError):
+                undecodable([path])
+        else:
+            assert undecodable([path]) == {0: f"{path}: cannot be read: Input/output error"}
+    index()
+    assert undecodable([path]) == {}

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 
@@ -14,6 +15,7 @@ from contrastive.data.content_hash import sample_key
 from contrastive.encoders import Encoder, TextTransformer, ViT
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
+from contrastive.features import store
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.store import Store
 from contrastive.nn.fingerprint import weights_fingerprint
@@ -317,7 +319,7 @@ def test_features_that_are_not_finite_are_a_bad_sample_and_not_kept(cache):
 
 @pytest.mark.parametrize(
     "obstacle",
-    ["a file", "read-only rows", "no home", "an address", "unreadable", *PIPES],
+    ["a file", "read-only rows", "locked", "no home", "an address", "unreadable", *PIPES],
 )
 def test_without_a_cache_that_can_be_written_features_are_computed(
     tmp_path, obstacle, monkeypatch, capsys
@@ -329,6 +331,11 @@ def test_without_a_cache_that_can_be_written_features_are_computed(
     elif obstacle == "read-only rows":
         FeatureCache(place).table(Spec(), module, ["abc", "old"])
         monkeypatch.setattr(Store, "append", refuse)
+    elif obstacle == "locked":  # by a process that was stopped
+        FeatureCache(place).table(Spec(), module, ["old"])
+        monkeypatch.setattr(store, "PATIENCE", 0.0)
+        held = FileLock(next(place.rglob("lock")))
+        held.acquire()
     elif obstacle == "unreadable":
         monkeypatch.setattr(Store, "index", refuse)
     elif obstacle.endswith(".bin"):

@@ -41,7 +41,7 @@ LAYERS = [  # from the lowest; names on one line do not import each other
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-FACES = {"__init__", "interface"}  # import lazily from everywhere
+FACES = {"__init__", "__main__", "interface"}  # import lazily from everywhere
 AT_TOP = 34
 
 

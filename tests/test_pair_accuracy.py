@@ -299,6 +299,11 @@ def test_parquet_with_the_pictures_in_it_is_read_as_jsonl_is(model, folder):
     assert tests.bad_rows.lines == [
         "examples.parquet: row 3: its image is neither a name nor an image"
     ]
+    names = {"image": "a", "caption": "b", "negative_caption": "c"}
+    many = {name: arrow.repeat(arrow.scalar(text), 1_000_001) for name, text in names.items()}
+    parquet.write_table(arrow.table(many), folder / "many.parquet")  # a few kilobytes
+    with pytest.raises(DataError, match=r"1,000,001 tests are too many \(limit 1,000,000\)"):
+        read_pair_tests(folder / "many.parquet")
     (folder / "cut.parquet").write_bytes((folder / "examples.parquet").read_bytes()[:-9])
     (folder / "zero.parquet").symlink_to(os.devnull)
     with pytest.raises(DataError, match=r"not readable Parquet: .*is no regular file"):

@@ -27,6 +27,7 @@ from contrastive.errors import (
 )
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.pretrained import is_pretrained, pretrained_spec, sources
+from contrastive.pretrained.duals import read_scalars
 from contrastive.training.train import train
 from tests import duals
 from tests.miniature import Picture, write_flickr30k
@@ -388,6 +389,13 @@ def test_a_checkpoint_without_a_scale_is_refused(saved, tmp_path):
     folder = with_weights(saved, tmp_path, logit_scale=None)
     with pytest.raises(WeightsError, match="no logit_scale"):
         load_model(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("scale", [1e4, float("nan"), [1.0, 2.0]])
+def test_a_scale_that_is_not_a_number_of_a_trained_model_is_refused(tmp_path, scale):
+    save_file({"logit_scale": torch.tensor(scale)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"clip: .*: logit_scale is not a number of a trained"):
+        read_scalars([tmp_path / "model.safetensors"], "clip")
 
 
 def test_features_are_found_in_tensors_and_in_outputs():

@@ -462,3 +462,10 @@ def test_results_have_the_names_of_clip_benchmark(model, tmp_path):
     assert len({*paths}) == 2
     assert [json.loads(path.read_text()) for path in paths] == results
     assert all(path.parent == tmp_path / "new" for path in paths)
+
+
+def test_results_of_one_name_or_of_a_long_path_have_a_file_each(tmp_path):
+    results = [Subject("a", "b/" * 200, "model", "test").result("t", {"n": n}) for n in range(2)]
+    paths = write_results(results, tmp_path)
+    assert [json.loads(path.read_text())["metrics"]["n"] for path in paths] == [0, 1]
+    assert write_results(results, tmp_path) == paths, "those of an earlier call are replaced"

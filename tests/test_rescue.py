@@ -13,6 +13,7 @@ from contrastive import build_model
 from contrastive.console import quiet
 from contrastive.data.loading import map_in_workers
 from contrastive.data.worker_processes import LostWorker
+from contrastive.encoders.weights import loading_weights
 from contrastive.errors import DataError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
@@ -156,6 +157,20 @@ def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch,
     assert len(losses(run)) == 12
 
 
+def test_an_error_of_a_component_costs_no_finished_step(tmp_path, monkeypatch, capsys):
+    real, calls = training.step_loss, []
+
+    def step_loss(*args, **how):
+        calls.append(1)
+        return real(*args, **how) if len(calls) < 3 else 1 / 0
+
+    monkeypatch.setattr(training, "step_loss", step_loss)
+    with pytest.raises(ZeroDivisionError):
+        train(toy_spec(tmp_path / "data"), tmp_path / "run")
+    assert "saved at step 2; go on with resume=True (--resume)" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
 def test_an_update_that_fails_is_not_saved(tmp_path, monkeypatch):
     real, call = torch.optim.AdamW.step, [3]
 
@@ -191,6 +206,11 @@ def test_a_verb_without_memory_is_one_line(tmp_path, monkeypatch, command):
     assert outcome.code == 2
     assert outcome.err.startswith("out of memory; take smaller batches or fewer samples")
     assert outcome.err.count("\n") == 1
+
+
+def test_a_lack_of_memory_is_not_told_as_a_broken_file():
+    with pytest.raises(MemoryError), loading_weights("encoder", "model.safetensors"):
+        raise MemoryError
 
 
 @pytest.mark.slow

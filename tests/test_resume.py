@@ -187,11 +187,44 @@ def test_a_folder_model_of_something_else_is_told_before_the_first_step(train, t
     assert tree(tmp_path / "run") == {"model/precious.txt": b"mine"}
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("model", "touch"), ("log.jsonl", "mkdir"), ("log.jsonl", "mkfifo")]
+)
+def test_what_is_in_the_way_of_model_and_log_is_told_before_the_first_step(
+    train, tmp_path, name, kind
+):
+    place = tmp_path / "run" / name
+    place.parent.mkdir()
+    os.mkfifo(place) if kind == "mkfifo" else getattr(place, kind)()
+    with pytest.raises(TrainingError, match=f"{name}: is .*; choose another output"):
+        train(tmp_path / "run")
+    assert [path.name for path in place.parent.iterdir()] == [name]
+
+
+def test_a_file_lock_of_somebody_is_kept(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_text("mine")
+    train(tmp_path / "run")
+    assert (tmp_path / "run" / "lock").read_text() == "mine"
+
+
+def test_an_output_that_cannot_be_locked_is_told_with_the_remedy(train, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", refuse_to_lock)  # as a network disk may
+    with pytest.raises(TrainingError, match=r"cannot be locked: No locks .* an output on anoth"):
+        train(tmp_path / "run")
+
+
+def refuse_to_lock(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
 BAD_LINES = {
     "a number": b"3\n",
     "no step": b'{"loss": 1}\n',
     "a loss that is a word": b'{"step": 1, "loss": "low"}\n',
     "an evaluation that is none": b'{"step": 1, "evaluation": 3}\n',
+    "a number that no float holds": b'{"step": 1' + 400 * b"0" + b"}\n",
     "zeros": b"\0" * 20 + b"\n",
     "another encoding": b'{"step": 1, "loss": \xff}\n',
     "half a line": b'{"step": 1, "lo\n',
@@ -317,6 +350,15 @@ def test_a_failing_evaluation_does_not_end_a_run_and_is_done_again(
     monkeypatch.undo()
     train(tmp_path / "other", resume=True)
     assert tree(tmp_path / "other") == tree(run)
+
+
+def test_a_failing_check_of_the_doctor_does_not_end_a_run(
+    run, train, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(recorder, "check_up", lambda *_: 1 / 0)
+    train(tmp_path / "other")
+    assert "the doctor's check after step 3 failed: division by zero" in capsys.readouterr().err
+    assert losses(tmp_path / "other") == losses(run)
 
 
 def test_an_epoch_that_is_not_measured_does_not_cost_those_after_it(

@@ -19,4 +19,8 @@ def test_without_what_windows_lacks_all_is_imported_and_a_model_trained_resumed_
     assert done.returncode == 0, done.stderr
     assert "images" in done.stdout
     left = {path.name for path in (tmp_path / "runs" / "clip").iterdir()}
-    assert left - {"lock"} == {"checkpoints", "log.jsonl", "model"}  # Windows has no lock left
+    assert left - {".contrastive.lock"} == {
+        "checkpoints",
+        "log.jsonl",
+        "model",
+    }  # Windows has no lock left

@@ -17,6 +17,7 @@ from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.reporting.run_log import Log, read_log
+from contrastive.training.run_folder import LOCK
 from contrastive.training.train import train
 from tests.miniature import write_flickr30k
 from tests.toys import toy_dict, toy_spec
@@ -369,7 +370,7 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path, cache):
 
     (tmp_path / "run").mkdir()
     with (
-        FileLock(tmp_path / "run" / "lock"),
+        FileLock(tmp_path / "run" / LOCK),
         pytest.raises(TrainingError, match="another process is training here"),
     ):
         train(toy_spec(tmp_path / "data"), tmp_path / "run", cache=cache)

@@ -24,6 +24,7 @@ from contrastive.errors import DataError, SpecError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from contrastive.evaluation.comparison import Comparison
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
 
@@ -65,6 +66,7 @@ def compare(
         raise SpecError(msg)
     loaded = {str(context.folder): context.model for context in contexts}
     from contrastive.prompts import TEMPLATES
+    from contrastive.reporting.tables import comparison_table
 
     caches = [context.cache for context in contexts]
     settings = {
@@ -73,41 +75,44 @@ def compare(
     }
     result: dict[str, Any] = {}
     shown: list[Any] = []
-    if images:
-        result, shown = _classified(loaded, images, names, plot, settings)
+    comparison = _classified(loaded, images, names, settings) if images else None
+    if comparison:
+        agreed = f"the models agree on {comparison.agreed} of {len(comparison.images)} images"
+        result, shown = comparison.as_dict(), [comparison_table(comparison), agreed]
     if run:
         insist = bool(data or split or not images)
         measured, table = _measured(loaded, run, split, settings, insist=insist)
         result, shown = result | measured, shown + table
     show(result, as_json, *shown)
+    if comparison and plot:  # what was measured is shown, whatever becomes of the plot
+        _draw(comparison, plot)
 
 
 def _classified(
     models: Mapping[str, ContrastiveModel],
     given: list[Path],
     classes: list[str],
-    plot: Path | None,
     settings: dict[str, Any],
-) -> tuple[dict[str, Any], list[Any]]:
-    """Return the models' classifications of images, for a machine and for a person."""
-    from contrastive.console import say
+) -> Comparison:
+    """Return the models' classifications of images."""
     from contrastive.evaluation.comparison import compare as classify_by_each
     from contrastive.inference.search import images_in
-    from contrastive.reporting.plots import MAX_IMAGES, draw_comparison
-    from contrastive.reporting.tables import comparison_table
 
     images = [
         image
         for path in given
         for image in ([row["image"] for row in images_in(path)] if path.is_dir() else [path])
     ]
-    comparison = classify_by_each(models, images, classes, **settings)
-    if plot:
-        draw_comparison(comparison, plot)
-        only = f" (the first {MAX_IMAGES} images)" if len(images) > MAX_IMAGES else ""
-        say(f"drawn: {plot}{only}")
-    agreed = f"the models agree on {comparison.agreed} of {len(images)} images"
-    return comparison.as_dict(), [comparison_table(comparison), agreed]
+    return classify_by_each(models, images, classes, **settings)
+
+
+def _draw(comparison: Comparison, plot: Path) -> None:
+    from contrastive.console import say
+    from contrastive.reporting.plots import MAX_IMAGES, draw_comparison
+
+    draw_comparison(comparison, plot)
+    only = f" (the first {MAX_IMAGES} images)" if len(comparison.images) > MAX_IMAGES else ""
+    say(f"drawn: {plot}{only}")
 
 
 def _measured(

@@ -9,7 +9,7 @@ import typer
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import Device, Export, Json, Model, Trusted
-from contrastive.cli.output import export_results, show
+from contrastive.cli.output import check_export, export_results, show
 
 
 def compositional(
@@ -24,6 +24,7 @@ def compositional(
     as_json: Json = False,
 ) -> None:
     """Compositionality benchmarks (SugarCrepe, Winoground)."""
+    check_export(export)
     from contrastive.datasets.compositional import read_pair_tests
 
     read = read_pair_tests(
@@ -42,6 +43,6 @@ def compositional(
     results = [
         result for one in found for result in pair_results(one, context.subject(one.name, "test"))
     ]
-    export_results(results, export)
     data = {"pairs": [one.as_dict() for one in found], "clip_benchmark": results}
     show(data, as_json, pairs_table(found))
+    export_results(results, export)

@@ -95,7 +95,8 @@ Trusted = Annotated[
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[
-    float, typer.Option(min=0.1, help="Seconds that importing a plugin's module may take.")
+    float,
+    typer.Option(min=0.1, max=86_400, help="Seconds that importing a plugin's module may take."),
 ]
 Data = Annotated[
     str | None,

@@ -11,7 +11,8 @@ import typer
 
 from contrastive.config.extras import require
 from contrastive.console import printable
-from contrastive.data.folders import check_writable
+from contrastive.data.folders import check_writable, check_writable_folder
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +55,25 @@ def check_plot(path: Path) -> None:
     """Insist that a plot can be drawn into a file, before anything is computed.
 
     Raises:
-        DataError: its ending names no format, or its folder is not there.
+        DataError: its ending names no format, its folder is not there, or matplotlib is not usable.
         MissingExtra: matplotlib is not installed.
     """
-    require("matplotlib", extra="report")
+    try:
+        require("matplotlib", extra="report")
+    except ValueError as error:  # of a backend that the environment names
+        msg = f"{path}: matplotlib cannot start: {error}; unset MPLBACKEND"
+        raise DataError(msg) from None
     check_writable(path, PLOTS, what="plot")
+
+
+def check_export(folder: Path | None) -> None:
+    """Insist that results can be written to the folder of --clip-benchmark, before any is measured.
+
+    Raises:
+        DataError: they cannot.
+    """
+    if folder:
+        check_writable_folder(folder, what="results")
 
 
 def export_results(results: list[dict[str, Any]], folder: Path | None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import Data, Device, Export, Json, Model, Plot, Split, Trusted
-from contrastive.cli.output import check_plot, export_results, show
+from contrastive.cli.output import check_export, check_plot, export_results, show
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def probe(
 ) -> None:
     """Linear probe and k-NN on frozen features, for data with classes."""
     by_class = _whole_numbers(shots, "--shots")
+    check_export(export)
     if plot:
         _check_plottable(plot, by_class)
     context = Context(model, device=device, trusted=trusted)
@@ -67,14 +68,14 @@ def probe(
     )
     for fault in report.faults:
         say(fault)
+    results = probe_results(report, context.subject(dataset_name(run.data), split))
+    show(report.as_dict() | {"clip_benchmark": results}, as_json, probe_table(report))
+    export_results(results, export)
     if plot:
         from contrastive.reporting.plots import draw_probe
 
         draw_probe(report, plot)
         say(f"drawn: {plot}")
-    results = probe_results(report, context.subject(dataset_name(run.data), split))
-    export_results(results, export)
-    show(report.as_dict() | {"clip_benchmark": results}, as_json, probe_table(report))
 
 
 def _whole_numbers(text: str | None, option: str) -> list[int]:

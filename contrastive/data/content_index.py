@@ -105,9 +105,9 @@ class ContentIndex:
             rows = self._query(
                 "select problem from decoded where hash = ? and reader = ?", content, READER
             )
-            if not rows:
+            if not rows or not isinstance(rows[0][0], str):
                 return None
-            self.problems[content] = str(rows[0][0])
+            self.problems[content] = rows[0][0]
         return self.problems[content]
 
     def note_problem(self, content: bytes, problem: str) -> None:

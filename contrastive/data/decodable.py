@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from contrastive.console import bar
 from contrastive.data.content_hash import sample_key
 from contrastive.data.content_index import content_index
-from contrastive.data.images import StoredImage, open_image
+from contrastive.data.images import StoredImage, encoded, open_image
 from contrastive.data.loading import in_groups
 from contrastive.errors import BadSample
 
@@ -22,7 +22,8 @@ GROUP = 16  # images that a worker takes at a time
 def undecodable(images: Sequence[Any], *, workers: int = 0) -> dict[int, str]:
     """Return the problems of the images that cannot be decoded, by index.
 
-    Each is decoded once and remembered by its content. Images in memory are taken as good.
+    Each is decoded once and remembered by its content, unless the disk failed, which may pass.
+    Images in memory are taken as good.
     """
     index = content_index()
     problems: dict[int, str] = {}
@@ -39,8 +40,11 @@ def undecodable(images: Sequence[Any], *, workers: int = 0) -> dict[int, str]:
     if todo:
         with bar("checking images", len(todo)) as advance:
             for found in in_groups(_Decode(images), todo, GROUP, workers=workers):
-                for i, problem in found.items():
-                    index.note_problem(keys[i], problem)
+                for i, (problem, lasts) in found.items():
+                    if lasts:
+                        index.note_problem(keys[i], problem)
+                    else:
+                        problems[i] = f"{_name(images[i])}{problem}"
                 advance(len(found), "")
         index.write()
     for i, key in keys.items():
@@ -53,17 +57,26 @@ def undecodable(images: Sequence[Any], *, workers: int = 0) -> dict[int, str]:
 class _Decode:
     images: Sequence[Any]
 
-    def __getitem__(self, group: list[int]) -> dict[int, str]:
+    def __getitem__(self, group: list[int]) -> dict[int, tuple[str, bool]]:
         return {i: _problem(self.images[i]) for i in group}
 
 
-def _problem(image: Any) -> str:
-    """Return why an image cannot be decoded, without its name; "" if it can."""
+def _problem(image: Any) -> tuple[str, bool]:
+    """Return why an image cannot be decoded, "" if it can, and whether that is of its content."""
     try:
-        open_image(image)
+        content = encoded(image)
     except BadSample as error:
-        return str(error).removeprefix(_name(image))
-    return ""
+        return str(error), True
+    except MemoryError:
+        raise
+    except Exception as error:  # of the disk, or of a library that stores images
+        why = getattr(error, "strerror", None) or error
+        return f"cannot be read: {' '.join(str(why).split())}", False
+    try:
+        open_image(content)
+    except BadSample as error:
+        return str(error).removeprefix("image: "), True
+    return "", True
 
 
 def _name(image: Any) -> str:

@@ -110,11 +110,29 @@ def check_writable(path: Path, suffixes: tuple[str, ...] = (), *, what: str) -> 
         problem = "is a folder" if path.is_dir() else "is no file"
     elif path.exists() and not os.access(path, os.W_OK):
         problem = "may not be written"
-    else:
-        try:  # a read-only disk, a quota: only a file tells
-            with TemporaryFile(dir=path.parent):
-                return
-        except OSError as error:
-            problem = f"cannot be written: {error.strerror}"
+    elif not (problem := _refusal(path.parent)):
+        return
     msg = f"{path}: {problem}; name another file for the {what}"
     raise DataError(msg)
+
+
+def check_writable_folder(path: Path, *, what: str) -> None:
+    """Insist that files can be written to a folder, which need not be there yet.
+
+    Raises:
+        DataError: they cannot; ``what`` it is for is said.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    problem = "is no folder" if not there.is_dir() else _refusal(there)
+    if problem:
+        msg = f"{there}: {problem}; name another folder for the {what}"
+        raise DataError(msg)
+
+
+def _refusal(folder: Path) -> str:
+    """Return why no file can be written to a folder; "" if one can."""
+    try:  # a read-only disk, a quota: only a file tells
+        with TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"

@@ -108,14 +108,15 @@ def open_image(source: ImageSource) -> Image.Image:
     name = name if name.isprintable() and name else repr(name)  # in one line
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is odd but can be read
-            content = source.read() if isinstance(source, StoredImage) else source
             # a memoryview has ndim, too
-            if not isinstance(content, ENCODED) and hasattr(content, "ndim"):
-                content = _of_pixels(content)
-            if isinstance(content, Image.Image):
-                _check_size(content, "image in memory")
-                return _as_seen(ImageOps.exif_transpose(content))
-            return _decoded(_encoded(content))
+            if not isinstance(source, ENCODED) and hasattr(source, "ndim"):
+                source = _of_pixels(source)
+            if isinstance(source, Image.Image):
+                _check_size(source, "image in memory")
+                return _as_seen(ImageOps.exif_transpose(source))
+            return _decoded(encoded(source))
+    except MemoryError:  # says nothing of the image, whose size is bounded
+        raise
     except FileNotFoundError:
         problem = "no such file"
         if name.startswith(("http:", "https:")):
@@ -131,12 +132,15 @@ def open_image(source: ImageSource) -> Image.Image:
     raise BadSample(msg)
 
 
-def _encoded(content: Any) -> bytes | bytearray:
-    """Return the bytes of an encoded image: those given, or those of a path or an open file.
+def encoded(content: Any) -> bytes | bytearray:
+    """Return an encoded image: the bytes given, or those of a path, a stored image or a file.
 
     Raises:
         BadSample: it is none of these, or larger than decoded.
+        OSError: it cannot be read.
     """
+    if isinstance(content, StoredImage):
+        content = content.read()
     if isinstance(content, (str, PathLike)):
         return read_bounded(cast("str", content), MAX_BYTES)
     if hasattr(content, "read"):

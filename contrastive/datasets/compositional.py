@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+MOST = 1_000_000  # tests of a Parquet file, whose bytes do not bound them; SugarCrepe has 7,512
 ROWS = 16  # of a Parquet file at a time: their images are decoded copies
 FOLDERS = ("images", "val2017")  # of images, beside the file: Winoground's, and SugarCrepe's
 IMAGE = ("image", "filename", "file_name")
@@ -182,6 +183,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
         check_regular(path)
         with parquet.ParquetFile(path) as file:
             _check_columns(path, file.schema_arrow.names)
+            _check_rows(path, file.metadata.num_rows)
             number = 0
             for batch in file.iter_batches(batch_size=ROWS):
                 for cells in cast("list[dict[str, object]]", batch.to_pylist()):
@@ -196,6 +198,12 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
     else:
         return
     raise DataError(msg)
+
+
+def _check_rows(path: Path, rows: int) -> None:
+    if rows > MOST:
+        msg = f"{path}: {rows:,} tests are too many (limit {MOST:,}); split the file"
+        raise DataError(msg)
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:

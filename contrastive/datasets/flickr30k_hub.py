@@ -167,7 +167,7 @@ def _in_one_line(repo: str) -> Generator[None]:
     """
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # damaged files make them raise many kinds of error
         cause = error.__cause__ or error  # "An error occurred while generating the dataset"

@@ -156,7 +156,7 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
     module.eval()  # batch statistics and the generator stay put
     try:
         features: Tensor = module(**module.preprocess([sample]))
-    except ContrastiveError:
+    except (ContrastiveError, MemoryError):
         raise
     except Exception as error:  # the model may be of any kind: audio, video, ...
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -93,7 +93,7 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
     """
     try:
         yield
-    except ContrastiveError:
+    except (ContrastiveError, MemoryError):  # the latter says nothing of the files
         raise
     except Exception as error:  # damaged files make loaders raise many kinds of error
         place = f" from {folder}" if folder else ""

@@ -9,16 +9,17 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
 from contrastive.config.local_files import check_regular
 from contrastive.data.atomic_files import replace_file, write_all
+from contrastive.data.file_locks import locked
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 KEY_BYTES = 32
-
+PATIENCE = 60.0  # seconds that another process may append; then features are computed, not kept
 
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
 
@@ -31,10 +32,9 @@ class Store:
         self.width = int(about["out_dim"])
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / "lock")
         described = self.folder / "encoder.json"
         if not described.exists():
-            with self.lock:
+            with self._locked():
                 replace_file(described, json.dumps(about, indent=1).encode())
 
     def features(self) -> np.ndarray:
@@ -64,12 +64,15 @@ class Store:
         records = np.array(
             [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
         )
-        with self.lock:
+        with self._locked():
             known = self._size("keys", RECORD.itemsize)
             row = max(known, -(-self._size("features", 1) // (4 * self.width)))
             _write_at(self.folder / "features.bin", row * 4 * self.width, features)
             records = np.concatenate([np.zeros(row - known, RECORD), records])
             _write_at(self.folder / "keys.bin", known * RECORD.itemsize, records)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.folder / "lock", wait=PATIENCE)
 
     def _size(self, name: str, row_bytes: int) -> int:
         path = self.folder / f"{name}.bin"

@@ -4,7 +4,7 @@
 folder is built beside its place, flushed to the disk and exchanged with the previous one, so that
 a crash or a full disk leaves one of the two, whole (``contrastive.data.atomic_files``). It is
 verified when it is first read, once in a process. Nothing in it is ever unpickled. Only files that
-a manifest lists, or that are named like such, are ever deleted.
+a manifest lists are ever deleted; where it is damaged, only those by the names that a model has.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Of the manifest. Format 1, of 0.1, has no number and is the mapping of files itself."""
-SUFFIXES = {".json", ".safetensors"}
+IN_WORDS = ("spec.json", "parts.json")
+"""What every saved model has beside its tensors."""
 Content = Mapping[str, Any]
 
 _STEP = re.compile(r"\.?step-\d{8}")  # a run's checkpoint; with a dot, while it is made or removed
@@ -146,7 +147,7 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         flush_folder(building)
         before = put(building, folder)
     except BaseException as error:
-        discard(building, _own_files(building), last=MANIFEST)
+        discard(building, {*files, *keep}, last=MANIFEST)
         if not isinstance(error, OSError):
             raise
         msg = f"{folder}: cannot be written: {error.strerror or error}"
@@ -156,14 +157,28 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Insist on a saved model, an empty folder, or none."""
-    msg = ""
-    if folder.is_file():
-        msg = f"{folder}: is a file; choose a new or empty folder"
-    elif not (folder / MANIFEST).exists() and folder.exists() and any(folder.iterdir()):
-        msg = f"{folder}: holds other things than a saved model; choose a new or empty folder"
-    if msg:
+    if problem := not_replaceable(folder):
+        msg = f"{folder}: {problem}; choose a new or empty folder"
         raise WeightsError(msg)
+
+
+def not_replaceable(folder: Path) -> str:
+    """Return why a folder is neither a saved model, nor empty, nor a new one; "" if it is."""
+    if folder.is_dir():
+        other = any(folder.iterdir()) and not _is_saved_model(folder)
+        return "holds other things than a saved model" if other else ""
+    return "is a file" if folder.exists() else ""
+
+
+def _is_saved_model(folder: Path) -> bool:
+    """Whether a manifest, whose name other programs use too, is that of a model or beside one."""
+    if not (folder / MANIFEST).exists():
+        return False
+    if all((folder / name).exists() for name in IN_WORDS):  # however damaged the manifest is
+        return True
+    with suppress(WeightsError):
+        return _read_manifest(folder).keys() >= MODEL
+    return False
 
 
 def remove_folder(folder: Path) -> None:
@@ -214,10 +229,7 @@ def _own_files(folder: Path) -> set[str]:
             return listed | {MANIFEST}
     except (OSError, WeightsError):
         pass
-    # without a manifest that can be trusted, by their names
-    paths = folder.iterdir() if folder.is_dir() else ()
-    files = (path for path in paths if path.is_file() and not path.is_symlink())
-    return {path.name for path in files if path.suffix in SUFFIXES}
+    return {*CHECKPOINT, MANIFEST}  # without a manifest that can be trusted, by their names
 
 
 def open_folder(folder: Path) -> SavedFolder:

@@ -20,8 +20,11 @@ from contrastive.spec import ModelSpec, Tower
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from contrastive.encoders import Encoder
 
+MOST = 100.0  # of a scalar: e to the power of it is the scale
 LARGEST = 100.0  # the bound on the logit scale, unless a checkpoint's own is above it
 
 
@@ -67,8 +70,8 @@ def read_scalars(files: Sequence[Path], who: str) -> tuple[float, float | None]:
     for file in files:
         try:
             with cast("Any", safe_open)(file, "pt") as weights:  # it has no types
-                names = {"logit_scale", "logit_bias"} & {*weights.keys()}
-                found |= {name: weights.get_tensor(name).double().item() for name in names}
+                for name in {"logit_scale", "logit_bias"} & {*weights.keys()}:
+                    found[name] = _number(weights.get_tensor(name), f"{who}: {file}: {name}")
         except (OSError, SafetensorError) as error:
             msg = f"{who}: {file}: not a readable safetensors file: {error}"
             raise WeightsError(msg) from None
@@ -76,6 +79,14 @@ def read_scalars(files: Sequence[Path], who: str) -> tuple[float, float | None]:
         msg = f"{who}: {files[0].parent} has no logit_scale, so it is no contrastive checkpoint"
         raise WeightsError(msg)
     return math.exp(found["logit_scale"]), found.get("logit_bias")
+
+
+def _number(tensor: Tensor, what: str) -> float:
+    value = tensor.double().item() if tensor.numel() == 1 else math.nan
+    if not abs(value) < MOST:  # NaN neither
+        msg = f"{what} is not a number of a trained model; download it again"
+        raise WeightsError(msg)
+    return value
 
 
 def _loss(scale: float, bias: float | None, who: str) -> Loss:

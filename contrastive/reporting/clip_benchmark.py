@@ -6,13 +6,18 @@ of them is what ``clip_benchmark build`` takes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.data.folders import named_file
+        name = _short(re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip("."))
+        names = (folder / f"{name}{f'-{i}' if i else ''}.json" for i in range(len(results)))
+        path = next(path for path in names if path not in paths)
+        with named_file(path):
+            replace_file(path, f"{json.dumps(result, indent=1)}\n".encode())
 from contrastive.datasets import ImageFolder
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.probe import ProbeReport
 
+NAME_BYTES = 200  # bytes of a name, of the 255 that file systems take
 Result = dict[str, Any]
 
 
@@ -103,7 +109,7 @@ def pair_results(found: PairAccuracy, subject: Subject) -> list[Result]:
 
 
 def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write a file for each result and return their paths; an earlier one is replaced."""
+    """Write a file for each result and return their paths; that of an earlier call is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for result in results:
@@ -111,9 +117,27 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
         parts = [str(result[key]) for key in keys]
         if "fewshot_k" in result["metrics"]:
             parts.append(str(result["metrics"]["fewshot_k"]))
+<<<<<<< HEAD
         name = re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip(".")
         path = folder / f"{name}.json"
         with named_file(path):
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+=======
+        name = _short(re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip("."))
+        names = (folder / f"{name}{f'-{i}' if i else ''}.json" for i in range(len(results)))
+        path = next(path for path in names if path not in paths)
+        replace_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+>>>>>>> wt-a2
         paths.append(path)
     return paths
+
+
+def _short(name: str) -> str:
+    """Return a name that a disk takes: the middle of a long one, that of a path, becomes a hash."""
+    if len(name.encode()) <= NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    start, end = (
+        part.decode(errors="ignore") for part in (name.encode()[:90], name.encode()[-90:])
+    )
+    return f"{start}-{digest}-{end}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from contrastive.config.extras import require
 from contrastive.console import printable
@@ -13,12 +14,13 @@ from contrastive.errors import DataError
 from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from contrastive.evaluation.comparison import Comparison
     from contrastive.evaluation.probe import ProbeReport
 
+P = ParamSpec("P")
 Hit = tuple[ImageSource, str]
 """An image and the words below it."""
 
@@ -27,6 +29,18 @@ NAMES = 8  # of each of them
 LONGEST = 40  # letters of a name beside a bar
 
 
+def _without_tex(draw: Callable[P, None]) -> Callable[P, None]:
+    """Let text be text, whatever a matplotlibrc says: titles have %, and names have anything."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
+        with require("matplotlib", extra="report").rc_context({"text.usetex": False}):
+            draw(*args, **kwargs)
+
+    return drawn
+
+
+@_without_tex
 def draw_curves(log: Path, path: Path) -> None:
     """Draw loss, logit scale and recall of a run's ``log.jsonl`` into a PNG.
 
@@ -52,7 +66,7 @@ def draw_curves(log: Path, path: Path) -> None:
             line["evaluation"]["retrieval"][name]["recall"]["1"]["value"] for line in measured
         ]
         at_end = [line["step"] for line in measured]
-        recall.plot(at_end, [100 * v for v in values], marker="o", label=name.replace("_", " "))
+        recall.plot(at_end, [100 * v for v in values], marker="o", label=_label(name))
     recall.set(title="recall@1 after each epoch, %", xlabel="step")
     if measured:
         recall.legend(frameon=False)
@@ -60,6 +74,7 @@ def draw_curves(log: Path, path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
+@_without_tex
 def draw_probe(report: ProbeReport, path: Path) -> None:
     """Draw the accuracy of a linear probe by shots, and what needs none, into a PNG.
 
@@ -87,12 +102,14 @@ def draw_probe(report: ProbeReport, path: Path) -> None:
             axis.axhline(100 * accuracy.top1.value, linestyle=style, color="0.35", label=name)
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, map(str, shots))
-    axis.set(title=f"top-1 on {report.split}, %", xlabel="training samples of each class")
+    axis.set_title(f"top-1 on {report.split}, %", parse_math=False)
+    axis.set_xlabel("training samples of each class")
     axis.legend(frameon=False)
     with named_file(path):
         figure.savefig(path, dpi=110)
 
 
+@_without_tex
 def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None:
     """Draw what each query brought back, a row for each, best first, into a PNG.
 
@@ -105,16 +122,20 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None
         for axis in row:
             axis.axis("off")
         row[0].set_title(
-            f"\N{LEFT DOUBLE QUOTATION MARK}{query}\N{RIGHT DOUBLE QUOTATION MARK}", loc="left"
+            f"\N{LEFT DOUBLE QUOTATION MARK}{query}\N{RIGHT DOUBLE QUOTATION MARK}",
+            loc="left",
+            parse_math=False,
         )
         for axis, (image, words) in zip(row, hits, strict=False):
             axis.imshow(open_image(image))
             below = textwrap.fill(words, 20, max_lines=2, placeholder=" ...")
-            axis.text(0.5, -0.03, below, transform=axis.transAxes, ha="center", va="top", size=7)
+            how = {"ha": "center", "va": "top", "size": 7, "parse_math": False}
+            axis.text(0.5, -0.03, below, transform=axis.transAxes, **how)
     with named_file(path):
         figure.savefig(path, dpi=110)
 
 
+@_without_tex
 def draw_comparison(comparison: Comparison, path: Path) -> None:
     """Draw each image beside every model's probabilities of its likeliest names, into a PNG.
 
@@ -147,6 +168,11 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         )
     with named_file(path):
         figure.savefig(path, dpi=110)
+
+
+def _label(direction: str) -> str:
+    """Return what a legend calls a direction; it would take what is between $ as mathematics."""
+    return direction.replace("_", " ").replace("$", r"\$")
 
 
 def _draw_bars(comparison: Comparison, index: int, axis: Any) -> None:

@@ -127,6 +127,7 @@ class LogLine(TypedDict, total=False):
 
 SHAPE = TypeAdapter(LogLine)
 MAX_BYTES = 1 << 33  # of a log; a line takes about 200
+DIGITS = 100  # of a number; a step has 10
 
 
 class Log:
@@ -252,9 +253,16 @@ def _parse(content: bytes) -> tuple[list[tuple[bytes, LogLine]], int]:
     texts = [text for text in whole.split(b"\n") if text.strip()]
     for text in texts:
         with suppress(ValueError, RecursionError):
-            if _is_line(line := json.loads(text.decode("utf-8-sig"))):
+            if _is_line(line := json.loads(text.decode("utf-8-sig"), parse_int=_number)):
                 found.append((text, line))
     return found, len(texts) - len(found)
+
+
+def _number(text: str) -> int:
+    if len(text) > DIGITS:  # more than a float has room for
+        msg = f"a number of {len(text)} digits"
+        raise ValueError(msg)
+    return int(text)
 
 
 def _is_line(line: Any) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from contrastive.console import say
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.rng import RngState
@@ -85,7 +85,7 @@ class Recorder:
     def _measure(self, log: Log, progress: Progress) -> None:
         with RngState():  # a resumed run may have no need to do it again
             measured = self._evaluate(log, progress.step)
-            check_up(log, self.spec, self.batches, self.held_out, progress.step, progress.gradients)
+            self._check_up(log, progress)
         if measured:
             log.flush()
             save_progress(self.folder, replace(progress, measured=True, log_lines=log.lines))
@@ -104,14 +104,28 @@ class Recorder:
                 workers=self.spec.training.workers,
             )
         except Exception as error:  # hours of training are worth more
-            if not isinstance(error, (ContrastiveError, OSError)):
-                with suppress(OSError):  # stderr may be gone
-                    traceback.print_exc()
             line = f"epoch {epoch:.0f} is not measured: {error}"
-            say(line)
+            _tell(error, line)
             self.unmeasured.append(line)
             log.note({"step": step, "epoch": epoch, "not_measured": str(error)})
             return False
         log.evaluation(step, epoch, report)
         say(f"epoch {epoch:.0f}: {report.summary()}")
         return True
+
+    def _check_up(self, log: Log, progress: Progress) -> None:
+        step, norms = progress.step, progress.gradients
+        try:
+            check_up(log, self.spec, self.batches, self.held_out, step, norms)
+        except TrainingError:  # the log cannot be written any more
+            raise
+        except Exception as error:  # hours of training are worth more
+            _tell(error, f"the doctor's check after step {step} failed: {error}")
+
+
+def _tell(error: Exception, line: str) -> None:
+    """Print a line, below the traceback of an error that is not a user's mistake."""
+    if not isinstance(error, (ContrastiveError, OSError)):
+        with suppress(OSError):  # stderr may be gone
+            traceback.print_exception(error)
+    say(line)

@@ -1,11 +1,12 @@
-"""A step that fails for want of memory, of a worker or of a rank: what was done before is saved."""
+"""A step that fails for want of memory, a worker or a rank, or by a bug: what was done is saved."""
 
 from __future__ import annotations
 
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from contrastive.console import say
 from contrastive.data.worker_processes import LostWorker
 from contrastive.distributed.collectives import LostRank
 from contrastive.errors import ContrastiveError, DataError
@@ -84,6 +85,8 @@ def finished_steps_saved(
     except Exception as error:
         kind, told = _outside(error)
         if kind is None:
+            if not isinstance(error, ContrastiveError):  # a bug, of a plugin maybe
+                _save_quietly(steps, ranks, save)
             raise
         lacks_memory = kind is OutOfMemory and not isinstance(error, OutOfMemory)
         traceback.clear_frames(error.__traceback__)  # they hold what fills the memory
@@ -99,6 +102,14 @@ def finished_steps_saved(
     if ranks.size > 1 and kind is not LostRank:
         told = f"rank {ranks.rank}: {told}"
     raise kind(told)
+
+
+def _save_quietly(steps: Steps, ranks: Ranks, save: Callable[[int], None]) -> None:
+    """Save what was done before a bug, which is raised whatever becomes of that."""
+    if steps.undo() and steps.done > steps.start and ranks.is_main:
+        with suppress(ContrastiveError):
+            save(steps.done)
+            say(f"saved at step {steps.done}; {GO_ON}")
 
 
 def _outside(error: Exception) -> tuple[type[ContrastiveError] | None, str]:

@@ -23,6 +23,7 @@ from contrastive.model.checkpoint import (
     Content,
     SavedFolder,
     is_whole,
+    not_replaceable,
     open_folder,
     write_folder,
 )
@@ -88,8 +89,8 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
         msg = f"{folder}: is a saved model; choose another output"
         raise TrainingError(msg)
     log, model = folder / "log.jsonl", folder / "model"
-    if _has_content(model) and not (model / MANIFEST).exists():
-        msg = f"{model}: holds other things than a saved model; choose another output"
+    if problem := not_replaceable(model):
+        msg = f"{model}: {problem}; choose another output"
         raise TrainingError(msg)
     if not resume:
         if not any(map(_has_content, (log, model, folder / "checkpoints"))):

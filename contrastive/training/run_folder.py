@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from contrastive.config.arguments import path_of
+from contrastive.config.local_files import check_regular
+from contrastive.data.file_locks import locked
 from contrastive.errors import TrainingError
 from contrastive.model.run_checkpoints import recover_run
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+LOCK = ".contrastive.lock"
+"""Emptied and deleted, so that it must be a name that nobody else gives."""
 OVERRIDE = re.compile(r"(model|data|training|evaluation)\.[\w.]+=")
 
 
@@ -39,22 +42,35 @@ def run_folder(*given: str | Path | None) -> Path:
 @contextmanager
 def locked_run_folder(folder: Path) -> Generator[None]:
     """Keep other processes from training in the same folder; finish what killed ones began."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # now, rather than after hours of encoding
+    lock, log = folder / LOCK, folder / "log.jsonl"
+    try:  # now, rather than after hours of encoding
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(log):
+            check_regular(log)
+            log.open("rb+").close()
     except OSError as error:
-        msg = f"{folder}: {error.strerror}; choose another output"
+        msg = f"{error.filename or folder}: {error.strerror}; choose another output"
         raise TrainingError(msg) from None
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            recover_run(folder)
-            try:
-                yield
-            finally:
-                with suppress(PermissionError):  # Windows keeps open files; filelock removes it
-                    (folder / "lock").unlink(missing_ok=True)
-    except Timeout:
-        msg = f"{folder}: another process is training here; choose another output"
-        raise TrainingError(msg) from None
-    finally:
-        with suppress(OSError):  # it is not empty, unless nothing came of it
-            folder.rmdir()
+    with ExitStack() as stack:
+        stack.callback(_remove_if_empty, folder)  # if nothing came of it
+        try:
+            stack.enter_context(locked(lock, wait=0))
+        except TimeoutError:
+            msg = f"{folder}: another process is training here; choose another output"
+            raise TrainingError(msg) from None
+        except OSError as error:
+            msg = f"{lock}: {error.strerror}; choose an output on another disk"
+            raise TrainingError(msg) from None
+        stack.callback(_remove, lock)
+        recover_run(folder)
+        yield
+
+
+def _remove(lock: Path) -> None:
+    with suppress(PermissionError):  # Windows keeps open files; filelock removes it
+        lock.unlink(missing_ok=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

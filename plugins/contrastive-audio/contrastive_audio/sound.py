@@ -54,6 +54,8 @@ def open_sound(source: SoundSource, *, sample_rate: int, seconds: float) -> Tens
         return resample(samples, rate, sample_rate)[: round(seconds * sample_rate)]
     except BadSample as error:
         problem = str(error)
+    except MemoryError:  # says nothing of the sound
+        raise
     except FileNotFoundError:
         problem = "no such file"
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
