@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-        name = _short(re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip("."))
-        names = (folder / f"{name}{f'-{i}' if i else ''}.json" for i in range(len(results)))
-        path = next(path for path in names if path not in paths)
-        with named_file(path):
-            replace_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+from contrastive.data.atomic_files import replace_file
+from contrastive.data.folders import named_file
 from contrastive.datasets import ImageFolder
 
 if TYPE_CHECKING:
@@ -117,17 +114,11 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
         parts = [str(result[key]) for key in keys]
         if "fewshot_k" in result["metrics"]:
             parts.append(str(result["metrics"]["fewshot_k"]))
-<<<<<<< HEAD
-        name = re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip(".")
-        path = folder / f"{name}.json"
-        with named_file(path):
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-=======
         name = _short(re.sub(r"[^\w.-]+", "-", "_".join(parts)).lstrip("."))
         names = (folder / f"{name}{f'-{i}' if i else ''}.json" for i in range(len(results)))
         path = next(path for path in names if path not in paths)
-        replace_file(path, f"{json.dumps(result, indent=1)}\n".encode())
->>>>>>> wt-a2
+        with named_file(path):
+            replace_file(path, f"{json.dumps(result, indent=1)}\n".encode())
         paths.append(path)
     return paths
 
