@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,17 @@ def locked_run_folder(folder: Path) -> Generator[None]:
     except OSError as error:
         msg = f"{folder}: {error.strerror}; choose another output"
         raise TrainingError(msg) from None
+    place = folder / "lock"
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with FileLock(place, timeout=0):
+            ours = place.stat()
             recover_run(folder)
             try:
                 yield
             finally:
-                with suppress(PermissionError):  # Windows keeps open files; filelock removes it
-                    (folder / "lock").unlink(missing_ok=True)
+                with suppress(OSError):  # Windows keeps open files; filelock removes it
+                    if os.path.samestat(ours, place.stat()):  # the folder may be another by now
+                        place.unlink()
     except Timeout:
         msg = f"{folder}: another process is training here; choose another output"
         raise TrainingError(msg) from None
