@@ -187,8 +187,8 @@ class Log:
                 return
         msg = (
             f"{self.path}: is not the log of this run any more: it or its folder was moved, "
-            "removed or replaced; nothing more is saved; go on with resume=True (--resume) where the "
-            "checkpoints are now"
+            "removed or replaced; nothing more is saved; go on with resume=True (--resume) where "
+            "the checkpoints are now"
         )
         raise TrainingError(msg)
 
