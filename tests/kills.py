@@ -165,7 +165,7 @@ class Killing:
 
     def ended(self, args: list[str], interrupt: Callable[[int, int], str] | None) -> Ended:
         """Run a command; ``interrupt`` is given its process and a pipe with its events."""
-        self.told.unlink(missing_ok=True)
+        self.told.write_text("")  # there, however early the command ends
         events, pipe = os.pipe()
         if not (child := os.fork()):
             os.close(events)

@@ -319,3 +319,20 @@ def test_ctrl_c_where_python_raises_nothing_comes_a_moment_later():
     assert told.returncode == 130
     assert told.stdout == ""
     assert told.stderr.startswith("interrupted;"), told.stderr
+
+
+def test_ctrl_c_that_python_drops_at_the_end_is_no_traceback():
+    told = python(
+        """
+        import signal
+        from contrastive import cli
+
+        class Interrupted:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        cli.app = lambda: Interrupted() and None
+        cli.main()
+        """
+    )
+    assert told.stderr == ""

@@ -1,6 +1,7 @@
 """A killed worker, or memory that is not there: one line, and no finished step is lost."""
 
 import os
+import resource
 import signal
 from functools import partial
 from multiprocessing import active_children
@@ -24,6 +25,13 @@ from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
 TOO_MUCH = 2**50  # bytes: no machine has so many
+
+
+class Tensors:
+    """A job whose results hold open files, as long as they are there."""
+
+    def __getitem__(self, group):
+        return torch.zeros(1)
 
 
 class Dies:
@@ -53,6 +61,19 @@ def test_a_worker_that_ends_is_one_line(how, told):
         list(map_in_workers(Dies(how), range(8), workers=1))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_too_many_open_files_are_one_line():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 30, before[1]))
+    held = []
+    try:
+        with pytest.raises(LostWorker, match=r"^too many open files; raise .* \(ulimit -n\)"):
+            held.extend(map_in_workers(Tensors(), range(100), workers=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def losses(run):

@@ -376,6 +376,31 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path, cache):
         train(toy_spec(tmp_path / "data"), tmp_path / "run", cache=cache)
 
 
+@pytest.mark.parametrize("theirs", [(), ("log.jsonl", "lock")], ids=["moved", "another run"])
+def test_a_run_whose_folder_is_another_by_now_saves_nothing_there(
+    tmp_path, cache, monkeypatch, theirs
+):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    spec, step = toy_spec(tmp_path / "data", checkpoint_every=2), Log.step
+
+    def meddle(log, done, *args, **metrics):
+        step(log, done, *args, **metrics)
+        if done == 3 and run.exists():
+            run.rename(moved)
+            for name in theirs:
+                run.mkdir(exist_ok=True)
+                (run / name).write_text("theirs")
+
+    monkeypatch.setattr(Log, "step", meddle)
+    with pytest.raises(TrainingError, match=r"is not the log of this run any more: .*--resume"):
+        train(spec, run, cache=cache)
+    assert {path.name for path in run.glob("*")} == {*theirs}
+    assert steps_of(moved) == [2]
+    if not theirs:
+        train(spec, moved, resume=True, cache=cache)
+        assert steps_of(moved) == [6, 8]
+
+
 @pytest.mark.slow
 def test_a_run_with_nothing_to_train_says_so(tmp_path, cache):
     spec = toy_dict(tmp_path / "data")

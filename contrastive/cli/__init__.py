@@ -136,7 +136,9 @@ def _no_dropped_interrupt() -> Generator[None]:
 
     def repeat(dropped: sys.UnraisableHookArgs) -> None:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
-            threading.Timer(0.01, interrupt).start()
+            repeated = threading.Timer(0.01, interrupt)
+            repeated.daemon = True  # a process that ends does not wait to be interrupted
+            repeated.start()
         else:
             before(dropped)
 

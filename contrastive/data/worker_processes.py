@@ -31,7 +31,7 @@ TORCH = "torch.utils.data._utils.signal_handling"
 
 
 class LostWorker(ContrastiveError):  # noqa: N818
-    """A worker process was killed, or ended itself."""
+    """A worker process was killed, ended itself, or cannot be reached."""
 
 
 class Workers:
@@ -49,7 +49,7 @@ class Workers:
         """Yield the results.
 
         Raises:
-            LostWorker: a process has ended before its work.
+            LostWorker: a process has ended before its work, or too many files are open.
         """
         while True:
             self._check()
@@ -57,7 +57,8 @@ class Workers:
                 result = _next(self._results)
             except StopIteration:
                 return
-            except (RuntimeError, OSError, EOFError):  # it ended, or a pipe to it broke
+            except (RuntimeError, OSError, EOFError) as error:  # it ended, or a pipe to it broke
+                _check_open_files(error)
                 self._wait_for_an_end()
                 self._check()
                 raise
@@ -90,6 +91,12 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _check_open_files(error: Exception) -> None:
+    if "Too many open files" in str(error):  # torch's own message is a plain RuntimeError
+        msg = f"too many open files; raise their limit (ulimit -n), or {FEWER}"
+        raise LostWorker(msg) from error
 
 
 def _told(process: BaseProcess, code: int) -> str:

@@ -175,9 +175,23 @@ class Log:
         self._write({**line})
 
     def flush(self) -> None:
-        """Have all lines on the disk, before a checkpoint that relies on them."""
+        """Have all lines on the disk, before a checkpoint that relies on them.
+
+        Raises:
+            TrainingError: they cannot be written, or the file is no longer in its place: what is
+                there now may be another run's.
+        """
         with _cannot_be_written(self.path):
             os.fsync(self._descriptor)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+                return
+        msg = (
+            f"{self.path}: is not the log of this run any more: it or its folder was moved, "
+            "removed or replaced; nothing more is saved; go on with resume=True (--resume) where "
+            "the checkpoints are now"
+        )
+        raise TrainingError(msg)
 
     def __enter__(self) -> Self:
         return self

@@ -61,14 +61,15 @@ def locked_run_folder(folder: Path) -> Generator[None]:
         except OSError as error:
             msg = f"{lock}: {error.strerror}; choose an output on another disk"
             raise TrainingError(msg) from None
-        stack.callback(_remove, lock)
+        stack.callback(_remove, lock, lock.stat())
         recover_run(folder)
         yield
 
 
-def _remove(lock: Path) -> None:
-    with suppress(PermissionError):  # Windows keeps open files; filelock removes it
-        lock.unlink(missing_ok=True)
+def _remove(lock: Path, ours: os.stat_result) -> None:
+    with suppress(OSError):  # Windows keeps open files; filelock removes it
+        if os.path.samestat(ours, lock.stat()):  # the folder may be another by now
+            lock.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:
