@@ -391,6 +391,17 @@ def test_wrong_use_is_explained_on_stderr(line, here, command):
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "probe", "compositional nonesuch.json"])
+def test_a_folder_for_results_that_cannot_be_made_is_told_before_anything_is_read(
+    verb, tmp_path, command, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    ended = command(*verb.split(), "-m", "nonesuch", "--clip-benchmark", "file/results")
+    told = "file/results: cannot be written: Not a directory; name another folder for the results\n"
+    assert (ended.code, ended.err) == (2, told)
+
+
 def test_a_terminal_does_not_obey_the_names_and_texts_of_strangers(here, command):
     folder = here / "strange"
     folder.mkdir()

@@ -9,7 +9,7 @@ import typer
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import Device, Export, Json, Model, Trusted
-from contrastive.cli.output import export_results, show
+from contrastive.cli.output import check_export, export_results, show
 
 
 def compositional(
@@ -26,6 +26,7 @@ def compositional(
     """Compositionality benchmarks (SugarCrepe, Winoground)."""
     from contrastive.datasets.compositional import read_pair_tests
 
+    check_export(export)
     read = read_pair_tests(
         tests, images=images
     )  # a mistake in them is told before weights are read

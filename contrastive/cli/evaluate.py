@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import Data, Device, Export, Json, Model, Split, Trusted
-from contrastive.cli.output import export_results, show
+from contrastive.cli.output import check_export, export_results, show
 
 
 def evaluate(
@@ -17,6 +17,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure retrieval in both directions, and zero-shot accuracy if the data have classes."""
+    check_export(export)
     context = Context(model, device=device, trusted=trusted)
     run = context.run(data)
     loaded = context.model

@@ -11,7 +11,7 @@ import typer
 
 from contrastive.config.extras import require
 from contrastive.console import printable
-from contrastive.data.folders import check_writable
+from contrastive.data.folders import check_writable, check_writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,12 @@ def check_plot(path: Path) -> None:
     """
     require("matplotlib", extra="report")
     check_writable(path, PLOTS, what="plot")
+
+
+def check_export(folder: Path | None) -> None:
+    """Insist that results can be written to a folder, if one is given, before they are measured."""
+    if folder:
+        check_writable_folder(folder, what="results")
 
 
 def export_results(results: list[dict[str, Any]], folder: Path | None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import Data, Device, Export, Json, Model, Plot, Split, Trusted
-from contrastive.cli.output import check_plot, export_results, show
+from contrastive.cli.output import check_export, check_plot, export_results, show
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def probe(
     by_class = _whole_numbers(shots, "--shots")
     if plot:
         _check_plottable(plot, by_class)
+    check_export(export)
     context = Context(model, device=device, trusted=trusted)
     run = context.run(data)
     loaded = context.model

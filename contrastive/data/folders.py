@@ -105,3 +105,18 @@ def check_writable(path: Path, suffixes: tuple[str, ...] = (), *, what: str) -> 
             problem = f"cannot be written: {error.strerror}"
     msg = f"{path}: {problem}; name another file for the {what}"
     raise DataError(msg)
+
+
+def check_writable_folder(folder: Path, *, what: str) -> None:
+    """Insist that files can be written to a folder, which may not be there yet.
+
+    Raises:
+        DataError: it, or the folder that it would be made in, is something else or not writable.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        msg = f"{folder}: cannot be written: {error.strerror}; name another folder for the {what}"
+        raise DataError(msg) from None
