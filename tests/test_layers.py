@@ -39,9 +39,10 @@ LAYERS = [  # from the lowest; names on one line do not import each other
     "training testing plugin_tools",
     "serving",
     "cli",
+    "__main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-FACES = {"__init__", "__main__", "interface"}  # import lazily from everywhere
+FACES = {"__init__", "interface"}  # import lazily from everywhere
 AT_TOP = 34
 
 

@@ -95,6 +95,7 @@ def ways_to_differ():
         "more steps": ({}, {"epochs": 9}, False, "rank 0 has training.epochs: 1, rank 1 has 9"),
         "resume": ({}, {}, True, "rank 0 has resume: False, rank 1 has True"),
         "other": (other, {"images": 54, "reverse": True}, False, "have different rows, or others"),
+        "a stale file": ({}, {"stale": True}, False, "the files of the ranks hold different"),
     }
 
 
@@ -106,6 +107,7 @@ def test_ranks_that_differ_end_before_the_first_step(tmp_path, in_ranks, how):
     for rank, given in enumerate(different):
         settings = dict(given)
         images, turned = settings.pop("images", 48), settings.pop("reverse", False)
+        stale = settings.pop("stale", False)
         data = tmp_path / f"data-{rank}"
         specs.append(toy_dict(data, images=images, cache="off", **{"epochs": 1} | settings))
         if turned:
@@ -113,6 +115,9 @@ def test_ranks_that_differ_end_before_the_first_step(tmp_path, in_ranks, how):
             document = json.loads(path.read_text())
             document["images"].reverse()
             path.write_text(json.dumps(document))
+        if stale:
+            first, second, *_ = sorted((data / "flickr30k-images").iterdir())
+            first.write_bytes(second.read_bytes())
     in_ranks(other_on_rank_1, 2, specs, [False, resume], tmp_path)
     assert message in (tmp_path / "0.txt").read_text()
     assert (tmp_path / "1.txt").read_text() == "2"  # said once

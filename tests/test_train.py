@@ -376,7 +376,7 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path, cache):
         train(toy_spec(tmp_path / "data"), tmp_path / "run", cache=cache)
 
 
-@pytest.mark.parametrize("theirs", [(), ("log.jsonl", "lock")], ids=["moved", "another run"])
+@pytest.mark.parametrize("theirs", [(), ("log.jsonl", LOCK)], ids=["moved", "another run"])
 def test_a_run_whose_folder_is_another_by_now_saves_nothing_there(
     tmp_path, cache, monkeypatch, theirs
 ):

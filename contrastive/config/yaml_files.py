@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import Scanner
 
 from contrastive.config.arguments import path_of, strings
 from contrastive.config.base import Config, S, validated
@@ -209,9 +210,20 @@ def _read_text(path: Path) -> str:
         raise SpecError(msg) from None
 
 
+class _Scanner(Scanner):
+    """Ends before brackets within brackets take time that grows with the square of their number."""
+
+    def fetch_flow_collection_start(self, *args: Any, **kwargs: Any) -> None:
+        scanner = cast("Any", self)  # the library has no types here
+        if len(scanner.flow_context) > MAX_DEPTH:
+            raise _YAMLError("nested too deeply", scanner.reader.line + 1)
+        super().fetch_flow_collection_start(*args, **kwargs)
+
+
 def _parse(text: str) -> tuple[object, dict[KeyPath, int]]:
     """Parse YAML into plain data and the line of each key path."""
     yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Scanner = _Scanner
     yaml.composer.warn_double_anchors = False
     try:
         node = yaml.compose(text)

@@ -36,14 +36,15 @@ def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None 
     version = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in state)
     known = _fingerprints.get(module)
     if known is None or known[0] != version:
-        known = _fingerprints[module] = version, _hash_tensors(state)
+        known = _fingerprints[module] = version, hash_tensors(state)
     return known[1]
 
 
 _fingerprints: WeakKeyDictionary[torch.nn.Module, tuple[object, str]] = WeakKeyDictionary()
 
 
-def _hash_tensors(state: list[tuple[str, Tensor]]) -> str:
+def hash_tensors(state: list[tuple[str, Tensor]]) -> str:
+    """Return the SHA-256 of tensors with their names and shapes."""
     total = hashlib.sha256()
     for name, tensor in state:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

@@ -27,6 +27,7 @@ from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import run_spec
+from contrastive.nn.fingerprint import hash_tensors
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
@@ -165,7 +166,7 @@ def _train(
         _remember_samples(model, batches, held_out, spec)
         if ranks.is_main:
             check_room(folder, spec, model, optimizer, batches)
-    _check_same_start(ranks, start, batches)
+    _check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     data = batches, held_out, cache
@@ -236,8 +237,10 @@ def _finished(
     return model
 
 
-def _check_same_start(ranks: Ranks, start: int, batches: TrainingBatches) -> None:
-    """Insist that all ranks begin at the same step, with the same rows."""
+def _check_same_start(
+    ranks: Ranks, start: int, batches: TrainingBatches, seen: Mapping[str, Tensor]
+) -> None:
+    """Insist that all ranks begin at the same step, with the same rows and files."""
     if ranks.size == 1:
         return
     remedy = "the data and the run's folder have to be the same on every machine"
@@ -245,6 +248,10 @@ def _check_same_start(ranks: Ranks, start: int, batches: TrainingBatches) -> Non
     ranks.check_same(what, {"first step": start, "usable rows": len(batches)}, remedy)
     rows = {f"{len(batches)} rows of SHA-256": batches.fingerprint[:16]}
     ranks.check_same("the ranks have different rows, or others in order", rows, remedy)
+    files = {
+        f"{m} samples of SHA-256": hash_tensors([(m, hashes)])[:16] for m, hashes in seen.items()
+    }
+    ranks.check_same("the files of the ranks hold different samples", files, remedy)
 
 
 def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
