@@ -104,7 +104,8 @@ def note_omission(line: str) -> None:
 
 
 def say_omission(line: str) -> None:
-    """Print a line about what is left out or not measured, and note it."""
+    """Print a line about what is left out or not measured, and note it; of several make one."""
+    line = "; ".join(line.splitlines())
     say(line)
     note_omission(line)
 

@@ -5,6 +5,7 @@ Nothing here imports torch: its one thread comes from the environment, which pro
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -30,6 +31,7 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, name), handler)
 
+_numbers = itertools.count()
 PACKAGES = Path(__file__).parent / "packages"
 SCRIPT = Path(sysconfig.get_path("scripts")) / "contrastive"
 
@@ -46,7 +48,7 @@ class Outcome:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     """Give each test a feature cache of its own, and the library ``datasets`` too."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_numbers))  # made if need be
     monkeypatch.setenv("CONTRASTIVE_CACHE", str(folder))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
     if "datasets" in sys.modules:  # which reads it once

@@ -62,7 +62,7 @@ def specs(data: Path) -> dict[str, dict[str, Any]]:
     """Return runs of 12 steps, of which every second is saved, by what they have."""
     made = {
         name: toy_dict(data, epochs=3, checkpoint_every=2)
-        for name in ("cached", "queue, bf16", "live, BatchNorm", "views, LoRA")
+        for name in ("cached", "live, BatchNorm", "queue, bf16", "views, LoRA")
     }
     towers = {name: spec["model"]["towers"] for name, spec in made.items()}
     towers["live, BatchNorm"]["image"] |= {"encoder": RESNET, "frozen": "none"}

@@ -17,6 +17,7 @@ from contrastive.console import noted_omissions
 from contrastive.errors import ContrastiveError, DataError, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
 from contrastive.model import checkpoint
+from contrastive.model.run_checkpoints import drop_superseded
 from contrastive.reporting.run_log import Log, read_log
 from contrastive.training import recorder
 from contrastive.training.train import Interrupted
@@ -457,11 +458,17 @@ def test_a_copy_of_a_checkpoint_under_a_later_number_is_told(run, train):
     assert (run / "model").is_dir()
 
 
+def test_a_later_number_that_holds_no_checkpoint_takes_the_place_of_none(run):
+    step(run, 9).mkdir()
+    drop_superseded(run, 6)
+    assert names(run) == ["step-00000005", "step-00000006", "step-00000009"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_log_that_is_a_pipe_is_not_waited_for(run, train):
     (run / "log.jsonl").unlink()
     os.mkfifo(run / "log.jsonl")
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(TrainingError, match=r"log\.jsonl: is no regular file; choose"):
         train(run, resume=True)
 
 

@@ -247,7 +247,7 @@ def ended(forkserver, tmp_path):
     return start
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_killed_and_resumed_is_the_run_that_never_stopped(tmp_path, ended, capsys):
     """SIGKILL, then SIGTERM, then to the end: the same losses and weights to the last bit.
 
@@ -292,7 +292,7 @@ def test_ctrl_c_with_worker_processes_saves_and_can_be_resumed(tmp_path, ended):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGHUP", pytest.param("SIGUSR1", marks=pytest.mark.nightly)])
 def test_a_closed_terminal_and_a_batch_system_find_the_step_saved(tmp_path, ended, name):
     spec = toy_dict(tmp_path / "data", epochs=50, cache="off", workers=1)
     path, run = tmp_path / "spec.yaml", tmp_path / "run"

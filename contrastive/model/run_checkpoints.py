@@ -57,12 +57,11 @@ def damaged_checkpoints(run: Path) -> list[Path]:
     return [path for _, path in sorted(_numbered(run, DAMAGED))]
 
 
-def drop_superseded(run: Path) -> None:
-    """Remove all but the newest checkpoints, and the damaged ones that they replace."""
-    numbered = sorted(_numbered(run))
-    newest = numbered[-1][0] if numbered else -1
+def drop_superseded(run: Path, newest: int) -> None:
+    """Remove what the newest whole checkpoint replaces: the damaged ones, and all but ``KEEP``."""
+    until = [path for step, path in sorted(_numbered(run)) if step <= newest]
     damaged = [path for step, path in _numbered(run, DAMAGED) if step <= newest]
-    for path in [*(path for _, path in numbered[:-KEEP]), *damaged]:
+    for path in [*until[:-KEEP], *damaged]:
         try:
             remove_folder(path)
         except OSError as error:

@@ -107,7 +107,7 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
             msg = f"{saved.path}: is a copy of step {number}; move it out of this folder"
             raise TrainingError(msg)
         _check_same_run(saved, spec)
-        drop_superseded(folder)  # which a killed process had no time for
+        drop_superseded(folder, number)  # which a killed process had no time for
         return saved
     if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
         done = f"; {model} is finished" if _has_content(model) else ""
@@ -205,7 +205,7 @@ def save_step(
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
-    drop_superseded(folder)
+    drop_superseded(folder, progress.step)
 
 
 def write_step(

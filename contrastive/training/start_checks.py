@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,6 +80,8 @@ def check_room(
         needed = sum(path.stat().st_size for path in place.iterdir())
         remove_folder(place)
     except (OSError, WeightsError) as error:
+        with suppress(OSError):  # it is not empty, unless this made it
+            place.parent.rmdir()
         in_our_words = isinstance(error, WeightsError)
         problem = error if in_our_words else f"{error.filename or place}: {error.strerror}"
         free = shutil.disk_usage(folder).free // MEGABYTE

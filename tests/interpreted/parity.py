@@ -18,7 +18,7 @@ by_strength = pytest.mark.parametrize("strength", [1, pytest.param(2, marks=pyte
 
 
 @by_strength
-@pytest.mark.parametrize("kind", ["infonce", "sigmoid"])
+@pytest.mark.parametrize("kind", ["infonce", pytest.param("sigmoid", marks=pytest.mark.nightly)])
 def test_the_fused_execution_passes(kind, strength):
     loss = partial(getattr(execution, kind), execution="fused")
     check_loss(loss, kind, sizes=SIZES, strength=strength)
