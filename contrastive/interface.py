@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
     from contrastive.datasets.text_tables import (
         TableRecord,
+        cells_of,
         choose_columns,
         name_list,
         quoted,
@@ -112,6 +113,7 @@ __all__ = [
     "WrapperLoss",
     "accuracy",
     "as_text",
+    "cells_of",
     "check_no_missing_weights",
     "check_pair_counts",
     "choose_columns",
@@ -198,7 +200,7 @@ __getattr__, __dir__ = lazy_names(
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
-        "datasets.text_tables": "TableRecord choose_columns name_list quoted read_table "
+        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted read_table "
         "text_of text_problem",
     },
 )

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -101,7 +102,7 @@ def test_columns_may_have_other_names(folder):
     assert [row["id"] for row in rows(config.build("val"))] == [0, 0]
     assert "no column 'text'" in message(folder, text_column="text", image_column="bild")
     assert message(folder).endswith(
-        ":1: no column image or file_name or filename, nor text or caption; "
+        ":1: no column image or file_name or filename or filepath, nor text or caption or title; "
         "there are: 'bild', 'satz', 'set', 'who'; set image_column and text_column"
     )
 
@@ -221,7 +222,7 @@ def test_a_bad_row_is_reported_once_and_the_next_is_read(folder, bad, problem):
         ('["000.png", "a dog"]', "not a JSON object"),
         ('{"image": "000.png"}', "'text' is empty or not a text"),
         ('{"image": "000.png", "text": NaN}', "'text' is empty or not a text"),
-        ('{"image": "000.png", "text": ["a"]}', "'text' is empty or not a text"),
+        ('{"image": "000.png", "text": {"a": 1}}', "'text' is empty or not a text"),
         ('{"image": true, "text": "a"}', "'image' is empty or not a text"),
         ('{"image": "000.png", "text": "\\ud800"}', "the caption is not valid UTF-8"),
     ],
@@ -242,7 +243,8 @@ def test_a_bad_json_line_is_reported_once_and_the_next_is_read(folder, bad, prob
         ("captions.csv", b"", ":1: the file is empty"),
         ("captions.csv", b"image,text\n", "no samples in split 'train'"),
         ("captions.csv", b"a,b\n", ":1: no column image or file_name or filename"),
-        ("captions.csv", b"image;text\n", ":1: no column"),
+        ("captions.csv", b"image;text\n", "no samples in split 'train'"),
+        ("captions.csv", b"image text\n", ":1: no column"),
         ("captions.csv", b'"image,text\n', ":1: the header is not valid CSV"),
         ("captions.csv", b'"a\nb",text\n', r"there are: 'a\nb', 'text'"),
         ("captions.csv", b"image,text,text\n", ":1: the header names a column twice"),
@@ -259,10 +261,97 @@ def test_a_broken_table_is_one_line(folder, name, content, problem):
     assert name in line
 
 
+def test_the_keys_of_json_lines_are_those_of_all_lines(folder):
+    """Rows that say nothing of a split are faults, and those of test stay out of train."""
+    rows_of = [{"image": name, "text": f"a dog {i}"} for i, name in enumerate(NAMES[:20])]
+    for row in rows_of[1:]:
+        row |= {"split": "test" if row["image"] > NAMES[14] else "train", "group": "one"}
+    write(folder, "\n".join(map(json.dumps, rows_of)), "captions.jsonl")
+    samples = gather_global_batch(folder)
+    assert [row["text"] for row in rows(samples)] == [f"a dog {i}" for i in range(1, 15)]
+    assert {row["id"] for row in rows(samples)} == {0}
+    assert samples.bad_rows.lines == ["captions.jsonl:1: 'split' is empty or not a text"]
+
+
+def test_a_blank_cell_of_a_column_that_need_not_be_is_as_if_it_were_not_there(folder):
+    cells = ["", None, float("nan"), "  ", "pair", "pair", 7.0]
+    lines = [
+        json.dumps({"image": name, "text": "a", "group": cell, "label": cell})
+        for name, cell in zip(NAMES, cells, strict=False)
+    ]
+    samples = gather_global_batch(write(folder, "\n".join(lines), "captions.jsonl"), max_bad=0)
+    assert [row["id"] for row in rows(samples)] == [0, 1, 2, 3, 4, 4, 5]
+    assert [row.get("label") for row in rows(samples)] == [None] * 4 + ["pair", "pair", "7"]
+    csv = write(folder, f"image,text,group,label\n{NAMES[0]},a,,\n{NAMES[1]},b,g,l\n")
+    assert len(gather_global_batch(csv, max_bad=0)) == 2
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+@pytest.mark.parametrize("name", ["captions.csv", "captions.tsv", "captions.txt"])
+def test_another_separator_is_found_and_told(folder, name, separator, capsys):
+    lines = [("filepath", "title"), (NAMES[0], "a, b"), (str(folder / NAMES[1]), "c")]
+    lines = [[f'"{cell}"' for cell in line] for line in lines]
+    write(folder, "\n".join(separator.join(line) for line in lines), name)
+    samples = gather_global_batch(folder, max_bad=0, captions=name)
+    assert [row["image"].name for row in rows(samples)] == NAMES[:2]
+    usual = "\t" if name.endswith(".tsv") else ","
+    told = "its columns are separated by " in capsys.readouterr().err
+    assert told == (separator != usual)
+
+
+def test_a_folder_of_images_beside_the_captions(folder):
+    """As Kaggle's Flickr8k: captions.txt beside Images."""
+    (folder / "Images").mkdir()
+    for name in NAMES[:2]:
+        (folder / name).rename(folder / "Images" / name)
+    write(folder, f"image,caption\n{NAMES[0]},a dog\n{NAMES[1]},a cat\n", "captions.txt")
+    samples = gather_global_batch(folder, images="Images", max_bad=0)
+    assert samples[1]["image"] == folder / "Images" / NAMES[1]
+    assert "Pictures: no such folder" in message(folder, images="Pictures")
+
+
+def test_a_cell_of_json_lines_may_hold_several_captions(folder):
+    lines = [{"image": NAMES[0], "text": ["a dog", "a hound", 7]}, {"image": NAMES[1], "text": []}]
+    samples = gather_global_batch(
+        write(folder, "\n".join(map(json.dumps, lines)), "captions.jsonl")
+    )
+    assert [(row["text"], row["id"]) for row in rows(samples)] == [
+        ("a dog", 0),
+        ("a hound", 0),
+        ("7", 0),
+    ]
+    assert samples.bad_rows.lines == ["captions.jsonl:2: 'text' is empty or not a text"]
+
+
+@pytest.mark.parametrize(("disk", "table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_found_in_the_other_spelling_of_an_accent(folder, disk, table):
+    place = "Zoë/café.png"
+    path = folder / normalize(disk, place)
+    path.parent.mkdir()
+    (folder / NAMES[0]).rename(path)
+    samples = gather_global_batch(
+        write(folder, f"{COLUMNS}{normalize(table, place)},a café\n"), max_bad=0
+    )
+    assert samples[0]["image"].samefile(path)
+
+
+def test_what_programs_leave_beside_images_is_left_out_and_told(folder, capsys):
+    for home in ("cats", "dogs", ".ipynb_checkpoints", "__MACOSX/cats"):
+        (folder / home).mkdir(parents=True)
+        (folder / home / "1.png").write_bytes((folder / NAMES[0]).read_bytes())
+    (folder / "cats" / "._1.png").write_bytes(b"Mac OS X")
+    for name in NAMES:
+        (folder / name).unlink()
+    samples = Pictures(folder=folder, holdout=0).build("train")
+    assert samples.classes == ("cats", "dogs")
+    assert len(samples) == 2
+    assert " and 2 more: hidden, left out" in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_said(folder):
     assert "looked for captions.csv, captions.tsv" in message(folder)
     assert "no such file" in message(folder, captions="x.csv")
-    assert "a table is a .csv, .tsv or .jsonl file" in message(folder, captions=NAMES[0])
+    assert "a table is a .csv, .tsv, .txt or .jsonl file" in message(folder, captions=NAMES[0])
     assert "no such folder" in message(folder / "nowhere")
 
 
@@ -286,7 +375,7 @@ def test_a_folder_of_another_kind_names_the_type_that_reads_it(folder, capsys):
     (folder / "captions.csv").rename(folder / "results.csv")
     assert message(folder).endswith("; for Flickr30k, type: flickr30k")
     (folder / "cats" / "below").mkdir()
-    assert message(folder / "cats" / "below").endswith("captions.jsonl, metadata.csv, " + TABLES)
+    assert message(folder / "cats" / "below").endswith("captions.txt, metadata.csv, " + TABLES)
 
 
 @pytest.mark.slow

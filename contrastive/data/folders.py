@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from contrastive.console import say_omission
+from contrastive.console import say, say_omission
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def files_below(
 ) -> list[Path]:
     """Return the files of a folder with some suffixes, in either case, sorted.
 
+    Hidden files and folders, and those of archives and thumbnails, are left out, and that is told.
+
     Args:
         folder: where to look.
         suffixes: in lower case, with the dot.
@@ -52,21 +54,35 @@ def files_below(
         DataError: there is no such folder, it cannot be read, or it has no such file.
     """
     found: list[Path] = []
+    hidden: list[Path] = []
     with readable_folder(folder):
-        for parent, _, names in os.walk(folder, onerror=_left_out_of(folder)):
+        for parent, folders, names in os.walk(folder, onerror=_left_out_of(folder)):
+            if nested:
+                hidden += [Path(parent, name) for name in folders if _is_hidden(name)]
+                folders[:] = [name for name in folders if not _is_hidden(name)]
             for path in (Path(parent, name) for name in names):
                 if path.suffix.lower() not in suffixes:
                     continue
-                if path.is_file():
+                if _is_hidden(path.name):
+                    hidden.append(path)
+                elif path.is_file():
                     found.append(path)
                 else:
                     say_omission(f"{path}: is no regular file, or leads to none; left out")
             if not nested:
                 break
+    if hidden:
+        more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
+        say(f"{min(hidden)}{more}: hidden, left out")
     if not found:
         msg = f"{folder}: no {what} here ({', '.join(suffixes)})"
         raise DataError(msg)
     return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a program put this beside a user's files: .ipynb_checkpoints, a Mac's ._photo.jpg."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def _left_out_of(top: Path) -> Callable[[OSError], None]:

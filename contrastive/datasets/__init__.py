@@ -137,16 +137,20 @@ class ImageFolder(Dataset):
     folder: PathField = Field(examples=["pictures"])
     """The images, in folders as you like; captions name them relative to it."""
     captions: PathField | None = None
-    """The captions, relative to the folder; found as captions or metadata .csv, .tsv or .jsonl."""
+    """The captions, relative to the folder; found as captions or metadata .csv, .tsv, .jsonl, or
+    captions.txt."""
+    images: PathField | None = None
+    """The folder that captions name images relative to, itself relative to the folder, which it is
+    if not given."""
     image_column: str | None = None
-    """Path of the image; found as image, file_name or filename."""
+    """Path of the image; found as image, file_name, filename or filepath."""
     text_column: str | None = None
-    """The caption; found as text or caption."""
+    """The caption, or in JSON lines a list of them; found as text, caption or title."""
     group_column: str | None = None
-    """Rows with equal values are positives of each other; found as group or group_id. Without it
-    they are the captions of one image."""
+    """Rows with equal values are positives of each other; found as group or group_id. Without it,
+    or where it is blank, they are the captions of one image."""
     label_column: str | None = None
-    """The class of the image; found as label."""
+    """The class of the image, which may be blank; found as label."""
     split_column: str | None = None
     """train, val, test or a name of yours; found as split. validation, valid and dev mean val."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from unicodedata import normalize
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.text_tables import name_list, quoted, text_problem
@@ -179,6 +180,8 @@ def leaves_folder(path: str) -> bool:
 class FileIndex:
     """The files below a folder; each folder is listed once, when it is first asked for.
 
+    Names are compared in any Unicode form: a Mac's archive spells é as e and an accent.
+
     Example:
         >>> index = FileIndex(Path("photos"))
         >>> "red.png" in index, "pink.png" in index
@@ -187,26 +190,36 @@ class FileIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.listings: dict[str, frozenset[str]] = {}
+        self.listings: dict[str, dict[str, str]] = {}
 
     def __contains__(self, path: str) -> bool:
-        parent, _, name = path.rpartition("/")
-        if parent not in self.listings:
-            self.listings[parent] = self._list(parent)
-        return name in self.listings[parent]
+        return self._found(path) is not None
 
     def __getitem__(self, path: str) -> Path:
-        return self.folder / path
+        return self.folder / (self._found(path) or path)
 
     def __str__(self) -> str:
         return str(self.folder)
 
-    def _list(self, parent: str) -> frozenset[str]:
-        try:
-            with os.scandir(self.folder / parent) as entries:
-                return frozenset(entry.name for entry in entries if _is_file(entry))
-        except (OSError, ValueError):  # ValueError: a NUL in the path
-            return frozenset()
+    def _found(self, path: str) -> str | None:
+        """Return a file's path as the disk has it, which may spell an accent otherwise (NFD)."""
+        parent, _, name = path.rpartition("/")
+        if parent not in self.listings:
+            self.listings[parent] = self._list(parent)
+        files = self.listings[parent]
+        return files.get(name) or files.get(normalize("NFC", name))
+
+    def _list(self, parent: str) -> dict[str, str]:
+        """Return the paths of a folder's files by name, and by the usual spelling of that."""
+        for spelling in dict.fromkeys((parent, normalize("NFC", parent), normalize("NFD", parent))):
+            try:
+                with os.scandir(self.folder / spelling) as entries:
+                    names = [entry.name for entry in entries if _is_file(entry)]
+            except (OSError, ValueError):  # ValueError: a NUL in the path
+                continue
+            paths = {name: f"{spelling}/{name}" if spelling else name for name in names}
+            return {normalize("NFC", name): paths[name] for name in paths} | paths
+        return {}
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.data.folders import readable_folder
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
@@ -11,10 +12,9 @@ from contrastive.datasets.known_files import CAPTION_TABLES, first_file, fitting
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
 from contrastive.datasets.text_tables import (
     TableRecord,
+    cells_of,
     choose_columns,
-    name_list,
     read_table,
-    text_of,
 )
 from contrastive.errors import DataError
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from contrastive.datasets import ImageFolder, Purpose
 
 COLUMNS = {
-    "image": ("image", "file_name", "filename"),
-    "text": ("text", "caption"),
+    "image": ("image", "file_name", "filename", "filepath"),
+    "text": ("text", "caption", "title"),
     "group": ("group", "group_id"),  # not "id", which mostly numbers rows
     "label": ("label",),
     "split": ("split",),
@@ -50,7 +50,8 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         DataError: see ``ImageFolder.build``.
     """
     folder = Path(config.folder).expanduser()
-    with readable_folder(folder):
+    images = folder / (config.images or "")
+    with readable_folder(folder), readable_folder(images):
         tables = _find_tables(folder, config.captions)
         hashed = False
         readers: list[Iterator[Row]] = []
@@ -64,11 +65,13 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
                 needed=("image", "text"),
             )
             hashed = hashed or not (table.split or "split" in chosen)
-            readers.append(_rows(table, chosen, records, config.holdout))
+            if config.images:
+                table = table._replace(below="")  # noqa: PLW2901
+            readers.append(_rows(table, chosen, records, images, config.holdout))
         return gather(
             in_one_split(row for rows in readers for row in rows),
             split=split,
-            images=FileIndex(folder),
+            images=FileIndex(images),
             origin=tables[0].path if len(tables) == 1 else folder,
             splits=SPLITS if hashed else (),
             captions_per_image=config.captions_per_image if purpose == "training" else None,
@@ -95,18 +98,38 @@ def _find_tables(folder: Path, given: PathField | None) -> list[Table]:
 
 
 def _rows(
-    table: Table, chosen: dict[str, str], records: Iterator[TableRecord], holdout: float
+    table: Table,
+    chosen: dict[str, str],
+    records: Iterator[TableRecord],
+    images: Path,
+    holdout: float,
 ) -> Iterator[Row]:
-    for record in records:
+    for record in _captions(records, chosen["text"]):
         source = f"{table.below}{table.path.name}:{record.line}"
-        cells = {role: text_of(record.cells.get(column)) for role, column in chosen.items()}
-        if record.problem:
-            yield Row(source, problem=record.problem)
-        elif bad := [chosen[role] for role, text in cells.items() if not text]:
-            yield Row(source, problem=f"{name_list(bad)} is empty or not a text")
+        cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
+        if problem:
+            yield Row(source, problem=problem)
         else:
-            image = f"{table.below}{PurePosixPath(cells['image'])}"
+            image = _below(images, table.below, cells["image"])
             group = cells.get("group", image)
             split = table.split or cells.get("split") or split_of(group, holdout)
             split = SPLIT_ALIASES.get(split, split)
             yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
+
+
+def _captions(records: Iterator[TableRecord], column: str) -> Iterator[TableRecord]:
+    """Make a record of each caption, where a cell of JSON lines holds several."""
+    for record in records:
+        cell = record.cells.get(column)
+        for caption in cast("list[object]", cell or [""]) if isinstance(cell, list) else [cell]:
+            yield record._replace(cells={**record.cells, column: caption})
+
+
+def _below(images: Path, parent: str, name: str) -> str:
+    """Return an image's path below the folder of images; as it is, if it lies elsewhere."""
+    if not PurePath(name).is_absolute():
+        return f"{parent}{PurePosixPath(name)}"
+    for folder in (images.absolute(), images.resolve()):
+        with suppress(ValueError):
+            return PurePath(name).relative_to(folder).as_posix()
+    return name

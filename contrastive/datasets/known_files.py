@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from contrastive.data.images import SUFFIXES
@@ -12,7 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CAPTION_TABLES = tuple(
-    f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in (".csv", ".tsv", ".jsonl")
+    f"{stem}{suffix}"
+    for stem, suffixes in (
+        ("captions", (".csv", ".tsv", ".jsonl", ".txt")),
+        ("metadata", (".csv", ".tsv", ".jsonl")),
+    )
+    for suffix in suffixes
 )
 """Names of a table of captions beside images, in the order in which they are looked for.
 
@@ -23,6 +30,7 @@ Example:
 WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
 ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token")
 IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")
+LOOKED_AT = 1_000  # folders, to tell what kind of data they are
 PLACES = ("", "flickr30k", "annotations", *IMAGES)  # copies of Flickr30k differ in how they nest
 
 
@@ -43,6 +51,7 @@ def fitting_type(folder: Path) -> str:
         return "; for Flickr30k, type: flickr30k"
     if caption_table(folder):
         return "; type: image-folder reads its captions"
-    if any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*")):
+    several = islice(os.walk(folder), LOOKED_AT)
+    if any(name.lower().endswith(SUFFIXES) for _, _, names in several for name in names):
         return "; type: pictures reads images without captions, in folders by class or not"
     return ""

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.config.local_files import read_bounded
+from contrastive.console import say
 from contrastive.data.folders import readable_folder
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
 MAX_SPAN = 100  # lines of one quoted record; more is a quote that nobody closed
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}
+OTHER_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
@@ -116,9 +119,10 @@ def parse_json(text: str) -> object:
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
-    """Read ``.csv``, ``.tsv`` or ``.jsonl``: the columns, and the records one by one.
+    """Read ``.csv``, ``.tsv``, ``.txt`` or ``.jsonl``: the columns, and the records one by one.
 
-    The columns of JSON lines are the keys of the first good one.
+    The columns of JSON lines are the keys of all of them. Where the separator of the suffix leaves
+    the header in one piece, the one among ``, ; TAB |`` that does not is taken, and told.
 
     Raises:
         DataError: as ``read_text``, the header is broken, or the suffix is another.
@@ -130,12 +134,13 @@ def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
     """
     if path.suffix.lower() == ".jsonl":
         lines = read_lines(path)
-        good = (record for record in _json_lines(lines) if not record.problem)
-        return list(next(good, TableRecord(1, {})).cells), _json_lines(lines)
+        columns = {key: None for record in _json_lines(lines) for key in record.cells}
+        return list(columns), _json_lines(lines)
     if path.suffix.lower() not in DELIMITERS:
-        msg = f"{path}: a table is a .csv, .tsv or .jsonl file"
+        msg = f"{path}: a table is a .csv, .tsv, .txt or .jsonl file"
         raise DataError(msg)
-    rows = _delimited(read_lines(path), DELIMITERS[path.suffix.lower()])
+    lines = read_lines(path)
+    rows = _delimited(lines, _delimiter(path, lines))
     line, header = next(rows)
     if isinstance(header, str):
         msg = f"{path}:{line}: the header is {header}"
@@ -145,6 +150,19 @@ def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
         msg = f"{path}:{line}: the header names a column twice; it has {name_list(columns)}"
         raise DataError(msg)
     return columns, _records(columns, rows)
+
+
+def _delimiter(path: Path, lines: list[str]) -> str:
+    usual = DELIMITERS[path.suffix.lower()]
+    pieces: dict[str, int] = {}
+    for delimiter in OTHER_DELIMITERS:
+        _, header = next(_delimited(lines, delimiter))
+        pieces[delimiter] = 1 if isinstance(header, str) else len(header)
+    found = max(pieces, key=lambda delimiter: pieces[delimiter])
+    if pieces[usual] > 1 or pieces[found] == 1:
+        return usual
+    say(f"{path}: its columns are separated by {OTHER_DELIMITERS[found]}")
+    return found
 
 
 def _records(
@@ -243,12 +261,46 @@ def text_of(cell: object) -> str:
     """Return a cell as text; nothing if it is of another kind.
 
     Example:
-        >>> text_of(12), text_of(None)
-        ('12', '')
+        >>> text_of(12), text_of(12.0), text_of(None)
+        ('12', '12', '')
     """
+    if isinstance(cell, float) and cell.is_integer():  # as pandas writes a column with gaps
+        cell = int(cell)
     if isinstance(cell, bool) or not isinstance(cell, (str, int)):
         return ""
     return str(cell).strip()
+
+
+def cells_of(
+    record: TableRecord, chosen: Mapping[str, str], *, needed: Collection[str]
+) -> tuple[dict[str, str], str]:
+    """Return a record's texts by role, and why it cannot be used, if it cannot.
+
+    Args:
+        record: of a table.
+        chosen: the column of each role.
+        needed: roles that every row has to have; in others, what is blank or null is not there.
+
+    Example:
+        >>> record = TableRecord(2, {"image": "1.png", "label": None})
+        >>> cells_of(record, {"image": "image", "label": "label"}, needed=["image"])
+        ({'image': '1.png'}, '')
+    """
+    cells: dict[str, str] = {}
+    bad: list[str] = []
+    for role, column in chosen.items():
+        cell = record.cells.get(column)
+        if (text := text_of(cell)) or role in needed:
+            cells[role] = text
+        if not text and (role in needed or not _is_blank(cell)):
+            bad.append(column)
+    problem = f"{name_list(bad)} is empty or not a text" if bad else ""
+    return cells, record.problem or problem
+
+
+def _is_blank(cell: object) -> bool:
+    nothing = isinstance(cell, str) and not cell.strip()
+    return cell is None or nothing or (isinstance(cell, float) and math.isnan(cell))
 
 
 def quoted(text: str) -> str:

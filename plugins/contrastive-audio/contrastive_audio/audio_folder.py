@@ -13,6 +13,7 @@ from contrastive.interface import (
     DataError,
     FileIndex,
     RowList,
+    cells_of,
     choose_columns,
     leaves_folder,
     name_list,
@@ -20,7 +21,6 @@ from contrastive.interface import (
     read_table,
     readable_folder,
     split_of,
-    text_of,
     text_problem,
 )
 
@@ -79,7 +79,7 @@ def read(config: AudioFolder, split: str) -> RowList:
         )
         known = set[str]() if "split" in chosen else {*SPLITS}
         rows = _rows(table.name, chosen, records, config.holdout)
-        for row in _checked(rows, chosen, FileIndex(folder)):
+        for row in _checked(rows, FileIndex(folder)):
             id_ = ids.setdefault(row.group, len(ids))
             known.add(row.split)
             labels.add(row.cells.get("label", ""))
@@ -116,30 +116,28 @@ def _rows(
     name: str, chosen: dict[str, str], records: Iterator[TableRecord], holdout: float
 ) -> Iterator[Row]:
     for record in records:
-        cells = {role: text_of(record.cells.get(column)) for role, column in chosen.items()}
+        cells, problem = cells_of(record, chosen, needed=("audio", "text", "split"))
         for role in FILES:
             if cells.get(role):
                 cells[role] = str(PurePosixPath(cells[role]))
         group = cells.get("group") or cells["audio"]
         split = cells.get("split", split_of(group, holdout) if group else "")
         split = SPLIT_ALIASES.get(split, split)
-        yield Row(f"{name}:{record.line}", cells, group, split, record.problem)
+        yield Row(f"{name}:{record.line}", cells, group, split, problem)
 
 
-def _checked(rows: Iterator[Row], chosen: dict[str, str], files: FileIndex) -> Iterator[Row]:
+def _checked(rows: Iterator[Row], files: FileIndex) -> Iterator[Row]:
     """Say of each row what is wrong with it; a sound in two splits is, where it comes again."""
     homes: dict[str, str] = {}
     for row in rows:
         audio = row.cells["audio"]
-        problem = row.problem or _problem(row.cells, chosen, files)
+        problem = row.problem or _problem(row.cells, files)
         if not problem and (home := homes.setdefault(audio, row.split)) != row.split:
             problem = f"audio {quoted(audio)} is in split {home} already"
         yield row._replace(problem=problem)
 
 
-def _problem(cells: dict[str, str], chosen: dict[str, str], files: FileIndex) -> str:
-    if bad := [chosen[role] for role, text in cells.items() if not text]:
-        return f"{name_list(bad)} is empty or not a text"
+def _problem(cells: dict[str, str], files: FileIndex) -> str:
     for role in cells.keys() & {"text", *FILES}:
         if flaw := text_problem(cells[role]):
             return f"the {role} {flaw}"
