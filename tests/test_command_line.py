@@ -118,6 +118,37 @@ def test_captions_come_from_the_data_that_are_given(here, command):
     assert "give one of them" in both.err
 
 
+def test_class_names_may_have_commas_and_stand_in_a_file(here, command):
+    names = ["great white shark, man-eater", "tench, Tinca tinca", "goldfish"]
+    (here / "names.txt").write_text("\n".join(names) + "\n\n")
+    joined = '"great white shark, man-eater", "tench, Tinca tinca", goldfish'
+    image, found = "alone/0/0.png", []
+    for how in (("--classes", joined), ("--classes-file", "names.txt")):
+        done = command("classify", image, *how, "--json")
+        assert done.code == 0, done.err
+        found.append(json.loads(done.out)[0]["probabilities"])
+    assert list(found[0]) == names
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "classify --classes a,b",
+        "answer --question what? --answers a,b",
+        "caption --data captioned --split train",
+    ],
+)
+def test_an_image_that_cannot_be_read_is_told_and_the_others_go_on(here, command, line, tmp_path):
+    verb, *options = line.split()
+    broken = tmp_path / "cut.png"
+    broken.write_bytes((here / "alone/0/0.png").read_bytes()[:-40])
+    done = command(verb, "alone/0/0.png", broken, "alone/1/1.png", *options, "--json")
+    assert done.code == 3, done.err
+    assert [each["image"] for each in json.loads(done.out)] == ["alone/0/0.png", "alone/1/1.png"]
+    assert f"{broken}: " in done.err
+
+
 def test_what_is_left_out_ends_with_3(here, command, tmp_path):
     write_image_folder(tmp_path / "cut")
     images = sorted((tmp_path / "cut").rglob("*.jpg"))

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from contrastive.cli.context import Context, names_in
+from contrastive.cli.context import Context, names_in, readable_images
 from contrastive.cli.options import Device, Images, Json, Model, Trusted
 from contrastive.cli.output import show
 
@@ -16,7 +16,9 @@ def answer(
     question: Annotated[
         str, typer.Option(help="Such as 'what color is the car?', or 'the car is {}'.")
     ],
-    answers: Annotated[str, typer.Option(help="Answers to rank, joined by commas.")],
+    answers: Annotated[
+        str, typer.Option(help="Answers to rank, joined by commas; one with a comma in quotes.")
+    ],
     template: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,6 +34,7 @@ def answer(
     names = names_in(answers)
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
+    images = readable_images(images)
     from contrastive.console import say
     from contrastive.inference.question_answering import QUESTION_TEMPLATES, sentences_of
     from contrastive.inference.question_answering import answer as probabilities_of

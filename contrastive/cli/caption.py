@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from contrastive.cli.context import Context
+from contrastive.cli.context import Context, readable_images
 from contrastive.cli.options import Data, Device, Images, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
@@ -37,6 +37,7 @@ def caption(
         raise SpecError(msg)
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
+    images = readable_images(images)
     from contrastive.inference.captioning import caption as captions_of
     from contrastive.inference.search import lines_of
     from contrastive.reporting.tables import captions_table

@@ -6,14 +6,29 @@ from typing import Annotated, cast
 
 import typer
 
-from contrastive.cli.context import Context, names_in, templates_for
-from contrastive.cli.options import Device, Images, Json, Model, Template, TemplateSet, Trusted
+from contrastive.cli.context import Context, classes_in, readable_images, templates_for
+from contrastive.cli.options import (
+    ClassesFile,
+    Device,
+    Images,
+    Json,
+    Model,
+    Template,
+    TemplateSet,
+    Trusted,
+)
 from contrastive.cli.output import show
+from contrastive.errors import SpecError
 
 
 def classify(
     images: Images,
-    classes: Annotated[str, typer.Option(help="Names of the classes, joined by commas.")],
+    *,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names of the classes, joined by commas; one with a comma in quotes."),
+    ] = None,
+    classes_file: ClassesFile = None,
     template: Template = None,
     template_set: TemplateSet = None,
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each image.")] = 5,
@@ -25,10 +40,14 @@ def classify(
     """Zero-shot image classification."""
     from contrastive.prompts import TEMPLATES
 
-    names = names_in(classes)
+    if classes is None and classes_file is None:
+        msg = "give the classes: --classes dog,cat or --classes-file FILE"
+        raise SpecError(msg)
+    names = classes_in(classes, classes_file)
     templates = templates_for(template, template_set) or TEMPLATES
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
+    images = readable_images(images)
     from contrastive.console import say
     from contrastive.inference.zero_shot import classify as probabilities_of
     from contrastive.reporting.tables import classes_table

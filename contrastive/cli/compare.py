@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrastive.cli.context import Context, names_in, templates_for
+from contrastive.cli.context import Context, classes_in, readable_images, templates_for
 from contrastive.cli.options import (
+    ClassesFile,
     Data,
     Device,
     Json,
@@ -42,8 +43,10 @@ def compare(
         typer.Option(help="An image, or a folder of images; may be repeated."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names of the classes, joined by commas.")
+        str | None,
+        typer.Option(help="Names of the classes, joined by commas; one with a comma in quotes."),
     ] = None,
+    classes_file: ClassesFile = None,
     template: Template = None,
     template_set: TemplateSet = None,
     split: Split = None,
@@ -54,7 +57,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare models side by side: on the same images, and on the same split."""
-    names = names_in(classes)
+    names = classes_in(classes, classes_file)
     _check_comparable(models, images, names, plot)
     chosen = templates_for(template, template_set)
     contexts = [Context(folder, device=device, trusted=trusted) for folder in models]
@@ -103,7 +106,7 @@ def _classified(
         for path in given
         for image in ([row["image"] for row in images_in(path)] if path.is_dir() else [path])
     ]
-    return classify_by_each(models, images, classes, **settings)
+    return classify_by_each(models, readable_images(images), classes, **settings)
 
 
 def _draw(comparison: Comparison, plot: Path) -> None:

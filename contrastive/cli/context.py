@@ -5,6 +5,7 @@ Each is found, read and validated once.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.arguments import path_of
-from contrastive.console import say
+from contrastive.console import quiet, say, say_omission
 from contrastive.errors import DataError, SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 SPECS = (".yaml", ".yml", ".json")
+MANY = 100  # images, of which to check one by one is shown
 
 
 class Context:
@@ -267,5 +269,40 @@ def templates_for(sentences: list[str] | None, name: str | None) -> Sequence[str
 
 
 def names_in(text: str | None) -> list[str]:
-    """Return names that are joined by commas."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+    """Return names that are joined by commas; one with a comma in it stands in double quotes."""
+    rows = csv.reader((text or "").splitlines(), skipinitialspace=True)
+    return [name.strip() for row in rows for name in row if name.strip()]
+
+
+def classes_in(text: str | None, file: Path | None) -> list[str]:
+    """Return the names of classes, of --classes or the lines of --classes-file.
+
+    Raises:
+        SpecError: both are given.
+        DataError: the file cannot be read, or has no names.
+    """
+    if text is not None and file:
+        msg = "--classes and --classes-file: give one of them"
+        raise SpecError(msg)
+    if not file:
+        return names_in(text)
+    from contrastive.datasets.text_tables import read_lines
+
+    return [line.strip() for line in read_lines(file) if line.strip()]
+
+
+def readable_images(images: list[Path]) -> list[Path]:
+    """Return the images that can be read; each other one is told, and the exit code will be 3.
+
+    Raises:
+        DataError: none can be read.
+    """
+    from contrastive.data.decodable import undecodable
+
+    with quiet(len(images) < MANY):  # progress of a moment is noise
+        problems = undecodable(images)
+    if len(problems) == len(images):
+        raise DataError(next(iter(problems.values())))
+    for problem in problems.values():
+        say_omission(f"{problem}; left out")
+    return [image for i, image in enumerate(images) if i not in problems]

@@ -86,6 +86,9 @@ TemplateSet = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="The split of the data; else the spec's evaluation.final_split.")
 ]
+ClassesFile = Annotated[
+    Path | None, typer.Option(help="A file with the names of the classes, one a line.")
+]
 Trusted = Annotated[
     bool,
     typer.Option(
