@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from contrastive.data.content_hash import sample_key
 from contrastive.data.images import open_image
@@ -241,6 +241,15 @@ BROKEN = {
     "nothing": None,
     "a number": 7,
 }
+
+
+@pytest.mark.parametrize("long", ["text", "profile"])
+def test_an_image_is_not_refused_for_what_is_written_beside_its_pixels(long):
+    info, profile = PngImagePlugin.PngInfo(), bytes(3 << 20)
+    if long == "text":
+        info.add_text("parameters", "x" * (2 << 20), zip=True)
+    written = encode(arrow(), "PNG", pnginfo=info, icc_profile=profile * (long == "profile"))
+    assert np.array_equal(open_image(written), arrow())
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)

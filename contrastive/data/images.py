@@ -18,6 +18,7 @@ from contrastive.data.folders import files_below
 from contrastive.errors import BadSample, a_type
 
 ENCODED = (bytes, bytearray, memoryview)
+WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its pixels do not need
 START_OF_SCAN = b"\xff\xda"  # marker; in what is compressed, 0 follows each 255
 A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg"
 
@@ -114,7 +115,13 @@ def open_image(source: ImageSource) -> Image.Image:
             if isinstance(source, Image.Image):
                 _check_size(source, "image in memory")
                 return _as_seen(ImageOps.exif_transpose(source))
-            return _decoded(encoded(source))
+            content = encoded(source)
+            try:
+                return _decoded(content)
+            except ValueError as error:
+                if "Decompressed data too large" not in str(error):
+                    raise
+                return _decoded(_without_words(content))
     except MemoryError:  # says nothing of the image, whose size is bounded
         raise
     except FileNotFoundError:
@@ -169,6 +176,17 @@ def _decoded(encoded: bytes | bytearray) -> Image.Image:
         image.draft(None, (DRAFT, DRAFT))  # only JPEG has this
         ImageOps.exif_transpose(image, in_place=True)
         return _as_seen(image)
+
+
+def _without_words(png: bytes | bytearray) -> bytes:
+    """Return a PNG without its texts and colour profile, of which Pillow refuses long ones."""
+    kept, place = [bytes(png[:8])], 8
+    while place < len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
+        if png[place + 4 : place + 8] not in WORDS:
+            kept.append(bytes(png[place:end]))
+        place = end
+    return b"".join(kept)
 
 
 def bytes_or_path(source: Any) -> Any:
