@@ -2,15 +2,23 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 import transformers
 
 from contrastive.encoders import HFImage, HFText, SentenceTransformers
-from contrastive.errors import WeightsError
+from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.fingerprint import weights_fingerprint
-from tests.tiny_encoders import TEXTS, bert_tokenizer, features, samples_of
+from tests import duals
+from tests.tiny_encoders import (
+    TEXTS,
+    bert_tokenizer,
+    features,
+    samples_of,
+    save_sentence_transformer,
+)
 
 pytestmark = pytest.mark.usefixtures("one_seed", "offline")
 
@@ -45,6 +53,33 @@ def test_text_pooling_is_that_of_the_model_itself(pooling, models):
         expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}
         expected["pooler"] = out.pooler_output[0]
         torch.testing.assert_close(found, expected[pooling], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "longest"), [("Bert", 26), ("Roberta", 24), ("XLMRoberta", 24), ("MPNet", 24)]
+)
+@pytest.mark.parametrize("library", ["transformers", "sentence-transformers"])
+def test_positions_that_are_for_no_token_are_not_counted(tmp_path, family, longest, library):
+    tokenizer = bert_tokenizer()
+    tokenizer.model_max_length = 10**30
+    config = getattr(transformers, f"{family}Config")(
+        **(duals.TINY | {"vocab_size": len(tokenizer), "max_position_embeddings": 26})
+    )
+    folder = tmp_path / "model"
+    getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if library == "transformers":
+        make = partial(HFText, name=str(folder))
+    else:
+        save_sentence_transformer(folder, tmp_path / "saved")
+        make = partial(SentenceTransformers, name=str(tmp_path / "saved"))
+    module = make().build()
+    assert module.preprocess.max_length == longest
+    (long,) = features(module, ["a dog " * 100])
+    assert long.isfinite().all()
+    assert make(max_length=longest).build().preprocess.max_length == longest
+    with pytest.raises(SpecError, match=f"max_length {longest + 1} is more than the {longest}"):
+        make(max_length=longest + 1).build()
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "clip"])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from contrastive.config.extras import require
 from contrastive.encoders.huggingface import load_half, measure_out_dim, pool, quiet_huggingface
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.weights import loading_weights
 from contrastive.errors import SpecError, WeightsError
+from contrastive.nn.memory import out_of_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from contrastive.encoders import HFText
 
+MARGIN = 16  # positions, of those that a config tells, that may be for no token
 LONGEST = 512  # tokens by default: captions are short, and attention costs their square
 
 
@@ -38,6 +42,10 @@ class HFTextModule(EncoderModule):
         limit = min(positions(self.model.config), int(tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, who=self.who)
+        taken = longest_taken(self, max_length, self.model.config)
+        if taken < max_length:
+            check_length(spec.max_length, taken, self.who)
+            self.preprocess = tokenizing(tokenizer, taken, who=self.who)
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, "a picture", self.who)
 
@@ -64,6 +72,40 @@ def load_tokenizer(folder: Path, who: str) -> Any:
 def positions(config: Any) -> int:
     """Return how many tokens a model has positions for; very many if they are relative."""
     return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
+@torch.no_grad()
+def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
+    """Return how many tokens a model takes, at most ``length``: where that is near, it is tried.
+
+    RoBERTa and its kin number positions from behind the padding's: of 514, 512 are for tokens.
+    """
+    if length <= positions(config) - MARGIN:
+        return length
+    module.eval()
+    inputs = module.preprocess(["a picture"])
+    padding = getattr(config, "pad_token_id", None)
+    ids_BL = inputs["input_ids"]
+    if padding is not None:  # which RoBERTa does not count
+        inputs["input_ids"] = ids_BL.where(ids_BL != padding, ids_BL.max())
+
+    def is_taken(tokens: int) -> bool:
+        longer = {
+            name: tensor.repeat(1, -(-tokens // tensor.shape[1]))[:, :tokens]
+            for name, tensor in inputs.items()
+        }
+        try:
+            module(**longer)
+        except (IndexError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
+            return False
+        return True
+
+    shortest = max(1, length - MARGIN)
+    taken = next((n for n in range(length, shortest, -1) if is_taken(n)), length)
+    module.train()
+    return taken
 
 
 def check_length(asked: int | None, limit: int, who: str) -> int | None:
