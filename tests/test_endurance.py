@@ -104,7 +104,8 @@ def test_the_temperature_stays_in_its_bounds_for_10_000_steps(tmp_path):
     scales = [step["scale"] for step in steps]
     assert min(scales) >= 1 - 1e-4
     assert max(scales) <= 20 * (1 + 1e-4)
-    assert max(scales) > 19.9, "it never came to its bound, so that nothing would be shown"
+    at_a_bound = max(scales) > 19.9 or min(scales) < 1.001
+    assert at_a_bound, "it never came to one, so that nothing would be shown"
     assert all(math.isfinite(step["loss"]) for step in steps)
 
 
