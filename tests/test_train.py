@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -438,6 +439,23 @@ def test_a_log_that_is_cut_off_is_read_up_to_there(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 2.0}\n\xff\xfe{"step": 2')
     assert read_log(path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_of_a_long_log_the_newest_steps_are_read_and_some_of_each_time_before(tmp_path):
+    with Log(tmp_path / "log.jsonl") as log:
+        for step in range(1, 5001):
+            log.step(step, step / 100, loss=1.0)
+            if step % 1000 == 0:
+                log.note({"step": step, "epoch": step / 100, "gradients": {"text.head": 1.0}})
+    whole, some = (read_log(tmp_path / "log.jsonl", steps=steps) for steps in (None, 200))
+    assert len(whole) == 5005
+    assert some == [line for line in whole if line in some]
+    assert [line["step"] for line in some if "gradients" in line] == [1000, 2000, 3000, 4000, 5000]
+    steps = [line["step"] for line in some if "loss" in line]
+    assert len(steps) <= 400
+    assert steps[-200:] == list(range(4801, 5001))
+    assert steps[0] == 1
+    assert max(b - a for a, b in pairwise(steps)) <= 32
 
 
 def test_the_log_rounds_the_epoch_of_every_line_and_nothing_else(tmp_path):

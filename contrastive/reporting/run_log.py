@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Required, Self
 
@@ -18,7 +20,7 @@ from contrastive.data.atomic_files import link, replace_file, write_all
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from contrastive.evaluation.evaluate import EvaluationReport
 
@@ -206,27 +208,69 @@ class Log:
         self.lines += 1
 
 
-def read_log(path: Path) -> list[LogLine]:
+def read_log(path: Path, *, steps: int | None = None) -> list[LogLine]:
     """Return the lines of a log; those that are none are counted and told.
 
     One that is cut off at the end is left out: a crash does that, or a run that writes it now.
+
+    Args:
+        path: the file.
+        steps: keep the newest so many steps, and of those before as many at most, evenly spaced;
+            None keeps all.
     """
-    lines, bad = _parse(_content(path))
+    bad = 0
+    kept = _Thinned(steps)
+    others: list[tuple[int, LogLine]] = []
+    for number, (_, line) in enumerate(_parse(_content(path))):
+        if line is None:
+            bad += 1
+        elif "loss" not in line:
+            others.append((number, line))
+        else:
+            kept.add((number, line))
     if bad:
         say_omission(f"{path}: {_lines(bad)} no line of a log, left out")
-    return [line for _, line in lines]
+    return [line for _, line in sorted([*kept.old, *kept.new, *others], key=itemgetter(0))]
+
+
+class _Thinned:
+    """The newest so many steps, and of those before as many at most, evenly spaced."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.old: list[tuple[int, LogLine]] = []
+        self.new: deque[tuple[int, LogLine]] = deque()
+        self.passed, self.stride = 0, 1
+
+    def add(self, step: tuple[int, LogLine]) -> None:
+        self.new.append(step)
+        if self.most is None or len(self.new) <= self.most:
+            return
+        first = self.new.popleft()
+        if self.passed % self.stride == 0:
+            self.old.append(first)
+        self.passed += 1
+        if len(self.old) > self.most:
+            self.old = self.old[::2]
+            self.stride *= 2
 
 
 def holds_log(path: Path) -> bool:
     """Return whether a file is a log, or empty."""
-    lines, bad = _parse(_content(path))
-    return bool(lines) or not bad
+    bad = False
+    for _, line in _parse(_content(path)):
+        if line is not None:
+            return True
+        bad = True
+    return not bad
 
 
 def _keep(path: Path, until: int, *, measured: bool, expected: int | None) -> int:
     """Reduce a log to the lines that stand; return how many these are."""
     content = _content(path)
-    lines, bad = _parse(content)
+    read = list(_parse(content))
+    lines = [(raw, line) for raw, line in read if line is not None]
+    bad = len(read) - len(lines)
     kept = [
         raw
         for raw, line in lines
@@ -260,16 +304,16 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _parse(content: bytes) -> tuple[list[tuple[bytes, LogLine]], int]:
-    """Return the lines of a log, each as it is and parsed, and how many others there are."""
-    whole, _, _ = content.rpartition(b"\n")  # what a crash has cut off is after the last
-    found: list[tuple[bytes, LogLine]] = []
-    texts = [text for text in whole.split(b"\n") if text.strip()]
-    for text in texts:
-        with suppress(ValueError, RecursionError):
-            if _is_line(line := json.loads(text.decode("utf-8-sig"), parse_int=_number)):
-                found.append((text, line))
-    return found, len(texts) - len(found)
+def _parse(content: bytes) -> Iterator[tuple[bytes, LogLine | None]]:
+    """Yield the lines of a log, each as it is and parsed; None for what is no line of one."""
+    start = 0
+    while (end := content.find(b"\n", start)) >= 0:  # what a crash has cut off is after the last
+        text, start = content[start:end], end + 1
+        if text.strip():
+            line = None
+            with suppress(ValueError, RecursionError):
+                line = json.loads(text.decode("utf-8-sig"), parse_int=_number)
+            yield text, line if _is_line(line) else None
 
 
 def _number(text: str) -> int:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
 
+STEPS = 1_000
+"""That are judged in full; of those before, some, so that a long run takes no more memory."""
+
 
 def check_up(
     log: Log,
@@ -37,7 +40,7 @@ def check_up(
     ``norms`` are those of ``gradients``, then.
     """
     epoch = step / batches.steps_per_epoch
-    lines = read_log(log.path)
+    lines = read_log(log.path, steps=STEPS)
     notes: list[LogLine] = [{"step": step, "epoch": epoch, "gradients": norms}]
     if not any("run" in line for line in lines):
         facts = _facts(spec, batches, held_out)
