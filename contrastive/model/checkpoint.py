@@ -189,6 +189,7 @@ def remove_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be.
     """
+    _verified.pop(folder.absolute(), None)
     own = _own_files(folder)
     if not folder.is_symlink() and own.issuperset(path.name for path in folder.iterdir()):
         discard(folder.rename(beside(folder, DROPPED)), own, last=MANIFEST)
