@@ -24,9 +24,8 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
-# three on the usual two cores, since many tests wait for processes that they start; worksteal: a
-# long file that comes last is shared out, and most files keep to one process
-PYTEST := python -m pytest -n 3 --dist worksteal
+# worksteal: a long file that comes last is shared out, and most files keep to one process
+PYTEST := python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/installed $(EDITOR_SERVER)
 	$(BIN)/$(PYTEST) -m "not nightly"

@@ -220,7 +220,7 @@ def test_pictures_are_compared_even_if_the_data_are_gone(here, monkeypatch, comm
         ((*PAIR, *ASKED), "--classes without --images"),
         ((*PAIR, "--plot", "out.png"), "give --images and --classes"),
         (("bare", "hf:./clip"), "bare: holds a model without data; give --data"),
-        ((*PAIR, "--images", "nonesuch.png", *ASKED), "nonesuch.png: no such file"),
+        ((*PAIR, "--images", "nonesuch.png", *ASKED), "nonesuch.png: cannot be read: No such file"),
         ((*PAIR, "--images", "pictures", "--classes", "a,a"), "class 'a' is given twice"),
     ],
 )

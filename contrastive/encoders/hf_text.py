@@ -42,12 +42,12 @@ class HFTextModule(EncoderModule):
         limit = min(positions(self.model.config), int(tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, who=self.who)
+        self.out_dim = measure_out_dim(self, "a picture", self.who)
         taken = longest_taken(self, max_length, self.model.config)
         if taken < max_length:
             check_length(spec.max_length, taken, self.who)
             self.preprocess = tokenizing(tokenizer, taken, who=self.who)
         self.reproducible = spec.pretrained
-        self.out_dim = measure_out_dim(self, "a picture", self.who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the tokenizer gives."""

@@ -59,11 +59,11 @@ class SentenceTransformersModule(EncoderModule):
         max_length = check_length(spec.max_length, limit, who) or self.model.max_seq_length or limit
         prompt = self.model.prompts.get(self.model.default_prompt_name, "")
         self.preprocess = tokenizing(self.model.tokenizer, max_length, prompt, who=who)
+        self.out_dim = measure_out_dim(self, "a picture", who)
         taken = longest_taken(self, max_length, inner.config)
         if taken < max_length:
             check_length(spec.max_length, taken, who)
             self.preprocess = tokenizing(self.model.tokenizer, taken, prompt, who=who)
-        self.out_dim = measure_out_dim(self, "a picture", who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the tokenizer gives."""
