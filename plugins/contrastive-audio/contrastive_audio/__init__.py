@@ -74,7 +74,8 @@ class AudioFolder(Dataset):
     folder: Path
     """The files, in folders as you like; captions name them relative to it."""
     captions: Path | None = None
-    """The captions, relative to the folder; found as captions or metadata .csv, .tsv or .jsonl."""
+    """The captions, relative to the folder; found as captions or metadata .csv, .tsv,
+    .jsonl, or captions.txt."""
     audio_column: str | None = None
     """Path of the sound; found as audio, file_name or filename."""
     text_column: str | None = None
