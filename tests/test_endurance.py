@@ -101,7 +101,7 @@ def test_the_temperature_stays_in_its_bounds_for_10_000_steps(tmp_path):
     train(RunSpec.model_validate(spec), tmp_path / "run")
     steps = [line for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line]
     assert len(steps) >= 10_000
-    scales = [step["scale"] for step in steps]
+    scales = [math.exp(step["log_scale"]) for step in steps]
     assert min(scales) >= 1 - 1e-4
     assert max(scales) <= 20 * (1 + 1e-4)
     at_a_bound = max(scales) > 19.9 or min(scales) < 1.001
