@@ -21,6 +21,12 @@ class ContrastiveError(Exception):
     """
 
 
+def reason_of(error: Exception) -> str:
+    """Return what an error says, in one line; of the system's, without its number and the path."""
+    text = getattr(error, "strerror", None) or error
+    return " ".join(str(text).split()) or type(error).__name__
+
+
 class SpecError(ContrastiveError, ValueError):
     """A spec that does not fit, with one line for each mistake.
 

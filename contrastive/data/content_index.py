@@ -22,6 +22,7 @@ from PIL import __version__ as pillow
 
 from contrastive.config.local_files import cache_folder, check_regular, read_bounded
 from contrastive.console import say
+from contrastive.errors import reason_of
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class ContentIndex:
             yield
         except (OSError, sqlite3.Error, OverflowError) as error:
             self.opened = os.getpid(), None
-            why = getattr(error, "strerror", None) or error
+            why = reason_of(error)
             say(f"{self.folder}: the index of files cannot be used ({why}); files are read again")
 
     def _open(self) -> sqlite3.Connection | None:

@@ -11,7 +11,7 @@ from contrastive.data.content_hash import sample_key
 from contrastive.data.content_index import content_index
 from contrastive.data.images import StoredImage, encoded, open_image
 from contrastive.data.loading import in_groups
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +70,7 @@ def _problem(image: Any) -> tuple[str, bool]:
     except MemoryError:
         raise
     except Exception as error:  # of the disk, or of a library that stores images
-        why = getattr(error, "strerror", None) or error
-        return f"cannot be read: {' '.join(str(why).split())}", False
+        return f"cannot be read: {reason_of(error)}", False
     try:
         open_image(content)
     except BadSample as error:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from contrastive.config.local_files import read_bounded, too_large
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample, a_type
+from contrastive.errors import BadSample, a_type, reason_of
 
 ENCODED = (bytes, bytearray, memoryview)
 WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its pixels do not need
@@ -131,8 +131,7 @@ def open_image(source: ImageSource) -> Image.Image:
     except IsADirectoryError:
         problem = A_FOLDER
     except Exception as error:  # a damaged file makes decoders raise many kinds of error
-        why = getattr(error, "strerror", None) or error
-        problem = " ".join(str(why).split()) or type(error).__name__
+        problem = reason_of(error)
         if problem.startswith("cannot identify image file"):
             problem = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     msg = f"{name}: {problem}"

@@ -50,7 +50,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         DataError: see ``ImageFolder.build``.
     """
     folder = Path(config.folder).expanduser()
-    images = folder / (config.images or "")
+    images = _images(config)
     with readable_folder(folder), readable_folder(images):
         tables = _find_tables(folder, config.captions)
         hashed = False
@@ -65,9 +65,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
                 needed=("image", "text"),
             )
             hashed = hashed or not (table.split or "split" in chosen)
-            if config.images:
-                table = table._replace(below="")  # noqa: PLW2901
-            readers.append(_rows(table, chosen, records, images, config.holdout))
+            readers.append(_rows(table, chosen, records, config))
         return gather(
             in_one_split(row for rows in readers for row in rows),
             split=split,
@@ -77,6 +75,10 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
             captions_per_image=config.captions_per_image if purpose == "training" else None,
             max_bad=config.max_bad,
         )
+
+
+def _images(config: ImageFolder) -> Path:
+    return Path(config.folder).expanduser() / (config.images or "")
 
 
 def _find_tables(folder: Path, given: PathField | None) -> list[Table]:
@@ -101,18 +103,18 @@ def _rows(
     table: Table,
     chosen: dict[str, str],
     records: Iterator[TableRecord],
-    images: Path,
-    holdout: float,
+    config: ImageFolder,
 ) -> Iterator[Row]:
+    images, parent = _images(config), "" if config.images else table.below
     for record in _captions(records, chosen["text"]):
         source = f"{table.below}{table.path.name}:{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
         if problem:
             yield Row(source, problem=problem)
         else:
-            image = _below(images, table.below, cells["image"])
+            image = _below(images, parent, cells["image"])
             group = cells.get("group", image)
-            split = table.split or cells.get("split") or split_of(group, holdout)
+            split = table.split or cells.get("split") or split_of(group, config.holdout)
             split = SPLIT_ALIASES.get(split, split)
             yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
 
@@ -121,7 +123,10 @@ def _captions(records: Iterator[TableRecord], column: str) -> Iterator[TableReco
     """Make a record of each caption, where a cell of JSON lines holds several."""
     for record in records:
         cell = record.cells.get(column)
-        for caption in cast("list[object]", cell or [""]) if isinstance(cell, list) else [cell]:
+        if not isinstance(cell, list):
+            yield record
+            continue
+        for caption in cast("list[object]", cell or [""]):
             yield record._replace(cells={**record.cells, column: caption})
 
 

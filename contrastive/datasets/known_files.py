@@ -13,13 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-CAPTION_TABLES = tuple(
-    f"{stem}{suffix}"
-    for stem, suffixes in (
-        ("captions", (".csv", ".tsv", ".jsonl", ".txt")),
-        ("metadata", (".csv", ".tsv", ".jsonl")),
-    )
-    for suffix in suffixes
+CAPTION_TABLES = (
+    *("captions.csv", "captions.tsv", "captions.jsonl", "captions.txt"),
+    *("metadata.csv", "metadata.tsv", "metadata.jsonl"),
 )
 """Names of a table of captions beside images, in the order in which they are looked for.
 

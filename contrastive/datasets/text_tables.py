@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
 MAX_SPAN = 100  # lines of one quoted record; more is a quote that nobody closed
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}
-OTHER_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
@@ -155,13 +155,13 @@ def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
 def _delimiter(path: Path, lines: list[str]) -> str:
     usual = DELIMITERS[path.suffix.lower()]
     pieces: dict[str, int] = {}
-    for delimiter in OTHER_DELIMITERS:
+    for delimiter in SEPARATORS:
         _, header = next(_delimited(lines, delimiter))
         pieces[delimiter] = 1 if isinstance(header, str) else len(header)
     found = max(pieces, key=lambda delimiter: pieces[delimiter])
     if pieces[usual] > 1 or pieces[found] == 1:
         return usual
-    say(f"{path}: its columns are separated by {OTHER_DELIMITERS[found]}")
+    say(f"{path}: its columns are separated by {SEPARATORS[found]}")
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.encoders import HFText
+    from contrastive.encoders.text import Tokenize
 
 MARGIN = 16  # positions, of those that a config tells, that may be for no token
 LONGEST = 512  # tokens by default: captions are short, and attention costs their square
@@ -43,10 +45,7 @@ class HFTextModule(EncoderModule):
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, who=self.who)
         self.out_dim = measure_out_dim(self, "a picture", self.who)
-        taken = longest_taken(self, max_length, self.model.config)
-        if taken < max_length:
-            check_length(spec.max_length, taken, self.who)
-            self.preprocess = tokenizing(tokenizer, taken, who=self.who)
+        shorten(self, self.model.config, spec.max_length, self.who)
         self.reproducible = spec.pretrained
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -74,8 +73,21 @@ def positions(config: Any) -> int:
     return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
+def shorten(module: EncoderModule, config: Any, asked: int | None, who: str) -> None:
+    """Let a module's tokenizer give no more tokens than its model takes.
+
+    Raises:
+        SpecError: more were asked for.
+    """
+    tokenize = cast("Tokenize", module.preprocess)
+    taken = _longest_taken(module, tokenize.max_length, config)
+    if taken < tokenize.max_length:
+        check_length(asked, taken, who)
+        module.preprocess = replace(tokenize, max_length=taken)
+
+
 @torch.no_grad()
-def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
+def _longest_taken(module: EncoderModule, length: int, config: Any) -> int:
     """Return how many tokens a model takes, at most ``length``: where that is near, it is tried.
 
     RoBERTa and its kin number positions from behind the padding's: of 514, 512 are for tokens.

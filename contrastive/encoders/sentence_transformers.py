@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.config.extras import require
-from contrastive.encoders.hf_text import check_length, longest_taken, positions
+from contrastive.encoders.hf_text import check_length, positions, shorten
 from contrastive.encoders.huggingface import drop_pooler, measure_out_dim, quiet_huggingface
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.text import tokenizing
@@ -60,10 +60,7 @@ class SentenceTransformersModule(EncoderModule):
         prompt = self.model.prompts.get(self.model.default_prompt_name, "")
         self.preprocess = tokenizing(self.model.tokenizer, max_length, prompt, who=who)
         self.out_dim = measure_out_dim(self, "a picture", who)
-        taken = longest_taken(self, max_length, inner.config)
-        if taken < max_length:
-            check_length(spec.max_length, taken, who)
-            self.preprocess = tokenizing(self.model.tokenizer, taken, prompt, who=who)
+        shorten(self, inner.config, spec.max_length, who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the tokenizer gives."""

@@ -70,8 +70,7 @@ def draw_curves(log: Path, path: Path) -> None:
     recall.set(title="recall@1 after each epoch, %", xlabel="step")
     if measured:
         recall.legend(frameon=False)
-    with named_file(path):
-        figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 @_without_tex
@@ -105,8 +104,7 @@ def draw_probe(report: ProbeReport, path: Path) -> None:
     axis.set_title(f"top-1 on {report.split}, %", parse_math=False)
     axis.set_xlabel("training samples of each class")
     axis.legend(frameon=False)
-    with named_file(path):
-        figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 @_without_tex
@@ -131,8 +129,7 @@ def draw_hits(searches: Sequence[tuple[str, Sequence[Hit]]], path: Path) -> None
             below = textwrap.fill(words, 20, max_lines=2, placeholder=" ...")
             how = {"ha": "center", "va": "top", "size": 7, "parse_math": False}
             axis.text(0.5, -0.03, below, transform=axis.transAxes, **how)
-    with named_file(path):
-        figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 @_without_tex
@@ -166,6 +163,10 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
             transform=first.transAxes,
             parse_math=False,
         )
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     with named_file(path):
         figure.savefig(path, dpi=110)
 
