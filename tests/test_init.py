@@ -11,6 +11,7 @@ import pytest
 
 import contrastive
 from contrastive import RunSpec, load_spec
+from contrastive.datasets.miniature import Drawing
 
 KINDS = {"flickr30k": "flickr30k", "image-folder": "images"}
 
@@ -94,6 +95,24 @@ def test_nothing_is_overwritten(there, tmp_path, monkeypatch, command):
     )
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert command("init", "flickr30k", "--with-data", "-o", "new/clip.yaml").code == 0
+
+
+def test_a_full_disk_leaves_nothing_and_the_next_try_works(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    names = iter(range(5))
+
+    def draw(self, real=Drawing.draw):
+        if next(names, None) is None:
+            raise OSError(28, "No space left on device", "00.jpg")
+        return real(self)
+
+    with monkeypatch.context() as full:
+        full.setattr(Drawing, "draw", draw)
+        done = command("init", "image-folder", "--with-data")
+    assert done.code == 2
+    assert "No space left on device" in done.err
+    assert not list(tmp_path.iterdir())
+    assert command("init", "image-folder", "--with-data").code == 0
 
 
 def test_the_version_names_the_file_that_was_imported(command):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -123,8 +124,11 @@ def _write(output: Path, text: str, kind: str, folder: Path | None) -> None:
             msg = f"{path}: is there already; move it, or give --output in another folder"
             raise DataError(msg)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
     if folder:
         from contrastive.datasets.miniature import write_flickr30k, write_image_folder
 
-        (write_flickr30k if kind == "flickr30k" else write_image_folder)(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as made:  # all or nothing
+            whole = Path(made) / folder.name
+            (write_flickr30k if kind == "flickr30k" else write_image_folder)(whole)
+            whole.rename(folder)
+    output.write_text(text, encoding="utf-8")
