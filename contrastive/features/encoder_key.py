@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import PIL
 from torch import nn
 
-from contrastive.config.provenance import components
+from contrastive.config.provenance import components, is_ours
 from contrastive.config.registry import path_of
 from contrastive.encoders import Encoder
 from contrastive.errors import DataError
-from contrastive.features.code_versions import OURS, code_versions
+from contrastive.features.code_versions import code_versions
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
         )
         raise DataError(msg)
     classes = {type(part) for part in components(spec)}
-    foreign = {cls for cls in classes if cls.__module__.partition(".")[0] != OURS}
+    foreign = {cls for cls in classes if not is_ours(cls)}
     offers = [cls.registry.package_of(cls) for cls in foreign]
     packages = {offer[0] for offer in offers if offer}
     hashes, versions = code_versions(foreign, _code_of(module), packages)
