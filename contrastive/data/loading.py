@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from contrastive.config.foreign_errors import foreign_error
 from contrastive.data.worker_processes import Workers, end_with_parent
 from contrastive.errors import BadSample, ContrastiveError
 
@@ -195,7 +197,7 @@ def _without_tokenizer_threads() -> Generator[None]:
 
 @dataclass(frozen=True)
 class _ReturnErrors:
-    """Brings a user's mistake back from a worker as it is, not wrapped in a traceback."""
+    """Brings a mistake back from a worker as it is, a plugin's too, not wrapped in a traceback."""
 
     job: Any
 
@@ -204,6 +206,11 @@ class _ReturnErrors:
             return self.job[group]
         except ContrastiveError as error:
             return error
+        except Exception as error:
+            if get_worker_info() is None or not (found := foreign_error(error)):
+                raise
+            found.add_note(traceback.format_exc())  # which is lost on the way
+            return found
 
 
 def _start_worker(_: int) -> None:
