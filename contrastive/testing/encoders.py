@@ -71,7 +71,8 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
             return _images(given, folder)
         case _ if given is None:
             problem = f"there are no ready samples of the modality {modality!r}"
-            raise Fault(problem, f"give {ENOUGH} or more that its preprocess takes, as samples=")
+            remedy = f"give {ENOUGH} or more that its preprocess takes, by --samples or samples="
+            raise Fault(problem, remedy)
         case _:
             return Examples(given, invalid={"None": None, "an object()": object()})
 

@@ -332,6 +332,15 @@ def _log_summary(
     if start:
         say(f"resumed at step {start} of {total}")
     row = batches.example()
-    shown = {m: "<bytes>" if isinstance(row[m], bytes) else str(row[m]) for m in model.towers}
-    pair = "  |  ".join(f"{modality}: {value[:120]}" for modality, value in shown.items())
+    pair = "  |  ".join(f"{modality}: {_shown(row[modality])}" for modality in model.towers)
     say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
+
+
+def _shown(sample: Any) -> str:
+    """Return a sample for the eye; one whose repr is an address, or bytes, by its type."""
+    if isinstance(sample, str):
+        return sample[:120]
+    if isinstance(sample, bytes) or " at 0x" in (text := str(sample)):
+        size = getattr(sample, "size", None)  # of a PIL image
+        return f"<{type(sample).__name__}{f' {size[0]} x {size[1]}' if size else ''}>"
+    return text[:120]
