@@ -85,6 +85,7 @@ DEFECTS = {  # package: the check that fails, what it says is wrong, and what to
     "loss_memory": ("save and load", "for a batch that gave", "register_buffer"),
     "loss_overflows": ("precision", "at a logit scale of 100 the loss is", "in logarithms"),
     "loss_scale": ("log_scale", "log_scale is a plain tensor", "an nn.Parameter"),
+    "loss_sums": ("mean", "of 8 rows it is", "average over rows"),
     "loss_unbounded": ("bounds", "after clamp_() log_scale is still 50", "clamp it in clamp_()"),
     "names_as_ids": ("rows", "the id of a row is 'red', a str", "number the groups"),
     "own_dice": ("augment", "differs between two calls under one seed", "from torch's global"),

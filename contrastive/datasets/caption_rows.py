@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 from unicodedata import normalize
 
 from contrastive.data.bad_rows import BadRows
@@ -75,8 +75,16 @@ class Pairs:
         """Return the number of rows."""
         return len(self.pairs)
 
-    def __getitem__(self, index: int, /) -> Sample:
-        """Return one row; nothing is decoded."""
+    @overload
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice, /) -> Sample | list[Sample]:
+        """Return one row, or a list of them; nothing is decoded."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         pair = self.pairs[index]
         sample: Sample = {
             "image": self.images[pair.image],

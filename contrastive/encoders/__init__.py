@@ -37,6 +37,9 @@ class Encoder(Config):
     kind: ClassVar[str] = "encoder"
     modality: ClassVar[str]
     """What it encodes: ``image``, ``text``, ...; the key of its tower."""
+    FEATURES_VERSION: ClassVar[int] = 1
+    """Of a built-in encoder: raised with every change of our code that changes its features, so
+    that those in the cache are not used. Of other packages' encoders the code itself counts."""
 
     @abstractmethod
     def build(self) -> EncoderModule:

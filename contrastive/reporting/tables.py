@@ -42,7 +42,9 @@ def report_tables(report: EvaluationReport) -> list[Table]:
     if not (zero_shot := report.classification):
         return measured
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
-    for name in (*ACCURACIES, f"{zero_shot.modality}s", "classes"):
+    of_one = zero_shot.modality
+    counted = f"{of_one}s" if of_one in ("image", "text") else f"{of_one}\nsamples"
+    for name in (*ACCURACIES, counted, "classes"):
         classes.add_column(name)
     classes.add_row(
         _shown(zero_shot.accuracy),

@@ -23,6 +23,7 @@ from contrastive.errors import BadSample, a_type
 from contrastive.heads import Linear
 from contrastive.spec import Tower
 from contrastive.testing.checks import Check, Fault, Skipped, expect, short_reason
+from contrastive.testing.datasets import has_a_form
 from contrastive.testing.modules import build_checked, expect_same
 from contrastive.testing.processes import pickled
 from contrastive.testing.rows import RowsSubject, keeps_its_weights, row_checks
@@ -70,7 +71,8 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
             return _images(given, folder)
         case _ if given is None:
             problem = f"there are no ready samples of the modality {modality!r}"
-            raise Fault(problem, f"give {ENOUGH} or more that its preprocess takes, as samples=")
+            remedy = f"give {ENOUGH} or more that its preprocess takes, by --samples or samples="
+            raise Fault(problem, remedy)
         case _:
             return Examples(given, invalid={"None": None, "an object()": object()})
 
@@ -166,6 +168,8 @@ def builds(subject: EncoderSubject) -> None:
 def preprocesses(subject: EncoderSubject) -> None:
     """Preprocess takes ordinary samples (or samples=) and gives CPU tensors with a row for each."""
     typical = subject.examples.typical
+    for i, sample in enumerate(typical):
+        has_a_form(sample, subject.config.modality, f"sample {i}")
     for samples in (typical, typical[:1]):
         inputs: Any = subject.module.preprocess(samples)
         expect(isinstance(inputs, dict), f"preprocess gives {a_type(inputs)}, not a dict")

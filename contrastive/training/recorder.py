@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
@@ -104,10 +105,11 @@ class Recorder:
                 workers=self.spec.training.workers,
             )
         except Exception as error:  # hours of training are worth more
-            line = f"epoch {epoch:.0f} is not measured: {error}"
-            _tell(error, line)
+            problem = foreign_error(error) or error
+            line = f"epoch {epoch:.0f} is not measured: {problem}"
+            _tell(problem, line)
             self.unmeasured.append(line)
-            log.note({"step": step, "epoch": epoch, "not_measured": str(error)})
+            log.note({"step": step, "epoch": epoch, "not_measured": str(problem)})
             return False
         log.evaluation(step, epoch, report)
         say(f"epoch {epoch:.0f}: {report.summary()}")
