@@ -190,6 +190,8 @@ def _train(
             ),
         ) as steps,
     ):
+        if not previous:
+            recorder.begin(log)
         recorder.take_up(log, progress)
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
             steps.begin(batch)
