@@ -24,6 +24,7 @@ from contrastive.config.entry_points import (
     is_enabled,
     offered_in,
 )
+from contrastive.config.other_names import component_meant
 from contrastive.config.saved_origins import origin_of
 from contrastive.errors import PluginError, UnknownComponent, a_type
 
@@ -68,15 +69,22 @@ class Registry(Generic[C]):
     """
 
     def __init__(
-        self, interface: type[C], *, group: str, plugin_hints: Mapping[str, str] | None = None
+        self,
+        interface: type[C],
+        *,
+        group: str,
+        plugin_hints: Mapping[str, str] | None = None,
+        other_names: Mapping[str, str] | None = None,
     ) -> None:
         """Serve subclasses of ``interface``, also from the entry-point group ``group``.
 
-        ``plugin_hints`` maps names to the plugin package that offers them, for error messages.
+        ``plugin_hints`` maps names to the plugin package that offers them, ``other_names``
+        patterns of names to what they are called here, both for error messages.
         """
         self.interface = interface
         self.group = group
         self.plugin_hints = plugin_hints or {}
+        self.other_names = other_names or {}
         self.registered: dict[str, type[C]] = {}
         interface.registry = self
 
@@ -222,7 +230,8 @@ class Registry(Generic[C]):
             known = f"there are: {', '.join(self)}"
             return f"unknown {what}; {known}; the plugin {package} offers it: pip install {package}"
         close = difflib.get_close_matches(name, list(self), n=2)
-        hint = " or ".join(map(repr, close))
+        meant = component_meant(name, self.other_names, self)
+        hint = meant or " or ".join(map(repr, close))
         return f"unknown {what}; " + (
             f"did you mean {hint}?" if hint else f"there are: {', '.join(self)}"
         )

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from contrastive.config.base import Config, PathField
 from contrastive.config.bounds import Entries, Layers, Probability, Side, Tokens, Width
+from contrastive.config.other_names import ENCODERS
 from contrastive.config.registry import Registry
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ encoders = Registry(
     Encoder,
     group="contrastive.encoders",
     plugin_hints=dict.fromkeys(("open-clip-image", "open-clip-text"), "contrastive-openclip"),
+    other_names=ENCODERS,
 )
 """Encoders by the name that a spec gives as ``type``.
 

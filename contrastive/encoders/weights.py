@@ -33,10 +33,17 @@ FILES = (
 )
 MAX_BYTES = 1 << 40  # of a file of weights
 SHOWN = 3  # names in a message
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning
 
 
 def find_weights(
-    who: str, name: str, revision: str | None = None, files: Sequence[str] = FILES
+    who: str,
+    name: str,
+    revision: str | None = None,
+    files: Sequence[str] = FILES,
+    *,
+    otherwise: str = "give a local folder as name",
 ) -> Path:
     """Return the local folder of a model, downloading it if need be.
 
@@ -48,6 +55,7 @@ def find_weights(
         name: a local folder, or a repository on the Hub.
         revision: branch, tag or commit on the Hub.
         files: patterns of what to download.
+        otherwise: for messages, what to do instead of a download.
 
     Raises:
         WeightsError: it is neither on disk nor on the Hub; says how to supply it.
@@ -71,7 +79,7 @@ def find_weights(
         msg = (
             f"{who}: {name} ({named}) is neither in the Hugging Face cache nor on the "
             f"Hub ({_reason(error)}); run `hf download {name}{at}` on a connected machine and set "
-            "HF_HOME to its cache, or give a local folder as name"
+            f"HF_HOME to its cache, or {otherwise}"
         )
         raise WeightsError(msg) from error
 
@@ -119,9 +127,26 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Sequence[st
         msg = f"{who}: weights: {path}: no such file"
         raise WeightsError(msg) from error
     except (OSError, SafetensorError) as error:
-        msg = f"{who}: weights: {path}: not a readable safetensors file: {_reason(error)}"
+        problem = f"not a readable safetensors file: {_reason(error)}"
+        if path.suffix in PICKLES:
+            problem = (
+                "a pickle, which is never loaded; convert one that you trust: safetensors.torch."
+                f"save_file(torch.load({path.name!r}, weights_only=True), "
+                f"{path.with_suffix('.safetensors').name!r})"
+            )
+        msg = f"{who}: weights: {path}: {problem}"
         raise WeightsError(msg) from error
     wanted = model.state_dict()
+    for prefix in WRAPPERS:
+        if all(k.startswith(prefix) and k.removeprefix(prefix) in wanted for k in found) and found:
+            msg = (
+                f"{who}: weights: {path}: all names begin with {prefix!r}, of what it was in; "
+                f"save it without: {{k.removeprefix({prefix!r}): v for k, v in tensors.items()}}"
+            )
+            raise WeightsError(msg)
+    for name in wanted.keys() - found.keys():
+        if name.endswith(".num_batches_tracked"):  # files of torch before 0.4.1; it is not used
+            found[name] = wanted[name]
     spare = tuple(f"{module}." for module in leave_out)
     found = {k: v for k, v in found.items() if k in wanted or not k.startswith(spare)}
     problems = {

@@ -9,6 +9,7 @@ Shapes: Q queries, T targets, D the shared width, K the values of k.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,10 @@ class EvaluationReport(Tabular):
     faults: list[str] = field(default_factory=list[str])
     geometry: dict[str, Geometry] = field(default_factory=dict[str, Geometry])
     """Geometry of the embeddings of each modality."""
+    captions: int = 0
+    """Captions, each counted once for a group."""
+    equal_captions: int = 0
+    """Those of them that stand at another group, word for word: they tie."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -84,6 +89,18 @@ class EvaluationReport(Tabular):
                 for modality, x in self.geometry.items()
             ]
         return "; ".join(parts)
+
+    def caveat(self) -> str:
+        """Return why no model can reach 100 % in retrieval here, and what to do; mostly nothing."""
+        if self.equal_captions < 0.01 * max(1, self.captions) or not self.retrieval:
+            return ""
+        or_else = ", or go by zero-shot accuracy" if self.classification else ""
+        return (
+            f"{self.equal_captions:,} of {self.captions:,} captions stand at several groups, word "
+            "for word: equal captions tie, and ties count against the model, so that recall cannot "
+            f"reach 100 %; give rows with the same caption the same id (data.group_column, where "
+            f"there is one){or_else}"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each metric: what, its value, its interval, and that of chance."""
@@ -158,7 +175,17 @@ def evaluate(
         classification = _classification(model, column, names, truth, named)
     found = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
     geometry_by_modality = {modality: about for modality, about in found.items() if about}
-    return EvaluationReport(split, retrieval, classification, bad_rows.lines, geometry_by_modality)
+    texts = [rows[i]["text"] for i in embedded["text"].rows] if "text" in embedded else []
+    captions = Counter(text for text in texts if isinstance(text, str))
+    return EvaluationReport(
+        split,
+        retrieval,
+        classification,
+        bad_rows.lines,
+        geometry_by_modality,
+        captions.total(),
+        sum(groups for groups in captions.values() if groups > 1),
+    )
 
 
 def named_modality(model: ContrastiveModel) -> str | None:

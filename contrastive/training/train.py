@@ -21,7 +21,7 @@ from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.errors import ContrastiveError, DataError, TrainingError
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
@@ -193,6 +193,8 @@ def _train(
             ),
         ) as steps,
     ):
+        if not previous:
+            recorder.begin(log)
         recorder.take_up(log, progress)
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
             steps.begin(batch)
@@ -261,7 +263,11 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     """Return what is trained on, and what is measured after each epoch."""
     held_out = spec.evaluation.split
     samples = spec.data.build(spec.training.split, purpose="training")
-    return samples, spec.data.build(held_out) if held_out else None
+    try:
+        return samples, spec.data.build(held_out) if held_out else None
+    except DataError as error:
+        msg = f"{error}; evaluation.split is {held_out!r}, null measures nothing after an epoch"
+        raise DataError(msg) from error
 
 
 def _remember_samples(
