@@ -13,7 +13,9 @@ from pydantic import Field, model_validator
 from contrastive.config.base import Config, PathField
 from contrastive.config.bounds import Count
 from contrastive.config.registry import Registry
+from contrastive.config.renamed import warn
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
+from contrastive.prompts import Templates
 
 Purpose = Literal["training", "evaluation"]
 """What samples are read for; some datasets draw one of several captions while training.
@@ -176,16 +178,21 @@ class ImageFolder(Dataset):
         return read(self, split, purpose=purpose)
 
 
-@datasets.register("pictures")
-class Pictures(Dataset):
-    """Images without captions, for two views of each; an image's class is its folder.
+@datasets.register("class-folders", formerly={"pictures": "0.1"})
+class ClassFolders(Dataset):
+    """Images in a folder for each class, as ImageFolder of torchvision has them; or without any.
 
-    The splits are folders train, val and test, if there is one of them; else a hash of each
+    A class is called like its folder, with spaces for underscores. The splits are folders train,
+    val and test, each with the folders of the classes, if there is one of them; else a hash of each
     image's path decides, always the same.
     """
 
-    folder: PathField = Field(examples=["pictures"])
-    """The images, in folders by class or as you like."""
+    folder: PathField = Field(examples=["animals"])
+    """The images, in folders by class, such as animals/cat; without, they have no classes."""
+    captions: Annotated[Templates | None, Field(min_length=1)] = None
+    """Templates with {} for the class, or the name of a set such as imagenet-7, that make captions
+    to train on: each image has one of them, and the images of a class are positives of each other.
+    Evaluation reads no captions, but measures zero-shot accuracy."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -196,15 +203,15 @@ class Pictures(Dataset):
 
         Args:
             split: ``train``, ``val``, ``test``, or several joined by ``+``.
-            purpose: makes no difference.
+            purpose: ``training`` has captions, if they are asked for.
 
         Raises:
-            DataError: the folder is missing, or has no images in that split.
+            DataError: the folder is missing, or has no images in that split, or none in folders of
+                which to make captions.
         """
-        del purpose
-        from contrastive.datasets.single_modality import read_images
+        from contrastive.datasets.class_folders import read
 
-        return read_images(self, split)
+        return read(self, split, purpose=purpose)
 
 
 @datasets.register("lines")
@@ -235,3 +242,11 @@ class Lines(Dataset):
         from contrastive.datasets.single_modality import read_texts
 
         return read_texts(self, split)
+
+
+def __getattr__(name: str) -> type[Dataset]:
+    if name != "Pictures":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    warn("Pictures is now ClassFolders")
+    return ClassFolders

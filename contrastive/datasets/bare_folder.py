@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
-from contrastive.datasets import Flickr30k, ImageFolder, Pictures
+from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder
 from contrastive.datasets.known_files import ANNOTATIONS, PLACES, caption_table, first_file
 from contrastive.errors import DataError
 
@@ -31,4 +31,4 @@ def dataset_in(folder: Path) -> Dataset:
             msg = f"{folder}: is a run, not data; a model is given by --model {folder}"
             raise DataError(msg)
         images_below(folder)  # of which there is at least one
-    return Pictures(folder=folder)
+    return ClassFolders(folder=folder)

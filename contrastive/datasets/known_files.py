@@ -49,5 +49,5 @@ def fitting_type(folder: Path) -> str:
         return "; type: image-folder reads its captions"
     several = islice(os.walk(folder), LOOKED_AT)
     if any(name.lower().endswith(SUFFIXES) for _, _, names in several for name in names):
-        return "; type: pictures reads images without captions, in folders by class or not"
+        return "; type: class-folders reads images without captions, in folders by class or not"
     return ""
