@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 NAMES = [f"{number:03}.png" for number in range(40)]
 COLUMNS = "image,text\n"
 BY = "by class or not"
-TABLES = "metadata.tsv, metadata.jsonl"
 
 
 @pytest.fixture
@@ -349,9 +348,11 @@ def test_what_programs_leave_beside_images_is_left_out_and_told(folder, capsys):
 
 
 def test_what_is_not_there_is_said(folder):
-    assert "looked for captions.csv, captions.tsv" in message(folder)
+    assert "looked for captions or metadata with .csv, .tsv, " in message(folder)
     assert "no such file" in message(folder, captions="x.csv")
-    assert "a table is a .csv, .tsv, .txt or .jsonl file" in message(folder, captions=NAMES[0])
+    assert "a table is a .csv, .tsv, .txt, .jsonl, .json or .parquet file" in message(
+        folder, captions=NAMES[0]
+    )
     assert "no such folder" in message(folder / "nowhere")
 
 
@@ -375,7 +376,7 @@ def test_a_folder_of_another_kind_names_the_type_that_reads_it(folder, capsys):
     (folder / "captions.csv").rename(folder / "results.csv")
     assert message(folder).endswith("; for Flickr30k, type: flickr30k")
     (folder / "cats" / "below").mkdir()
-    assert message(folder / "cats" / "below").endswith("captions.txt, metadata.csv, " + TABLES)
+    assert message(folder / "cats" / "below").endswith(" a .txt beside each image")
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ Example:
 
 @datasets.register("flickr30k")
 class Flickr30k(Dataset):
-    """Flickr30k as its common copies have it: five captions an image, Karpathy's splits.
+    """Flickr30k and Flickr8k as their common copies have them: five captions an image, in splits.
 
     Unpack any copy of it in a folder, or take the copy of the Hugging Face hub. A row's id is the
     place of its image in the annotations, so the captions of one image are positives of each other.
@@ -84,13 +84,17 @@ class Flickr30k(Dataset):
     Code of a repository is never run."""
     annotations: PathField | None = None
     """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
-    Kaggle's results.csv or the original .token file. Found by its usual name, in this order."""
+    Kaggle's results.csv or the original .token file. Found by its usual name."""
     images: PathField | None = None
     """The folder of images, relative to the folder; found by its usual name."""
     splits: PathField | None = None
     """Who is in train, val and test, if the annotations do not say, or to overrule them:
     Karpathy's JSON, the CSV of the Hugging Face copy, or a folder of lists such as
-    flickr30k_train.txt or train.txt. Relative to the folder; found in it by these names."""
+    flickr30k_train.txt, train.txt or Flickr_8k.trainImages.txt. Relative to the folder; found in it
+    by these names."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Split by a hash of each image's name instead: the share of images in val, and again in test,
+    for annotations without splits. The results do not compare with those on Karpathy's splits."""
     captions_per_image: Count = 2
     """Training uses the first so many captions of an image, evaluation uses all."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -101,9 +105,13 @@ class Flickr30k(Dataset):
         if self.source == "folder" and self.folder is None:
             msg = "source 'folder' needs folder: where Flickr30k was unpacked; or set source: hub"
             raise ValueError(msg)
-        of_files = ("annotations", "images", "splits")
-        if self.source == "hub" and (given := [name for name in of_files if getattr(self, name)]):
+        of_files = ("annotations", "images", "splits", "holdout")
+        given = [name for name in of_files if getattr(self, name) is not None]
+        if self.source == "hub" and given:
             msg = f"{given[0]} is of source 'folder'; the hub's copy has its own inside"
+            raise ValueError(msg)
+        if self.splits and self.holdout is not None:
+            msg = "splits and holdout both say the splits; give one of them"
             raise ValueError(msg)
         return self
 
@@ -130,20 +138,23 @@ class Flickr30k(Dataset):
 
 @datasets.register("image-folder")
 class ImageFolder(Dataset):
-    """Your own images, with captions in a CSV, TSV or JSONL file beside them.
+    """Your own images, with captions in a table, or each in a text file beside its image.
 
-    The splits are those of the split column; else of the folders train, val and test, each with
-    its own captions file; else a hash of each image's name (or group) decides, always the same.
+    A table is CSV, TSV, JSON lines, an array of JSON objects, Parquet, or the JSON of COCO or of
+    Karpathy. The splits are those of the split column; else of the folders train, val and test,
+    each with its own table; else a hash of each image's name (or group) decides, always the same.
     """
 
     folder: PathField = Field(examples=["pictures"])
     """The images, in folders as you like; captions name them relative to it."""
     captions: PathField | None = None
-    """The captions, relative to the folder; found as captions or metadata .csv, .tsv, .jsonl, or
-    captions.txt."""
+    """The table of captions, relative to the folder; found as captions or metadata with the suffix
+    .csv, .tsv, .jsonl, .json or .parquet, or captions.txt. With {split} in it, a table for each
+    split: captions_{split}2017.json. "*.txt" reads a text file beside each image, a caption a line,
+    which is also done where there is no table."""
     images: PathField | None = None
     """The folder that captions name images relative to, itself relative to the folder, which it is
-    if not given."""
+    if not given (images or Images in it are looked through, too); it may have {split} in it."""
     image_column: str | None = None
     """Path of the image; found as image, file_name, filename or filepath."""
     text_column: str | None = None
