@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from contrastive.datasets.known_files import CAPTION_TABLES
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
+    from contrastive.datasets.tables import read_table
     from contrastive.datasets.text_tables import (
         TableRecord,
         cells_of,
         choose_columns,
         name_list,
         quoted,
-        read_table,
         text_of,
         text_problem,
     )
@@ -200,7 +200,8 @@ __getattr__, __dir__ = lazy_names(
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
-        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted read_table "
-        "text_of text_problem",
+        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of "
+        "text_problem",
+        "datasets.tables": "read_table",
     },
 )

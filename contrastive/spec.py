@@ -235,14 +235,6 @@ class EvaluationSpec(Section):
     """Prompt templates for zero-shot classification, where the data have classes; or the name of a
     set of them, such as imagenet."""
 
-    @model_validator(mode="after")
-    def _templates_have_a_gap(self) -> Self:
-        for template in self.templates:
-            if "{}" not in template:
-                msg = f"template {template!r} has no {{}} for the class"
-                raise ValueError(msg)
-        return self
-
 
 class RunSpec(Section):
     """A model, its data, and how it is trained and measured.

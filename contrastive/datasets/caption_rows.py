@@ -196,8 +196,10 @@ class FileIndex:
         (True, False)
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: Iterable[str] = ("",)) -> None:
+        """Look for files in ``places`` below the folder, one after the other."""
         self.folder = folder
+        self.places = [f"{place}/" if place else "" for place in places]
         self.listings: dict[str, dict[str, str]] = {}
 
     def __contains__(self, path: str) -> bool:
@@ -211,6 +213,10 @@ class FileIndex:
 
     def _found(self, path: str) -> str | None:
         """Return a file's path as the disk has it, which may spell an accent otherwise (NFD)."""
+        found = (self._listed(f"{place}{path}") for place in self.places)
+        return next(filter(None, found), None)
+
+    def _listed(self, path: str) -> str | None:
         parent, _, name = path.rpartition("/")
         if parent not in self.listings:
             self.listings[parent] = self._list(parent)
