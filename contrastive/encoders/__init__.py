@@ -143,6 +143,8 @@ class HFText(Encoder):
     (right for CLIP); or the last token (right for decoders such as GPT). Never padding."""
     max_length: Tokens | None = None
     """Tokens of a text that are read; by default as many as the model takes, at most 512."""
+    prompt: str = ""
+    """Put before each text, such as "query: " for the models of E5."""
 
     def build(self) -> EncoderModule:
         """Return the model, its hidden states pooled."""

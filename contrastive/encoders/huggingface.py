@@ -11,39 +11,50 @@ from torch import Tensor, nn
 from contrastive.config.extras import require
 from contrastive.encoders.pooling import POOLINGS
 from contrastive.encoders.weights import find_weights, loading_weights
-from contrastive.errors import ContrastiveError, SpecError, WeightsError
+from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
     from contrastive.encoders import HFImage, HFText
-    from contrastive.encoders.module import EncoderModule
 
 
-def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
-    """Return a model of transformers in fp32, and its folder.
+def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Any, Path]:
+    """Return a model of transformers in fp32, its config and its folder.
 
-    Of a dual model such as CLIP it is the half of the spec's modality, of an encoder-decoder the
-    encoder. A pooler that is not asked for is left out: many checkpoints lack its weights, and
-    random ones would make the model another one each time.
+    Of a dual model such as CLIP it is the half of the spec's modality, of an encoder-decoder over
+    text the encoder. A pooler that is not asked for is left out: many checkpoints lack its weights,
+    and random ones would make the model another one each time.
 
     Raises:
-        WeightsError: a file is missing or damaged, or lacks some of the weights.
+        WeightsError: a file is missing or damaged, or lacks some of the weights of that half.
     """
     require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find_weights(who, spec.name, spec.revision)
     whole = load_config(folder, who)
     half = "vision_config" if spec.modality == "image" else "text_config"
     config = getattr(whole, half, whole)
-    model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
+    config.use_cache = False  # nothing is generated, and layers may run twice
+    whole_model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
+    tensors: dict[str, Tensor] = whole_model.state_dict(keep_vars=True)
     if spec.pooling != "pooler":
-        missing = [key for key in missing if not key.startswith("pooler.")]
-        drop_pooler(model)
+        drop_pooler(whole_model)
+    two_parts = spec.modality == "text" and getattr(config, "is_encoder_decoder", False)
+    model = whole_model.get_encoder() if two_parts else whole_model
+    kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    missing = [
+        name
+        for name in missing
+        if name not in tensors or (id(tensors[name]) in kept and not _is_computed(tensors[name]))
+    ]
     check_no_missing_weights(missing, folder, who)
-    if getattr(config, "is_encoder_decoder", False):
-        model = model.get_encoder()
-    return model, folder
+    return model, config, folder
+
+
+def _is_computed(tensor: Tensor) -> bool:
+    """Tell sinusoids, which some models compute at build and leave out of their files."""
+    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
 def load_config(folder: Path, who: str) -> Any:
@@ -79,13 +90,17 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
         WeightsError: a file is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
+    auto = transformers.AutoModel
+    encoders = transformers.AutoModelForTextEncoding
+    if getattr(config, "is_encoder_decoder", False) and type(config) in encoders._model_mapping:
+        auto = encoders  # without the decoder, which files may lack
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
-            model = transformers.AutoModel.from_config(
+            model = auto.from_config(
                 config, dtype=torch.float32, trust_remote_code=False
             )
             return model, []
-        model, info = transformers.AutoModel.from_pretrained(
+        model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -140,30 +155,6 @@ def pool(output: Any, mask_BL: Tensor | None, pooling: str, who: str) -> Tensor:
         hidden = hidden.flatten(2).transpose(1, 2)
     mask = hidden.new_ones(hidden.shape[:2]) if mask_BL is None else mask_BL
     return POOLINGS[pooling](hidden, mask)
-
-
-@torch.no_grad()
-def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
-    """Return F by encoding one sample, which also shows that all parts fit each other.
-
-    Raises:
-        SpecError: they do not.
-
-    Example:
-        >>> measure_out_dim(encoders["cbow"](width=16).build(), "a red square", "cbow")
-        16
-    """
-    module.eval()  # batch statistics and the generator stay put
-    try:
-        features: Tensor = module(**module.preprocess([sample]))
-    except (ContrastiveError, MemoryError):
-        raise
-    except Exception as error:  # the model may be of any kind: audio, video, ...
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        msg = f"{who}: the model does not take what its preprocessing gives: {reason}"
-        raise SpecError(msg) from error
-    module.train()
-    return features.shape[-1]
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from contrastive.config.extras import require
-from contrastive.encoders.hf_text import check_length, positions, shorten
-from contrastive.encoders.huggingface import drop_pooler, measure_out_dim, quiet_huggingface
+from contrastive.encoders.hf_text import check_length, longest_taken, positions
+from contrastive.encoders.huggingface import drop_pooler, quiet_huggingface
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.weights import find_weights, loading_weights
 from contrastive.errors import SpecError
@@ -59,8 +61,10 @@ class SentenceTransformersModule(EncoderModule):
         max_length = check_length(spec.max_length, limit, who) or self.model.max_seq_length or limit
         prompt = self.model.prompts.get(self.model.default_prompt_name, "")
         self.preprocess = tokenizing(self.model.tokenizer, max_length, prompt, who=who)
+        taken = longest_taken(self, max_length, inner.config)
+        check_length(spec.max_length, taken, who)
+        self.preprocess = replace(self.preprocess, max_length=taken)
         self.out_dim = measure_out_dim(self, "a picture", who)
-        shorten(self, inner.config, spec.max_length, who)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the tokenizer gives."""
