@@ -86,10 +86,8 @@ def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
     if length <= limit - MARGIN or not _has_rows(module, limit):
         return length
     inputs = module.preprocess(["a picture"])
-    padding = getattr(config, "pad_token_id", None)
     ids_BL = inputs["input_ids"]
-    if padding is not None:  # which RoBERTa does not count
-        inputs["input_ids"] = ids_BL.where(ids_BL != padding, ids_BL.max())
+    inputs["input_ids"] = ids_BL.clamp(min=int(ids_BL.max()))  # no padding, which is not counted
 
     def is_taken(tokens: int) -> bool:
         longer = {

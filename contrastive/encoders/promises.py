@@ -8,7 +8,8 @@ Shapes: B samples, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.console import say
+from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import ContrastiveError, SpecError, a_type
 from contrastive.nn.device import device_of
@@ -61,10 +63,7 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
     try:
         features, broken = _tried(module, samples)
         if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
-            module.by_length = True
-            features, broken = _tried(module, samples)
-            if not broken:
-                say(f"{who}: padding changes its features, so texts of a length are run together")
+            features, broken = _without_padding(module, samples, who)
     except (ContrastiveError, MemoryError):
         raise
     except Exception as error:  # the model may be of any kind: audio, video, ...
@@ -81,6 +80,23 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
         )
         raise SpecError(msg)
     return features.shape[-1]
+
+
+def _without_padding(
+    module: TokenEncoder, samples: Sequence[Any], who: str
+) -> tuple[Tensor, Broken | None]:
+    """Let a module run texts of a length together, or pad all alike if it needs more tokens."""
+    module.by_length = True
+    with suppress(Exception):  # as a model may that makes one token of four
+        features, broken = _tried(module, [*samples, "a"])
+        if not broken:
+            say(f"{who}: padding changes its features, so texts of a length are run together")
+            return features, None
+    module.by_length = False
+    if isinstance(tokenize := module.preprocess, Tokenize):
+        module.preprocess = replace(tokenize, padding="max_length")
+        say(f"{who}: padding changes its features, so all texts are padded to {tokenize.max_length}")
+    return _tried(module, samples)
 
 
 def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | None:
@@ -103,14 +119,17 @@ def _tried(module: EncoderModule, samples: Sequence[Any]) -> tuple[Tensor, Broke
         together = _features(module, samples)
         if broken := _wrong_rows(together, len(samples)):
             return together, broken
-        alone = _features(module, samples[:1])
-        if not (share := _gap_on(module, alone[0], together[0])):
+        for i, sample in enumerate(samples):
+            alone = _features(module, [sample])
+            if share := _gap_on(module, alone[0], together[i]):
+                break
+        else:
             return together, None
-        again = _gap_on(module, _features(module, samples[:1]), alone)
+        again = _gap_on(module, _features(module, [sample]), alone)
     if again:
         problem = f"features differ between two calls in eval mode, by {SHARE.format(again)}"
         return together, Broken("repeatable", problem, "draw random numbers only if self.training")
-    promise, when, remedy = mixing(module, samples[0], samples)
+    promise, when, remedy = mixing(module, sample, samples)
     problem = f"features of a sample change by {SHARE.format(share)} {when}"
     return together, Broken(promise, problem, remedy)
 
