@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from contrastive.config.extras import require
+from contrastive.console import say
 from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
@@ -67,7 +69,24 @@ def load_tokenizer(folder: Path, who: str) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of no files
         msg = f"{who}: {folder} has no tokenizer (tokenizer.json)"
         raise WeightsError(msg)
+    lower_if_asked(tokenizer, who)
     return tokenizer
+
+
+def lower_if_asked(tokenizer: Any, who: str) -> None:
+    """Let a tokenizer lower texts where its own config says so, and the class that is built not.
+
+    The Hub's SigLIP 2 names the tokenizer of Gemma, which ignores ``do_lower_case``.
+    """
+    asked = tokenizer.init_kwargs.get("do_lower_case") and tokenizer.is_fast
+    letters = " ".join(ascii_uppercase)
+    if not asked or tokenizer(letters)["input_ids"] == tokenizer(letters.lower())["input_ids"]:
+        return
+    normalizers = require("tokenizers", extra="transformers").normalizers
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+    backend.normalizer = normalizers.Sequence(steps)
+    say(f"{who}: texts are put into lower case, as the tokenizer's config says")
 
 
 def positions(config: Any) -> int:

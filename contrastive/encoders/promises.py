@@ -64,7 +64,10 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
         features, broken = _tried(module, samples)
         if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
             features, broken = _without_padding(module, samples, who)
-    except (ContrastiveError, MemoryError):
+    except (ContrastiveError, MemoryError) as error:
+        if isinstance(error, SpecError) and not str(error).startswith(who):
+            msg = f"{who}: {error}"
+            raise SpecError(msg) from error
         raise
     except Exception as error:  # the model may be of any kind: audio, video, ...
         reason = " ".join(f"{type(error).__name__}: {error}".split())
