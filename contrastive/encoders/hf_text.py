@@ -105,7 +105,8 @@ def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
     if length <= limit - MARGIN or not _has_rows(module, limit):
         return length
     inputs = module.preprocess(["a picture"])
-    ids_BL = inputs["input_ids"]
+    if (ids_BL := inputs.get("input_ids")) is None:
+        return length
     inputs["input_ids"] = ids_BL.clamp(min=int(ids_BL.max()))  # no padding, which is not counted
 
     def is_taken(tokens: int) -> bool:

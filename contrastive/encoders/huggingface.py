@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -165,13 +166,17 @@ def quiet_huggingface() -> Generator[None]:
         >>> with quiet_huggingface():
         ...     pass  # a from_pretrained of transformers
     """
-    logging = require("transformers.utils.logging", extra="transformers")
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    library = require("transformers.utils.logging", extra="transformers")
+    verbosity, bar = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    sentences = logging.getLogger("sentence_transformers")
+    level = sentences.level
+    sentences.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        sentences.setLevel(level)
+        library.set_verbosity(verbosity)
         if bar:
-            logging.enable_progress_bar()
+            library.enable_progress_bar()
