@@ -105,13 +105,13 @@ def _without_padding(
 def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | None:
     """Return the first promise that a built encoder breaks for some samples, if any.
 
-    Two forward passes, three if one is broken; modes and random states stay as they are.
+    A forward pass of all, one of each alone; modes and random states stay as they are.
     """
     features, broken = _tried(module, samples)
     width = features.shape[-1]
     if not broken and width != module.out_dim:
         problem = f"features are {width} wide, but the module says {module.out_dim}"
-        broken = Broken("rows", problem, f"let the module give, and say, one width: {width}?")
+        broken = Broken("rows", problem, "give, and say, one width")
     return broken
 
 
@@ -178,7 +178,7 @@ def _wrong_rows(features: Any, samples: int) -> Broken | None:
         problem = f"features of a batch of {samples} have the shape {tuple(features.shape)}"
         return Broken("rows", problem, "return [B, out_dim]")
     if not features.isfinite().all():
-        return Broken("finite", "features are not finite", "look for a division by zero")
+        return Broken("finite", "features are not finite", "divide by nothing that may be zero")
     return None
 
 
