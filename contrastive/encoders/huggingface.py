@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,21 +42,34 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Any, Path]:
     tensors: dict[str, Tensor] = whole_model.state_dict(keep_vars=True)
     if spec.pooling != "pooler":
         drop_pooler(whole_model)
-    two_parts = spec.modality == "text" and getattr(config, "is_encoder_decoder", False)
-    model = whole_model.get_encoder() if two_parts else whole_model
+    two_parts = getattr(config, "is_encoder_decoder", False) or _is_encoder_alone(config)
+    model = whole_model.get_encoder() if two_parts and spec.modality == "text" else whole_model
     kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    computed = _never_saved(whole_model)
     missing = [
         name
         for name in missing
-        if name not in tensors or (id(tensors[name]) in kept and not _is_computed(tensors[name]))
+        if name not in tensors or (id(tensors[name]) in kept and not name.endswith(computed))
     ]
     check_no_missing_weights(missing, folder, who)
     return model, config, folder
 
 
-def _is_computed(tensor: Tensor) -> bool:
-    """Tell sinusoids, which some models compute at build and leave out of their files."""
-    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+def _is_encoder_alone(config: Any) -> bool:
+    """Whether a checkpoint holds the encoder of a T5 or its kin without the decoder."""
+    auto = require("transformers", extra="transformers").AutoModelForTextEncoding
+    if type(config) not in auto._model_mapping:
+        return False
+    name = auto._model_mapping[type(config)].__name__
+    written_by_it = name in (config.architectures or ()) or not config.is_encoder_decoder
+    return name.endswith("EncoderModel") and written_by_it
+
+
+def _never_saved(model: Any) -> tuple[str, ...]:
+    """Return the weights that a model computes, such as Marian's sinusoids: no file has them."""
+    classes = vars(sys.modules[type(model).__module__]).values()
+    lists = (getattr(cls, "_keys_to_ignore_on_save", None) or () for cls in classes)
+    return tuple({name.removeprefix("model.") for names in lists for name in names})
 
 
 def load_config(folder: Path, who: str) -> Any:
@@ -92,9 +106,8 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
     """
     transformers = require("transformers", extra="transformers")
     auto = transformers.AutoModel
-    encoders = transformers.AutoModelForTextEncoding
-    if getattr(config, "is_encoder_decoder", False) and type(config) in encoders._model_mapping:
-        auto = encoders  # without the decoder, which files may lack
+    if _is_encoder_alone(config):
+        auto = transformers.AutoModelForTextEncoding
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
             model = auto.from_config(
