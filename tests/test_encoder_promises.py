@@ -1,27 +1,16 @@
 """An encoder keeps its promises, also of a model that a user names, or it is refused at once."""
 
-import pickle
-from typing import ClassVar
+import multiprocessing
 
-import numpy as np
 import pytest
 import torch
 import transformers as t
 
 from contrastive import build_model, load_model, train
-from contrastive.encoders import Encoder, HFImage, HFText, SentenceTransformers, encoders
-from contrastive.encoders.module import EncoderModule
+from contrastive.encoders import CBOW, HFImage, HFText, encoders
 from contrastive.errors import SpecError
 from contrastive.features.encoder_key import encoder_key
-from tests import duals
-from tests.tiny_encoders import (
-    TEXTS,
-    WORDS,
-    bert_tokenizer,
-    features,
-    gpt_tokenizer,
-    samples_of,
-)
+from tests.tiny_encoders import TEXTS, bert_tokenizer, features, gpt_tokenizer, samples_of
 from tests.toys import toy_dict
 
 pytestmark = pytest.mark.usefixtures("one_seed", "offline")
@@ -298,3 +287,78 @@ def test_a_prompt_stands_before_each_text_and_is_kept_with_the_model(models, tmp
     loaded = load_model(tmp_path / "saved")
     assert loaded.spec.towers["text"].encoder.prompt == "two dogs "
     torch.testing.assert_close(loaded.embed("text", TEXTS), model.eval().embed("text", TEXTS))
+
+
+def run_of(encoder, data, **training):
+    """Return the spec of a short run whose texts an encoder that is not ours encodes."""
+    spec = toy_dict(data, images=12, batch_size=8, epochs=1, **training)
+    spec["model"]["towers"]["text"]["encoder"] = {"type": encoder}
+    return spec
+
+
+BROKEN = {
+    "dropout": "features differ between two calls in eval mode, .* only if self.training",
+    "padding": "when it is padded to longer ones; .* let it mask padding",
+    "sorts": "features of a sample change by",
+    "squeeze": r"features of a batch of 1 have the shape \(8,\); .* let it return \[B, out_dim\]",
+    "width": "wide, but the module says .* let it give, and say, one width",
+}
+
+
+@pytest.mark.parametrize("defect", BROKEN)
+def test_an_encoder_of_another_package_is_tried_before_a_run(defect, installed, tmp_path):
+    installed("healthy", f"defect_{defect}")
+    with pytest.raises(SpecError, match=BROKEN[defect]) as error:
+        train(run_of(f"defect-{defect}", tmp_path / "data"), tmp_path / "run")
+    who = f"towers.text: defect-{defect} of contrastive-defect-{defect} 0.1.0: "
+    assert str(error.value).startswith(who)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+class Hollow(CBOW):
+    """Words to nothing."""
+
+    def build(self):
+        module = super().build()
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.fill_(float("nan"))
+        return module
+
+
+def test_so_is_one_of_the_program_itself(tmp_path):
+    encoders.register("hollow")(Hollow)
+    with pytest.raises(SpecError, match=r"^towers.text: hollow: features are not finite; choose"):
+        train(run_of("hollow", tmp_path / "data"), tmp_path / "run")
+
+
+class Closure(CBOW):
+    """Words by a function that cannot be sent."""
+
+    def build(self):
+        module = super().build()
+        inner = module.preprocess
+        module.preprocess = lambda samples: inner(samples)
+        return module
+
+
+def test_preprocessing_that_workers_cannot_get_is_told_before_a_run(tmp_path, monkeypatch):
+    encoders.register("closure")(Closure)
+    context = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
+    spec = run_of("closure", tmp_path / "data", workers=1)
+    with pytest.raises(SpecError, match=r"cannot be sent to workers .* set training.workers: 0"):
+        train(spec, tmp_path / "run")
+    spec["training"]["workers"] = 0
+    train(spec, tmp_path / "run")
+
+
+def test_trying_an_encoder_changes_no_number_of_a_run(tmp_path, monkeypatch):
+    encoders.register("mine")(type("Mine", (CBOW,), {"__doc__": "Words.", "__module__": __name__}))
+    spec = run_of("mine", tmp_path / "data")
+    spec["model"]["towers"]["image"]["frozen"] = "none"  # a network with BatchNorm
+    first = train(spec, tmp_path / "a").state_dict()
+    monkeypatch.setattr("contrastive.training.batches.check_encoders", lambda *_, **__: None)
+    second = train(spec, tmp_path / "b").state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -119,18 +119,23 @@ def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | No
 def _tried(module: EncoderModule, samples: Sequence[Any]) -> tuple[Tensor, Broken | None]:
     """Return the features of samples, and what is wrong with them."""
     with eval_mode(module), RngState():
+        random_state = torch.get_rng_state()
         together = _features(module, samples)
         if broken := _wrong_rows(together, len(samples)):
             return together, broken
         for i, sample in enumerate(samples):
             alone = _features(module, [sample])
+            if broken := _wrong_rows(alone, 1):
+                return together, broken
             if share := _gap_on(module, alone[0], together[i]):
                 break
         else:
             return together, None
         again = _gap_on(module, _features(module, [sample]), alone)
-    if again:
-        problem = f"features differ between two calls in eval mode, by {SHARE.format(again)}"
+        drew = not torch.equal(random_state, torch.get_rng_state())
+    if again or drew:
+        differ = SHARE.format(again or share)
+        problem = f"features differ between two calls in eval mode, by {differ}"
         return together, Broken("repeatable", problem, "draw random numbers only if self.training")
     promise, when, remedy = mixing(module, sample, samples)
     problem = f"features of a sample change by {SHARE.format(share)} {when}"

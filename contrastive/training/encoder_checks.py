@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
     from contrastive.model.model import ContrastiveModel
 
-LOOKED_AT = 16  # samples, of which the shortest and the longest text are taken
+LOOKED_AT = 16  # samples, among which those that are tried are chosen
+FEW = 3  # the fewest of which an order of any kind is seen
 
 
 def check_encoders(model: ContrastiveModel, rows: Sequence[Sample], *, workers: int) -> None:
@@ -35,7 +36,7 @@ def check_encoders(model: ContrastiveModel, rows: Sequence[Sample], *, workers: 
         if package and package[0] == CORE and "name" not in type(encoder).model_fields:
             continue  # of random weights and our own code
         problem = _unpicklable(module) if workers and _started_anew() else ""
-        samples = _two_of([row[modality] for row in rows[:LOOKED_AT]], module)
+        samples = _few_of([row[modality] for row in rows[:LOOKED_AT]], module)
         if not problem and samples and (broken := broken_promise(module, samples)):
             problem = f"{broken.problem}; choose another encoder, or let it {broken.remedy}"
         if problem:
@@ -49,11 +50,11 @@ def _name(encoder: Encoder) -> str:
     return f"{cls.registry.name_of(cls)}{' of ' + ' '.join(package) if package else ''}"
 
 
-def _two_of(samples: list[Any], module: EncoderModule) -> list[Any]:
-    """Return two samples that can be used: of texts the shortest and the longest."""
-    if all(isinstance(sample, str) for sample in samples) and module.modality == "text":
+def _few_of(samples: list[Any], module: EncoderModule) -> list[Any]:
+    """Return samples that can be used: of texts the shortest, the longest and one between."""
+    if all(isinstance(sample, str) for sample in samples):
         samples = sorted(samples, key=len)
-        samples = [*samples[:1], *reversed(samples[1:])]
+        samples = [*samples[:1], *samples[-1:], *samples[1:-1]]
     usable: list[Any] = []
     for sample in samples:
         try:
@@ -61,7 +62,7 @@ def _two_of(samples: list[Any], module: EncoderModule) -> list[Any]:
         except BadSample:
             continue
         usable.append(sample)
-        if len(usable) == 2:
+        if len(usable) == FEW:
             break
     return usable
 
