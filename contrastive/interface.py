@@ -40,14 +40,11 @@ if TYPE_CHECKING:
     )
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
-    from contrastive.encoders.huggingface import (
-        check_no_missing_weights,
-        measure_out_dim,
-        quiet_huggingface,
-    )
+    from contrastive.encoders.huggingface import check_no_missing_weights, quiet_huggingface
     from contrastive.encoders.image import ImageTransform
     from contrastive.encoders.module import EncoderModule
     from contrastive.encoders.pooling import masked_mean
+    from contrastive.encoders.promises import measure_out_dim
     from contrastive.encoders.text import as_text, tokenizer_hash
     from contrastive.encoders.weights import find_weights, loading_weights
     from contrastive.errors import (
@@ -180,7 +177,8 @@ __getattr__, __dir__ = lazy_names(
         "data.images": "ImageSource StoredImage open_image",
         "encoders.text": "as_text tokenizer_hash",
         "encoders.pooling": "masked_mean",
-        "encoders.huggingface": "measure_out_dim check_no_missing_weights quiet_huggingface",
+        "encoders.promises": "measure_out_dim",
+        "encoders.huggingface": "check_no_missing_weights quiet_huggingface",
         "encoders.weights": "find_weights loading_weights",
         # Pretrained models of two towers.
         "pretrained.duals": "dual_spec local_folder",

@@ -148,6 +148,8 @@ class HFText(Encoder):
     (right for CLIP); or the last token (right for decoders such as GPT). Never padding."""
     max_length: Tokens | None = None
     """Tokens of a text that are read; by default as many as the model takes, at most 512."""
+    prompt: str = ""
+    """Put before each text, such as "query: " for the models of E5."""
 
     def build(self) -> EncoderModule:
         """Return the model, its hidden states pooled."""
@@ -216,7 +218,20 @@ class SentenceTransformers(Encoder):
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
     max_length: Tokens | None = None
-    """Tokens of a text that are read; by default what the model was saved with."""
+    """Tokens of a text that are read; by default what the model was saved with, else 512."""
+    prompt: str | None = None
+    """Put before each text, such as "query: "; by default the model's own default prompt."""
+    prompt_name: str | None = None
+    """A prompt of the model's config, in place of ``prompt``."""
+    task: Literal["query", "document"] | None = None
+    """Encode as ``encode_query`` or ``encode_document`` does: by its prompt and its route."""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if self.prompt is not None and self.prompt_name is not None:
+            msg = "prompt and prompt_name are given; give one of them"
+            raise ValueError(msg)
+        return self
 
     def build(self) -> EncoderModule:
         """Return the model with its pooling."""

@@ -24,9 +24,9 @@ from contrastive.encoders.huggingface import (
     load_config,
     load_image_processor,
     load_weights,
-    measure_out_dim,
 )
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import Padding, tokenizing
 from contrastive.encoders.weights import find_weights
 from contrastive.errors import SpecError, WeightsError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,16 @@ def find_weights(
             f"HF_HOME to its cache, or {otherwise}"
         )
         raise WeightsError(msg) from error
+
+
+def file_hash(folder: Path) -> str:
+    """Return the SHA-256 of all files of a model but its weights: what its preprocessing reads."""
+    found = hashlib.sha256()
+    patterns = [pattern for pattern in FILES if not pattern.endswith("safetensors")]
+    for file in sorted({file for pattern in patterns for file in folder.rglob(pattern)}):
+        content = read_bounded(file, MAX_BYTES)
+        found.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
+    return found.hexdigest()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.promises import mixing
 from contrastive.errors import BadSample, a_type
 from contrastive.heads import Linear
 from contrastive.spec import Tower
@@ -148,11 +149,8 @@ class EncoderSubject(RowsSubject):
 
     def mixing(self, sample: object) -> tuple[str, str]:
         """Blame padding if the sample's inputs have another shape in the batch."""
-        alone = self.module.preprocess([sample])
-        batch = self.module.preprocess(self.samples)
-        if all(alone[name].shape[1:] == x.shape[1:] for name, x in batch.items()):
-            return super().mixing(sample)
-        return "when it is padded to longer ones", "mask padding in attention and before pooling"
+        _, when, remedy = mixing(self.module, sample, self.samples)
+        return when, remedy
 
 
 def builds(subject: EncoderSubject) -> None:
