@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from contrastive.encoders import HFImage, HFText
     from contrastive.encoders.module import EncoderModule
 
+PARTS = {
+    "image": ("vision_model", "image_model", "vision_tower", "visual", "vision_encoder"),
+    "text": ("text_model", "language_model"),
+}
+"""What a model of several modalities calls its part for one."""
+PADDED = ("siglip", "siglip2")
+"""Models, by their ``model_type``, that take the last of a fixed number of places for the text's
+embedding, and see the padding before it."""
+EAGER = ("aimv2",)
+"""Models, by their ``model_type``, that look ahead in a text unless a mask is written out."""
+
 
 def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
     """Return a model of transformers in fp32, and its folder.
@@ -34,16 +45,52 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
     require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find_weights(who, spec.name, spec.revision)
     whole = load_config(folder, who)
-    half = "vision_config" if spec.modality == "image" else "text_config"
-    config = getattr(whole, half, whole)
-    model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
+    model, missing = _load_part(whole, folder, who, spec)
     if spec.pooling != "pooler":
         missing = [key for key in missing if not key.startswith("pooler.")]
         drop_pooler(model)
     check_no_missing_weights(missing, folder, who)
-    if getattr(config, "is_encoder_decoder", False):
+    if spec.modality == "text" and getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
     return model, folder
+
+
+def _load_part(whole: Any, folder: Path, who: str, spec: HFImage | HFText) -> tuple[Any, list[str]]:
+    """Return the model of a folder, or its part for the spec's modality, and what it lacks.
+
+    A part is loaded alone where transformers can do that; else the whole, and the rest forgotten.
+
+    Raises:
+        SpecError: the part is not for this encoder.
+        WeightsError: a file is missing or damaged.
+    """
+    transformers = require("transformers", extra="transformers")
+    pretrained = spec.pretrained
+    names = ("vision_config", "image_config") if spec.modality == "image" else ("text_config",)
+    config = next((getattr(whole, name) for name in names if hasattr(whole, name)), whole)
+    if config is whole:
+        return load_weights(whole, folder, who, pretrained=pretrained)
+    if spec.modality == "text" and whole.model_type in PADDED:
+        msg = f"{who}: a {whole.model_type!r} embeds texts at their last place; use hf-dual-text"
+        raise SpecError(msg)
+    if type(config) in transformers.MODEL_MAPPING:
+        model, missing = load_weights(config, folder, who, pretrained=pretrained)
+        if all(key.startswith("pooler.") for key in missing):
+            return model, missing
+    model, missing = load_weights(whole, folder, who, pretrained=pretrained)
+    for name in PARTS[spec.modality]:
+        if isinstance(part := getattr(model, name, None), nn.Module):
+            prefix = f"{name}."
+            return part, [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
+    return model, missing
+
+
+def dual_class(config: Any) -> Any:
+    """Return the class of a dual model's config, or None if it embeds not both images and texts."""
+    transformers = require("transformers", extra="transformers")
+    found = transformers.MODEL_MAPPING.get(type(config), None)
+    methods = ("get_image_features", "get_text_features")
+    return found if all(hasattr(found, method) for method in methods) else None
 
 
 def load_config(folder: Path, who: str) -> Any:
@@ -55,9 +102,8 @@ def load_config(folder: Path, who: str) -> Any:
     transformers = require("transformers", extra="transformers")
     with quiet_huggingface(), loading_weights(who, "config.json", folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config._attn_implementation = (
-            None  # OWNER/NAME would fetch a kernel from the Hub and run it
-        )
+        # OWNER/NAME would fetch a kernel from the Hub and run it
+        config._attn_implementation = "eager" if config.model_type in EAGER else None
     return config
 
 
