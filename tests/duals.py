@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import transformers as t
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests.miniature import Picture
@@ -42,7 +43,7 @@ def save_clip(folder: Path) -> Path:
     return _save(folder, t.CLIPModel(config), t.CLIPProcessor(processor, tokenizer))
 
 
-def clip_tokenizer() -> Any:
+def clip_tokenizer(length: int = 77) -> Any:
     """Train a vocabulary as CLIP's: bytes, bytes that end a word, merges, start and end."""
     letters, final = pre_tokenizers.ByteLevel(add_prefix_space=False), "</w>"
     backend = Tokenizer(models.BPE(end_of_word_suffix=final))
@@ -54,7 +55,7 @@ def clip_tokenizer() -> Any:
     pieces = [*alphabet, *(letter + final for letter in alphabet), *map("".join, merges)]
     pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return t.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return t.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def save_siglip(folder: Path) -> Path:
@@ -111,9 +112,7 @@ def save_siglip2(folder: Path) -> Path:
 
 def save_chinese_clip(folder: Path) -> Path:
     """Chinese-CLIP: a BERT whose first token is projected."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
-    tokenizer = t.BertTokenizer(vocab=vocabulary, model_max_length=52)
+    tokenizer = bert_tokenizer(52)
     config = t.ChineseCLIPConfig(
         text_config=TINY | {"vocab_size": len(tokenizer)},
         vision_config=TINY | SEEN,
@@ -169,7 +168,7 @@ def _save(
         for parameter in model.parameters():
             if parameter.ndim > 1:  # so that unlike samples have unlike embeddings
                 parameter.normal_(std=0.2)
-        model.logit_scale.fill_(scale)
+        (model.logit_scale if hasattr(model, "logit_scale") else model.temperature).fill_(scale)
         if bias is not None:
             model.logit_bias.fill_(bias)
     model.save_pretrained(folder)
@@ -185,3 +184,108 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "altclip": save_altclip,
     "metaclip_2": save_metaclip_2,
 }
+
+
+def bert_tokenizer(length: int) -> Any:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    return t.BertTokenizer(vocab=vocabulary, model_max_length=length)
+
+
+def clip_like(name: str, tokenizer: Any, **fields: Any) -> Callable[[Path], Path]:
+    """Return what saves a model whose configs have CLIP's fields, and perhaps others."""
+
+    def save(folder: Path) -> Path:
+        of = "CLIP" if name in ("GroupViT", "Aimv2") else name
+        words = tokenizer(16)
+        texts = TINY | {"vocab_size": len(words), "max_position_embeddings": 16}
+        texts |= {f"{end}_token_id": getattr(words, f"{end}_token_id") for end in ("eos", "pad")}
+        config = getattr(t, f"{name}Config")(
+            text_config=texts | fields.get("text", {}),
+            vision_config=TINY | SEEN | fields.get("vision", {}),
+            **fields.get("both", {"projection_dim": 8}),
+        )
+        size = {"height": SIDE, "width": SIDE}
+        images = getattr(t, f"{fields.get('images', of)}ImageProcessor")
+        processor = getattr(t, f"{of}Processor")(images(size=size, crop_size=size), words)
+        return _save(folder, getattr(t, f"{name}Model")(config), processor)
+
+    return save
+
+
+def save_align(folder: Path) -> Path:
+    """ALIGN: an EfficientNet and a BERT of equal widths, and a temperature for a scale."""
+    tokenizer = bert_tokenizer(64)
+    net = {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 16, "image_size": SIDE}
+    net |= {"kernel_sizes": [3, 3], "in_channels": [8, 8], "out_channels": [8, 8]}
+    net |= {"strides": [1, 2], "num_block_repeats": [1, 1], "expand_ratios": [1, 2]}
+    config = t.AlignConfig(
+        text_config=TINY | {"vocab_size": len(tokenizer)}, vision_config=net, projection_dim=8
+    )
+    size = {"height": SIDE, "width": SIDE}
+    images = t.EfficientNetImageProcessor(size=size, crop_size=size, do_center_crop=True)
+    return _save(folder, t.AlignModel(config), t.AlignProcessor(images, tokenizer), scale=0.02)
+
+
+def save_flava(folder: Path) -> Path:
+    """FLAVA: an embedding for each token, of which the first is taken; a part for both."""
+    tokenizer = bert_tokenizer(64)
+    config = t.FlavaConfig(
+        text_config=TINY | {"vocab_size": len(tokenizer)},
+        image_config=TINY | SEEN,
+        multimodal_config=TINY,
+        hidden_size=16,
+        projection_dim=8,
+    )
+    size = {"height": SIDE, "width": SIDE}
+    images = t.FlavaImageProcessor(size=size, crop_size=size)
+    return _save(folder, t.FlavaModel(config), t.FlavaProcessor(images, tokenizer))
+
+
+def save_tipsv2(folder: Path) -> Path:
+    """TIPSv2: no projections, and a temperature that published files leave to the config."""
+    letters = sorted({letter for caption in CAPTIONS for letter in caption.lower()} - {" "})
+    vocabulary = {piece: i for i, piece in enumerate(["<pad>", "<unk>", "\u2581", *letters])}
+    tokenizer = t.Tipsv2Tokenizer(vocab=vocabulary, merges=[])
+    config = t.Tipsv2Config(
+        text_config=TINY | {"vocab_size": len(tokenizer)},
+        vision_config=TINY | SEEN | {"num_register_tokens": 1},
+        temperature_init_value=0.02,
+    )
+    size = {"height": SIDE, "width": SIDE}
+    processor = t.Tipsv2Processor(t.Tipsv2ImageProcessor(size=size), tokenizer)
+    _save(folder, t.Tipsv2Model(config), processor, scale=0.02)
+    weights = load_file(folder / "model.safetensors")
+    del weights["temperature"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def save_vision_text(folder: Path) -> Path:
+    """VisionTextDualEncoder: any two models, as transformers' own example trains them."""
+    tokenizer = xlm_tokenizer(10**30)
+    texts = TINY | {"vocab_size": len(tokenizer), "max_position_embeddings": 34}
+    texts |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    config = t.VisionTextDualEncoderConfig.from_vision_text_configs(
+        t.ViTConfig(**TINY, **SEEN), t.XLMRobertaConfig(**texts), projection_dim=8
+    )
+    images = t.ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+    processor = t.VisionTextDualEncoderProcessor(images, tokenizer)
+    return _save(folder, t.VisionTextDualEncoderModel(config), processor)
+
+
+GROUPS = {"depths": [1, 1, 1], "num_hidden_layers": 3, "num_group_tokens": [4, 2, 0]}
+GROUPS |= {"num_output_groups": [4, 2, 0]}
+OTHERS: dict[str, Callable[[Path], Path]] = {
+    "align": save_align,
+    "aimv2": clip_like("Aimv2", clip_tokenizer),
+    "blip": clip_like("Blip", bert_tokenizer, both={"projection_dim": 8}, images="Blip"),
+    "clipseg": clip_like("CLIPSeg", clip_tokenizer, images="ViT"),
+    "flava": save_flava,
+    "groupvit": clip_like("GroupViT", clip_tokenizer, vision=GROUPS),
+    "owlvit": clip_like("OwlViT", clip_tokenizer),
+    "owlv2": clip_like("Owlv2", clip_tokenizer),
+    "tipsv2": save_tipsv2,
+    "vision-text-dual-encoder": save_vision_text,
+}
+"""Those that some versions of transformers lack, or whose forward gives no embeddings."""

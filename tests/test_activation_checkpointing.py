@@ -1,12 +1,16 @@
 """Activation checkpointing: the same gradients with fewer bytes kept."""
 
+import copy
 import shutil
 
 import pytest
+import timm
 import torch
 
 from contrastive import RunSpec, build_model
 from contrastive.encoders import HFText, ResNet, TextTransformer, Timm, ViT
+from contrastive.encoders.image import ImageModule
+from contrastive.errors import SpecError
 from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
 from tests.fine_tuning import CAPTIONS, VIT, changes, run_of, state, towers
@@ -68,6 +72,38 @@ def test_gradients_are_the_same_with_fewer_bytes_kept(kind, distilbert):
     plain.eval(), cheap.eval()
     with torch.no_grad():
         assert torch.equal(plain(**batch), cheap(**batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("densenet121", {"growth_rate": 4, "block_config": (2, 3)}),
+        ("legacy_seresnet18", {}),
+    ],
+)
+def test_layers_that_take_lists_or_change_their_input_have_the_same_gradients(name, settings):
+    """A list grows after the pass, and a stem has an operation in place."""
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=0, **settings)
+    image = torch.randn(2, 3, 64, 64)
+    found = []
+    for cheap in (False, True):
+        encoder = ImageModule(copy.deepcopy(net), 1, None).train()
+        if cheap:
+            encoder.checkpoint_activations()
+        torch.manual_seed(1)  # of dropout
+        encoder(image=image).square().sum().backward()
+        found.append({n: p.grad for n, p in encoder.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("name", ["selecsls42", "inception_v3"])
+def test_a_stack_of_a_head_is_none(name):
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=0)
+    with pytest.raises(SpecError, match="no stack of layers"):
+        ImageModule(net, 1, None).checkpoint_activations()
 
 
 def test_a_decoder_with_lora_recomputes_too(tmp_path, distilbert):

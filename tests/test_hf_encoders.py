@@ -1,14 +1,18 @@
 """Encoders of Hugging Face and sentence-transformers give what the libraries give."""
 
 import json
+import re
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from huggingface_hub.utils import filter_repo_objects
 
 from contrastive.encoders import HFImage, HFText, SentenceTransformers
+from contrastive.encoders.weights import FILES
 from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.fingerprint import weights_fingerprint
 from tests import duals
@@ -159,3 +163,17 @@ def test_a_folder_does_not_choose_the_code_of_attention(
     (folder / file).write_text(json.dumps(config))
     model = kind(name=str(folder)).build().model
     assert getattr(model, "transformers_model", model).config._attn_implementation == "sdpa"
+
+
+def test_every_file_of_a_tokenizer_is_asked_for():
+    """BERTweet's codes, Marian's pieces, ProphetNet's words, templates of chats."""
+    folder = Path(transformers.__file__).parent / "models"
+    tables = [
+        table
+        for file in folder.glob("*/tokenization_*.py")
+        for table in re.findall(r"VOCAB_FILES_NAMES = {(.*?)}", file.read_text(), re.DOTALL)
+    ]
+    names = {name for table in tables for name in re.findall(r': "([^"]+)"', table)}
+    assert {"bpe.codes", "source.spm", "vocab.txt"} <= names
+    names |= {"chat_template.jinja", "additional_chat_templates/tool.jinja"}
+    assert names == {*filter_repo_objects(names, allow_patterns=list(FILES))}

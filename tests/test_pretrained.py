@@ -364,13 +364,16 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved, tmp_path):
     weights = load_file(part / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, part / "model.safetensors", {"format": "pt"})
+    sound = tmp_path / "clap"
+    transformers.ClapConfig().save_pretrained(sound)
     cases = {
+        str(sound): r"'clap' .* not a dual model .*; hf-image and hf-text .* parts of others$",
         "owner/clip": r"\(config.json, model.safetensors\) is neither .*`hf download owner/clip`",
         "./nonesuch": "no such folder: .*nonesuch",
         str(tmp_path): "cannot load config.json",
         str(lame): r"no file model.safetensors, and pickles .* never loaded; .*save_pretrained",
         str(cut): "not a readable safetensors file",
-        str(single): "'bert' is not among the dual models .*clip, metaclip_2.*; hf-image",
+        str(single): "'bert' of transformers is not a dual model .*; hf-image",
         str(shy): "logit scale, 0.367879, is below 1",
         str(part): r"lack text_projection.weight \(1 in all\)",
     }
@@ -399,9 +402,9 @@ def test_a_scale_that_is_not_a_number_of_a_trained_model_is_refused(tmp_path, sc
 
 
 def test_features_are_found_in_tensors_and_in_outputs():
-    rows = torch.ones(2, 3)
+    rows, clip = torch.ones(2, 3), transformers.CLIPModel
     output = transformers.modeling_outputs.BaseModelOutputWithPooling(pooler_output=rows)
-    assert embedding(rows) is embedding(output) is rows
+    assert embedding(rows, clip, "clip") is embedding(output, clip, "clip") is rows
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):

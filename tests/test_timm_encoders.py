@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from contrastive.encoders import Timm
 from contrastive.errors import WeightsError
@@ -63,6 +63,49 @@ def test_timm_takes_weights_from_a_file_without_the_classifier(tmp_path):
     save_file(state, tmp_path / "mine.safetensors")
     module = Timm(name=TIMM, weights=tmp_path / "mine.safetensors").build()
     assert module.reproducible
+    assert all(torch.equal(value, state[name]) for name, value in module.net.state_dict().items())
+
+
+def test_a_name_of_a_former_release_of_timm_stands_for_its_tag(tmp_path):
+    old, new = "tf_efficientnet_b0_ns", "tf_efficientnet_b0.ns_jft_in1k"
+    state = timm.create_model("tf_efficientnet_b0").state_dict()
+    save_file(state, cached_on_hub(tmp_path / "hub", f"timm/{new}", "model.safetensors"))
+    module = Timm(name=old).build()
+    assert all(torch.equal(value, state[name]) for name, value in module.net.state_dict().items())
+
+
+def test_features_of_places_are_averaged(monkeypatch):
+    monkeypatch.setattr(timm.models.VisionTransformer, "forward_head", lambda self, x: self.norm(x))
+    module = Timm(name="test_vit", pretrained=False).build()
+    (image,) = samples_of(module)[:1]
+    tokens_BLF = module.net(module.preprocess([image])["image"])
+    assert tokens_BLF.ndim == 3
+    torch.testing.assert_close(features(module, [image]), tokens_BLF.mean(1))
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "repvit_m0_9", "efficientvit_m0"])
+def test_of_a_whole_model_the_whole_head_is_left_out(name, tmp_path):
+    state = timm.create_model(name).state_dict()
+    save_file(state, tmp_path / "mine.safetensors")
+    module = Timm(name=name, weights=tmp_path / "mine.safetensors").build()
+    assert all(torch.equal(value, state[name]) for name, value in module.net.state_dict().items())
+
+
+def test_of_tied_weights_one_name_is_enough(tmp_path):
+    net = timm.create_model("coat_lite_tiny")
+    save_model(net, str(tmp_path / "mine.safetensors"))
+    assert len(load_file(tmp_path / "mine.safetensors")) < len(net.state_dict())
+    module = Timm(name="coat_lite_tiny", weights=tmp_path / "mine.safetensors").build()
+    state = net.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in module.net.state_dict().items())
+
+
+def test_weights_from_before_batches_were_counted_are_whole(tmp_path):
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    counted = {name: tensor for name, tensor in state.items() if "num_batches" not in name}
+    assert len(counted) < len(state)
+    save_file(counted, tmp_path / "mine.safetensors")
+    module = Timm(name="test_resnet", weights=tmp_path / "mine.safetensors").build()
     assert all(torch.equal(value, state[name]) for name, value in module.net.state_dict().items())
 
 

@@ -1,14 +1,16 @@
 """Halves of the dual models of transformers, projection included: CLIP, SigLIP and their kin.
 
-A half is the whole model less the other half, and embeds by the model's own method, so that its
-embeddings are the model's whatever its architecture does between the pixels and the projection.
+A dual model is one that has ``get_image_features`` and ``get_text_features``. A half is the whole
+model less what its method does not use, and embeds by that method, so that its embeddings are the
+model's whatever its architecture does between the pixels and the projection.
 
 Shapes: B samples, D the model's shared width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,16 +20,19 @@ from torch import Tensor
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
+from contrastive.encoders.hf_text import LONGEST, load_tokenizer, longest_taken, positions
 from contrastive.encoders.huggingface import (
+    PADDED,
     check_no_missing_weights,
+    drop_pooler,
+    dual_class,
     load_config,
     load_image_processor,
     load_weights,
 )
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
-from contrastive.encoders.text import Padding, tokenizing
+from contrastive.encoders.text import tokenizing
 from contrastive.encoders.weights import find_weights
 from contrastive.errors import SpecError, WeightsError
 
@@ -38,21 +43,8 @@ if TYPE_CHECKING:
     from contrastive.data.images import ImageSource
     from contrastive.encoders import HFDualImage, HFDualText
 
-# SigLIP takes the last place for the text's embedding and sees the padding before it
-FAMILIES: dict[str, Padding] = {
-    "clip": "longest",
-    "metaclip_2": "longest",
-    "chinese_clip": "longest",
-    "altclip": "longest",
-    "siglip": "max_length",
-    "siglip2": "max_length",
-}
-"""Models by their ``model_type``, and how their texts are padded."""
-PARTS = {
-    "image": ("vision_model", "visual_projection"),
-    "text": ("text_model", "text_projection"),
-}
-SCALARS = ("logit_scale", "logit_bias")  # the loss has them
+FIRST = ("flava",)
+"""Models, by their ``model_type``, that give an embedding for each token; the first is the one."""
 
 
 class HFDualImageModule(EncoderModule):
@@ -68,11 +60,13 @@ class HFDualImageModule(EncoderModule):
         processor = load_image_processor(folder, self.who)
         self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
         self.reproducible = spec.pretrained
-        self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
+        sample = Image.new("RGB", (64, 64))
+        self.out_dim = measure_out_dim(self, sample, self.who)
+        keep_used(self, sample)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the image processor gives."""
-        return embedding(self.model.get_image_features(**inputs))
+        return embedding(self.model.get_image_features(**inputs), self.model, self.who)
 
 
 class HFDualTextModule(EncoderModule):
@@ -88,18 +82,23 @@ class HFDualTextModule(EncoderModule):
         tokenizer = load_tokenizer(folder, self.who)
         config = self.model.config
         length = min(positions(config.text_config), int(tokenizer.model_max_length), LONGEST)
-        self.preprocess = tokenizing(
-            tokenizer, length, who=self.who, padding=FAMILIES[config.model_type]
-        )
         # the tokenizer of a SigLIP says that the model is to see no mask
-        self.takes = frozenset[str](tokenizer.model_input_names)
+        named = signature(self.model.get_text_features).parameters
+        self.takes = frozenset(named) & frozenset(tokenizer.model_input_names)
+        masked = "attention_mask" in self.takes and config.model_type not in PADDED
+        self.preprocess = tokenizing(
+            tokenizer, length, who=self.who, padding="longest" if masked else "max_length"
+        )
+        taken = longest_taken(self, length, config.text_config)
+        self.preprocess = replace(self.preprocess, max_length=taken)
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, "a picture", self.who)
+        keep_used(self, "a picture")
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the tokenizer gives."""
         taken = {name: tensor for name, tensor in inputs.items() if name in self.takes}
-        return embedding(self.model.get_text_features(**taken))
+        return embedding(self.model.get_text_features(**taken), self.model, self.who)
 
 
 @dataclass(frozen=True)
@@ -125,12 +124,10 @@ class ProcessImages:
 
 
 def load_dual_half(spec: HFDualImage | HFDualText, who: str) -> tuple[Any, Path]:
-    """Return a dual model of transformers in fp32 without its other half, and its folder.
-
-    The other half is in memory only while the files are read.
+    """Return a dual model of transformers in fp32 without the loss's parameters, and its folder.
 
     Raises:
-        SpecError: the model is not of a family of dual models that is known here.
+        SpecError: the model is not a dual one.
         WeightsError: a file is missing or damaged, or lacks some of the weights.
     """
     require("transformers", extra="transformers")  # before anything is downloaded for it
@@ -140,25 +137,54 @@ def load_dual_half(spec: HFDualImage | HFDualText, who: str) -> tuple[Any, Path]
         weight_files(folder, who)
     model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
     check_no_missing_weights(missing, folder, who)
-    other = "text" if spec.modality == "image" else "image"
-    for part in (*PARTS[other], *SCALARS):
-        if hasattr(model, part):
-            delattr(model, part)
+    for name, _ in [*model.named_parameters(recurse=False)]:  # the scale and the bias
+        delattr(model, name)
     return model, folder
+
+
+def keep_used(module: HFDualImageModule | HFDualTextModule, sample: object) -> None:
+    """Take out of a dual model what no gradient of its half's embeddings would reach.
+
+    That is the other half, and a pooler where another place is projected.
+    """
+    module.eval()
+    with torch.enable_grad():
+        used = _leaves(module(**module.preprocess([sample])))
+    for name, part in [*module.model.named_children()]:
+        if used.isdisjoint(part.parameters()):
+            delattr(module.model, name)
+        elif (pooler := getattr(part, "pooler", None)) and used.isdisjoint(pooler.parameters()):
+            drop_pooler(part)
+    module.train()
+
+
+def _leaves(features: Tensor) -> set[Any]:
+    """Return the parameters that features were made of."""
+    leaves: set[Any] = set()
+    seen: set[Any] = set()
+    ahead: list[Any] = [features.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            leaves.add(getattr(node, "variable", None))
+            ahead += [parent for parent, _ in node.next_functions]
+    return leaves
 
 
 def load_dual_config(folder: Path, who: str) -> Any:
     """Return the config of a dual model's folder.
 
     Raises:
-        SpecError: the model is not of a family of dual models that is known here.
+        SpecError: the model is not a dual one.
         WeightsError: the config is missing or damaged.
     """
     config = load_config(folder, who)
-    if config.model_type not in FAMILIES:
+    if dual_class(config) is None:
         msg = (
-            f"{who}: a {config.model_type!r} is not among the dual models that can be loaded whole "
-            f"({', '.join(FAMILIES)}); hf-image and hf-text load halves and single models"
+            f"{who}: a {config.model_type!r} of transformers is not a dual model of images and "
+            "texts (get_image_features, get_text_features); hf-image and hf-text take single "
+            "models and parts of others"
         )
         raise SpecError(msg)
     return config
@@ -180,9 +206,18 @@ def weight_files(folder: Path, who: str) -> list[Path]:
     raise WeightsError(msg)
 
 
-def embedding(output: Any) -> Tensor:
+def embedding(output: Any, model: Any, who: str) -> Tensor:
     """Return the embeddings in what ``get_image_features`` or ``get_text_features`` gives.
 
     Some versions of transformers give the tensor itself.
+
+    Raises:
+        SpecError: there is not one for each sample.
     """
-    return output if isinstance(output, Tensor) else output.pooler_output
+    rows = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+    if rows is not None and rows.ndim == 3 and model.config.model_type in FIRST:
+        rows = rows[:, 0]
+    if rows is None or rows.ndim != 2:
+        msg = f"{who}: a {model.config.model_type!r} gives no one embedding for each sample"
+        raise SpecError(msg)
+    return rows

@@ -38,11 +38,13 @@ class HFImageModule(EncoderModule):
         # a SigLIP 2 wants the places of its patches, too
         several = _required(self.model) - {"pixel_values"}
         self.preprocess = (
-            ProcessImages(processor, steps) if several else ImageTransform(Process(processor), steps)
+            ProcessImages(processor, steps)
+            if several
+            else ImageTransform(Process(processor), steps)
         )
         if mask_ratio := getattr(self.model.config, "mask_ratio", 0):
             self.model.config.mask_ratio = 0.0
-            say(f"{self.who}: its mask_ratio of {mask_ratio} is set to 0, so that it sees all patches")
+            say(f"{self.who}: its mask_ratio of {mask_ratio} is set to 0, to see all patches")
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
 

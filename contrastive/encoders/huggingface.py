@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
     from contrastive.encoders import HFImage, HFText
 
+PARTS = {
+    "image": ("vision_model", "image_model", "vision_tower", "visual", "vision_encoder"),
+    "text": ("text_model", "language_model"),
+}
+"""What a model of several modalities calls its part for one."""
+PADDED = ("siglip", "siglip2")
+"""Models, by their ``model_type``, that take the last of a fixed number of places for the text's
+embedding, and see the padding before it."""
+EAGER = ("aimv2",)
+"""Models, by their ``model_type``, that look ahead in a text unless a mask is written out."""
+
 
 def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Any, Path]:
     """Return a model of transformers in fp32, its config and its folder.
@@ -35,10 +46,7 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Any, Path]:
     require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find_weights(who, spec.name, spec.revision)
     whole = load_config(folder, who)
-    half = "vision_config" if spec.modality == "image" else "text_config"
-    config = getattr(whole, half, whole)
-    config.use_cache = False  # nothing is generated, and layers may run twice
-    whole_model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
+    whole_model, config, missing = _load_part(whole, folder, who, spec)
     tensors: dict[str, Tensor] = whole_model.state_dict(keep_vars=True)
     if spec.pooling != "pooler":
         drop_pooler(whole_model)
@@ -72,6 +80,49 @@ def _never_saved(model: Any) -> tuple[str, ...]:
     return tuple({name.removeprefix("model.") for names in lists for name in names})
 
 
+def _load_part(
+    whole: Any, folder: Path, who: str, spec: HFImage | HFText
+) -> tuple[Any, Any, list[str]]:
+    """Return a folder's model, or its part for the spec's modality, its config and what it lacks.
+
+    A part is loaded alone where transformers can do that; else the whole, and the rest forgotten.
+
+    Raises:
+        SpecError: the part is not for this encoder.
+        WeightsError: a file is missing or damaged.
+    """
+    transformers = require("transformers", extra="transformers")
+    pretrained = spec.pretrained
+    names = ("vision_config", "image_config") if spec.modality == "image" else ("text_config",)
+    config = next((getattr(whole, name) for name in names if hasattr(whole, name)), whole)
+    config.use_cache = False  # nothing is generated, and layers may run twice
+    if config is whole:
+        model, missing = load_weights(whole, folder, who, pretrained=pretrained)
+        return model, config, missing
+    if spec.modality == "text" and whole.model_type in PADDED:
+        msg = f"{who}: a {whole.model_type!r} embeds texts at their last place; use hf-dual-text"
+        raise SpecError(msg)
+    if type(config) in transformers.MODEL_MAPPING:
+        model, missing = load_weights(config, folder, who, pretrained=pretrained)
+        if all(key.startswith("pooler.") for key in missing):
+            return model, config, missing
+    model, missing = load_weights(whole, folder, who, pretrained=pretrained)
+    for name in PARTS[spec.modality]:
+        if isinstance(part := getattr(model, name, None), nn.Module):
+            prefix = f"{name}."
+            own = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
+            return part, config, own
+    return model, config, missing
+
+
+def dual_class(config: Any) -> Any:
+    """Return the class of a dual model's config, or None if it embeds not both images and texts."""
+    transformers = require("transformers", extra="transformers")
+    found = transformers.MODEL_MAPPING.get(type(config), None)
+    methods = ("get_image_features", "get_text_features")
+    return found if all(hasattr(found, method) for method in methods) else None
+
+
 def load_config(folder: Path, who: str) -> Any:
     """Return the config of a model's folder, without what it says of the code to run.
 
@@ -81,9 +132,8 @@ def load_config(folder: Path, who: str) -> Any:
     transformers = require("transformers", extra="transformers")
     with quiet_huggingface(), loading_weights(who, "config.json", folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config._attn_implementation = (
-            None  # OWNER/NAME would fetch a kernel from the Hub and run it
-        )
+        # OWNER/NAME would fetch a kernel from the Hub and run it
+        config._attn_implementation = "eager" if config.model_type in EAGER else None
     return config
 
 
@@ -110,9 +160,7 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
         auto = transformers.AutoModelForTextEncoding
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
-            model = auto.from_config(
-                config, dtype=torch.float32, trust_remote_code=False
-            )
+            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
             return model, []
         model, info = auto.from_pretrained(
             folder,

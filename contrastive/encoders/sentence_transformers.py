@@ -220,7 +220,10 @@ def _padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     rows = list(ids.tensor_split(offsets_B[1:]))
     mask = [torch.ones_like(row) for row in rows]
     pad = nn.utils.rnn.pad_sequence
-    return {"packed_ids": pad(rows, batch_first=True), "attention_mask": pad(mask, batch_first=True)}
+    return {
+        "packed_ids": pad(rows, batch_first=True),
+        "attention_mask": pad(mask, batch_first=True),
+    }
 
 
 def _packed(inputs: dict[str, Tensor]) -> dict[str, Any]:

@@ -7,20 +7,42 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from PIL import Image
+
 from contrastive.config.extras import require
+from contrastive.encoders.huggingface import measure_out_dim
 from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
 from contrastive.encoders.weights import WEIGHTS, find_weights, load_strictly, loading_weights
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from contrastive.encoders import Timm
 
 
 OTHERWISE = "set weights to its safetensors file, or name to local-dir:FOLDER"
 
 
+class TimmModule(ImageModule):
+    """A network of timm; where it gives features of places rather than of the image, their mean."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features ``[B, F]``."""
+        features: Tensor = self.net(image)
+        if features.ndim == 4:
+            return features.mean((2, 3))  # [B, F, H, W]
+        return features.mean(1) if features.ndim == 3 else features
+
+
 def build_timm(spec: Timm) -> ImageModule:
-    """Return the model without its classifier; ``out_dim`` is what timm says of that output."""
+    """Return the model without its classifier; ``out_dim`` is what timm says of that output.
+
+    Raises:
+        SpecError: timm does not know the name, or gives no features of that width.
+        WeightsError: the weights are missing, or not of this model.
+    """
     timm = require("timm", extra="timm")
     who = f"timm {spec.name!r}"
     name, published = _locate(spec, who)
@@ -32,28 +54,37 @@ def build_timm(spec: Timm) -> ImageModule:
             num_classes=0,
         )
     if spec.weights and spec.pretrained:
-        classifier: str | tuple[str, ...] = net.pretrained_cfg.get("classifier") or ()
-        names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        load_strictly(who, net, Path(spec.weights), leave_out=names)
+        with torch.device("meta"):
+            whole = timm.create_model(name)
+        load_strictly(who, net, Path(spec.weights), leave_out=whole.state_dict().keys())
     config = timm.data.resolve_model_data_config(net)
     transform = timm.data.create_transform(**config, is_training=False)
-    module = ImageModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))
+    module = TimmModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))
     size, mean, std = config["input_size"][1:], config["mean"], config["std"]
     module.augment = augmentation(spec.augment, size, mean, std, config["interpolation"])
     module.reproducible = spec.pretrained
+    width = measure_out_dim(module, Image.new("RGB", (64, 64)), who)
+    if width != module.out_dim:
+        msg = (
+            f"{who}: its features are {width} wide, and timm says {module.out_dim}; choose another"
+        )
+        raise SpecError(msg)
     return module
 
 
 def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
     """Return the name that timm should build, and where its weights are if timm should load any."""
-    source, colon, place = spec.name.partition(":")
+    timm = require("timm", extra="timm")
+    # a name of former releases of timm stands for a model and its tag
+    name = timm.models.get_deprecated_models().get(spec.name) or spec.name
+    source, colon, place = name.partition(":")
     published = spec.pretrained and spec.weights is None
     if not colon:
-        hub_id = _known(spec.name, who, published=published)
+        hub_id = _known(name, who, published=published)
         if hub_id is None:
-            return spec.name, None
+            return name, None
         file = find_weights(who, hub_id, files=[WEIGHTS], otherwise=OTHERWISE) / WEIGHTS
-        return spec.name, {"file": str(file), "custom_load": False}
+        return name, {"file": str(file), "custom_load": False}
     if source not in ("hf-hub", "local-dir"):
         msg = f"{who}: {source!r} is no source of models; there are hf-hub: and local-dir:"
         raise SpecError(msg)

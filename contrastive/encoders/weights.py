@@ -16,7 +16,7 @@ from contrastive.config.local_files import read_bounded
 from contrastive.errors import ContrastiveError, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Collection, Generator, Sequence
 
     from torch import nn
 
@@ -28,11 +28,17 @@ FILES = (
     "*.txt",
     "*.model",
     "*.bpe",
+    "*.codes",
+    "*.spm",
+    "*.tokenizer",
+    "*.tiktoken",
+    "*.jinja",
     WEIGHTS,
     "model-*.safetensors",
     f"*/{WEIGHTS}",
 )
 MAX_BYTES = 1 << 40  # of a file of weights
+COUNTER = "num_batches_tracked"  # of a BatchNorm, which it seldom reads
 SHOWN = 3  # names in a message
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning
@@ -120,14 +126,17 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
         raise WeightsError(msg) from error
 
 
-def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Sequence[str] = ()) -> None:
+def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[str] = ()) -> None:
     """Load a safetensors file, every name and shape as in the model.
+
+    Of weights that are tied, one name is enough; counters of batches, which files from before torch
+    0.4.1 lack, stay.
 
     Args:
         who: the component, for messages.
         model: what the weights are for.
         path: the file.
-        leave_out: modules whose weights may be in the file though the model has none.
+        leave_out: names that may be in the file though the model has none of them.
 
     Raises:
         WeightsError: it cannot be read, or does not fit; names the tensors.
@@ -155,13 +164,14 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Sequence[st
                 f"save it without: {{k.removeprefix({prefix!r}): v for k, v in tensors.items()}}"
             )
             raise WeightsError(msg)
-    for name in wanted.keys() - found.keys():
-        if name.endswith(".num_batches_tracked"):  # files of torch before 0.4.1; it is not used
-            found[name] = wanted[name]
-    spare = tuple(f"{module}." for module in leave_out)
-    found = {k: v for k, v in found.items() if k in wanted or not k.startswith(spare)}
+    found = {k: v for k, v in found.items() if k in wanted or k not in leave_out}
+    filled = {wanted[k].data_ptr() for k in wanted.keys() & found.keys()}
     problems = {
-        "lacks": sorted(wanted.keys() - found.keys()),
+        "lacks": sorted(
+            k
+            for k in wanted.keys() - found.keys()
+            if wanted[k].data_ptr() not in filled and not k.endswith(COUNTER)
+        ),
         "has unknown": sorted(found.keys() - wanted.keys()),
         "has other shapes of": sorted(
             k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape
@@ -170,7 +180,7 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Sequence[st
     if said := [f"{what} {_few(names)}" for what, names in problems.items() if names]:
         msg = f"{who}: weights: {path} is not of this model: it {'; it '.join(said)}"
         raise WeightsError(msg)
-    model.load_state_dict(found)
+    model.load_state_dict(found, strict=False)
 
 
 def _few(names: Sequence[str]) -> str:

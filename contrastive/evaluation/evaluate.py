@@ -196,7 +196,7 @@ def _bounded_by(equal: int, captions: int, classification: Classification | None
     """Return why no model can reach 100 % in retrieval here, and what to do."""
     or_else = ", or go by zero-shot accuracy" if classification else ""
     return (
-        f"{equal:,} of {captions:,} captions stand at several groups, word for word: equal captions "
+        f"{equal:,} of {captions:,} captions stand at several groups, word for word: equal ones "
         "tie, and ties count against the model, so that recall cannot reach 100 %; give rows with "
         f"the same caption the same id (data.group_column, where there is one){or_else}"
     )

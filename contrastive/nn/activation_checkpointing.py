@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -44,13 +44,21 @@ class _Recomputed:
         if not torch.is_grad_enabled():
             return self.forward(*args, **kwargs)
         return checkpoint(
-            self.forward,
-            *args,
+            self._on_copies,
+            *map(_copied, args),
             use_reentrant=False,
             preserve_rng_state=False,  # knows the devices of the arguments only
             context_fn=partial(_contexts, self.module),
             **kwargs,
         )
+
+    def _on_copies(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*map(_copied, args), **kwargs)
+
+
+def _copied(argument: Any) -> Any:
+    """Return a list anew, as those that are handed on grow (DenseNet) or change (HRNet)."""
+    return [*cast("list[Any]", argument)] if isinstance(argument, list) else argument
 
 
 def _contexts(

@@ -22,12 +22,14 @@ NUMBERED = re.compile(r"(.*?)(\d+)")
 def layers(network: nn.Module) -> list[nn.Module]:
     """Return the stack that holds the most parameters, first layer first; empty if there is none.
 
-    Of stacks with the same parameters, it is the outermost.
+    Of stacks with the same parameters, it is the outermost. One that begins in the network's second
+    half, such as the convolutions of a head, is none.
     """
     stacks: list[list[nn.Module]] = [
         stack for module in network.modules() for stack in _stacks(module)
     ]
-    return max(stacks, key=_size) if stacks else []
+    stack = max(stacks, key=_size, default=[])
+    return stack if _begins_early(stack, network) else []
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
@@ -69,9 +71,20 @@ def _stacks(module: nn.Module) -> list[list[nn.Module]]:
 
 
 def _blocks(layer: nn.Module) -> list[nn.Module]:
-    """Return what a stage repeats, or the layer itself if it is no stage."""
-    inner = list(layer.children()) if isinstance(layer, nn.Sequential) else layers(layer)
+    """Return what a stage repeats, or the layer itself if it is no stage.
+
+    A single operation is no block: one in place, alone, would change what it has to run on again.
+    """
+    children = [child for child in layer.children() if any(True for _ in child.children())]
+    inner = children if isinstance(layer, nn.Sequential) else layers(layer)
     return inner if 2 * _size(inner) > _size([layer]) else [layer]
+
+
+def _begins_early(stack: list[nn.Module], network: nn.Module) -> bool:
+    """Whether fewer matrices and kernels come before a stack than are in it."""
+    within = {p for module in stack for p in module.parameters()}
+    weights = [p in within for p in network.parameters() if p.ndim > 1]
+    return True not in weights or weights.index(True) < sum(weights)
 
 
 def _size(modules: Iterable[nn.Module]) -> int:

@@ -60,7 +60,7 @@ Example:
 
 @sources.register("hf")
 class HF(Pretrained):
-    """A dual model of transformers: CLIP, MetaCLIP 2, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP."""
+    """A dual model of transformers: whatever embeds images and texts, such as CLIP and SigLIP."""
 
     name: str = Field(examples=["openai/clip-vit-base-patch32"])
     """`OWNER/NAME` or `OWNER/NAME@REVISION` of the Hugging Face Hub, or a local folder."""

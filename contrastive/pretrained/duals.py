@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 
     from contrastive.encoders import Encoder
 
+SCALARS = ("logit_scale", "logit_bias", "temperature")  # what a loss of theirs has
 MOST = 100.0  # of a scalar: e to the power of it is the scale
 LARGEST = 100.0  # the bound on the logit scale, unless a checkpoint's own is above it
 
 
 def dual_spec(
-    image: Encoder, text: Encoder, *, embed_dim: int, files: Sequence[Path], who: str
+    image: Encoder,
+    text: Encoder,
+    *,
+    embed_dim: int,
+    files: Sequence[Path],
+    who: str,
+    temperature: float | None = None,
 ) -> ModelSpec:
     """Return the spec of a dual model, both of whose towers are frozen.
 
@@ -37,8 +44,10 @@ def dual_spec(
         image: the image half with its projection.
         text: the text half with its projection.
         embed_dim: width of the embeddings of both.
-        files: safetensors files of the checkpoint, with ``logit_scale`` and maybe ``logit_bias``.
+        files: safetensors files of the checkpoint, with ``logit_scale`` and maybe ``logit_bias``,
+            or with ``temperature``.
         who: the model's name, for messages.
+        temperature: of the logits, if the files do not say it.
 
     Raises:
         SpecError: the logit scale is that of a model which was never trained.
@@ -57,11 +66,19 @@ def dual_spec(
         encoder.modality: Tower(encoder=encoder, head=Identity(), frozen="all")
         for encoder in (image, text)
     }
-    return ModelSpec(embed_dim=embed_dim, towers=towers, loss=_loss(*read_scalars(files, who), who))
+    loss = _loss(*read_scalars(files, who, temperature), who)
+    return ModelSpec(embed_dim=embed_dim, towers=towers, loss=loss)
 
 
-def read_scalars(files: Sequence[Path], who: str) -> tuple[float, float | None]:
+def read_scalars(
+    files: Sequence[Path], who: str, temperature: float | None = None
+) -> tuple[float, float | None]:
     """Return the logit scale of a checkpoint, and its bias if it has one.
+
+    Args:
+        files: safetensors files of the checkpoint.
+        who: the model's name, for messages.
+        temperature: the inverse of the scale, if the files do not say it.
 
     Raises:
         WeightsError: the files cannot be read, or have no logit scale.
@@ -70,15 +87,19 @@ def read_scalars(files: Sequence[Path], who: str) -> tuple[float, float | None]:
     for file in files:
         try:
             with cast("Any", safe_open)(file, "pt") as weights:  # it has no types
-                for name in {"logit_scale", "logit_bias"} & {*weights.keys()}:
-                    found[name] = _number(weights.get_tensor(name), f"{who}: {file}: {name}")
+                for key in weights.keys():  # noqa: SIM118
+                    name = key.rpartition(".")[2]  # a model within another has a prefix
+                    if name in SCALARS:
+                        found[name] = _number(weights.get_tensor(key), f"{who}: {file}: {key}")
         except (OSError, SafetensorError) as error:
             msg = f"{who}: {file}: not a readable safetensors file: {error}"
             raise WeightsError(msg) from None
-    if "logit_scale" not in found:
-        msg = f"{who}: {files[0].parent} has no logit_scale, so it is no contrastive checkpoint"
-        raise WeightsError(msg)
-    return math.exp(found["logit_scale"]), found.get("logit_bias")
+    if "logit_scale" in found:
+        return math.exp(found["logit_scale"]), found.get("logit_bias")
+    if temperature := found.get("temperature", temperature):
+        return 1 / temperature, None
+    msg = f"{who}: {files[0].parent} has no logit_scale, so it is no contrastive checkpoint"
+    raise WeightsError(msg)
 
 
 def _number(tensor: Tensor, what: str) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import load_dual_config, weight_files
+from contrastive.encoders.huggingface import dual_class
 from contrastive.encoders.weights import find_weights
 from contrastive.pretrained.duals import dual_spec, local_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contrastive.spec import ModelSpec
 
 
@@ -37,4 +40,11 @@ def spec_of(name: str) -> ModelSpec:
         embed_dim=getattr(config, "projection_dim", None) or config.vision_config.hidden_size,
         files=weight_files(folder, who),
         who=who,
+        temperature=_own_temperature(config),
     )
+
+
+def _own_temperature(config: Any) -> float | None:
+    """Return the temperature of a model whose published files have none, by what its class says."""
+    forgiven: Sequence[str] = dual_class(config)._keys_to_ignore_on_load_missing or ()
+    return config.temperature_init_value if "temperature" in forgiven else None
