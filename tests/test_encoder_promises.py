@@ -82,7 +82,10 @@ def test_such_a_model_that_is_trained_saved_and_loaded_embeds_as_before(tmp_path
 def test_a_model_that_needs_several_tokens_gets_all_texts_padded_alike(tmp_path, capsys):
     config = t.CanineConfig(**BODY | {"max_position_embeddings": 30}, num_hash_buckets=50)
     module = HFText(name=save(t.CanineModel(config), tmp_path)).build()
-    assert "padding changes its features, so all texts are padded to 30" in capsys.readouterr().err
+    assert (
+        "padding changes its features, so all texts are padded to 30 tokens"
+        in capsys.readouterr().err
+    )
     samples = [*TEXTS, "a", LONG]
     torch.testing.assert_close(features(module, samples), one_by_one(module, samples))
 
@@ -346,7 +349,7 @@ class Closure(CBOW):
     def build(self):
         module = super().build()
         inner = module.preprocess
-        module.preprocess = lambda samples: inner(samples)
+        module.preprocess = lambda samples: inner([*samples])
         return module
 
 

@@ -110,9 +110,7 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
         auto = transformers.AutoModelForTextEncoding
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
-            model = auto.from_config(
-                config, dtype=torch.float32, trust_remote_code=False
-            )
+            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
             return model, []
         model, info = auto.from_pretrained(
             folder,
