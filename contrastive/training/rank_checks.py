@@ -51,7 +51,8 @@ def check_loss_of_ranks(model: ContrastiveModel, ranks: Ranks) -> None:
         whole = _value_and_gradients(model.loss, a_ND, b_ND, ids_N)
     found = _value_and_gradients(model.loss, a_ND[own], b_ND[own], ids_N[own])
     ranks.all_reduce_mean_([found[0], *found[3:]])  # as a step does; rows are a rank's own
-    expected = [whole[0], *(ranks.size * x[own] for x in whole[1:3]), *whole[3:]]
+    value, a_gradient, b_gradient, *gradients = whole
+    expected = [value, ranks.size * a_gradient[own], ranks.size * b_gradient[own], *gradients]
     pairs = zip(found, expected, strict=True)
     wrong = any(not float((x - y).norm()) <= CLOSE * float(y.norm()) + 1e-6 for x, y in pairs)
     if ranks.all_reduce_max(int(wrong)):
