@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
 
-def report_tables(report: EvaluationReport) -> list[Table | Text]:
+def report_tables(report: EvaluationReport) -> list[Table | str]:
     """Return retrieval, what bounds it, and zero-shot classification if it was measured."""
     retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval)"))
     for name in ("query -> target", "R@1", "R@5", "R@10", "median\nrank", "queries x\ntargets"):
@@ -38,9 +38,9 @@ def report_tables(report: EvaluationReport) -> list[Table | Text]:
         )
         by_chance = (f"{100 * estimate.chance:.1f}" for estimate in direction.recall.values())
         retrieval.add_row("by chance", *by_chance, style="dim", end_section=True)
-    measured: list[Table | Text] = [retrieval] if report.retrieval else []
+    measured: list[Table | str] = [retrieval] if report.retrieval else []
     if caveat := report.caveat():
-        measured.append(_plain(caveat))
+        measured.append(caveat)
     if not (zero_shot := report.classification):
         return measured
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
