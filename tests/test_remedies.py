@@ -234,13 +234,14 @@ def test_equal_captions_are_told_beside_the_table_and_grouped_as_is_said(here, m
     report = evaluate(model, ImageFolder(folder=here).build("test"))
     assert (report.captions, report.equal_captions) == (3, 2)
     assert report.as_dict()["equal_captions"] == 2
-    assert "2 of 3 captions stand at several groups" in report.caveat()
+    (note,) = report.notes
+    assert "2 of 3 captions stand at several groups" in note
     assert report.retrieval["image_to_text"].recall[1].value < 1
     grouped = evaluate(model, ImageFolder(folder=here, group_column="text").build("test"))
-    assert (grouped.equal_captions, grouped.caveat()) == (0, "")
+    assert (grouped.equal_captions, grouped.notes) == (0, [])
     model.save(here / "m")
     ended = command("evaluate", "--model", here / "m", "--data", f"type=image-folder,folder={here}")
-    assert report.caveat() in ended.out
+    assert note in ended.out
 
 
 @pytest.mark.parametrize(
