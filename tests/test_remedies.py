@@ -55,8 +55,10 @@ def told(act) -> str:
 
 IMAGE, TEXT = "model.towers.image", "model.towers.text"
 RESNET = {"type": "resnet", "width": 4, "image_size": 32}
+TOWER = {"encoder": {"type": "cbow"}, "head": {"type": "linear"}}
 FIELDS = [  # what is wrong, the remedy that is named, and the same spec with it
     ({"training.learning_rate": 1.0}, "did you mean 'lr'?", {"training.lr": 1.0}),
+    ({TEXT: "cbow"}, "needs a mapping of fields", {TEXT: TOWER}),
     ({"training.wd": 0.1}, "did you mean 'weight_decay'?", {"training.weight_decay": 0.1}),
     ({"training.fp16": True}, "did you mean 'precision'?", {"training.precision": "fp32"}),
     ({"training.optimizer": "sgd"}, "its fields are lr and weight_decay", {"training.lr": 1.0}),
@@ -164,6 +166,16 @@ def test_a_run_that_is_there_goes_on_as_is_said(here):
         changed = changed.with_(re.search(r"; give (\S+=.*), or start anew", said)[1])
     assert changed == spec(quiet)
     resumed(changed)
+
+
+def test_a_batch_that_is_larger_than_the_data_is_told(here, capsys):
+    cache, quiet = FeatureCache(here / "features"), {"evaluation.split": None}
+    train(spec(quiet | {"training.batch_size": 5000}), here / "run", cache=cache)
+    assert (
+        "training.batch_size is 5,000, more than the 12 pairs: it is 12" in capsys.readouterr().err
+    )
+    train(spec(quiet | {"training.batch_size": 12}), here / "other", cache=cache)
+    assert "training.batch_size" not in capsys.readouterr().err
 
 
 def weights(folder, rename):

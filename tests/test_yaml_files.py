@@ -102,7 +102,12 @@ NOT_A_SPEC = [
     ("1e-3", ".nan", 14, "training.lr: Input should be"),
     ("size: 8", "size: 8, name: 8", 5, "encoder.name: Input should be a valid string"),
     ("0.07", "7", 11, "model.loss: temperature 7 is not between"),
-    (SPEC[SPEC.index("\n  lr") : SPEC.index("\neval")], " fast", 13, "training: Input should be"),
+    (
+        SPEC[SPEC.index("\n  lr") : SPEC.index("\neval")],
+        " fast",
+        13,
+        "training: needs a mapping of fields",
+    ),
     ("the {}", "the", 17, "evaluation.templates: template 'the' has no {} for the class"),
     ("type: ear", "type: eye\n        size: 8", 1, "towers.text: encoder 'eye' encodes image"),
     (
@@ -147,7 +152,7 @@ OVERRIDES = [
     ("model.loss.type=infnce", "model.loss: unknown loss 'infnce'; did you mean 'infonce'?"),
     ("model.loss=infonce", A_NAME),
     ("model.loss={temperature: 1}", NO_TYPE),
-    ("model=", "model: Input should be a valid dictionary"),
+    ("model=", "model: needs a mapping of fields"),
 ]
 
 

@@ -41,6 +41,8 @@ def in_one_line(mistake: ErrorDetails) -> str:
     """Return where a mistake is and what: ``training.lr: Input should be greater than 0``."""
     where = ".".join(map(str, mistake["loc"]))
     text = mistake["msg"].removeprefix(VALUE_ERROR)
+    if mistake["type"] == "model_type":
+        text = "needs a mapping of fields"
     return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
 
 

@@ -328,6 +328,8 @@ def _log_summary(
     how = ", ".join(f"{m}: {'cached' if m in batches.tables else 'live'}" for m in model.towers)
     say(f"{len(batches)} pairs, {batches.steps_per_epoch} steps an epoch; features {how}")
     size, dim = batches.batch_size, spec.model.embed_dim
+    if size < (asked := spec.training.batch_size):
+        say(f"training.batch_size is {asked:,}, more than the {len(batches):,} pairs: it is {size}")
     how = model.loss.describe(size, size, dim, torch.float32, model.device)
     say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
