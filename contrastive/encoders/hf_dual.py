@@ -8,7 +8,7 @@ Shapes: B samples, D the model's shared width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions
+from contrastive.encoders.hf_text import LONGEST, load_tokenizer, longest_taken, positions
 from contrastive.encoders.huggingface import (
     check_no_missing_weights,
     load_config,
@@ -93,6 +93,8 @@ class HFDualTextModule(EncoderModule):
         )
         # the tokenizer of a SigLIP says that the model is to see no mask
         self.takes = frozenset[str](tokenizer.model_input_names)
+        taken = longest_taken(self, length, config.text_config)
+        self.preprocess = replace(self.preprocess, max_length=taken)
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, "a picture", self.who)
 
