@@ -7,10 +7,11 @@ import torch
 import transformers as t
 
 from contrastive import build_model, load_model, train
-from contrastive.encoders import CBOW, HFImage, HFText, encoders
+from contrastive.encoders import CBOW, HFDualText, HFImage, HFText, encoders
 from contrastive.encoders.cbow import CBOWModule
 from contrastive.errors import SpecError
 from contrastive.features.encoder_key import encoder_key
+from tests import duals
 from tests.tiny_encoders import TEXTS, bert_tokenizer, features, gpt_tokenizer, samples_of
 from tests.toys import toy_dict
 
@@ -228,6 +229,19 @@ def test_the_longest_text_is_found_whatever_a_config_calls_it(field, tmp_path):
     make, longest = LIMITS[field]
     module = HFText(name=save(make(), tmp_path)).build()
     assert module.preprocess.max_length == longest
+    assert features(module, [LONG * 10]).isfinite().all()
+
+
+def test_the_longest_text_of_a_dual_model_is_found_too(tmp_path):
+    """An AltCLIP reads texts by an XLM-R, which counts positions from behind the padding's."""
+    folder = duals.save_altclip(tmp_path / "altclip")
+    config = t.AltCLIPConfig.from_pretrained(folder)
+    tokenizer = t.AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(folder)
+    module = HFDualText(name=str(folder)).build()
+    texts = config.text_config
+    assert module.preprocess.max_length == texts.max_position_embeddings - texts.pad_token_id - 1
     assert features(module, [LONG * 10]).isfinite().all()
 
 

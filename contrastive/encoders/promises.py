@@ -19,7 +19,7 @@ from torch import Tensor
 from contrastive.console import say
 from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
-from contrastive.errors import ContrastiveError, SpecError, a_type
+from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
 from contrastive.nn.device import device_of
 from contrastive.nn.modes import eval_mode
 from contrastive.nn.rng import RngState
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
 CLOSE_ON_GPU = 1e-2  # where convolutions round their factors to TF32
-WORDS = 100  # times six: more than the 512 tokens that are read by default
-FEW_WORDS = 5
+FEW, MANY = 5, 100  # times six words: the latter are more than 512 tokens, the default limit
 LARGE = 500_000_000  # parameters, of a model that takes seconds for a long text on CPUs
 SHARE = "{:.2g} of the largest"
 
@@ -59,8 +58,12 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
         >>> measure_out_dim(encoders["cbow"](width=16).build(), "a red square", "cbow")
         16
     """
-    samples = [sample, *_another(module)]
+    samples = [sample]
     try:
+        if another := _another(module):
+            with suppress(BadSample):  # an encoder may take less than all texts or images
+                module.preprocess([another])
+                samples.append(another)
         features, broken = _tried(module, samples)
         if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
             features, broken = _without_padding(module, samples, who)
@@ -76,7 +79,8 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
     if broken:
         msg = f"{who}: {broken.problem}; choose another model"
         raise SpecError(msg)
-    if module.modality == "text" and not gap(features[0], features[1], close=1e-6):
+    alike = len(samples) > 1 and not gap(features[0], features[1], close=1e-6)
+    if alike and module.modality == "text":
         msg = (
             f"{who}: all texts have the same features; choose another pooling (mean), or a larger "
             "max_length"
@@ -188,15 +192,13 @@ def _wrong_rows(features: Any, samples: int) -> Broken | None:
     return None
 
 
-def _another(module: EncoderModule) -> list[Any]:
+def _another(module: EncoderModule) -> Any:
     """Return another sample: an upright image, or a text that is cut off, by most models."""
     match module.modality:
         case "text":
             large = sum(p.numel() for p in module.parameters()) > LARGE
-            return [
-                "a picture of " + "two brown dogs on wet grass " * (FEW_WORDS if large else WORDS)
-            ]
+            return "a picture of " + "two brown dogs on wet grass " * (FEW if large else MANY)
         case "image":
-            return [Image.linear_gradient("L").resize((48, 80)).convert("RGB")]
-        case _:
-            return []
+            return Image.linear_gradient("L").resize((48, 80)).convert("RGB")
+        case _:  # only who calls knows what it takes
+            return None

@@ -125,7 +125,8 @@ class SentencePreprocess:
     def all_of(self, samples: Sequence[str]) -> dict[str, Any]:
         """Return all that the model's preprocessing gives: tensors, and what all texts share."""
         with quiet_huggingface():
-            return dict(self.first.preprocess(samples, prompt=self.prompt, task=self.task))
+            options = {"task": self.task} if self.task else {}
+            return dict(self.first.preprocess(samples, prompt=self.prompt, **options))
 
     def __call__(self, samples: Sequence[str]) -> dict[str, Tensor]:
         """Return tensors with a row for each text.
