@@ -41,6 +41,7 @@ REMEDIES = {
     "cannot start any token": "put the text in quotes",
     "mapping values are not allowed here": "put a text with ': ' in quotes",
     "but got '{'": "put a text with {} in quotes",
+    "'<scalar>'": "put a whole text that begins with {, [ or a quote in quotes",
     "found another document": "remove the '---'",
 }
 

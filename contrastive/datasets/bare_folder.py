@@ -41,6 +41,11 @@ def dataset_in(folder: Path) -> Dataset:
         if (folder / "model").is_dir() or (folder / "checkpoints").is_dir():
             msg = f"{folder}: is a run, not data; a model is given by --model {folder}"
             raise DataError(msg)
+        try:
+            images_below(folder)  # of which there is at least one
+        except DataError as error:
+            msg = f"{error}{fitting_type(folder)}"
+            raise DataError(msg) from None
         if table := other_table(folder):
             msg = (
                 f"{folder}: {table} may be a table of its captions; say which data these are, by "
@@ -48,9 +53,4 @@ def dataset_in(folder: Path) -> Dataset:
                 f"type=class-folders,folder={folder}"
             )
             raise DataError(msg)
-        try:
-            images_below(folder)  # of which there is at least one
-        except DataError as error:
-            msg = f"{error}{fitting_type(folder)}"
-            raise DataError(msg) from None
     return ClassFolders(folder=folder)

@@ -95,10 +95,8 @@ def fitting_type(folder: Path) -> str:
         return "; for Flickr30k, type: flickr30k"
     if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
+    if not any(name.endswith(SUFFIXES) for name in _names_below(folder)):
+        return TAR_SHARDS if any(name.endswith(".tar") for name in _names_below(folder)) else ""
     if table := other_table(folder):
         return f'; if {table} is a table of its captions, type: image-folder, captions: "{table}"'
-    if any(name.endswith(".tar") for name in _names_below(folder)):
-        return TAR_SHARDS
-    if any(name.endswith(SUFFIXES) for name in _names_below(folder)):
-        return "; type: class-folders reads images without captions, in folders by class or not"
-    return ""
+    return "; type: class-folders reads images without captions, in folders by class or not"

@@ -114,7 +114,7 @@ def _document(path: Path) -> Table:
 
 
 def _object(entry: object) -> dict[str, object] | str:
-    return _fields(cast("object", entry)) if isinstance(entry, dict) else "not a JSON object"
+    return cast("dict[str, object]", entry) if isinstance(entry, dict) else "not a JSON object"
 
 
 def _fields(entry: object) -> dict[str, object]:
