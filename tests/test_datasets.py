@@ -293,6 +293,7 @@ def test_another_separator_is_found_and_told(folder, name, separator, capsys):
     write(folder, "\n".join(separator.join(line) for line in lines), name)
     samples = gather_global_batch(folder, max_bad=0, captions=name)
     assert [row["image"].name for row in rows(samples)] == NAMES[:2]
+    assert samples[:1] == [samples[0]]
     usual = "\t" if name.endswith(".tsv") else ","
     told = "its columns are separated by " in capsys.readouterr().err
     assert told == (separator != usual)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """1 had rows whose last bits depend on what was encoded beside them; 2 knew nothing of nested
-components, of other files than the encoder's own and of what its preprocessing runs."""
+components, of other files than the encoder's own and of what its preprocessing runs. A change of
+what encoders share, such as how images are decoded, raises it."""
 
 
 def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:

@@ -66,8 +66,8 @@ def check_loss_of_ranks(model: ContrastiveModel, ranks: Ranks) -> None:
 
 def _far(found: Tensor, expected: Tensor) -> bool:
     """Whether two tensors differ by more than rounding; a NaN does."""
-    difference, size = (float(x.square().sum().sqrt()) for x in (found - expected, expected))
-    return not difference <= CLOSE * size + 1e-6
+    gap, length = (float(x.square().sum().sqrt()) for x in (found - expected, expected))
+    return not gap <= CLOSE * length + 1e-6
 
 
 def _value_and_gradients(loss: LossModule, a: Tensor, b: Tensor, ids: Tensor) -> list[Tensor]:

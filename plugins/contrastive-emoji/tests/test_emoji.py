@@ -35,6 +35,12 @@ def every(samples):
     return [samples[i] for i in range(len(samples))]
 
 
+def test_a_slice_is_a_list_of_rows():
+    samples = Emoji().build("test")
+    assert samples[:2] == [samples[0], samples[1]]
+    assert samples[-1:] == [samples[len(samples) - 1]]
+
+
 def test_is_found_under_its_name():
     assert datasets["emoji"] is Emoji
     assert Emoji().model_dump()["type"] == "emoji"
