@@ -1,15 +1,19 @@
 """``python -m contrastive``, and where the ``contrastive`` command starts."""
 
+import signal
 import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it without a traceback while it is still imported, too."""
+    """Run the command line; Ctrl-C is no traceback while it is imported or ends, either."""
     try:
         from contrastive.cli import main as run
-    except KeyboardInterrupt:
+
+        run()
+    except KeyboardInterrupt:  # the second one comes while the first is told
         sys.exit(130)
-    run()
+    finally:  # what is left is the end of Python, which it may cut short
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -28,26 +28,23 @@ if TYPE_CHECKING:
     from contrastive.datasets.known_files import CAPTION_TABLES
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
+    from contrastive.datasets.tables import read_table
     from contrastive.datasets.text_tables import (
         TableRecord,
         cells_of,
         choose_columns,
         name_list,
         quoted,
-        read_table,
         text_of,
         text_problem,
     )
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
-    from contrastive.encoders.huggingface import (
-        check_no_missing_weights,
-        measure_out_dim,
-        quiet_huggingface,
-    )
+    from contrastive.encoders.huggingface import check_no_missing_weights, quiet_huggingface
     from contrastive.encoders.image import ImageTransform
     from contrastive.encoders.module import EncoderModule
     from contrastive.encoders.pooling import masked_mean
+    from contrastive.encoders.promises import measure_out_dim
     from contrastive.encoders.text import as_text, tokenizer_hash
     from contrastive.encoders.weights import find_weights, loading_weights
     from contrastive.errors import (
@@ -180,7 +177,8 @@ __getattr__, __dir__ = lazy_names(
         "data.images": "ImageSource StoredImage open_image",
         "encoders.text": "as_text tokenizer_hash",
         "encoders.pooling": "masked_mean",
-        "encoders.huggingface": "measure_out_dim check_no_missing_weights quiet_huggingface",
+        "encoders.promises": "measure_out_dim",
+        "encoders.huggingface": "check_no_missing_weights quiet_huggingface",
         "encoders.weights": "find_weights loading_weights",
         # Pretrained models of two towers.
         "pretrained.duals": "dual_spec local_folder",
@@ -200,7 +198,8 @@ __getattr__, __dir__ = lazy_names(
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
-        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted read_table "
-        "text_of text_problem",
+        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of "
+        "text_problem",
+        "datasets.tables": "read_table",
     },
 )

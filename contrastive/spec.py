@@ -184,8 +184,8 @@ class TrainingSpec(Section):
     """Gradient caching: rows per forward pass of a trained tower, per rank. The loss and gradients
     are those of the whole batch, with less memory, for about one more forward pass. null is off."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm in towers with a trained encoder. train: statistics of the batch, which micro_batch
-    refuses, since a micro-batch does not have them. eval: running statistics, not updated."""
+    """BatchNorm in what is trained. train: statistics of the batch, which micro_batch and several
+    ranks refuse, since a part of it does not have them. eval: running statistics, not updated."""
     lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
@@ -234,14 +234,6 @@ class EvaluationSpec(Section):
     templates: Templates = TEMPLATES
     """Prompt templates for zero-shot classification, where the data have classes; or the name of a
     set of them, such as imagenet."""
-
-    @model_validator(mode="after")
-    def _templates_have_a_gap(self) -> Self:
-        for template in self.templates:
-            if "{}" not in template:
-                msg = f"template {template!r} has no {{}} for the class"
-                raise ValueError(msg)
-        return self
 
 
 class RunSpec(Section):

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from contrastive import RunSpec, cli
+from contrastive import RunSpec
+from contrastive.__main__ import main as contrastive_command
 from contrastive.console import quiet
 from contrastive.features.cache import FeatureCache
 from contrastive.model import checkpoint
@@ -132,7 +133,7 @@ def command(args: list[str], told: Path, pipe: int) -> None:
     traced(pipe)
     sys.argv = ["contrastive", *args]
     try:
-        cli.main()
+        contrastive_command()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -1,5 +1,7 @@
 """Captions by retrieval and answers by ranking, against slow, obvious references."""
 
+# ruff: noqa: RUF001 (letters of other scripts)
+
 from __future__ import annotations
 
 import json
@@ -11,7 +13,7 @@ import torch
 from contrastive import answer, build_model, caption, classify
 from contrastive.errors import BadSample, DataError, SpecError
 from contrastive.inference.captioning import POOL, mmr, scaled
-from contrastive.inference.question_answering import QUESTION_TEMPLATES, sentences_of, statement_of
+from contrastive.inference.question_answering import sentences_of, statement_of
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
@@ -95,7 +97,7 @@ def test_the_choice_is_that_of_the_reference(size, diversity):
 
 
 def test_of_equals_the_first_is_chosen():
-    assert mmr(torch.ones(4), torch.ones(4, 4), 3) == [0, 1, 2]
+    assert mmr(torch.ones(4), torch.ones(4, 4), 3, diversity=0.5) == [0, 1, 2]
 
 
 def test_a_near_duplicate_is_passed_over_for_what_adds_something():
@@ -176,6 +178,35 @@ def test_what_cannot_be_captioned_with_is_refused(model, paths, corpus, settings
         ("what animal is this?", "this is {}"),
         ("how is the weather?", "the weather is {}"),
         ("the car is {}", "the car is {}"),
+        ("is there a dog?", "there is {}"),
+        ("are there dogs on the beach?", "there are {} on the beach"),
+        ("¿De qué color es el gato?", "el gato es de color {}"),
+        ("¿Cuántos perros hay en la playa?", "hay {} perros en la playa"),
+        ("¿Qué es esto?", "esto es {}"),
+        ("donde esta el gato", "el gato esta {}"),
+        ("¿Hay un gato sobre la mesa?", "hay {} sobre la mesa"),
+        ("Welche Farbe hat das Auto?", "das Auto hat die Farbe {}"),
+        ("Was ist das?", "das ist {}"),
+        ("Wie viele Hunde sind auf dem Bild?", "{} Hunde auf dem Bild"),
+        ("Wo ist die Katze?", "die Katze ist {}"),
+        ("Gibt es einen Hund?", "es gibt {}"),
+        ("De quelle couleur est la voiture ?", "la voiture est de couleur {}"),
+        ("Qu’est-ce que c’est ?", "c'est {}"),
+        ("Combien de chiens y a-t-il sur la plage ?", "il y a {} chiens sur la plage"),
+        ("Où est le chat ?", "le chat est {}"),
+        ("Y a-t-il un chien ?", "il y a {}"),
+        ("De que cor é o carro?", "o carro é de cor {}"),
+        ("Quantos cães há na praia?", "há {} cães na praia"),
+        ("O que é isto?", "isto é {}"),
+        ("Onde está o gato?", "o gato está {}"),
+        ("猫是什么颜色的？", "猫是{}的"),
+        ("图中有几只狗？", "图中有{}只狗"),
+        ("猫在哪里？", "猫在{}"),
+        ("图中有狗吗？", "图中有{}"),
+        ("猫は何色ですか？", "猫は{}です"),
+        ("犬は何匹いますか？", "犬は{}匹います"),
+        ("猫はどこにいますか？", "猫は{}にいます"),
+        ("写真に犬がいますか？", "写真に{}がいます"),
         ("is the car red?", "the answer to 'is the car red?' is {}"),
         (r"why \1 {x}?", r"the answer to 'why \1 {x}?' is {}"),
     ],
@@ -189,6 +220,11 @@ def test_templates_hold_the_statement_or_the_question():
         "it is {}",
         "a photo where it is {}",
         "Q: what color is it? A: {}",
+    ]
+    assert sentences_of("¿De qué color es?  ", ["{question} {}"]) == ["¿De qué color es? {}"]
+    assert sentences_of("¿Qué es esto?")[1:] == [
+        "una foto en la que esto es {}",
+        "Pregunta: ¿Qué es esto? Respuesta: {}",
     ]
     assert sentences_of("it is {}") == ["it is {}", "a photo where it is {}"]
     assert sentences_of("it is {}", ["Q: {question} A: {}"]) == ["it is {}"]
@@ -204,10 +240,24 @@ def test_answers_are_ranked_as_classes_in_these_sentences(model, paths):
     found = answer(model, paths, QUESTION, ANSWERS)
     expected = classify(model, paths, ANSWERS, templates=sentences)
     assert torch.equal(found, expected)
-    assert len(QUESTION_TEMPLATES) == len(sentences)
     torch.testing.assert_close(found.sum(1), torch.ones(3))
     torch.testing.assert_close(answer(model, paths[0], QUESTION, ANSWERS), found[:1])
     assert found.std() > 0.01, "all alike would agree with anything"
+
+
+def test_a_question_that_fits_no_form_is_told(model, paths, capsys):
+    answer(model, paths[0], "¿Llueve?", ["sí", "no"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no form fits the question '¿Llueve?', which is quoted as it is; give ")
+    answer(model, paths[0], line.split("such as: ")[1].strip("'"), ["red", "blue"])
+    answer(model, paths[0], "¿Qué es esto?", ["un gato", "un perro"])
+    assert not capsys.readouterr().err
+
+
+def test_the_nearest_sentences_are_the_captions_unless_others_are_asked_for(model, paths):
+    (found,) = caption(model, paths[0], CORPUS, top=5)
+    cosines = [one.similarity for one in found]
+    assert cosines == sorted(cosines, reverse=True)
 
 
 @pytest.mark.parametrize(

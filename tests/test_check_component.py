@@ -20,7 +20,7 @@ import transformers
 from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.registry import Registry
-from contrastive.datasets import Flickr30k, ImageFolder, Lines, Pictures, datasets
+from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, Lines, datasets
 from contrastive.encoders import (
     CBOW,
     HFDualImage,
@@ -85,6 +85,7 @@ DEFECTS = {  # package: the check that fails, what it says is wrong, and what to
     "loss_memory": ("save and load", "for a batch that gave", "register_buffer"),
     "loss_overflows": ("precision", "at a logit scale of 100 the loss is", "in logarithms"),
     "loss_scale": ("log_scale", "log_scale is a plain tensor", "an nn.Parameter"),
+    "loss_sums": ("mean", "of 8 rows it is", "average over rows"),
     "loss_unbounded": ("bounds", "after clamp_() log_scale is still 50", "clamp it in clamp_()"),
     "names_as_ids": ("rows", "the id of a row is 'red', a str", "number the groups"),
     "own_dice": ("augment", "differs between two calls under one seed", "from torch's global"),
@@ -243,13 +244,13 @@ def test_built_in_datasets_pass(tmp_path):
     rows = [f"{path},image {i}" for i, path in enumerate(paths)]
     (folder / "captions.csv").write_text("\n".join(["image,text", *rows]))
     check_component(ImageFolder(folder=folder, captions="captions.csv"), split="test")
-    check_component(Pictures(folder=folder))
+    check_component(ClassFolders(folder=folder))
     (tmp_path / "lines.txt").write_text("\n".join(f"line {i}\tsaid again {i}" for i in range(40)))
     check_component(Lines(file=tmp_path / "lines.txt"))
 
 
 def test_every_component_that_is_built_in_is_tried():
-    tried = {*ENCODERS, "flickr30k", "image-folder", "pictures", "lines", "distillation"}
+    tried = {*ENCODERS, "flickr30k", "image-folder", "class-folders", "lines", "distillation"}
     tried |= {heads.name_of(type(head)) for head in HEADS}
     tried |= {losses.name_of(type(loss)) for loss in LOSSES}
     registered = {name for kind in (encoders, heads, losses, datasets) for name in kind.registered}

@@ -367,3 +367,29 @@ def test_ctrl_c_that_python_drops_at_the_end_is_no_traceback():
         """
     )
     assert told.stderr == ""
+
+
+def test_a_second_ctrl_c_while_the_first_is_told_is_no_traceback():
+    told = python(
+        """
+        import signal, sys
+        from contrastive import cli
+        from contrastive.__main__ import main
+
+        class Interrupting:
+            def write(self, text):
+                signal.raise_signal(signal.SIGINT)
+
+        def verb():
+            sys.stderr = Interrupting()
+            signal.raise_signal(signal.SIGINT)
+
+        cli.app = verb
+        try:
+            main()
+        finally:
+            sys.stderr = sys.__stderr__
+        """
+    )
+    assert told.returncode == 130
+    assert told.stderr == ""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from contrastive.config.base import Config, attribute_docstrings
 from contrastive.data.bad_rows import BadRows
-from contrastive.datasets import Dataset, Flickr30k, ImageFolder, Pictures, datasets
+from contrastive.datasets import ClassFolders, Dataset, Flickr30k, ImageFolder, datasets
 from contrastive.datasets.caption_rows import Pairs
 from contrastive.errors import DataError, SpecError
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 NAMES = [f"{number:03}.png" for number in range(40)]
 COLUMNS = "image,text\n"
 BY = "by class or not"
-TABLES = "metadata.tsv, metadata.jsonl"
 
 
 @pytest.fixture
@@ -342,16 +341,18 @@ def test_what_programs_leave_beside_images_is_left_out_and_told(folder, capsys):
     (folder / "cats" / "._1.png").write_bytes(b"Mac OS X")
     for name in NAMES:
         (folder / name).unlink()
-    samples = Pictures(folder=folder, holdout=0).build("train")
+    samples = ClassFolders(folder=folder, holdout=0).build("train")
     assert samples.classes == ("cats", "dogs")
     assert len(samples) == 2
     assert " and 2 more: hidden, left out" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_said(folder):
-    assert "looked for captions.csv, captions.tsv" in message(folder)
+    assert "looked for captions or metadata with .csv, .tsv, " in message(folder)
     assert "no such file" in message(folder, captions="x.csv")
-    assert "a table is a .csv, .tsv, .txt or .jsonl file" in message(folder, captions=NAMES[0])
+    assert "a table is a .csv, .tsv, .txt, .jsonl, .json or .parquet file" in message(
+        folder, captions=NAMES[0]
+    )
     assert "no such folder" in message(folder / "nowhere")
 
 
@@ -361,12 +362,12 @@ def test_a_folder_of_another_kind_names_the_type_that_reads_it(folder, capsys):
     (folder / "cats").mkdir()
     (folder / NAMES[0]).rename(folder / "cats" / NAMES[0])
     assert message(folder).endswith(
-        "; type: pictures reads images without captions, in folders " + BY
+        "; type: class-folders reads images without captions, in folders " + BY
     )
-    assert Pictures(folder=folder, holdout=0).build("train")[0]["label"] == "cats"
+    assert ClassFolders(folder=folder, holdout=0).build("train")[0]["label"] == "cats"
     assert not capsys.readouterr().err
     write(folder, f"{COLUMNS}{NAMES[1]},a cat\n")
-    Pictures(folder=folder, holdout=0).build("train")
+    ClassFolders(folder=folder, holdout=0).build("train")
     assert capsys.readouterr().err.strip() == (
         f"{folder / 'captions.csv'}: not read; type: image-folder reads images with their captions"
     )
@@ -375,7 +376,7 @@ def test_a_folder_of_another_kind_names_the_type_that_reads_it(folder, capsys):
     (folder / "captions.csv").rename(folder / "results.csv")
     assert message(folder).endswith("; for Flickr30k, type: flickr30k")
     (folder / "cats" / "below").mkdir()
-    assert message(folder / "cats" / "below").endswith("captions.txt, metadata.csv, " + TABLES)
+    assert message(folder / "cats" / "below").endswith(" a .txt beside each image")
 
 
 @pytest.mark.slow

@@ -80,6 +80,15 @@ class Constant(Head):
         return nn.Sequential(nn.Linear(in_dim, out_dim), Add())
 
 
+class Lagging(Head):
+    """BatchNorm learns the mean of what it is given too slowly for the run."""
+
+    def build(self, in_dim, out_dim):
+        linear = nn.Linear(in_dim, out_dim)
+        nn.init.constant_(linear.bias, 30)
+        return nn.Sequential(linear, nn.BatchNorm1d(out_dim, momentum=0.01))
+
+
 class Narrow(Head):
     """All goes through two dimensions."""
 
@@ -100,6 +109,7 @@ def _components():
     losses.register("multiplied")(Multiplied)
     heads.register("detached")(Detached)
     heads.register("constant")(Constant)
+    heads.register("lagging")(Lagging)
     heads.register("narrow")(Narrow)
     datasets.register("two-ids")(TwoIds)
 
@@ -231,6 +241,7 @@ FAULTS = {
         {},
     ),
     "a tower whose embeddings are all alike": ("collapsed", head("image", "constant"), {}),
+    "statistics of BatchNorm that lag": ("collapsed", head("image", "lagging"), {}),
     "a bottleneck": ("low-rank", head("text", "narrow"), {}),
     "a photograph of train saved anew in val": ("leak", save_anew("val"), {}),
     "a file of train in test": ("leak", documents(copy_to_test), {}),
@@ -350,6 +361,56 @@ def test_figures_of_a_loop_of_ones_own_are_enough():
     assert [f.code for f in diagnose(multiplied, batch=128)] == ["multiplied-temperature"]
 
 
+def judged(start, last, *, loss=5.5, batch=256, about=(), **geometry):
+    """Diagnose a run of 200 steps whose image embeddings had these mean cosines."""
+    geometry = {"uniformity": 0.0, "effective_rank": 50.0, "samples": 256} | geometry
+    ranks = {"mean_cosine": last} | geometry | {"effective_rank": geometry.pop("ends", 50.0)}
+    chance = {"value": 0.01, "low": 0.0, "high": 0.02, "chance": 0.01}
+    recall = {"recall": {"1": chance}, "queries": 256, "targets": 256}
+    lines = [
+        {"step": 0, "run": {"batch": batch, "loss": {"type": "infonce"}, **dict(about)}},
+        *({"step": i, "loss": loss, "lr": 1e-3, "log_scale": 2.66} for i in range(1, 201)),
+        {
+            "step": 200,
+            "evaluation": {"retrieval": {"image_to_text": recall}, "geometry": {"image": ranks}},
+        },
+    ]
+    if start is not None:
+        lines.insert(
+            0, {"step": 0, "start": {"geometry": {"image": geometry | {"mean_cosine": start}}}}
+        )
+    return diagnose(lines)
+
+
+@pytest.mark.parametrize(
+    ("start", "last", "loss", "about", "remedy"),
+    [
+        (0.987, 0.988, 5.5, {}, "train for more epochs or raise training.lr"),
+        (0.3, 0.99, 5.5, {}, "lower training.lr"),
+        (0.987, 0.999, 5.5, {}, "lower training.lr"),
+        (1.0, 1.0, 5.5, {}, "see that image samples differ when they reach the model"),
+        (None, 0.99, 5.5, {}, "see that image samples differ when they reach the model"),
+        (1.0, 1.0, 3.0, {"batch_norm": {"image": 0.01}}, "train for 500 steps or more, or give"),
+        (1.0, 1.0, 3.0, {}, "see that held-out image samples differ; if they do, look for what"),
+    ],
+)
+def test_a_collapse_is_judged_by_its_start_and_by_the_loss(start, last, loss, about, remedy):
+    (finding,) = judged(start, last, loss=loss, about=about)
+    assert finding.code == "collapsed"
+    assert finding.remedy.startswith(remedy)
+    assert ("before the first step" in finding.what) == (start is not None)
+
+
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [(1.5, "train for more epochs or raise training.lr"), (60, "lower training.lr or use larger")],
+)
+def test_a_low_rank_is_judged_by_its_start(start, remedy):
+    (finding,) = judged(0.1, 0.1, loss=4.0, effective_rank=start, ends=2.0)
+    assert finding.code == "low-rank"
+    assert remedy in finding.remedy
+
+
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -419,6 +480,10 @@ def test_captions_that_stand_at_many_ids_are_no_leak():
     training = [{"id": i, "text": f"a {'dog' if i % 2 else 'cat'}"} for i in range(40)]
     held_out = [{"id": 100 + i, "text": "A  dog"} for i in range(10)]
     assert shared_facts(training, held_out, {})["known"] == 0
-    alone = [*training, {"id": 77, "text": "a dog in Rome"}]
-    known = shared_facts(alone, [{"id": 100, "text": "A dog in Rome", "source": "x:3"}], {})
-    assert known == {"groups": 1, "known": 1, "first": "x:3"}
+    rome = [{"id": 77, "text": f"a dog in Rome, {when}"} for when in ("today", "at noon")]
+    anew = [{"id": 100, "text": row["text"].upper(), "source": "x:3"} for row in rome]
+    known = shared_facts([*training, *rome], anew, {})
+    assert known == {"groups": 1, "known": 1, "by_sample": 0, "first": "x:3"}
+    assert shared_facts([*training, *rome], anew[:1], {})["known"] == 0  # one may be a template's
+    elsewhere = [*training, rome[0], rome[1] | {"id": 78}]  # two images with a caption of it each
+    assert shared_facts(elsewhere, anew, {})["known"] == 0

@@ -86,9 +86,9 @@ def test_only_modules_that_train_whole_are_in_training_mode(distilbert):
 @pytest.mark.parametrize(
     ("pattern", "told"),
     [
-        ("net.block.1.*", "close ones begin with: net.blocks.1, "),
+        ("net.block.1.*", "close: net.blocks.1.*, "),
         ("blocks.1.*", "did you mean '*.blocks.1.*'?"),
-        ("nothing", "names begin with: net.pos_embed, net.patch_embed, net.blocks, net.fc_norm"),
+        ("nothing", "give some of: net.pos_embed, net.patch_embed.*, net.blocks.*, net.fc_norm.*"),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_a_mistake_in_one_line(pattern, told):

@@ -21,7 +21,7 @@ from tests.golden.measures import computed, plain_fields
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1"
 MADE_WITH_TIMM = "1.0.31"
-RENAMED = {"products": "matmul_dtype"}
+RENAMED = {"products": "matmul_dtype", "pictures": "class-folders"}
 
 pytestmark = pytest.mark.filterwarnings("ignore::contrastive.errors.RenamedWarning")
 SPECS = sorted((GOLDEN / "specs").iterdir())
@@ -146,9 +146,15 @@ def test_a_spec_means_what_it_meant(path, command):
 
 
 def names_of_today(then):
-    if isinstance(then, dict):
-        return {RENAMED.get(key, key): names_of_today(value) for key, value in then.items()}
-    return then
+    """Return plain data with the new names of its fields and of its components."""
+    if not isinstance(then, dict):
+        return then
+    now = {RENAMED.get(key, key): names_of_today(value) for key, value in then.items()}
+    return now | ({"type": RENAMED.get(now["type"], now["type"])} if is_name(now) else {})
+
+
+def is_name(fields):
+    return isinstance(fields.get("type"), str)
 
 
 def common(now, then):

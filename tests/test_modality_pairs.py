@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from contrastive import FeatureCache, ModelSpec, RunSpec, build_model, classify, load_model
 from contrastive.data.content_hash import sample_key
 from contrastive.data.samples import rows_of
-from contrastive.datasets import Dataset, Flickr30k, Lines, Pictures, datasets
+from contrastive.datasets import ClassFolders, Dataset, Flickr30k, Lines, datasets
 from contrastive.distributed.ranks import Ranks
 from contrastive.encoders import Encoder, encoders
 from contrastive.encoders.module import EncoderModule
@@ -401,7 +401,7 @@ def pictures(tmp_path):
 
 
 def test_pictures_in_class_folders_are_split_by_a_hash(pictures):
-    config = Pictures(folder=pictures, holdout=0.25)
+    config = ClassFolders(folder=pictures, holdout=0.25)
     splits = {name: config.build(name) for name in ("train", "val", "test")}
     rows = [row for samples in splits.values() for row in rows_of(samples)]
     assert sorted(row["id"] for row in rows) == list(range(40))
@@ -419,7 +419,7 @@ def test_folders_that_are_named_like_splits_are_the_splits(pictures):
             (pictures / kind).rename(pictures / name / kind) if name == "train" else None
     (pictures / "validation" / "dogs").mkdir()
     Image.new("RGB", (4, 4)).save(pictures / "validation" / "dogs" / "new.png")
-    config = Pictures(folder=pictures)
+    config = ClassFolders(folder=pictures)
     assert len(config.build("train")) == 40
     assert rows_of(config.build("val"))[0]["label"] == "dogs"
     with pytest.raises(DataError, match="no split 'test'; there are: 'train', 'val'"):
@@ -428,16 +428,16 @@ def test_folders_that_are_named_like_splits_are_the_splits(pictures):
 
 def test_pictures_without_folders_have_no_classes(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
-    samples = Pictures(folder=tmp_path, holdout=0).build("train")
+    samples = ClassFolders(folder=tmp_path, holdout=0).build("train")
     assert samples.classes == ()
     assert "label" not in samples[0]
 
 
 def test_data_of_one_modality_that_are_not_there_say_so(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
-        Pictures(folder=tmp_path / "nowhere").build("train")
+        ClassFolders(folder=tmp_path / "nowhere").build("train")
     with pytest.raises(DataError, match=r"no images here \(.jpg"):
-        Pictures(folder=tmp_path).build("train")
+        ClassFolders(folder=tmp_path).build("train")
     with pytest.raises(DataError, match="no such file"):
         Lines(file=tmp_path / "nowhere.txt").build("train")
     (tmp_path / "lines.txt").write_text("one\n\ntwo\tzwei\n\0\n")

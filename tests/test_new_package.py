@@ -166,7 +166,11 @@ def test_a_folder_with_files_is_left_alone(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--kind", "foot"), "unknown kind 'foot'; there are: encoder, head, loss"),
+        (("--kind", "foot"), "unknown kind 'foot'; there are: encoder, head, loss, dataset\n"),
+        (
+            ("--kind", "head", "--modality", "audio"),
+            "--modality audio: only an encoder has one; leave it out\n",
+        ),
         (
             ("--kind", "encoder", "--modality", "A B"),
             "modality 'A B': write it in lower case, such as image, text or audio\n",

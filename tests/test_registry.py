@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import pytest
 
 from contrastive.config import entry_points as installed
-from contrastive.config.registry import names_only
+from contrastive.config.base import Config
+from contrastive.config.json_schema import json_schema
+from contrastive.config.registry import Registry, names_only
 from contrastive.encoders import Encoder, encoders
-from contrastive.errors import PluginError, SpecError, UnknownComponent
+from contrastive.errors import PluginError, RenamedWarning, SpecError, UnknownComponent
 from contrastive.heads import Head, Linear, heads
 from contrastive.losses import InfoNCE
 from contrastive.spec import ModelSpec
@@ -154,3 +156,25 @@ def test_towers_hold_encoders_of_their_modality():
     towers = {"image": MODEL["towers"]["text"], "text": MODEL["towers"]["text"]}
     with pytest.raises(SpecError, match=r"towers.image: encoder 'ear' encodes text"):
         ModelSpec.model_validate(MODEL | {"towers": towers})
+
+
+def test_an_old_name_works_is_not_offered_and_is_deprecated_in_the_schema():
+    class Shape(Config):
+        kind: ClassVar[str] = "shape"
+
+    shapes = Registry(Shape, group="contrastive.shapes")
+
+    @shapes.register("circle", formerly={"round": "0.1"})
+    class Circle(Shape):
+        radius: int = 1
+
+    assert list(shapes) == ["circle"]
+    with pytest.warns(RenamedWarning, match="shape 'round' is now 'circle'"):
+        assert shapes["round"] is Circle
+    choice = json_schema(Circle, shapes)["$defs"]["shape"]
+    names, *others = choice["properties"]["type"]["anyOf"]
+    assert names["enum"] == ["circle"]
+    (old,) = [other for other in others if other.get("deprecated")]
+    assert (old["const"], old["deprecationMessage"]) == ("round", "Now circle.")
+    of = {one["if"]["properties"]["type"]["const"]: one["then"] for one in choice["allOf"]}
+    assert of["round"] == of["circle"]

@@ -218,7 +218,8 @@ def test_two_ranks(block, follow, reader):
 
 @instead_of("docs/benchmarks.md 1")
 def test_the_losses_are_measured(block, follow):
-    tiny = "--sizes 64 --widths 16 --rounds 1 --ours eager --sections speed"
+    tiny = "--sizes 64 --widths 16 --rounds 1 --ours eager --sections speed --losses infonce"
+    tiny += " --modes both --features unit"
     follow(
         block,
         ("--device cuda", f"--device cpu --peers '' {tiny}"),

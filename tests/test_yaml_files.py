@@ -103,7 +103,7 @@ NOT_A_SPEC = [
     ("size: 8", "size: 8, name: 8", 5, "encoder.name: Input should be a valid string"),
     ("0.07", "7", 11, "model.loss: temperature 7 is not between"),
     (SPEC[SPEC.index("\n  lr") : SPEC.index("\neval")], " fast", 13, "training: Input should be"),
-    ("the {}", "the", 16, "evaluation: template 'the' has no {} for the class"),
+    ("the {}", "the", 17, "evaluation.templates: template 'the' has no {} for the class"),
     ("type: ear", "type: eye\n        size: 8", 1, "towers.text: encoder 'eye' encodes image"),
     (
         SPEC[SPEC.index("    text") : SPEC.index("  loss")],

@@ -6,7 +6,8 @@ verbs that compute, not by the others. Exit codes:
 ====== ===========================================================================================
 0      done
 1      our mistake, with a traceback; or findings of a verb that checks (doctor, plugins check)
-2      a mistake in what was asked: one line for each
+2      a mistake in what was asked: one line for each; or one of a plugin, which is named
+       (``CONTRASTIVE_TRACEBACK=1`` shows its traceback)
 3      done, but something was left out or not measured (train, whose spec allows bad rows, ends
        with 3 for an epoch that is not measured alone: torchrun takes it for a failure)
 128+n  ended by signal n (130: Ctrl-C, 141: the reader of a pipe is gone)
@@ -20,6 +21,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,7 @@ from contrastive.cli import (
 )
 from contrastive.cli.options import app
 from contrastive.cli.verb import CtrlC, Verb
+from contrastive.config.foreign_errors import SHOW, foreign_error
 from contrastive.console import noted_omissions, printable, say
 from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
@@ -100,8 +103,10 @@ def main() -> None:
 def run_guarded(work: Callable[[], Any]) -> None:
     """Do ``work``; a user's mistake ends the process with its message and exit code 2."""
     try:
-        work()
+        _attributed(work)
     except ContrastiveError as error:
+        if SHOW in os.environ:
+            traceback.print_exception(error)
         _end(str(error), getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         _end(str(CtrlC()), CtrlC.exit_code)
@@ -120,6 +125,27 @@ def run_guarded(work: Callable[[], Any]) -> None:
 
         if problem := out_of_memory(error):
             _end(f"{problem}; take smaller batches or fewer samples, or another device", 2)
+        raise
+
+
+def _attributed(work: Callable[[], Any]) -> None:
+    """Do ``work``; what a component of somebody else's raises is told as its mistake.
+
+    Raises:
+        PluginError: names it.
+    """
+    try:
+        work()
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if "torch" in sys.modules:
+            from contrastive.nn.memory import out_of_memory
+
+            if out_of_memory(error):
+                raise
+        if found := foreign_error(error):
+            raise found from error
         raise
 
 

@@ -36,13 +36,12 @@ def answer(
     loaded = context.model
     images = readable_images(images)
     from contrastive.console import say
-    from contrastive.inference.question_answering import QUESTION_TEMPLATES, sentences_of
     from contrastive.inference.question_answering import answer as probabilities_of
+    from contrastive.inference.question_answering import sentences_of
     from contrastive.reporting.tables import classes_table
 
-    templates = template or QUESTION_TEMPLATES
     probabilities = probabilities_of(
-        loaded, images, question, names, templates=templates, cache=context.cache
+        loaded, images, question, names, templates=template, cache=context.cache
     )
     if {"yes", "no"} & {name.lower() for name in names}:
         say("captions hardly say yes or no; better answers say what is seen: 'a dog,an empty room'")
@@ -53,7 +52,7 @@ def answer(
         {
             "image": str(image),
             "question": question,
-            "sentences": sentences_of(question, templates),
+            "sentences": sentences_of(question, template),
             "probabilities": dict(zip(names, row, strict=True)),
         }
         for image, row in zip(images, rows, strict=True)

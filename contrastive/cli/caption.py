@@ -22,8 +22,8 @@ def caption(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Sentences for each image.")] = 3,
     diversity: Annotated[
-        float, typer.Option(min=0, max=1, help="0 takes the nearest, 1 the most diverse.")
-    ] = 0.5,
+        float, typer.Option(min=0, max=1, help="0 takes the nearest; more avoids paraphrases.")
+    ] = 0.0,
     data: Data = None,
     split: Split = None,
     model: Model = None,
@@ -31,7 +31,7 @@ def caption(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Caption images by retrieval: the nearest sentences of a corpus, without near duplicates."""
+    """Caption images by retrieval: the nearest sentences of a corpus."""
     if corpus and data:
         msg = f"--corpus {corpus} and --data {data}: give one of them"
         raise SpecError(msg)

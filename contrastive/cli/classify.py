@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -50,16 +50,22 @@ def classify(
     images = readable_images(images)
     from contrastive.console import say
     from contrastive.inference.zero_shot import classify as probabilities_of
+    from contrastive.inference.zero_shot import embed_classes
     from contrastive.reporting.tables import classes_table
 
     probabilities = probabilities_of(
         loaded, images, names, templates=templates, cache=context.cache
     )
-    if len(names) == 1:
-        say("one class alone always has 100 %; give several: --classes dog,cat")
     rows = cast("list[list[float]]", probabilities.tolist())
-    results = [
+    results: list[dict[str, Any]] = [
         {"image": str(image), "probabilities": dict(zip(names, row, strict=True))}
         for image, row in zip(images, rows, strict=True)
     ]
+    if len(names) == 1:
+        say("one class alone always has 100 %; give several: --classes dog,cat")
+        (name_D,) = embed_classes(loaded, names, templates=templates, cache=context.cache)
+        cosines = loaded.embed("image", images, cache=context.cache) @ name_D
+        for result, cosine in zip(results, cast("list[float]", cosines.tolist()), strict=True):
+            result["cosine"] = cosine
+            say(f"{result['image']}: cosine with {names[0]!r} {cosine:.3f}")
     show(results, as_json, classes_table(results, top))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +17,11 @@ from contrastive.errors import DataError
 
 STDOUT = Path("-")
 PLAIN = re.compile(r"[\w./-]+")  # what YAML reads as it stands
-FOLDERS = {"flickr30k": "flickr30k", "image-folder": "images"}
+FOLDERS = {"flickr30k": "flickr30k", "image-folder": "images", "class-folders": "classes"}
 FIRST = {
     "flickr30k": "unpack Flickr30k's images and captions in",
     "image-folder": "put your images, and captions.csv with columns image and text, in",
+    "class-folders": "put your images, in a folder for each class, in",
 }
 DATA = {
     "flickr30k": """\
@@ -30,10 +32,17 @@ data: {type: flickr30k, folder: FOLDER, captions_per_image: 2}
 # Your images, with captions.csv beside them: columns image and text, maybe group, label and split.
 data: {type: image-folder, folder: FOLDER}
 """,
+    "class-folders": """\
+# Images in a folder for each class: classes/cat, classes/dog. Captions for training are made of the
+# classes' names, so that images of a class are positives of each other; leave the loss supcon.
+data: {type: class-folders, folder: FOLDER, captions: ["a photo of a {}", "a picture of a {}"]}
+""",
 }
+INFONCE = "{type: infonce, temperature: 0.07}"
+LOSSES = {"class-folders": "{type: supcon, temperature: 0.07}"}
 PRETRAINED = """\
 # A pretrained image encoder and a pretrained text encoder, frozen; a projection head is trained on
-# each, by the symmetric InfoNCE loss with a learned temperature.
+# each, by a contrastive loss in both directions with a learned temperature.
 model:
   embed_dim: 256
   towers:
@@ -70,7 +79,8 @@ BRIEF = "training: {epochs: 12, batch_size: 32, lr: 3e-3, workers: 0}\n"
 
 def init(
     kind: Annotated[
-        Literal["flickr30k", "image-folder"], typer.Argument(help="What data the spec is for.")
+        Literal["flickr30k", "image-folder", "class-folders"],
+        typer.Argument(help="What data the spec is for."),
     ],
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Also write a generated dataset that it trains on.")
@@ -108,6 +118,7 @@ def init(
 
 def _spec(kind: str, folder: Path, *, with_data: bool) -> str:
     model, training = (SCRATCH, BRIEF) if with_data else (PRETRAINED, TRAINING)
+    model = model.replace(INFONCE, LOSSES.get(kind, INFONCE))
     place = folder.as_posix()
     quoted = place if PLAIN.fullmatch(place) else json.dumps(place, ensure_ascii=False)
     return "\n".join([model, DATA[kind].replace("FOLDER", quoted), EVALUATED + training])
@@ -123,8 +134,11 @@ def _write(output: Path, text: str, kind: str, folder: Path | None) -> None:
             msg = f"{path}: is there already; move it, or give --output in another folder"
             raise DataError(msg)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
     if folder:
-        from contrastive.datasets.miniature import write_flickr30k, write_image_folder
+        from contrastive.datasets.miniature import WRITERS
 
-        (write_flickr30k if kind == "flickr30k" else write_image_folder)(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as made:  # all or nothing
+            whole = Path(made) / folder.name
+            WRITERS[kind](whole)
+            whole.rename(folder)
+    output.write_text(text, encoding="utf-8")

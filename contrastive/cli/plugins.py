@@ -109,8 +109,9 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What a spec will call it.")],
     kind: Annotated[str, typer.Option(help="encoder, head, loss or dataset.")],
     modality: Annotated[
-        str, typer.Option(help="Of an encoder: image, text, or one of your own.")
-    ] = "image",
+        str | None,
+        typer.Option(help="Of an encoder: image, text, or one of your own; by default image."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Its folder; else contrastive-NAME.")
     ] = None,
@@ -119,10 +120,11 @@ def new(
     """Write a package for a component of your own: it works and passes its tests as it is."""
     from contrastive.components import REGISTRIES
     from contrastive.config.lookup import of_kind
-    from contrastive.plugin_tools.new_package import new_package
+    from contrastive.plugin_tools.new_package import MODULES, new_package
 
     folder = output or Path(f"contrastive-{name}")
-    files = new_package(name, of_kind(kind, REGISTRIES), modality=modality, folder=folder)
+    made = [registry for registry in REGISTRIES if registry.interface.kind in MODULES]
+    files = new_package(name, of_kind(kind, tuple(made)), modality=modality, folder=folder)
     written = {"folder": str(folder), "files": [str(file) for file in files]}
     steps = [
         f"cd {shlex.quote(str(folder))}",

@@ -38,10 +38,10 @@ def search(
         msg = f"--data {data}: give it, or --images or --texts, not both"
         raise SpecError(msg)
     if data and Path(data).is_dir():
-        from contrastive.datasets import Pictures
+        from contrastive.datasets import ClassFolders
         from contrastive.datasets.bare_folder import dataset_in
 
-        if isinstance(dataset_in(Path(data)), Pictures):
+        if isinstance(dataset_in(Path(data)), ClassFolders):
             images = Path(data)  # all of them, of whatever split
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model

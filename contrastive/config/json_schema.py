@@ -61,8 +61,11 @@ def json_schema(
     }
     classes = dict.fromkeys([spec, *(cls for menu in menus.values() for cls in menu.values())])
     refs, described = models_json_schema([(cls, "validation") for cls in classes])
-    for kind, menu in menus.items():
-        choice = _choice({name: refs[cls, "validation"] for name, cls in menu.items()})
+    for registry, (kind, menu) in zip(registries, menus.items(), strict=True):
+        choice = _choice(
+            {name: refs[cls, "validation"] for name, cls in menu.items()},
+            {old: new.name for old, new in registry.renamed.items()},
+        )
         about = [prose(inspect.getdoc(cls) or "") for cls in menu.values()]
         choice["properties"]["type"]["anyOf"][0]["enumDescriptions"] = about  # editors show these
         described["$defs"][kind] = choice
@@ -77,15 +80,19 @@ def _can_be_described(cls: type[Config]) -> bool:
     return True
 
 
-def _choice(refs: dict[str, Any]) -> dict[str, Any]:
+def _choice(refs: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
     """Choose by ``type``. Unlike ``oneOf``, this lets validators say what is wrong."""
+    old = {name: refs[new] for name, new in renamed.items() if new in refs}
+    deprecated = [
+        {"const": name, "deprecated": True, "deprecationMessage": f"Now {renamed[name]}."}
+        for name in old
+    ]
+    names = [{"enum": list(refs)}, {"type": "string", "pattern": ":"}, *deprecated]
     return {
         "type": "object",
         "required": ["type"],
-        "properties": {
-            "type": {"anyOf": [{"enum": list(refs)}, {"type": "string", "pattern": ":"}]}
-        },
-        "allOf": [{"if": _is_of(name), "then": ref} for name, ref in refs.items()],
+        "properties": {"type": {"anyOf": names}},
+        "allOf": [{"if": _is_of(name), "then": ref} for name, ref in (refs | old).items()],
     }
 
 

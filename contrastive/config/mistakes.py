@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from contrastive.config.local_files import local_path
+from contrastive.config.other_names import field_meant
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -42,8 +44,19 @@ def in_one_line(mistake: ErrorDetails) -> str:
     return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
 
 
-def unknown_field(name: str, fields: Iterable[str]) -> str:
-    """Say which of the fields was probably meant by a name that is none of them."""
+def unknown_field(
+    name: str, fields: Iterable[str], inner: Mapping[str, Iterable[str]] = MappingProxyType({})
+) -> str:
+    """Say which of the fields was probably meant by a name that is none of them.
+
+    ``inner`` are the fields of fields, such as those of ``training``.
+    """
+    fields = list(fields)
+    for field, within in inner.items():
+        if name in within:
+            return f"unknown field; did you mean '{field}.{name}'?"
+    if meant := field_meant(name, fields):
+        return f"unknown field; {meant}"
     if close := _close(name, fields):
         return f"unknown field; did you mean {close[0]!r}?"
     known = ", ".join(fields)
@@ -57,6 +70,11 @@ def _close(name: str, fields: Iterable[str]) -> list[str]:
 def explained(cls: type[BaseModel], errors: list[ErrorDetails]) -> list[InitErrorDetails]:
     """Say of each unknown field which field was probably meant."""
     fields = [field.alias or name for name, field in cls.model_fields.items()]
+    inner = {
+        name: field.annotation.model_fields
+        for name, field in cls.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
     lines: list[InitErrorDetails] = []
     meant: set[tuple[int | str, ...]] = set()
     for error in errors:
@@ -64,7 +82,7 @@ def explained(cls: type[BaseModel], errors: list[ErrorDetails]) -> list[InitErro
         if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
             name = str(error["loc"][0])
             meant.update((close,) for close in _close(name, fields))
-            text = unknown_field(name, fields)
+            text = unknown_field(name, fields, inner)
         line = PydanticCustomError(cast("Any", error["type"]), "{text}", {"text": text})
         lines.append(InitErrorDetails(type=line, loc=error["loc"], input=error["input"]))
     return [

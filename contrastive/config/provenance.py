@@ -7,6 +7,7 @@ from typing import cast
 
 from contrastive.config.base import Config
 from contrastive.config.entry_points import CORE
+from contrastive.config.registry import path_of
 from contrastive.version import __version__
 
 Origins = dict[str, dict[str, dict[str, str]]]
@@ -26,8 +27,18 @@ def origins(config: Config) -> Origins:
 
 def package_of(cls: type[Config]) -> tuple[str, str] | None:
     """Return the package that offers a component, and its version; None for a program's own."""
-    core = (CORE, __version__) if cls.__module__.startswith("contrastive.") else None
-    return cls.registry.package_of(cls) or core
+    return cls.registry.package_of(cls) or ((CORE, __version__) if is_ours(cls) else None)
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is of this library, rather than of a plugin or the user's."""
+    return cls.__module__.partition(".")[0] == "contrastive"
+
+
+def described(cls: type[Config]) -> str:
+    """Name a component for a message: ``loss acme:Margin (of contrastive-acme 0.2.0)``."""
+    package = package_of(cls)
+    return f"{cls.kind} {path_of(cls)}" + (f" (of {' '.join(package)})" if package else "")
 
 
 def components(value: object) -> Iterator[Config]:

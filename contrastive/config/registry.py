@@ -24,6 +24,8 @@ from contrastive.config.entry_points import (
     is_enabled,
     offered_in,
 )
+from contrastive.config.other_names import component_meant
+from contrastive.config.renamed import NewName, warn_unless_told
 from contrastive.config.saved_origins import origin_of
 from contrastive.errors import PluginError, UnknownComponent, a_type
 
@@ -68,24 +70,38 @@ class Registry(Generic[C]):
     """
 
     def __init__(
-        self, interface: type[C], *, group: str, plugin_hints: Mapping[str, str] | None = None
+        self,
+        interface: type[C],
+        *,
+        group: str,
+        plugin_hints: Mapping[str, str] | None = None,
+        other_names: Mapping[str, str] | None = None,
     ) -> None:
         """Serve subclasses of ``interface``, also from the entry-point group ``group``.
 
-        ``plugin_hints`` maps names to the plugin package that offers them, for error messages.
+        ``plugin_hints`` maps names to the plugin package that offers them, ``other_names``
+        patterns of names to what they are called here, both for error messages.
         """
         self.interface = interface
         self.group = group
         self.plugin_hints = plugin_hints or {}
+        self.other_names = other_names or {}
         self.registered: dict[str, type[C]] = {}
+        self.renamed: dict[str, NewName] = {}
         interface.registry = self
 
     def __repr__(self) -> str:
         """Return the names that are registered in this program; installed ones are not sought."""
         return f"<registry of {self.interface.kind}s: {', '.join(self.registered)}>"
 
-    def register(self, name: str) -> Callable[[type[D]], type[D]]:
+    def register(
+        self, name: str, *, formerly: Mapping[str, str] | None = None
+    ) -> Callable[[type[D]], type[D]]:
         """Give the decorated class a name in this program.
+
+        Args:
+            name: what a spec calls it.
+            formerly: its older names, which work and are warned of, and the last release of each.
 
         Raises:
             ValueError: the name is taken by another class.
@@ -98,6 +114,7 @@ class Registry(Generic[C]):
                 msg = f"{self.interface.kind} {name!r} is already {path_of(taken)}"
                 raise ValueError(msg)
             self.registered[name] = self._check(cls, path_of(cls))
+            self.renamed |= {old: NewName(name, last) for old, last in (formerly or {}).items()}
             return cls
 
         return add
@@ -111,6 +128,9 @@ class Registry(Generic[C]):
         """
         if name in self.registered:
             return self.registered[name]
+        if new := self.renamed.get(name):
+            warn_unless_told(f"{self.interface.kind} {name!r} is now {new.name!r}")
+            return self.registered[new.name]
         if ":" in name:
             if not _paths_allowed.get():
                 msg = (
@@ -222,7 +242,8 @@ class Registry(Generic[C]):
             known = f"there are: {', '.join(self)}"
             return f"unknown {what}; {known}; the plugin {package} offers it: pip install {package}"
         close = difflib.get_close_matches(name, list(self), n=2)
-        hint = " or ".join(map(repr, close))
+        meant = component_meant(name, self.other_names, self)
+        hint = meant or " or ".join(map(repr, close))
         return f"unknown {what}; " + (
             f"did you mean {hint}?" if hint else f"there are: {', '.join(self)}"
         )

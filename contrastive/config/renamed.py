@@ -41,14 +41,18 @@ RenamedFields = Mapping[str, NewName]
 
 
 class OldName(NamedTuple):
-    """A place in plain data with a field's old name."""
+    """A place in plain data with the old name of a field, or of a component."""
 
     key_path: KeyPath
     new: NewName
+    component: str = ""
+    """Its old name, which is the value of the key, if a component's."""
 
     def __str__(self) -> str:
         """Return both names: ``loss.products is now loss.matmul_dtype``."""
         old = ".".join(self.key_path)
+        if self.component:
+            return f"{old}: {self.component} is now {self.new.name}"
         return f"{old} is now {'.'.join((*self.key_path[:-1], self.new.name))}"
 
 
@@ -70,6 +74,12 @@ def warn(text: str, *, file: str = "", line: int = 0) -> None:
     if not file:
         file, line = _callers_line()
     warnings.warn_explicit(text, RenamedWarning, file, line)
+
+
+def warn_unless_told(text: str) -> None:
+    """Warn of an old name, unless who reads the file does."""
+    if not _told_by_reader.get():
+        warn(text)
 
 
 def _callers_line() -> tuple[str, int]:
@@ -94,8 +104,7 @@ def with_new_names(
             text = "{old} is now {new}, which is given too; remove {old}"
             raise PydanticCustomError("renamed", text, about)
         fields = {new if name == old else name: value for name, value in fields.items()}
-        if not _told_by_reader.get():
-            warn(f"{owner}: {old} is now {new}")
+        warn_unless_told(f"{owner}: {old} is now {new}")
     return fields
 
 
@@ -106,6 +115,9 @@ def old_names(config: object, data: object, key_path: KeyPath = ()) -> Iterator[
         given = cast("Mapping[str, object]", data)
         for old in renamed.keys() & given.keys():
             yield OldName((*key_path, old), renamed[old])
+        components: RenamedFields = getattr(getattr(config, "registry", None), "renamed", {})
+        if isinstance(name := given.get("type"), str) and name in components:
+            yield OldName((*key_path, "type"), components[name], component=name)
         for name in type(config).model_fields.keys() & given.keys():
             yield from old_names(getattr(config, name), given[name], (*key_path, name))
     elif isinstance(config, Mapping) and isinstance(data, Mapping):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.config.base import Config
-    from contrastive.config.renamed import KeyPath
 
 
 def upgrade_file(
@@ -50,8 +49,8 @@ def upgrade_file(
     encoding = "utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8"
     text = raw.decode(encoding)
     root = YAML(typ="safe", pure=True).compose(text)  # pyright: ignore[reportUnknownMemberType]
-    keys = [(_key(root, old.key_path), old.new.name) for old in found]
-    by_place = {node.start_mark.index: (node, new) for node, new in keys}  # two aliases are one
+    nodes = [(_node(root, old), old.new.name) for old in found]
+    by_place = {node.start_mark.index: (node, new) for node, new in nodes}  # two aliases are one
     for start in sorted(by_place, reverse=True):
         text = _renamed(text, *by_place[start])
     building = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -68,18 +67,18 @@ def upgrade_file(
 
 
 def _renamed(text: str, node: Any, new: str) -> str:
-    """Return a text with another key where ``node`` is: quoted as it was, since JSON needs it."""
+    """Return a text with another name where ``node`` is: quoted as it was, since JSON needs it."""
     start, end, quote = node.start_mark.index, node.end_mark.index, node.style or ""
-    key = text[start:end]
-    before = key[: key.index(quote) if quote else key.rindex(node.value)]  # an anchor or a tag
+    old = text[start:end]
+    before = old[: old.index(quote) if quote else old.rindex(node.value)]  # an anchor or a tag
     return f"{text[:start]}{before}{quote}{new}{quote}{text[end:]}"
 
 
-def _key(node: Any, key_path: KeyPath) -> Any:
-    """Return the node of a key."""
-    for name in key_path[:-1]:
+def _node(node: Any, old: OldName) -> Any:
+    """Return the node of an old name: a key, or its value."""
+    for name in old.key_path[:-1]:
         node = node.value[int(name)] if node.id == "sequence" else _item(node, name)[1]
-    return _item(node, key_path[-1])[0]
+    return _item(node, old.key_path[-1])[1 if old.component else 0]
 
 
 def _item(mapping: Any, name: str) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from os import PathLike
@@ -19,6 +20,13 @@ from torch import Tensor
 from contrastive.data.content_index import content_index, file_hash
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.errors import BadSample, a_type
+
+BINARY = (bytes, bytearray, memoryview, np.ndarray, Tensor, Image.Image, StoredImage)
+FORMS = (
+    "give a string, a path, bytes, an array, a tensor or a PIL image, or a list, tuple or dict of "
+    "those, numbers and None"
+)
+"""What a sample may be, in docs/data.md too."""
 
 
 def sample_key(sample: Any, modality: str) -> bytes:
@@ -66,13 +74,36 @@ def _content(sample: Any, modality: str) -> bytes:
 
 
 def _plain(sample: Any, modality: str) -> bytes:
-    """Return a mapping or a sequence of plain values, such as a table's row, as JSON."""
-    with suppress(TypeError, ValueError):
-        text = json.dumps(sample, sort_keys=True)
-        if text.startswith(("{", "[")):
-            return text.encode()
-    msg = f"a sample of {modality} cannot be {a_type(sample)}"
+    """Return a mapping or a sequence of values, such as a table's row, as JSON."""
+    if isinstance(sample, (Mapping, list, tuple)):
+        return json.dumps(_parts(sample, modality, ""), sort_keys=True).encode()
+    msg = f"a sample of {modality} cannot be {a_type(sample)}; {FORMS}"
     raise BadSample(msg)
+
+
+def _parts(value: Any, modality: str, place: str) -> Any:
+    """Return what is within a sample as plain data; files, arrays and images by their content."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        if odd := [key for key, _ in items if not isinstance(key, str)]:
+            msg = f"a sample of {modality} has the key {odd[0]!r}{_at(place)}; keys are strings"
+            raise BadSample(msg)
+        return {key: _parts(part, modality, f"{place}[{key!r}]") for key, part in items}
+    if isinstance(value, (list, tuple)):
+        parts = enumerate(cast("list[Any]", value))
+        return [_parts(part, modality, f"{place}[{i}]") for i, part in parts]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str) and (modality == "text" or _is_content(value, "")):
+        return value
+    if not isinstance(value, (str, PathLike, *BINARY)):
+        msg = f"a sample of {modality} holds {a_type(value)}{_at(place)}; {FORMS}"
+        raise BadSample(msg)
+    return {"\0content": sample_key(value, modality).hex()}
+
+
+def _at(place: str) -> str:
+    return f" at {place}" if place else ""
 
 
 def _is_content(text: str, modality: str) -> bool:

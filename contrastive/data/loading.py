@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from contrastive.config.foreign_errors import foreign_error
 from contrastive.data.worker_processes import Workers, end_with_parent
-from contrastive.errors import BadSample, ContrastiveError
+from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
 
 if TYPE_CHECKING:
     from contrastive.data.samples import Preprocess
@@ -56,19 +58,37 @@ class Prepared:
 def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[int]) -> Prepared:
     """Preprocess samples; if one is bad, find out which and go on with the others."""
     try:
-        return Prepared(list(indices), preprocess(samples))
+        return Prepared(list(indices), _inputs(preprocess, samples))
     except BadSample:
         pass
     good: list[int] = []
     problems: dict[int, str] = {}
     for place, (index, sample) in enumerate(zip(indices, samples, strict=True)):
         try:
-            preprocess([sample])
+            _inputs(preprocess, [sample])
             good.append(place)
         except BadSample as error:
             problems[index] = str(error)
-    inputs = preprocess([samples[place] for place in good]) if good else {}
+    inputs = _inputs(preprocess, [samples[place] for place in good]) if good else {}
     return Prepared([indices[place] for place in good], inputs, problems)
+
+
+def _inputs(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
+    """Return the arguments of ``forward``.
+
+    Raises:
+        SpecError: preprocess gave something else than a dict of tensors.
+    """
+    found: Any = preprocess(samples)
+    wrong = [found] if not isinstance(found, Mapping) else []
+    wrong = wrong or [x for x in cast("Any", found).values() if not isinstance(x, Tensor)]
+    if not wrong:
+        return found
+    name = getattr(preprocess, "__name__", type(preprocess).__name__)
+    inside = " in a dict" if isinstance(found, Mapping) else ""
+    what = f"{a_type(wrong[0])}{inside}"
+    msg = f"the preprocess {name} gave {what}; it has to give a dict of tensors, a row a sample"
+    raise SpecError(msg)
 
 
 def merge(parts: Sequence[Prepared]) -> Prepared:
@@ -195,7 +215,7 @@ def _without_tokenizer_threads() -> Generator[None]:
 
 @dataclass(frozen=True)
 class _ReturnErrors:
-    """Brings a user's mistake back from a worker as it is, not wrapped in a traceback."""
+    """Brings a mistake back from a worker as it is, a plugin's too, not wrapped in a traceback."""
 
     job: Any
 
@@ -204,6 +224,11 @@ class _ReturnErrors:
             return self.job[group]
         except ContrastiveError as error:
             return error
+        except Exception as error:
+            if get_worker_info() is None or not (found := foreign_error(error)):
+                raise
+            found.add_note(traceback.format_exc())  # which is lost on the way
+            return found
 
 
 def _start_worker(_: int) -> None:

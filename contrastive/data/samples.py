@@ -174,4 +174,6 @@ def check_modalities(rows: Sequence[Sample], modalities: Iterable[str]) -> None:
                     f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
                     f"but {has or 'nothing'}; take other data or other towers"
                 )
+                if modality == "text" and "label" in row:
+                    msg += "; with type: class-folders, data.captions makes captions of the classes"
                 raise DataError(msg)

@@ -13,7 +13,9 @@ from pydantic import Field, model_validator
 from contrastive.config.base import Config, PathField
 from contrastive.config.bounds import Count
 from contrastive.config.registry import Registry
+from contrastive.config.renamed import warn
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
+from contrastive.prompts import Templates
 
 Purpose = Literal["training", "evaluation"]
 """What samples are read for; some datasets draw one of several captions while training.
@@ -62,7 +64,7 @@ Example:
 
 @datasets.register("flickr30k")
 class Flickr30k(Dataset):
-    """Flickr30k as its common copies have it: five captions an image, Karpathy's splits.
+    """Flickr30k and Flickr8k as their common copies have them: five captions an image, in splits.
 
     Unpack any copy of it in a folder, or take the copy of the Hugging Face hub. A row's id is the
     place of its image in the annotations, so the captions of one image are positives of each other.
@@ -82,13 +84,17 @@ class Flickr30k(Dataset):
     Code of a repository is never run."""
     annotations: PathField | None = None
     """The captions, relative to the folder: Karpathy's JSON, the CSV of the Hugging Face copy,
-    Kaggle's results.csv or the original .token file. Found by its usual name, in this order."""
+    Kaggle's results.csv or the original .token file. Found by its usual name."""
     images: PathField | None = None
     """The folder of images, relative to the folder; found by its usual name."""
     splits: PathField | None = None
     """Who is in train, val and test, if the annotations do not say, or to overrule them:
     Karpathy's JSON, the CSV of the Hugging Face copy, or a folder of lists such as
-    flickr30k_train.txt or train.txt. Relative to the folder; found in it by these names."""
+    flickr30k_train.txt, train.txt or Flickr_8k.trainImages.txt. Relative to the folder; found in it
+    by these names."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Split by a hash of each image's name instead: the share of images in val, and again in test,
+    for annotations without splits. The results do not compare with those on Karpathy's splits."""
     captions_per_image: Count = 2
     """Training uses the first so many captions of an image, evaluation uses all."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -99,9 +105,13 @@ class Flickr30k(Dataset):
         if self.source == "folder" and self.folder is None:
             msg = "source 'folder' needs folder: where Flickr30k was unpacked; or set source: hub"
             raise ValueError(msg)
-        of_files = ("annotations", "images", "splits")
-        if self.source == "hub" and (given := [name for name in of_files if getattr(self, name)]):
+        of_files = ("annotations", "images", "splits", "holdout")
+        given = [name for name in of_files if getattr(self, name) is not None]
+        if self.source == "hub" and given:
             msg = f"{given[0]} is of source 'folder'; the hub's copy has its own inside"
+            raise ValueError(msg)
+        if self.splits and self.holdout is not None:
+            msg = "splits and holdout both say the splits; give one of them"
             raise ValueError(msg)
         return self
 
@@ -128,20 +138,23 @@ class Flickr30k(Dataset):
 
 @datasets.register("image-folder")
 class ImageFolder(Dataset):
-    """Your own images, with captions in a CSV, TSV or JSONL file beside them.
+    """Your own images, with captions in a table, or each in a text file beside its image.
 
-    The splits are those of the split column; else of the folders train, val and test, each with
-    its own captions file; else a hash of each image's name (or group) decides, always the same.
+    A table is CSV, TSV, JSON lines, an array of JSON objects, Parquet, or the JSON of COCO or of
+    Karpathy. The splits are those of the split column; else of the folders train, val and test,
+    each with its own table; else a hash of each image's name (or group) decides, always the same.
     """
 
     folder: PathField = Field(examples=["pictures"])
     """The images, in folders as you like; captions name them relative to it."""
     captions: PathField | None = None
-    """The captions, relative to the folder; found as captions or metadata .csv, .tsv, .jsonl, or
-    captions.txt."""
+    """The table of captions, relative to the folder; found as captions or metadata with the suffix
+    .csv, .tsv, .jsonl, .json or .parquet, or captions.txt. With {split} in it, a table for each
+    split: captions_{split}2017.json. "*.txt" reads a text file beside each image, a caption a line,
+    which is also done where there is no table."""
     images: PathField | None = None
     """The folder that captions name images relative to, itself relative to the folder, which it is
-    if not given."""
+    if not given (images or Images in it are looked through, too); it may have {split} in it."""
     image_column: str | None = None
     """Path of the image; found as image, file_name, filename or filepath."""
     text_column: str | None = None
@@ -176,16 +189,21 @@ class ImageFolder(Dataset):
         return read(self, split, purpose=purpose)
 
 
-@datasets.register("pictures")
-class Pictures(Dataset):
-    """Images without captions, for two views of each; an image's class is its folder.
+@datasets.register("class-folders", formerly={"pictures": "0.1"})
+class ClassFolders(Dataset):
+    """Images in a folder for each class, as ImageFolder of torchvision has them; or without any.
 
-    The splits are folders train, val and test, if there is one of them; else a hash of each
+    A class is called like its folder, with spaces for underscores. The splits are folders train,
+    val and test, each with the folders of the classes, if there is one of them; else a hash of each
     image's path decides, always the same.
     """
 
-    folder: PathField = Field(examples=["pictures"])
-    """The images, in folders by class or as you like."""
+    folder: PathField = Field(examples=["animals"])
+    """The images, in folders by class, such as animals/cat; without, they have no classes."""
+    captions: Annotated[Templates | None, Field(min_length=1)] = None
+    """Templates with {} for the class, or the name of a set such as imagenet-7, that make captions
+    to train on: each image has one of them, and the images of a class are positives of each other.
+    Evaluation reads no captions, but measures zero-shot accuracy."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -196,15 +214,15 @@ class Pictures(Dataset):
 
         Args:
             split: ``train``, ``val``, ``test``, or several joined by ``+``.
-            purpose: makes no difference.
+            purpose: ``training`` has captions, if they are asked for.
 
         Raises:
-            DataError: the folder is missing, or has no images in that split.
+            DataError: the folder is missing, or has no images in that split, or none in folders of
+                which to make captions.
         """
-        del purpose
-        from contrastive.datasets.single_modality import read_images
+        from contrastive.datasets.class_folders import read
 
-        return read_images(self, split)
+        return read(self, split, purpose=purpose)
 
 
 @datasets.register("lines")
@@ -235,3 +253,11 @@ class Lines(Dataset):
         from contrastive.datasets.single_modality import read_texts
 
         return read_texts(self, split)
+
+
+def __getattr__(name: str) -> type[Dataset]:
+    if name != "Pictures":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    warn("Pictures is now ClassFolders")
+    return ClassFolders

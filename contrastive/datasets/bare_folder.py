@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
-from contrastive.datasets import Flickr30k, ImageFolder, Pictures
-from contrastive.datasets.known_files import ANNOTATIONS, PLACES, caption_table, first_file
+from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder
+from contrastive.datasets.known_files import (
+    ANNOTATIONS,
+    BESIDE,
+    PLACES,
+    caption_table,
+    captions_beside,
+    first_file,
+    fitting_type,
+)
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,10 +33,16 @@ def dataset_in(folder: Path) -> Dataset:
     with readable_folder(folder):
         if caption_table(folder):
             return ImageFolder(folder=folder)
+        if captions_beside(folder):
+            return ImageFolder(folder=folder, captions=BESIDE)
         if first_file(folder, ANNOTATIONS, PLACES):
             return Flickr30k(folder=folder)
         if (folder / "model").is_dir() or (folder / "checkpoints").is_dir():
             msg = f"{folder}: is a run, not data; a model is given by --model {folder}"
             raise DataError(msg)
-        images_below(folder)  # of which there is at least one
-    return Pictures(folder=folder)
+        try:
+            images_below(folder)  # of which there is at least one
+        except DataError as error:
+            msg = f"{error}{fitting_type(folder)}"
+            raise DataError(msg) from None
+    return ClassFolders(folder=folder)

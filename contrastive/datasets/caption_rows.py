@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 from unicodedata import normalize
 
 from contrastive.data.bad_rows import BadRows
@@ -75,8 +75,16 @@ class Pairs:
         """Return the number of rows."""
         return len(self.pairs)
 
-    def __getitem__(self, index: int, /) -> Sample:
-        """Return one row; nothing is decoded."""
+    @overload
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice, /) -> Sample | list[Sample]:
+        """Return one row, or a list of them; nothing is decoded."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         pair = self.pairs[index]
         sample: Sample = {
             "image": self.images[pair.image],
@@ -188,8 +196,10 @@ class FileIndex:
         (True, False)
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: Iterable[str] = ("",)) -> None:
+        """Look for files in ``places`` below the folder, one after the other."""
         self.folder = folder
+        self.places = [f"{place}/" if place else "" for place in places]
         self.listings: dict[str, dict[str, str]] = {}
 
     def __contains__(self, path: str) -> bool:
@@ -203,6 +213,10 @@ class FileIndex:
 
     def _found(self, path: str) -> str | None:
         """Return a file's path as the disk has it, which may spell an accent otherwise (NFD)."""
+        found = (self._listed(f"{place}{path}") for place in self.places)
+        return next(filter(None, found), None)
+
+    def _listed(self, path: str) -> str | None:
         parent, _, name = path.rpartition("/")
         if parent not in self.listings:
             self.listings[parent] = self._list(parent)

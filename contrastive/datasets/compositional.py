@@ -15,11 +15,11 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import files_below, readable_folder
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_rows import FileIndex, leaves_folder
+from contrastive.datasets.tables import read_table
 from contrastive.datasets.text_tables import (
     name_list,
     quoted,
     read_json,
-    read_table,
     text_problem,
 )
 from contrastive.errors import DataError

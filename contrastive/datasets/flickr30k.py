@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from contrastive.console import say
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
@@ -17,7 +18,7 @@ from contrastive.datasets.known_files import (
     first_file,
     fitting_type,
 )
-from contrastive.datasets.splits import SPLITS
+from contrastive.datasets.splits import SPLITS, split_of
 from contrastive.datasets.text_tables import quoted, read_lines
 from contrastive.errors import DataError
 
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from contrastive.config.base import PathField
     from contrastive.datasets import Flickr30k, Purpose
 
-LISTS = ("flickr30k_{}.txt", "{}.txt")
+LISTS = {
+    "train": ("flickr30k_train.txt", "train.txt", "Flickr_8k.trainImages.txt"),
+    "val": ("flickr30k_val.txt", "val.txt", "Flickr_8k.devImages.txt"),
+    "test": ("flickr30k_test.txt", "test.txt", "Flickr_8k.testImages.txt"),
+}
+KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
 
 def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
@@ -42,11 +48,15 @@ def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
         annotations = _find_annotations(folder, config.annotations)
         reader = reader_of(annotations)
         rows = reader(annotations)
-        if config.splits or not says_splits(reader):
+        if config.holdout is not None:
+            say(f"{annotations}: a hash decides on the splits; Karpathy's, to compare: {KARPATHY}")
+            rows = _hashed(rows, config.holdout)
+        elif config.splits or not says_splits(reader):
             rows = _assign(rows, _read_splits(folder, config.splits, annotations), annotations)
         return gather(
             rows,
             split=split,
+            splits=SPLITS if config.holdout is not None else (),
             images=FileIndex(_find_images(folder, config.images)),
             origin=annotations,
             captions_per_image=config.captions_per_image if purpose == "training" else None,
@@ -97,8 +107,11 @@ def _read_splits(folder: Path, given: PathField | None, annotations: Path) -> _S
         return _read_members(file)
     if members := _read_lists(place, places):
         return _Splits(members, [])
-    names = ", ".join((*WITH_SPLITS, *(LISTS[0].format(split) for split in SPLITS)))
-    msg = f"{annotations}: does not say the splits, nor does {place}; add {names} or set splits"
+    msg = (
+        f"{annotations}: does not say the splits, nor does {place}; add {WITH_SPLITS[0]} or "
+        f"{WITH_SPLITS[2]} ({KARPATHY}), or {', '.join(LISTS[split][0] for split in SPLITS)}; or "
+        "set splits to such a file, or holdout to the share of images for val, and for test"
+    )
     raise DataError(msg)
 
 
@@ -122,7 +135,7 @@ def _read_lists(place: Path, places: tuple[str, ...]) -> dict[str, _Member]:
     """Read a list of names for each split; the suffix .jpg may be left out."""
     members: dict[str, _Member] = {}
     for split in SPLITS:
-        file = first_file(place, [name.format(split) for name in LISTS], places)
+        file = first_file(place, LISTS[split], places)
         for number, line in enumerate(read_lines(file) if file else [], 1):
             if not (name := line.strip()):
                 continue
@@ -140,6 +153,11 @@ def _enrol(members: dict[str, _Member], image: str, member: _Member, place: Path
             f"and in {quoted(member.split)} ({member.source})"
         )
         raise DataError(msg)
+
+
+def _hashed(rows: Iterable[Row], holdout: float) -> Iterator[Row]:
+    for row in rows:
+        yield row._replace(split=split_of(row.image, holdout)) if row.image else row
 
 
 def _assign(rows: Iterable[Row], splits: _Splits, annotations: Path) -> Iterator[Row]:

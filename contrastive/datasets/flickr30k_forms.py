@@ -11,13 +11,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.datasets.caption_rows import Row
+from contrastive.datasets.tables import karpathy_name, read_table
 from contrastive.datasets.text_tables import (
     name_list,
     parse_json,
     quoted,
     read_json,
     read_lines,
-    read_table,
     text_problem,
 )
 from contrastive.errors import DataError
@@ -52,7 +52,7 @@ def says_splits(reader: Reader) -> bool:
 
 
 def karpathy(path: Path) -> Iterator[Row]:
-    """Read ``{"images": [{"filename", "split", "sentences": [{"raw"}]}]}``.
+    """Read ``{"images": [{"filename", "split", "sentences": [{"raw"}]}]}``, maybe a filepath.
 
     Raises:
         DataError: the file is not such a document.
@@ -74,7 +74,7 @@ def karpathy(path: Path) -> Iterator[Row]:
             cast("dict[str, object]", sentence).get("raw") if isinstance(sentence, dict) else None
             for sentence in (cast("list[object]", sentences) if isinstance(sentences, list) else [])
         ]
-        yield from captions_of(source, entry.get("filename"), entry.get("split"), captions, seen)
+        yield from captions_of(source, karpathy_name(entry), entry.get("split"), captions, seen)
 
 
 def hugging_face(path: Path) -> Iterator[Row]:

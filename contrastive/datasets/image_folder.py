@@ -1,27 +1,39 @@
-"""A folder of images with captions in a table beside them."""
+"""A folder of images with captions in a table, or beside each image."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.console import say
 from contrastive.data.folders import readable_folder
+from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
-from contrastive.datasets.known_files import CAPTION_TABLES, first_file, fitting_type
+from contrastive.datasets.known_files import (
+    BESIDE,
+    CAPTION_TABLES,
+    LOOKED_FOR,
+    captions_beside,
+    first_file,
+    fitting_type,
+)
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
+from contrastive.datasets.tables import form_of, read_table
 from contrastive.datasets.text_tables import (
+    DELIMITERS,
     TableRecord,
+    caption_list,
     cells_of,
     choose_columns,
-    read_table,
+    read_lines,
 )
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contrastive.config.base import PathField
     from contrastive.datasets import ImageFolder, Purpose
 
 COLUMNS = {
@@ -31,16 +43,21 @@ COLUMNS = {
     "label": ("label",),
     "split": ("split",),
 }
+GAP = "{split}"
+ADDRESSES = ("http://", "https://")
+LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
 class Table(NamedTuple):
     """A captions file."""
 
     path: Path
+    name: str
+    """For messages."""
     below: str = ""
     """The folder of its images, relative to the dataset's, with a final /."""
     split: str = ""
-    """Of all its rows, if the folder says so."""
+    """Of all its rows, if the file's name or folder says so."""
 
 
 def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
@@ -50,84 +67,149 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
         DataError: see ``ImageFolder.build``.
     """
     folder = Path(config.folder).expanduser()
-    images = _images(config)
+    place = "" if GAP in str(config.images) else config.images or ""
+    images = folder / place
     with readable_folder(folder), readable_folder(images):
-        tables = _find_tables(folder, config.captions)
-        hashed = False
-        readers: list[Iterator[Row]] = []
-        for table in tables:
-            columns, records = read_table(table.path)
-            chosen = choose_columns(
-                {role: getattr(config, f"{role}_column") for role in COLUMNS},
-                table.path,
-                columns,
-                usual=COLUMNS,
-                needed=("image", "text"),
-            )
-            hashed = hashed or not (table.split or "split" in chosen)
-            readers.append(_rows(table, chosen, records, config))
+        if _is_beside(config, folder):
+            say(f"{folder}: the captions are those of the .txt beside each image")
+            given = {name for name in (*SPLITS, *SPLIT_ALIASES) if (images / name).is_dir()}
+            rows = _rows_beside(images, given, config.holdout)
+            hashed, origin = not given, folder
+        else:
+            tables = _find_tables(folder, config)
+            opened = [_opened(table, images, config) for table in tables]
+            rows = chain.from_iterable(rows for rows, _ in opened)
+            hashed = not all(has_splits for _, has_splits in opened)
+            origin = tables[0].path if len(tables) == 1 else folder
         return gather(
-            in_one_split(row for rows in readers for row in rows),
+            in_one_split(rows),
             split=split,
-            images=FileIndex(images),
-            origin=tables[0].path if len(tables) == 1 else folder,
+            images=FileIndex(images, LOOKED_IN if config.images is None else ("",)),
+            origin=origin,
             splits=SPLITS if hashed else (),
             captions_per_image=config.captions_per_image if purpose == "training" else None,
             max_bad=config.max_bad,
         )
 
 
-def _images(config: ImageFolder) -> Path:
-    return Path(config.folder).expanduser() / (config.images or "")
+def _is_beside(config: ImageFolder, folder: Path) -> bool:
+    if config.captions:
+        return str(config.captions) == BESIDE
+    places = ("", *SPLITS, *SPLIT_ALIASES)
+    return not first_file(folder, CAPTION_TABLES, places) and captions_beside(folder)
 
 
-def _find_tables(folder: Path, given: PathField | None) -> list[Table]:
-    """Return the captions file, or those of the folders that are named like splits."""
-    if given:
-        return [Table(folder / given)]
-    if path := first_file(folder, CAPTION_TABLES):
-        return [Table(path)]
-    tables = [
-        Table(path, f"{name}/", SPLIT_ALIASES.get(name, name))
-        for name in (*SPLITS, *SPLIT_ALIASES)
-        if (path := first_file(folder / name, CAPTION_TABLES))
-    ]
+def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
+    """Return the captions file, or those of the splits."""
+    captions, images = str(config.captions or ""), str(config.images or "")
+    if captions and GAP not in captions:
+        return [Table(folder / captions, Path(captions).name)]
+    if not captions and (path := first_file(folder, CAPTION_TABLES)):
+        return [Table(path, path.name)]
+    tables: list[Table] = []
+    for name in (*SPLITS, *SPLIT_ALIASES):
+        split = SPLIT_ALIASES.get(name, name)
+        if captions:
+            path = folder / captions.replace(GAP, name)
+            below = f"{images.replace(GAP, name)}/" if GAP in images else ""
+            if path.is_file():
+                tables.append(Table(path, path.name, below, split))
+        elif path := first_file(folder / name, CAPTION_TABLES):
+            tables.append(Table(path, f"{name}/{path.name}", "" if images else f"{name}/", split))
     if not tables:
-        names = ", ".join(CAPTION_TABLES)
-        msg = f"{folder}: no captions, here or in train, val, test; looked for {names}"
-        raise DataError(msg + fitting_type(folder))
+        looked = f"; looked for {LOOKED_FOR}"
+        if captions:
+            looked = f"; looked for {', '.join(captions.replace(GAP, name) for name in SPLITS)}"
+        msg = f"{folder}: no captions{looked}{fitting_type(folder)}"
+        raise DataError(msg)
     return tables
+
+
+def _opened(table: Table, images: Path, config: ImageFolder) -> tuple[Iterator[Row], bool]:
+    """Return the rows of a table, and whether each knows its split."""
+    columns, records = read_table(table.path)
+    given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
+    chosen = _without_header(table.path, columns, given)
+    if chosen:
+        records = chain([TableRecord(1, {column: column for column in columns})], records)
+    else:
+        chosen = choose_columns(given, table.path, columns, usual=COLUMNS, needed=("image", "text"))
+    return _rows(table, chosen, records, images, config), bool(table.split or "split" in chosen)
+
+
+def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
+    """Return what is image and text in the two columns of a table of text without a header."""
+    known = {name for names in COLUMNS.values() for name in names} | {*given.values()}
+    ends, starts = SUFFIXES, ADDRESSES
+    pictures = [name for name in columns if name.lower().endswith(ends) or name.startswith(starts)]
+    if form_of(path) not in DELIMITERS or len(columns) != 2 or known & {*columns}:
+        return {}
+    if len(pictures) != 1:
+        return {}
+    (text,) = {*columns} - {*pictures}
+    order = " and ".join("images" if name in pictures else "captions" for name in columns)
+    say(f"{path}: has no header; its columns are taken for {order}")
+    return {"image": pictures[0], "text": text}
 
 
 def _rows(
     table: Table,
     chosen: dict[str, str],
     records: Iterator[TableRecord],
+    images: Path,
     config: ImageFolder,
 ) -> Iterator[Row]:
-    images, parent = _images(config), "" if config.images else table.below
+    is_text = form_of(table.path) not in (".json", ".parquet")
     for record in _captions(records, chosen["text"]):
-        source = f"{table.below}{table.path.name}:{record.line}"
+        source = f"{table.name}{':' if is_text else ': row '}{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
         if problem:
             yield Row(source, problem=problem)
-        else:
-            image = _below(images, parent, cells["image"])
-            group = cells.get("group", image)
-            split = table.split or cells.get("split") or split_of(group, config.holdout)
-            split = SPLIT_ALIASES.get(split, split)
-            yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
+            continue
+        if cells["image"].startswith(ADDRESSES):
+            msg = (
+                f"{source}: images are addresses, which are not fetched; download them, such as "
+                "by img2dataset, and give the folder that it wrote"
+            )
+            raise DataError(msg)
+        image = _below(images, table.below, cells["image"])
+        group = cells.get("group", image)
+        split = table.split or cells.get("split") or split_of(group, config.holdout)
+        split = SPLIT_ALIASES.get(split, split)
+        yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
 
 
 def _captions(records: Iterator[TableRecord], column: str) -> Iterator[TableRecord]:
-    """Make a record of each caption, where a cell of JSON lines holds several."""
+    """Make a record of each caption, where a cell holds several."""
     for record in records:
-        cell = record.cells.get(column)
+        cell = caption_list(record.cells.get(column))
         if not isinstance(cell, list):
             yield record
             continue
         for caption in cast("list[object]", cell or [""]):
             yield record._replace(cells={**record.cells, column: caption})
+
+
+def _rows_beside(images: Path, splits: set[str], holdout: float) -> Iterator[Row]:
+    """Yield each line of the text file beside each image."""
+    for path in images_below(images):
+        image = path.relative_to(images).as_posix()
+        text = path.with_suffix(".txt")
+        top = image.partition("/")[0]
+        split = "" if splits else split_of(image, holdout)
+        split = SPLIT_ALIASES.get(top, top) if top in splits else split
+        if not text.is_file():
+            yield Row(image, image, split=split, problem=f"there is no {text.name} beside it")
+            continue
+        name = text.relative_to(images).as_posix()
+        try:
+            lines = read_lines(text)
+        except DataError as error:
+            yield Row(name, image, split=split, problem=str(error))
+            continue
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield Row(f"{name}:{number}", image, line, split)
 
 
 def _below(images: Path, parent: str, name: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 CAPTION_TABLES = (
-    *("captions.csv", "captions.tsv", "captions.jsonl", "captions.txt"),
-    *("metadata.csv", "metadata.tsv", "metadata.jsonl"),
+    *(f"captions{suffix}" for suffix in (*TABLE_SUFFIXES[:3], ".txt", *TABLE_SUFFIXES[3:])),
+    *(f"metadata{suffix}" for suffix in TABLE_SUFFIXES),
 )
 """Names of a table of captions beside images, in the order in which they are looked for.
 
@@ -23,11 +24,24 @@ Example:
     >>> CAPTION_TABLES[0]
     'captions.csv'
 """
-WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv")
-ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token")
-IMAGES = ("flickr30k-images", "flickr30k_images", "images", "Images")
+LOOKED_FOR = (
+    "captions or metadata with .csv, .tsv, .jsonl, .json or .parquet, captions.txt, here or in "
+    "train, val, test, and a .txt beside each image"
+)
+WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv", "dataset_flickr8k.json")
+ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token", "Flickr8k.token.txt")
+IMAGES = (
+    *("flickr30k-images", "flickr30k_images", "images", "Images"),
+    *("Flicker8k_Dataset", "Flickr8k_Dataset"),  # its archive has the first spelling
+)
+BESIDE = "*.txt"
+"""Captions in a text file beside each image, in place of a table's name."""
+TAR_SHARDS = (
+    "; .tar shards (WebDataset) are not read yet; unpack them into a folder, each image with its "
+    ".txt beside it"
+)
 LOOKED_AT = 1_000  # folders, to tell what kind of data they are
-PLACES = ("", "flickr30k", "annotations", *IMAGES)  # copies of Flickr30k differ in how they nest
+PLACES = ("", "flickr30k", "annotations", "Flickr8k_text", *IMAGES)  # copies differ in nesting
 
 
 def first_file(folder: Path, names: Iterable[str], places: Iterable[str] = ("",)) -> Path | None:
@@ -41,13 +55,32 @@ def caption_table(folder: Path) -> Path | None:
     return first_file(folder, CAPTION_TABLES, ("", *SPLITS, *SPLIT_ALIASES))
 
 
+def captions_beside(folder: Path) -> bool:
+    """Say whether the first folder with images, of those below, has a .txt beside one of them."""
+    for _, _, names in islice(os.walk(folder), LOOKED_AT):
+        stems = {name[: -len(Path(name).suffix)] for name in names if _is_image(name)}
+        if stems:
+            return any(f"{stem}.txt" in names for stem in stems)
+    return False
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    for _, _, names in islice(os.walk(folder), LOOKED_AT):
+        yield from (name.lower() for name in names)
+
+
 def fitting_type(folder: Path) -> str:
     """Return which type reads a folder, to append to the message of one that does not."""
     if first_file(folder, ANNOTATIONS, PLACES):
         return "; for Flickr30k, type: flickr30k"
-    if caption_table(folder):
+    if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
-    several = islice(os.walk(folder), LOOKED_AT)
-    if any(name.lower().endswith(SUFFIXES) for _, _, names in several for name in names):
-        return "; type: pictures reads images without captions, in folders by class or not"
+    if any(name.endswith(".tar") for name in _names_below(folder)):
+        return TAR_SHARDS
+    if any(name.endswith(SUFFIXES) for name in _names_below(folder)):
+        return "; type: class-folders reads images without captions, in folders by class or not"
     return ""

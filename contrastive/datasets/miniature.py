@@ -105,6 +105,23 @@ def write_image_folder(folder: Path, *, images: int = 48) -> None:
                 table.writerow([drawing.name, caption, drawing.shape, drawing.split])
 
 
+def write_class_folders(folder: Path, *, images: int = 144) -> None:
+    """Write miniature ``class-folders``: JPEGs in a folder for each shape, in those of splits."""
+    for index in range(images):
+        drawing = Drawing(index)
+        place = folder / BY_SIX[index // 24 % 6] / drawing.shape  # all colours and shapes in each
+        place.mkdir(parents=True, exist_ok=True)
+        drawing.draw().save(place / drawing.name, quality=90)
+
+
+WRITERS = {
+    "flickr30k": write_flickr30k,
+    "image-folder": write_image_folder,
+    "class-folders": write_class_folders,
+}
+"""What writes the data of a kind of ``contrastive init``."""
+
+
 def karpathy_entry(drawing: Drawing, captions: list[str]) -> dict[str, object]:
     """Return what Karpathy's JSON says of an image."""
     ids = [5 * drawing.index + number for number in range(5)]

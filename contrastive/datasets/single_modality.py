@@ -1,4 +1,4 @@
-"""Data of one modality, to be compared with itself: images in folders, texts line by line."""
+"""Rows that are listed at once, and texts line by line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.folders import readable_folder
-from contrastive.data.images import images_below
-from contrastive.datasets.known_files import caption_table
-from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
+from contrastive.datasets.splits import SPLITS, split_of
 from contrastive.datasets.text_tables import (
     name_list,
     quoted,
@@ -24,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from contrastive.data.samples import Sample
-    from contrastive.datasets import Lines, Pictures
+    from contrastive.datasets import Lines
 
 
 @dataclass(frozen=True)
@@ -50,39 +46,6 @@ class RowList:
         return self.rows[index]
 
 
-def read_images(config: Pictures, split: str) -> RowList:
-    """Find the images of a split.
-
-    Raises:
-        DataError: see ``Pictures.build``.
-    """
-    folder = Path(config.folder).expanduser()
-    with readable_folder(folder):
-        paths = images_below(folder)
-        table = caption_table(folder)
-    if table:
-        say(f"{table}: not read; type: image-folder reads images with their captions")
-    places = [path.relative_to(folder).as_posix() for path in paths]
-    names = {place.partition("/")[0] for place in places if "/" in place}
-    given = {
-        SPLIT_ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *SPLIT_ALIASES}
-    }
-    wanted = _wanted(split, tuple(given) or SPLITS, folder)
-    rows: list[Sample] = []
-    classes: set[str] = set()
-    for number, (path, place) in enumerate(zip(paths, places, strict=True)):
-        home = next((name for name, top in given.items() if place.startswith(top)), None)
-        if given and home is None:
-            continue  # beside the folders of the splits
-        below = place.removeprefix(given[home]) if home else place
-        label, _, _ = below.rpartition("/")
-        classes.add(label)
-        if (home or split_of(place, config.holdout)) in wanted:
-            row: Sample = {"image": path, "id": number, "source": place}
-            rows.append(row | {"label": label} if label else row)
-    return _filled(RowList(rows, BadRows(budget=config.max_bad), _classes(classes)), split, folder)
-
-
 def read_texts(config: Lines, split: str) -> RowList:
     """Read the texts of a split.
 
@@ -90,7 +53,7 @@ def read_texts(config: Lines, split: str) -> RowList:
         DataError: see ``Lines.build``.
     """
     path = Path(config.file).expanduser()
-    wanted = _wanted(split, SPLITS, path)
+    wanted = wanted_splits(split, SPLITS, path)
     bad_rows = BadRows(budget=config.max_bad)
     rows = [
         {"text": text, "id": number, "source": f"{path.name}:{number}"}
@@ -99,7 +62,7 @@ def read_texts(config: Lines, split: str) -> RowList:
         for text in _texts(line, f"{path.name}:{number}", bad_rows)
     ]
     bad_rows.check(len(rows) + bad_rows.bad)
-    return _filled(RowList(rows, bad_rows), split, path)
+    return filled(RowList(rows, bad_rows), split, path)
 
 
 def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
@@ -110,7 +73,12 @@ def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
             yield text.strip()
 
 
-def _wanted(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
+def wanted_splits(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
+    """Return the names in ``train+val``.
+
+    Raises:
+        DataError: one is not ``known`` to ``origin``.
+    """
     wanted = {name.strip() for name in split.split("+")}
     if unknown := wanted - set(known):
         there = name_list(sorted(known))
@@ -119,12 +87,12 @@ def _wanted(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
     return wanted
 
 
-def _classes(found: set[str]) -> tuple[str, ...]:
-    """Return the classes, if every image has one and there is something to tell apart."""
-    return tuple(sorted(found)) if "" not in found and len(found) > 1 else ()
+def filled(samples: RowList, split: str, origin: Path) -> RowList:
+    """Return rows, of which there are some.
 
-
-def _filled(samples: RowList, split: str, origin: Path) -> RowList:
+    Raises:
+        DataError: there are none.
+    """
     if not samples.rows:
         msg = f"{origin}: no samples in split {quoted(split)}"
         raise DataError(msg)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from contrastive.datasets.text_tables import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from contrastive.datasets.caption_rows import Row
 
@@ -41,13 +41,26 @@ def split_of(key: str, holdout: float) -> str:
         >>> split_of("cats/1.png", holdout=0.1)
         'test'
     """
+    share = int.from_bytes(_hash(key)[:8], "big") / 2**64
+    return "test" if share < holdout else "val" if share < 2 * holdout else "train"
+
+
+def one_of(choices: Sequence[str], key: str) -> str:
+    """Return the choice of a key: always the same, and whatever the key's split.
+
+    Example:
+        >>> one_of(["a {}", "{}"], "cats/1.png")
+        '{}'
+    """
+    return choices[int.from_bytes(_hash(key)[8:16], "big") % len(choices)]
+
+
+def _hash(key: str) -> bytes:
     try:
         encoded = key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a character, as "\ud800" in JSON; its row will be a fault
         encoded = key.encode("utf-8", "surrogatepass")
-    digest = hashlib.sha256(encoded).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    return "test" if share < holdout else "val" if share < 2 * holdout else "train"
+    return hashlib.sha256(encoded).digest()
 
 
 def in_one_split(rows: Iterator[Row]) -> Iterator[Row]:

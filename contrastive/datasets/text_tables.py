@@ -1,4 +1,4 @@
-"""Reading tables of text that somebody else made: bounded, with the line of every mistake.
+"""Text, and tables of text, that somebody else made: bounded, with the line of every mistake.
 
 A file that is broken as a whole is a ``DataError``. A broken row is a ``TableRecord`` with a
 problem; the rows after it are read.
@@ -6,12 +6,17 @@ problem; the rows after it are read.
 
 from __future__ import annotations
 
+import ast
 import csv
+import gzip
+import io
 import json
 import math
+import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from contrastive.config.local_files import read_bounded
+from contrastive.config.local_files import read_bounded, too_large
 from contrastive.console import say
 from contrastive.data.folders import readable_folder
 from contrastive.errors import DataError
@@ -55,6 +60,8 @@ def read_text(path: Path) -> str:
         except FileNotFoundError:
             msg = f"{path}: no such file"
             raise DataError(msg) from None
+    if path.suffix.lower() == ".gz":
+        raw = _decompressed(path, raw)
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         msg = f"{path}:1: this is UTF-16; save the file as UTF-8"
         raise DataError(msg)
@@ -63,6 +70,18 @@ def read_text(path: Path) -> str:
         msg = f"{path}:1: the file is empty"
         raise DataError(msg)
     return text
+
+
+def _decompressed(path: Path, raw: bytes) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(raw)) as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        msg = f"{path}: not readable gzip: {error}"
+        raise DataError(msg) from None
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path}: decompressed, {too_large(len(content), MAX_BYTES)}")
+    return content
 
 
 def read_lines(path: Path) -> list[str]:
@@ -118,29 +137,20 @@ def parse_json(text: str) -> object:
         raise ValueError(msg) from None
 
 
-def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
-    """Read ``.csv``, ``.tsv``, ``.txt`` or ``.jsonl``: the columns, and the records one by one.
+def json_lines(lines: Sequence[str]) -> tuple[list[str], Iterator[TableRecord]]:
+    """Read a JSON object a line: the keys of all of them, and the records one by one."""
+    columns = {key: None for record in _json_lines(lines) for key in record.cells}
+    return list(columns), _json_lines(lines)
 
-    The columns of JSON lines are the keys of all of them. Where the separator of the suffix leaves
-    the header in one piece, the one among ``, ; TAB |`` that does not is taken, and told.
+
+def read_delimited(path: Path, form: str) -> tuple[list[str], Iterator[TableRecord]]:
+    """Read a table of text whose suffix is ``form``, ``.csv`` and its kin.
 
     Raises:
-        DataError: as ``read_text``, the header is broken, or the suffix is another.
-
-    Example:
-        >>> columns, records = read_table(Path("photos/captions.csv"))
-        >>> columns, next(records).cells["caption"]
-        (['image', 'caption', 'split'], 'a red square')
+        DataError: as ``read_text``, or the header is broken.
     """
-    if path.suffix.lower() == ".jsonl":
-        lines = read_lines(path)
-        columns = {key: None for record in _json_lines(lines) for key in record.cells}
-        return list(columns), _json_lines(lines)
-    if path.suffix.lower() not in DELIMITERS:
-        msg = f"{path}: a table is a .csv, .tsv, .txt or .jsonl file"
-        raise DataError(msg)
     lines = read_lines(path)
-    rows = _delimited(lines, _delimiter(path, lines))
+    rows = _delimited(lines, _delimiter(path, DELIMITERS[form], lines))
     line, header = next(rows)
     if isinstance(header, str):
         msg = f"{path}:{line}: the header is {header}"
@@ -152,8 +162,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[TableRecord]]:
     return columns, _records(columns, rows)
 
 
-def _delimiter(path: Path, lines: list[str]) -> str:
-    usual = DELIMITERS[path.suffix.lower()]
+def _delimiter(path: Path, usual: str, lines: list[str]) -> str:
     pieces: dict[str, int] = {}
     for delimiter in SEPARATORS:
         _, header = next(_delimited(lines, delimiter))
@@ -195,7 +204,7 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
             start += reader.line_num
 
 
-def _json_lines(lines: list[str]) -> Iterator[TableRecord]:
+def _json_lines(lines: Sequence[str]) -> Iterator[TableRecord]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -255,6 +264,25 @@ def choose_columns(
         )
         raise DataError(msg)
     return chosen
+
+
+def caption_list(cell: object) -> object:
+    """Return the texts of a cell that lists several, as JSON or as pandas writes; else the cell.
+
+    Example:
+        >>> caption_list('["a dog", "a cat"]'), caption_list("[laughs] a dog")
+        (['a dog', 'a cat'], '[laughs] a dog')
+    """
+    if not (isinstance(cell, str) and cell.strip()[:1] == "[" and cell.strip()[-1:] == "]"):
+        return cell
+    for parse in (parse_json, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value: object = parse(cell.strip())
+            if isinstance(value, list) and all(
+                isinstance(each, str) for each in cast("list[object]", value)
+            ):
+                return cast("list[object]", value)
+    return cell
 
 
 def text_of(cell: object) -> str:

@@ -97,7 +97,7 @@ CHECKS: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
 EXPLAINS: Mapping[str, tuple[str, ...]] = {
     "few-groups": ("no-learning", "memorised", "low-rank", "scale-at-one"),
     "ignored-groups": ("scale-at-one",),
-    "duplicate-captions": ("no-learning", "scale-at-one"),
+    "duplicate-captions": ("no-learning", "scale-at-one", "low-rank"),
     "no-gradient": ("no-learning", "memorised", "collapsed", "low-rank", "scale-at-one"),
     "multiplied-temperature": ("no-learning", "scale-at-one", "memorised"),
     "lr-too-low": ("collapsed", "low-rank", "scale-at-one", "no-learning"),

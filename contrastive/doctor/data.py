@@ -16,12 +16,14 @@ def leak(log: RunLog) -> Iterator[Finding]:
         groups, known = about["groups"], about["known"]
         # below a twentieth, recall is wrong by less than its interval; one may be a coincidence
         if known >= 3 and known / groups >= 0.05:
+            by_sample = about.get("by_sample", 0)
+            ways = {"the same sample": by_sample, "two of their captions": known - by_sample}
+            how = ", ".join(f"{number} by {way}" for way, number in ways.items() if number)
             yield Finding(
                 "leak",
-                f"{known} of {groups} groups of {split!r} are in the training split too, with the "
-                f"same captions or the same samples, the first is {about['first']}, so that its "
-                "recall is too good",
-                "remove them from one of the two, or split by the photograph",
+                f"{known} of {groups} groups of {split!r} are in the training split too ({how}), "
+                f"the first is {about['first']}, so that its recall is too good",
+                "remove them from one of the two splits",
                 {"split": split, **about},
             )
 
@@ -38,8 +40,8 @@ def few_groups(log: RunLog) -> Iterator[Finding]:
             f"the {captions['rows']} training rows have {captions['groups']} group ids, so that "
             f"much of a batch is a positive of each row and the loss cannot fall below {bound:.2f} "
             f"of ln B = {log.uniform_loss:.2f}",
-            "give ids to images rather than to classes (data.group_column), or take the loss "
-            "supcon",
+            f"give ids to images rather than to classes{_group_column(log)}, or set "
+            f"{log.loss_field} to {{type: supcon}}",
             {**captions, "uniform": log.uniform_loss},
         )
 
@@ -55,7 +57,7 @@ def ignored_groups(log: RunLog) -> Iterator[Finding]:
                 "ignored-groups",
                 f"{share:.0%} of the rows of a batch share their group id with another row, which "
                 "'positives: ignore' takes for a negative",
-                "set loss.positives to multi or mask",
+                f"set {log.loss_field}.positives to multi or mask",
                 {"share": share, "positives": "ignore"},
             )
 
@@ -64,12 +66,19 @@ def duplicates(log: RunLog) -> Iterator[Finding]:
     """Rows with the same caption under different ids."""
     captions = log.run.get("captions", {})
     if (met := captions.get("met", 0.0)) > 0.05:  # as in ignored-groups
+        ids = "give rows with the same caption the same id"
+        column = _group_column(log)
         yield Finding(
             "duplicate-captions",
             f"{captions['duplicated']} of {captions['rows']} training rows have a caption that "
             f"stands at another group id too, such as {captions['example']!r}, so that {met:.0%} "
             "of the rows of a batch have their own words among the negatives",
-            "give rows with the same caption the same id (data.group_column), or drop captions "
-            "that do not tell samples apart",
+            f"{ids}{column}, or drop captions that do not tell samples apart"
+            if column or not log.run.get("data_fields")
+            else "drop captions that do not tell samples apart",
             dict(captions),
         )
+
+
+def _group_column(log: RunLog) -> str:
+    return " (data.group_column)" if log.has_field("group_column") else ""

@@ -93,8 +93,8 @@ def memorised(log: RunLog) -> Iterator[Finding]:
             "memorised",
             f"the training pairs are learned (loss {loss:.2f}{shown}), but retrieval on the "
             "held-out split is guessing",
-            "see that captions and samples are paired right; if they are, use more data, "
-            "augmentation or a frozen encoder",
+            "see that captions and samples are paired right; if they are, use more data"
+            + ("" if log.all_encoders_frozen else ", augmentation or a frozen encoder"),
             {"loss": loss, "accuracy": accuracy},
         )
 
@@ -119,6 +119,7 @@ def overfitting(log: RunLog) -> Iterator[Finding]:
             "overfitting",
             f"recall on the held-out split has fallen: {name.replace('_', ' ')} R@1 was "
             f"{was:.1%} after epoch {epoch} and is {last:.1%}",
-            f"train for {epoch} epochs, or on more data, or freeze an encoder",
+            f"train for {epoch} epochs, or on more data"
+            + ("" if log.all_encoders_frozen else ", or freeze an encoder"),
             {"best": best, "last": {n: values[-1] for n, values in series.items()}, "epoch": epoch},
         )

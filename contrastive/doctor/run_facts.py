@@ -53,9 +53,8 @@ def shared_facts(
     """Return how many groups of a held-out split training has too.
 
     A group is known if a sample of it was ``seen`` (by the hash of its content), or if two of its
-    captions (or all that it has, or training keeps) stand in training at one group alone: then it
-    is that group's photograph, saved anew. A caption that stands at many, such as a class's name,
-    says nothing.
+    captions stand in training at one group, the same, and at no other: then it is that group's
+    image, saved anew. One caption, such as a template with the name of a class, says nothing.
     """
     ids_by_text: dict[str, set[int]] = defaultdict(set)
     for row in training:
@@ -64,23 +63,26 @@ def shared_facts(
     hashes = {modality: set(cast("list[int]", keys.tolist())) for modality, keys in seen.items()}
     captions: dict[int, set[str]] = defaultdict(set)
     sources: dict[int, str] = {}
-    known: set[int] = set()
+    by_sample: set[int] = set()
     for row in held_out:
         group = int(row["id"])
         sources.setdefault(group, str(row.get("source", f"id {group}")))
         if isinstance(text := row.get("text"), str):
             captions[group].add(_words(text))
         if any(short_key(row[m], m) in keys for m, keys in hashes.items()):
-            known.add(group)
-    groups = {group for ids in ids_by_text.values() for group in ids}
-    # captions of a group that training keeps
-    most = min(2, len(ids_by_text) // max(1, len(groups)))
+            by_sample.add(group)
+    by_captions: set[int] = set()
     for group, texts in captions.items():
-        alone = sum(len(ids_by_text.get(text, ())) == 1 for text in texts)
-        if alone >= max(1, min(most, len(texts))):
-            known.add(group)
-    first = sources[min(known)] if known else ""
-    return {"groups": len(sources), "known": len(known), "first": first}
+        alone = (ids_by_text[text] for text in texts if len(ids_by_text.get(text, ())) == 1)
+        if max(Counter(one for ids in alone for one in ids).values(), default=0) >= 2:
+            by_captions.add(group)
+    known = by_sample | by_captions
+    return {
+        "groups": len(sources),
+        "known": len(known),
+        "by_sample": len(by_sample),
+        "first": sources[min(known)] if known else "",
+    }
 
 
 def _words(text: str) -> str:

@@ -71,6 +71,11 @@ class RunLog:
         """The evaluations."""
         return [line["evaluation"] for line in self.lines if "evaluation" in line]
 
+    @cached_property
+    def start(self) -> Mapping[str, Mapping[str, Any]]:
+        """The geometry of each modality's embeddings before the first step."""
+        return next((line["start"]["geometry"] for line in self.lines if "start" in line), {})
+
     @property
     def loss(self) -> Mapping[str, Any]:
         """The spec of the loss."""
@@ -79,10 +84,29 @@ class RunLog:
     @property
     def innermost(self) -> Mapping[str, Any]:
         """The spec of the loss that has the temperature, within any that wrap it."""
-        loss: Any = self.loss
+        return self._innermost[1]
+
+    @property
+    def loss_field(self) -> str:
+        """Where the spec of a run has that loss."""
+        return self._innermost[0]
+
+    @cached_property
+    def _innermost(self) -> tuple[str, Mapping[str, Any]]:
+        path, loss = "model.loss", cast("Any", self.loss)
         while isinstance(inner := loss.get("loss"), Mapping):
-            loss = cast("Mapping[str, Any]", inner)
-        return loss
+            path, loss = f"{path}.loss", cast("Mapping[str, Any]", inner)
+        return path, loss
+
+    def has_field(self, name: str) -> bool:
+        """Whether the spec's data have a field."""
+        return name in self.run.get("data_fields", ())
+
+    @property
+    def all_encoders_frozen(self) -> bool:
+        """Whether no encoder trains, so that freezing one is no remedy."""
+        frozen = self.run.get("frozen", {})
+        return bool(frozen) and "none" not in frozen.values()
 
     @property
     def is_infonce(self) -> bool:

@@ -68,7 +68,7 @@ def scale_at_one(log: RunLog) -> Iterator[Finding]:
             f"the logit scale is {s:.2f} (it began at {first:.2f}), so that the softmax is nearly "
             f"uniform and the loss cannot fall below {least:.2f} of ln B = {log.uniform_loss:.2f}",
             "look whether the pairs match, as it falls where they do not; if they do, set "
-            "loss.temperature to 0.07",
+            f"{log.loss_field}.temperature to 0.07",
             {"scale": s, "first": first, "floor": least, "uniform": log.uniform_loss},
         )
 
@@ -91,8 +91,8 @@ def scale_at_bound(log: RunLog) -> Iterator[Finding]:
             "scale-at-bound",
             f"the logit scale has been at its bound of {most:g} for {sum(at)} of {len(at)} steps"
             f"{so}",
-            "raise loss.max_scale; or, if all training pairs are learned, train for fewer "
-            "epochs or on more data",
+            f"raise {log.loss_field}.max_scale; or, if all training pairs are learned, train for "
+            "fewer epochs or on more data",
             {"max_scale": most, "steps": sum(at), "of": len(at), "gain": gain},
         )
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from contrastive.config.base import Config, PathField
 from contrastive.config.bounds import Entries, Layers, Probability, Side, Tokens, Width
+from contrastive.config.other_names import ENCODERS
 from contrastive.config.registry import Registry
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Encoder(Config):
     kind: ClassVar[str] = "encoder"
     modality: ClassVar[str]
     """What it encodes: ``image``, ``text``, ...; the key of its tower."""
+    FEATURES_VERSION: ClassVar[int] = 1
+    """Of a built-in encoder: raised with every change of our code that changes its features, so
+    that those in the cache are not used. Of other packages' encoders the code itself counts."""
 
     @abstractmethod
     def build(self) -> EncoderModule:
@@ -53,6 +57,7 @@ encoders = Registry(
     Encoder,
     group="contrastive.encoders",
     plugin_hints=dict.fromkeys(("open-clip-image", "open-clip-text"), "contrastive-openclip"),
+    other_names=ENCODERS,
 )
 """Encoders by the name that a spec gives as ``type``.
 
@@ -143,6 +148,8 @@ class HFText(Encoder):
     (right for CLIP); or the last token (right for decoders such as GPT). Never padding."""
     max_length: Tokens | None = None
     """Tokens of a text that are read; by default as many as the model takes, at most 512."""
+    prompt: str = ""
+    """Put before each text, such as "query: " for the models of E5."""
 
     def build(self) -> EncoderModule:
         """Return the model, its hidden states pooled."""
@@ -211,7 +218,20 @@ class SentenceTransformers(Encoder):
     revision: str | None = None
     """Branch, tag or commit on the Hub; only a commit stays the same."""
     max_length: Tokens | None = None
-    """Tokens of a text that are read; by default what the model was saved with."""
+    """Tokens of a text that are read; by default what the model was saved with, else 512."""
+    prompt: str | None = None
+    """Put before each text, such as "query: "; by default the model's own default prompt."""
+    prompt_name: str | None = None
+    """A prompt of the model's config, in place of ``prompt``."""
+    task: Literal["query", "document"] | None = None
+    """Encode as ``encode_query`` or ``encode_document`` does: by its prompt and its route."""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if self.prompt is not None and self.prompt_name is not None:
+            msg = "prompt and prompt_name are given; give one of them"
+            raise ValueError(msg)
+        return self
 
     def build(self) -> EncoderModule:
         """Return the model with its pooling."""

@@ -9,7 +9,7 @@ Shapes: B samples, D the model's shared width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.hf_text import LONGEST, load_tokenizer, positions, shorten
+from contrastive.encoders.hf_text import LONGEST, load_tokenizer, longest_taken, positions
 from contrastive.encoders.huggingface import (
     PADDED,
     check_no_missing_weights,
@@ -29,9 +29,9 @@ from contrastive.encoders.huggingface import (
     load_config,
     load_image_processor,
     load_weights,
-    measure_out_dim,
 )
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.weights import find_weights
 from contrastive.errors import SpecError, WeightsError
@@ -89,9 +89,10 @@ class HFDualTextModule(EncoderModule):
         self.preprocess = tokenizing(
             tokenizer, length, who=self.who, padding="longest" if masked else "max_length"
         )
+        taken = longest_taken(self, length, config.text_config)
+        self.preprocess = replace(self.preprocess, max_length=taken)
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, "a picture", self.who)
-        shorten(self, config.text_config, None, self.who)
         keep_used(self, "a picture")
 
     def forward(self, **inputs: Tensor) -> Tensor:

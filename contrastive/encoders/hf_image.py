@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 
-from contrastive.encoders.huggingface import (
-    load_half,
-    load_image_processor,
-    measure_out_dim,
-    pool,
-)
+from contrastive.console import say
+from contrastive.encoders.hf_dual import ProcessImages
+from contrastive.encoders.huggingface import load_half, load_image_processor, pool
 from contrastive.encoders.image import ImageTransform
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.promises import measure_out_dim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class HFImageModule(EncoderModule):
-    """Pixels ``[B, 3, H, W]`` to pooled hidden states ``[B, F]``."""
+    """What the image processor gives, to pooled hidden states ``[B, F]``."""
 
     modality = "image"
 
@@ -32,16 +32,42 @@ class HFImageModule(EncoderModule):
         super().__init__()
         self.who = f"hf-image {spec.name!r}"
         self.pooling = spec.pooling
-        self.model, folder = load_half(spec, self.who)
+        self.model, _, folder = load_half(spec, self.who)
         processor = load_image_processor(folder, self.who)
         steps = " ".join(processor.to_json_string().split())
-        self.preprocess = ImageTransform(Process(processor), steps)
+        # a SigLIP 2 wants the places of its patches, too
+        several = _required(self.model) - {"pixel_values"}
+        self.preprocess = (
+            ProcessImages(processor, steps)
+            if several
+            else ImageTransform(Process(processor), steps)
+        )
+        if mask_ratio := getattr(self.model.config, "mask_ratio", 0):
+            self.model.config.mask_ratio = 0.0
+            say(f"{self.who}: its mask_ratio of {mask_ratio} is set to 0, to see all patches")
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]``."""
-        return pool(self.model(pixel_values=image), None, self.pooling, self.who)
+        if image is not None:
+            inputs["pixel_values"] = image
+        if hasattr(self.model.config, "mask_ratio"):  # patches would be shuffled
+            inputs["noise"] = _in_order(self.model, inputs["pixel_values"])
+        mask = inputs.get("pixel_attention_mask")
+        return pool(self.model(**inputs), mask, self.pooling, self.who)
+
+
+def _required(model: Any) -> set[str]:
+    """Return the inputs that a model cannot do without."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+
+
+def _in_order(model: Any, pixels_BCHW: Tensor) -> Tensor:
+    """Return ``noise`` for a masked autoencoder, by which it sorts its patches."""
+    patches = model.embeddings.patch_embeddings.num_patches
+    return torch.arange(patches, device=pixels_BCHW.device).expand(len(pixels_BCHW), -1)
 
 
 @dataclass(frozen=True)

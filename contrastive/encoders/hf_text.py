@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from contrastive.config.extras import require
-from contrastive.encoders.huggingface import load_half, measure_out_dim, pool, quiet_huggingface
-from contrastive.encoders.module import EncoderModule
+from contrastive.console import say
+from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
+from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
+from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.encoders.weights import loading_weights
 from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.memory import out_of_memory
+from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,34 +26,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.encoders import HFText
-    from contrastive.encoders.text import Tokenize
+    from contrastive.encoders.module import EncoderModule
 
 MARGIN = 16  # positions, of those that a config tells, that may be for no token
 LONGEST = 512  # tokens by default: captions are short, and attention costs their square
+LIMITS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 
 
-class HFTextModule(EncoderModule):
+class HFTextModule(TokenEncoder):
     """Tokens ``[B, L]`` to pooled hidden states ``[B, F]``."""
-
-    modality = "text"
 
     def __init__(self, spec: HFText) -> None:
         """Load the model and its tokenizer."""
         super().__init__()
         self.who = f"hf-text {spec.name!r}"
         self.pooling = spec.pooling
-        self.model, folder = load_half(spec, self.who)
-        self.model.config.use_cache = False  # nothing is generated, and layers may run twice
+        self.model, config, folder = load_half(spec, self.who)
         tokenizer = load_tokenizer(folder, self.who)
-        limit = min(positions(self.model.config), int(tokenizer.model_max_length))
+        limit = min(positions(config), int(tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
-        self.preprocess = tokenizing(tokenizer, max_length, who=self.who)
+        self.preprocess = tokenizing(tokenizer, max_length, spec.prompt, who=self.who)
+        taken = longest_taken(self, max_length, config)
+        check_length(spec.max_length, taken, self.who)
+        self.preprocess = replace(self.preprocess, max_length=taken)
         self.out_dim = measure_out_dim(self, "a picture", self.who)
-        shorten(self, self.model.config, spec.max_length, self.who)
         self.reproducible = spec.pretrained
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Return features ``[B, F]`` of what the tokenizer gives."""
+    def encode(self, **inputs: Tensor) -> Tensor:
+        """Return features ``[B, F]`` of tokens."""
         return pool(self.model(**inputs), inputs["attention_mask"], self.pooling, self.who)
 
 
@@ -65,41 +69,45 @@ def load_tokenizer(folder: Path, who: str) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of no files
         msg = f"{who}: {folder} has no tokenizer (tokenizer.json)"
         raise WeightsError(msg)
+    lower_if_asked(tokenizer, who)
     return tokenizer
+
+
+def lower_if_asked(tokenizer: Any, who: str) -> None:
+    """Let a tokenizer lower texts where its own config says so, and the class that is built not.
+
+    The Hub's SigLIP 2 names the tokenizer of Gemma, which ignores ``do_lower_case``.
+    """
+    asked = tokenizer.init_kwargs.get("do_lower_case") and tokenizer.is_fast
+    letters = " ".join(ascii_uppercase)
+    if not asked or tokenizer(letters)["input_ids"] == tokenizer(letters.lower())["input_ids"]:
+        return
+    normalizers = require("tokenizers", extra="transformers").normalizers
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+    backend.normalizer = normalizers.Sequence(steps)
+    say(f"{who}: texts are put into lower case, as the tokenizer's config says")
 
 
 def positions(config: Any) -> int:
     """Return how many tokens a model has positions for; very many if they are relative."""
-    return getattr(config, "max_position_embeddings", None) or sys.maxsize
-
-
-def shorten(module: EncoderModule, config: Any, asked: int | None, who: str) -> None:
-    """Let a module's tokenizer give no more tokens than its model takes.
-
-    Raises:
-        SpecError: more were asked for.
-    """
-    tokenize = cast("Tokenize", module.preprocess)
-    taken = _longest_taken(module, tokenize.max_length, config)
-    if taken < tokenize.max_length:
-        check_length(asked, taken, who)
-        module.preprocess = replace(tokenize, max_length=taken)
+    told = (getattr(config, name, None) for name in LIMITS)
+    return next((n for n in told if isinstance(n, int) and n > 0), sys.maxsize)
 
 
 @torch.no_grad()
-def _longest_taken(module: EncoderModule, length: int, config: Any) -> int:
+def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
     """Return how many tokens a model takes, at most ``length``: where that is near, it is tried.
 
     RoBERTa and its kin number positions from behind the padding's: of 514, 512 are for tokens.
     """
-    if length <= positions(config) - MARGIN:
+    limit = positions(config)
+    if length <= limit - MARGIN or not _has_rows(module, limit):
         return length
-    module.eval()
     inputs = module.preprocess(["a picture"])
-    padding = getattr(config, "pad_token_id", None)
-    ids_BL = inputs["input_ids"]
-    if padding is not None:  # which RoBERTa does not count
-        inputs["input_ids"] = ids_BL.where(ids_BL != padding, ids_BL.max())
+    if (ids_BL := inputs.get("input_ids")) is None:
+        return length
+    inputs["input_ids"] = ids_BL.clamp(min=int(ids_BL.max()))  # no padding, which is not counted
 
     def is_taken(tokens: int) -> bool:
         longer = {
@@ -108,16 +116,20 @@ def _longest_taken(module: EncoderModule, length: int, config: Any) -> int:
         }
         try:
             module(**longer)
-        except (IndexError, RuntimeError) as error:
+        except Exception as error:  # models have errors of their own; ``measure_out_dim`` tells
             if out_of_memory(error):
                 raise
             return False
         return True
 
-    shortest = max(1, length - MARGIN)
-    taken = next((n for n in range(length, shortest, -1) if is_taken(n)), length)
-    module.train()
-    return taken
+    with eval_mode(module):
+        shortest = max(1, length - MARGIN)
+        return next((n for n in range(length, shortest, -1) if is_taken(n)), length)
+
+
+def _has_rows(module: EncoderModule, number: int) -> bool:
+    """Whether a table of a model may be that of positions: rotary ones take texts of any length."""
+    return any(p.ndim == 2 and number <= len(p) <= number + MARGIN for p in module.parameters())
 
 
 def check_length(asked: int | None, limit: int, who: str) -> int | None:

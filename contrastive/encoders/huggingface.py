@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,13 @@ from torch import Tensor, nn
 from contrastive.config.extras import require
 from contrastive.encoders.pooling import POOLINGS
 from contrastive.encoders.weights import find_weights, loading_weights
-from contrastive.errors import ContrastiveError, SpecError, WeightsError
+from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
     from contrastive.encoders import HFImage, HFText
-    from contrastive.encoders.module import EncoderModule
 
 PARTS = {
     "image": ("vision_model", "image_model", "vision_tower", "visual", "vision_encoder"),
@@ -32,31 +33,57 @@ EAGER = ("aimv2",)
 """Models, by their ``model_type``, that look ahead in a text unless a mask is written out."""
 
 
-def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Path]:
-    """Return a model of transformers in fp32, and its folder.
+def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Any, Path]:
+    """Return a model of transformers in fp32, its config and its folder.
 
-    Of a dual model such as CLIP it is the half of the spec's modality, of an encoder-decoder the
-    encoder. A pooler that is not asked for is left out: many checkpoints lack its weights, and
-    random ones would make the model another one each time.
+    Of a dual model such as CLIP it is the half of the spec's modality, of an encoder-decoder over
+    text the encoder. A pooler that is not asked for is left out: many checkpoints lack its weights,
+    and random ones would make the model another one each time.
 
     Raises:
-        WeightsError: a file is missing or damaged, or lacks some of the weights.
+        WeightsError: a file is missing or damaged, or lacks some of the weights of that half.
     """
     require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find_weights(who, spec.name, spec.revision)
     whole = load_config(folder, who)
-    model, missing = _load_part(whole, folder, who, spec)
+    whole_model, config, missing = _load_part(whole, folder, who, spec)
+    tensors: dict[str, Tensor] = whole_model.state_dict(keep_vars=True)
     if spec.pooling != "pooler":
-        missing = [key for key in missing if not key.startswith("pooler.")]
-        drop_pooler(model)
+        drop_pooler(whole_model)
+    two_parts = getattr(config, "is_encoder_decoder", False) or _is_encoder_alone(config)
+    model = whole_model.get_encoder() if two_parts and spec.modality == "text" else whole_model
+    kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    computed = _never_saved(whole_model)
+    missing = [
+        name
+        for name in missing
+        if name not in tensors or (id(tensors[name]) in kept and not name.endswith(computed))
+    ]
     check_no_missing_weights(missing, folder, who)
-    if spec.modality == "text" and getattr(model.config, "is_encoder_decoder", False):
-        model = model.get_encoder()
-    return model, folder
+    return model, config, folder
 
 
-def _load_part(whole: Any, folder: Path, who: str, spec: HFImage | HFText) -> tuple[Any, list[str]]:
-    """Return the model of a folder, or its part for the spec's modality, and what it lacks.
+def _is_encoder_alone(config: Any) -> bool:
+    """Whether a checkpoint holds the encoder of a T5 or its kin without the decoder."""
+    auto = require("transformers", extra="transformers").AutoModelForTextEncoding
+    if type(config) not in auto._model_mapping:
+        return False
+    name = auto._model_mapping[type(config)].__name__
+    written_by_it = name in (config.architectures or ()) or not config.is_encoder_decoder
+    return name.endswith("EncoderModel") and written_by_it
+
+
+def _never_saved(model: Any) -> tuple[str, ...]:
+    """Return the weights that a model computes, such as Marian's sinusoids: no file has them."""
+    classes = vars(sys.modules[type(model).__module__]).values()
+    lists = (getattr(cls, "_keys_to_ignore_on_save", None) or () for cls in classes)
+    return tuple({name.removeprefix("model.") for names in lists for name in names})
+
+
+def _load_part(
+    whole: Any, folder: Path, who: str, spec: HFImage | HFText
+) -> tuple[Any, Any, list[str]]:
+    """Return a folder's model, or its part for the spec's modality, its config and what it lacks.
 
     A part is loaded alone where transformers can do that; else the whole, and the rest forgotten.
 
@@ -68,21 +95,24 @@ def _load_part(whole: Any, folder: Path, who: str, spec: HFImage | HFText) -> tu
     pretrained = spec.pretrained
     names = ("vision_config", "image_config") if spec.modality == "image" else ("text_config",)
     config = next((getattr(whole, name) for name in names if hasattr(whole, name)), whole)
+    config.use_cache = False  # nothing is generated, and layers may run twice
     if config is whole:
-        return load_weights(whole, folder, who, pretrained=pretrained)
+        model, missing = load_weights(whole, folder, who, pretrained=pretrained)
+        return model, config, missing
     if spec.modality == "text" and whole.model_type in PADDED:
         msg = f"{who}: a {whole.model_type!r} embeds texts at their last place; use hf-dual-text"
         raise SpecError(msg)
     if type(config) in transformers.MODEL_MAPPING:
         model, missing = load_weights(config, folder, who, pretrained=pretrained)
         if all(key.startswith("pooler.") for key in missing):
-            return model, missing
+            return model, config, missing
     model, missing = load_weights(whole, folder, who, pretrained=pretrained)
     for name in PARTS[spec.modality]:
         if isinstance(part := getattr(model, name, None), nn.Module):
             prefix = f"{name}."
-            return part, [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
-    return model, missing
+            own = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
+            return part, config, own
+    return model, config, missing
 
 
 def dual_class(config: Any) -> Any:
@@ -125,13 +155,14 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
         WeightsError: a file is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
+    auto = transformers.AutoModel
+    if _is_encoder_alone(config):
+        auto = transformers.AutoModelForTextEncoding
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
-            model = transformers.AutoModel.from_config(
-                config, dtype=torch.float32, trust_remote_code=False
-            )
+            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
             return model, []
-        model, info = transformers.AutoModel.from_pretrained(
+        model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -188,30 +219,6 @@ def pool(output: Any, mask_BL: Tensor | None, pooling: str, who: str) -> Tensor:
     return POOLINGS[pooling](hidden, mask)
 
 
-@torch.no_grad()
-def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
-    """Return F by encoding one sample, which also shows that all parts fit each other.
-
-    Raises:
-        SpecError: they do not.
-
-    Example:
-        >>> measure_out_dim(encoders["cbow"](width=16).build(), "a red square", "cbow")
-        16
-    """
-    module.eval()  # batch statistics and the generator stay put
-    try:
-        features: Tensor = module(**module.preprocess([sample]))
-    except (ContrastiveError, MemoryError):
-        raise
-    except Exception as error:  # the model may be of any kind: audio, video, ...
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        msg = f"{who}: the model does not take what its preprocessing gives: {reason}"
-        raise SpecError(msg) from error
-    module.train()
-    return features.shape[-1]
-
-
 @contextmanager
 def quiet_huggingface() -> Generator[None]:
     """Silence transformers, whose report calls the other half of a dual model unexpected.
@@ -220,13 +227,17 @@ def quiet_huggingface() -> Generator[None]:
         >>> with quiet_huggingface():
         ...     pass  # a from_pretrained of transformers
     """
-    logging = require("transformers.utils.logging", extra="transformers")
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    library = require("transformers.utils.logging", extra="transformers")
+    verbosity, bar = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    sentences = logging.getLogger("sentence_transformers")
+    level = sentences.level
+    sentences.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        sentences.setLevel(level)
+        library.set_verbosity(verbosity)
         if bar:
-            logging.enable_progress_bar()
+            library.enable_progress_bar()

@@ -53,7 +53,10 @@ class ImageTransform:
         several = sample_list(samples, "image", least=1)
         images = [self.transform(open_image(sample)) for sample in several]
         if len(shapes := {tuple(image.shape) for image in images}) > 1:
-            msg = f"the processor gives images of different sizes ({shapes}); it has to crop them"
+            msg = (
+                f"the processor gives images of different sizes ({shapes}); let it resize all to "
+                "one height and width (size in preprocessor_config.json), or crop them"
+            )
             raise SpecError(msg)
         return {"image": torch.stack(images)}
 

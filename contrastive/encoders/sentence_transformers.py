@@ -1,67 +1,236 @@
-"""Text models of sentence-transformers."""
+"""Text models of sentence-transformers, by their own preprocessing, so that no step is lost.
+
+Shapes: B texts, L tokens, F features.
+"""
 
 from __future__ import annotations
 
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from contrastive.config.extras import require
-from contrastive.encoders.hf_text import check_length, positions, shorten
-from contrastive.encoders.huggingface import drop_pooler, measure_out_dim, quiet_huggingface
-from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.text import tokenizing
-from contrastive.encoders.weights import find_weights, loading_weights
-from contrastive.errors import SpecError
+from contrastive.encoders.hf_text import LONGEST, check_length, longest_taken, positions
+from contrastive.encoders.huggingface import drop_pooler, quiet_huggingface
+from contrastive.encoders.promises import measure_out_dim
+from contrastive.encoders.text import texts
+from contrastive.encoders.token_encoder import TokenEncoder
+from contrastive.encoders.weights import file_hash, find_weights, loading_weights
+from contrastive.errors import BadSample, ContrastiveError, SpecError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Generator, Sequence
 
     from contrastive.encoders import SentenceTransformers
 
+NO_LIMIT = 1_000_000  # tokens: what says more says none
+PROMPTS_OF_TASK = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""The names under which ``encode_query`` and ``encode_document`` look for a prompt."""
 
-class SentenceTransformersModule(EncoderModule):
-    """Tokens ``[B, L]`` to sentence embeddings ``[B, F]``, with gradients."""
 
-    modality = "text"
+class SentenceTransformersModule(TokenEncoder):
+    """What the model's own preprocessing gives, to sentence embeddings ``[B, F]``."""
+
     reproducible = True
 
     def __init__(self, spec: SentenceTransformers) -> None:
-        """Load the model; its tokenizer runs in our workers, so ``encode`` is not used."""
+        """Load the model; its preprocessing runs in our workers, so ``encode`` is not used."""
         super().__init__()
-        library = require("sentence_transformers", extra="sentence-transformers")
+        require("sentence_transformers", extra="sentence-transformers")  # before any download
         who = f"sentence-transformers {spec.name!r}"
         bare = "/" not in spec.name and not Path(spec.name).is_dir()
         folder = find_weights(
             who, f"sentence-transformers/{spec.name}" if bare else spec.name, spec.revision
         )
-        with quiet_huggingface(), loading_weights(who, "the model", folder):
-            self.model = library.SentenceTransformer(
-                str(folder),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={
-                    "use_safetensors": True,
-                    "dtype": torch.float32,
-                    "attn_implementation": None,  # else the folder may choose code of the Hub
-                    "use_kernels": False,
-                },
-            )
-        inner = self.model.transformers_model
-        if inner is None or not callable(self.model.tokenizer):
-            msg = f"{who}: not a transformer over tokens, which this encoder needs"
+        self.model = _load(folder, who)
+        self.options = {"task": spec.task} if spec.task else {}
+        self.truncate_dim: int | None = self.model.truncate_dim
+        length = self._limit(spec.max_length, who)
+        self.preprocess = SentencePreprocess(
+            without_weights(self.model[0]),
+            length,
+            _prompt(self.model, spec, who),
+            spec.task,
+            file_hash(folder),
+        )
+        with _told(who):
+            found = self.preprocess.all_of(["a picture"])
+        self.constants = {name: x for name, x in found.items() if not isinstance(x, Tensor)}
+        if (inner := self.model.transformers_model) is not None and length:
+            taken = longest_taken(self, length, inner.config)
+            check_length(spec.max_length, taken, who)
+            self.preprocess = self.preprocess.cut_at(taken)
+        self.out_dim = measure_out_dim(self, "a picture", who)
+
+    def _limit(self, asked: int | None, who: str) -> int | None:
+        """Return how many tokens are read, at most; None if a text is read whole."""
+        cutting = [part for part in self.model[0].modules() if _takes_length(part)]
+        if asked and not cutting:
+            msg = f"{who}: the model reads texts whole; leave max_length out"
             raise SpecError(msg)
+        for part in cutting if asked else ():
+            part.max_seq_length = asked
+            part.query_length = part.document_length = None
+            getattr(part, "processing_kwargs", {}).get("text", {}).pop("max_length", None)
+        saved = [n for part in cutting if (n := part.max_seq_length) and 0 < n < NO_LIMIT]
+        if (inner := self.model.transformers_model) is None:
+            return max(saved, default=None)
         drop_pooler(inner)
         inner.config.use_cache = False  # nothing is generated, and layers may run twice
         limit = positions(inner.config)
-        max_length = check_length(spec.max_length, limit, who) or self.model.max_seq_length or limit
-        prompt = self.model.prompts.get(self.model.default_prompt_name, "")
-        self.preprocess = tokenizing(self.model.tokenizer, max_length, prompt, who=who)
-        self.out_dim = measure_out_dim(self, "a picture", who)
-        shorten(self, inner.config, spec.max_length, who)
+        check_length(asked, limit, who)
+        return min(max(saved, default=LONGEST), limit)
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Return features ``[B, F]`` of what the tokenizer gives."""
-        return self.model(inputs)["sentence_embedding"]
+    def encode(self, **inputs: Tensor) -> Tensor:
+        """Return features ``[B, F]`` of what the preprocessing gives."""
+        features = self.model(_packed(inputs) | self.constants, **self.options)
+        return features["sentence_embedding"][:, : self.truncate_dim]
+
+
+@dataclass(frozen=True)
+class SentencePreprocess:
+    """The preprocessing of a model of sentence-transformers, with a row for each text."""
+
+    first: Any = field(repr=False)
+    """The module that does it, without weights."""
+    max_length: int | None
+    """Tokens; the rest of a text is cut off."""
+    prompt: str | None
+    """Put before each text, or into the chat template."""
+    task: str | None
+    """Of the model's route, length and template."""
+    digest: str
+    """SHA-256 of the model's files but its weights, for the ``repr``."""
+
+    def __post_init__(self) -> None:
+        """Cut and pad as asked; on the right, so that no text depends on the others' lengths."""
+        for part in self.first.modules():
+            if self.max_length and _takes_length(part):
+                part.max_seq_length = min(part.max_seq_length or self.max_length, self.max_length)
+            if hasattr(tokenizer := getattr(part, "tokenizer", None), "padding_side"):
+                tokenizer.padding_side = "right"
+
+    def cut_at(self, max_length: int) -> SentencePreprocess:
+        """Return the same for other lengths."""
+        first = copy.deepcopy(self.first)
+        return SentencePreprocess(first, max_length, self.prompt, self.task, self.digest)
+
+    def all_of(self, samples: Sequence[str]) -> dict[str, Any]:
+        """Return all that the model's preprocessing gives: tensors, and what all texts share."""
+        with quiet_huggingface():
+            return dict(self.first.preprocess(samples, prompt=self.prompt, task=self.task))
+
+    def __call__(self, samples: Sequence[str]) -> dict[str, Tensor]:
+        """Return tensors with a row for each text.
+
+        Raises:
+            BadSample: a sample is not a text, or has no tokens.
+        """
+        found = self.all_of(texts(samples))
+        inputs = _padded({name: x for name, x in found.items() if isinstance(x, Tensor)})
+        if (mask := inputs.get("attention_mask")) is not None and not mask.any(1).all():
+            msg = "a text without tokens"
+            raise BadSample(msg)
+        return inputs
+
+
+def _load(folder: Path, who: str) -> Any:
+    library = require("sentence_transformers", extra="sentence-transformers")
+    with quiet_huggingface(), loading_weights(who, "the model", folder):
+        return library.SentenceTransformer(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={
+                "use_safetensors": True,
+                "dtype": torch.float32,
+                "attn_implementation": None,  # else the folder may choose code of the Hub
+                "use_kernels": False,
+            },
+        )
+
+
+def _prompt(model: Any, spec: SentenceTransformers, who: str) -> str | None:
+    """Return the prompt that is asked for, else the model's own.
+
+    Raises:
+        SpecError: the model has none of that name.
+    """
+    known: dict[str, str] = model.prompts
+    if spec.prompt is not None:
+        return spec.prompt
+    if spec.prompt_name is not None and spec.prompt_name not in known:
+        names = ", ".join(known) or "none"
+        msg = f"{who}: the model has no prompt {spec.prompt_name!r}; it has: {names}"
+        raise SpecError(msg)
+    of_task = [name for name in PROMPTS_OF_TASK.get(spec.task or "", ()) if name in known]
+    name = spec.prompt_name or next(iter(of_task), model.default_prompt_name)
+    return known.get(name)
+
+
+@contextmanager
+def _told(who: str) -> Generator[None]:
+    """Within a block, tell in one line what a model says of texts that it does not take."""
+    try:
+        yield
+    except (ContrastiveError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        hint = "; set task to query or document" if "route" in reason else ""
+        msg = f"{who}: the model does not take a text: {reason}{hint}"
+        raise SpecError(msg) from error
+
+
+def without_weights(module: nn.Module) -> nn.Module:
+    """Return a copy of a module that only preprocesses: small enough to be sent to workers."""
+    spare: dict[int, Any] = {}
+    for part in module.modules():
+        if hasattr(part, "get_input_embeddings") and part is not module:  # a model of transformers
+            spare[id(part)] = nn.Identity()
+            spare[id(part)].config = part.config  # pyright: ignore[reportAttributeAccessIssue]
+    for tensor in (*module.parameters(), *module.buffers()):
+        empty = tensor.detach().to("meta")
+        spare[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+        )
+    return copy.deepcopy(module, spare)
+
+
+def _takes_length(module: nn.Module) -> bool:
+    """Whether a module cuts texts at a length that can be set."""
+    told = getattr(type(module), "max_seq_length", None)
+    if isinstance(told, property):
+        is_leaf = not hasattr(module, "sub_modules")
+        return is_leaf and told.fset is not None and getattr(module, "tokenizer", None) is not None
+    return hasattr(module, "max_seq_length")
+
+
+def _padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give each text a row of tokens, of which a static embedding makes one long row."""
+    if "offsets" not in inputs:
+        return inputs
+    ids, offsets_B = inputs["input_ids"], inputs["offsets"]
+    rows = list(ids.tensor_split(offsets_B[1:]))
+    mask = [torch.ones_like(row) for row in rows]
+    pad = nn.utils.rnn.pad_sequence
+    return {
+        "packed_ids": pad(rows, batch_first=True),
+        "attention_mask": pad(mask, batch_first=True),
+    }
+
+
+def _packed(inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Undo ``_padded``."""
+    if "packed_ids" not in inputs:
+        return dict(inputs)
+    mask_BL = inputs["attention_mask"].bool()
+    ends_B = mask_BL.sum(1).cumsum(0)
+    offsets_B = torch.cat([ends_B.new_zeros(1), ends_B[:-1]])
+    return {"input_ids": inputs["packed_ids"][mask_BL], "offsets": offsets_B}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.encoders import Timm
+
+
+OTHERWISE = "set weights to its safetensors file, or name to local-dir:FOLDER"
 
 
 class TimmModule(ImageModule):
@@ -79,16 +83,19 @@ def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
         hub_id = _known(name, who, published=published)
         if hub_id is None:
             return name, None
-        file = find_weights(who, hub_id, files=[WEIGHTS]) / WEIGHTS
+        file = find_weights(who, hub_id, files=[WEIGHTS], otherwise=OTHERWISE) / WEIGHTS
         return name, {"file": str(file), "custom_load": False}
     if source not in ("hf-hub", "local-dir"):
         msg = f"{who}: {source!r} is no source of models; there are hf-hub: and local-dir:"
         raise SpecError(msg)
     repository, _, revision = place.partition("@") if source == "hf-hub" else (place, "", "")
-    folder = find_weights(who, repository, revision or None, ["config.json", WEIGHTS])
+    folder = find_weights(
+        who, repository, revision or None, ["config.json", WEIGHTS], otherwise=OTHERWISE
+    )
     if published and not (folder / WEIGHTS).is_file():
         msg = f"{who}: {folder} has no {WEIGHTS}; give a safetensors file as weights"
         raise WeightsError(msg)
+    _check_config(folder, who)
     if not published:
         return f"local-dir:{folder}", None
     # source: or timm would choose among the folder's files, pickles too
@@ -96,11 +103,29 @@ def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
     return f"local-dir:{folder}", overlay
 
 
+def _check_config(folder: Path, who: str) -> None:
+    """Insist on a folder of timm, whose config names an architecture.
+
+    Raises:
+        WeightsError: it is none; a model of transformers has another type here.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # which timm tells
+        return
+    if isinstance(config, dict) and "model_type" in config and "architecture" not in config:
+        msg = f"{who}: {folder} is of transformers, not of timm; set type to hf-image, name to it"
+        raise WeightsError(msg)
+
+
 def _known(name: str, who: str, *, published: bool) -> str | None:
     """Insist on a name that timm knows; return the repository of its weights if they are wanted."""
     timm = require("timm", extra="timm")
     names: list[str] = [*timm.list_models(), *timm.list_pretrained()]
     if name not in names:
+        if Path(name).expanduser().is_dir():
+            msg = f"{who}: is a folder; set name to local-dir:{name}"
+            raise SpecError(msg)
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         msg = f"{who}: timm has no model of that name; {hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,17 @@ FILES = (
 MAX_BYTES = 1 << 40  # of a file of weights
 COUNTER = "num_batches_tracked"  # of a BatchNorm, which it seldom reads
 SHOWN = 3  # names in a message
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning
 
 
 def find_weights(
-    who: str, name: str, revision: str | None = None, files: Sequence[str] = FILES
+    who: str,
+    name: str,
+    revision: str | None = None,
+    files: Sequence[str] = FILES,
+    *,
+    otherwise: str = "give a local folder as name",
 ) -> Path:
     """Return the local folder of a model, downloading it if need be.
 
@@ -54,6 +62,7 @@ def find_weights(
         name: a local folder, or a repository on the Hub.
         revision: branch, tag or commit on the Hub.
         files: patterns of what to download.
+        otherwise: for messages, what to do instead of a download.
 
     Raises:
         WeightsError: it is neither on disk nor on the Hub; says how to supply it.
@@ -77,9 +86,19 @@ def find_weights(
         msg = (
             f"{who}: {name} ({named}) is neither in the Hugging Face cache nor on the "
             f"Hub ({_reason(error)}); run `hf download {name}{at}` on a connected machine and set "
-            "HF_HOME to its cache, or give a local folder as name"
+            f"HF_HOME to its cache, or {otherwise}"
         )
         raise WeightsError(msg) from error
+
+
+def file_hash(folder: Path) -> str:
+    """Return the SHA-256 of all files of a model but its weights: what its preprocessing reads."""
+    found = hashlib.sha256()
+    patterns = [pattern for pattern in FILES if not pattern.endswith("safetensors")]
+    for file in sorted({file for pattern in patterns for file in folder.rglob(pattern)}):
+        content = read_bounded(file, MAX_BYTES)
+        found.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
+    return found.hexdigest()
 
 
 @contextmanager
@@ -128,9 +147,23 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[
         msg = f"{who}: weights: {path}: no such file"
         raise WeightsError(msg) from error
     except (OSError, SafetensorError) as error:
-        msg = f"{who}: weights: {path}: not a readable safetensors file: {_reason(error)}"
+        problem = f"not a readable safetensors file: {_reason(error)}"
+        if path.suffix in PICKLES:
+            problem = (
+                "a pickle, which is never loaded; convert one that you trust: safetensors.torch."
+                f"save_file(torch.load({path.name!r}, weights_only=True), "
+                f"{path.with_suffix('.safetensors').name!r})"
+            )
+        msg = f"{who}: weights: {path}: {problem}"
         raise WeightsError(msg) from error
     wanted = model.state_dict()
+    for prefix in WRAPPERS:
+        if all(k.startswith(prefix) and k.removeprefix(prefix) in wanted for k in found) and found:
+            msg = (
+                f"{who}: weights: {path}: all names begin with {prefix!r}, of what it was in; "
+                f"save it without: {{k.removeprefix({prefix!r}): v for k, v in tensors.items()}}"
+            )
+            raise WeightsError(msg)
     found = {k: v for k, v in found.items() if k in wanted or k not in leave_out}
     filled = {wanted[k].data_ptr() for k in wanted.keys() & found.keys()}
     problems = {

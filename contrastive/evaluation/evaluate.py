@@ -9,6 +9,7 @@ Shapes: Q queries, T targets, D the shared width, K the values of k.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,18 @@ class EvaluationReport(Tabular):
 
     split: str
     retrieval: dict[str, Direction]
-    """By ``query_to_target``: ``text_to_image`` is CLIP_benchmark's image_retrieval_recall."""
+    """By ``query_to_target``: ``text_to_image`` is CLIP_benchmark's image_retrieval_recall. Nothing
+    if the data have no captions."""
     classification: Classification | None = None
     faults: list[str] = field(default_factory=list[str])
     geometry: dict[str, Geometry] = field(default_factory=dict[str, Geometry])
     """Geometry of the embeddings of each modality."""
+    captions: int = 0
+    """Captions, each counted once for a group."""
+    equal_captions: int = 0
+    """Those of them that stand at another group, word for word: they tie."""
+    notes: list[str] = field(default_factory=list[str])
+    """What to know about the numbers, such as what was not measured."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -111,6 +119,8 @@ def evaluate(
 ) -> EvaluationReport:
     """Measure retrieval both ways, and zero-shot classification if the samples have labels.
 
+    Samples with labels and without captions are classified alone.
+
     Args:
         model: the model.
         samples: a built dataset; rows with equal ids belong together.
@@ -131,34 +141,65 @@ def evaluate(
     check_model(model)
     workers, templates = count("workers", workers, least=0), text_list(templates, "template")
     rows = rows_of(samples)
-    check_modalities(rows, model.towers)
+    classes: Sequence[str] = getattr(samples, "classes", ())
+    index_of = class_indices(classes)
+    named = named_modality(model)
+    labelled = bool(classes and named) and all(row.get("label") in index_of for row in rows)
+    notes: list[str] = []
+    modalities = list(model.towers)
+    if labelled and not any("text" in row for row in rows):
+        modalities.remove("text")
+        notes.append("there are no captions, so that retrieval of them is not measured")
+    check_modalities(rows, modalities)
     check_held_out(model, rows, split)
     known = bad_rows_of(samples)
     bad_rows = known.copy()  # the dataset may be measured again
     embedded = {
         modality: embed_modality(model, rows, modality, bad_rows, cache=cache, workers=workers)
-        for modality in model.towers
+        for modality in modalities
     }
     bad_rows.check(len(rows) + known.bad)
     retrieval = {
         f"{query}_to_{target}": recall(a.embeddings_QD, b.embeddings_QD, a.ids_Q, b.ids_Q)
         for query, a in embedded.items()
         for target, b in embedded.items()
-        if query != target or (len(embedded) == 1 and has_companions(a.ids_Q))
+        if query != target or (len(model.towers) == 1 and has_companions(a.ids_Q))
     }
-    classes: Sequence[str] = getattr(samples, "classes", ())
-    index_of = class_indices(classes)
-    labelled = bool(classes) and all(row.get("label") in index_of for row in rows)
-    named = named_modality(model)
     classification = None
     if labelled and named:
         names = embed_classes(model, classes, templates=templates, cache=cache)
         column = embedded[named]
         truth = np.array([index_of[rows[i]["label"]] for i in column.rows])
         classification = _classification(model, column, names, truth, named)
+        if len(classes) == 1:
+            notes.append("there is one class, so that zero-shot accuracy is always 100 %")
     found = {m: geometry(column.embeddings_QD, column.ids_Q) for m, column in embedded.items()}
     geometry_by_modality = {modality: about for modality, about in found.items() if about}
-    return EvaluationReport(split, retrieval, classification, bad_rows.lines, geometry_by_modality)
+    texts = [rows[i]["text"] for i in embedded["text"].rows] if "text" in embedded else []
+    captions = Counter(text for text in texts if isinstance(text, str))
+    equal = sum(groups for groups in captions.values() if groups > 1)
+    if retrieval and equal >= 0.01 * max(1, captions.total()):
+        notes.append(_bounded_by(equal, captions.total(), classification))
+    return EvaluationReport(
+        split,
+        retrieval,
+        classification,
+        bad_rows.lines,
+        geometry_by_modality,
+        captions.total(),
+        equal,
+        notes,
+    )
+
+
+def _bounded_by(equal: int, captions: int, classification: Classification | None) -> str:
+    """Return why no model can reach 100 % in retrieval here, and what to do."""
+    or_else = ", or go by zero-shot accuracy" if classification else ""
+    return (
+        f"{equal:,} of {captions:,} captions stand at several groups, word for word: equal ones "
+        "tie, and ties count against the model, so that recall cannot reach 100 %; give rows with "
+        f"the same caption the same id (data.group_column, where there is one){or_else}"
+    )
 
 
 def named_modality(model: ContrastiveModel) -> str | None:

@@ -29,7 +29,7 @@ from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
 from contrastive.errors import BadSample, DataError
-from contrastive.features.encoder_key import encoder_key
+from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
 from contrastive.nn.embeddings import NOT_FINITE
@@ -155,6 +155,12 @@ class _Rows:
         if folder is not None:
             with self._told(folder):
                 self.store = Store(folder / "features", about)
+                if self.store.is_new and (unused := self.store.outdated(FORMAT)):
+                    place, size = self.store.folder.parent, f"{unused / 1e6:,.1f} MB"
+                    _tell_once(
+                        f"{place}: {size} of features cached by an earlier version are not used; "
+                        "to free them, delete that folder while nothing runs"
+                    )
 
     def __contains__(self, key: bytes) -> bool:
         return key in self.known or key in self.unwritten

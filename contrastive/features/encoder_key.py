@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import re
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, cast
 
+import PIL
+from torch import nn
+
+from contrastive.config.provenance import components, is_ours
+from contrastive.config.registry import path_of
+from contrastive.encoders import Encoder
 from contrastive.errors import DataError
+from contrastive.features.code_versions import code_versions
 from contrastive.nn.fingerprint import weights_fingerprint
-from contrastive.version import __version__
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterator
 
-    from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
 
-FORMAT = 2  # 1 had rows whose last bits depend on what was encoded beside them
+FORMAT = 3
+"""1 had rows whose last bits depend on what was encoded beside them; 2 knew nothing of nested
+components, of other files than the encoder's own and of what its preprocessing runs."""
 
 
 def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
@@ -35,27 +40,53 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
             f"does not say what it does ({preprocess[:80]}); set training.cache: off"
         )
         raise DataError(msg)
+    classes = {type(part) for part in components(spec)}
+    foreign = {cls for cls in classes if not is_ours(cls)}
+    offers = [cls.registry.package_of(cls) for cls in foreign]
+    packages = {offer[0] for offer in offers if offer}
+    hashes, versions = code_versions(foreign, _code_of(module), packages)
+    if module.modality == "image":
+        versions["PIL"] = PIL.__version__  # decodes and resizes
     return {
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
         "weights": weights_fingerprint(module),
         "preprocess": preprocess,
-        "package": type(spec).registry.package_of(type(spec)) or ("contrastive-kit", __version__),
-        "code": [_source(type(spec)), _source(type(module))],
-        "libraries": _libraries(module),
+        "components": {path_of(cls): _version(cls) for cls in classes},
+        "code": hashes,
+        "libraries": versions,
         "out_dim": module.out_dim,
     }
 
 
-def _source(cls: type) -> str:
-    """Return the SHA-256 of the file that a class is written in: an edited one misses."""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
-    except (OSError, TypeError):  # a notebook has no file
-        return ""
+def _version(cls: type[Any]) -> int:
+    """Return the ``FEATURES_VERSION`` of a component; other kinds than encoders have none."""
+    return cls.FEATURES_VERSION if issubclass(cls, Encoder) else 0
 
 
-def _libraries(module: torch.nn.Module) -> dict[str, str]:
-    """Return the version of each package whose code an encoder runs: torch, timm, ..."""
-    names = {type(part).__module__.partition(".")[0] for part in module.modules()}
-    return {name: getattr(sys.modules[name], "__version__", "") for name in sorted(names)}
+def _code_of(module: EncoderModule) -> Iterator[object]:
+    """Yield classes and functions that run beside the components: of modules and preprocessing."""
+    yield from {type(part) for part in module.modules()}
+    waiting: list[object] = [module.preprocess]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        match one:
+            case list() | tuple():  # of transforms
+                waiting += cast("list[object]", one)
+            case partial():
+                waiting += [one.func, *one.args, *one.keywords.values()]
+            case MethodType():
+                waiting += [one.__self__, one.__func__]
+            case type() | FunctionType():
+                yield one
+            case nn.Module() | BuiltinFunctionType():
+                yield type(one)
+            case _ if callable(one):
+                yield type(one)
+                waiting += getattr(one, "__dict__", {}).values()
+            case _:
+                pass

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +34,22 @@ class Store:
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         described = self.folder / "encoder.json"
-        if not described.exists():
+        self.is_new = not described.exists()
+        if self.is_new:
             with self._locked():
                 replace_file(described, json.dumps(about, indent=1).encode())
+
+    def outdated(self, before: int) -> int:
+        """Return how many bytes beside this one have a format ``before`` that: no one reads them.
+
+        An encoder's description that cannot be read counts for nothing.
+        """
+        total = 0
+        for described in self.folder.parent.glob("*/encoder.json"):
+            with suppress(OSError, ValueError, AttributeError, TypeError):
+                if int(json.loads(described.read_bytes()).get("format", 0)) < before:
+                    total += sum(path.stat().st_size for path in described.parent.iterdir())
+        return total
 
     def features(self) -> np.ndarray:
         """Return every row, memory-mapped."""

@@ -1,7 +1,8 @@
-"""Captions by retrieval: the sentences of a corpus that go with an image, without near duplicates.
+"""Captions by retrieval: the sentences of a corpus that go with an image.
 
-The nearest sentences of a large corpus are often one sentence in several wordings. Maximal marginal
-relevance (Carbonell and Goldstein, SIGIR 1998) takes them one by one, each for what it adds.
+The nearest sentences of a large corpus are often one sentence in several wordings. On request,
+maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) takes them one by one, each for
+what it adds. That is paid with right captions, so the default is the nearest.
 
 Shapes: N images, P sentences of a pool, D the shared width.
 """
@@ -44,7 +45,7 @@ def caption(
     corpus: Iterable[str],
     *,
     top: int = 3,
-    diversity: float = 0.5,
+    diversity: float = 0.0,
     cache: FeatureCache | None = None,
 ) -> list[list[Caption]]:
     """Return the sentences of a corpus that describe each image, at most ``top`` for each.
@@ -108,9 +109,7 @@ def scaled(cosines_P: Tensor, alike_PP: Tensor) -> tuple[Tensor, Tensor]:
     return relevance, (alike_PP - unlike) / (1 - unlike).clamp_min(1e-6)
 
 
-def mmr(
-    relevance_P: Tensor, redundancy_PP: Tensor, top: int, *, diversity: float = 0.5
-) -> list[int]:
+def mmr(relevance_P: Tensor, redundancy_PP: Tensor, top: int, *, diversity: float) -> list[int]:
     """Choose up to ``top`` indices by maximal marginal relevance, in the order of the choice.
 
     The next is the one with the greatest

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from contrastive.console import say
 from contrastive.data.raw_samples import one_text, text_list
 from contrastive.errors import SpecError
+from contrastive.inference.question_forms import ENGLISH, LANGUAGES
 from contrastive.inference.zero_shot import classify
 
 if TYPE_CHECKING:
@@ -19,24 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.features.cache import FeatureCache
+    from contrastive.inference.question_forms import Language
     from contrastive.model.model import ContrastiveModel
-
-QUESTION_TEMPLATES = ("{statement}", "a photo where {statement}", "Q: {question} A: {}")
-"""Sentences for an answer, whose embeddings are averaged."""
-
-PLACES = r"(?:in|on|at|under|over|above|below|behind|beside|near|inside|next to|in front of)"
-ACTS = r"(?:holding|wearing|eating|drinking|riding|carrying|playing|reading|using|watching)"
-WHAT = r"(?:what|which|who)(?: (?:(?:kind|type|sort|breed|color|colour) of )?[\w-]+)??"
-REWRITES = (
-    (r"how many (.+?) (are|is) there(.*)", r"there \2 {} \1\3"),
-    (rf"how many (.+?) (are|is) ({PLACES} .+)", r"there \2 {} \1 \3"),
-    (r"(?:what|which) (?:is|are) there (.+)", r"there is {} \1"),
-    (r"what (is|are) (.+) doing", r"\2 \1 {}"),
-    (rf"{WHAT} (is|are) (.+) ({ACTS})", r"\2 \1 \3 {}"),
-    (rf"{WHAT} (is|are) ({PLACES} .+|\w+ing\b.*)", r"{} \1 \2"),
-    (rf"(?:where|how|{WHAT}) (is|are) (.+)", r"\2 \1 {}"),
-)
-"""Forms of questions and what a caption would say; the first that fits is taken."""
 
 
 def answer(
@@ -45,7 +31,7 @@ def answer(
     question: str,
     answers: Iterable[str],
     *,
-    templates: Sequence[str] = QUESTION_TEMPLATES,
+    templates: Sequence[str] | None = None,
     cache: FeatureCache | None = None,
 ) -> Tensor:
     """Return the probability ``[N, A]`` of each of A answers for each image; rows sum to 1.
@@ -55,10 +41,12 @@ def answer(
     Args:
         model: a model with an image and a text tower.
         images: one image or several, in any form that ``ContrastiveModel.embed`` takes.
-        question: such as ``what color is the car?``, or a statement with ``{}`` for the answer.
+        question: such as ``what color is the car?`` (in English, Spanish, German, French,
+            Portuguese, Chinese or Japanese), or a statement with ``{}`` for the answer.
         answers: what is ranked.
         templates: sentences in which ``{statement}`` stands for the question as a statement with
-            a gap, ``{question}`` for its own words and ``{}`` for the answer.
+            a gap, ``{question}`` for its own words and ``{}`` for the answer; those of the
+            question's language if None.
         cache: keeps the features of frozen encoders.
 
     Raises:
@@ -71,14 +59,20 @@ def answer(
         torch.Size([2, 3])
     """
     sentences = sentences_of(question, templates)
+    if "{}" not in question and form_of(question) is None:
+        say(
+            f"no form fits the question {question!r}, which is quoted as it is; give a statement "
+            "with {} for the answer instead, such as: 'the car is {}'"
+        )
     names = text_list(answers, "answer")
     return classify(model, images, names, templates=sentences, cache=cache)
 
 
-def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -> list[str]:
+def sentences_of(question: str, templates: Sequence[str] | None = None) -> list[str]:
     """Return the templates for a question, each with ``{}`` for the answer.
 
-    A question with a gap is itself a statement, and templates that quote the question are left out.
+    Without templates, they are those of its language. A question with a gap is itself a statement,
+    and templates that quote the question are left out.
 
     Raises:
         SpecError: the question is empty, or a template has no {} for the answer.
@@ -86,6 +80,8 @@ def sentences_of(question: str, templates: Sequence[str] = QUESTION_TEMPLATES) -
     if not one_text(question, "question").strip():
         msg = "the question is empty; ask something, such as: what color is the car?"
         raise SpecError(msg)
+    if templates is None:
+        templates = (form_of(question) or (ENGLISH, ""))[0].templates
     templates = text_list(templates, "template")
     for template in templates:
         if "{}" not in template and "{statement}" not in template:
@@ -107,10 +103,18 @@ def statement_of(question: str) -> str:
     ``what color is the car?`` becomes ``the car is {}``, ``how many dogs are there?`` becomes
     ``there are {} dogs``. A question of no known form becomes ``the answer to '...' is {}``.
     """
-    asked = " ".join(question.split()).rstrip(" ?")
+    asked = " ".join(question.split())
     if "{}" in asked:
         return asked
-    for form, statement in REWRITES:
-        if found := re.fullmatch(form, asked, re.IGNORECASE):
-            return found.expand(statement)
-    return f"the answer to '{asked}?' is {{}}"
+    found = form_of(asked)
+    return found[1] if found else f"the answer to '{asked.rstrip(' ?')}?' is {{}}"
+
+
+def form_of(question: str) -> tuple[Language, str] | None:
+    """Return the language of a question and its statement, if a form fits it."""
+    asked = " ".join(question.split()).strip(" ?\uff1f¿\u3002.").replace("\u2019", "'")
+    for language in LANGUAGES:
+        for form, statement in language.rewrites:
+            if found := re.fullmatch(form, asked, re.IGNORECASE):
+                return language, found.expand(statement)
+    return None

@@ -15,6 +15,7 @@ from pydantic import (
 
 from contrastive.config.base import Config
 from contrastive.config.bounds import Entries, Factor, Probability, Rate, Weight, Width
+from contrastive.config.other_names import LOSSES
 from contrastive.config.registry import Registry
 from contrastive.config.renamed import NewName, RenamedFields
 
@@ -81,7 +82,7 @@ class Loss(Config):
             within.check(embed_dim=embed_dim, pairs=pairs)
 
 
-losses = Registry(Loss, group="contrastive.losses")
+losses = Registry(Loss, group="contrastive.losses", other_names=LOSSES)
 """Losses by the name that a spec gives as ``type``.
 
 Example:

@@ -66,10 +66,13 @@ def targets(encoder: nn.Module, spec: LoRA) -> list[str]:
         return matching(spec.targets, linear, who="lora.targets", what="linear layer")
     chosen = [name for name in linear if ATTENTION.search(name)]
     if not chosen:
-        msg = (
-            "lora: the encoder has no linear layers in attention that can have matrices; name some "
-            f"of its {len(linear)} other linear layers as lora.targets"
+        others = (
+            f"name some of its {len(linear)} other linear layers as lora.targets, such as "
+            f"{linear[-1]}"
+            if linear
+            else "it has no others; use unfrozen, or frozen: none"
         )
+        msg = f"lora: the encoder has no linear layers in attention that can be adapted; {others}"
         raise SpecError(msg)
     return chosen
 

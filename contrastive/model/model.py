@@ -17,10 +17,11 @@ from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.encoders.given_module import Given, GivenModule, check_given
-from contrastive.errors import SpecError, TrainingError, WeightsError, a_type
+from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
+from contrastive.model.contracts import check_views_differ, loss_and_metrics
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
@@ -325,8 +326,8 @@ class ContrastiveModel(nn.Module):
         for a, b in self.spec.modality_pairs:
             first, second = views[a][0], views[b][-1]
             if a == b:
-                _check_views_differ(a, first, second)
-            loss, about = self.loss(first, second, ids, ids)
+                check_views_differ(a, first, second)
+            loss, about = loss_and_metrics(self.loss, self.spec, first, second, ids)
             losses[f"loss_{a}_{b}"] = loss
             metrics = metrics or about
         if len(losses) > 1:
@@ -388,13 +389,3 @@ class ContrastiveModel(nn.Module):
 
     def _towers(self) -> list[tuple[str, TowerModule]]:
         return cast("list[tuple[str, TowerModule]]", list(self.towers.items()))
-
-
-def _check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:
-    """Refuse identical views: each row would match itself, and nothing would be learned."""
-    if torch.equal(first.detach(), second.detach()):
-        msg = (
-            f"the two views of each {modality} are the same; give towers.{modality} an augment "
-            "or dropout, in a part that trains"
-        )
-        raise TrainingError(msg)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from contrastive.model.contracts import checked_rows
 from contrastive.model.freezing import freeze_, set_modes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class TowerModule(nn.Module):
         super().__init__()
         self.spec = spec
         self.encoder = encoder
+        self.embed_dim = embed_dim
         self.head = spec.head.build(self.encoder.out_dim, embed_dim)
         freeze_(self.encoder, self.head, spec)
         self.train()
@@ -36,13 +38,23 @@ class TowerModule(nn.Module):
         return self
 
     def encode(self, **inputs: Tensor) -> Tensor:
-        """Return features ``[B, F]``, without gradients if the encoder is frozen."""
+        """Return features ``[B, F]``, without gradients if the encoder is frozen.
+
+        Raises:
+            SpecError: the encoder gave something else.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            return self.encoder(**inputs)
+            features = self.encoder(**inputs)
+        return checked_rows(features, self.encoder.out_dim, self.spec.encoder, "features")
 
     def project(self, features_BF: Tensor) -> Tensor:
-        """Return embeddings ``[B, D]``, L2-normalised in fp32."""
+        """Return embeddings ``[B, D]``, L2-normalised in fp32.
+
+        Raises:
+            SpecError: the head gave something else.
+        """
         projected = self.head(features_BF)
+        projected = checked_rows(projected, self.embed_dim, self.spec.head, "embeddings")
         with torch.autocast(projected.device.type, enabled=False):
             return normalize(projected.float(), dim=-1)
 

@@ -33,7 +33,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except Exception as error:  # each backend that is not there has an error of its own
-        msg = f"device {name!r} is not available: {(str(error).splitlines() or [''])[0]}"
+        why = (str(error).splitlines() or [""])[0]
+        msg = f"device {name!r} is not available; choose auto: a GPU if there is one ({why})"
         raise SpecError(msg) from None
     if device.type == "meta":
         msg = "device 'meta' holds no numbers; choose cpu, cuda, ... or auto"

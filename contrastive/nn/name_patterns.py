@@ -38,15 +38,20 @@ def matching(patterns: Iterable[str], names: Sequence[str], *, who: str, what: s
 
 def _hint(pattern: str, names: Sequence[str]) -> str:
     """Say what might have been meant: the pattern further in, close names, or all first parts."""
-    if any(fnmatchcase(name, f"*.{pattern}") for name in names):
-        return f"did you mean '*.{pattern}'?"
+    for meant in (f"*.{pattern}", f"{pattern}.*", f"*.{pattern}.*"):
+        if any(fnmatchcase(name, meant) for name in names):
+            return f"did you mean {meant!r}?"
     close = difflib.get_close_matches(
         pattern.rstrip("*."), _beginnings(names), n=SHOWN, cutoff=0.75
     )
     if close:
-        return f"close ones begin with: {', '.join(close)}"
+        return f"close: {_patterns(close, names)}"
     tops = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
-    return f"names begin with: {', '.join(tops)}" if tops else "there is none"
+    return f"give some of: {_patterns(tops, names)}" if tops else "there is none"
+
+
+def _patterns(beginnings: Iterable[str], names: Sequence[str]) -> str:
+    return ", ".join(one if one in names else f"{one}.*" for one in beginnings)
 
 
 def _beginnings(names: Iterable[str]) -> list[str]:

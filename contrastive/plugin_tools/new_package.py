@@ -30,14 +30,14 @@ MODULES = {
 
 
 def new_package(
-    name: str, registry: Registry[Any], *, modality: str = "image", folder: Path | None = None
+    name: str, registry: Registry[Any], *, modality: str | None = None, folder: Path | None = None
 ) -> list[Path]:
     """Write a package that offers one component, and return its files.
 
     Args:
         name: what a spec calls the component; the package is ``contrastive-NAME``.
         registry: of its kind.
-        modality: what an encoder encodes.
+        modality: what an encoder encodes; an image if not given. Other kinds have none.
         folder: where; ``contrastive-NAME`` here if not given.
 
     Raises:
@@ -49,6 +49,10 @@ def new_package(
     if kind not in MODULES:
         msg = f"there is no template for the kind {kind!r}; there are: {', '.join(MODULES)}"
         raise SpecError(msg)
+    if modality and kind != "encoder":
+        msg = f"--modality {modality}: only an encoder has one; leave it out"
+        raise SpecError(msg)
+    modality = modality or "image"
     if not NAME.fullmatch(modality):
         msg = f"modality {modality!r}: write it in lower case, such as image, text or audio"
         raise SpecError(msg)

@@ -10,7 +10,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from contrastive.errors import SpecError
 
@@ -56,9 +56,18 @@ def _spelled_out(value: Any) -> Any:
     return templates(value) if isinstance(value, str) else value
 
 
+def _with_gaps(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    for sentence in sentences:
+        if "{}" not in sentence:
+            msg = f"template {sentence!r} has no {{}} for the class"
+            raise ValueError(msg)
+    return sentences
+
+
 Templates = Annotated[
     tuple[str, ...],
     BeforeValidator(_spelled_out),
+    AfterValidator(_with_gaps),
     WithJsonSchema(
         {"anyOf": [{"enum": list(SETS)}, {"type": "array", "items": {"type": "string"}}]}
     ),

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Required, Self
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Required, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
@@ -46,6 +46,8 @@ class SharedFacts(TypedDict):
     groups: int
     known: int
     """Groups that training has too."""
+    by_sample: NotRequired[int]
+    """Those of them that share a sample; the others share captions."""
     first: str
     """Where the first of them is."""
 
@@ -65,6 +67,12 @@ class RunFacts(TypedDict, total=False):
     captions: CaptionFacts
     held_out: dict[str, SharedFacts]
     """By split."""
+    data_fields: list[str]
+    """Fields of the spec's data."""
+    frozen: dict[str, str]
+    """What of each tower is frozen: none, encoder or all."""
+    batch_norm: dict[str, float]
+    """The least momentum of the BatchNorm that trains, of each tower that has some."""
 
 
 class Interval(TypedDict):
@@ -100,6 +108,12 @@ class EvaluationShape(TypedDict, total=False):
     geometry: dict[str, GeometryShape]
 
 
+class GeometryAtStart(TypedDict):
+    """The geometry of the embeddings before the first step."""
+
+    geometry: dict[str, GeometryShape]
+
+
 class FindingShape(TypedDict, total=False):
     """What the doctor found, as plain data."""
 
@@ -122,6 +136,7 @@ class LogLine(TypedDict, total=False):
     not_measured: str
     """Why there is none."""
     run: RunFacts
+    start: GeometryAtStart
     gradients: dict[str, float]
     """Norm of the gradient of each part that trains."""
     finding: FindingShape
@@ -274,7 +289,8 @@ def _keep(path: Path, until: int, *, measured: bool, expected: int | None) -> in
     kept = [
         raw
         for raw, line in lines
-        if line["step"] < until or (line["step"] == until and (measured or "loss" in line))
+        if line["step"] < until
+        or (until and line["step"] == until and (measured or "loss" in line))
     ]
     with _cannot_be_written(path):
         if bad or (lines and not until):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
 
-def report_tables(report: EvaluationReport) -> list[Table]:
-    """Return retrieval, and zero-shot classification if it was measured."""
+def report_tables(report: EvaluationReport) -> list[Table | Text]:
+    """Return retrieval and zero-shot classification, as far as measured, and notes on them."""
     retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval)"))
     for name in ("query -> target", "R@1", "R@5", "R@10", "median\nrank", "queries x\ntargets"):
         retrieval.add_column(name, min_width=11 if name.startswith("R@") else None)
@@ -38,11 +38,14 @@ def report_tables(report: EvaluationReport) -> list[Table]:
         )
         by_chance = (f"{100 * estimate.chance:.1f}" for estimate in direction.recall.values())
         retrieval.add_row("by chance", *by_chance, style="dim", end_section=True)
-    measured = [retrieval] if report.retrieval else []
+    measured: list[Table | Text] = [retrieval] if report.retrieval else []
+    notes = [_plain(note) for note in report.notes]
     if not (zero_shot := report.classification):
-        return measured
+        return [*measured, *notes]
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))
-    for name in (*ACCURACIES, f"{zero_shot.modality}s", "classes"):
+    of_one = zero_shot.modality
+    counted = f"{of_one}s" if of_one in ("image", "text") else f"{of_one}\nsamples"
+    for name in (*ACCURACIES, counted, "classes"):
         classes.add_column(name)
     classes.add_row(
         _shown(zero_shot.accuracy),
@@ -52,7 +55,7 @@ def report_tables(report: EvaluationReport) -> list[Table]:
         str(zero_shot.images),
         str(zero_shot.classes),
     )
-    return [*measured, classes]
+    return [*measured, classes, *notes]
 
 
 def memory_table(parts: Sequence[tuple[str, str, str]]) -> Table:
@@ -170,7 +173,8 @@ def _retrievals_table(measured: Mapping[str, Measured], split: str) -> Table:
             estimates = (_shown(estimate) for estimate in direction.recall.values())
             table.add_row(_plain(model), name.replace("_to_", " -> "), *estimates, found.held_out)
         if not ways:
-            table.add_row(_plain(model), *("-" * 4), "no: trained on it")
+            held_out = found.held_out if found.report else "no: trained on it"
+            table.add_row(_plain(model), *("-" * 4), held_out)
         table.add_section()
     return table
 

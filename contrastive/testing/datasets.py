@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from PIL import Image
 
+from contrastive.data.content_hash import sample_key
 from contrastive.data.images import open_image
 from contrastive.data.samples import NOT_MODALITIES, Sample, Samples, rows_of
 from contrastive.datasets import Dataset, Purpose
@@ -96,7 +97,7 @@ def has_rows(subject: DatasetSubject) -> None:
 
 
 def has_samples(subject: DatasetSubject) -> None:
-    """Images and texts are what encoders take: images that open, texts that are not empty."""
+    """Samples have a form of docs/data.md; images open, and texts are not empty."""
     for row in subject.rows[:: -(-len(subject.rows) // DECODED)]:
         try:
             if (image := row.get("image")) is not None:
@@ -105,9 +106,20 @@ def has_samples(subject: DatasetSubject) -> None:
             problem = f"the image of {row['source']} cannot be opened ({error})"
             raise Fault(problem, "give a path, the bytes of a file, or a PIL image") from None
     for row in subject.rows:
+        for modality in row.keys() - {*NOT_MODALITIES, "image"}:
+            has_a_form(row[modality], modality, row["source"])
         text = row.get("text", "text")
         filled = isinstance(text, str) and text.strip()
         expect(filled, f"the text of {row['source']} is {text!r}", "leave rows without one out")
+
+
+def has_a_form(sample: Any, modality: str, source: str) -> None:
+    """Insist on a sample that a run can tell from others: it finds features and leaks by that."""
+    try:
+        sample_key(sample, modality)
+    except BadSample as error:
+        problem, _, remedy = str(error).partition("; ")
+        raise Fault(f"{source}: {problem}", remedy or "give what can be read") from None
 
 
 def repeats(subject: DatasetSubject) -> None:

@@ -19,10 +19,12 @@ import torch
 from PIL import Image
 
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.promises import mixing
 from contrastive.errors import BadSample, a_type
 from contrastive.heads import Linear
 from contrastive.spec import Tower
 from contrastive.testing.checks import Check, Fault, Skipped, expect, short_reason
+from contrastive.testing.datasets import has_a_form
 from contrastive.testing.modules import build_checked, expect_same
 from contrastive.testing.processes import pickled
 from contrastive.testing.rows import RowsSubject, keeps_its_weights, row_checks
@@ -70,7 +72,8 @@ def examples_of(modality: str, given: Sequence[Any] | None, folder: Path) -> Exa
             return _images(given, folder)
         case _ if given is None:
             problem = f"there are no ready samples of the modality {modality!r}"
-            raise Fault(problem, f"give {ENOUGH} or more that its preprocess takes, as samples=")
+            remedy = f"give {ENOUGH} or more that its preprocess takes, by --samples or samples="
+            raise Fault(problem, remedy)
         case _:
             return Examples(given, invalid={"None": None, "an object()": object()})
 
@@ -146,11 +149,8 @@ class EncoderSubject(RowsSubject):
 
     def mixing(self, sample: object) -> tuple[str, str]:
         """Blame padding if the sample's inputs have another shape in the batch."""
-        alone = self.module.preprocess([sample])
-        batch = self.module.preprocess(self.samples)
-        if all(alone[name].shape[1:] == x.shape[1:] for name, x in batch.items()):
-            return super().mixing(sample)
-        return "when it is padded to longer ones", "mask padding in attention and before pooling"
+        _, when, remedy = mixing(self.module, sample, self.samples)
+        return when, remedy
 
 
 def builds(subject: EncoderSubject) -> None:
@@ -166,6 +166,8 @@ def builds(subject: EncoderSubject) -> None:
 def preprocesses(subject: EncoderSubject) -> None:
     """Preprocess takes ordinary samples (or samples=) and gives CPU tensors with a row for each."""
     typical = subject.examples.typical
+    for i, sample in enumerate(typical):
+        has_a_form(sample, subject.config.modality, f"sample {i}")
     for samples in (typical, typical[:1]):
         inputs: Any = subject.module.preprocess(samples)
         expect(isinstance(inputs, dict), f"preprocess gives {a_type(inputs)}, not a dict")

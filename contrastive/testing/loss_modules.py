@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Ids = Literal["honoured", "unused"]
 WIDTHS = (32, 128, 512, 2048)  # D that are tried: a loss may need many dimensions
 FAR = 50.0  # a logarithm that no logit scale should have
+MOST = 1.5  # times, by which a mean over rows may grow where a sum doubles
 CLOSE_LOSSES = 1e-4  # of the value: sums in another order
 IN_LOGARITHMS = "compute in logarithms: logsumexp, logsigmoid, log_softmax"
 
@@ -213,6 +214,20 @@ def close(found: float, expected: float) -> bool:
     return abs(found - expected) <= CLOSE_LOSSES * max(abs(expected), 1e-2)
 
 
+def averages_rows(subject: LossSubject) -> None:
+    """It is a mean over rows: twice as many rows, each as bad, cost about the same.
+
+    Matched pairs point away from each other and all others are at right angles, so that each row
+    costs much, and more negatives add little.
+    """
+    few, many = (
+        subject.value(a, -b) for a, b in (subject.pairs(n, orthogonal=True) for n in (4, 8))
+    )
+    problem = f"of 8 rows it is {many:.4g}, of half of them, each as bad, {few:.4g}"
+    remedy = "average over rows, so that a learning rate holds for any batch_size"
+    expect(many - few <= (MOST - 1) * abs(few), problem, remedy)
+
+
 def keeps_bounds(subject: LossSubject) -> None:
     """clamp_ brings a learned log_scale back within its bounds."""
     module = subject.make(FAR)
@@ -260,6 +275,7 @@ LOSS_CHECKS: tuple[Check, ...] = (
     Check("precision", keeps_precision, needs=("inputs",)),
     Check("batch order", ignores_order, needs=("inputs",)),
     Check("ids", honours_ids, needs=("batch order",)),
+    Check("mean", averages_rows, needs=("inputs",)),
     Check("bounds", keeps_bounds, needs=("log_scale",)),
     Check("log", describes_itself, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     State = dict[str, Tensor]
 
-CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
 IN_STATE = "keep all state in parameters or buffers (register_buffer, persistent)"
 LR = 0.1  # large enough that one step changes every weight visibly
 WORDS = "a red circle", "two blue squares", "green", "one", "many small dots on white"
@@ -84,15 +83,6 @@ def expect_same(before: State, after: State, problem: str, remedy: str) -> None:
         if x is None or y is None or (x.shape, x.dtype) != (y.shape, y.dtype):
             raise Fault(f"{name} {problem}", remedy)
         expect(((x == y) | x.isnan() & y.isnan()).all(), f"{name} {problem}", remedy)
-
-
-def gap(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference relative to the largest number (or 1e-3); 0 if by rounding."""
-    if found.shape != expected.shape or not found.numel():
-        return 0.0 if found.shape == expected.shape else float("inf")
-    found, expected = found.double(), expected.double()
-    error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
-    return 0.0 if error <= CLOSE_ROWS else error
 
 
 def check_gradients(value: Tensor, inputs: Mapping[str, Tensor], remedy: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from contrastive.encoders.promises import gap
 from contrastive.errors import a_type
 from contrastive.nn.modes import eval_mode
 from contrastive.testing import modules
@@ -159,12 +160,12 @@ def evaluates(subject: RowsSubject) -> None:
     problem, remedy = "changes in a call in eval mode", "change buffers only if self.training"
     modules.expect_same(before, modules.state_of(subject.module), problem, remedy)
     same = torch.equal(second, subject.all_rows)
-    expect(same, f"two calls differ by {modules.gap(second, subject.all_rows):.2g} of the largest")
+    expect(same, f"two calls differ by {gap(second, subject.all_rows):.2g} of the largest")
 
 
 def keeps_order(subject: RowsSubject) -> None:
     """Row i belongs to sample i, in whatever order the samples come."""
-    share = modules.gap(subject.rows(subject.samples[::-1]).flip(0), subject.all_rows)
+    share = gap(subject.rows(subject.samples[::-1]).flip(0), subject.all_rows)
     problem = f"{subject.noun} differ by {share:.2g} of the largest when the batch is reversed"
     expect(not share, problem, "return row i for sample i: undo any sorting")
 
@@ -172,7 +173,7 @@ def keeps_order(subject: RowsSubject) -> None:
 def ignores_the_others(subject: RowsSubject) -> None:
     """No sample's row depends on the others of its batch, nor on how far it is padded."""
     for i, sample in enumerate(subject.samples):
-        if share := modules.gap(subject.rows([sample])[0], subject.all_rows[i]):
+        if share := gap(subject.rows([sample])[0], subject.all_rows[i]):
             when, remedy = subject.mixing(sample)
             problem = f"{subject.noun} of sample {i} change by {share:.2g} of the largest {when}"
             raise Fault(problem, remedy)
@@ -205,7 +206,7 @@ def keeps_its_weights(subject: RowsSubject) -> None:
     for how, frozen in {"trained": "none", "frozen": tower.frozen}.items():
         spec = modules.model_spec(subject.width, tower.model_copy(update={"frozen": frozen}))
         model, loaded = modules.saved_and_loaded(spec, samples)
-        share = modules.gap(loaded.embed(modality, samples), model.embed(modality, samples))
+        share = gap(loaded.embed(modality, samples), model.embed(modality, samples))
         problem = f"a {how} model that is saved and loaded embeds differently, by {share:.2g}"
         expect(not share, problem, modules.IN_STATE)
 

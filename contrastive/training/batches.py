@@ -18,6 +18,7 @@ from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import DataError
+from contrastive.training.encoder_checks import check_encoders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,6 +67,7 @@ class TrainingBatches:
         """Read the rows, and encode what is frozen if there is a cache.
 
         Raises:
+            SpecError: an encoder does not keep its promises.
             DataError: there are fewer than two rows, or fewer in a batch than ranks, or too
                 many are bad.
         """
@@ -77,6 +79,7 @@ class TrainingBatches:
         self.bad_rows.on_report = say
         self.rows: list[Sample] = rows_of(samples)
         check_modalities(self.rows, model.towers)
+        check_encoders(model, self.rows, workers=settings.workers)
         self.total_rows = len(self.rows) + self.bad_rows.bad
         self.bad: set[int] = set()
         self.tables: dict[str, FeatureTable] = {}

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec, TrainingSpec
 
 
-def built_for_training(spec: RunSpec, device: torch.device) -> ContrastiveModel:
-    """Build the model of a run."""
+def built_for_training(spec: RunSpec, device: torch.device, *, ranks: int = 1) -> ContrastiveModel:
+    """Build the model of a run on so many ranks."""
     settings = spec.training
     model = build_model(spec.model).to(device)
     _checkpoint_activations(model, settings.checkpoint_activations)
-    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm)
+    check_towers(model, rows=settings.micro_batch, batch_norm=settings.batch_norm, ranks=ranks)
     return model
 
 

@@ -52,7 +52,15 @@ def embed(
             tower, inputs, rows=rows, batch_norm=batch_norm, device=device
         )
     features = [tower.encode(**_moved(piece, device)) for piece in _pieces(inputs, rows)]
-    return tower.project(torch.cat(features))
+    return project(tower, torch.cat(features), batch_norm=batch_norm)
+
+
+def project(
+    tower: TowerModule, features_BF: Tensor, *, batch_norm: BatchNormMode = "train"
+) -> Tensor:
+    """Return ``tower.project(features_BF)``, with BatchNorm as in ``forward_in_micro_batches``."""
+    with _running_statistics(tower) if batch_norm == "eval" else nullcontext():
+        return tower.project(features_BF)
 
 
 def forward_in_micro_batches(
@@ -115,45 +123,61 @@ def forward_in_micro_batches(
 
 
 def check_towers(
-    model: ContrastiveModel, *, rows: int | None, batch_norm: BatchNormMode = "train"
+    model: ContrastiveModel,
+    *,
+    rows: int | None,
+    batch_norm: BatchNormMode = "train",
+    ranks: int = 1,
 ) -> None:
-    """Refuse, before there is a batch, what ``embed`` would refuse.
+    """Refuse, before there is a batch, BatchNorm that would see a part of it only.
 
     Raises:
         TrainingError: a tower has BatchNorm that needs the whole batch; names it.
     """
-    for modality in model.towers if rows else ():
+    for modality in model.towers:
         tower = model.tower(modality)
-        if not tower.encoder_frozen:
+        if ranks > 1:  # each has its share of the features too
+            check_batch_norm(tower, batch_norm, name=f"towers.{modality}", share="rank")
+        elif rows and not tower.encoder_frozen:
             check_batch_norm(tower, batch_norm, name=f"towers.{modality}")
 
 
-def check_batch_norm(module: nn.Module, batch_norm: BatchNormMode, *, name: str = "") -> None:
-    """Refuse what would take the statistics of a micro-batch for those of the batch.
+def check_batch_norm(
+    module: nn.Module,
+    batch_norm: BatchNormMode,
+    *,
+    name: str = "",
+    share: Literal["micro-batch", "rank"] = "micro-batch",
+) -> None:
+    """Refuse what would take the statistics of a micro-batch or a rank for those of the batch.
 
     Args:
         module: what is to run by micro-batches.
         batch_norm: as in ``forward_in_micro_batches``.
         name: of ``module``, for the message.
+        share: what has a part of the batch.
 
     Raises:
         TrainingError: there is such BatchNorm; names the first, and what can be done.
     """
     modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules(prefix=name))
+    without = "train on one rank" if share == "rank" else "do without micro_batch"
     for path, norm in modules:
         if not isinstance(norm, _BatchNorm):
             continue
+        if share == "rank" and isinstance(norm, nn.SyncBatchNorm):
+            continue  # its statistics are those of all ranks
         who = f"{path or 'the module'}: {type(norm).__name__}"
         if norm.running_mean is None:
             msg = (
                 f"{who} keeps no running statistics, so that it always needs the whole batch; use "
-                "another norm, freeze the encoder, or do without micro_batch"
+                f"another norm, freeze it, or {without}"
             )
             raise TrainingError(msg)
         if norm.training and batch_norm == "train":
             msg = (
-                f"{who} takes the statistics of the whole batch, which a micro-batch does not "
-                "have; set batch_norm to eval, freeze the encoder, or do without micro_batch"
+                f"{who} takes the statistics of the whole batch, which a {share} does not "
+                f"have; set batch_norm to eval, freeze it, or {without}"
             )
             raise TrainingError(msg)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from contrastive.console import say
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import NOT_MODALITIES, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
+from contrastive.evaluation.geometry import geometry
+from contrastive.inference.embed_dataset import embed_modality
 from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
@@ -18,8 +24,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.data.samples import Sample, Samples
+    from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
-    from contrastive.reporting.run_log import FindingShape, Log, LogLine, RunFacts, SharedFacts
+    from contrastive.reporting.run_log import (
+        FindingShape,
+        GeometryShape,
+        Log,
+        LogLine,
+        RunFacts,
+        SharedFacts,
+    )
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
 
@@ -27,9 +41,15 @@ STEPS = 1_000
 """That are judged in full; of those before, some, so that a long run takes no more memory."""
 
 
+AT_START = 256
+"""Groups whose embeddings are measured before the first step: their mean cosine is right to two
+digits, and a large split costs no more."""
+
+
 def check_up(
     log: Log,
     spec: RunSpec,
+    model: ContrastiveModel,
     batches: TrainingBatches,
     held_out: Samples | None,
     step: int,
@@ -43,7 +63,7 @@ def check_up(
     lines = read_log(log.path, steps=STEPS)
     notes: list[LogLine] = [{"step": step, "epoch": epoch, "gradients": norms}]
     if not any("run" in line for line in lines):
-        facts = _facts(spec, batches, held_out)
+        facts = _facts(spec, model, batches, held_out)
         notes.append({"step": step, "epoch": epoch, "run": facts})
     for note in notes:
         log.note(note)
@@ -69,13 +89,44 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
     return norms
 
 
+def geometry_at_start(
+    model: ContrastiveModel, held_out: Samples, cache: FeatureCache | None
+) -> dict[str, GeometryShape]:
+    """Return how the embeddings of a few held-out groups lie, for each modality."""
+    by_group = {row["id"]: row for row in rows_of(held_out)}
+    step = math.ceil(len(by_group) / AT_START) or 1  # evenly spaced: neighbours may be of one kind
+    rows = [*by_group.values()][::step]
+    found: dict[str, GeometryShape] = {}
+    for modality in model.towers:
+        bad_rows = BadRows(budget=1)  # the evaluation tells them
+        embedded = embed_modality(model, rows, modality, bad_rows, cache=cache)
+        if about := geometry(embedded.embeddings_QD, embedded.ids_Q):
+            found[modality] = cast("GeometryShape", asdict(about))
+    return found
+
+
+def _batch_norm(model: ContrastiveModel) -> dict[str, float]:
+    """Return the least momentum of the BatchNorm that trains, for each tower that has some."""
+    found: dict[str, list[float]] = {
+        modality: [
+            1.0 if module.momentum is None else module.momentum  # None: the mean of all steps
+            for module in model.tower(modality).modules()
+            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+        ]
+        for modality in model.towers
+    }
+    return {modality: min(momenta) for modality, momenta in found.items() if momenta}
+
+
 def _compared(rows: Sequence[Sample], modalities: Iterable[str]) -> list[Sample]:
     """Return what the model sees of the rows: captions that no tower reads cannot be negatives."""
     kept = (*NOT_MODALITIES, *modalities)
     return [{name: value for name, value in row.items() if name in kept} for row in rows]
 
 
-def _facts(spec: RunSpec, batches: TrainingBatches, held_out: Samples | None) -> RunFacts:
+def _facts(
+    spec: RunSpec, model: ContrastiveModel, batches: TrainingBatches, held_out: Samples | None
+) -> RunFacts:
     """Return what holds for the whole run."""
     settings, loss = spec.training, spec.model.loss.model_dump(mode="json")
     own = len(batches.ranks.shard([0] * batches.batch_size))
@@ -93,4 +144,7 @@ def _facts(spec: RunSpec, batches: TrainingBatches, held_out: Samples | None) ->
         "loss": loss,
         "captions": caption_facts(_compared(batches.rows, spec.model.towers), batch),
         "held_out": shared,
+        "data_fields": [*type(spec.data).model_fields],
+        "frozen": {modality: tower.frozen for modality, tower in spec.model.towers.items()},
+        "batch_norm": _batch_norm(model),
     }

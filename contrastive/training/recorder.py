@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.rng import RngState
-from contrastive.training.health_check import check_up, gradients
+from contrastive.training.health_check import check_up, geometry_at_start, gradients
 from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class Recorder:
     ranks: Ranks
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
+
+    def begin(self, log: Log) -> None:
+        """Note how the embeddings lie before the first step: what a collapse is judged against."""
+        if self.ranks.is_main and self.held_out is not None:
+            try:
+                with RngState():
+                    lie = geometry_at_start(self.model, self.held_out, self.cache)
+                log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
+            except TrainingError:  # the log cannot be written
+                raise
+            except Exception as error:  # hours of training are worth more
+                _tell(error, f"the embeddings before the first step are not measured: {error}")
+        self.ranks.barrier()
 
     def after_step(self, log: Log, done: int, *, stop: bool) -> None:
         """Save if it is time, or the run stops; measure at the end of an epoch."""
@@ -104,10 +118,11 @@ class Recorder:
                 workers=self.spec.training.workers,
             )
         except Exception as error:  # hours of training are worth more
-            line = f"epoch {epoch:.0f} is not measured: {error}"
-            _tell(error, line)
+            problem = foreign_error(error) or error
+            line = f"epoch {epoch:.0f} is not measured: {problem}"
+            _tell(problem, line)
             self.unmeasured.append(line)
-            log.note({"step": step, "epoch": epoch, "not_measured": str(error)})
+            log.note({"step": step, "epoch": epoch, "not_measured": str(problem)})
             return False
         log.evaluation(step, epoch, report)
         say(f"epoch {epoch:.0f}: {report.summary()}")
@@ -116,7 +131,7 @@ class Recorder:
     def _check_up(self, log: Log, progress: Progress) -> None:
         step, norms = progress.step, progress.gradients
         try:
-            check_up(log, self.spec, self.batches, self.held_out, step, norms)
+            check_up(log, self.spec, self.model, self.batches, self.held_out, step, norms)
         except TrainingError:  # the log cannot be written any more
             raise
         except Exception as error:  # hours of training are worth more

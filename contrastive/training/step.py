@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from contrastive.training.gradient_cache import embed
+from contrastive.training.gradient_cache import embed, project
 
 if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel, EmbeddingViews
@@ -51,7 +51,8 @@ def embedded_by(
     device, tower = model.device, model.tower(modality)
     if modality in batch.features:
         features = batch.features[modality].to(device)
-        return [tower.project(features) for _ in range(model.spec.views(modality))]
+        views = range(model.spec.views(modality))
+        return [project(tower, features, batch_norm=settings.batch_norm) for _ in views]
     return [
         embed(tower, inputs, rows=rows, batch_norm=settings.batch_norm, device=device)
         for inputs in batch.inputs[modality]

@@ -21,7 +21,7 @@ from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.errors import ContrastiveError, DataError, TrainingError
 from contrastive.evaluation.leakage import check_held_out, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
@@ -35,6 +35,7 @@ from contrastive.training.built import built_for_training, uses_bf16
 from contrastive.training.finite import check_step, check_weights
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import describe, optimizer_of, set_rates
+from contrastive.training.rank_checks import check_loss_of_ranks
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
@@ -154,13 +155,15 @@ def _train(
         previous = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
-    model = built_for_training(spec, device)
+    model = built_for_training(spec, device, ranks=ranks.size)
     cache = None if settings.cache == "off" else cache or FeatureCache()
 
     optimizer = optimizer_of(model, settings)
     progress = restore_step(previous, model, optimizer) if previous else Progress()
     start = progress.step
-    ranks.broadcast_(model.parameters())  # initial weights may differ between kinds of GPU
+    # initial weights may differ between kinds of GPU
+    ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
+    check_loss_of_ranks(model, ranks)
     with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
@@ -190,6 +193,8 @@ def _train(
             ),
         ) as steps,
     ):
+        if not previous:
+            recorder.begin(log)
         recorder.take_up(log, progress)
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
             steps.begin(batch)
@@ -258,7 +263,11 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     """Return what is trained on, and what is measured after each epoch."""
     held_out = spec.evaluation.split
     samples = spec.data.build(spec.training.split, purpose="training")
-    return samples, spec.data.build(held_out) if held_out else None
+    try:
+        return samples, spec.data.build(held_out) if held_out else None
+    except DataError as error:
+        msg = f"{error}; evaluation.split is {held_out!r}, null measures nothing after an epoch"
+        raise DataError(msg) from error
 
 
 def _remember_samples(
@@ -329,6 +338,15 @@ def _log_summary(
     if start:
         say(f"resumed at step {start} of {total}")
     row = batches.example()
-    shown = {m: "<bytes>" if isinstance(row[m], bytes) else str(row[m]) for m in model.towers}
-    pair = "  |  ".join(f"{modality}: {value[:120]}" for modality, value in shown.items())
+    pair = "  |  ".join(f"{modality}: {_shown(row[modality])}" for modality in model.towers)
     say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
+
+
+def _shown(sample: Any) -> str:
+    """Return a sample for the eye; one whose repr is an address, or bytes, by its type."""
+    if isinstance(sample, str):
+        return sample[:120]
+    if isinstance(sample, bytes) or " at 0x" in (text := str(sample)):
+        size = getattr(sample, "size", None)  # of a PIL image
+        return f"<{type(sample).__name__}{f' {size[0]} x {size[1]}' if size else ''}>"
+    return text[:120]

@@ -24,10 +24,12 @@ def plain_fields(schema):
 
 
 def choices(part):
-    return {
+    names = part["properties"]["type"]["anyOf"][0]["enum"]
+    found = {
         one["if"]["properties"]["type"]["const"]: one["then"]["$ref"].rpartition("/")[2]
         for one in part["allOf"]
     }
+    return {name: found[name] for name in names}  # without those that are old
 
 
 def fields(part):

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from zipfile import ZipFile
 
 from pydantic import Field
@@ -130,8 +130,16 @@ class EmojiSamples:
         """Return the number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, index: int, /) -> Sample:
-        """Return one row; its image is an encoded WebP with transparency."""
+    @overload
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice, /) -> Sample | list[Sample]:
+        """Return one row, or a list of them; the image is an encoded WebP with transparency."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         row = self.rows[index]
         return {
             "image": _pictures(row.vendor, os.getpid()).read(f"{row.code}.webp"),

@@ -24,7 +24,7 @@ class AcmeEncoder(Encoder):
     """Pixels of the square that an image is cropped to."""
 
     def build(self) -> EncoderModule:
-        """Return an ``AcmeEncoderModule`` with random weights."""
+        """Return the module ``AcmeEncoderModule`` with random weights."""
         from contrastive_acme.network import AcmeEncoderModule
 
         return AcmeEncoderModule(self)

@@ -24,7 +24,7 @@ class AcmeEncoder(Encoder):
     """Numbers that one step of the convolution sees; shorter signals are padded by zeros."""
 
     def build(self) -> EncoderModule:
-        """Return an ``AcmeEncoderModule`` with random weights."""
+        """Return the module ``AcmeEncoderModule`` with random weights."""
         from contrastive_acme.network import AcmeEncoderModule
 
         return AcmeEncoderModule(self)

@@ -26,7 +26,7 @@ class AcmeEncoder(Encoder):
     """Characters; the rest of a text is cut off."""
 
     def build(self) -> EncoderModule:
-        """Return an ``AcmeEncoderModule`` with random weights."""
+        """Return the module ``AcmeEncoderModule`` with random weights."""
         from contrastive_acme.network import AcmeEncoderModule
 
         return AcmeEncoderModule(self)

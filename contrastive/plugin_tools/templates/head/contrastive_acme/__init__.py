@@ -19,7 +19,7 @@ class AcmeHead(Head):
     """Add a vector too."""
 
     def build(self, in_dim: int, out_dim: int) -> nn.Module:
-        """Return an ``AcmeHeadModule`` with random weights."""
+        """Return the module ``AcmeHeadModule`` with random weights."""
         from contrastive_acme.projection import AcmeHeadModule
 
         return AcmeHeadModule(in_dim, out_dim, bias=self.bias)

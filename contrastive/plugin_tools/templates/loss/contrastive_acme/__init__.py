@@ -23,7 +23,7 @@ class AcmeLoss(Scaled):
     """Subtracted from the cosine of every positive."""
 
     def build(self) -> LossModule:
-        """Return an ``AcmeLossModule``."""
+        """Return the module ``AcmeLossModule``."""
         from contrastive_acme.margin import AcmeLossModule
 
         return AcmeLossModule(self)

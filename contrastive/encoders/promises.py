@@ -1,0 +1,203 @@
+"""What the rest relies on in an encoder, tried on two samples before it is used.
+
+Features are cached whatever they were computed beside, and a run of hours rests on them; so an
+encoder that a user names is tried when it is built, and one of another package before training.
+
+Shapes: B samples, F features.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from contrastive.console import say
+from contrastive.encoders.text import Tokenize
+from contrastive.encoders.token_encoder import TokenEncoder
+from contrastive.errors import ContrastiveError, SpecError, a_type
+from contrastive.nn.device import device_of
+from contrastive.nn.modes import eval_mode
+from contrastive.nn.rng import RngState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contrastive.encoders.module import EncoderModule
+
+CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
+CLOSE_ON_GPU = 1e-2  # where convolutions round their factors to TF32
+WORDS = 100  # times six: more than the 512 tokens that are read by default
+FEW_WORDS = 5
+LARGE = 500_000_000  # parameters, of a model that takes seconds for a long text on CPUs
+SHARE = "{:.2g} of the largest"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A promise that is not kept."""
+
+    promise: Literal["rows", "finite", "repeatable", "padding", "batch"]
+    problem: str
+    remedy: str
+    """For the author of the encoder."""
+
+
+def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
+    """Return F by encoding a sample, and another one, which also shows that all parts fit.
+
+    A text model whose features change with padding is made to run texts of a length together.
+
+    Raises:
+        SpecError: they do not fit, or features depend on the batch, are random or not finite.
+
+    Example:
+        >>> measure_out_dim(encoders["cbow"](width=16).build(), "a red square", "cbow")
+        16
+    """
+    samples = [sample, *_another(module)]
+    try:
+        features, broken = _tried(module, samples)
+        if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
+            features, broken = _without_padding(module, samples, who)
+    except (ContrastiveError, MemoryError) as error:
+        if isinstance(error, SpecError) and not str(error).startswith(who):
+            msg = f"{who}: {error}"
+            raise SpecError(msg) from error
+        raise
+    except Exception as error:  # the model may be of any kind: audio, video, ...
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        msg = f"{who}: the model does not take what its preprocessing gives: {reason}"
+        raise SpecError(msg) from error
+    if broken:
+        msg = f"{who}: {broken.problem}; choose another model"
+        raise SpecError(msg)
+    if module.modality == "text" and not gap(features[0], features[1], close=1e-6):
+        msg = (
+            f"{who}: all texts have the same features; choose another pooling (mean), or a larger "
+            "max_length"
+        )
+        raise SpecError(msg)
+    return features.shape[-1]
+
+
+def _without_padding(
+    module: TokenEncoder, samples: Sequence[Any], who: str
+) -> tuple[Tensor, Broken | None]:
+    """Let a module run texts of a length together, or pad all alike if it needs more tokens."""
+    module.by_length = True
+    with suppress(Exception):  # as a model may that makes one token of four
+        features, broken = _tried(module, [*samples, "a"])
+        if not broken:
+            say(f"{who}: padding changes its features, so texts of a length are run together")
+            return features, None
+    module.by_length = False
+    if isinstance(tokenize := module.preprocess, Tokenize):
+        module.preprocess = replace(tokenize, padding="max_length")
+        say(
+            f"{who}: padding changes its features, so all texts are padded to {tokenize.max_length}"
+        )
+    return _tried(module, samples)
+
+
+def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | None:
+    """Return the first promise that a built encoder breaks for some samples, if any.
+
+    A forward pass of all, one of each alone; modes and random states stay as they are.
+    """
+    features, broken = _tried(module, samples)
+    width = features.shape[-1]
+    if not broken and width != module.out_dim:
+        problem = f"features are {width} wide, but the module says {module.out_dim}"
+        broken = Broken("rows", problem, "give, and say, one width")
+    return broken
+
+
+@torch.no_grad()
+def _tried(module: EncoderModule, samples: Sequence[Any]) -> tuple[Tensor, Broken | None]:
+    """Return the features of samples, and what is wrong with them."""
+    with eval_mode(module), RngState():
+        random_state = torch.get_rng_state()
+        together = _features(module, samples)
+        if broken := _wrong_rows(together, len(samples)):
+            return together, broken
+        for i, sample in enumerate(samples):
+            alone = _features(module, [sample])
+            if broken := _wrong_rows(alone, 1):
+                return together, broken
+            if share := _gap_on(module, alone[0], together[i]):
+                break
+        else:
+            return together, None
+        again = _gap_on(module, _features(module, [sample]), alone)
+        drew = not torch.equal(random_state, torch.get_rng_state())
+    if again or drew:
+        differ = SHARE.format(again or share)
+        problem = f"features differ between two calls in eval mode, by {differ}"
+        return together, Broken("repeatable", problem, "draw random numbers only if self.training")
+    promise, when, remedy = mixing(module, sample, samples)
+    problem = f"features of a sample change by {SHARE.format(share)} {when}"
+    return together, Broken(promise, problem, remedy)
+
+
+def mixing(
+    module: EncoderModule, sample: object, samples: Sequence[Any]
+) -> tuple[Literal["padding", "batch"], str, str]:
+    """Return what changes the features of a sample among others, when, and the remedy.
+
+    It is padding if the sample's inputs have another shape in the batch.
+    """
+    alone, batch = module.preprocess([sample]), module.preprocess(samples)
+    if all(alone[name].shape[1:] == x.shape[1:] for name, x in batch.items()):
+        remedy = "compute each row from its own sample"
+        return "batch", "with what else is in its batch", remedy
+    remedy = "mask padding in attention and before pooling"
+    return "padding", "when it is padded to longer ones", remedy
+
+
+def gap(found: Tensor, expected: Tensor, close: float = CLOSE_ROWS) -> float:
+    """Return the largest difference relative to the largest number (or 1e-3); 0 if by rounding."""
+    if found.shape != expected.shape or not found.numel():
+        return 0.0 if found.shape == expected.shape else float("inf")
+    found, expected = found.double(), expected.double()
+    error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
+    return 0.0 if error <= close else error
+
+
+def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
+    on_cpu = device_of(module).type == "cpu"
+    return gap(found, expected, CLOSE_ROWS if on_cpu else CLOSE_ON_GPU)
+
+
+def _features(module: EncoderModule, samples: Sequence[Any]) -> Any:
+    device = device_of(module)
+    return module(**{name: x.to(device) for name, x in module.preprocess(samples).items()})
+
+
+def _wrong_rows(features: Any, samples: int) -> Broken | None:
+    if not isinstance(features, Tensor):
+        return Broken("rows", f"forward gives {a_type(features)}", "return [B, out_dim]")
+    if features.ndim != 2 or len(features) != samples:
+        problem = f"features of a batch of {samples} have the shape {tuple(features.shape)}"
+        return Broken("rows", problem, "return [B, out_dim]")
+    if not features.isfinite().all():
+        return Broken("finite", "features are not finite", "divide by nothing that may be zero")
+    return None
+
+
+def _another(module: EncoderModule) -> list[Any]:
+    """Return another sample: an upright image, or a text that is cut off, by most models."""
+    match module.modality:
+        case "text":
+            large = sum(p.numel() for p in module.parameters()) > LARGE
+            return [
+                "a picture of " + "two brown dogs on wet grass " * (FEW_WORDS if large else WORDS)
+            ]
+        case "image":
+            return [Image.linear_gradient("L").resize((48, 80)).convert("RGB")]
+        case _:
+            return []

@@ -1,0 +1,224 @@
+"""Which code an encoder runs: hashes of a user's files and plugins, versions of libraries.
+
+Imports are read from the source, inside functions too, so that nothing is imported to know them
+and the answer does not depend on what a process happens to have loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import marshal
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+OURS = "contrastive"
+INSTALLED = {"site-packages", "dist-packages"}
+REQUIRED = re.compile(r"[\w.-]+")
+
+
+def code_versions(
+    components: Iterable[type], used: Iterable[type | FunctionType], packages: Iterable[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return hashes by module and versions by library of all that the encoder may run.
+
+    Our own code has no part in it: ``Encoder.FEATURES_VERSION`` says when that counts.
+
+    Args:
+        components: classes whose packages are hashed even where they are installed.
+        used: other classes and functions whose code runs, such as those of modules.
+        packages: distributions that offer the components, whose dependencies count too.
+    """
+    components = list(components)
+    found = _Code({_top(cls.__module__) for cls in components})
+    for one in (*components, *used):
+        found.add_class(one)
+    found.follow()
+    for name in packages:
+        found.add_dependencies(name)
+    return found.hashes, found.versions
+
+
+@dataclass(frozen=True)
+class _File:
+    """The source of a module."""
+
+    name: str
+    path: Path
+
+    @property
+    def package(self) -> str:
+        return self.name if self.path.stem == "__init__" else self.name.rpartition(".")[0]
+
+    @property
+    def root(self) -> Path:
+        """The folder that its top-level package or module is in."""
+        levels = self.name.count(".") + (self.path.stem == "__init__")
+        return self.path.parents[levels]
+
+
+class _Code:
+    """What was found so far."""
+
+    def __init__(self, plugins: set[str]) -> None:
+        self.plugins = plugins
+        self.hashes: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self.waiting: list[_File] = []
+
+    def add_class(self, cls: type | FunctionType) -> None:
+        """Note the module that a class or function is written in."""
+        name = cls.__module__
+        if not self._counts(name):
+            return
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if self._is_library(_top(name), file):
+            return
+        if file.suffix == ".py":
+            self.waiting.append(_File(name, file))
+        else:
+            self.hashes[f"{name}.{cls.__qualname__}"] = _compiled(cls)
+
+    def add_dependencies(self, package: str) -> None:
+        """Note the version of an installed package, and of what it says that it needs."""
+        if not (dist := _distribution(package)):
+            return
+        self.versions[package] = dist.version
+        for line in dist.requires or []:
+            match = REQUIRED.match(line)
+            if match and (needed := _distribution(match[0])):
+                self.versions[match[0].lower()] = needed.version
+        self.versions.pop("contrastive-kit", None)
+
+    def follow(self) -> None:
+        """Go from file to file along their imports."""
+        seen: set[Path] = set()
+        while self.waiting:
+            file = self.waiting.pop()
+            if file.path in seen:
+                continue
+            seen.add(file.path)
+            try:
+                about = file.path.stat()
+                hashed, imports = _read(file, about.st_mtime_ns, about.st_size)
+            except OSError:
+                continue
+            self.hashes[file.name] = hashed
+            for name in imports:
+                self._add_import(name, file)
+
+    def _add_import(self, name: str, importer: _File) -> None:
+        top = _top(name)
+        if not self._counts(name) or not (place := _place(top, importer.root)):
+            return
+        if self._is_library(top, place):
+            return
+        parts = name.split(".")
+        root = place.parent
+        for depth in range(1, len(parts) + 1):
+            base = root.joinpath(*parts[:depth])
+            for path in (base / "__init__.py", base.with_suffix(".py")):
+                if path.is_file():
+                    self.waiting.append(_File(".".join(parts[:depth]), path))
+                    break
+
+    def _is_library(self, top: str, place: Path) -> bool:
+        """Whether a package is installed and has a version, which is noted and counts for it."""
+        if top in self.plugins or not INSTALLED & set(place.parts):
+            return False
+        if top not in self.versions and (version := _version(top, place)):
+            self.versions[top] = version
+        return top in self.versions
+
+    @staticmethod
+    def _counts(name: str) -> bool:
+        top = _top(name)
+        return top != OURS and (top not in sys.stdlib_module_names or top == "__main__")
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+@lru_cache(maxsize=4096)
+def _read(file: _File, _changed: int, _size: int) -> tuple[str, frozenset[str]]:
+    """Return the hash of a file, and all that it imports."""
+    source = file.path.read_bytes()
+    try:
+        names = frozenset(_imports(ast.parse(source), file.package))
+    except (SyntaxError, ValueError):
+        names = frozenset[str]()
+    return hashlib.sha256(source).hexdigest()[:32], names
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+                base = ".".join([*above, *([module] if module else [])])
+                yield from (f"{base}.{alias.name}" for alias in names)
+            case _:
+                pass
+
+
+def _place(top: str, root: Path) -> Path | None:
+    """Return the file or folder of a top-level package or module, without importing it."""
+    for beside in (root / top / "__init__.py", root / f"{top}.py"):
+        if beside.is_file():
+            return beside.parent if beside.stem == "__init__" else beside
+    try:
+        spec = getattr(sys.modules.get(top), "__spec__", None) or importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
+
+
+def _version(top: str, place: Path) -> str:
+    """Return the version of an installed package by its import name."""
+    site = next(folder for folder in place.parents if folder.name in INSTALLED)
+    dist = _distribution(top) or _distribution_with(top, site)
+    return dist.version if dist else ""
+
+
+@cache
+def _distribution(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except (PackageNotFoundError, ValueError):
+        return None
+
+
+@cache
+def _distribution_with(top: str, folder: Path) -> Distribution | None:
+    """Return the distribution whose files hold a package of another name, such as PIL."""
+    name = re.escape(top).encode()
+    wanted = re.compile(rb"^" + name + rb"(/__init__\.py|\.py|\.[^/,]*\.(so|pyd)),", re.MULTILINE)
+    for record in folder.glob("*.dist-info/RECORD"):
+        try:
+            if wanted.search(record.read_bytes()):
+                return Distribution.at(record.parent)
+        except OSError:
+            continue
+    return None
+
+
+def _compiled(cls: type | FunctionType) -> str:
+    """Return the hash of what was typed in, in a notebook, where there is no file."""
+    functions = [cls] if isinstance(cls, FunctionType) else vars(cls).values()
+    code = [marshal.dumps(f.__code__) for f in functions if isinstance(f, FunctionType)]
+    return hashlib.sha256(b"".join(code)).hexdigest()[:32]

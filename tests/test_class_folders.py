@@ -1,0 +1,157 @@
+"""Images in a folder for each class: captions to train on, zero-shot accuracy without captions,
+and the dataset's old name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import contrastive.datasets
+from contrastive import build_model, evaluate
+from contrastive.data.samples import rows_of
+from contrastive.datasets import ClassFolders, datasets
+from contrastive.errors import DataError, RenamedWarning, SpecError
+from contrastive.inference.zero_shot import classify
+
+MODEL = {
+    "embed_dim": 8,
+    "towers": {
+        "image": {
+            "encoder": {"type": "resnet", "width": 4, "image_size": 8},
+            "head": {"type": "linear"},
+        },
+        "text": {"encoder": {"type": "cbow", "width": 8}, "head": {"type": "linear"}},
+    },
+    "loss": {"type": "supcon"},
+}
+TEMPLATES = ["a photo of a {}", "{}"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return 40 images of two classes, and go where they lie."""
+    for number in range(40):
+        path = tmp_path / "animals" / ("big_cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (6 * number, 80, 80 * (number % 2))).save(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "animals"
+
+
+def write_spec(data):
+    run = {"model": MODEL, "data": data, "training": {"epochs": 1, "batch_size": 8, "workers": 0}}
+    Path("run.yaml").write_text(json.dumps(run))
+
+
+def test_captions_of_the_classes_are_for_training_alone(folder):
+    data = ClassFolders(folder=folder, captions=TEMPLATES)
+    rows = rows_of(data.build("train", purpose="training"))
+    assert {(row["text"], row["label"]) for row in rows} == {
+        (template.format(name), name) for template in TEMPLATES for name in ("big cat", "dog")
+    }
+    assert {(row["label"], row["id"]) for row in rows} == {("big cat", 0), ("dog", 1)}
+    assert rows == rows_of(data.build("train", purpose="training"))
+    measured = rows_of(data.build("train"))
+    assert [row["image"] for row in measured] == [row["image"] for row in rows]
+    assert not any("text" in row for row in measured)
+    assert len({row["id"] for row in measured}) == len(measured)
+    assert (
+        len(
+            {
+                row["text"]
+                for row in rows_of(
+                    ClassFolders(folder=folder, captions="imagenet-7").build(
+                        "train", purpose="training"
+                    )
+                )
+            }
+        )
+        > 2
+    )
+
+
+def test_captions_need_classes_and_a_gap(folder):
+    Image.new("RGB", (8, 8)).save(folder / "stray.png")
+    with pytest.raises(DataError, match="some images are in no folder of a class, so that captio"):
+        ClassFolders(folder=folder, captions=TEMPLATES).build("train", purpose="training")
+    with pytest.raises(SpecError, match=r"captions: template 'a dog' has no \{\} for the class"):
+        ClassFolders(folder=folder, captions=["a dog"])
+
+
+def test_a_run_on_class_folders_is_measured_by_their_names(folder, command):
+    write_spec({"type": "class-folders", "folder": "animals"})
+    refused = command("train", "run.yaml")
+    assert refused.code == 2
+    assert "with type: class-folders, data.captions makes captions of the classes" in refused.err
+    assert command("train", "run.yaml", f"data.captions={json.dumps(TEMPLATES)}").code == 0
+    shown = command("evaluate")
+    assert "zero-shot classification" in shown.out
+    assert "retrieval on" not in shown.out
+    assert shown.out.endswith("there are no captions, so that retrieval of them is not measured\n")
+    named = command("evaluate", "--data", "type=class-folders,folder=animals", "--json")
+    bare = command("evaluate", "--data", "animals", "--json")
+    assert "animals: taken as data.type=class-folders\n" in bare.err
+    assert json.loads(named.out)["classification"] == json.loads(bare.out)["classification"]
+    assert json.loads(named.out)["retrieval"] == {}
+
+
+def test_zero_shot_accuracy_without_captions_is_that_of_classify(folder):
+    model = build_model(MODEL)
+    samples = ClassFolders(folder=folder, holdout=0.5).build("test")
+    report = evaluate(model, samples, templates=["a {}"])
+    likeliest = classify(
+        model, [row["image"] for row in samples], samples.classes, templates=["a {}"]
+    ).argmax(1)
+    hits = [samples.classes[i] == row["label"] for i, row in zip(likeliest, samples, strict=True)]
+    accuracy = report.classification.accuracy
+    assert accuracy.value == sum(hits) / len(hits)
+    assert accuracy.low <= accuracy.value <= accuracy.high
+    assert not any("one class" in note for note in report.notes)
+
+
+def test_one_class_is_noted(folder):
+    samples = ClassFolders(folder=folder, holdout=0.5).build("test")
+    cats = [row for row in samples if row["label"] == "big cat"]
+
+    class Cats(list):
+        classes = ("big cat",)
+
+    report = evaluate(build_model(MODEL), Cats(cats))
+    assert report.classification.accuracy.value == 1
+    assert "there is one class, so that zero-shot accuracy is always 100 %" in report.notes
+
+
+def test_the_old_name_works_and_is_told(folder, command):
+    assert "pictures" not in datasets
+    with pytest.warns(RenamedWarning, match="dataset 'pictures' is now 'class-folders'") as told:
+        assert datasets["pictures"] is ClassFolders
+    assert told[0].filename == __file__
+    with pytest.warns(RenamedWarning, match="Pictures is now ClassFolders"):
+        assert contrastive.datasets.Pictures is ClassFolders
+    write_spec({"type": "pictures", "folder": "animals"})
+    done = command("validate", "run.yaml", "--json")
+    assert done.err.endswith(
+        "data.type: pictures is now class-folders; run: contrastive validate --upgrade run.yaml\n"
+    )
+    assert json.loads(done.out)["data"]["type"] == "class-folders"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("type: pictures, folder: p", "type: class-folders, folder: p"),
+        ('"type": "pictures"  , "folder": p', '"type": "class-folders"  , "folder": p'),
+        ("type: &kind pictures, folder: pictures", "type: &kind class-folders, folder: pictures"),
+    ],
+)
+def test_the_old_name_in_a_spec_is_upgraded(folder, command, old, new):
+    write_spec({"type": "lines", "file": "x"})
+    text = Path("run.yaml").read_text()
+    data = json.dumps({"type": "lines", "file": "x"})
+    Path("run.yaml").write_text(text.replace(data, f"{{{old}}}"))
+    assert command("validate", "--upgrade", "run.yaml").code == 0
+    assert Path("run.yaml").read_text() == text.replace(data, f"{{{new}}}")

@@ -1,0 +1,221 @@
+"""What decides on features is in the key of their cache: code, libraries, nested parts, files."""
+
+import importlib
+import json
+import sys
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from contrastive.data.content_hash import sample_key
+from contrastive.encoders import CBOW
+from contrastive.errors import BadSample
+from contrastive.features.cache import FeatureCache, _tell_once
+from contrastive.features.code_versions import _distribution
+from contrastive.features.encoder_key import encoder_key
+
+ENCODER = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from contrastive.interface import Encoder, EncoderModule
+
+
+class {name}(Encoder):
+    modality: ClassVar[str] = "text"
+    {field}
+
+    def build(self):
+        from {package}.network import Module
+        return Module(self)
+"""
+NETWORK = """
+from dataclasses import dataclass
+import torch
+from contrastive.interface import EncoderModule
+from . import helper
+
+
+@dataclass(frozen=True)
+class Lengths:
+    scale: int = 1
+
+    def __call__(self, samples):
+        import {library}
+        return {{"x": torch.tensor([[float(len(s))] for s in samples])}}
+
+
+class Module(EncoderModule):
+    modality, out_dim = "text", 1
+
+    def __init__(self, spec):
+        super().__init__()
+        self.preprocess = Lengths()
+
+    def forward(self, x):
+        return x * helper.FACTOR
+"""
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of installed packages: an encoder, one that holds it, and a library of theirs."""
+    folder = tmp_path / "site-packages"
+    for package, name, field in (
+        ("inner_pkg", "Inner", "size: int = 1"),
+        ("outer_pkg", "Outer", "parts: list[Encoder] = []"),
+    ):
+        root = folder / package
+        root.mkdir(parents=True)
+        (root / "__init__.py").write_text(ENCODER.format(package=package, name=name, field=field))
+        (root / "network.py").write_text(NETWORK.format(library="some_library"))
+        (root / "helper.py").write_text("FACTOR = 1\n")
+        (root / "other.py").write_text("")
+    library(folder, "1.0")
+    (folder / "some_library.py").write_text("")
+    (tmp_path / "own_helper.py").write_text("FACTOR = 1\n")
+    text = ENCODER.format(package="inner_pkg", name="Own", field="size: int = 1")
+    (tmp_path / "own_file.py").write_text(f"import own_helper\n{text}")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] in LOCAL]:
+        del sys.modules[name]
+
+
+LOCAL = {"inner_pkg", "outer_pkg", "own_file", "own_helper", "some_library"}
+
+
+def library(folder, version):
+    """Install a version of a distribution whose name is not that of its module."""
+    for info in folder.glob("a_library-*.dist-info"):
+        for path in info.iterdir():
+            path.unlink()
+        info.rmdir()
+    info = folder / f"a_library-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: a-library\nVersion: {version}\n")
+    (info / "RECORD").write_text("some_library.py,,\n")
+
+
+def key_of(spec):
+    return json.dumps(encoder_key(spec, spec.build()), sort_keys=True)
+
+
+def specs():
+    inner = importlib.import_module("inner_pkg").Inner()
+    outer = importlib.import_module("outer_pkg").Outer
+    own = importlib.import_module("own_file").Own()
+    return {"alone": inner, "nested": outer(parts=[inner]), "own": own}
+
+
+@pytest.mark.parametrize(
+    ("changed", "who"),
+    [
+        ("inner_pkg/__init__.py", {"alone", "nested", "own"}),
+        ("inner_pkg/network.py", {"alone", "nested", "own"}),
+        ("inner_pkg/helper.py", {"alone", "nested", "own"}),
+        ("inner_pkg/other.py", set()),
+        ("outer_pkg/helper.py", {"nested"}),
+        ("../own_file.py", {"own"}),
+        ("../own_helper.py", {"own"}),
+        ("a library", {"alone", "nested", "own"}),
+    ],
+)
+def test_a_change_of_what_an_encoder_runs_changes_its_key(site, changed, who):
+    before = {name: key_of(spec) for name, spec in specs().items()}
+    assert before == {name: key_of(spec) for name, spec in specs().items()}
+    if changed == "a library":
+        library(site, "2.0")
+        clear()
+    else:
+        path = site / changed
+        path.write_text(path.read_text() + "\n# other code\n")
+    after = {name: key_of(spec) for name, spec in specs().items()}
+    assert {name for name in before if before[name] != after[name]} == who
+
+
+def clear():
+    """Forget what a process may remember of what is installed, as another process does."""
+    from contrastive.features import code_versions
+
+    for known in (_distribution, code_versions._distribution_with):
+        known.cache_clear()
+
+
+def test_nothing_is_imported_to_know_the_key(site):
+    (spec, *_) = specs().values()
+    key_of(spec)
+    assert "some_library" not in sys.modules
+
+
+def test_of_our_encoders_a_number_counts_and_not_the_code(monkeypatch):
+    before = encoder_key(CBOW(), module := CBOW().build())
+    assert before["code"] == {}
+    assert "torch" in before["libraries"]
+    monkeypatch.setattr(CBOW, "FEATURES_VERSION", 2)
+    assert encoder_key(CBOW(), module) != before
+
+
+def test_code_without_a_file_counts_too():
+    """As in a notebook."""
+    keys = []
+    for factor in (1, 1, 2):
+        module = CBOW(width=2, buckets=2).build()
+        exec(f"def twice(samples):\n    return samples * {factor}", space := {"__name__": "typed"})
+        module.preprocess = type("Words", (), {"__call__": space["twice"], "__repr__": repr_of})()
+        type(module.preprocess).__module__ = "typed"
+        keys.append(encoder_key(CBOW(), module)["code"])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def repr_of(_):
+    return "Words()"
+
+
+def test_features_of_an_earlier_version_are_told_once_and_left_alone(tmp_path, capsys):
+    _tell_once.cache_clear()
+    old = tmp_path / "features" / "0123"
+    old.mkdir(parents=True)
+    (old / "encoder.json").write_text('{"format": 2}')
+    (old / "features.bin").write_bytes(bytes(2_000_000))
+    module = CBOW(width=2, buckets=2).build()
+    for text in ("a", "b"):
+        FeatureCache(tmp_path).table(CBOW(width=2, buckets=2), module, [text])
+    said = capsys.readouterr().err
+    assert said.count("2.0 MB of features cached by an earlier version are not used") == 1
+    assert str(tmp_path / "features") in said
+    assert (old / "features.bin").stat().st_size == 2_000_000
+
+
+@pytest.mark.parametrize("form", ["path", "text"])
+@pytest.mark.parametrize("inside", [lambda x: {"a": [x]}, lambda x: [x, 1], lambda x: ({"b": x},)])
+def test_a_file_within_a_sample_counts_by_its_content(tmp_path, form, inside):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"1")
+    sample = inside(path if form == "path" else str(path))
+    before = sample_key(sample, "product")
+    path.write_bytes(b"22")
+    assert sample_key(sample, "product") != before
+    path.write_bytes(b"1")
+    assert sample_key(sample, "product") == before
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ({"price": [Decimal(1)]}, r"holds a Decimal at \['price'\]\[0\]; give a string, a path"),
+        ({1: 2, "a": 3}, "has the key 1; keys are strings"),
+        (7, "cannot be an int; give a string, a path"),
+    ],
+)
+def test_what_no_sample_can_hold_is_named(sample, said):
+    with pytest.raises(BadSample, match=said):
+        sample_key(sample, "product")
+
+
+def test_arrays_within_a_sample_are_told_apart():
+    keys = {sample_key({"x": np.full(3, i), "y": None}, "product") for i in range(3)}
+    assert len(keys) == 3

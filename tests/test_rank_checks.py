@@ -1,0 +1,87 @@
+"""What would train another model on several ranks than on one is refused before the first step."""
+
+import json
+from copy import deepcopy
+
+import pytest
+from torch import distributed as dist
+
+from contrastive.errors import TrainingError
+from contrastive.training.train import train
+from tests.toys import toy_dict
+
+pytestmark = pytest.mark.slow
+
+PARTS = "tests.rank_parts"
+ANOTHER = "is another loss on 2 ranks than on one"
+NORM = "takes the statistics of the whole batch, which a rank does not have; set batch_norm to eval"
+CASES = {
+    "a plain loss": ({"loss": {"type": f"{PARTS}:Plain"}}, "none", {}, ANOTHER),
+    "a loss that gathers nothing": (
+        {"loss": {"type": f"{PARTS}:Gathering", "gathers": False}},
+        "none",
+        {},
+        ANOTHER,
+    ),
+    "a loss within ours": (
+        {"loss": {"type": "matryoshka", "widths": [16, 32], "loss": {"type": f"{PARTS}:Plain"}}},
+        "none",
+        {},
+        ANOTHER,
+    ),
+    "a loss that gathers": ({"loss": {"type": f"{PARTS}:Gathering"}}, "none", {}, ""),
+    "local negatives": (
+        {"loss": {"type": f"{PARTS}:Gathering", "gathers": False, "negatives": "local"}},
+        "none",
+        {},
+        "",
+    ),
+    "a trained norm": ({}, "image", {}, NORM),
+    "a norm in a head": ({}, "head", {}, NORM),
+    "a norm by choice": ({}, "head", {"batch_norm": "eval"}, ""),
+}
+
+
+def in_rank(rank, size, specs, folder):
+    """Train each spec; leave what is said."""
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    told = {}
+    for name, spec in specs.items():
+        try:
+            train(spec, folder / name)
+            told[name] = ""
+        except TrainingError as error:
+            told[name] = str(error)
+        except SystemExit:
+            told[name] = "said by rank 0"
+    dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, in_ranks):
+    """Return what each case says on two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    toy, specs = toy_dict(folder / "data", images=16, epochs=1, batch_size=8), {}
+    for name, (model, norm, training, _) in CASES.items():
+        spec = specs[name] = deepcopy(toy)
+        spec["model"] |= model
+        spec["training"] |= training
+        spec["evaluation"] = {"split": None}
+        image = spec["model"]["towers"]["image"]
+        if norm == "image":
+            image["frozen"] = "none"
+        if norm == "head":
+            image["head"] = {"type": f"{PARTS}:NormHead"}
+    in_ranks(in_rank, 2, specs, folder)
+    return json.loads((folder / "0.json").read_text()), json.loads((folder / "1.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_ranks_would_make_another_is_refused_in_one_line(told, case):
+    first, second = (said[case] for said in told)
+    expected = CASES[case][-1]
+    assert expected in first
+    assert "\n" not in first
+    assert bool(first) == bool(expected) == bool(second)
