@@ -12,6 +12,7 @@ from PIL import Image
 
 from contrastive import build_model, load_model
 from contrastive.errors import ContrastiveError
+from tests.duals import CAPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from contrastive.encoders import Encoder
 
 Outcome = Literal["right", "wrong", "traceback", "refused", "not made"]
-TEXTS = ["a red circle", "two dogs run over the wet grass", "?", "blue", "green cross " * 300]
+TEXTS = [*CAPTIONS[:3], "?", "red", "green cross " * 300]
 CLOSE = 1e-4  # of the largest number, or of 1
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers as t
+from PIL import Image
 from transformers.models.auto import image_processing_auto, modeling_auto
 
 from contrastive.encoders import HFDualImage, HFDualText, HFImage, HFText
 from tests import duals
 from tests.sweep.judge import Candidate
-from tests.sweep.tiny_models import IMAGE, TEXT, config_of, save, tokenizer
+from tests.sweep.tiny_models import IMAGE, SIDE, TEXT, config_of, save, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,35 +55,56 @@ def text(model_type: str, folder: Path) -> Candidate:
 
 
 def images() -> dict[str, Callable[[Path], Candidate]]:
-    """Return a candidate for each type of AutoModel that has an image processor and no text."""
-    types = {*image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES}
-    types &= {*modeling_auto.MODEL_MAPPING_NAMES}
-    both = ("text", "language", "audio", "qformer", "decoder_config", "llm")
+    """Return a candidate for each type of AutoModel that sees images alone."""
+    tasks = "IMAGE IMAGE_CLASSIFICATION MASKED_IMAGE_MODELING OBJECT_DETECTION DEPTH_ESTIMATION"
+    tasks += " SEMANTIC_SEGMENTATION INSTANCE_SEGMENTATION UNIVERSAL_SEGMENTATION MASK_GENERATION"
+    tasks += " IMAGE_TO_IMAGE"
+    tables = [getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES") for task in tasks.split()]
+    types = {name for table in tables for name in table} & {*modeling_auto.MODEL_MAPPING_NAMES}
     return {
         f"hf-image {name}": partial(image, name)
         for name in sorted(types)
-        if not any(part in sub for part in both for sub in t.CONFIG_MAPPING[name].sub_configs)
+        if "text_config" not in getattr(t.CONFIG_MAPPING[name], "sub_configs", {})
     }
 
 
 def image(model_type: str, folder: Path) -> Candidate:
-    """Make an image model with the processor of its type, its hidden states averaged."""
-    config = config_of(model_type, IMAGE)
+    """Make an image model with the processor of its type, its hidden states averaged.
+
+    It is small if the type can be; else it has the numbers of its type.
+    """
+    try:
+        return _image(model_type, folder / "small", IMAGE, SIDE)
+    except Exception:
+        return _image(model_type, folder / "own", {}, None)
+
+
+def _image(model_type: str, folder: Path, numbers: dict[str, Any], side: int | None) -> Candidate:
+    config = config_of(model_type, numbers)
     model = save(config, folder)
-    processor = t.AutoImageProcessor.from_pretrained(_processor(config, folder))
+    _processor(config, side).save_pretrained(folder)
+    processor = t.AutoImageProcessor.from_pretrained(folder)
 
     def theirs(sample: Any) -> torch.Tensor:
         hidden = model(**processor(images=sample, return_tensors="pt")).last_hidden_state
         return hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden.mean(1)
 
+    with torch.no_grad():
+        theirs(Image.new("RGB", (90, 70)))
     return Candidate(HFImage(name=str(folder)), theirs)
 
 
-def _processor(config: Any, folder: Path) -> Path:
-    kind: Any = t.models.auto.image_processing_auto.IMAGE_PROCESSOR_MAPPING[type(config)]
-    kinds = [*kind.values()] if isinstance(kind, dict) else [*kind]
-    next(kind for kind in kinds if kind)().save_pretrained(folder)
-    return folder
+def _processor(config: Any, side: int | None) -> Any:
+    """Return the processor of a type, which makes squares if a side is given."""
+    kinds: Any = image_processing_auto.IMAGE_PROCESSOR_MAPPING.get(type(config), ())
+    several = kinds.values() if isinstance(kinds, dict) else kinds
+    kind = next((kind for kind in several if kind), t.ViTImageProcessor)
+    if side is None:
+        return kind()
+    square = {"height": side, "width": side}
+    if "shortest_edge" in dict(kind().size or {}) and kind().do_center_crop:
+        return kind(size={"shortest_edge": side}, crop_size=square)
+    return kind(size=square, crop_size=square)
 
 
 def both() -> dict[str, Callable[[Path], Candidate]]:

@@ -8,17 +8,21 @@ import torch
 import transformers as t
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from tests.duals import WORDS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "a an red blue green circle cross square two dogs run over the wet grass picture of".split()
 VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *map(chr, range(33, 127))])}
 TEXT = {
     **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size"), 32),
     **dict.fromkeys(("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim"), 48),
-    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers"), 2),
+    **dict.fromkeys(
+        ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers"), 2
+    ),
     **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 1),
+    "num_layers": 2,
     **dict.fromkeys(("num_attention_heads", "encoder_attention_heads", "n_head", "n_heads"), 4),
     **dict.fromkeys(("decoder_attention_heads", "num_heads", "num_key_value_heads"), 4),
     **dict.fromkeys(("decoder_ffn_dim", "moe_intermediate_size", "shared_intermediate_size"), 48),
@@ -35,8 +39,12 @@ TEXT = {
     "eos_token_id": 3,
 }
 """Numbers by the names of fields, of which a type has some."""
-IMAGE = {"num_hidden_layers": 2, "num_decoder_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
-"""Pictures keep the widths of their types: many depend on each other."""
+SIDE = 64
+IMAGE = {
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("image_size", "pretrain_image_size", "input_size"), SIDE),
+}
+"""Of images, widths stay those of the type: many depend on each other."""
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "albert": {"num_hidden_groups": 1},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
@@ -61,14 +69,18 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 def config_of(model_type: str, numbers: dict[str, Any]) -> Any:
     """Return a small config of a type.
 
-    Lists of depths become ones; the rest of an unknown field is the type's own.
+    Lists of depths become ones; without numbers all is the type's own.
     """
     kind = t.CONFIG_MAPPING[model_type]
     plain = kind()
+    if not numbers:
+        return plain
     fields = {name: value for name, value in numbers.items() if _is_number(plain, name)}
     for name, value in vars(plain).items():
         if name in ("depths", "depth", "num_blocks") and isinstance(value, list | tuple):
             fields[name] = [1] * len(value)
+    if plain.attribute_map.get("num_hidden_layers") == "num_stages":
+        fields.pop("num_hidden_layers", None)
     return kind(**(fields | EXCEPTIONS.get(model_type, {})))
 
 
