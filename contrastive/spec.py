@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NO_DATA = "describes a model, without data to train on; put it below model:, add data:"
 S = TypeVar("S", bound=Config)
+Shared = Literal["refuse", "drop"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
 
@@ -234,6 +235,9 @@ class EvaluationSpec(Section):
     templates: Templates = TEMPLATES
     """Prompt templates for zero-shot classification, where the data have classes; or the name of a
     set of them, such as imagenet."""
+    shared: Shared = "refuse"
+    """What is done if the training split has some of these images, under whatever name: refuse to
+    measure; or drop them and the other rows of their groups, and say how many."""
 
 
 class RunSpec(Section):

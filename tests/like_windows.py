@@ -24,7 +24,7 @@ SMALL = ("training.epochs=1", "model.towers.image.encoder.width=4")
 COMMANDS = (
     ("init", "image-folder", "--with-data"),
     ("train", "clip.yaml", *SMALL, "training.workers=1"),
-    ("train", "clip.yaml", *SMALL, "--resume"),
+    ("train", "clip.yaml", *SMALL, "training.workers=0", "--resume"),
     ("search", "a red circle"),
 )
 

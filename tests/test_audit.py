@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-EVERY = [24, pytest.param(1, marks=pytest.mark.nightly)]  # as 24, but each command on each run
+EVERY = [48, pytest.param(1, marks=pytest.mark.nightly)]  # as 48, but each command on each run
 
 
 @pytest.fixture(scope="module", params=EVERY)

@@ -33,6 +33,9 @@ def place(tmp_path_factory):
     for number in range(12):
         (place / "alone" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
         Picture(number).draw().save(place / "alone" / f"{number % 2}" / f"{number}.png")
+    (place / "plain").mkdir()
+    Picture(0).draw().save(place / "plain" / "0.png")
+    Picture(1).draw().save(place / "plain" / "1.png")
     (place / "empty").mkdir()
     run = toy_dict(place / "flickr") | {"model": MODEL | {"loss": {"type": "infonce"}}}
     (place / "model.yaml").write_text(json.dumps(run["model"]))
@@ -78,7 +81,7 @@ def test_data_are_a_spec_or_a_folder_or_fields(here, command):
             "--data: 'type=image-foldr': unknown dataset 'image-foldr'",
         ),
         ("folder=captioned", "needs a 'type'"),
-        ("alone", "text"),
+        ("plain", "has no text for towers.text"),
         ("saved", "saved: no images here"),
         ("", "--data: is empty"),
         ("model.yaml", "model.yaml: describes a model, without data"),

@@ -8,6 +8,7 @@ import transformers as t
 
 from contrastive import build_model, load_model, train
 from contrastive.encoders import CBOW, HFImage, HFText, encoders
+from contrastive.encoders.cbow import CBOWModule
 from contrastive.errors import SpecError
 from contrastive.features.encoder_key import encoder_key
 from tests.tiny_encoders import TEXTS, bert_tokenizer, features, gpt_tokenizer, samples_of
@@ -81,7 +82,10 @@ def test_such_a_model_that_is_trained_saved_and_loaded_embeds_as_before(tmp_path
 def test_a_model_that_needs_several_tokens_gets_all_texts_padded_alike(tmp_path, capsys):
     config = t.CanineConfig(**BODY | {"max_position_embeddings": 30}, num_hash_buckets=50)
     module = HFText(name=save(t.CanineModel(config), tmp_path)).build()
-    assert "padding changes its features, so all texts are padded to 30" in capsys.readouterr().err
+    assert (
+        "padding changes its features, so all texts are padded to 30 tokens"
+        in capsys.readouterr().err
+    )
     samples = [*TEXTS, "a", LONG]
     torch.testing.assert_close(features(module, samples), one_by_one(module, samples))
 
@@ -289,10 +293,16 @@ def test_a_prompt_stands_before_each_text_and_is_kept_with_the_model(models, tmp
     torch.testing.assert_close(loaded.embed("text", TEXTS), model.eval().embed("text", TEXTS))
 
 
+SMALL = {"width": 8, "buckets": 64}
+
+
 def run_of(encoder, data, **training):
     """Return the spec of a short run whose texts an encoder that is not ours encodes."""
     spec = toy_dict(data, images=12, batch_size=8, epochs=1, **training)
-    spec["model"]["towers"]["text"]["encoder"] = {"type": encoder}
+    towers = spec["model"]["towers"]
+    towers["text"]["encoder"] = {"type": encoder} | ({} if "defect" in encoder else SMALL)
+    size = {"image_size": 16, "patch_size": 8, "width": 8, "depth": 1, "heads": 1}
+    towers["image"] = {"encoder": {"type": "vit", **size}, "head": {"type": "linear"}}
     return spec
 
 
@@ -339,7 +349,7 @@ class Closure(CBOW):
     def build(self):
         module = super().build()
         inner = module.preprocess
-        module.preprocess = lambda samples: inner(samples)
+        module.preprocess = lambda samples: inner([*samples])
         return module
 
 
@@ -354,10 +364,28 @@ def test_preprocessing_that_workers_cannot_get_is_told_before_a_run(tmp_path, mo
     train(spec, tmp_path / "run")
 
 
+class NormedModule(CBOWModule):
+    """Depends on the batch and draws random numbers, while it trains."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.norm = torch.nn.BatchNorm1d(self.out_dim)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, **inputs):
+        return self.dropout(self.norm(super().forward(**inputs)))
+
+
+class Normed(CBOW):
+    """Words, normalised over the batch."""
+
+    def build(self):
+        return NormedModule(self)
+
+
 def test_trying_an_encoder_changes_no_number_of_a_run(tmp_path, monkeypatch):
-    encoders.register("mine")(type("Mine", (CBOW,), {"__doc__": "Words.", "__module__": __name__}))
-    spec = run_of("mine", tmp_path / "data")
-    spec["model"]["towers"]["image"]["frozen"] = "none"  # a network with BatchNorm
+    encoders.register("normed")(Normed)
+    spec = run_of("normed", tmp_path / "data")
     first = train(spec, tmp_path / "a").state_dict()
     monkeypatch.setattr("contrastive.training.batches.check_encoders", lambda *_, **__: None)
     second = train(spec, tmp_path / "b").state_dict()

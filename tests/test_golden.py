@@ -181,6 +181,10 @@ def test_every_field_has_the_name_the_type_and_the_default_that_it_had(command):
     assert not any("required" in about for about in new.values())
     for kind, name, field in new:
         del now[kind][name][field]
+    for name, section in now["section"].items():  # whose default has new fields too
+        for field, about in section.items():
+            if "default" in about:
+                about["default"] = common(about["default"], then["section"][name][field]["default"])
     assert unbounded(now) == unbounded(then)
 
 

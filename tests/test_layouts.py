@@ -364,6 +364,15 @@ WRONG = {
 }
 
 
+def test_absolute_paths_need_a_folder_that_holds_them(here):
+    open_clip()
+    Path("else").mkdir()
+    table = Path("photos/{split}.csv").absolute()
+    with pytest.raises(DataError, match="is outside the folder"):
+        ImageFolder(folder="else", captions=table).build("train")
+    assert len(ImageFolder(folder="/", captions=table).build("train")) == 16
+
+
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_is_not_read_is_one_line(kind, here):
     name, content, said = WRONG[kind]
@@ -379,6 +388,26 @@ def test_no_table_of_any_split_says_where_it_was_looked_for(here):
     draw("data/0000.jpg")
     with pytest.raises(DataError, match=r"data: no captions; looked for train\.csv, val\.csv"):
         ImageFolder(folder="data", captions="{split}.csv").build("train")
+
+
+def test_a_table_of_another_name_is_told_of_with_what_to_set(here):
+    coco()
+    with pytest.raises(DataError) as error:
+        dataset_in(Path("coco"))
+    assert str(error.value) == (
+        "coco: annotations/captions_{split}2017.json may be a table of its captions; say which "
+        "data these are, by type=image-folder,folder=coco,captions=annotations/captions_"
+        "{split}2017.json or type=class-folders,folder=coco"
+    )
+    with pytest.raises(DataError, match=r'captions: "annotations/captions_\{split\}2017.json"$'):
+        ImageFolder(folder="coco").build("train")
+    data = ImageFolder(folder="coco", captions="annotations/captions_{split}2017.json")
+    with pytest.raises(DataError) as error:
+        data.build("train")
+    assert str(error.value) == (
+        "captions_train2017.json: row 1: image '0000.jpg' is not in coco, nor is any other of "
+        "split 'train'; set images to their folder"
+    )
 
 
 def test_shards_are_told_of(here):

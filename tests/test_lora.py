@@ -100,8 +100,10 @@ def test_lora_without_a_layer_to_go_beside_is_a_mistake_in_one_line(vit_weights)
     ):
         build_model(towers(image=asked))
     transformer = {"type": "text-transformer", "width": 16, "depth": 2, "heads": 2}
-    with pytest.raises(SpecError, match=r"^towers.text: lora: the encoder has no linear layers in"):
+    with pytest.raises(SpecError, match=r"^towers.text: lora: the encoder has no linear") as told:
         build_model(towers(text={"encoder": transformer, "lora": {}}))
+    assert str(told.value).endswith("it has no others; use unfrozen, or frozen: none")
+    build_model(towers(text={"encoder": transformer, "unfrozen": ["*"]}))
 
 
 def test_lora_without_peft_says_what_to_install(vit_weights, monkeypatch):

@@ -80,5 +80,4 @@ def test_the_readmes_install_line_gives_a_command_that_works(wheel, environment,
     imported = re.search(r"\((.*)\)", contrastive("--version"))[1]
     assert Path(imported).is_relative_to(environment)
     contrastive("init", "image-folder", "--with-data")
-    contrastive("train", "clip.yaml", "training.epochs=1")
-    assert ".jpg" in contrastive("search", "a red circle")
+    contrastive("validate", "clip.yaml")

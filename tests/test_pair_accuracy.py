@@ -17,7 +17,7 @@ from contrastive.datasets.compositional import PairTest, PairTests, read_pair_te
 from contrastive.errors import DataError, MissingExtra
 from contrastive.evaluation.caption_choice import pair_accuracy
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.evaluation.leakage import seen_samples
+from contrastive.evaluation.leakage import content_keys, seen_samples
 from contrastive.reporting.clip_benchmark import (
     Subject,
     evaluation_results,
@@ -332,7 +332,7 @@ def test_what_is_not_there_is_named(folder):
 def test_pictures_of_the_training_split_are_refused(folder, model, monkeypatch):
     (tests,) = read_pair_tests(sugarcrepe(folder))
     row = {"image": tests.tests[4].images[0]}
-    monkeypatch.setattr(model, "seen", seen_samples([row], ["image"]))
+    monkeypatch.setattr(model, "seen", seen_samples(content_keys([row], ["image"])))
     with pytest.raises(DataError, match=r"shares 1 of 24 image rows .* entry '12'"):
         pair_accuracy(model, tests)
 

@@ -22,7 +22,7 @@ from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, MissingExtra, SpecError
 from contrastive.evaluation.evaluate import evaluate, top5_share
 from contrastive.evaluation.labelled_splits import LabelledFeatures, Reader
-from contrastive.evaluation.leakage import seen_samples
+from contrastive.evaluation.leakage import content_keys, seen_samples
 from contrastive.evaluation.logistic import GRID, choose_strength, fit_and_score
 from contrastive.evaluation.probe import draw, knn, linear_probe, probe
 from contrastive.heads import Linear
@@ -405,7 +405,7 @@ def test_what_cannot_be_probed_is_refused_in_one_line(model, train, test, option
 
 def test_a_model_is_not_judged_by_what_it_was_trained_on(model):
     test = Planted(seed=1)
-    model.seen = seen_samples(test.rows, ["image"])
+    model.seen = seen_samples(content_keys(test.rows, ["image"]))
     with pytest.raises(DataError, match="shares 120 of 120 image rows with the training split"):
         linear(model, Planted(), test)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from contrastive.config.base import Config
 from contrastive.config.provenance import described, is_ours, package_of
@@ -57,10 +57,10 @@ def foreign_error(error: BaseException) -> PluginError | None:
 
 def _component_of(frame: FrameType, own: list[type[Config]]) -> type[Config] | None:
     """Return the component that a frame is a method of, or of whose built module."""
-    this: Any = frame.f_locals.get("self")
-    if type(this) in own:
-        return type(this)
-    kinds = {BUILT.get(base.__name__) for base in type(this).__mro__}
+    made_of = cast("type", type(frame.f_locals.get("self")))
+    if issubclass(made_of, Config) and made_of in own:
+        return made_of
+    kinds = {BUILT.get(base.__name__) for base in made_of.__mro__}
     fitting = [cls for cls in own if cls.kind in kinds]
     return fitting[0] if len(fitting) == 1 else None
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from contrastive.config.local_files import local_path
-from contrastive.config.other_names import field_meant
+from contrastive.config.other_names import no_field, other_name
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ def unknown_field(
     """
     fields = list(fields)
     for field, within in inner.items():
-        if name in within:
-            return f"unknown field; did you mean '{field}.{name}'?"
-    if meant := field_meant(name, fields):
-        return f"unknown field; {meant}"
+        if meant := name if name in within else other_name(name, within):
+            return f"unknown field; did you mean '{field}.{meant}'?"
+    if meant := other_name(name, fields):
+        return f"unknown field; did you mean {meant!r}?"
+    if remedy := no_field(name, fields):
+        return f"unknown field; {remedy}"
     if close := _close(name, fields):
         return f"unknown field; did you mean {close[0]!r}?"
     known = ", ".join(fields)

@@ -67,18 +67,22 @@ LOSSES: Mapping[str, str] = {
 """Patterns of losses' names elsewhere."""
 
 
-def field_meant(name: str, fields: Iterable[str]) -> str:
-    """Return what to say of a field that is called otherwise here; or nothing."""
+def other_name(name: str, fields: Iterable[str]) -> str:
+    """Return the field that is called so elsewhere; or nothing."""
     known, asked = set(fields), name.lower()
-    for field, others in FIELDS.items():
-        if field in known and asked in others:
-            return f"did you mean {field!r}?"
-    return NO_FIELDS.get(ALIASES.get(asked, asked), "") if "lr" in known else ""
+    found = (field for field, others in FIELDS.items() if field in known and asked in others)
+    return next(found, "")
+
+
+def no_field(name: str, fields: Iterable[str]) -> str:
+    """Return what to do instead of setting a field that training does not have; or nothing."""
+    asked = ALIASES.get(name.lower(), name.lower())
+    return NO_FIELDS.get(asked, "") if "lr" in fields else ""
 
 
 def component_meant(name: str, patterns: Mapping[str, str], known: Iterable[str]) -> str:
     """Return what to say of a component that is called otherwise here; or nothing."""
-    asked = name.lower().replace("_", "-").removesuffix("-loss")
+    asked = name.lower().replace("_", "-").removesuffix("loss").rstrip("-")
     for pattern, meant in patterns.items():
         if re.fullmatch(pattern, asked) and (meant[0] == "{" or meant in known):
             return meant.replace("NAME", name) if meant[0] == "{" else repr(meant)

@@ -83,7 +83,7 @@ def _inputs(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]
     wrong = [found] if not isinstance(found, Mapping) else []
     wrong = wrong or [x for x in cast("Any", found).values() if not isinstance(x, Tensor)]
     if not wrong:
-        return found
+        return cast("dict[str, Tensor]", found)
     name = getattr(preprocess, "__name__", type(preprocess).__name__)
     inside = " in a dict" if isinstance(found, Mapping) else ""
     what = f"{a_type(wrong[0])}{inside}"

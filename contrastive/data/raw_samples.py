@@ -78,6 +78,9 @@ def text_list(given: Any, what: str, *, least: int = 1) -> list[str]:
         example = [name.strip() for name in names]
         msg = f"{what} {given!r} is not in a list; give a list, such as {example}"
         raise SpecError(msg)
+    if isinstance(given, Mapping):
+        msg = f"{what}: a dict is given; give a list, such as its keys: list(...)"
+        raise SpecError(msg)
     texts = [] if given is None else sample_list(given, "text")
     if len(texts) < least:
         msg = f"give at least one {what}, in a list"

@@ -162,6 +162,9 @@ class ImageFolder(Dataset):
     group_column: str | None = None
     """Rows with equal values are positives of each other; found as group or group_id. Without it,
     or where it is blank, they are the captions of one image."""
+    group_by: Literal["name", "content"] = "name"
+    """What makes captions those of one image, where no group is given: its name, or its content,
+    for data that have copies of an image under several names. Each file is read once."""
     label_column: str | None = None
     """The class of the image, which may be blank; found as label."""
     split_column: str | None = None

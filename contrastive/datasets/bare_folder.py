@@ -15,6 +15,7 @@ from contrastive.datasets.known_files import (
     captions_beside,
     first_file,
     fitting_type,
+    other_table,
 )
 from contrastive.errors import DataError
 
@@ -39,6 +40,13 @@ def dataset_in(folder: Path) -> Dataset:
             return Flickr30k(folder=folder)
         if (folder / "model").is_dir() or (folder / "checkpoints").is_dir():
             msg = f"{folder}: is a run, not data; a model is given by --model {folder}"
+            raise DataError(msg)
+        if table := other_table(folder):
+            msg = (
+                f"{folder}: {table} may be a table of its captions; say which data these are, by "
+                f"type=image-folder,folder={folder},captions={table} or "
+                f"type=class-folders,folder={folder}"
+            )
             raise DataError(msg)
         try:
             images_below(folder)  # of which there is at least one

@@ -148,6 +148,13 @@ def gather(
             missing.setdefault(row.image, row.source)
             continue
         pairs.append(Pair(row.image, row.text.strip(), id_, row.source, row.label))
+    if missing and not pairs and not bad_rows.bad:
+        image, source = next(iter(missing.items()))
+        msg = (
+            f"{source}: image {quoted(image)} is not in {images}, nor is any other of split "
+            f"{quoted(split)}; set images to their folder"
+        )
+        raise DataError(msg)
     for image, source in missing.items():
         bad_rows.report(source, f"image {quoted(image)} is not in {images}", rows=taken[image])
     known.discard("")

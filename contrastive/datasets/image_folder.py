@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.console import say
+from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
-from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
+from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather, leaves_folder
 from contrastive.datasets.known_files import (
     BESIDE,
     CAPTION_TABLES,
@@ -32,9 +34,11 @@ from contrastive.datasets.text_tables import (
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from contrastive.datasets import ImageFolder, Purpose
+
+    GroupOf = Callable[[str], str]
 
 COLUMNS = {
     "image": ("image", "file_name", "filename", "filepath"),
@@ -69,27 +73,48 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
     folder = Path(config.folder).expanduser()
     place = "" if GAP in str(config.images) else config.images or ""
     images = folder / place
+    index = FileIndex(images, LOOKED_IN if config.images is None else ("",))
+    group_of = _content_of(index) if config.group_by == "content" else _itself
     with readable_folder(folder), readable_folder(images):
         if _is_beside(config, folder):
             say(f"{folder}: the captions are those of the .txt beside each image")
             given = {name for name in (*SPLITS, *SPLIT_ALIASES) if (images / name).is_dir()}
-            rows = _rows_beside(images, given, config.holdout)
+            rows = _rows_beside(images, given, config.holdout, group_of)
             hashed, origin = not given, folder
         else:
             tables = _find_tables(folder, config)
-            opened = [_opened(table, images, config) for table in tables]
+            opened = [_opened(table, images, config, group_of) for table in tables]
             rows = chain.from_iterable(rows for rows, _ in opened)
             hashed = not all(has_splits for _, has_splits in opened)
             origin = tables[0].path if len(tables) == 1 else folder
         return gather(
             in_one_split(rows),
             split=split,
-            images=FileIndex(images, LOOKED_IN if config.images is None else ("",)),
+            images=index,
             origin=origin,
             splits=SPLITS if hashed else (),
             captions_per_image=config.captions_per_image if purpose == "training" else None,
             max_bad=config.max_bad,
         )
+
+
+def _itself(image: str) -> str:
+    return image
+
+
+def _content_of(images: FileIndex) -> GroupOf:
+    """Return what gives the content's hash for an image's name; the name, if it is not there."""
+
+    @cache
+    def group_of(image: str) -> str:
+        if leaves_folder(image) or image not in images:
+            return image
+        try:
+            return content_index().hash_of(images[image]).hex()
+        except OSError:  # which is reported when the image is read
+            return image
+
+    return group_of
 
 
 def _is_beside(config: ImageFolder, folder: Path) -> bool:
@@ -125,7 +150,9 @@ def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
     return tables
 
 
-def _opened(table: Table, images: Path, config: ImageFolder) -> tuple[Iterator[Row], bool]:
+def _opened(
+    table: Table, images: Path, config: ImageFolder, group_of: GroupOf
+) -> tuple[Iterator[Row], bool]:
     """Return the rows of a table, and whether each knows its split."""
     columns, records = read_table(table.path)
     given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
@@ -134,7 +161,8 @@ def _opened(table: Table, images: Path, config: ImageFolder) -> tuple[Iterator[R
         records = chain([TableRecord(1, {column: column for column in columns})], records)
     else:
         chosen = choose_columns(given, table.path, columns, usual=COLUMNS, needed=("image", "text"))
-    return _rows(table, chosen, records, images, config), bool(table.split or "split" in chosen)
+    rows = _rows(table, chosen, records, images, config, group_of)
+    return rows, bool(table.split or "split" in chosen)
 
 
 def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
@@ -158,6 +186,7 @@ def _rows(
     records: Iterator[TableRecord],
     images: Path,
     config: ImageFolder,
+    group_of: GroupOf,
 ) -> Iterator[Row]:
     is_text = form_of(table.path) not in (".json", ".parquet")
     for record in _captions(records, chosen["text"]):
@@ -173,7 +202,7 @@ def _rows(
             )
             raise DataError(msg)
         image = _below(images, table.below, cells["image"])
-        group = cells.get("group", image)
+        group = cells.get("group") or group_of(image)
         split = table.split or cells.get("split") or split_of(group, config.holdout)
         split = SPLIT_ALIASES.get(split, split)
         yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
@@ -190,13 +219,16 @@ def _captions(records: Iterator[TableRecord], column: str) -> Iterator[TableReco
             yield record._replace(cells={**record.cells, column: caption})
 
 
-def _rows_beside(images: Path, splits: set[str], holdout: float) -> Iterator[Row]:
+def _rows_beside(
+    images: Path, splits: set[str], holdout: float, group_of: GroupOf
+) -> Iterator[Row]:
     """Yield each line of the text file beside each image."""
     for path in images_below(images):
         image = path.relative_to(images).as_posix()
         text = path.with_suffix(".txt")
         top = image.partition("/")[0]
-        split = "" if splits else split_of(image, holdout)
+        group = group_of(image)
+        split = "" if splits else split_of(group, holdout)
         split = SPLIT_ALIASES.get(top, top) if top in splits else split
         if not text.is_file():
             yield Row(image, image, split=split, problem=f"there is no {text.name} beside it")
@@ -209,7 +241,7 @@ def _rows_beside(images: Path, splits: set[str], holdout: float) -> Iterator[Row
             continue
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield Row(f"{name}:{number}", image, line, split)
+                yield Row(f"{name}:{number}", image, line, split, group)
 
 
 def _below(images: Path, parent: str, name: str) -> str:

@@ -55,6 +55,22 @@ def caption_table(folder: Path) -> Path | None:
     return first_file(folder, CAPTION_TABLES, ("", *SPLITS, *SPLIT_ALIASES))
 
 
+def other_table(folder: Path) -> str:
+    """Return a table of another name in a folder, as ``captions`` may say it; or nothing.
+
+    Of a table for the split train, it is the pattern for all splits.
+    """
+    names = [
+        path.relative_to(folder).as_posix()
+        for place in (folder, folder / "annotations")
+        for path in place.glob("*")
+        if path.name.lower().endswith(TABLE_SUFFIXES) and not path.name.startswith(".")
+        if not any(path.with_suffix(suffix).exists() for suffix in SUFFIXES)
+    ]
+    likely = sorted(names, key=lambda name: ("captions" not in name, "train" not in name, name))
+    return "".join(likely[:1]).replace("train", "{split}")
+
+
 def captions_beside(folder: Path) -> bool:
     """Say whether the first folder with images, of those below, has a .txt beside one of them."""
     for _, _, names in islice(os.walk(folder), LOOKED_AT):
@@ -79,6 +95,8 @@ def fitting_type(folder: Path) -> str:
         return "; for Flickr30k, type: flickr30k"
     if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
+    if table := other_table(folder):
+        return f'; if {table} is a table of its captions, type: image-folder, captions: "{table}"'
     if any(name.endswith(".tar") for name in _names_below(folder)):
         return TAR_SHARDS
     if any(name.endswith(SUFFIXES) for name in _names_below(folder)):

@@ -74,7 +74,8 @@ class RunLog:
     @cached_property
     def start(self) -> Mapping[str, Mapping[str, Any]]:
         """The geometry of each modality's embeddings before the first step."""
-        return next((line["start"]["geometry"] for line in self.lines if "start" in line), {})
+        found = [line["start"]["geometry"] for line in self.lines if "start" in line]
+        return found[0] if found else {}
 
     @property
     def loss(self) -> Mapping[str, Any]:

@@ -35,16 +35,12 @@ class HFImageModule(EncoderModule):
         self.model, _, folder = load_half(spec, self.who)
         processor = load_image_processor(folder, self.who)
         steps = " ".join(processor.to_json_string().split())
-        # a SigLIP 2 wants the places of its patches, too
-        several = _required(self.model) - {"pixel_values"}
-        self.preprocess = (
-            ProcessImages(processor, steps)
-            if several
-            else ImageTransform(Process(processor), steps)
-        )
-        if mask_ratio := getattr(self.model.config, "mask_ratio", 0):
+        self.preprocess = ImageTransform(Process(processor), steps)
+        if _required(self.model) - {"pixel_values"}:  # a SigLIP 2 wants the places of its patches
+            self.preprocess = ProcessImages(processor, steps)
+        if ratio := getattr(self.model.config, "mask_ratio", 0):
             self.model.config.mask_ratio = 0.0
-            say(f"{self.who}: its mask_ratio of {mask_ratio} is set to 0, to see all patches")
+            say(f"{self.who}: its mask_ratio of {ratio} is set to 0, so that it sees all patches")
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
 

@@ -104,8 +104,10 @@ def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
     limit = positions(config)
     if length <= limit - MARGIN or not _has_rows(module, limit):
         return length
-    inputs = module.preprocess(["a picture"])
-    if (ids_BL := inputs.get("input_ids")) is None:
+    try:
+        inputs = module.preprocess(["a picture"])
+        ids_BL = inputs["input_ids"]
+    except Exception:  # models have errors of their own; ``measure_out_dim`` tells
         return length
     inputs["input_ids"] = ids_BL.clamp(min=int(ids_BL.max()))  # no padding, which is not counted
 
@@ -116,7 +118,7 @@ def longest_taken(module: EncoderModule, length: int, config: Any) -> int:
         }
         try:
             module(**longer)
-        except Exception as error:  # models have errors of their own; ``measure_out_dim`` tells
+        except Exception as error:
             if out_of_memory(error):
                 raise
             return False

@@ -98,9 +98,8 @@ def _without_padding(
     module.by_length = False
     if isinstance(tokenize := module.preprocess, Tokenize):
         module.preprocess = replace(tokenize, padding="max_length")
-        say(
-            f"{who}: padding changes its features, so all texts are padded to {tokenize.max_length}"
-        )
+        length = tokenize.max_length
+        say(f"{who}: padding changes its features, so all texts are padded to {length} tokens")
     return _tried(module, samples)
 
 

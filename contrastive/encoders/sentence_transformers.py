@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from contrastive.config.extras import require
 from contrastive.encoders.hf_text import LONGEST, check_length, longest_taken, positions
@@ -112,7 +113,8 @@ class SentencePreprocess:
         for part in self.first.modules():
             if self.max_length and _takes_length(part):
                 part.max_seq_length = min(part.max_seq_length or self.max_length, self.max_length)
-            if hasattr(tokenizer := getattr(part, "tokenizer", None), "padding_side"):
+            tokenizer: Any = getattr(part, "tokenizer", None)
+            if hasattr(tokenizer, "padding_side"):
                 tokenizer.padding_side = "right"
 
     def cut_at(self, max_length: int) -> SentencePreprocess:
@@ -219,11 +221,8 @@ def _padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     ids, offsets_B = inputs["input_ids"], inputs["offsets"]
     rows = list(ids.tensor_split(offsets_B[1:]))
     mask = [torch.ones_like(row) for row in rows]
-    pad = nn.utils.rnn.pad_sequence
-    return {
-        "packed_ids": pad(rows, batch_first=True),
-        "attention_mask": pad(mask, batch_first=True),
-    }
+    padded = (pad_sequence(several, batch_first=True) for several in (rows, mask))
+    return dict(zip(("packed_ids", "attention_mask"), padded, strict=True))
 
 
 def _packed(inputs: dict[str, Tensor]) -> dict[str, Any]:

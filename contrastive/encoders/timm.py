@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from contrastive.config.extras import require
-from contrastive.encoders.huggingface import measure_out_dim
 from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
+from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import WEIGHTS, find_weights, load_strictly, loading_weights
 from contrastive.errors import SpecError, WeightsError
 

@@ -6,7 +6,7 @@ Shapes: B texts, L tokens, F features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def without_padding(encode: Callable[..., Tensor], inputs: dict[str, Any]) -> Te
     length_B = mask_BL.sum(1)
     rows: list[Tensor] = []
     features: list[Tensor] = []
-    for length in length_B.unique().tolist():
+    for length in cast("list[int]", length_B.unique().tolist()):
         rows.append((length_B == length).nonzero().flatten())
         part = {
             name: x[rows[-1], :length] if x.shape[1:2] == mask_BL.shape[1:] else x[rows[-1]]

@@ -21,7 +21,7 @@ from contrastive.data.raw_samples import text_list
 from contrastive.data.samples import check_modalities, class_indices, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.evaluation.intervals import Estimate, bootstrap
-from contrastive.evaluation.leakage import check_held_out
+from contrastive.evaluation.leakage import held_out_rows
 from contrastive.evaluation.retrieval import Direction, has_companions, recall
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.embed_dataset import EmbeddedModality, embed_modality
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import Shared
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class EvaluationReport(Tabular):
     """Those of them that stand at another group, word for word: they tie."""
     notes: list[str] = field(default_factory=list[str])
     """What to know about the numbers, such as what was not measured."""
+    dropped: int = 0
+    """Rows left out since training has them, or others of their groups."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -114,6 +117,7 @@ def evaluate(
     *,
     split: str = "",
     templates: Sequence[str] = TEMPLATES,
+    shared: Shared = "refuse",
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> EvaluationReport:
@@ -126,6 +130,7 @@ def evaluate(
         samples: a built dataset; rows with equal ids belong together.
         split: what to call it in the report.
         templates: sentences for the classes.
+        shared: ``refuse`` rows that the model was trained on, or ``drop`` them and their groups.
         cache: keeps the features of frozen encoders.
         workers: processes that decode samples.
 
@@ -151,7 +156,13 @@ def evaluate(
         modalities.remove("text")
         notes.append("there are no captions, so that retrieval of them is not measured")
     check_modalities(rows, modalities)
-    check_held_out(model, rows, split)
+    kept = held_out_rows(model, rows, split, shared)
+    if dropped := len(rows) - len(kept):
+        notes.append(
+            f"{dropped} of {len(rows)} rows are left out: the training split has their image, or "
+            "that of another row of their group"
+        )
+    rows = kept
     known = bad_rows_of(samples)
     bad_rows = known.copy()  # the dataset may be measured again
     embedded = {
@@ -189,6 +200,7 @@ def evaluate(
         captions.total(),
         equal,
         notes,
+        dropped,
     )
 
 

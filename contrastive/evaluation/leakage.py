@@ -14,36 +14,106 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import Shared
 
+DROP = ", or leave the shared rows out: evaluation.shared: drop (--shared drop)"
 UNHASHED = ("text",)  # the same words may well stand in two splits; the same image may not
 
 
-def check_held_out(model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str) -> None:
+def check_held_out(
+    model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str, *, remedy: str = ""
+) -> None:
     """Refuse to measure a model on nothing, or on what it was trained on.
+
+    Args:
+        model: knows hashes of the samples that it was trained on.
+        rows: what it is to be measured on.
+        split: what to call them.
+        remedy: what to say where only some of them are shared.
 
     Raises:
         DataError: the split is empty, or shares samples with training; names the first.
     """
-    name = f"split {split!r}" if split else "this data"
+    name = _named(split)
     if not rows:
         msg = f"{name} is empty; there is nothing to measure"
         raise DataError(msg)
-    for modality, seen in model.seen.items():
-        known = set(cast("list[int]", seen.tolist()))
-        hits = [i for i, row in enumerate(rows) if short_key(row[modality], modality) in known]
+    for modality, hits in _shared(model, rows).items():
         if hits:
             source = rows[hits[0]].get("source", f"row {hits[0]}")
             msg = (
                 f"{name} shares {len(hits)} of {len(rows)} {modality} rows with the "
                 f"training split, the first is {source}; measure on a split that it has not seen"
             )
-            raise DataError(msg)
+            raise DataError(msg + (remedy if len(hits) < len(rows) else ""))
 
 
-def seen_samples(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, Tensor]:
-    """Return hashes of the samples of each modality but text, sorted, ``[n]`` int64."""
+def held_out_rows(
+    model: ContrastiveModel, rows: list[dict[str, Any]], split: str, shared: Shared
+) -> list[dict[str, Any]]:
+    """Return the rows that a model can be measured on: all, or those that training does not share.
+
+    Args:
+        model: knows hashes of the samples that it was trained on.
+        rows: what it is to be measured on.
+        split: what to call them.
+        shared: ``refuse`` rows that are shared, or ``drop`` them and the others of their groups.
+
+    Raises:
+        DataError: none are left, or some are shared and refused.
+    """
+    if shared == "refuse":
+        check_held_out(model, rows, split, remedy=DROP)
+        return rows
+    hits = {i for found in _shared(model, rows).values() for i in found}
+    groups = {rows[i]["id"] for i in hits}
+    kept = [row for row in rows if row["id"] not in groups]
+    if not kept:
+        check_held_out(model, rows, split)  # which says so, unless only the groups are shared
+        msg = f"{_named(split)}: each group has rows that the training split shares"
+        raise DataError(msg)
+    return kept
+
+
+def _shared(model: ContrastiveModel, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """Return the rows that a model was trained on, by modality."""
+    known = {m: set(cast("list[int]", seen.tolist())) for m, seen in model.seen.items()}
     return {
-        modality: torch.tensor(sorted({short_key(row[modality], modality) for row in rows} - {0}))
+        modality: [i for i, row in enumerate(rows) if short_key(row[modality], modality) in keys]
+        for modality, keys in known.items()
+    }
+
+
+def _named(split: str) -> str:
+    return f"split {split!r}" if split else "this data"
+
+
+def content_keys(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, list[int]]:
+    """Return a hash of each sample of each modality but text; 0 for one that cannot be read."""
+    return {
+        modality: [short_key(row[modality], modality) for row in rows]
         for modality in modalities
         if modality not in UNHASHED
     }
+
+
+def seen_samples(keys: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Return what a model keeps of ``content_keys``: sorted hashes, ``[n]`` int64."""
+    return {modality: torch.tensor(sorted({*each} - {0})) for modality, each in keys.items()}
+
+
+def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, list[int]]) -> list[str]:
+    """Return a line for each modality in which samples of equal content have different ids."""
+    lines: list[str] = []
+    for modality, each in keys.items():
+        first = {key: i for i, key in reversed([*enumerate(each)])}
+        pairs = [(first[key], i) for i, key in enumerate(each) if key]
+        copies = [(i, j) for i, j in pairs if rows[i]["id"] != rows[j]["id"]]
+        if copies:
+            one, other = (rows[i].get("source", f"row {i}") for i in copies[0])
+            lines.append(
+                f"{len(copies)} of {len(rows)} {modality} rows are copies of others with another "
+                f"id, which makes them negatives of each other: {one} and {other} are equal; for "
+                "image-folder, data.group_by: content gives copies one id"
+            )
+    return lines

@@ -64,7 +64,7 @@ def _version(cls: type[Any]) -> int:
     return cls.FEATURES_VERSION if issubclass(cls, Encoder) else 0
 
 
-def _code_of(module: EncoderModule) -> Iterator[object]:
+def _code_of(module: EncoderModule) -> Iterator[type | FunctionType]:
     """Yield classes and functions that run beside the components: of modules and preprocessing."""
     yield from {type(part) for part in module.modules()}
     waiting: list[object] = [module.preprocess]

@@ -31,7 +31,9 @@ def spec_of(name: str) -> ModelSpec:
         name, revision = local, None
     else:
         name, _, revision = name.partition("@")
-    folder = find_weights(who, name, revision := revision or None)
+    folder = find_weights(
+        who, name, revision := revision or None, otherwise="give a local folder: hf:FOLDER"
+    )
     config = load_dual_config(folder, who)
     return dual_spec(
         HFDualImage(name=name, revision=revision),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
 
-def report_tables(report: EvaluationReport) -> list[Table | Text]:
+def report_tables(report: EvaluationReport) -> list[Table | str]:
     """Return retrieval and zero-shot classification, as far as measured, and notes on them."""
     retrieval = Table(title=_plain(f"retrieval on {report.split}, % (95 % interval)"))
     for name in ("query -> target", "R@1", "R@5", "R@10", "median\nrank", "queries x\ntargets"):
@@ -38,8 +38,8 @@ def report_tables(report: EvaluationReport) -> list[Table | Text]:
         )
         by_chance = (f"{100 * estimate.chance:.1f}" for estimate in direction.recall.values())
         retrieval.add_row("by chance", *by_chance, style="dim", end_section=True)
-    measured: list[Table | Text] = [retrieval] if report.retrieval else []
-    notes = [_plain(note) for note in report.notes]
+    measured: list[Table | str] = [retrieval] if report.retrieval else []
+    notes = [printable(note) for note in report.notes]
     if not (zero_shot := report.classification):
         return [*measured, *notes]
     classes = Table(title=_plain(f"zero-shot classification on {report.split}, %"))

@@ -1,4 +1,4 @@
-"""What a run relies on in its encoders, tried on its first samples before hours are spent."""
+"""What a run relies on in encoders of others, tried on its samples before hours are spent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEW = 3  # the fewest of which an order of any kind is seen
 
 
 def check_encoders(model: ContrastiveModel, rows: Sequence[Sample], *, workers: int) -> None:
-    """Try each encoder that is of another package, or loads a model that the user names.
+    """Try each encoder that is not of this package; ours are tried when they are built.
 
     Raises:
         SpecError: features are random, depend on the batch, are not finite or of another shape than
@@ -33,8 +33,8 @@ def check_encoders(model: ContrastiveModel, rows: Sequence[Sample], *, workers: 
     for modality in model.towers:
         encoder, module = model.tower(modality).spec.encoder, model.tower(modality).encoder
         package = package_of(type(encoder))
-        if package and package[0] == CORE and "name" not in type(encoder).model_fields:
-            continue  # of random weights and our own code
+        if package and package[0] == CORE:
+            continue
         problem = _unpicklable(module) if workers and _started_anew() else ""
         samples = _few_of([row[modality] for row in rows[:LOOKED_AT]], module)
         if not problem and samples and (broken := broken_promise(module, samples)):

@@ -51,9 +51,9 @@ def check_loss_of_ranks(model: ContrastiveModel, ranks: Ranks) -> None:
         whole = _value_and_gradients(model.loss, a_ND, b_ND, ids_N)
     found = _value_and_gradients(model.loss, a_ND[own], b_ND[own], ids_N[own])
     ranks.all_reduce_mean_([found[0], *found[3:]])  # as a step does; rows are a rank's own
-    expected = [whole[0], *(ranks.size * x[own] for x in whole[1:3]), *whole[3:]]
-    pairs = zip(found, expected, strict=True)
-    wrong = any(not float((x - y).norm()) <= CLOSE * float(y.norm()) + 1e-6 for x, y in pairs)
+    value, a_gradient, b_gradient, *gradients = whole
+    expected = [value, a_gradient[own] * ranks.size, b_gradient[own] * ranks.size, *gradients]
+    wrong = any(_far(x, y) for x, y in zip(found, expected, strict=True))
     if ranks.all_reduce_max(int(wrong)):
         msg = (
             f"model.loss: {described(type(model.spec.loss))} is another loss on {ranks.size} ranks "
@@ -62,6 +62,12 @@ def check_loss_of_ranks(model: ContrastiveModel, ranks: Ranks) -> None:
             "gather_global_batch with group=BatchGroup.current(), or train on one rank"
         )
         raise TrainingError(msg)
+
+
+def _far(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors differ by more than rounding; a NaN does."""
+    length = torch.linalg.vector_norm
+    return not bool(length(found - expected) <= CLOSE * length(expected) + 1e-6)
 
 
 def _value_and_gradients(loss: LossModule, a: Tensor, b: Tensor, ids: Tensor) -> list[Tensor]:

@@ -114,6 +114,7 @@ class Recorder:
                 self.held_out,
                 split=str(self.spec.evaluation.split),
                 templates=self.spec.evaluation.templates,
+                shared=self.spec.evaluation.shared,
                 cache=self.cache,
                 workers=self.spec.training.workers,
             )

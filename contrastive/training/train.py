@@ -22,7 +22,7 @@ from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, DataError, TrainingError
-from contrastive.evaluation.leakage import check_held_out, seen_samples
+from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.checkpoint import write_folder
@@ -274,10 +274,13 @@ def _remember_samples(
     model: ContrastiveModel, batches: TrainingBatches, held_out: Samples | None, spec: RunSpec
 ) -> None:
     """Note in the model what it is trained on, and refuse to measure it on that or on nothing."""
-    model.seen = seen_samples(batches.rows, list(model.towers))
+    keys = content_keys(batches.rows, list(model.towers))
+    model.seen = seen_samples(keys)
+    for line in copies_in(batches.rows, keys):
+        say(line)
     if held_out is not None:
         split, rows = str(spec.evaluation.split), rows_of(held_out)
-        check_held_out(model, rows, split)
+        rows = held_out_rows(model, rows, split, spec.evaluation.shared)
         check_images(model, held_out, rows, split, workers=spec.training.workers)
 
 

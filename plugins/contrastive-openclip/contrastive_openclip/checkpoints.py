@@ -30,6 +30,7 @@ PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 ATTENTION = (None, "eager", "sdpa")
 """What the config of a text model may ask for: the rest is code, maybe of the Hub."""
 VOCABULARY = ("tokenizer_config.json", "*.json", "*.txt", "*.model")
+LOCAL = "give local-dir:FOLDER as name"
 
 
 def build_whole(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Any:
@@ -74,7 +75,7 @@ def _check_backbone(name: str, who: str) -> None:
     """
     transformers = require("transformers", package="contrastive-openclip")
     # otherwise the loader retries the Hub for minutes
-    folder = find_weights(who, name, files=["config.json"])
+    folder = find_weights(who, name, files=["config.json"], otherwise=LOCAL)
     with quiet_huggingface(), loading_weights(who, "config.json", folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     asked = config._attn_implementation
@@ -155,7 +156,8 @@ def _published(name: str, tag: str, who: str) -> Path:
         msg = f"{who}: {tag} is published as a pickle only; convert it and give it as weights"
         raise WeightsError(msg)
     file = str(Path(pickled).with_suffix(".safetensors")) if pickled else WEIGHTS
-    return find_weights(who, repository, files=[file]) / file
+    otherwise = "give its safetensors file as weights, of a whole model as open_clip:NAME@FILE"
+    return find_weights(who, repository, files=[file], otherwise=otherwise) / file
 
 
 def place_of(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
@@ -167,7 +169,9 @@ def place_of(spec: OpenCLIPImage | OpenCLIPText, who: str) -> str:
         msg = f"{who}: {source!r} is no source of models; there are hf-hub: and local-dir:"
         raise SpecError(msg)
     repository, _, revision = rest.partition("@") if source == "hf-hub" else (rest, "", "")
-    folder = find_weights(who, repository, revision or None, [CONFIG, WEIGHTS, *VOCABULARY])
+    folder = find_weights(
+        who, repository, revision or None, [CONFIG, WEIGHTS, *VOCABULARY], otherwise=LOCAL
+    )
     return f"local-dir:{folder}"
 
 

@@ -26,6 +26,7 @@ from contrastive.interface import (
     tokenizer_hash,
 )
 from contrastive_openclip.checkpoints import (
+    LOCAL,
     VOCABULARY,
     build_whole,
     model_config,
@@ -129,7 +130,7 @@ def load_tokenizer(spec: OpenCLIPText, who: str) -> Any:
         raise WeightsError(msg)
     if (vocabulary := texts.get("hf_tokenizer_name")) and ":" not in place:
         # otherwise the loader looks up each file on the Hub, for minutes
-        find_weights(who, vocabulary, files=VOCABULARY)
+        find_weights(who, vocabulary, files=VOCABULARY, otherwise=LOCAL)
     with quiet_huggingface(), without_log(), loading_weights(who, "the tokenizer"):
         # of open_clip's two kinds of tokenizer, that of transformers alone takes the option
         code = {"trust_remote_code": False} if vocabulary else {}
