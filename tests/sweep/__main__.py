@@ -55,11 +55,14 @@ def main() -> int:
     torch.set_num_threads(1)
     makers = candidates(asked.names)
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    if asked.output:
+        asked.output.parent.mkdir(parents=True, exist_ok=True)
     file = asked.output.open("w") if asked.output else sys.stdout
     limits = {"processes": asked.processes, "seconds": asked.seconds}
     for name, found in verdicts(makers, **limits):
         counts[name.partition(" ")[0]][found.outcome] += 1
         print(name, found.outcome, found.reason, sep="\t", file=file, flush=True)
+    file.flush()
     print(f"{'':22}", *(f"{outcome:>10}" for outcome in OUTCOMES))
     for catalogue, count in counts.items():
         print(f"{catalogue:22}", *(f"{count[outcome]:>10}" for outcome in OUTCOMES))
