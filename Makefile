@@ -11,6 +11,8 @@ WHEEL := $(VENV)-wheel
 SITE := $(VENV)-docs
 # files and folders for test-lowest and test-newest, or else all
 TESTS ?=
+# how the names of those begin that the sweep is to judge, or else all: hf-text, "timm timm.models.vgg"
+NAMES ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EVERYTHING := -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
@@ -18,7 +20,7 @@ EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 # bytecode is kept, whatever the caller's environment says: the tests start many processes
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast test-nightly test-lowest test-newest test-wheel test-bare smoke lint \
+.PHONY: demo test test-fast test-nightly sweep test-lowest test-newest test-wheel test-bare smoke lint \
 	docs bench bench-losses bench-gpu clean
 
 demo: $(VENV)/installed
@@ -35,6 +37,9 @@ test-fast: $(VENV)/installed
 
 test-nightly: $(VENV)/installed
 	$(BIN)/$(PYTEST) -m nightly
+
+sweep: $(VENV)/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.sweep --output runs/sweep.tsv $(NAMES)
 
 test-lowest: $(LOWEST)/installed $(EDITOR_SERVER)
 	$(LOWEST)/bin/$(PYTEST) -m "not nightly" $(TESTS)

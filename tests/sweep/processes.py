@@ -1,0 +1,65 @@
+"""Each candidate in a forked process of its own, so that no failure stops the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.sweep.judge import Verdict, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tests.sweep.judge import Candidate
+
+MEMORY = 16 << 30  # bytes of addresses
+
+
+def verdicts(
+    makers: Mapping[str, Callable[[Path], Candidate]], *, processes: int, seconds: int
+) -> Iterator[tuple[str, Verdict]]:
+    """Yield the verdict on each candidate, in the order in which they end."""
+    root = Path(tempfile.mkdtemp(prefix="sweep-"))
+    running: dict[int, str] = {}
+    ahead = [*makers.items()]
+    try:
+        while ahead or running:
+            while ahead and len(running) < processes:
+                name, make = ahead.pop(0)
+                if (pid := os.fork()) == 0:
+                    _child(make, root / str(os.getpid()), seconds)
+                running[pid] = name
+            pid, status = os.wait()
+            if pid in running:
+                yield running.pop(pid), _read(root / str(pid), status)
+                shutil.rmtree(root / str(pid), ignore_errors=True)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _child(make: Callable[[Path], Candidate], folder: Path, seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    folder.mkdir()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    try:
+        found = verdict(make, folder)
+        (folder / "verdict.json").write_text(json.dumps(asdict(found)))
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def _read(folder: Path, status: int) -> Verdict:
+    file = folder / "verdict.json"
+    if file.exists():
+        return Verdict(**json.loads(file.read_text()))
+    return Verdict("not made", f"ended by signal {os.waitstatus_to_exitcode(status)}: too large")

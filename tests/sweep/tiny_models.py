@@ -1,0 +1,123 @@
+"""Tiny models of transformers with random weights: one table of small numbers, and exceptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers as t
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from tests.duals import WORDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *map(chr, range(33, 127))])}
+TEXT = {
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size"), 32),
+    **dict.fromkeys(("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim"), 48),
+    **dict.fromkeys(
+        ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers"), 2
+    ),
+    **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 1),
+    "num_layers": 2,
+    **dict.fromkeys(("num_attention_heads", "encoder_attention_heads", "n_head", "n_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "num_heads", "num_key_value_heads"), 4),
+    **dict.fromkeys(("decoder_ffn_dim", "moe_intermediate_size", "shared_intermediate_size"), 48),
+    **dict.fromkeys(("head_dim", "d_kv", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "global_head_dim", "index_head_dim"), 8),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "num_shared_experts", "n_shared_experts"), 2),
+    **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size", "mamba_num_heads"), 8),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "moe_layer_freq"), 1),
+    "vocab_size": len(VOCABULARY),
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+"""Numbers by the names of fields, of which a type has some."""
+SIDE = 64
+IMAGE = {
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("image_size", "pretrain_image_size", "input_size"), SIDE),
+}
+"""Of images, widths stay those of the type: many depend on each other."""
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "albert": {"num_hidden_groups": 1},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
+    "big_bird": {"attention_type": "original_full"},
+    "bigbird_pegasus": {"attention_type": "original_full"},
+    "esm": {"position_embedding_type": "rotary", "mask_token_id": 4},
+    "falcon": {"num_kv_heads": 4},
+    "funnel": {"block_sizes": [1, 1], "d_head": 8, "d_inner": 48, "n_head": 4},
+    "flaubert": {"n_layers": 2},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
+    "led": {"max_encoder_position_embeddings": 64, "attention_window": 8},
+    "longformer": {"attention_window": 8, "max_position_embeddings": 66},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "mpt": {"max_seq_len": 64},
+    "opt": {"word_embed_proj_dim": 32},
+    "xlm": {"emb_dim": 32},
+}
+"""What a type needs besides."""
+
+
+def config_of(model_type: str, numbers: dict[str, Any]) -> Any:
+    """Return a small config of a type.
+
+    Lists of depths become ones; without numbers all is the type's own.
+    """
+    kind = t.CONFIG_MAPPING[model_type]
+    plain = kind()
+    if not numbers:
+        return plain
+    fields = {name: value for name, value in numbers.items() if _is_number(plain, name)}
+    for name, value in vars(plain).items():
+        if name in ("depths", "depth", "num_blocks") and isinstance(value, list | tuple):
+            fields[name] = [1] * len(value)
+    if plain.attribute_map.get("num_hidden_layers") == "num_stages":
+        fields.pop("num_hidden_layers", None)
+    return kind(**(fields | EXCEPTIONS.get(model_type, {})))
+
+
+def _is_number(config: Any, name: str) -> bool:
+    value = getattr(config, name, "")
+    return name.endswith("token_id") or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def save(config: Any, folder: Path, auto: Any = t.AutoModel) -> Any:
+    """Save a model with random weights that are large enough to show a mistake; return it."""
+    torch.manual_seed(0)
+    model = auto.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and parameter.requires_grad and "conv" not in name:
+                parameter.normal_(std=min(0.3, 2 * parameter.shape[-1] ** -0.5))
+    model.save_pretrained(folder)
+    return model
+
+
+def tokenizer() -> Any:
+    """Return a tokenizer of words and letters that gives ids and a mask."""
+    backend = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [("[CLS]", VOCABULARY["[CLS]"]), ("[SEP]", VOCABULARY["[SEP]"])]
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
+    )
+    return t.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
