@@ -162,9 +162,12 @@ def test_of_our_encoders_a_number_counts_and_not_the_code(monkeypatch):
 def test_code_without_a_file_counts_too():
     """As in a notebook."""
     keys = []
-    for factor in (1, 1, 2):
+    for line, factor in enumerate((1, 1, 2)):
         module = CBOW(width=2, buckets=2).build()
-        exec(f"def twice(samples):\n    return samples * {factor}", space := {"__name__": "typed"})
+        exec(
+            "\n" * line + f"def twice(samples):\n    return samples * {factor}",
+            space := {"__name__": "typed"},
+        )
         module.preprocess = type("Words", (), {"__call__": space["twice"], "__repr__": repr_of})()
         type(module.preprocess).__module__ = "typed"
         keys.append(encoder_key(CBOW(), module)["code"])

@@ -9,15 +9,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import marshal
 import re
 import sys
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from types import FunctionType
-from typing import TYPE_CHECKING
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -220,5 +219,17 @@ def _distribution_with(top: str, folder: Path) -> Distribution | None:
 def _compiled(cls: type | FunctionType) -> str:
     """Return the hash of what was typed in, in a notebook, where there is no file."""
     functions = [cls] if isinstance(cls, FunctionType) else vars(cls).values()
-    code = [marshal.dumps(f.__code__) for f in functions if isinstance(f, FunctionType)]
-    return hashlib.sha256(b"".join(code)).hexdigest()[:32]
+    code = [_instructions(f.__code__) for f in functions if isinstance(f, FunctionType)]
+    return hashlib.sha256(repr(code).encode()).hexdigest()[:32]
+
+
+def _instructions(code: CodeType) -> tuple[object, ...]:
+    """Return what a function does, not where it stands: a notebook has other names each time."""
+    constants: list[object] = []
+    for x in code.co_consts:
+        if isinstance(x, CodeType):
+            constants.append(_instructions(x))
+        else:  # a set has another order in each process
+            is_set = isinstance(x, frozenset)
+            constants.append(sorted(map(repr, cast("frozenset[object]", x))) if is_set else x)
+    return code.co_code, code.co_names, code.co_varnames, constants
