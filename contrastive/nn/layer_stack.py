@@ -28,7 +28,7 @@ def layers(network: nn.Module) -> list[nn.Module]:
     stacks: list[list[nn.Module]] = [
         stack for module in network.modules() for stack in _stacks(module)
     ]
-    stack = max(stacks, key=_size, default=[])
+    stack = max(stacks, key=_size) if stacks else []
     return stack if _begins_early(stack, network) else []
 
 
