@@ -57,6 +57,8 @@ def verdict(make: Callable[[Path], Candidate], folder: Path) -> Verdict:
         with torch.no_grad():
             expected = torch.cat([candidate.theirs(sample) for sample in samples])
         check(bool(expected.isfinite().all()), "the library's own features are not finite")
+    except ContrastiveError as error:
+        return Verdict("refused", str(error))
     except Exception as error:  # of any library
         return Verdict("not made", _line(error))
     try:

@@ -49,6 +49,8 @@ def text(model_type: str, folder: Path) -> Candidate:
         tokens = words(sample, truncation=True, max_length=taken, return_tensors="pt")
         return model(**tokens).last_hidden_state.mean(1)
 
+    with torch.no_grad():
+        model(**words("red", return_tensors="pt"))
     spec = HFText(name=str(folder))
     encoder: Any = spec.build()
     return Candidate(spec, theirs)

@@ -50,6 +50,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
     "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": {"attention_type": "original_full"},
+    "codegen": {"rotary_dim": 8},
+    "gptj": {"rotary_dim": 8},
     "esm": {"position_embedding_type": "rotary", "mask_token_id": 4},
     "falcon": {"num_kv_heads": 4},
     "funnel": {"block_sizes": [1, 1], "d_head": 8, "d_inner": 48, "n_head": 4},
