@@ -48,7 +48,12 @@ IMAGE = {
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "albert": {"num_hidden_groups": 1},
     "dory": {"use_cache": False},  # with one, its own features are others by a hundredth
-    "deepseek_v2": {"n_group": 1, "topk_group": 1, "topk_method": "greedy"},
+    "deepseek_v2": {
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "num_experts_per_tok": 2,
+    },
     "bamba": {
         "attn_layer_indices": [1],
         "mamba_n_heads": 8,
@@ -64,6 +69,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "funnel": {
         "num_hidden_layers": ...,
         "block_sizes": [1, 1],
+        "block_repeats": [1, 1],
         "d_head": 8,
         "d_inner": 48,
         "n_head": 4,
