@@ -39,8 +39,8 @@ def _is_text(model_type: str) -> bool:
 def text(model_type: str, folder: Path) -> Candidate:
     """Make a text model, its hidden states averaged."""
     model = save(config_of(model_type, TEXT), folder)
-    words = tokenizer()
-    words.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    words = t.AutoTokenizer.from_pretrained(folder)  # of some types it is another class
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
 
