@@ -68,13 +68,15 @@ class Points(Encoder):
 
 
 class Rows(Dataset):
-    """Eight points with a name each; four more to measure."""
+    """Points with a name each; four more to measure."""
 
     shift: ClassVar[int] = 0
     """Of all points, whose names stay."""
+    points: int = 12
+    """To train on."""
 
     def build(self, split, *, purpose="evaluation"):
-        first, count = {"train": (0, 8), "val": (8, 4)}[split]
+        first, count = {"train": (0, self.points), "val": (self.points, 4)}[split]
         return [
             {
                 "points": [i + self.shift, i % 2, i % 3, 1],
@@ -86,8 +88,8 @@ class Rows(Dataset):
         ]
 
 
-def spec(epochs: int) -> RunSpec:
-    """Return a run of two steps an epoch, each of which is saved."""
+def spec(epochs: int, steps: int = 3) -> RunSpec:
+    """Return a run of so many steps an epoch, each of which is saved."""
     towers = {
         "points": {
             "encoder": {"type": f"{__name__}:Points"},
@@ -101,15 +103,15 @@ def spec(epochs: int) -> RunSpec:
     }
     training = {"epochs": epochs, "batch_size": 4, "checkpoint_every": 1, "workers": 0}
     model = {"embed_dim": 4, "towers": towers, "loss": {"type": "infonce"}}
-    data = {"type": f"{__name__}:Rows"}
+    data = {"type": f"{__name__}:Rows", "points": 4 * steps}
     return RunSpec.model_validate({"model": model, "data": data, "training": training})
 
 
 class Training:
     """A run in a folder, with its feature cache."""
 
-    def __init__(self, epochs: int) -> None:
-        self.spec = spec(epochs)
+    def __init__(self, epochs: int, steps: int = 3) -> None:
+        self.spec = spec(epochs, steps)
 
     def prepare(self, root: Path) -> None:
         """Nothing is there."""

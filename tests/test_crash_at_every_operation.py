@@ -46,18 +46,18 @@ def ended(forkserver, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "how", "step", "but"),
+    ("epochs", "steps", "how", "step", "but"),
     [
-        (1, "crash", 1, "fsync"),
-        (1, "EIO", 15, ""),
-        pytest.param(2, "crash", 1, "", marks=nightly),
-        *(pytest.param(2, how, 2, "", marks=nightly) for how in HOWS[1:]),
+        (1, 2, "crash", 1, "fsync"),
+        (1, 2, "EIO", 15, ""),
+        pytest.param(2, 3, "crash", 1, "", marks=nightly),
+        *(pytest.param(2, 3, how, 2, "", marks=nightly) for how in HOWS[1:]),
     ],
 )
 def test_a_run_that_ends_at_any_operation_is_resumed_as_if_it_had_not(
-    ended, epochs, how, step, but
+    ended, epochs, steps, how, step, but
 ):
-    assert not ended(partial(Training, epochs), [how], step, but)
+    assert not ended(partial(Training, epochs, steps), [how], step, but)
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])

@@ -97,13 +97,14 @@ def test_of_a_dual_model_the_part_for_the_modality_is_taken(family, saved, pictu
         hidden = image(pixel_values=pixels).last_hidden_state
     expected = hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden.mean(1)
     torch.testing.assert_close(features(module, pictures), expected, atol=1e-5, rtol=0)
-    module = HFText(name=str(saved(family)), pooling="cls").build()
+    pooling, place = ("last", -1) if family == "aimv2" else ("cls", 0)  # which is causal
+    module = HFText(name=str(saved(family)), pooling=pooling).build()
     first = {name: tensor[:1] for name, tensor in module.preprocess([TEXTS[0]]).items()}
     if family == "aimv2":  # of one text, without padding, transformers itself looks ahead
         first = {name: torch.cat([first[name]] * 2) for name in first}
         whole.set_attn_implementation("eager")
     with torch.no_grad():
-        expected = whole.text_model(**first).last_hidden_state[:1, 0]
+        expected = whole.text_model(**first).last_hidden_state[:1, place]
     torch.testing.assert_close(features(module, TEXTS[:1]), expected, atol=1e-5, rtol=0)
 
 
