@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from contrastive import RunSpec, train
+from contrastive import RunSpec, build_model, train
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
@@ -89,7 +89,7 @@ class Letters(Dataset):
         return [{"text": "a" * (i + 1), "id": i} for i in range(8)]
 
 
-def run(folder, *, encoder="", head=4, loss=""):
+def spec(*, encoder="", head=4, loss=""):
     tower = {
         "encoder": {"type": f"{HERE}:Texts", "how": encoder},
         "head": {"type": f"{HERE}:Flat", "width": head},
@@ -100,13 +100,16 @@ def run(folder, *, encoder="", head=4, loss=""):
         "pairs": [["text", "text"]],
         "loss": {"type": f"{HERE}:Apart", "how": loss},
     }
-    spec = {
+    return {
         "model": model,
         "data": {"type": f"{HERE}:Letters"},
         "training": {"epochs": 1, "batch_size": 4, "workers": 0, "device": "cpu"},
         "evaluation": {"split": None},
     }
-    return train(RunSpec.model_validate(spec), folder / "run")
+
+
+def run(folder, **parts):
+    return train(RunSpec.model_validate(spec(**parts)), folder / "run")
 
 
 @pytest.mark.parametrize(
@@ -116,10 +119,10 @@ def run(folder, *, encoder="", head=4, loss=""):
         ({"encoder": "lists"}, "preprocess Lengths gave a list in a dict; it has to give a dict"),
         (
             {"encoder": "tokens"},
-            rf"encoder {HERE}:Texts: forward gave features of the shape \(4, 1, 3\); .* \[B, 3\]",
+            r"features of a batch of 3 have the shape \(3, 1, 3\); .*\[B, out_d",
         ),
-        ({"encoder": "narrow"}, r"features of the shape \(4, 2\); it has to give \[B, 3\]"),
-        ({"encoder": "a list"}, r"features of a list; it has to give \[B, 3\]"),
+        ({"encoder": "narrow"}, "features are 2 wide, but the module says 3; choose another"),
+        ({"encoder": "a list"}, r"forward gives a list; .* return \[B, out_dim\]"),
         ({"head": 5}, rf"head {HERE}:Flat: forward gave embeddings of the shape \(4, 5\); .*4\]"),
         ({"loss": "rows"}, rf"loss {HERE}:Apart: forward gave shape \(4,\) and a dict; it has to"),
         ({"loss": "bare"}, r"forward gave shape \(\); it has to give a scalar tensor and a dict"),
@@ -129,6 +132,23 @@ def test_a_part_that_breaks_a_contract_is_one_line(tmp_path, parts, said):
     with pytest.raises(SpecError, match=said) as caught:
         run(tmp_path, **parts)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (
+            "tokens",
+            rf"encoder {HERE}:Texts: forward gave features of the shape \(2, 1, 3\); .*\[B, 3\]",
+        ),
+        ("narrow", r"features of the shape \(2, 2\); it has to give \[B, 3\]"),
+        ("a list", r"features of a list; it has to give \[B, 3\]"),
+    ],
+)
+def test_an_encoder_that_breaks_one_embeds_nothing(how, said):
+    model = build_model(spec(encoder=how)["model"])
+    with pytest.raises(SpecError, match=said):
+        model.embed("text", ["a", "aa"])
 
 
 def test_parts_that_keep_them_train(tmp_path):
