@@ -119,7 +119,7 @@ def run(folder, **parts):
         ({"encoder": "lists"}, "preprocess Lengths gave a list in a dict; it has to give a dict"),
         (
             {"encoder": "tokens"},
-            r"features of a batch of 3 have the shape \(3, 1, 3\); .*\[B, out_d",
+            r"of a batch of 3 have the shape \(3, 1, 3\); .*\[B, out_dim\]",
         ),
         ({"encoder": "narrow"}, "features are 2 wide, but the module says 3; choose another"),
         ({"encoder": "a list"}, r"forward gives a list; .* return \[B, out_dim\]"),
@@ -139,7 +139,7 @@ def test_a_part_that_breaks_a_contract_is_one_line(tmp_path, parts, said):
     [
         (
             "tokens",
-            rf"encoder {HERE}:Texts: forward gave features of the shape \(2, 1, 3\); .*\[B, 3\]",
+            rf"encoder {HERE}:Texts: forward gave features of the shape \(2, 1, 3\); .*3\]",
         ),
         ("narrow", r"features of the shape \(2, 2\); it has to give \[B, 3\]"),
         ("a list", r"features of a list; it has to give \[B, 3\]"),

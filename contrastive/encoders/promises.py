@@ -114,11 +114,10 @@ def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | No
     A forward pass of all, one of each alone; modes and random states stay as they are.
     """
     features, broken = _tried(module, samples)
-    width = features.shape[-1]
-    if not broken and width != module.out_dim:
-        problem = f"features are {width} wide, but the module says {module.out_dim}"
-        broken = Broken("rows", problem, "give, and say, one width")
-    return broken
+    if broken or features.shape[1] == module.out_dim:
+        return broken
+    problem = f"features are {features.shape[1]} wide, but the module says {module.out_dim}"
+    return Broken("rows", problem, "give, and say, one width")
 
 
 @torch.no_grad()
