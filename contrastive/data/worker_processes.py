@@ -7,6 +7,7 @@ it has made until then is whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -19,8 +20,10 @@ from contrastive.errors import ContrastiveError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.process import BaseProcess
+    from types import TracebackType
 
 FEWER = "use fewer workers (training.workers), or smaller samples"
+TOO_MANY_FILES = f"too many open files; raise their limit (ulimit -n), or {FEWER}"
 CAUSES = {
     "SIGKILL": f"out of memory?); {FEWER}",
     "SIGBUS": f"is /dev/shm full?); give it more room, or {FEWER}",
@@ -95,11 +98,25 @@ def end_with_parent() -> None:
 
 def _check_open_files(error: Exception) -> None:
     if "Too many open files" in str(error):  # torch's own message is a plain RuntimeError
-        msg = f"too many open files; raise their limit (ulimit -n), or {FEWER}"
-        raise LostWorker(msg) from error
+        raise LostWorker(TOO_MANY_FILES) from error
+
+
+def end_of_a_connection(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Be a worker's ``sys.excepthook``: only the thread that hands out its tensors' files calls it.
+
+    It is asked in vain by a parent that has been ended, and without a file it never has an answer.
+    """
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        os._exit(errno.EMFILE)
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _told(process: BaseProcess, code: int) -> str:
+    if code == errno.EMFILE:
+        return TOO_MANY_FILES
     if code > 0:
         return f"worker process {process.pid} ended with exit code {code}; {FEWER}"
     try:

@@ -193,7 +193,7 @@ def _train(
             ),
         ) as steps,
     ):
-        if not previous:
+        if not start:
             recorder.begin(log)
         recorder.take_up(log, progress)
         for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
