@@ -2,14 +2,16 @@
 
 import importlib
 import json
+import shutil
 import sys
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
+from contrastive import ModelSpec, build_model, load_model
 from contrastive.data.content_hash import sample_key
-from contrastive.encoders import CBOW
+from contrastive.encoders import CBOW, HFDualImage, HFText, Timm
 from contrastive.errors import BadSample
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.code_versions import _distribution
@@ -157,6 +159,49 @@ def test_of_our_encoders_a_number_counts_and_not_the_code(monkeypatch):
     assert "torch" in before["libraries"]
     monkeypatch.setattr(CBOW, "FEATURES_VERSION", 2)
     assert encoder_key(CBOW(), module) != before
+
+
+CONFIGS = {
+    "hf-text": ("bert", HFText, [], {"hidden_act": "relu"}),
+    "hf-dual-image": ("clip", HFDualImage, ["vision_config"], {"hidden_act": "gelu"}),
+    "timm": ("timm", Timm, ["model_args"], {"num_heads": 4}),
+}
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("which", CONFIGS)
+def test_a_config_beside_the_weights_counts_and_is_told_when_it_changes(
+    which, models, tmp_path, capsys
+):
+    folder, kind, place, changed = CONFIGS[which]
+    path = shutil.copytree(models / folder, tmp_path / "of_hub")
+    spec = kind(name=f"local-dir:{path}" if which == "timm" else str(path))
+    model = build_model(one_tower(spec))
+    model.save(tmp_path / "saved")
+    before = encoder_key(spec, model.tower(spec.modality).encoder)
+    edit(path / "config.json", [], {"transformers_version": "9"})
+    assert encoder_key(spec, spec.build()) == before
+    edit(path / "config.json", place, changed)
+    model = load_model(tmp_path / "saved")
+    assert "encoder has changed since the model was saved" in capsys.readouterr().err
+    after = encoder_key(spec, model.tower(spec.modality).encoder)
+    assert {name for name in before if before[name] != after[name]} == {"configs"}
+
+
+def edit(path, place, changes):
+    whole = part = json.loads(path.read_text())
+    for name in place:
+        part = part[name]
+    part |= changes
+    path.write_text(json.dumps(whole))
+
+
+def one_tower(encoder):
+    tower = {"encoder": encoder, "head": {"type": "linear"}, "frozen": "encoder"}
+    other = "text" if encoder.modality == "image" else "image"
+    small = {"type": "cbow", "width": 2} if other == "text" else {"type": "resnet", "width": 4}
+    towers = {encoder.modality: tower, other: {"encoder": small, "head": {"type": "linear"}}}
+    return ModelSpec.model_validate({"embed_dim": 4, "towers": towers, "loss": {"type": "infonce"}})
 
 
 def test_code_without_a_file_counts_too():

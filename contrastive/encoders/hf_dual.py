@@ -33,7 +33,7 @@ from contrastive.encoders.huggingface import (
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
-from contrastive.encoders.weights import find_weights
+from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class HFDualImageModule(EncoderModule):
         super().__init__()
         self.who = f"hf-dual-image {spec.name!r}"
         self.model, folder = load_dual_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         processor = load_image_processor(folder, self.who)
         self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
         self.reproducible = spec.pretrained
@@ -79,6 +80,7 @@ class HFDualTextModule(EncoderModule):
         super().__init__()
         self.who = f"hf-dual-text {spec.name!r}"
         self.model, folder = load_dual_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
         config = self.model.config
         length = min(positions(config.text_config), int(tokenizer.model_max_length), LONGEST)

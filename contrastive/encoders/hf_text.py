@@ -15,7 +15,7 @@ from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder
-from contrastive.encoders.weights import loading_weights
+from contrastive.encoders.weights import folder_config, loading_weights
 from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.memory import out_of_memory
 from contrastive.nn.modes import eval_mode
@@ -42,6 +42,7 @@ class HFTextModule(TokenEncoder):
         self.who = f"hf-text {spec.name!r}"
         self.pooling = spec.pooling
         self.model, config, folder = load_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
         limit = min(positions(config), int(tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)

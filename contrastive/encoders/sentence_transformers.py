@@ -57,8 +57,9 @@ class SentenceTransformersModule(TokenEncoder):
             length,
             _prompt(self.model, spec, who),
             spec.task,
-            file_hash(folder),
+            digest := file_hash(folder),
         )
+        self.folder_config = digest
         with _told(who):
             found = self.preprocess.all_of(["a picture"])
         self.constants = {name: x for name, x in found.items() if not isinstance(x, Tensor)}

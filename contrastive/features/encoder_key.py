@@ -13,6 +13,7 @@ from torch import nn
 from contrastive.config.provenance import components, is_ours
 from contrastive.config.registry import path_of
 from contrastive.encoders import Encoder
+from contrastive.encoders.module import configs_hash
 from contrastive.errors import DataError
 from contrastive.features.code_versions import code_versions
 from contrastive.nn.fingerprint import weights_fingerprint
@@ -52,6 +53,7 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
         "weights": weights_fingerprint(module),
+        "configs": configs_hash(module),
         "preprocess": preprocess,
         "components": {path_of(cls): _version(cls) for cls in classes},
         "code": hashes,
