@@ -44,7 +44,7 @@ class HFTextModule(TokenEncoder):
         self.model, config, folder = load_half(spec, self.who)
         self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
-        limit = min(positions(config), int(tokenizer.model_max_length))
+        limit = int(min(positions(config), tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, spec.prompt, who=self.who)
         taken = longest_taken(self, max_length, config)

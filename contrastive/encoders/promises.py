@@ -33,6 +33,7 @@ CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 chang
 CLOSE_ON_GPU = 1e-2  # where convolutions round their factors to TF32
 FEW, MANY = 5, 100  # times six words: the latter are more than 512 tokens, the default limit
 LARGE = 500_000_000  # parameters, of a model that takes seconds for a long text on CPUs
+AS_SHORT = ("a", "a a", "picture a")  # texts, of which some have as many tokens as another
 SHARE = "{:.2g} of the largest"
 
 
@@ -95,7 +96,7 @@ def _without_padding(
     """Let a module run texts of a length together, or pad all alike if it needs more tokens."""
     module.by_length = True
     with suppress(Exception):  # as a model may that makes one token of four
-        features, broken = _tried(module, [*samples, "a"])
+        features, broken = _tried(module, [*samples, *AS_SHORT])
         if not broken:
             say(f"{who}: padding changes its features, so texts of a length are run together")
             return features, None
@@ -113,8 +114,7 @@ def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | No
     A forward pass of all, one of each alone; modes and random states stay as they are.
     """
     features, broken = _tried(module, samples)
-    width = features.shape[-1]
-    if not broken and width != module.out_dim:
+    if not broken and (width := features.shape[-1]) != module.out_dim:
         problem = f"features are {width} wide, but the module says {module.out_dim}"
         broken = Broken("rows", problem, "give, and say, one width")
     return broken
@@ -184,6 +184,9 @@ def _features(module: EncoderModule, samples: Sequence[Any]) -> Any:
 def _wrong_rows(features: Any, samples: int) -> Broken | None:
     if not isinstance(features, Tensor):
         return Broken("rows", f"forward gives {a_type(features)}", "return [B, out_dim]")
+    if features.is_complex():
+        problem = f"features are complex ({features.dtype})"
+        return Broken("rows", problem, "return real numbers, such as torch.view_as_real of them")
     if features.ndim != 2 or len(features) != samples:
         problem = f"features of a batch of {samples} have the shape {tuple(features.shape)}"
         return Broken("rows", problem, "return [B, out_dim]")
