@@ -14,7 +14,7 @@ from contrastive.console import say
 from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
-from contrastive.encoders.token_encoder import TokenEncoder
+from contrastive.encoders.token_encoder import TokenEncoder, some_words
 from contrastive.encoders.weights import folder_config, loading_weights
 from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.memory import out_of_memory
@@ -52,6 +52,10 @@ class HFTextModule(TokenEncoder):
         self.preprocess = replace(self.preprocess, max_length=taken)
         self.out_dim = measure_out_dim(self, "a picture", self.who)
         self.reproducible = spec.pretrained
+
+    def words(self) -> list[str]:
+        """Return some words that the model knows."""
+        return some_words(self.preprocess.tokenizer.get_vocab())
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of tokens."""
