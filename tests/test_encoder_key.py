@@ -2,14 +2,18 @@
 
 import importlib
 import json
+import shutil
 import sys
 from decimal import Decimal
+from functools import lru_cache
 
 import numpy as np
 import pytest
+from torchvision.transforms import v2
 
+from contrastive import ModelSpec, build_model, load_model
 from contrastive.data.content_hash import sample_key
-from contrastive.encoders import CBOW
+from contrastive.encoders import CBOW, HFDualImage, HFText, Timm
 from contrastive.errors import BadSample
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.code_versions import _distribution
@@ -159,23 +163,89 @@ def test_of_our_encoders_a_number_counts_and_not_the_code(monkeypatch):
     assert encoder_key(CBOW(), module) != before
 
 
-def test_code_without_a_file_counts_too():
+CONFIGS = {
+    "hf-text": ("bert", HFText, [], {"hidden_act": "relu"}),
+    "hf-dual-image": ("clip", HFDualImage, ["vision_config"], {"hidden_act": "gelu"}),
+    "timm": ("timm", Timm, ["model_args"], {"num_heads": 4}),
+}
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("which", CONFIGS)
+def test_a_config_beside_the_weights_counts_and_is_told_when_it_changes(
+    which, models, tmp_path, capsys
+):
+    folder, kind, place, changed = CONFIGS[which]
+    path = shutil.copytree(models / folder, tmp_path / "of_hub")
+    spec = kind(name=f"local-dir:{path}" if which == "timm" else str(path))
+    model = build_model(one_tower(spec))
+    model.save(tmp_path / "saved")
+    before = encoder_key(spec, model.tower(spec.modality).encoder)
+    edit(path / "config.json", [], {"transformers_version": "9"})
+    assert encoder_key(spec, spec.build()) == before
+    edit(path / "config.json", place, changed)
+    model = load_model(tmp_path / "saved")
+    assert "encoder has changed since the model was saved" in capsys.readouterr().err
+    after = encoder_key(spec, model.tower(spec.modality).encoder)
+    assert {name for name in before if before[name] != after[name]} == {"configs"}
+
+
+def edit(path, place, changes):
+    whole = part = json.loads(path.read_text())
+    for name in place:
+        part = part[name]
+    part |= changes
+    path.write_text(json.dumps(whole))
+
+
+def one_tower(encoder):
+    tower = {"encoder": encoder, "head": {"type": "linear"}, "frozen": "encoder"}
+    other = "text" if encoder.modality == "image" else "image"
+    small = {"type": "cbow", "width": 2} if other == "text" else {"type": "resnet", "width": 4}
+    towers = {encoder.modality: tower, other: {"encoder": small, "head": {"type": "linear"}}}
+    return ModelSpec.model_validate({"embed_dim": 4, "towers": towers, "loss": {"type": "infonce"}})
+
+
+TYPED = {
+    "its method": "class P(Base):\n    def __call__(self, s): return s * {}",
+    "a function": "def f(s): return s * {}\nclass P(Base):\n    def __call__(self, s): return f(s)",
+    "a constant": "K = {}\nclass P(Base):\n    def __call__(self, s): return s * K",
+    "a set": "K = {{'a', {}}}\nclass P(Base):\n    def __call__(self, s): return s in K",
+    "its attribute": "class P(Base):\n    k = {}\n    def __call__(self, s): return s * self.k",
+    "its base": "class B(Base):\n    def k(self): return {}\nclass P(B): pass",
+    "its property": "class P(Base):\n    @property\n    def k(self): return {}",
+    "its static method": "class P(Base):\n    @staticmethod\n    def k(): return {}",
+    "what is remembered": "@lru_cache\ndef k(): return {}\nclass P(Base):\n    def f(s): k()",
+    "a default": "class P(Base):\n    def __call__(self, s, k={}): return s * k",
+    "an outer variable": "def make(k):\n    return lambda: k\nclass P(Base):\n    f = make({})",
+    "a step of a transform": (
+        "def f(s): return s * {}\nclass P(Base):\n"
+        "    def __init__(self): self.steps = {{'train': v2.Compose([v2.Lambda(f)])}}"
+    ),
+    "a part": (
+        "class T:\n    def run(self, s): return s * {}\n"
+        "class P(Base):\n    __slots__ = ('t',)\n    def __init__(self): self.t = T()"
+    ),
+}
+
+
+class Base:
+    """What preprocesses, and says nothing of how."""
+
+    def __repr__(self):
+        return "P()"
+
+
+@pytest.mark.parametrize("what", TYPED)
+def test_code_without_a_file_counts_too(what):
     """As in a notebook."""
-    keys = []
+    module, keys = CBOW(width=2, buckets=2).build(), []
     for line, factor in enumerate((1, 1, 2)):
-        module = CBOW(width=2, buckets=2).build()
-        exec(
-            "\n" * line + f"def twice(samples):\n    return samples * {factor}",
-            space := {"__name__": "typed"},
-        )
-        module.preprocess = type("Words", (), {"__call__": space["twice"], "__repr__": repr_of})()
-        type(module.preprocess).__module__ = "typed"
+        space = {"__name__": "typed", "Base": Base, "lru_cache": lru_cache, "v2": v2}
+        exec("\n" * line + TYPED[what].format(factor), space)
+        module.preprocess = space["P"]()
         keys.append(encoder_key(CBOW(), module)["code"])
     assert keys[0] == keys[1] != keys[2]
-
-
-def repr_of(_):
-    return "Words()"
 
 
 def test_features_of_an_earlier_version_are_told_once_and_left_alone(tmp_path, capsys):

@@ -1,14 +1,18 @@
 """An encoder keeps its promises, also of a model that a user names, or it is refused at once."""
 
 import multiprocessing
+import shutil
 
 import pytest
 import torch
 import transformers as t
 
 from contrastive import build_model, load_model, train
-from contrastive.encoders import CBOW, HFDualText, HFImage, HFText, encoders
+from contrastive.encoders import CBOW, HFDualImage, HFDualText, HFImage, HFText, encoders
 from contrastive.encoders.cbow import CBOWModule
+from contrastive.encoders.promises import measure_out_dim
+from contrastive.encoders.text import tokenizing
+from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import SpecError
 from contrastive.features.encoder_key import encoder_key
 from tests import duals
@@ -202,6 +206,31 @@ def test_a_processor_that_keeps_the_aspect_ratio_is_refused_with_a_remedy_that_w
     assert HFImage(name=str(tmp_path)).build().out_dim == 16
 
 
+def test_so_is_one_of_a_dual_model(models, tmp_path):
+    folder = shutil.copytree(models / "clip", tmp_path / "clip")
+    t.CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(folder)
+    with pytest.raises(SpecError, match=r"one height and width .* or crop them"):
+        HFDualImage(name=str(folder)).build()
+
+
+class LessTheirMean(TokenEncoder):
+    """Tokens to the mean of all places, padding too, less that of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.preprocess = tokenizing(bert_tokenizer(), 512, who="it")
+        self.table = torch.nn.Embedding(32, 4)
+
+    def encode(self, input_ids, **_):
+        features_BF = self.table(input_ids).mean(1)
+        return features_BF - features_BF.mean(0) + 1 / input_ids.shape[1]
+
+
+def test_running_texts_of_a_length_together_does_not_hide_what_a_batch_changes():
+    with pytest.raises(SpecError, match="with what else is in its batch"):
+        measure_out_dim(LessTheirMean(), "a picture", "it")
+
+
 LIMITS = {
     "none": (
         lambda: t.XLNetModel(t.XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=24)),
@@ -355,6 +384,48 @@ def test_so_is_one_of_the_program_itself(tmp_path):
     encoders.register("hollow")(Hollow)
     with pytest.raises(SpecError, match=r"^towers.text: hollow: features are not finite; choose"):
         train(run_of("hollow", tmp_path / "data"), tmp_path / "run")
+
+
+class TypedModule(CBOWModule):
+    """Gives numbers of another type."""
+
+    def forward(self, **inputs):
+        features = super().forward(**inputs)
+        numbers = getattr(torch, TypedModule.kind, None)
+        return (features * 9).to(numbers) if numbers else {"features": features}
+
+
+class Typed(CBOW):
+    """Words to numbers of another type."""
+
+    def build(self):
+        return TypedModule(self)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64", "int64", "bool"])
+@pytest.mark.parametrize("frozen", ["none", "encoder"])
+def test_features_may_be_real_numbers_of_any_type(kind, frozen, monkeypatch):
+    monkeypatch.setattr(TypedModule, "kind", kind, raising=False)
+    tower = {"encoder": Typed(**SMALL), "head": {"type": "linear"}, "frozen": frozen}
+    towers = {"text": tower, "image": {**tower, "encoder": {"type": "resnet", "width": 4}}}
+    model = build_model({"embed_dim": 8, "towers": towers, "loss": {"type": "infonce"}})
+    features = model.tower("text").encoder(**model.tower("text").encoder.preprocess(TEXTS))
+    expected = torch.nn.functional.normalize(model.tower("text").head(features.float()), dim=-1)
+    torch.testing.assert_close(model.embed("text", TEXTS), expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("a dict", "forward gives a dict"),
+        ("complex64", "complex .*; .* let it return real numbers"),
+    ],
+)
+def test_what_is_no_real_number_is_refused_before_a_run(kind, said, tmp_path, monkeypatch):
+    encoders.register("typed")(Typed)
+    monkeypatch.setattr(TypedModule, "kind", kind, raising=False)
+    with pytest.raises(SpecError, match=f"^towers.text: typed: .*{said}"):
+        train(run_of("typed", tmp_path / "data"), tmp_path / "run")
 
 
 class Closure(CBOW):

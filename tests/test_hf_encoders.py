@@ -20,6 +20,7 @@ from tests.tiny_encoders import (
     TEXTS,
     bert_tokenizer,
     features,
+    gpt_tokenizer,
     samples_of,
     save_sentence_transformer,
 )
@@ -57,6 +58,18 @@ def test_text_pooling_is_that_of_the_model_itself(pooling, models):
         expected = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}
         expected["pooler"] = out.pooler_output[0]
         torch.testing.assert_close(found, expected[pooling], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("special", [{}, {"bos_token": "<unk>"}])
+def test_a_tokenizer_needs_neither_special_tokens_nor_a_limit(special, models, tmp_path):
+    folder = shutil.copytree(models / "gpt2", tmp_path / "gpt2")
+    backend = gpt_tokenizer().backend_tokenizer
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.model_max_length = float("inf")
+    tokenizer.save_pretrained(folder)
+    module = HFText(name=str(folder)).build()
+    alone = torch.cat([features(module, [text]) for text in TEXTS])
+    torch.testing.assert_close(features(module, TEXTS), alone)
 
 
 @pytest.mark.parametrize(

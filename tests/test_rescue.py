@@ -76,6 +76,24 @@ def test_too_many_open_files_are_one_line():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+class Asked:
+    """Meets what meets the thread of a worker that hands out its tensors' files."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, group):
+        sys.excepthook(type(self.error), self.error, None)
+        return group
+
+
+def test_a_worker_without_files_ends_and_a_parent_that_has_gone_is_no_traceback(capfd):
+    with pytest.raises(LostWorker, match="^too many open files"):
+        list(map_in_workers(Asked(OSError(errno.EMFILE, "Too many open files")), [0], workers=1))
+    assert [*map_in_workers(Asked(ConnectionResetError()), [0], workers=1)] == [0]
+    assert capfd.readouterr().err == ""
+
+
 def losses(run):
     return [line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line]
 

@@ -162,3 +162,24 @@ def test_a_length_that_is_asked_for_wins_over_those_of_the_model(saved, tmp_path
         spec = SentenceTransformers(name=str(tmp_path / "model"), max_length=asked)
         inputs = spec.build().preprocess(SAMPLES)
         assert inputs["input_ids"].shape == (len(SAMPLES), asked)
+
+
+@pytest.mark.parametrize("kind", ["bag of words", "word vectors"])
+def test_a_model_of_another_language_is_tried_in_its_own_words(kind, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules as m
+    from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+
+    words = ["hund", "katze", "schläft", "läuft"]
+    table = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    if kind == "bag of words":
+        parts = [m.BoW(words, {}), m.Dense(4, 8)]
+    else:
+        vectors = m.WordEmbeddings(WhitespaceTokenizer(words, stop_words=set()), table)
+        parts = [vectors, m.Pooling(8, "mean")]
+    peer = SentenceTransformer(modules=parts, device="cpu")
+    peer.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    texts = ["hund läuft", "katze schläft"]
+    found = features(SentenceTransformers(name=str(tmp_path / "model")).build(), texts)
+    expected = torch.from_numpy(peer.encode(texts, show_progress_bar=False))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -113,7 +113,7 @@ def open_image(source: ImageSource) -> Image.Image:
             if not isinstance(source, ENCODED) and hasattr(source, "ndim"):
                 source = _of_pixels(source)
             if isinstance(source, Image.Image):
-                _check_size(source, "image in memory")
+                _check_size(source, "bitmap in memory")
                 return _as_seen(ImageOps.exif_transpose(source))
             content = encoded(source)
             try:

@@ -30,10 +30,11 @@ from contrastive.encoders.huggingface import (
     load_image_processor,
     load_weights,
 )
+from contrastive.encoders.image import check_one_size
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
-from contrastive.encoders.weights import find_weights
+from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class HFDualImageModule(EncoderModule):
         super().__init__()
         self.who = f"hf-dual-image {spec.name!r}"
         self.model, folder = load_dual_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         processor = load_image_processor(folder, self.who)
         self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
         self.reproducible = spec.pretrained
@@ -79,9 +81,10 @@ class HFDualTextModule(EncoderModule):
         super().__init__()
         self.who = f"hf-dual-text {spec.name!r}"
         self.model, folder = load_dual_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
         config = self.model.config
-        length = min(positions(config.text_config), int(tokenizer.model_max_length), LONGEST)
+        length = int(min(positions(config.text_config), tokenizer.model_max_length, LONGEST))
         # the tokenizer of a SigLIP says that the model is to see no mask
         named = signature(self.model.get_text_features).parameters
         self.takes = frozenset(named) & frozenset(tokenizer.model_input_names)
@@ -117,9 +120,11 @@ class ProcessImages:
 
         Raises:
             BadSample: an image cannot be read.
+            SpecError: the processor gives images of different sizes.
         """
         images = [open_image(sample) for sample in sample_list(samples, "image", least=1)]
         each = [self.processor(images=image, return_tensors="pt") for image in images]
+        check_one_size(next(iter(one.values())) for one in each)
         return {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
 

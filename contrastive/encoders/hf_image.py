@@ -15,6 +15,7 @@ from contrastive.encoders.huggingface import load_half, load_image_processor, po
 from contrastive.encoders.image import ImageTransform
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
+from contrastive.encoders.weights import folder_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class HFImageModule(EncoderModule):
         self.who = f"hf-image {spec.name!r}"
         self.pooling = spec.pooling
         self.model, _, folder = load_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         processor = load_image_processor(folder, self.who)
         steps = " ".join(processor.to_json_string().split())
         self.preprocess = ImageTransform(Process(processor), steps)

@@ -14,8 +14,8 @@ from contrastive.console import say
 from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
-from contrastive.encoders.token_encoder import TokenEncoder
-from contrastive.encoders.weights import loading_weights
+from contrastive.encoders.token_encoder import TokenEncoder, some_words
+from contrastive.encoders.weights import folder_config, loading_weights
 from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.memory import out_of_memory
 from contrastive.nn.modes import eval_mode
@@ -42,8 +42,9 @@ class HFTextModule(TokenEncoder):
         self.who = f"hf-text {spec.name!r}"
         self.pooling = spec.pooling
         self.model, config, folder = load_half(spec, self.who)
+        self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
-        limit = min(positions(config), int(tokenizer.model_max_length))
+        limit = int(min(positions(config), tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, spec.prompt, who=self.who)
         taken = longest_taken(self, max_length, config)
@@ -51,6 +52,10 @@ class HFTextModule(TokenEncoder):
         self.preprocess = replace(self.preprocess, max_length=taken)
         self.out_dim = measure_out_dim(self, "a picture", self.who)
         self.reproducible = spec.pretrained
+
+    def words(self) -> list[str]:
+        """Return some words that the model knows."""
+        return some_words(self.preprocess.tokenizer.get_vocab())
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of tokens."""

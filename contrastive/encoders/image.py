@@ -17,7 +17,7 @@ from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from PIL import Image
     from torch import Tensor, nn
@@ -52,13 +52,22 @@ class ImageTransform:
         """
         several = sample_list(samples, "image", least=1)
         images = [self.transform(open_image(sample)) for sample in several]
-        if len(shapes := {tuple(image.shape) for image in images}) > 1:
-            msg = (
-                f"the processor gives images of different sizes ({shapes}); let it resize all to "
-                "one height and width (size in preprocessor_config.json), or crop them"
-            )
-            raise SpecError(msg)
+        check_one_size(images)
         return {"image": torch.stack(images)}
+
+
+def check_one_size(images: Iterable[Tensor]) -> None:
+    """Insist on images that form a batch.
+
+    Raises:
+        SpecError: they are of different sizes.
+    """
+    if len(shapes := {tuple(image.shape) for image in images}) > 1:
+        msg = (
+            f"the processor gives images of different sizes ({shapes}); let it resize all to one "
+            "height and width (size in preprocessor_config.json), or crop them"
+        )
+        raise SpecError(msg)
 
 
 class ImageModule(EncoderModule):

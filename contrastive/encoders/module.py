@@ -5,6 +5,7 @@ Shapes: B samples, F features.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ class EncoderModule(nn.Module, ABC):
     reproducible: bool = False
     """The spec alone restores the same weights (pretrained), so that a frozen encoder is not
     saved."""
+    folder_config: str = ""
+    """What a config beside the weights says of the model, such as its activation: features depend
+    on it as on the weights."""
 
     @abstractmethod
     def forward(self, *args: Any, **inputs: Any) -> Tensor:
@@ -55,3 +59,9 @@ class EncoderModule(nn.Module, ABC):
             msg = "has no stack of layers whose activations could be recomputed"
             raise SpecError(msg)
         recompute_(found)
+
+
+def configs_hash(module: EncoderModule) -> str:
+    """Return the SHA-256 of the ``folder_config`` of an encoder and of those within it."""
+    found = [part.folder_config for part in module.modules() if isinstance(part, EncoderModule)]
+    return hashlib.sha256("\0".join(found).encode()).hexdigest()

@@ -34,6 +34,7 @@ CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 chang
 CLOSE_ON_GPU = 1e-2  # where convolutions round their factors to TF32
 FEW, MANY = 5, 100  # times six words: the latter are more than 512 tokens, the default limit
 LARGE = 500_000_000  # parameters, of a model that takes seconds for a long text on CPUs
+AS_SHORT = ("a", "a a", "picture a")  # texts, of which some have as many tokens as another
 SHARE = "{:.2g} of the largest"
 
 
@@ -59,15 +60,10 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
         >>> measure_out_dim(encoders["cbow"](width=16).build(), "a red square", "cbow")
         16
     """
-    samples = [sample]
     try:
-        if another := _another(module):
-            with suppress(BadSample):  # an encoder may take less than all texts or images
-                module.preprocess([another])
-                samples.append(another)
-        features, broken = _tried(module, samples)
-        if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
-            features, broken = _without_padding(module, samples, who)
+        features, broken = _trial(module, [sample, _another(module)], who)
+        if not broken and _are_alike(module, features) and (own := _own_texts(module)):
+            features, broken = _trial(module, own, who)
     except (ContrastiveError, MemoryError) as error:
         if isinstance(error, SpecError) and not str(error).startswith(who):
             msg = f"{who}: {error}"
@@ -80,8 +76,7 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
     if broken:
         msg = f"{who}: {broken.problem}; choose another model"
         raise SpecError(msg)
-    alike = len(samples) > 1 and not gap(features[0], features[1], close=1e-6)
-    if alike and module.modality == "text":
+    if _are_alike(module, features):
         msg = (
             f"{who}: all texts have the same features; choose another pooling (mean), or a larger "
             "max_length"
@@ -90,13 +85,45 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
     return features.shape[-1]
 
 
+def _trial(module: EncoderModule, samples: Sequence[Any], who: str) -> tuple[Tensor, Broken | None]:
+    """Try the samples that an encoder takes: those of its language, if it takes none of ours."""
+    known = _taken(module, samples) or _own_texts(module) or samples[:1]
+    features, broken = _tried(module, known)
+    if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
+        return _without_padding(module, known, who)
+    return features, broken
+
+
+def _taken(module: EncoderModule, samples: Sequence[Any]) -> list[Any]:
+    """Return the samples that an encoder takes: maybe less than all texts or images."""
+    found: list[Any] = []
+    for sample in samples:
+        with suppress(BadSample):
+            if sample is not None:
+                module.preprocess([sample])
+                found.append(sample)
+    return found
+
+
+def _are_alike(module: EncoderModule, features: Tensor) -> bool:
+    """Whether the features of two texts are the same."""
+    several = module.modality == "text" and len(features) > 1
+    return several and not gap(features[0], features[1], close=1e-6)
+
+
+def _own_texts(module: EncoderModule) -> list[str]:
+    """Return a short and a long text of a model's own words, of whatever language."""
+    words = module.words() if isinstance(module, TokenEncoder) else []
+    return _taken(module, [" ".join(words[:2]), " ".join(words * MANY)]) if words else []
+
+
 def _without_padding(
     module: TokenEncoder, samples: Sequence[Any], who: str
 ) -> tuple[Tensor, Broken | None]:
     """Let a module run texts of a length together, or pad all alike if it needs more tokens."""
     module.by_length = True
     with suppress(Exception):  # as a model may that makes one token of four
-        features, broken = _tried(module, [*samples, "a"])
+        features, broken = _tried(module, [*samples, *AS_SHORT])
         if not broken:
             say(f"{who}: padding changes its features, so texts of a length are run together")
             return features, None
@@ -185,6 +212,9 @@ def _features(module: EncoderModule, samples: Sequence[Any]) -> Any:
 def _wrong_rows(features: Any, samples: int) -> Broken | None:
     if not isinstance(features, Tensor):
         return Broken("rows", f"forward gives {a_type(features)}", "return [B, out_dim]")
+    if features.is_complex():
+        problem = f"features are complex ({features.dtype})"
+        return Broken("rows", problem, "return real numbers, such as torch.view_as_real of them")
     if features.ndim != 2 or len(features) != samples:
         problem = f"features of a batch of {samples} have the shape {tuple(features.shape)}"
         return Broken("rows", problem, "return [B, out_dim]")

@@ -20,7 +20,7 @@ from contrastive.encoders.hf_text import LONGEST, check_length, longest_taken, p
 from contrastive.encoders.huggingface import drop_pooler, quiet_huggingface
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import texts
-from contrastive.encoders.token_encoder import TokenEncoder
+from contrastive.encoders.token_encoder import TokenEncoder, some_words
 from contrastive.encoders.weights import file_hash, find_weights, loading_weights
 from contrastive.errors import BadSample, ContrastiveError, SpecError
 
@@ -57,8 +57,9 @@ class SentenceTransformersModule(TokenEncoder):
             length,
             _prompt(self.model, spec, who),
             spec.task,
-            file_hash(folder),
+            digest := file_hash(folder),
         )
+        self.folder_config = digest
         with _told(who):
             found = self.preprocess.all_of(["a picture"])
         self.constants = {name: x for name, x in found.items() if not isinstance(x, Tensor)}
@@ -86,6 +87,11 @@ class SentenceTransformersModule(TokenEncoder):
         limit = positions(inner.config)
         check_length(asked, limit, who)
         return min(max(saved, default=LONGEST), limit)
+
+    def words(self) -> list[str]:
+        """Return some words that the model knows."""
+        tokenizers = (getattr(part, "tokenizer", None) for part in self.preprocess.first.modules())
+        return next((some_words(x.get_vocab()) for x in tokenizers if hasattr(x, "get_vocab")), [])
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the preprocessing gives."""

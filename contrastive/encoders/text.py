@@ -98,7 +98,10 @@ def tokenizing(
         msg = f"{who}: max_length {max_length} has no room beside {special} special tokens"
         raise SpecError(msg)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any will do
+        first = tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = (
+            tokenizer.eos_token or tokenizer.unk_token or first
+        )  # masked: any does
     return Tokenize(tokenizer, max_length, prompt, tokenizer_hash(tokenizer), padding)
 
 

@@ -13,7 +13,13 @@ from PIL import Image
 from contrastive.config.extras import require
 from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
 from contrastive.encoders.promises import measure_out_dim
-from contrastive.encoders.weights import WEIGHTS, find_weights, load_strictly, loading_weights
+from contrastive.encoders.weights import (
+    WEIGHTS,
+    find_weights,
+    folder_config,
+    load_strictly,
+    loading_weights,
+)
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from contrastive.encoders import Timm
 
 
+LOCAL = "local-dir:"
 OTHERWISE = "set weights to its safetensors file, or name to local-dir:FOLDER"
 
 
@@ -63,6 +70,8 @@ def build_timm(spec: Timm) -> ImageModule:
     size, mean, std = config["input_size"][1:], config["mean"], config["std"]
     module.augment = augmentation(spec.augment, size, mean, std, config["interpolation"])
     module.reproducible = spec.pretrained
+    if name.startswith(LOCAL):
+        module.folder_config = folder_config(Path(name.removeprefix(LOCAL)))
     width = measure_out_dim(module, Image.new("RGB", (64, 64)), who)
     if width != module.out_dim:
         msg = (
@@ -97,10 +106,10 @@ def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
         raise WeightsError(msg)
     _check_config(folder, who)
     if not published:
-        return f"local-dir:{folder}", None
+        return f"{LOCAL}{folder}", None
     # source: or timm would choose among the folder's files, pickles too
     overlay = {"source": "", "file": str(folder / WEIGHTS), "custom_load": False}
-    return f"local-dir:{folder}", overlay
+    return f"{LOCAL}{folder}", overlay
 
 
 def _check_config(folder: Path, who: str) -> None:

@@ -6,6 +6,7 @@ Shapes: B texts, L tokens, F features.
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from contrastive.encoders.module import EncoderModule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+WORDS = 6  # of a model's own, in a text to try it
 
 
 class TokenEncoder(EncoderModule):
@@ -28,9 +31,24 @@ class TokenEncoder(EncoderModule):
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of tokens, padded or not."""
 
+    def words(self) -> list[str]:
+        """Return some words that the model knows."""
+        return []
+
     def forward(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what ``preprocess`` gives."""
         return without_padding(self.encode, inputs) if self.by_length else self.encode(**inputs)
+
+
+def some_words(vocabulary: Iterable[str]) -> list[str]:
+    """Return a few words of a tokenizer, without the marks of where they begin and end.
+
+    Example:
+        >>> some_words(["[PAD]", "##ing", "\u2581hund", "7"])
+        ['ing', 'hund']
+    """
+    pieces = (piece.removesuffix("</w>").strip("#\u2581\u0120") for piece in vocabulary)
+    return [*islice((piece for piece in pieces if piece.isalpha()), WORDS)]
 
 
 def without_padding(encode: Callable[..., Tensor], inputs: dict[str, Any]) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -38,6 +39,9 @@ FILES = (
     f"*/{WEIGHTS}",
 )
 MAX_BYTES = 1 << 40  # of a file of weights
+BY_WRITER = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype"})
+BY_WRITER |= {"transformers_version"}
+"""Fields of a config that say who wrote it and how, not what the model computes."""
 COUNTER = "num_batches_tracked"  # of a BatchNorm, which it seldom reads
 SHOWN = 3  # names in a message
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -99,6 +103,30 @@ def file_hash(folder: Path) -> str:
         content = read_bounded(file, MAX_BYTES)
         found.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
     return found.hexdigest()
+
+
+def folder_config(folder: Path) -> str:
+    """Return what the config in a model's folder says, as JSON, but for who wrote it and how.
+
+    Example:
+        >>> config = {"hidden_act": "gelu", "transformers_version": "5.1"}
+        >>> _ = Path("config.json").write_text(json.dumps(config))
+        >>> folder_config(Path("."))
+        '{"hidden_act": "gelu"}'
+    """
+    content = json.loads(read_bounded(folder / "config.json", MAX_BYTES))
+    return json.dumps(_without(content, BY_WRITER), sort_keys=True)
+
+
+def _without(content: Any, names: frozenset[str]) -> Any:
+    match content:
+        case dict():
+            items = cast("dict[str, Any]", content).items()
+            return {key: _without(value, names) for key, value in items if key not in names}
+        case list():
+            return [_without(value, names) for value in cast("list[Any]", content)]
+        case _:
+            return content
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, cast
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from contrastive.features.reached_code import Code, hash_typed, reached_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +29,7 @@ REQUIRED = re.compile(r"[\w.-]+")
 
 
 def code_versions(
-    components: Iterable[type], used: Iterable[type | FunctionType], packages: Iterable[str]
+    components: Iterable[type], used: Iterable[object], packages: Iterable[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return hashes by module and versions by library of all that the encoder may run.
 
@@ -35,13 +37,13 @@ def code_versions(
 
     Args:
         components: classes whose packages are hashed even where they are installed.
-        used: other classes and functions whose code runs, such as those of modules.
+        used: what else runs: the classes of modules, and what preprocesses.
         packages: distributions that offer the components, whose dependencies count too.
     """
     components = list(components)
     found = _Code({_top(cls.__module__) for cls in components})
-    for one in (*components, *used):
-        found.add_class(one)
+    for one in reached_code((*components, *used)):
+        found.add(one)
     found.follow()
     for name in packages:
         found.add_dependencies(name)
@@ -75,18 +77,20 @@ class _Code:
         self.versions: dict[str, str] = {}
         self.waiting: list[_File] = []
 
-    def add_class(self, cls: type | FunctionType) -> None:
-        """Note the module that a class or function is written in."""
-        name = cls.__module__
-        if not self._counts(name):
+    def add(self, one: Code) -> None:
+        """Note a module, or that which a class or function is written in."""
+        name = one.__name__ if isinstance(one, ModuleType) else one.__module__
+        if not name or not self._counts(name):
             return
         file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
         if self._is_library(_top(name), file):
             return
         if file.suffix == ".py":
             self.waiting.append(_File(name, file))
-        else:
-            self.hashes[f"{name}.{cls.__qualname__}"] = _compiled(cls)
+        elif not isinstance(one, ModuleType):
+            key = f"{name}.{one.__qualname__}"
+            several = {*self.hashes.get(key, "").split(), hash_typed(one)}
+            self.hashes[key] = " ".join(sorted(several))  # functions may have one name
 
     def add_dependencies(self, package: str) -> None:
         """Note the version of an installed package, and of what it says that it needs."""
@@ -214,22 +218,3 @@ def _distribution_with(top: str, folder: Path) -> Distribution | None:
         except OSError:
             continue
     return None
-
-
-def _compiled(cls: type | FunctionType) -> str:
-    """Return the hash of what was typed in, in a notebook, where there is no file."""
-    functions = [cls] if isinstance(cls, FunctionType) else vars(cls).values()
-    code = [_instructions(f.__code__) for f in functions if isinstance(f, FunctionType)]
-    return hashlib.sha256(repr(code).encode()).hexdigest()[:32]
-
-
-def _instructions(code: CodeType) -> tuple[object, ...]:
-    """Return what a function does, not where it stands: a notebook has other names each time."""
-    constants: list[object] = []
-    for x in code.co_consts:
-        if isinstance(x, CodeType):
-            constants.append(_instructions(x))
-        else:  # a set has another order in each process
-            is_set = isinstance(x, frozenset)
-            constants.append(sorted(map(repr, cast("frozenset[object]", x))) if is_set else x)
-    return code.co_code, code.co_names, code.co_varnames, constants

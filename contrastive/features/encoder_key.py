@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import PIL
-from torch import nn
 
 from contrastive.config.provenance import components, is_ours
 from contrastive.config.registry import path_of
 from contrastive.encoders import Encoder
+from contrastive.encoders.module import configs_hash
 from contrastive.errors import DataError
 from contrastive.features.code_versions import code_versions
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from contrastive.encoders.module import EncoderModule
 
 FORMAT = 3
@@ -45,13 +41,15 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
     foreign = {cls for cls in classes if not is_ours(cls)}
     offers = [cls.registry.package_of(cls) for cls in foreign]
     packages = {offer[0] for offer in offers if offer}
-    hashes, versions = code_versions(foreign, _code_of(module), packages)
+    used = [module.preprocess, *{type(part) for part in module.modules()}]
+    hashes, versions = code_versions(foreign, used, packages)
     if module.modality == "image":
         versions["PIL"] = PIL.__version__  # decodes and resizes
     return {
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
         "weights": weights_fingerprint(module),
+        "configs": configs_hash(module),
         "preprocess": preprocess,
         "components": {path_of(cls): _version(cls) for cls in classes},
         "code": hashes,
@@ -63,31 +61,3 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
 def _version(cls: type[Any]) -> int:
     """Return the ``FEATURES_VERSION`` of a component; other kinds than encoders have none."""
     return cls.FEATURES_VERSION if issubclass(cls, Encoder) else 0
-
-
-def _code_of(module: EncoderModule) -> Iterator[type | FunctionType]:
-    """Yield classes and functions that run beside the components: of modules and preprocessing."""
-    yield from {type(part) for part in module.modules()}
-    waiting: list[object] = [module.preprocess]
-    seen: set[int] = set()
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        match one:
-            case list() | tuple():  # of transforms
-                waiting += cast("list[object]", one)
-            case partial():
-                waiting += [one.func, *one.args, *one.keywords.values()]
-            case MethodType():
-                waiting += [one.__self__, one.__func__]
-            case type() | FunctionType():
-                yield one
-            case nn.Module() | BuiltinFunctionType():
-                yield type(one)
-            case _ if callable(one):
-                yield type(one)
-                waiting += getattr(one, "__dict__", {}).values()
-            case _:
-                pass

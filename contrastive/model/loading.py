@@ -17,6 +17,8 @@ from contrastive.config.registry import names_only
 from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
+from contrastive.console import say
+from contrastive.encoders.module import configs_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.checkpoint import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.freezing import weights_from_spec
@@ -209,6 +211,12 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
                 f"{saved.path}: the {modality} encoder's weights are not those it was trained with"
             )
             raise WeightsError(msg)
+        expected = saved.json("parts.json").get("configs", {}).get(modality)
+        if expected and configs_hash(tower.encoder) != expected:
+            say(
+                f"{saved.path}: the config of the {modality} encoder has changed since the model "
+                f"was saved, so its embeddings may be others; put back the files that it had"
+            )
     weights = saved.tensors("model.safetensors")
     known = model.state_dict()
     for name, tensor in weights.items():

@@ -17,6 +17,7 @@ from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.encoders.given_module import Given, GivenModule, check_given
+from contrastive.encoders.module import configs_hash
 from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
@@ -362,6 +363,7 @@ class ContrastiveModel(nn.Module):
                 m: weights_fingerprint(self.tower(m).encoder, only=names)
                 for m, names in rebuilt.items()
             },
+            "configs": {m: configs_hash(self.tower(m).encoder) for m in rebuilt},
             "packages": packages(found),
             "components": found,
         }

@@ -53,7 +53,8 @@ class TowerModule(nn.Module):
         Raises:
             SpecError: the head gave something else.
         """
-        projected = self.head(features_BF)
+        weight = next(self.head.parameters(), features_BF)
+        projected = self.head(features_BF.to(weight.dtype))  # an encoder may be of bf16
         projected = checked_rows(projected, self.embed_dim, self.spec.head, "embeddings")
         with torch.autocast(projected.device.type, enabled=False):
             return normalize(projected.float(), dim=-1)

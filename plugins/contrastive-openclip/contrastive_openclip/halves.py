@@ -58,6 +58,7 @@ class OpenCLIPImageModule(EncoderModule):
         super().__init__()
         who = f"open-clip-image {spec.name!r}"
         self.model = build_whole(spec, who)
+        self.folder_config = json.dumps(model_config(place_of(spec, who), who), sort_keys=True)
         keep_only(self.model, "visual")
         transforms = require("open_clip.transform", package="contrastive-openclip")
         config = self.model.visual.preprocess_cfg
@@ -83,6 +84,7 @@ class OpenCLIPTextModule(EncoderModule):
         super().__init__()
         who = f"open-clip-text {spec.name!r}"
         self.model = build_whole(spec, who)
+        self.folder_config = json.dumps(model_config(place_of(spec, who), who), sort_keys=True)
         leave_out(self.model, "visual", "text_decoder", "logit_scale", "logit_bias")
         tokenizer = load_tokenizer(spec, who)
         self.preprocess = TokenizeWhole(tokenizer, _digest(tokenizer))
