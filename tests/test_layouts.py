@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contrastive.data.samples import rows_of
-from contrastive.datasets import Dataset, ImageFolder
+from contrastive.datasets import ClassFolders, Dataset, ImageFolder
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.errors import DataError
 
@@ -319,6 +319,25 @@ def test_what_is_guessed_is_told(here, capsys):
     flickr30k_kaggle()
     Dataset.choose({"type": "flickr30k", "folder": "flickr30k", "holdout": 0.2}).build("train")
     assert "a hash decides on the splits; Karpathy's, to compare: https://cs.stanford.edu/" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("notes", [["cat/0000.txt"], [".cache/0000.txt"], ["__MACOSX/0000.txt"]])
+def test_a_note_or_a_hidden_text_makes_no_captions(notes, here):
+    draw("photos/.cache/0000.jpg", "photos/__MACOSX/0000.jpg")
+    draw(*(f"photos/cat/{name}" for name in NAMES))
+    for note in notes:
+        write(f"photos/{note}", "seen on Monday")
+    assert isinstance(dataset_in(Path("photos")), ClassFolders)
+
+
+def test_images_beside_the_folders_of_splits_are_told_of(here, capsys):
+    for place in ("Train/0000", "test/0001", "more/0002"):
+        draw(f"photos/{place}.jpg")
+        write(f"photos/{place}.txt", "a dog")
+    assert len(ImageFolder(folder="photos").build("train")) == 1
+    assert "photos: more/0002.jpg: beside the folders of splits, left out\n" in (
         capsys.readouterr().err
     )
 
