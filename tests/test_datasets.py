@@ -195,7 +195,7 @@ FAULTS = {
     "up inside": (b"x/../000.png,a dog", OUTSIDE),
     "absolute": (b"/etc/passwd,a dog", OUTSIDE),
     "Windows": (b"C:/000.png,a dog", OUTSIDE),
-    "Windows up": (b"..\\000.png,a dog", "is not in"),
+    "Windows up": (b"..\\000.png,a dog", OUTSIDE),
 }
 
 

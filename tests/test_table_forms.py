@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -16,7 +17,8 @@ TWO = [("0.png", "a dog, running"), ("1.png", "a cat")]
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in NAMES:
+    (tmp_path / "below").mkdir()
+    for name in (*NAMES, "below/0.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     return tmp_path
 
@@ -42,13 +44,17 @@ def coco(images, annotations):
     )
 
 
+AS_OBJECTS = [{"image": name, "text": text} for name, text in TWO]
 QUOTED = 'Image,Caption\n0.png,"a dog, running"\n1.png,a cat\n'
 READ = {
     "names in another case": ("captions.csv", QUOTED),
     "lines of an old Mac": ("captions.csv", QUOTED.replace("\n", "\r")),
     "names without their suffix": ("captions.csv", QUOTED.replace(".png", "")),
+    "paths of Windows": ("captions.csv", QUOTED.replace("0.png", r"below\0.png")),
     "tabs, and a comma in the first row": ("captions.txt", "0.png\ta dog, running\n1.png\ta cat"),
     "bars, and a comma in the first row": ("captions.csv", "a dog, running|0.png\na cat|1.png\n"),
+    "compressed, of another suffix": ("captions.txt.gz", gzip.compress(QUOTED.encode())),
+    "compressed JSON": ("captions.json.gz", gzip.compress(json.dumps(AS_OBJECTS).encode())),
 }
 
 

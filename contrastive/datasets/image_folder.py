@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import cache
 from itertools import chain
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
 from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
@@ -58,7 +59,10 @@ COLUMNS = {
     "split": ("split",),
 }
 GAP = "{split}"
-ADDRESSES = ("http://", "https://")
+ADDRESSED = (
+    "its image is an address, which is not fetched; download the images, such as by img2dataset, "
+    "and give the folder that it wrote"
+)
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
@@ -187,8 +191,7 @@ def _opened(
 def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
     """Return what is image and text in the two columns of a table of text without a header."""
     known = {name for names in COLUMNS.values() for name in names} | {*given.values()}
-    ends, starts = SUFFIXES, ADDRESSES
-    pictures = [name for name in columns if name.lower().endswith(ends) or name.startswith(starts)]
+    pictures = [n for n in columns if n.lower().endswith(SUFFIXES) or ADDRESS.match(n)]
     if form_of(path) not in DELIMITERS or len(columns) != 2 or known & {*columns}:
         return {}
     if len(pictures) != 1:
@@ -211,15 +214,11 @@ def _rows(
     for record in _captions(records, chosen["text"]):
         source = f"{table.name}{':' if is_text else ': row '}{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
+        if not problem and ADDRESS.match(cells["image"]):
+            problem = ADDRESSED
         if problem:
             yield Row(source, problem=problem)
             continue
-        if cells["image"].startswith(ADDRESSES):
-            msg = (
-                f"{source}: images are addresses, which are not fetched; download them, such as "
-                "by img2dataset, and give the folder that it wrote"
-            )
-            raise DataError(msg)
         image = _below(images, table.below, cells["image"])
         group = cells.get("group") or group_of(image)
         split = table.split or cells.get("split") or split_of(group, config.holdout)
@@ -269,6 +268,8 @@ def _rows_beside(
 
 def _below(images: Path, parent: str, name: str) -> str:
     """Return an image's path below the folder of images; as it is, if it lies elsewhere."""
+    if "\\" in name and "/" not in name:  # written on Windows
+        name = PureWindowsPath(name).as_posix()
     if not PurePath(name).is_absolute():
         return f"{parent}{PurePosixPath(name)}"
     for folder in (images.absolute(), images.resolve()):

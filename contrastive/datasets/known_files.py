@@ -13,9 +13,10 @@ from contrastive.datasets.splits import split_folders
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+OF_TEXT = (".csv", ".tsv", ".jsonl", ".json")
+TABLE_SUFFIXES = (*OF_TEXT, ".parquet", *(f"{suffix}.gz" for suffix in OF_TEXT))
 CAPTION_TABLES = (
-    *(f"captions{suffix}" for suffix in (*TABLE_SUFFIXES[:3], ".txt", *TABLE_SUFFIXES[3:])),
+    *(f"captions{suffix}" for suffix in (*OF_TEXT[:3], ".txt", *TABLE_SUFFIXES[3:], ".txt.gz")),
     *(f"metadata{suffix}" for suffix in TABLE_SUFFIXES),
 )
 """Names of a table of captions beside images, in the order in which they are looked for.

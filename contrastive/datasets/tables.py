@@ -12,7 +12,7 @@ from contrastive.config.local_files import check_regular
 from contrastive.console import say
 from contrastive.datasets.text_tables import (
     DELIMITERS,
-    LOOKED_AT,
+    FIRST_ROWS,
     TableRecord,
     json_lines,
     name_list,
@@ -74,7 +74,7 @@ def read_table(path: Path) -> Table:
         return _parquet(path)
     if form in (".json", ".jsonl"):
         lines = read_lines(path)
-        first = [*islice((line for line in lines if line.strip()), LOOKED_AT)]
+        first = [*islice((line for line in lines if line.strip()), FIRST_ROWS)]
         is_array = first[0].lstrip().startswith("[")
         in_lines = (form == ".jsonl" and not is_array) or (
             len(first) > 1 and 2 * sum(map(_is_object, first)) > len(first)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
-LOOKED_AT = 100  # rows, to tell the form of a table
+FIRST_ROWS = 100  # rows, to tell the form of a table
 MAX_SPAN = 100  # lines of one quoted record; more is a quote that nobody closed
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -173,7 +173,7 @@ def _delimiter(path: Path, usual: str, lines: list[str]) -> str:
     """Return the separator by which most of the first rows have as many cells as the header."""
     like_header: dict[str, int] = {}
     for delimiter in sorted(SEPARATORS, key=lambda delimiter: delimiter != usual):
-        first = islice(_delimited(lines, delimiter), LOOKED_AT)
+        first = islice(_delimited(lines, delimiter), FIRST_ROWS)
         counts = [0 if isinstance(cells, str) else len(cells) for _, cells in first]
         like_header[delimiter] = counts.count(counts[0]) if counts[0] > 1 else 0
     found = max(like_header, key=lambda delimiter: like_header[delimiter])
