@@ -261,6 +261,19 @@ def test_a_question_that_fits_no_form_is_told(model, paths, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_line_that_is_no_text_is_left_out_of_sentences_but_not_of_classes(here, command):
+    (here / "latin.txt").write_bytes("a dog\n\nun caf\xe9\na cat\n".encode("latin1"))
+    told = "latin.txt:3: the {} is not valid UTF-8; save the file as UTF-8"
+    for verb in (("search", "0.png", "--texts"), ("caption", "0.png", "--corpus")):
+        ended = command(*verb, "latin.txt", "--json")
+        assert ended.code == 3
+        assert f"{told.format('text')}; 1 of 3 lines are left out\n" in ended.err
+        assert "a cat" in ended.out
+    ended = command("classify", "0.png", "--classes-file", "latin.txt")
+    assert ended.code == 2
+    assert told.format("name") in ended.err
+
+
 def test_the_nearest_sentences_are_the_captions_unless_others_are_asked_for(model, paths):
     (found,) = caption(model, paths[0], CORPUS, top=5)
     cosines = [one.similarity for one in found]
