@@ -207,6 +207,13 @@ def test_what_cannot_be_captioned_with_is_refused(model, paths, corpus, settings
         ("犬は何匹いますか？", "犬は{}匹います"),
         ("猫はどこにいますか？", "猫は{}にいます"),
         ("写真に犬がいますか？", "写真に{}がいます"),
+        ("WHAT COLOR IS THE CAR?!", "THE CAR IS {}"),
+        ("“What's on the table?”", "{} is on the table"),
+        ("What is the hat made of?", "the hat is made of {}"),
+        ("Where is the cat sitting?", "the cat is sitting {}"),
+        ("Is there a dog?", "there is {}"),
+        ("¡¿De qué color es el gato?!", "el gato es de color {}"),
+        ("他是几何老师吗", "the answer to '他是几何老师吗?' is {}"),
         ("is the car red?", "the answer to 'is the car red?' is {}"),
         (r"why \1 {x}?", r"the answer to 'why \1 {x}?' is {}"),
     ],
@@ -252,6 +259,19 @@ def test_a_question_that_fits_no_form_is_told(model, paths, capsys):
     answer(model, paths[0], line.split("such as: ")[1].strip("'"), ["red", "blue"])
     answer(model, paths[0], "¿Qué es esto?", ["un gato", "un perro"])
     assert not capsys.readouterr().err
+
+
+def test_a_line_that_is_no_text_is_left_out_of_sentences_but_not_of_classes(here, command):
+    (here / "latin.txt").write_bytes("a dog\n\nun caf\xe9\na cat\n".encode("latin1"))
+    told = "latin.txt:3: the {} is not valid UTF-8; save the file as UTF-8"
+    for verb in (("search", "0.png", "--texts"), ("caption", "0.png", "--corpus")):
+        ended = command(*verb, "latin.txt", "--json")
+        assert ended.code == 3
+        assert f"{told.format('text')}; 1 of 3 lines are left out\n" in ended.err
+        assert "a cat" in ended.out
+    ended = command("classify", "0.png", "--classes-file", "latin.txt")
+    assert ended.code == 2
+    assert told.format("name") in ended.err
 
 
 def test_the_nearest_sentences_are_the_captions_unless_others_are_asked_for(model, paths):

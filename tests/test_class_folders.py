@@ -87,7 +87,9 @@ def test_a_run_on_class_folders_is_measured_by_their_names(folder, command):
     refused = command("train", "run.yaml")
     assert refused.code == 2
     assert "with type: class-folders, data.captions makes captions of the classes" in refused.err
-    assert command("train", "run.yaml", f"data.captions={json.dumps(TEMPLATES)}").code == 0
+    done = command("train", "run.yaml", f"data.captions={json.dumps(TEMPLATES)}")
+    assert done.code == 0
+    assert "not measured" not in done.err
     shown = command("evaluate")
     assert "zero-shot classification" in shown.out
     assert "retrieval on" not in shown.out
@@ -111,6 +113,63 @@ def test_zero_shot_accuracy_without_captions_is_that_of_classify(folder):
     assert accuracy.value == sum(hits) / len(hits)
     assert accuracy.low <= accuracy.value <= accuracy.high
     assert not any("one class" in note for note in report.notes)
+
+
+TOLD = {  # places, the classes of train, and what is told
+    "in another case": (["Train/cat/1.png", "TEST/dog/2.png"], ["cat"], ""),
+    "two folders of a split": (["train/cat/1.png", "training/dog/2.png"], ["cat", "dog"], ""),
+    "a class that is called like a split": (
+        ["train/1.png", "car/2.png"],
+        ["car", "train"],
+        "'train' is taken for a class, like the folders beside it",
+    ),
+    "beside the folders of splits": (
+        ["train/cat/1.png", "more/cat/2.png", "3.png"],
+        ["cat"],
+        "3.png and 1 more: beside the folders of splits, left out",
+    ),
+    "no folder of a class": (
+        ["cat/1.png", "dog/2.png", "all.png"],
+        ["cat", "dog"],
+        "all.png is in no folder of a class, so that there are no classes",
+    ),
+    "a folder around all": (["a/cat/1.png", "a/dog/2.png"], ["a/cat", "a/dog"], "give folder: "),
+    "splits within classes": (
+        ["cat/train/1.png", "dog/test/2.png"],
+        ["cat/train", "dog/test"],
+        "'cat/train' is taken for a class; folders of splits have to lie above",
+    ),
+    "no images of a class": (["cat/1.png", "dog/2.tif"], ["cat"], "dog: no images here (.jpg, "),
+    "an accent in two forms": (
+        ["train/caf\u00e9/1.png", "train/cafe\u0301/2.png"],
+        ["caf\u00e9"],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_what_folders_are_taken_for_is_told(kind, tmp_path, capsys):
+    places, labels, told = TOLD[kind]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / place)
+    rows = rows_of(ClassFolders(folder=tmp_path, holdout=0).build("train"))
+    assert sorted({row["label"] for row in rows if "label" in row}) == labels
+    err = capsys.readouterr().err
+    assert told in err if told else not err
+
+
+def test_links_to_folders_are_followed_and_circles_end(folder, tmp_path, capsys):
+    (folder / "dog").rename(tmp_path / "dogs")
+    (folder / "dog").symlink_to(tmp_path / "dogs")
+    (folder / "dog" / "back").symlink_to(folder)
+    (folder / "twin").symlink_to(folder / "big_cat")
+    samples = ClassFolders(folder=folder, holdout=0).build("train")
+    assert (len(samples), samples.classes) == (40, ("big cat", "dog"))
+    assert f"{folder / 'twin'}: leads to {folder / 'big_cat'}, which is read where it is" in (
+        capsys.readouterr().err
+    )
 
 
 def test_one_class_is_noted(folder):

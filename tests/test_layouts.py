@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contrastive.data.samples import rows_of
-from contrastive.datasets import Dataset, ImageFolder
+from contrastive.datasets import ClassFolders, Dataset, ImageFolder
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.errors import DataError
 
@@ -323,6 +323,25 @@ def test_what_is_guessed_is_told(here, capsys):
     )
 
 
+@pytest.mark.parametrize("notes", [["cat/0000.txt"], [".cache/0000.txt"], ["__MACOSX/0000.txt"]])
+def test_a_note_or_a_hidden_text_makes_no_captions(notes, here):
+    draw("photos/.cache/0000.jpg", "photos/__MACOSX/0000.jpg")
+    draw(*(f"photos/cat/{name}" for name in NAMES))
+    for note in notes:
+        write(f"photos/{note}", "seen on Monday")
+    assert isinstance(dataset_in(Path("photos")), ClassFolders)
+
+
+def test_images_beside_the_folders_of_splits_are_told_of(here, capsys):
+    for place in ("Train/0000", "test/0001", "more/0002"):
+        draw(f"photos/{place}.jpg")
+        write(f"photos/{place}.txt", "a dog")
+    assert len(ImageFolder(folder="photos").build("train")) == 1
+    assert "photos: more/0002.jpg: beside the folders of splits, left out\n" in (
+        capsys.readouterr().err
+    )
+
+
 def test_an_image_without_its_text_file_is_a_bad_row(here):
     img2dataset()
     Path("laion/00000/0003.txt").unlink()
@@ -337,11 +356,16 @@ def test_an_image_without_its_text_file_is_a_bad_row(here):
 URL = "https://example.org/1.jpg"
 BAD_JSON = "JSON is read as an array of objects, a line each, or in the form of COCO's captions or "
 WRONG = {
-    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: images are addresses, which ar"),
+    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is an address, which"),
     "addresses": (
         "c.csv",
         f"image,text\n{URL},a dog\n",
-        "c.csv:2: images are addresses, which are",
+        "c.csv:2: its image is an address, which",
+    ),
+    "of a bucket": (
+        "c.csv",
+        "image,text\nS3://b/1.jpg,a dog\n",
+        "c.csv:2: its image is an address",
     ),
     "another document": ("c.json", '{"a": 1}', "c.json:1: is no table; " + BAD_JSON),
     "instances": (
@@ -371,6 +395,14 @@ def test_absolute_paths_need_a_folder_that_holds_them(here):
     with pytest.raises(DataError, match="is outside the folder"):
         ImageFolder(folder="else", captions=table).build("train")
     assert len(ImageFolder(folder="/", captions=table).build("train")) == 16
+
+
+def test_one_address_is_a_bad_row_among_others(here):
+    draw("data/0000.jpg")
+    write("data/captions.csv", f"image,text\n0000.jpg,a dog\n{URL},a cat\n")
+    samples = ImageFolder(folder="data", holdout=0).build("train")
+    assert len(samples) == 1
+    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is an address, which is")
 
 
 @pytest.mark.parametrize("kind", WRONG)

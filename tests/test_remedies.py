@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contrastive import RunSpec, answer, build_model, classify, evaluate, load_model, search, train
-from contrastive.datasets import ImageFolder
+from contrastive.datasets import ClassFolders, ImageFolder
 from contrastive.doctor import diagnose
 from contrastive.encoders import HFImage, Timm
 from contrastive.errors import ContrastiveError
@@ -257,18 +257,36 @@ def test_equal_captions_are_told_beside_the_table_and_grouped_as_is_said(here, m
 
 
 @pytest.mark.parametrize(
-    ("fields", "loss", "said", "unsaid"),
+    ("fields", "said"),
     [
-        (["folder"], {"type": "infonce"}, "drop captions that do not tell", "group_column"),
-        (["group_column"], {"type": "infonce"}, "the same id (data.group_column)", "supcon"),
+        (["folder"], "drop captions that do not tell samples apart"),
+        (["group_column"], "give rows with the same caption the same id (data.group_column), or "),
+        ([], "give rows with the same caption the same id, or drop captions"),
     ],
 )
-def test_the_doctor_names_fields_that_the_data_have(fields, loss, said, unsaid):
+def test_the_doctor_names_fields_that_the_data_have(fields, said):
     captions = {"rows": 9, "groups": 9, "duplicated": 9, "met": 1.0, "example": "a", "floor": 0.0}
-    run = {"batch": 4, "loss": loss, "captions": captions, "data_fields": fields}
+    run = {"batch": 4, "loss": {"type": "infonce"}, "captions": captions, "data_fields": fields}
     (finding,) = diagnose([{"step": 0, "run": run}])
-    assert said in finding.remedy
-    assert unsaid not in finding.remedy
+    assert finding.remedy.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda loss: loss, "model.loss"),
+        (lambda loss: {"type": "matryoshka", "widths": [4], "loss": loss}, "model.loss.loss"),
+        (lambda loss: {"type": "queue", "size": 8, "loss": loss}, "model.loss"),
+    ],
+    ids=["alone", "matryoshka", "queue"],
+)
+def test_the_remedy_of_few_groups_is_one_that_the_data_and_the_loss_take(wrap, place):
+    captions = {"rows": 9, "groups": 2, "met": 0.0, "floor": 1.0}
+    run = {"batch": 4, "captions": captions, "data_fields": [*ClassFolders.model_fields]}
+    run["loss"] = wrap({"type": "infonce", "positives": "multi"})
+    (finding,) = diagnose([{"step": 0, "run": run}])
+    assert finding.remedy == f"set {place} to {{type: supcon}}"
+    spec({"model.loss": run["loss"]}).with_(f"{place}={{type: supcon}}")
 
 
 def test_the_doctor_names_the_field_of_a_loss_within_others():

@@ -83,6 +83,13 @@ def test_where_all_rows_are_shared_none_is_left_to_measure(shop):
             evaluate(trained_on(rows_of(train)), train, shared=shared)
 
 
+def test_where_each_group_is_shared_that_is_said(shop):
+    data = ImageFolder(folder=shop)
+    rows = [row for row in rows_of(data.build("val")) if row["image"].stem in ("val0", "val1")]
+    with pytest.raises(DataError, match="has no group of which the training split shares no row"):
+        evaluate(trained_on(rows_of(data.build("train"))), rows, split="val", shared="drop")
+
+
 def test_a_run_leaves_them_out_where_its_spec_or_the_command_says_so(shop, command):
     data = {"type": "image-folder", "folder": "shop"}
     run = {"model": MODEL, "data": data, "training": {"epochs": 1, "batch_size": 6, "workers": 0}}

@@ -279,16 +279,21 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
 
     Raises:
         SpecError: both are given.
-        DataError: the file cannot be read, or has no names.
+        DataError: the file cannot be read, or has no names, or one that is no text.
     """
     if text is not None and file:
         msg = "--classes and --classes-file: give one of them"
         raise SpecError(msg)
     if not file:
         return names_in(text)
-    from contrastive.datasets.text_tables import read_lines
+    from contrastive.datasets.text_tables import read_lines, text_problem
 
-    return [line.strip() for line in read_lines(file) if line.strip()]
+    names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}
+    for number, name in names.items():
+        if flaw := text_problem(name):  # without a class, the others would be likelier
+            msg = f"{file}:{number}: the name {flaw}"
+            raise DataError(msg)
+    return [*names.values()]
 
 
 def readable_images(images: list[Path]) -> list[Path]:

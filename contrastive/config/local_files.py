@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # a Path has lost the second slash of s3://bucket
 ADDRESS = re.compile(
-    r"\w[\w+.-]+://|(abfss?|az|dbfs|file|ftp|gcs|gs|hdfs|https?|memory|oci|oss|r2|s3a?|sftp|ssh):/"
+    r"\w[\w+.-]+://|(abfss?|az|dbfs|file|ftp|gcs|gs|hdfs|https?|memory|oci|oss|r2|s3a?|sftp|ssh):/",
+    re.IGNORECASE,
 )
 
 UNSIZED = 1 << 16

@@ -12,7 +12,7 @@ from contrastive.console import say, say_omission
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
 
 @contextmanager
@@ -56,14 +56,13 @@ def files_below(
     found: list[Path] = []
     hidden: list[Path] = []
     with readable_folder(folder):
-        for parent, folders, names in os.walk(folder, onerror=_left_out_of(folder)):
+        for parent, folders, names in folders_below(folder, onerror=_left_out_of(folder)):
             if nested:
-                hidden += [Path(parent, name) for name in folders if _is_hidden(name)]
-                folders[:] = [name for name in folders if not _is_hidden(name)]
-            for path in (Path(parent, name) for name in names):
+                hidden += [parent / name for name in folders if is_hidden(name)]
+            for path in (parent / name for name in names):
                 if path.suffix.lower() not in suffixes:
                     continue
-                if _is_hidden(path.name):
+                if is_hidden(path.name):
                     hidden.append(path)
                 elif path.is_file():
                     found.append(path)
@@ -80,7 +79,31 @@ def files_below(
     return sorted(found)
 
 
-def _is_hidden(name: str) -> bool:
+def folders_below(
+    top: Path, *, onerror: Callable[[OSError], None] | None = None, tell: bool = True
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield a folder, and those below that are not hidden, with the names of folders and files.
+
+    Links to folders elsewhere are followed. Each folder is read once, so that circles of links end;
+    a link that leads to what is read anyway is left out, and that is told.
+    """
+    home = Path(os.path.realpath(top))
+    known = {home}
+    for parent, folders, names in os.walk(top, onerror=onerror, followlinks=True):
+        yield Path(parent), folders, names
+        below = [Path(parent, name) for name in sorted(folders) if not is_hidden(name)]
+        folders.clear()
+        for path in below:
+            real = Path(os.path.realpath(path))
+            if real in known or (path.is_symlink() and real.is_relative_to(home)):
+                if tell:
+                    say(f"{path}: leads to {real}, which is read where it is; left out")
+                continue
+            known.add(real)
+            folders.append(path.name)
+
+
+def is_hidden(name: str) -> bool:
     """Whether a program put this beside a user's files: .ipynb_checkpoints, a Mac's ._photo.jpg."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 

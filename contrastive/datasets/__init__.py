@@ -168,7 +168,8 @@ class ImageFolder(Dataset):
     label_column: str | None = None
     """The class of the image, which may be blank; found as label."""
     split_column: str | None = None
-    """train, val, test or a name of yours; found as split. validation, valid and dev mean val."""
+    """train, val, test or a name of yours; found as split. validation, valid and dev mean val.
+    Of this and the other columns that need not be, '' does without one."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
     captions_per_image: Count | None = None

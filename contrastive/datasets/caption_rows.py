@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 from unicodedata import normalize
 
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.images import SUFFIXES
 from contrastive.datasets.text_tables import name_list, quoted, text_problem
 from contrastive.errors import DataError
 
@@ -195,7 +196,8 @@ def leaves_folder(path: str) -> bool:
 class FileIndex:
     """The files below a folder; each folder is listed once, when it is first asked for.
 
-    Names are compared in any Unicode form: a Mac's archive spells é as e and an accent.
+    Names are compared in any Unicode form: a Mac's archive spells é as e and an accent. Those of
+    images may lack their suffix.
 
     Example:
         >>> index = FileIndex(Path("photos"))
@@ -220,7 +222,8 @@ class FileIndex:
 
     def _found(self, path: str) -> str | None:
         """Return a file's path as the disk has it, which may spell an accent otherwise (NFD)."""
-        found = (self._listed(f"{place}{path}") for place in self.places)
+        names = (f"{path}{suffix}" for suffix in ("", *SUFFIXES))
+        found = (self._listed(f"{place}{name}") for name in names for place in self.places)
         return next(filter(None, found), None)
 
     def _listed(self, path: str) -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.folders import readable_folder
-from contrastive.data.images import images_below
+from contrastive.data.folders import is_hidden, readable_folder
+from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.known_files import caption_table
 from contrastive.datasets.single_modality import RowList, filled, wanted_splits
-from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, one_of, split_of
+from contrastive.datasets.splits import SPLITS, one_of, split_named, split_of, tell_of_others
+from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,27 +36,65 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
     if table:
         say(f"{table}: not read; type: image-folder reads images with their captions")
     places = [path.relative_to(folder).as_posix() for path in paths]
-    names = {place.partition("/")[0] for place in places if "/" in place}
-    given = {
-        SPLIT_ALIASES.get(name, name): f"{name}/" for name in names & {*SPLITS, *SPLIT_ALIASES}
-    }
-    wanted = wanted_splits(split, tuple(given) or SPLITS, folder)
+    homes = _homes(folder, places)
+    _tell_of_classes(folder, homes, places)
+    wanted = wanted_splits(split, tuple(dict.fromkeys(homes.values())) or SPLITS, folder)
     rows: list[Sample] = []
-    labels: set[str] = set()
+    labels: dict[str, str] = {}
     for number, (path, place) in enumerate(zip(paths, places, strict=True)):
-        home = next((name for name, top in given.items() if place.startswith(top)), None)
-        if given and home is None:
+        top, _, rest = place.partition("/")
+        home = homes.get(top) if rest else None
+        if homes and home is None:
             continue  # beside the folders of the splits
-        below = place.removeprefix(given[home]) if home else place
-        label = below.rpartition("/")[0].replace("_", " ")
-        labels.add(label)
+        below = rest if home else place
+        label = normalize("NFC", below.rpartition("/")[0].replace("_", " ").strip())
+        labels.setdefault(label, place)
         if (home or split_of(place, config.holdout)) in wanted:
             row: Sample = {"image": path, "id": number, "source": place}
             rows.append(row | {"label": label} if label else row)
+    if len(labels) > 1 and "" in labels:
+        say(f"{folder}: {labels['']} is in no folder of a class, so that there are no classes")
     classes = () if "" in labels else tuple(sorted(labels))
     if config.captions and purpose == "training":
         rows = [_captioned(row, classes, config.captions, folder) for row in rows]
     return filled(RowList(rows, BadRows(budget=config.max_bad), classes), split, folder)
+
+
+def _homes(folder: Path, places: Sequence[str]) -> dict[str, str]:
+    """Return the split of each folder of a split; none, if the folders are those of classes."""
+    tops = {place.partition("/")[0] for place in places if "/" in place}
+    homes = {top: split for top in sorted(tops) if (split := split_named(top))}
+    nested = any(place.count("/") > 1 and place.partition("/")[0] in homes for place in places)
+    if homes and homes.keys() != tops and not nested:  # a train is also a class of vehicles
+        say(f"{folder}: {name_list(homes)} is taken for a class, like the folders beside it")
+        homes = {}
+    if homes:
+        tell_of_others(folder, [place for place in places if place.partition("/")[0] not in homes])
+    return homes
+
+
+def _tell_of_classes(folder: Path, homes: dict[str, str], places: Sequence[str]) -> None:
+    """Tell of classes that may not be meant: without images, or called by a folder around them."""
+    full = [PurePosixPath(home) for home in {place.rpartition("/")[0] for place in places}]
+    known = {folder / path for below in full for path in (below, *below.parents)}
+    above = [folder / home for home in homes] or [folder]
+    below = [path for home in above for path in home.iterdir() if path.is_dir()]
+    empty = [path for path in below if path not in known and not is_hidden(path.name)]
+    if empty:
+        several = f"{min(empty)}{f' and {len(empty) - 1} more' if empty[1:] else ''}"
+        say(f"{several}: no images here ({', '.join(SUFFIXES)}), so no class")
+    if not homes and len({path.parts[:1] for path in full}) == 1 < min(len(p.parts) for p in full):
+        say(
+            f"{folder}: all classes lie in {full[0].parts[0]!r}, and are called by it, too; give "
+            f"folder: {folder / full[0].parts[0]}"
+        )
+    if within := sorted(
+        str(path) for path in full if len(path.parts) > 1 and split_named(path.name)
+    ):
+        say(
+            f"{folder}: {quoted(within[0])} is taken for a class; folders of splits have to lie "
+            "above those of classes"
+        )
 
 
 def _captioned(

@@ -13,7 +13,6 @@ from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import files_below, readable_folder
-from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_rows import FileIndex, leaves_folder
 from contrastive.datasets.tables import read_table
 from contrastive.datasets.text_tables import (
@@ -121,9 +120,7 @@ class _Images:
 
     def find(self, name: str) -> Path:
         """Return the path of an image; as it was named if there is none."""
-        plain = str(PurePosixPath(name))
-        forms = (plain, *(f"{plain}{suffix}" for suffix in SUFFIXES))
-        return self.folder / next((form for form in forms if form in self.files), plain)
+        return self.files[str(PurePosixPath(name))]
 
     def problem_of(self, row: _Row) -> str:
         for image in (image for image in row.images if isinstance(image, str)):
@@ -131,7 +128,7 @@ class _Images:
                 return f"the image name {flaw}"
             if leaves_folder(image):
                 return f"image {quoted(image)} is outside the folder"
-            if self.find(image).relative_to(self.folder).as_posix() not in self.files:
+            if str(PurePosixPath(image)) not in self.files:
                 return f"image {quoted(image)} is not in {self.folder}"
         for caption in row.captions:
             if flaw := text_problem(caption):

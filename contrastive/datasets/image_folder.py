@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import cache
 from itertools import chain
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
 from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
@@ -17,11 +18,20 @@ from contrastive.datasets.known_files import (
     BESIDE,
     CAPTION_TABLES,
     LOOKED_FOR,
+    caption_table,
     captions_beside,
     first_file,
     fitting_type,
 )
-from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, in_one_split, split_of
+from contrastive.datasets.splits import (
+    SPLIT_ALIASES,
+    SPLITS,
+    in_one_split,
+    split_folders,
+    split_named,
+    split_of,
+    tell_of_others,
+)
 from contrastive.datasets.tables import form_of, read_table
 from contrastive.datasets.text_tables import (
     DELIMITERS,
@@ -29,6 +39,7 @@ from contrastive.datasets.text_tables import (
     caption_list,
     cells_of,
     choose_columns,
+    name_list,
     read_lines,
 )
 from contrastive.errors import DataError
@@ -48,7 +59,10 @@ COLUMNS = {
     "split": ("split",),
 }
 GAP = "{split}"
-ADDRESSES = ("http://", "https://")
+ADDRESSED = (
+    "its image is an address, which is not fetched; download the images, such as by img2dataset, "
+    "and give the folder that it wrote"
+)
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
@@ -78,7 +92,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
     with readable_folder(folder), readable_folder(images):
         if _is_beside(config, folder):
             say(f"{folder}: the captions are those of the .txt beside each image")
-            given = {name for name in (*SPLITS, *SPLIT_ALIASES) if (images / name).is_dir()}
+            given = split_folders(images)
             rows = _rows_beside(images, given, config.holdout, group_of)
             hashed, origin = not given, folder
         else:
@@ -120,8 +134,7 @@ def _content_of(images: FileIndex) -> GroupOf:
 def _is_beside(config: ImageFolder, folder: Path) -> bool:
     if config.captions:
         return str(config.captions) == BESIDE
-    places = ("", *SPLITS, *SPLIT_ALIASES)
-    return not first_file(folder, CAPTION_TABLES, places) and captions_beside(folder)
+    return not caption_table(folder) and captions_beside(folder)
 
 
 def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
@@ -130,17 +143,21 @@ def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
     if captions and GAP not in captions:
         return [Table(folder / captions, Path(captions).name)]
     if not captions and (path := first_file(folder, CAPTION_TABLES)):
+        _tell_which(path)
         return [Table(path, path.name)]
     tables: list[Table] = []
-    for name in (*SPLITS, *SPLIT_ALIASES):
-        split = SPLIT_ALIASES.get(name, name)
-        if captions:
+    if captions:
+        for name in (*SPLITS, *SPLIT_ALIASES):
             path = folder / captions.replace(GAP, name)
             below = f"{images.replace(GAP, name)}/" if GAP in images else ""
             if path.is_file():
-                tables.append(Table(path, path.name, below, split))
-        elif path := first_file(folder / name, CAPTION_TABLES):
-            tables.append(Table(path, f"{name}/{path.name}", "" if images else f"{name}/", split))
+                tables.append(Table(path, path.name, below, SPLIT_ALIASES.get(name, name)))
+    else:
+        for name, split in split_folders(folder).items():
+            if path := first_file(folder / name, CAPTION_TABLES):
+                _tell_which(path)
+                below = "" if images else f"{name}/"
+                tables.append(Table(path, f"{name}/{path.name}", below, split))
     if not tables:
         looked = f"; looked for {LOOKED_FOR}"
         if captions:
@@ -148,6 +165,12 @@ def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
         msg = f"{folder}: no captions{looked}{fitting_type(folder)}"
         raise DataError(msg)
     return tables
+
+
+def _tell_which(table: Path) -> None:
+    others = (table.with_name(name) for name in CAPTION_TABLES if name != table.name)
+    if there := [path.name for path in others if path.is_file()]:
+        say(f"{table}: read, and not {name_list(there)} beside it; captions says another")
 
 
 def _opened(
@@ -168,8 +191,7 @@ def _opened(
 def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
     """Return what is image and text in the two columns of a table of text without a header."""
     known = {name for names in COLUMNS.values() for name in names} | {*given.values()}
-    ends, starts = SUFFIXES, ADDRESSES
-    pictures = [name for name in columns if name.lower().endswith(ends) or name.startswith(starts)]
+    pictures = [n for n in columns if n.lower().endswith(SUFFIXES) or ADDRESS.match(n)]
     if form_of(path) not in DELIMITERS or len(columns) != 2 or known & {*columns}:
         return {}
     if len(pictures) != 1:
@@ -192,19 +214,15 @@ def _rows(
     for record in _captions(records, chosen["text"]):
         source = f"{table.name}{':' if is_text else ': row '}{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
+        if not problem and ADDRESS.match(cells["image"]):
+            problem = ADDRESSED
         if problem:
             yield Row(source, problem=problem)
             continue
-        if cells["image"].startswith(ADDRESSES):
-            msg = (
-                f"{source}: images are addresses, which are not fetched; download them, such as "
-                "by img2dataset, and give the folder that it wrote"
-            )
-            raise DataError(msg)
         image = _below(images, table.below, cells["image"])
         group = cells.get("group") or group_of(image)
         split = table.split or cells.get("split") or split_of(group, config.holdout)
-        split = SPLIT_ALIASES.get(split, split)
+        split = split_named(split) or split
         yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
 
 
@@ -220,16 +238,19 @@ def _captions(records: Iterator[TableRecord], column: str) -> Iterator[TableReco
 
 
 def _rows_beside(
-    images: Path, splits: set[str], holdout: float, group_of: GroupOf
+    images: Path, splits: dict[str, str], holdout: float, group_of: GroupOf
 ) -> Iterator[Row]:
     """Yield each line of the text file beside each image."""
+    others: list[str] = []
     for path in images_below(images):
         image = path.relative_to(images).as_posix()
         text = path.with_suffix(".txt")
         top = image.partition("/")[0]
         group = group_of(image)
-        split = "" if splits else split_of(group, holdout)
-        split = SPLIT_ALIASES.get(top, top) if top in splits else split
+        split = splits.get(top, "") if splits else split_of(group, holdout)
+        if not split:
+            others.append(image)
+            continue
         if not text.is_file():
             yield Row(image, image, split=split, problem=f"there is no {text.name} beside it")
             continue
@@ -242,10 +263,13 @@ def _rows_beside(
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield Row(f"{name}:{number}", image, line, split, group)
+    tell_of_others(images, others)
 
 
 def _below(images: Path, parent: str, name: str) -> str:
     """Return an image's path below the folder of images; as it is, if it lies elsewhere."""
+    if "\\" in name and "/" not in name:  # written on Windows
+        name = PureWindowsPath(name).as_posix()
     if not PurePath(name).is_absolute():
         return f"{parent}{PurePosixPath(name)}"
     for folder in (images.absolute(), images.resolve()):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrastive.data.folders import folders_below
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS
+from contrastive.datasets.splits import split_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+OF_TEXT = (".csv", ".tsv", ".jsonl", ".json")
+TABLE_SUFFIXES = (*OF_TEXT, ".parquet", *(f"{suffix}.gz" for suffix in OF_TEXT))
 CAPTION_TABLES = (
-    *(f"captions{suffix}" for suffix in (*TABLE_SUFFIXES[:3], ".txt", *TABLE_SUFFIXES[3:])),
+    *(f"captions{suffix}" for suffix in (*OF_TEXT[:3], ".txt", *TABLE_SUFFIXES[3:], ".txt.gz")),
     *(f"metadata{suffix}" for suffix in TABLE_SUFFIXES),
 )
 """Names of a table of captions beside images, in the order in which they are looked for.
@@ -52,7 +53,7 @@ def first_file(folder: Path, names: Iterable[str], places: Iterable[str] = ("",)
 
 def caption_table(folder: Path) -> Path | None:
     """Return a captions file of the folder, or of a folder in it that is named like a split."""
-    return first_file(folder, CAPTION_TABLES, ("", *SPLITS, *SPLIT_ALIASES))
+    return first_file(folder, CAPTION_TABLES, ("", *split_folders(folder)))
 
 
 def other_table(folder: Path) -> str:
@@ -72,21 +73,24 @@ def other_table(folder: Path) -> str:
 
 
 def captions_beside(folder: Path) -> bool:
-    """Say whether the first folder with images, of those below, has a .txt beside one of them."""
-    for _, _, names in islice(os.walk(folder), LOOKED_AT):
-        stems = {name[: -len(Path(name).suffix)] for name in names if _is_image(name)}
-        if stems:
-            return any(f"{stem}.txt" in names for stem in stems)
-    return False
+    """Say whether half of the images below have a .txt beside them; the first folders tell."""
+    beside = [
+        f"{Path(name).stem}.txt" in names
+        for names in _names_below(folder)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    return 2 * sum(beside) > len(beside)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _names_below(folder: Path) -> Iterator[set[str]]:
+    """Yield the names of the files of each folder."""
+    for _, _, names in islice(folders_below(folder, tell=False), LOOKED_AT):
+        yield {*names}
 
 
-def _names_below(folder: Path) -> Iterator[str]:
-    for _, _, names in islice(os.walk(folder), LOOKED_AT):
-        yield from (name.lower() for name in names)
+def _is_there(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(n.lower().endswith(suffixes) for names in _names_below(folder) for n in names)
 
 
 def fitting_type(folder: Path) -> str:
@@ -95,8 +99,8 @@ def fitting_type(folder: Path) -> str:
         return "; for Flickr30k, type: flickr30k"
     if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
-    if not any(name.endswith(SUFFIXES) for name in _names_below(folder)):
-        return TAR_SHARDS if any(name.endswith(".tar") for name in _names_below(folder)) else ""
+    if not _is_there(folder, SUFFIXES):
+        return TAR_SHARDS if _is_there(folder, (".tar",)) else ""
     if table := other_table(folder):
         return f'; if {table} is a table of its captions, type: image-folder, captions: "{table}"'
     return "; type: class-folders reads images without captions, in folders by class or not"

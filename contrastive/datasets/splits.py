@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from contrastive.console import say
 from contrastive.datasets.text_tables import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from contrastive.datasets.caption_rows import Row
 
@@ -21,13 +23,44 @@ Example:
 """
 
 
-SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+SPLIT_ALIASES = {
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "testing": "test",
+}
 """Other names of splits that data in the wild have, and which one each stands for.
 
 Example:
     >>> SPLIT_ALIASES["dev"]
     'val'
 """
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a name stands for, in whichever case; None if it is no split's.
+
+    Example:
+        >>> split_named("Validation"), split_named("cats")
+        ('val', None)
+    """
+    name = name.lower()
+    return name if name in SPLITS else SPLIT_ALIASES.get(name)
+
+
+def split_folders(folder: Path) -> dict[str, str]:
+    """Return the split of each folder in a folder that is named like one, in the usual order."""
+    found = {path.name: split_named(path.name) for path in folder.iterdir() if path.is_dir()}
+    named = [(name, split) for name, split in found.items() if split]
+    return dict(sorted(named, key=lambda each: (SPLITS.index(each[1]), each[0])))
+
+
+def tell_of_others(folder: Path, places: Sequence[str]) -> None:
+    """Tell of images in no folder of a split, where there are such folders."""
+    if places:
+        several = f"{places[0]}{f' and {len(places) - 1} more' if places[1:] else ''}"
+        say(f"{folder}: {several}: beside the folders of splits, left out")
 
 
 def split_of(key: str, holdout: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +12,7 @@ from contrastive.config.local_files import check_regular
 from contrastive.console import say
 from contrastive.datasets.text_tables import (
     DELIMITERS,
+    FIRST_ROWS,
     TableRecord,
     json_lines,
     name_list,
@@ -18,6 +21,7 @@ from contrastive.datasets.text_tables import (
     read_delimited,
     read_json,
     read_lines,
+    text_of,
 )
 from contrastive.errors import DataError
 
@@ -70,9 +74,16 @@ def read_table(path: Path) -> Table:
         return _parquet(path)
     if form in (".json", ".jsonl"):
         lines = read_lines(path)
-        first, *others = (line for line in lines if line.strip())
-        in_lines = form == ".jsonl" or (bool(others) and _is_object(first))
-        return json_lines(lines) if in_lines and first.strip()[0] != "[" else _document(path)
+        first = [*islice((line for line in lines if line.strip()), FIRST_ROWS)]
+        is_array = first[0].lstrip().startswith("[")
+        in_lines = (form == ".jsonl" and not is_array) or (
+            len(first) > 1 and 2 * sum(map(_is_object, first)) > len(first)
+        )
+        columns, records = json_lines(lines) if in_lines else _document(path)
+        if not columns and (problem := next((record.problem for record in records), "has no rows")):
+            msg = f"{path}:1: {problem}"
+            raise DataError(msg)
+        return columns, records
     if form in DELIMITERS:
         return read_delimited(path, form)
     msg = f"{path}: a table is a {', '.join(FORMS[:-1])} or {FORMS[-1]} file"
@@ -102,10 +113,11 @@ def _document(path: Path) -> Table:
             )
             raise DataError(msg)
         entries = cast("list[object]", images)
-        if isinstance(annotations, list):
-            rows = _coco(path, entries, cast("list[object]", annotations))
-        else:
+        if any("sentences" in _fields(entry) for entry in entries):
             rows = (_karpathy(entry) for entry in entries)
+        else:
+            told = cast("list[object]", annotations) if isinstance(annotations, list) else []
+            rows = _coco(path, entries, told)
     records = [
         TableRecord(number, {}, row) if isinstance(row, str) else TableRecord(number, row)
         for number, row in enumerate(rows, 1)
@@ -125,17 +137,27 @@ def _coco(
     path: Path, images: list[object], annotations: list[object]
 ) -> Iterator[dict[str, object] | str]:
     """Yield the captions of ``captions_train2017.json`` and its kin."""
-    names = {str(each.get("id")): each.get("file_name") for each in map(_fields, images)}
+    names: dict[str, set[str]] = defaultdict(set)
+    for each in map(_fields, images):
+        names[_id(each.get("id"))].add(text_of(each.get("file_name")))
     entries = [_fields(each) for each in annotations]
     if not any("caption" in entry for entry in entries):
         msg = f"{path}: its annotations have no captions; take captions_*.json of COCO"
         raise DataError(msg)
     for entry in entries:
-        name = names.get(str(entry.get("image_id")))
-        if name is None:
-            yield f"no image has the id {quoted(str(entry.get('image_id')))}"
+        id_ = _id(entry.get("image_id"))
+        found = names.get(id_, set()) if id_ else set()
+        if len(found) == 1:
+            yield {"file_name": min(found), "caption": entry.get("caption")}
+        elif found:
+            yield f"several images have the id {quoted(id_)}"
         else:
-            yield {"file_name": name, "caption": entry.get("caption")}
+            yield f"no image has the id {quoted(id_)}" if id_ else "has no image_id"
+
+
+def _id(value: object) -> str:
+    """Return an id as text, such as it is in JSON, where a list may be one."""
+    return text_of(value) or ("" if value is None else str(value))
 
 
 def _karpathy(entry: object) -> dict[str, object] | str:
@@ -175,6 +197,9 @@ def _parquet(path: Path) -> Table:
     if held:
         say(f"{path}: {name_list(held)} holds bytes, not names of files; left out")
     columns = [name for name in schema.names if name not in held]
+    if len(set(columns)) < len(columns):
+        msg = f"{path}: has a column twice; it has {name_list(columns)}"
+        raise DataError(msg)
     if file.metadata.num_rows > MOST_ROWS:
         msg = f"{path}: {file.metadata.num_rows:,} rows are too many (limit {MOST_ROWS:,})"
         raise DataError(msg)
@@ -182,7 +207,7 @@ def _parquet(path: Path) -> Table:
     def records() -> Iterator[TableRecord]:
         batches, number = file.iter_batches(columns=columns), 0
         while (batch := with_file(lambda: next(batches, None))) is not None:
-            for cells in batch.to_pylist():
+            for cells in with_file(batch.to_pylist):
                 number += 1
                 yield TableRecord(number, cells)
 
@@ -203,7 +228,7 @@ def _named_mistakes(path: Path) -> Callable[[Callable[[], Any]], Any]:
             return read()
         except FileNotFoundError:
             msg = f"{path}: no such file"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:  # a date of no calendar
             msg = f"{path}: not readable Parquet: {' '.join(str(error).split())[:200]}"
         raise DataError(msg)
 

@@ -12,8 +12,10 @@ import gzip
 import io
 import json
 import math
+import re
 import zlib
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.config.local_files import read_bounded, too_large
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
+FIRST_ROWS = 100  # rows, to tell the form of a table
 MAX_SPAN = 100  # lines of one quoted record; more is a quote that nobody closed
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# as numpy writes an array of texts: without the commas that keep Python from joining them
+QUOTED_LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:\s+(?:{QUOTED.pattern}))*\s*\]")
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
@@ -62,7 +68,7 @@ def read_text(path: Path) -> str:
             raise DataError(msg) from None
     if path.suffix.lower() == ".gz":
         raw = _decompressed(path, raw)
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:2]:
         msg = f"{path}:1: this is UTF-16; save the file as UTF-8"
         raise DataError(msg)
     text = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
@@ -86,7 +92,8 @@ def _decompressed(path: Path, raw: bytes) -> bytes:
 
 def read_lines(path: Path) -> list[str]:
     """Read a text file as ``read_text`` does, line by line."""
-    return read_text(path).split("\n")  # splitlines would also split at U+2028 and form feeds
+    text = read_text(path)  # splitlines would also split at U+2028 and form feeds
+    return text.split("\n" if "\n" in text else "\r")  # which alone ends lines of old Macs
 
 
 def text_problem(text: str) -> str:
@@ -163,14 +170,15 @@ def read_delimited(path: Path, form: str) -> tuple[list[str], Iterator[TableReco
 
 
 def _delimiter(path: Path, usual: str, lines: list[str]) -> str:
-    pieces: dict[str, int] = {}
-    for delimiter in SEPARATORS:
-        _, header = next(_delimited(lines, delimiter))
-        pieces[delimiter] = 1 if isinstance(header, str) else len(header)
-    found = max(pieces, key=lambda delimiter: pieces[delimiter])
-    if pieces[usual] > 1 or pieces[found] == 1:
-        return usual
-    say(f"{path}: its columns are separated by {SEPARATORS[found]}")
+    """Return the separator by which most of the first rows have as many cells as the header."""
+    like_header: dict[str, int] = {}
+    for delimiter in sorted(SEPARATORS, key=lambda delimiter: delimiter != usual):
+        first = islice(_delimited(lines, delimiter), FIRST_ROWS)
+        counts = [0 if isinstance(cells, str) else len(cells) for _, cells in first]
+        like_header[delimiter] = counts.count(counts[0]) if counts[0] > 1 else 0
+    found = max(like_header, key=lambda delimiter: like_header[delimiter])
+    if found != usual:
+        say(f"{path}: its columns are separated by {SEPARATORS[found]}")
     return found
 
 
@@ -231,7 +239,7 @@ def choose_columns(
     """Return the column of each role that there is a column for.
 
     Args:
-        given: the name that a spec says, by role.
+        given: the name that a spec says, by role; "" does without a column that is not needed.
         path: the table, for the message.
         columns: those that it has.
         usual: names by which each role is found otherwise.
@@ -249,9 +257,19 @@ def choose_columns(
     chosen: dict[str, str] = {}
     missing: list[str] = []
     remedies: list[str] = []
+    by_case = {column.lower(): column for column in reversed(columns)}
     for role, names in usual.items():
         asked = given.get(role)
-        column = next((name for name in ((asked,) if asked else names) if name in columns), None)
+        if asked == "" and role not in needed:
+            continue
+        fitting = [asked] if asked in columns else []
+        if not asked:
+            found = (name if name in columns else by_case.get(name) for name in names)
+            fitting = [column for column in dict.fromkeys(found) if column is not None]
+        column = fitting[0] if fitting else None
+        if fitting[1:]:
+            there = name_list(fitting)
+            say(f"{path}: of {there}, the first is taken; {role}_column names another")
         if column is not None:
             chosen[role] = column
         elif asked or role in needed:
@@ -267,7 +285,7 @@ def choose_columns(
 
 
 def caption_list(cell: object) -> object:
-    """Return the texts of a cell that lists several, as JSON or as pandas writes; else the cell.
+    """Return the texts of a cell that lists several, as JSON, Python or numpy do; else the cell.
 
     Example:
         >>> caption_list('["a dog", "a cat"]'), caption_list("[laughs] a dog")
@@ -275,13 +293,16 @@ def caption_list(cell: object) -> object:
     """
     if not (isinstance(cell, str) and cell.strip()[:1] == "[" and cell.strip()[-1:] == "]"):
         return cell
+    text = cell.strip()
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        if QUOTED_LIST.fullmatch(text):
+            return [ast.literal_eval(found[0]) for found in QUOTED.finditer(text)]
     for parse in (parse_json, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            value: object = parse(cell.strip())
-            if isinstance(value, list) and all(
-                isinstance(each, str) for each in cast("list[object]", value)
-            ):
-                return cast("list[object]", value)
+            value: object = parse(text)
+            several = cast("list[object]", value) if isinstance(value, list) else [None]
+            if not several or any(isinstance(each, str) for each in several):
+                return several
     return cell
 
 
@@ -289,12 +310,14 @@ def text_of(cell: object) -> str:
     """Return a cell as text; nothing if it is of another kind.
 
     Example:
-        >>> text_of(12), text_of(12.0), text_of(None)
-        ('12', '12', '')
+        >>> text_of(12), text_of(12.0), text_of(1.5), text_of(None)
+        ('12', '12', '1.5', '')
     """
     if isinstance(cell, float) and cell.is_integer():  # as pandas writes a column with gaps
         cell = int(cell)
-    if isinstance(cell, bool) or not isinstance(cell, (str, int)):
+    if isinstance(cell, bool) or not isinstance(cell, (str, int, float)):
+        return ""
+    if isinstance(cell, float) and not math.isfinite(cell):
         return ""
     return str(cell).strip()
 
@@ -315,14 +338,16 @@ def cells_of(
         ({'image': '1.png'}, '')
     """
     cells: dict[str, str] = {}
-    bad: list[str] = []
+    problem = ""
     for role, column in chosen.items():
         cell = record.cells.get(column)
         if (text := text_of(cell)) or role in needed:
             cells[role] = text
-        if not text and (role in needed or not _is_blank(cell)):
-            bad.append(column)
-    problem = f"{name_list(bad)} is empty or not a text" if bad else ""
+        if not text and role in needed:
+            problem = problem or f"{quoted(column)} is empty or not a text"
+        elif not text and not _is_blank(cell):
+            without = f"{role}_column: '' does without it"
+            problem = problem or f"{quoted(column)} is not a text; {without}"
     return cells, record.problem or problem
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.doctor.run_record import Finding, RunLog
 
@@ -40,8 +41,8 @@ def few_groups(log: RunLog) -> Iterator[Finding]:
             f"the {captions['rows']} training rows have {captions['groups']} group ids, so that "
             f"much of a batch is a positive of each row and the loss cannot fall below {bound:.2f} "
             f"of ln B = {log.uniform_loss:.2f}",
-            f"give ids to images rather than to classes{_group_column(log)}, or set "
-            f"{log.loss_field} to {{type: supcon}}",
+            f"{_unless_fixed('give ids to images rather than to classes', log)}set "
+            f"{_place_of_supcon(log)} to {{type: supcon}}",
             {**captions, "uniform": log.uniform_loss},
         )
 
@@ -66,19 +67,27 @@ def duplicates(log: RunLog) -> Iterator[Finding]:
     """Rows with the same caption under different ids."""
     captions = log.run.get("captions", {})
     if (met := captions.get("met", 0.0)) > 0.05:  # as in ignored-groups
-        ids = "give rows with the same caption the same id"
-        column = _group_column(log)
+        ids = _unless_fixed("give rows with the same caption the same id", log)
         yield Finding(
             "duplicate-captions",
             f"{captions['duplicated']} of {captions['rows']} training rows have a caption that "
             f"stands at another group id too, such as {captions['example']!r}, so that {met:.0%} "
             "of the rows of a batch have their own words among the negatives",
-            f"{ids}{column}, or drop captions that do not tell samples apart"
-            if column or not log.run.get("data_fields")
-            else "drop captions that do not tell samples apart",
+            f"{ids}drop captions that do not tell samples apart",
             dict(captions),
         )
 
 
-def _group_column(log: RunLog) -> str:
-    return " (data.group_column)" if log.has_field("group_column") else ""
+def _place_of_supcon(log: RunLog) -> str:
+    """Return the field of the innermost loss, or of a queue around it, which cannot hold supcon."""
+    path, loss = "model.loss", log.loss
+    while loss.get("type") != "queue" and isinstance(inner := loss.get("loss"), Mapping):
+        path, loss = f"{path}.loss", cast("Mapping[str, Any]", inner)
+    return path
+
+
+def _unless_fixed(remedy: str, log: RunLog) -> str:
+    """Return a remedy for the ids, and "or", unless the dataset gives no way to choose them."""
+    if log.has_field("group_column"):
+        return f"{remedy} (data.group_column), or "
+    return "" if log.run.get("data_fields") else f"{remedy}, or "

@@ -69,8 +69,12 @@ def held_out_rows(
     groups = {rows[i]["id"] for i in hits}
     kept = [row for row in rows if row["id"] not in groups]
     if not kept:
-        check_held_out(model, rows, split)  # which says so, unless only the groups are shared
-        msg = f"{_named(split)}: each group has rows that the training split shares"
+        if not groups or len(hits) == len(rows):
+            check_held_out(model, rows, split)
+        msg = (
+            f"{_named(split)} has no group of which the training split shares no row, so that none "
+            "is left; measure on a split that it has not seen"
+        )
         raise DataError(msg)
     return kept
 

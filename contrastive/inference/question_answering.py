@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
 
 
+AROUND = ' ?!.¿¡\uff1f\uff01\u3002"\u201c\u201d\u201e\u00ab\u00bb'
+"""What may stand around a question: its marks, quotes and spaces."""
+
+
 def answer(
     model: ContrastiveModel,
     images: Any,
@@ -112,7 +116,9 @@ def statement_of(question: str) -> str:
 
 def form_of(question: str) -> tuple[Language, str] | None:
     """Return the language of a question and its statement, if a form fits it."""
-    asked = " ".join(question.split()).strip(" ?\uff1f¿\u3002.").replace("\u2019", "'")
+    asked = " ".join(question.split()).strip(AROUND).replace("\u2019", "'")
+    asked = re.sub(r"^(what|who|where)'s ", r"\1 is ", asked, flags=re.IGNORECASE)
+    asked = asked[:1].lower() + asked[1:]  # a statement may have this word in its midst
     for language in LANGUAGES:
         for form, statement in language.rewrites:
             if found := re.fullmatch(form, asked, re.IGNORECASE):

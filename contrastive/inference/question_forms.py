@@ -19,7 +19,11 @@ class Language:
 
 
 PLACES = r"(?:in|on|at|under|over|above|below|behind|beside|near|inside|next to|in front of)"
-ACTS = r"(?:holding|wearing|eating|drinking|riding|carrying|playing|reading|using|watching)"
+ACTS = (
+    r"(?:holding|wearing|eating|drinking|riding|carrying|playing(?: with)?|reading|using|watching|"
+    r"looking at|made of)"
+)
+POSES = r"(?:sitting|standing|lying|sleeping|walking|running|swimming|playing)"
 WHAT = r"(?:what|which|who)(?: (?:(?:kind|type|sort|breed|color|colour) of )?[\w-]+)??"
 ENGLISH = Language(
     ("{statement}", "a photo where {statement}", "Q: {question} A: {}"),
@@ -31,6 +35,7 @@ ENGLISH = Language(
         (r"(is|are) there .+", r"there \1 {}"),
         (r"what (is|are) (.+) doing", r"\2 \1 {}"),
         (rf"{WHAT} (is|are) (.+) ({ACTS})", r"\2 \1 \3 {}"),
+        (rf"where (is|are) (.+) ({POSES})", r"\2 \1 \3 {}"),
         (rf"{WHAT} (is|are) ({PLACES} .+|\w+ing\b.*)", r"{} \1 \2"),
         (rf"(?:where|how|{WHAT}) (is|are) (.+)", r"\2 \1 {}"),
     ),
@@ -109,18 +114,19 @@ CHINESE = Language(
     (
         (r"(.*)(?:什么|哪种)(?:颜色|东西|动物)(.*?)[吗呢]?", r"\1{}\2"),
         (r"(.*在)(?:哪里|哪儿|做什么|干什么)[吗呢]?", r"\1{}"),
-        (r"(.*)(?:什么|多少|几|谁)(.*?)[吗呢]?", r"\1{}\2"),
+        (r"(.*)(?:什么|多少|几(?![何乎])|谁)(.*?)[吗呢]?", r"\1{}\2"),
         (r"(.*有)没有.+", r"\1{}"),
         (r"(.*有).+吗", r"\1{}"),
     ),
 )
 
+KANA = r"(?=.*[\u3041-\u30ff])"  # 何 is Chinese, too
 JAPANESE = Language(
     ("{statement}", "写真:{statement}", "質問:{question} 答え:{}"),
     (
-        (r"(.*)(?:何色|どんな色|どこ|誰|だれ|いくつ)(.*?)か?", r"\1{}\2"),
-        (r"(.*)何([匹人個本台枚羽頭冊].*?)か?", r"\1{}\2"),
-        (r"(.*)(?:何|なに|なん)(.*?)か?", r"\1{}\2"),
+        (KANA + r"(.*)(?:何色|どんな色|どこ|誰|だれ|いくつ)(.*?)か?", r"\1{}\2"),
+        (KANA + r"(.*)何([匹人個本台枚羽頭冊].*?)か?", r"\1{}\2"),
+        (KANA + r"(.*)(?:何|なに|なん)(.*?)か?", r"\1{}\2"),
         (r"(?:(.*に)は?)?.+が(い|あり)ますか", r"\1{}が\2ます"),
     ),
 )

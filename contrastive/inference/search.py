@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.arguments import check_model, count, is_path
 from contrastive.config.base import Config
-from contrastive.console import say
+from contrastive.console import say, say_omission
 from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.raw_samples import sample_list
@@ -196,17 +196,20 @@ def images_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
-    """Return a row for each line of a file that is not blank.
+    """Return a row for each line of a file that is not blank; what is no text is told and left out.
 
     Raises:
-        DataError: the file cannot be read, is blank, or a line is no text.
+        DataError: the file cannot be read, is blank, or no line is a text.
     """
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(read_lines(file), 1):
-        if not line.strip():
-            continue
-        if flaw := text_problem(line):
-            msg = f"{file}:{number}: the text {flaw}"
-            raise DataError(msg)
-        rows.append({"text": line.strip(), "id": number - 1, "source": f"{file.name}:{number}"})
-    return rows
+    lines = [(number, line) for number, line in enumerate(read_lines(file), 1) if line.strip()]
+    flaws = {number: flaw for number, line in lines if (flaw := text_problem(line))}
+    told = [f"{file}:{number}: the text {flaw}" for number, flaw in flaws.items()]
+    if len(told) == len(lines):
+        raise DataError(told[0])
+    if told:
+        say_omission(f"{told[0]}; {len(told)} of {len(lines)} lines are left out")
+    return [
+        {"text": line.strip(), "id": number - 1, "source": f"{file.name}:{number}"}
+        for number, line in lines
+        if number not in flaws
+    ]

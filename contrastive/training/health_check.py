@@ -97,7 +97,7 @@ def geometry_at_start(
     step = math.ceil(len(by_group) / AT_START) or 1  # evenly spaced: neighbours may be of one kind
     rows = [*by_group.values()][::step]
     found: dict[str, GeometryShape] = {}
-    for modality in model.towers:
+    for modality in (each for each in model.towers if all(each in row for row in rows)):
         bad_rows = BadRows(budget=1)  # the evaluation tells them
         embedded = embed_modality(model, rows, modality, bad_rows, cache=cache)
         if about := geometry(embedded.embeddings_QD, embedded.ids_Q):
