@@ -5,6 +5,7 @@ Shapes: B samples, F features.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from contrastive.nn.activation_checkpointing import recompute_
 from contrastive.nn.layer_stack import blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from contrastive.data.samples import Preprocess
@@ -55,3 +58,23 @@ class EncoderModule(nn.Module, ABC):
             msg = "has no stack of layers whose activations could be recomputed"
             raise SpecError(msg)
         recompute_(found)
+
+
+def run_forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+    """Return what ``forward`` gives for what ``preprocess`` returned.
+
+    Raises:
+        SpecError: ``forward`` has parameters of other names.
+    """
+    try:
+        return module(**inputs)
+    except TypeError:
+        try:
+            inspect.signature(module.forward).bind(**inputs)
+        except TypeError as error:
+            msg = (
+                f"{type(module).__qualname__}: forward does not take what preprocess gives "
+                f"({', '.join(inputs)}): {error}; use the keys of that dict as its parameters"
+            )
+            raise SpecError(msg) from error
+        raise

@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.console import say
+from contrastive.data.loading import preprocessed
+from contrastive.encoders.module import run_forward
 from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
@@ -113,8 +115,7 @@ def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | No
     A forward pass of all, one of each alone; modes and random states stay as they are.
     """
     features, broken = _tried(module, samples)
-    width = features.shape[-1]
-    if not broken and width != module.out_dim:
+    if not broken and (width := features.shape[-1]) != module.out_dim:
         problem = f"features are {width} wide, but the module says {module.out_dim}"
         broken = Broken("rows", problem, "give, and say, one width")
     return broken
@@ -178,7 +179,8 @@ def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
 
 def _features(module: EncoderModule, samples: Sequence[Any]) -> Any:
     device = device_of(module)
-    return module(**{name: x.to(device) for name, x in module.preprocess(samples).items()})
+    inputs = preprocessed(module.preprocess, samples)
+    return run_forward(module, {name: x.to(device) for name, x in inputs.items()})
 
 
 def _wrong_rows(features: Any, samples: int) -> Broken | None:
