@@ -99,6 +99,11 @@ def test_a_run_on_class_folders_is_measured_by_their_names(folder, command):
     assert "animals: taken as data.type=class-folders\n" in bare.err
     assert json.loads(named.out)["classification"] == json.loads(bare.out)["classification"]
     assert json.loads(named.out)["retrieval"] == {}
+    captioned = command("caption", "animals/dog/1.png")
+    assert captioned.code == 2
+    assert captioned.err.endswith("but image; give sentences by --corpus or --data\n")
+    searched = command("search", "animals/dog/1.png")
+    assert searched.err.endswith("but image; give other data, or texts (texts=, --texts)\n")
 
 
 def test_zero_shot_accuracy_without_captions_is_that_of_classify(folder):

@@ -25,7 +25,8 @@ class Lengths:
 
     def __call__(self, samples):
         lengths = torch.tensor([[float(len(text))] for text in samples])
-        return {"a tensor": lengths, "lists": {"x": lengths.tolist()}}.get(self.how, {"x": lengths})
+        given = {"a tensor": lengths, "lists": {"x": lengths.tolist()}, "names": {"y": lengths}}
+        return given.get(self.how, {"x": lengths})
 
 
 class Texts(Encoder):
@@ -35,7 +36,8 @@ class Texts(Encoder):
     how: str = ""
 
     def build(self):
-        return TextsModule(self)
+        built = {"nothing": None, "no width": nn.Linear(1, 3)}
+        return built[self.how] if self.how in built else TextsModule(self)
 
 
 class TextsModule(EncoderModule):
@@ -48,6 +50,8 @@ class TextsModule(EncoderModule):
 
     def forward(self, x):
         features = self.net(x)
+        if self.how == "mixed":
+            return features - features.mean(0)
         return {"tokens": features[:, None], "narrow": features[:, :2], "a list": [features]}.get(
             self.how, features
         )
@@ -60,7 +64,7 @@ class Flat(Head):
 
     def build(self, in_dim, out_dim):
         del out_dim
-        return nn.Linear(in_dim, self.width)
+        return nn.Linear(in_dim, self.width) if self.width else None
 
 
 class Apart(Loss):
@@ -69,7 +73,7 @@ class Apart(Loss):
     how: str = ""
 
     def build(self):
-        return ApartModule(self.how)
+        return None if self.how == "nothing" else ApartModule(self.how)
 
 
 class ApartModule(LossModule):
@@ -86,7 +90,7 @@ class Letters(Dataset):
     """Letters."""
 
     def build(self, split, *, purpose="evaluation"):
-        return [{"text": "a" * (i + 1), "id": i} for i in range(8)]
+        return [{"text": "a" * (i // 4 + 1), "id": i // 4} for i in range(32)]
 
 
 def spec(*, encoder="", head=4, loss=""):
@@ -115,14 +119,17 @@ def run(folder, **parts):
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
+        ({"encoder": "nothing"}, rf"encoder {HERE}:Texts: build returned a NoneType; it has to"),
+        ({"encoder": "no width"}, "its Linear has no out_dim or preprocess; set it in __init__"),
+        ({"encoder": "names"}, r"TextsModule: forward does not take .* gives \(y\): .*'x'; use"),
+        ({"encoder": "mixed"}, "text: .* with what else is in its batch; choose another encoder"),
+        ({"head": 0}, rf"head {HERE}:Flat: build returned a NoneType; it has to return a module"),
+        ({"loss": "nothing"}, rf"loss {HERE}:Apart: build returned a NoneType; it has to return"),
         ({"encoder": "a tensor"}, "preprocess Lengths gave a Tensor; it has to give a dict of"),
         ({"encoder": "lists"}, "preprocess Lengths gave a list in a dict; it has to give a dict"),
-        (
-            {"encoder": "tokens"},
-            r"of a batch of 3 have the shape \(3, 1, 3\); .*\[B, out_dim\]",
-        ),
-        ({"encoder": "narrow"}, "features are 2 wide, but the module says 3; choose another"),
-        ({"encoder": "a list"}, r"forward gives a list; .* return \[B, out_dim\]"),
+        ({"encoder": "tokens"}, r"text: .* features of a batch of 3 have the shape \(3, 1, 3\);"),
+        ({"encoder": "narrow"}, "features are 2 wide, but the module says 3; choose another enc"),
+        ({"encoder": "a list"}, r"forward gives a list; .* let it return \[B, out_dim\]$"),
         ({"head": 5}, rf"head {HERE}:Flat: forward gave embeddings of the shape \(4, 5\); .*4\]"),
         ({"loss": "rows"}, rf"loss {HERE}:Apart: forward gave shape \(4,\) and a dict; it has to"),
         ({"loss": "bare"}, r"forward gave shape \(\); it has to give a scalar tensor and a dict"),

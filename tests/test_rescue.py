@@ -1,8 +1,10 @@
 """A killed worker, or memory that is not there: one line, and no finished step is lost."""
 
+import errno
 import os
 import resource
 import signal
+import sys
 from functools import partial
 from multiprocessing import active_children
 

@@ -38,11 +38,14 @@ def caption(
     context = Context(model, device=device, trusted=trusted)
     loaded = context.model
     images = readable_images(images)
+    from contrastive.data.samples import check_modalities
     from contrastive.inference.captioning import caption as captions_of
     from contrastive.inference.search import lines_of
     from contrastive.reporting.tables import captions_table
 
-    rows = lines_of(corpus) if corpus else context.rows(split, data, remedy="--corpus or --data")
+    remedy = "--corpus or --data"
+    rows = lines_of(corpus) if corpus else context.rows(split, data, remedy=remedy)
+    check_modalities(rows, ["text"], remedy=f"give sentences by {remedy}")
     texts = [str(row["text"]) for row in rows]
     found = captions_of(loaded, images, texts, top=top, diversity=diversity, cache=context.cache)
     results = [

@@ -58,23 +58,23 @@ class Prepared:
 def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[int]) -> Prepared:
     """Preprocess samples; if one is bad, find out which and go on with the others."""
     try:
-        return Prepared(list(indices), inputs_of(preprocess, samples))
+        return Prepared(list(indices), preprocessed(preprocess, samples))
     except BadSample:
         pass
     good: list[int] = []
     problems: dict[int, str] = {}
     for place, (index, sample) in enumerate(zip(indices, samples, strict=True)):
         try:
-            inputs_of(preprocess, [sample])
+            preprocessed(preprocess, [sample])
             good.append(place)
         except BadSample as error:
             problems[index] = str(error)
-    inputs = inputs_of(preprocess, [samples[place] for place in good]) if good else {}
+    inputs = preprocessed(preprocess, [samples[place] for place in good]) if good else {}
     return Prepared([indices[place] for place in good], inputs, problems)
 
 
-def inputs_of(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
-    """Return what ``preprocess`` makes of samples: the arguments of ``forward``.
+def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
+    """Return the arguments of ``forward``.
 
     Raises:
         SpecError: preprocess gave something else than a dict of tensors.

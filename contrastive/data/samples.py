@@ -160,8 +160,12 @@ def class_indices(classes: Sequence[str]) -> dict[str, int]:
     return {name: i for i, name in reversed([*enumerate(classes)])}  # the first of equal ones
 
 
-def check_modalities(rows: Sequence[Sample], modalities: Iterable[str]) -> None:
+def check_modalities(
+    rows: Sequence[Sample], modalities: Iterable[str], *, remedy: str = ""
+) -> None:
     """Refuse data that lack what a tower embeds.
+
+    ``remedy`` says what else to give; without it the remedy is that of a spec to train.
 
     Raises:
         DataError: names the modality, the first row without it, and what that row has.
@@ -172,8 +176,8 @@ def check_modalities(rows: Sequence[Sample], modalities: Iterable[str]) -> None:
                 has = ", ".join(name for name in row if name not in NOT_MODALITIES)
                 msg = (
                     f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
-                    f"but {has or 'nothing'}; take other data or other towers"
+                    f"but {has or 'nothing'}; {remedy or 'take other data or other towers'}"
                 )
-                if modality == "text" and "label" in row:
+                if not remedy and modality == "text" and "label" in row:
                     msg += "; with type: class-folders, data.captions makes captions of the classes"
                 raise DataError(msg)

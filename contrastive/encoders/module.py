@@ -6,6 +6,7 @@ Shapes: B samples, F features.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from contrastive.nn.activation_checkpointing import recompute_
 from contrastive.nn.layer_stack import blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from contrastive.data.samples import Preprocess
@@ -65,3 +68,23 @@ def configs_hash(module: EncoderModule) -> str:
     """Return the SHA-256 of the ``folder_config`` of an encoder and of those within it."""
     found = [part.folder_config for part in module.modules() if isinstance(part, EncoderModule)]
     return hashlib.sha256("\0".join(found).encode()).hexdigest()
+
+
+def run_forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+    """Return what ``forward`` gives for what ``preprocess`` returned.
+
+    Raises:
+        SpecError: ``forward`` has parameters of other names.
+    """
+    try:
+        return module(**inputs)
+    except TypeError:
+        try:
+            inspect.signature(module.forward).bind(**inputs)
+        except TypeError as error:
+            msg = (
+                f"{type(module).__qualname__}: forward does not take what preprocess gives "
+                f"({', '.join(inputs)}): {error}; use the keys of that dict as its parameters"
+            )
+            raise SpecError(msg) from error
+        raise

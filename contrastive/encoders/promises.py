@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.console import say
-from contrastive.data.loading import inputs_of
+from contrastive.data.loading import preprocessed
+from contrastive.encoders.module import run_forward
 from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
@@ -205,8 +206,8 @@ def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
 
 def _features(module: EncoderModule, samples: Sequence[Any]) -> Any:
     device = device_of(module)
-    inputs = inputs_of(module.preprocess, samples)
-    return module(**{name: x.to(device) for name, x in inputs.items()})
+    inputs = preprocessed(module.preprocess, samples)
+    return run_forward(module, {name: x.to(device) for name, x in inputs.items()})
 
 
 def _wrong_rows(features: Any, samples: int) -> Broken | None:

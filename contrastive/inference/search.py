@@ -112,7 +112,8 @@ def search(
     if not rows:
         msg = f"nothing to search: there are no {find} samples"
         raise DataError(msg)
-    check_modalities(rows, [find])
+    own = f", or {find}s ({find}s=, --{find}s)" if find in ("image", "text") else ""
+    check_modalities(rows, [find], remedy=f"give other data{own}")
     bad_rows = BadRows(on_report=say)
     column = embed_modality(model, rows, find, bad_rows, cache=cache)
     if not column.rows:

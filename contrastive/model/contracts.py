@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contrastive.config.provenance import described
 from contrastive.errors import SpecError, TrainingError, a_type
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from contrastive.config.base import Config
     from contrastive.losses.module import LossModule
     from contrastive.spec import ModelSpec
+
+
+def checked_module(module: Any, part: Config, *needed: str) -> Any:
+    """Return what a component's ``build`` returned, if it is a module with what is needed.
+
+    Raises:
+        SpecError: it is something else; names the component.
+    """
+    who = described(type(part))
+    if not isinstance(module, nn.Module):
+        msg = f"{who}: build returned {a_type(module)}; it has to return a module"
+        raise SpecError(msg)
+    if missing := [name for name in needed if not hasattr(module, name)]:
+        msg = f"{who}: its {type(module).__qualname__} has no {' or '.join(missing)}; set it"
+        raise SpecError(f"{msg} in __init__")
+    return module
 
 
 def checked_rows(rows: Any, width: int, part: Config, what: str) -> Tensor:

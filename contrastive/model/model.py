@@ -22,7 +22,7 @@ from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
-from contrastive.model.contracts import check_views_differ, loss_and_metrics
+from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
@@ -98,7 +98,7 @@ class ContrastiveModel(nn.Module):
                     msg = f"towers.{modality}: {problem}; choose smaller sizes, or another encoder"
                     raise SpecError(msg) from error
                 raise
-        self.loss: LossModule = spec.loss.build()
+        self.loss: LossModule = checked_module(spec.loss.build(), spec.loss)
         self.seen: dict[str, Tensor] = {}
         """Hashes of the samples that it was trained on, by modality (not text)."""
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from contrastive.model.contracts import checked_rows
+from contrastive.encoders.module import run_forward
+from contrastive.model.contracts import checked_module, checked_rows
 from contrastive.model.freezing import freeze_, set_modes
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ class TowerModule(nn.Module):
         """Put a head on an encoder and freeze what ``spec.frozen`` says."""
         super().__init__()
         self.spec = spec
-        self.encoder = encoder
+        self.encoder = checked_module(encoder, spec.encoder, "out_dim", "preprocess")
         self.embed_dim = embed_dim
-        self.head = spec.head.build(self.encoder.out_dim, embed_dim)
+        head = spec.head.build(self.encoder.out_dim, embed_dim)
+        self.head = checked_module(head, spec.head)
         freeze_(self.encoder, self.head, spec)
         self.train()
 
@@ -44,7 +46,7 @@ class TowerModule(nn.Module):
             SpecError: the encoder gave something else.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            features = self.encoder(**inputs)
+            features = run_forward(self.encoder, inputs)
         return checked_rows(features, self.encoder.out_dim, self.spec.encoder, "features")
 
     def project(self, features_BF: Tensor) -> Tensor:

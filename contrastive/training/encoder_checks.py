@@ -10,6 +10,7 @@ from contrastive.config.entry_points import CORE
 from contrastive.config.provenance import package_of
 from contrastive.encoders.promises import broken_promise
 from contrastive.errors import BadSample, SpecError, reason_of
+from contrastive.inference.embed_dataset import distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
     from contrastive.model.model import ContrastiveModel
 
-LOOKED_AT = 16  # samples, among which those that are tried are chosen
+LOOKED_AT = 64  # samples, among which those that are tried are chosen
 FEW = 3  # the fewest of which an order of any kind is seen
 
 
@@ -36,7 +37,9 @@ def check_encoders(model: ContrastiveModel, rows: Sequence[Sample], *, workers: 
         if package and package[0] == CORE:
             continue
         problem = _unpicklable(module) if workers and _started_anew() else ""
-        samples = _few_of([row[modality] for row in rows[:LOOKED_AT]], module)
+        first = rows[:LOOKED_AT]
+        each = [first[i][modality] for i, *_ in distinct_rows(first, modality)]
+        samples = _few_of(each, module)
         if not problem and samples and (broken := broken_promise(module, samples)):
             problem = f"{broken.problem}; choose another encoder, or let it {broken.remedy}"
         if problem:

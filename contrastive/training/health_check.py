@@ -92,7 +92,7 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
 def geometry_at_start(
     model: ContrastiveModel, held_out: Samples, cache: FeatureCache | None
 ) -> dict[str, GeometryShape]:
-    """Return how the embeddings of a few held-out groups lie, for each modality."""
+    """Return how the embeddings of a few held-out groups lie, for each modality that they have."""
     by_group = {row["id"]: row for row in rows_of(held_out)}
     step = math.ceil(len(by_group) / AT_START) or 1  # evenly spaced: neighbours may be of one kind
     rows = [*by_group.values()][::step]
