@@ -90,7 +90,7 @@ class Asked:
 
 
 def test_a_worker_without_files_ends_and_a_parent_that_has_gone_is_no_traceback(capfd):
-    with pytest.raises(LostWorker, match="^too many open files"):
+    with pytest.raises(LostWorker, match=r"^too many open files"):
         list(map_in_workers(Asked(OSError(errno.EMFILE, "Too many open files")), [0], workers=1))
     assert [*map_in_workers(Asked(ConnectionResetError()), [0], workers=1)] == [0]
     assert capfd.readouterr().err == ""
