@@ -145,6 +145,11 @@ TOLD = {  # places, the classes of train, and what is told
         "'cat/train' is taken for a class; folders of splits have to lie above",
     ),
     "no images of a class": (["cat/1.png", "dog/2.tif"], ["cat"], "dog: no images here (.jpg, "),
+    "other formats": (
+        ["cat/1.png", "cat/2.tif", "cat/3.TIFF"],
+        ["cat"],
+        "2.tif and 1 more: not .jpg, .jpeg, .png, .webp, .gif or .bmp; left out",
+    ),
     "an accent in two forms": (
         ["train/caf\u00e9/1.png", "train/cafe\u0301/2.png"],
         ["caf\u00e9"],
@@ -170,11 +175,12 @@ def test_links_to_folders_are_followed_and_circles_end(folder, tmp_path, capsys)
     (folder / "dog").symlink_to(tmp_path / "dogs")
     (folder / "dog" / "back").symlink_to(folder)
     (folder / "twin").symlink_to(folder / "big_cat")
+    (folder / "fox").symlink_to(tmp_path / "no disk")
     samples = ClassFolders(folder=folder, holdout=0).build("train")
     assert (len(samples), samples.classes) == (40, ("big cat", "dog"))
-    assert f"{folder / 'twin'}: leads to {folder / 'big_cat'}, which is read where it is" in (
-        capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert f"{folder / 'twin'}: leads to {folder / 'big_cat'}, which is read where it is" in told
+    assert f"{folder / 'fox'} and 1 more: no images here" in told
 
 
 def test_one_class_is_noted(folder):

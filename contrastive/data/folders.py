@@ -12,7 +12,7 @@ from contrastive.console import say, say_omission
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 
 @contextmanager
@@ -38,7 +38,12 @@ def readable_folder(folder: Path) -> Generator[None]:
 
 
 def files_below(
-    folder: Path, suffixes: tuple[str, ...], *, what: str, nested: bool = True
+    folder: Path,
+    suffixes: tuple[str, ...],
+    *,
+    what: str,
+    others: tuple[str, ...] = (),
+    nested: bool = True,
 ) -> list[Path]:
     """Return the files of a folder with some suffixes, in either case, sorted.
 
@@ -48,6 +53,7 @@ def files_below(
         folder: where to look.
         suffixes: in lower case, with the dot.
         what: the files, for the message.
+        others: suffixes of such files that cannot be read, which is told.
         nested: look in the folders in it, too.
 
     Raises:
@@ -55,12 +61,15 @@ def files_below(
     """
     found: list[Path] = []
     hidden: list[Path] = []
+    unread: list[Path] = []
     with readable_folder(folder):
         for parent, folders, names in folders_below(folder, onerror=_left_out_of(folder)):
             if nested:
                 hidden += [parent / name for name in folders if is_hidden(name)]
             for path in (parent / name for name in names):
                 if path.suffix.lower() not in suffixes:
+                    if path.suffix.lower() in others and not is_hidden(path.name):
+                        unread.append(path)
                     continue
                 if is_hidden(path.name):
                     hidden.append(path)
@@ -71,12 +80,25 @@ def files_below(
             if not nested:
                 break
     if hidden:
-        more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
-        say(f"{min(hidden)}{more}: hidden, left out")
+        say(f"{first_of(hidden)}: hidden, left out")
+    if unread:
+        say_omission(
+            f"{first_of(unread)}: not {', '.join(suffixes[:-1])} or {suffixes[-1]}; left out"
+        )
     if not found:
         msg = f"{folder}: no {what} here ({', '.join(suffixes)})"
         raise DataError(msg)
     return sorted(found)
+
+
+def first_of(paths: Sequence[Path | str]) -> str:
+    """Return the first of some paths, and how many more there are.
+
+    Example:
+        >>> first_of(["b.png", "a.png"])
+        'a.png and 1 more'
+    """
+    return f"{min(map(str, paths))}{f' and {len(paths) - 1} more' if paths[1:] else ''}"
 
 
 def folders_below(

@@ -61,6 +61,7 @@ Example:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders with a small attack surface
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".svg", ".tif", ".tiff")
 MAX_BYTES = 100_000_000  # of an encoded image
 MAX_PIXELS = {  # by the cost of a pixel and its bytes: none takes above 2 s of CPU time or 512 MB
     "JPEG": 64_000_000,  # 8000 x 8000
@@ -79,12 +80,12 @@ MAX_RATIO = 100  # of the sides; resizing the shorter side of a thread would fil
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images in a folder and the folders in it, sorted.
+    """Return the images in a folder and the folders in it, sorted; those of other formats are told.
 
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    return files_below(folder, SUFFIXES, what="images")
+    return files_below(folder, SUFFIXES, what="images", others=OTHER_SUFFIXES)
 
 
 def open_image(source: ImageSource) -> Image.Image:

@@ -8,7 +8,7 @@ from unicodedata import normalize
 
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.folders import is_hidden, readable_folder
+from contrastive.data.folders import first_of, is_hidden, readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.known_files import caption_table
 from contrastive.datasets.single_modality import RowList, filled, wanted_splits
@@ -78,11 +78,10 @@ def _tell_of_classes(folder: Path, homes: dict[str, str], places: Sequence[str])
     full = [PurePosixPath(home) for home in {place.rpartition("/")[0] for place in places}]
     known = {folder / path for below in full for path in (below, *below.parents)}
     above = [folder / home for home in homes] or [folder]
-    below = [path for home in above for path in home.iterdir() if path.is_dir()]
+    below = [path for home in above for path in home.iterdir() if _is_folder(path)]
     empty = [path for path in below if path not in known and not is_hidden(path.name)]
     if empty:
-        several = f"{min(empty)}{f' and {len(empty) - 1} more' if empty[1:] else ''}"
-        say(f"{several}: no images here ({', '.join(SUFFIXES)}), so no class")
+        say(f"{first_of(empty)}: no images here ({', '.join(SUFFIXES)}), so no class")
     if not homes and len({path.parts[:1] for path in full}) == 1 < min(len(p.parts) for p in full):
         say(
             f"{folder}: all classes lie in {full[0].parts[0]!r}, and are called by it, too; give "
@@ -95,6 +94,11 @@ def _tell_of_classes(folder: Path, homes: dict[str, str], places: Sequence[str])
             f"{folder}: {quoted(within[0])} is taken for a class; folders of splits have to lie "
             "above those of classes"
         )
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or a link to one that is not there, as of a disk not mounted."""
+    return path.is_dir() or (not path.exists() and path.suffix.lower() not in SUFFIXES)
 
 
 def _captioned(

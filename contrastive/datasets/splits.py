@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from contrastive.console import say
+from contrastive.data.folders import first_of
 from contrastive.datasets.text_tables import quoted
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def split_folders(folder: Path) -> dict[str, str]:
 def tell_of_others(folder: Path, places: Sequence[str]) -> None:
     """Tell of images in no folder of a split, where there are such folders."""
     if places:
-        several = f"{places[0]}{f' and {len(places) - 1} more' if places[1:] else ''}"
-        say(f"{folder}: {several}: beside the folders of splits, left out")
+        say(f"{folder}: {first_of(places)}: beside the folders of splits, left out")
 
 
 def split_of(key: str, holdout: float) -> str:

@@ -146,7 +146,7 @@ def _coco(
         raise DataError(msg)
     for entry in entries:
         id_ = _id(entry.get("image_id"))
-        found = names.get(id_, set()) if id_ else set()
+        found = names[id_] if id_ in names and id_ else set[str]()
         if len(found) == 1:
             yield {"file_name": min(found), "caption": entry.get("caption")}
         elif found:

@@ -257,21 +257,19 @@ def choose_columns(
     chosen: dict[str, str] = {}
     missing: list[str] = []
     remedies: list[str] = []
-    by_case = {column.lower(): column for column in reversed(columns)}
+    known = {column.lower(): column for column in columns} | {column: column for column in columns}
     for role, names in usual.items():
         asked = given.get(role)
         if asked == "" and role not in needed:
             continue
-        fitting = [asked] if asked in columns else []
-        if not asked:
-            found = (name if name in columns else by_case.get(name) for name in names)
-            fitting = [column for column in dict.fromkeys(found) if column is not None]
-        column = fitting[0] if fitting else None
+        fitting = [*dict.fromkeys(known[name] for name in names if name in known)]
+        if asked:
+            fitting = [asked] if asked in columns else []
         if fitting[1:]:
             there = name_list(fitting)
             say(f"{path}: of {there}, the first is taken; {role}_column names another")
-        if column is not None:
-            chosen[role] = column
+        if fitting:
+            chosen[role] = fitting[0]
         elif asked or role in needed:
             missing.append(quoted(asked) if asked else " or ".join(names))
             remedies.append(f"{role}_column")
