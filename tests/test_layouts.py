@@ -337,11 +337,11 @@ def test_an_image_without_its_text_file_is_a_bad_row(here):
 URL = "https://example.org/1.jpg"
 BAD_JSON = "JSON is read as an array of objects, a line each, or in the form of COCO's captions or "
 WRONG = {
-    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: images are addresses, which ar"),
+    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: images are URLs, which ar"),
     "addresses": (
         "c.csv",
         f"image,text\n{URL},a dog\n",
-        "c.csv:2: images are addresses, which are",
+        "c.csv:2: images are URLs, which are",
     ),
     "another document": ("c.json", '{"a": 1}', "c.json:1: is no table; " + BAD_JSON),
     "instances": (
@@ -395,9 +395,9 @@ def test_a_table_of_another_name_is_told_of_with_what_to_set(here):
     with pytest.raises(DataError) as error:
         dataset_in(Path("coco"))
     assert str(error.value) == (
-        "coco: annotations/captions_{split}2017.json may be a table of its captions; say which "
-        "data these are, by type=image-folder,folder=coco,captions=annotations/captions_"
-        "{split}2017.json or type=class-folders,folder=coco"
+        "coco: annotations/captions_{split}2017.json may have its captions; to read them, give "
+        "type=image-folder,folder=coco,captions=annotations/captions_{split}2017.json; for images "
+        "alone, type=class-folders,folder=coco"
     )
     with pytest.raises(DataError, match=r'captions: "annotations/captions_\{split\}2017.json"$'):
         ImageFolder(folder="coco").build("train")

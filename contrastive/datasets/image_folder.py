@@ -197,8 +197,8 @@ def _rows(
             continue
         if cells["image"].startswith(ADDRESSES):
             msg = (
-                f"{source}: images are addresses, which are not fetched; download them, such as "
-                "by img2dataset, and give the folder that it wrote"
+                f"{source}: images are URLs, which are not fetched; download them, for example "
+                "with img2dataset, and give the folder that it wrote"
             )
             raise DataError(msg)
         image = _below(images, table.below, cells["image"])
