@@ -71,6 +71,10 @@ class DataError(ContrastiveError, ValueError):
     """
 
 
+class UnknownSplit(DataError):  # noqa: N818
+    """The data are readable, but have no split of that name."""
+
+
 class BadSample(ContrastiveError, ValueError):  # noqa: N818
     """One sample that cannot be used: a broken image, a malformed row.
 

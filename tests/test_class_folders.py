@@ -99,6 +99,9 @@ def test_a_run_on_class_folders_is_measured_by_their_names(folder, command):
     assert "animals: taken as data.type=class-folders\n" in bare.err
     assert json.loads(named.out)["classification"] == json.loads(bare.out)["classification"]
     assert json.loads(named.out)["retrieval"] == {}
+    for options in (("evaluate", "--split"), ("probe", "--split"), ("probe", "--train-split")):
+        missing = command(*options, "no")
+        assert missing.err.endswith(f"'train', 'val'; choose one by {options[1]}\n")
     captioned = command("caption", "animals/dog/1.png")
     assert captioned.code == 2
     assert captioned.err.endswith("but image; give sentences by --corpus or --data\n")

@@ -375,7 +375,7 @@ def test_a_folder_of_another_kind_names_the_type_that_reads_it(folder, capsys):
     with pytest.raises(DataError, match=r"; type: image-folder reads its captions$"):
         Flickr30k(folder=folder).build("train")
     (folder / "captions.csv").rename(folder / "results.csv")
-    assert message(folder).endswith("; for Flickr30k, type: flickr30k")
+    assert message(folder).endswith("; type: flickr30k reads results.csv")
     (folder / "cats" / "below").mkdir()
     assert message(folder / "cats" / "below").endswith(" a .txt beside each image")
 

@@ -84,7 +84,7 @@ def compare(
         result, shown = comparison.as_dict(), [comparison_table(comparison), agreed]
     if run:
         insist = bool(data or split or not images)
-        measured, table = _measured(loaded, run, split, settings, insist=insist)
+        measured, table = _measured(loaded, with_data[0], run, split, settings, insist=insist)
         result, shown = result | measured, shown + table
     show(result, as_json, *shown)
     if comparison and plot:  # what was measured is shown, whatever becomes of the plot
@@ -120,6 +120,7 @@ def _draw(comparison: Comparison, plot: Path) -> None:
 
 def _measured(
     models: Mapping[str, ContrastiveModel],
+    context: Context,
     run: RunSpec,
     split: str | None,
     settings: dict[str, Any],
@@ -136,7 +137,7 @@ def _measured(
 
     split = split or run.evaluation.final_split
     try:
-        samples = run.data.build(split)
+        samples = context.build(run, split)
     except DataError as error:
         if insist:
             raise

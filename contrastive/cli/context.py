@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.arguments import path_of
 from contrastive.console import quiet, say, say_omission
-from contrastive.errors import DataError, SpecError, WeightsError
+from contrastive.errors import DataError, SpecError, UnknownSplit, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,8 +126,10 @@ class Context:
         run = self.run(data, remedy=remedy)
         return self.build(run, split or run.evaluation.final_split, remedy=remedy)
 
-    def build(self, run: RunSpec, split: str, *, remedy: str = "--data") -> Samples:
-        """Return a split of a run's data.
+    def build(
+        self, run: RunSpec, split: str, *, remedy: str = "--data", option: str = "--split"
+    ) -> Samples:
+        """Return a split of a run's data, which ``option`` chooses.
 
         Raises:
             DataError: they cannot be read; ``remedy`` names the option that gives others, if they
@@ -135,6 +137,9 @@ class Context:
         """
         try:
             return run.data.build(split)
+        except UnknownSplit as error:
+            msg = f"{error}; choose one by {option}"
+            raise DataError(msg) from error
         except DataError as error:
             place = getattr(run.data, "folder", None)
             if run is not self._run or place is None or Path(place).exists():

@@ -53,7 +53,7 @@ def probe(
     split = split or run.evaluation.final_split
     report = measure(
         loaded,
-        context.build(run, train_split),
+        context.build(run, train_split, option="--train-split"),
         context.build(run, split),
         modality=modality,
         inputs=cast("Any", inputs),

@@ -48,9 +48,9 @@ def dataset_in(folder: Path) -> Dataset:
             raise DataError(msg) from None
         if table := other_table(folder):
             msg = (
-                f"{folder}: {table} may be a table of its captions; say which data these are, by "
-                f"type=image-folder,folder={folder},captions={table} or "
-                f"type=class-folders,folder={folder}"
+                f"{folder}: {table} may have its captions; to read them, give type=image-folder,"
+                f"folder={folder},captions={table}; for images alone, type=class-folders,"
+                f"folder={folder}"
             )
             raise DataError(msg)
     return ClassFolders(folder=folder)

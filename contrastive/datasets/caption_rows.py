@@ -12,7 +12,7 @@ from unicodedata import normalize
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.text_tables import name_list, quoted, text_problem
-from contrastive.errors import DataError
+from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +121,8 @@ def gather(
         max_bad: share of the rows that may be left out.
 
     Raises:
-        DataError: an unknown or empty split, or too many bad rows.
+        DataError: an empty split, or too many bad rows.
+        UnknownSplit: there is no such split.
     """
     wanted = {name.strip() for name in split.split("+")}
     known = set(splits)
@@ -162,7 +163,7 @@ def gather(
     if known and (unknown := wanted - known):
         there = name_list(sorted(known))
         msg = f"{origin}: no split {name_list(sorted(unknown))}; there are: {there}"
-        raise DataError(msg)
+        raise UnknownSplit(msg)
     bad_rows.check(len(pairs) + bad_rows.bad)
     if not pairs:
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""

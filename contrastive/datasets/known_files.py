@@ -95,12 +95,12 @@ def _is_there(folder: Path, suffixes: tuple[str, ...]) -> bool:
 
 def fitting_type(folder: Path) -> str:
     """Return which type reads a folder, to append to the message of one that does not."""
-    if first_file(folder, ANNOTATIONS, PLACES):
-        return "; for Flickr30k, type: flickr30k"
+    if file := first_file(folder, ANNOTATIONS, PLACES):
+        return f"; type: flickr30k reads {file.name}"
     if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
     if not _is_there(folder, SUFFIXES):
         return TAR_SHARDS if _is_there(folder, (".tar",)) else ""
     if table := other_table(folder):
-        return f'; if {table} is a table of its captions, type: image-folder, captions: "{table}"'
+        return f'; if {table} has the captions, take type: image-folder, captions: "{table}"'
     return "; type: class-folders reads images without captions, in folders by class or not"

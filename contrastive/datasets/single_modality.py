@@ -14,7 +14,7 @@ from contrastive.datasets.text_tables import (
     read_lines,
     text_problem,
 )
-from contrastive.errors import DataError
+from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,13 +77,13 @@ def wanted_splits(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
     """Return the names in ``train+val``.
 
     Raises:
-        DataError: one is not ``known`` to ``origin``.
+        UnknownSplit: one is not ``known`` to ``origin``.
     """
     wanted = {name.strip() for name in split.split("+")}
     if unknown := wanted - set(known):
         there = name_list(sorted(known))
         msg = f"{origin}: no split {name_list(sorted(unknown))}; there are: {there}"
-        raise DataError(msg)
+        raise UnknownSplit(msg)
     return wanted
 
 

@@ -266,7 +266,7 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     try:
         return samples, spec.data.build(held_out) if held_out else None
     except DataError as error:
-        msg = f"{error}; evaluation.split is {held_out!r}, null measures nothing after an epoch"
+        msg = f"{error}; set evaluation.split, or null to measure nothing after an epoch"
         raise DataError(msg) from error
 
 
