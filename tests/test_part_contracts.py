@@ -116,10 +116,10 @@ def run(folder, *, encoder="", head=4, loss=""):
         ({"encoder": "lists"}, "preprocess Lengths gave a list in a dict; it has to give a dict"),
         (
             {"encoder": "tokens"},
-            rf"encoder {HERE}:Texts: forward gave features of the shape \(4, 1, 3\); .* \[B, 3\]",
+            rf"towers.text: {HERE}:Texts: features of a batch of 3 have the shape \(3, 1, 3\);",
         ),
-        ({"encoder": "narrow"}, r"features of the shape \(4, 2\); it has to give \[B, 3\]"),
-        ({"encoder": "a list"}, r"features of a list; it has to give \[B, 3\]"),
+        ({"encoder": "narrow"}, "features are 2 wide, but the module says 3; choose another"),
+        ({"encoder": "a list"}, r"forward gives a list; choose .* return \[B, out_dim\]"),
         ({"head": 5}, rf"head {HERE}:Flat: forward gave embeddings of the shape \(4, 5\); .*4\]"),
         ({"loss": "rows"}, rf"loss {HERE}:Apart: forward gave shape \(4,\) and a dict; it has to"),
         ({"loss": "bare"}, r"forward gave shape \(\); it has to give a scalar tensor and a dict"),

@@ -58,22 +58,22 @@ class Prepared:
 def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[int]) -> Prepared:
     """Preprocess samples; if one is bad, find out which and go on with the others."""
     try:
-        return Prepared(list(indices), _inputs(preprocess, samples))
+        return Prepared(list(indices), inputs_of(preprocess, samples))
     except BadSample:
         pass
     good: list[int] = []
     problems: dict[int, str] = {}
     for place, (index, sample) in enumerate(zip(indices, samples, strict=True)):
         try:
-            _inputs(preprocess, [sample])
+            inputs_of(preprocess, [sample])
             good.append(place)
         except BadSample as error:
             problems[index] = str(error)
-    inputs = _inputs(preprocess, [samples[place] for place in good]) if good else {}
+    inputs = inputs_of(preprocess, [samples[place] for place in good]) if good else {}
     return Prepared([indices[place] for place in good], inputs, problems)
 
 
-def _inputs(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
+def inputs_of(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
     """Return the arguments of ``forward``.
 
     Raises:

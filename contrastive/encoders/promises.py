@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.console import say
+from contrastive.data.loading import inputs_of
 from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
@@ -208,7 +209,8 @@ def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
 
 def _features(module: EncoderModule, samples: Sequence[Any]) -> Any:
     device = device_of(module)
-    return module(**{name: x.to(device) for name, x in module.preprocess(samples).items()})
+    inputs = inputs_of(module.preprocess, samples)
+    return module(**{name: x.to(device) for name, x in inputs.items()})
 
 
 def _wrong_rows(features: Any, samples: int) -> Broken | None:
