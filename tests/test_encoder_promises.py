@@ -10,7 +10,7 @@ import transformers as t
 from contrastive import build_model, load_model, train
 from contrastive.encoders import CBOW, HFDualImage, HFDualText, HFImage, HFText, encoders
 from contrastive.encoders.cbow import CBOWModule
-from contrastive.encoders.promises import measure_out_dim
+from contrastive.encoders.promises import broken_promise, measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import SpecError
@@ -426,6 +426,25 @@ def test_what_is_no_real_number_is_refused_before_a_run(kind, said, tmp_path, mo
     monkeypatch.setattr(TypedModule, "kind", kind, raising=False)
     with pytest.raises(SpecError, match=f"^towers.text: typed: .*{said}"):
         train(run_of("typed", tmp_path / "data"), tmp_path / "run")
+
+
+class ShortModule(CBOWModule):
+    """Words through layers in fp16, whose sums are rounded otherwise in another batch."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.net = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8))).half()
+
+    def forward(self, **inputs):
+        return self.net(super().forward(**inputs).half())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_rounding_of_fp16_breaks_no_promise_and_dropout_does(share):
+    module = ShortModule(CBOW(width=256, buckets=64))
+    module.net.append(torch.nn.Dropout(share)).train = lambda _: module.net
+    found = broken_promise(module, TEXTS[:3])
+    assert (found.promise if found else None) == ("repeatable" if share else None)
 
 
 class Closure(CBOW):

@@ -261,7 +261,22 @@ def test_edited_code_misses(cache, tmp_path, monkeypatch):
 def test_a_wrong_out_dim_is_one_line_and_nothing_is_kept(cache):
     module = Linear()
     module.out_dim = 4
-    with pytest.raises(DataError, match=r"out_dim 4 gave features of shape \(8, 3\) for 8"):
+    said = r"Linear with out_dim 4 gave torch.float32 of shape \(8, 3\) for 8"
+    with pytest.raises(DataError, match=said):
+        cache.table(Spec(), module, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("give", "said"),
+    [
+        (lambda x: {"features": x}, "Linear with out_dim 3 gave a dict"),
+        (lambda x: x.to(torch.complex64), "gave torch.complex64 of shape"),
+    ],
+)
+def test_what_is_no_matrix_of_real_numbers_is_one_line(give, said, cache):
+    module = Linear()
+    module.register_forward_hook(lambda *given: give(given[-1]))
+    with pytest.raises(DataError, match=said):
         cache.table(Spec(), module, TEXTS)
 
 
@@ -271,7 +286,7 @@ def test_another_number_of_rows_than_samples_is_one_line(cache, rows):
         def forward(self, counts):
             return super().forward(counts[:1].expand(rows, -1))
 
-    with pytest.raises(DataError, match=rf"features of shape \({rows}, 3\) for 8 samples"):
+    with pytest.raises(DataError, match=rf"float32 of shape \({rows}, 3\) for 8 samples"):
         cache.table(Spec(), Other(), TEXTS)
 
 

@@ -55,7 +55,8 @@ class HFTextModule(TokenEncoder):
 
     def words(self) -> list[str]:
         """Return some words that the model knows."""
-        return some_words(self.preprocess.tokenizer.get_vocab())
+        preprocess: Any = self.preprocess
+        return some_words(preprocess.tokenizer.get_vocab())
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of tokens."""

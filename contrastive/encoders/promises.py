@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CLOSE_ROWS = 1e-4  # of the largest number: what the order of sums in fp32 changes in a deep network
 CLOSE_ON_GPU = 1e-2  # where convolutions round their factors to TF32
+CLOSE_IN_SHORT = 5e-2  # where each layer rounds to 8 bits of bf16; dropout changes more
+SHORT = (torch.bfloat16, torch.float16)
 FEW, MANY = 5, 100  # times six words: the latter are more than 512 tokens, the default limit
 LARGE = 500_000_000  # parameters, of a model that takes seconds for a long text on CPUs
 AS_SHORT = ("a", "a a", "picture a")  # texts, of which some have as many tokens as another
@@ -200,6 +202,8 @@ def gap(found: Tensor, expected: Tensor, close: float = CLOSE_ROWS) -> float:
 
 
 def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
+    if any(p.dtype in SHORT for p in module.parameters()):
+        return gap(found, expected, CLOSE_IN_SHORT)
     on_cpu = device_of(module).type == "cpu"
     return gap(found, expected, CLOSE_ROWS if on_cpu else CLOSE_ON_GPU)
 

@@ -90,8 +90,12 @@ class SentenceTransformersModule(TokenEncoder):
 
     def words(self) -> list[str]:
         """Return some words that the model knows."""
-        tokenizers = (getattr(part, "tokenizer", None) for part in self.preprocess.first.modules())
-        return next((some_words(x.get_vocab()) for x in tokenizers if hasattr(x, "get_vocab")), [])
+        preprocess: Any = self.preprocess
+        for part in preprocess.first.modules():
+            tokenizer: Any = getattr(part, "tokenizer", None)
+            if hasattr(tokenizer, "get_vocab"):
+                return some_words(tokenizer.get_vocab())
+        return []
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the preprocessing gives."""

@@ -39,8 +39,9 @@ FILES = (
     f"*/{WEIGHTS}",
 )
 MAX_BYTES = 1 << 40  # of a file of weights
-BY_WRITER = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype"})
-BY_WRITER |= {"transformers_version"}
+BY_WRITER = frozenset(
+    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+)
 """Fields of a config that say who wrote it and how, not what the model computes."""
 COUNTER = "num_batches_tracked"  # of a BatchNorm, which it seldom reads
 SHOWN = 3  # names in a message

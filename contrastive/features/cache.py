@@ -28,7 +28,7 @@ from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
-from contrastive.errors import BadSample, DataError
+from contrastive.errors import BadSample, DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
@@ -238,14 +238,16 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
         torch.autocast(device.type, enabled=False),
     ):
         inputs = {name: _filled(x, total - size).to(device) for name, x in batch.inputs.items()}
-        features = module(**inputs).float().cpu().numpy()
-    if features.shape != (total, module.out_dim):
+        found: Any = module(**inputs)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else None
+    if shape != (total, module.out_dim) or found.is_complex():
+        given = f"{found.dtype} of shape {shape}" if shape else a_type(found)
         msg = (
-            f"an encoder with out_dim {module.out_dim} gave features of shape {features.shape} for "
-            f"{total} samples; its forward has to give [B, out_dim]"
+            f"{type(module).__name__} with out_dim {module.out_dim} gave {given} for {total} "
+            "samples; its forward has to give [B, out_dim]"
         )
         raise DataError(msg)
-    return features[:size]
+    return found[:size].float().cpu().numpy()
 
 
 def _filled(tensor_B: Tensor, more: int) -> Tensor:
