@@ -356,16 +356,16 @@ def test_an_image_without_its_text_file_is_a_bad_row(here):
 URL = "https://example.org/1.jpg"
 BAD_JSON = "JSON is read as an array of objects, a line each, or in the form of COCO's captions or "
 WRONG = {
-    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is an address, which"),
+    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is a URL, which"),
     "addresses": (
         "c.csv",
         f"image,text\n{URL},a dog\n",
-        "c.csv:2: its image is an address, which",
+        "c.csv:2: its image is a URL, which",
     ),
     "of a bucket": (
         "c.csv",
         "image,text\nS3://b/1.jpg,a dog\n",
-        "c.csv:2: its image is an address",
+        "c.csv:2: its image is a URL",
     ),
     "another document": ("c.json", '{"a": 1}', "c.json:1: is no table; " + BAD_JSON),
     "instances": (
@@ -402,7 +402,7 @@ def test_one_address_is_a_bad_row_among_others(here):
     write("data/captions.csv", f"image,text\n0000.jpg,a dog\n{URL},a cat\n")
     samples = ImageFolder(folder="data", holdout=0).build("train")
     assert len(samples) == 1
-    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is an address, which is")
+    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is a URL, which is")
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -60,7 +60,7 @@ COLUMNS = {
 }
 GAP = "{split}"
 ADDRESSED = (
-    "its image is an address, which is not fetched; download the images, such as by img2dataset, "
+    "its image is a URL, which is not fetched; download the images, for example with img2dataset, "
     "and give the folder that it wrote"
 )
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
