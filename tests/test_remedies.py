@@ -132,7 +132,7 @@ TRAINED = [
         "set batch_norm to eval",
         {"training.batch_norm": "eval"},
     ),
-    ({"evaluation.split": "dev"}, "null measures nothing", {"evaluation.split": None}),
+    ({"evaluation.split": "dev"}, "null to measure nothing", {"evaluation.split": None}),
     ({"evaluation.split": "train"}, "that it has not seen", {"evaluation.split": None}),
     ({"training.device": "gpu"}, "choose auto", {"training.device": "auto"}),
     (

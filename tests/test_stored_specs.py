@@ -106,6 +106,8 @@ READERS = {
     "reporting/run_log.py": "lines of numbers",
     "plugin_tools/listing.py": "what a process of ours answers",
     "encoders/text.py": "what a tokenizer says of itself",
+    "encoders/weights.py": "what a model's config says, to compare it",
+    "features/store.py": "the formats of features",
     "testing/generic.py": "what a process of ours answers, and configs of plugins",
     "testing/menu.py": "a config of the plugin that is checked",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import (
     WEIGHTS,
+    config_in,
     find_weights,
     folder_config,
     load_strictly,
@@ -118,10 +118,7 @@ def _check_config(folder: Path, who: str) -> None:
     Raises:
         WeightsError: it is none; a model of transformers has another type here.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # which timm tells
-        return
+    config = config_in(folder)
     if isinstance(config, dict) and "model_type" in config and "architecture" not in config:
         msg = f"{who}: {folder} is of transformers, not of timm; set type to hf-image, name to it"
         raise WeightsError(msg)

@@ -39,6 +39,7 @@ FILES = (
     f"*/{WEIGHTS}",
 )
 MAX_BYTES = 1 << 40  # of a file of weights
+MAX_CONFIG = 16_000_000  # bytes
 BY_WRITER = frozenset(
     ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 )
@@ -115,8 +116,19 @@ def folder_config(folder: Path) -> str:
         >>> folder_config(Path("."))
         '{"hidden_act": "gelu"}'
     """
-    content = json.loads(read_bounded(folder / "config.json", MAX_BYTES))
-    return json.dumps(_without(content, BY_WRITER), sort_keys=True)
+    return json.dumps(_without(config_in(folder), BY_WRITER), sort_keys=True)
+
+
+def config_in(folder: Path) -> Any:
+    """Return what the config in a model's folder says; None where it cannot be read.
+
+    Example:
+        >>> config_in(Path("no-such-folder"))  # None
+    """
+    try:
+        return json.loads(read_bounded(folder / "config.json", MAX_CONFIG))
+    except (OSError, ValueError, RecursionError):  # which the library that needs it tells
+        return None
 
 
 def _without(content: Any, names: frozenset[str]) -> Any:

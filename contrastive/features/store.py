@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from contrastive.config.local_files import check_regular
+from contrastive.config.local_files import check_regular, read_bounded
 from contrastive.data.atomic_files import replace_file, write_all
 from contrastive.data.file_locks import locked
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY_BYTES = 32
+MAX_ABOUT = 16_000_000  # bytes of an encoder's description
 PATIENCE = 60.0  # seconds that another process may append; then features are computed, not kept
 
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
@@ -46,8 +47,8 @@ class Store:
         """
         total = 0
         for described in self.folder.parent.glob("*/encoder.json"):
-            with suppress(OSError, ValueError, AttributeError, TypeError):
-                if int(json.loads(described.read_bytes()).get("format", 0)) < before:
+            with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
+                if int(json.loads(read_bounded(described, MAX_ABOUT)).get("format", 0)) < before:
                     total += sum(path.stat().st_size for path in described.parent.iterdir())
         return total
 
