@@ -15,6 +15,7 @@ import struct
 import subprocess
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -312,9 +313,7 @@ def test_a_model_whose_data_are_gone_says_how_to_give_others(here, command, line
 
 
 def test_a_file_that_the_disk_has_no_room_for_is_named(here, command, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(Image.Image, "save", full)
     ended = command("generate", "cat", "-o", "full.png", "--size", "16", "--steps", "1")
     assert (ended.code, ended.err.splitlines()[-1]) == (2, "full.png: No space left on device")
