@@ -17,7 +17,14 @@ KINDS = {"flickr30k": "flickr30k", "image-folder": "images", "class-folders": "c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "image-folder",
+        "class-folders",
+        pytest.param("flickr30k", marks=pytest.mark.nightly),  # docs/flickr30k.md trains it, too
+    ],
+)
 def test_what_it_writes_trains_and_is_found(kind, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     made = command("init", kind, "--with-data")

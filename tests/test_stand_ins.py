@@ -205,6 +205,7 @@ def test_the_fused_loss_in_the_interpreter(block, tmp_path, record_property):
     record_property("stand-in", f"{block.where} ({block.reason})")
 
 
+@pytest.mark.nightly  # tests/test_ranks.py trains on two ranks under torchrun
 @instead_of("docs/training.md 1")
 def test_two_ranks(block, follow, reader):
     write_flickr30k(Path("flickr30k"), images=48)
