@@ -39,6 +39,7 @@ def stored():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # tests/test_init.py and the pages of docs run what its cells do
 def test_the_notebook_runs_in_an_empty_folder_and_stores_what_it_shows(stored, tmp_path):
     found = importlib.util.spec_from_file_location("executor", ROOT / "docs" / "notebook.py")
     script = importlib.util.module_from_spec(found)
