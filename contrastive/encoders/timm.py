@@ -21,9 +21,10 @@ from contrastive.encoders.weights import (
     loading_weights,
 )
 from contrastive.errors import SpecError, WeightsError
+from contrastive.nn.rng import RngState
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from contrastive.encoders import Timm
 
@@ -61,9 +62,7 @@ def build_timm(spec: Timm) -> ImageModule:
             num_classes=0,
         )
     if spec.weights and spec.pretrained:
-        with torch.device("meta"):
-            whole = timm.create_model(name)
-        load_strictly(who, net, Path(spec.weights), leave_out=whole.state_dict().keys())
+        load_strictly(who, net, Path(spec.weights), leave_out=_whole(name).state_dict().keys())
     config = timm.data.resolve_model_data_config(net)
     transform = timm.data.create_transform(**config, is_training=False)
     module = TimmModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))
@@ -79,6 +78,17 @@ def build_timm(spec: Timm) -> ImageModule:
         )
         raise SpecError(msg)
     return module
+
+
+def _whole(name: str) -> nn.Module:
+    """Return an architecture with its classifier; where timm allows, without its weights."""
+    timm = require("timm", extra="timm")
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name)
+    except RuntimeError:  # timm 1.0.20 reads numbers that it has made
+        with RngState():
+            return timm.create_model(name)
 
 
 def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
