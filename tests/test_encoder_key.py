@@ -193,7 +193,7 @@ def test_a_config_beside_the_weights_counts_and_is_told_when_it_changes(
 def edit(path, place, changes):
     whole = part = json.loads(path.read_text())
     for name in place:
-        part = part[name]
+        part = part.setdefault(name, {})  # timm 1.0.20 writes fewer
     part |= changes
     path.write_text(json.dumps(whole))
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+from inspect import signature
 
 import pytest
 import torch
@@ -22,8 +23,8 @@ from tests.toys import toy_dict
 pytestmark = pytest.mark.usefixtures("one_seed", "offline")
 
 LONG = "the cat sat on a mat with two dogs " * 20
-BODY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-BODY |= {"num_attention_heads": 2, "vocab_size": 32}
+BODY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32}
+BODY |= {"num_attention_heads": 2}
 PARTS = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2}
 PARTS |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
@@ -139,13 +140,12 @@ def test_a_masked_autoencoder_sees_all_patches_in_their_order(tmp_path, capsys):
     body = {k: v for k, v in BODY.items() if k != "vocab_size"}
     model = t.ViTMAEModel(t.ViTMAEConfig(**body, image_size=32, patch_size=8)).eval()
     model.save_pretrained(tmp_path)
-    processor = t.ViTImageProcessor(size={"height": 32, "width": 32})
-    processor.save_pretrained(tmp_path)
+    t.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    processor = t.AutoImageProcessor.from_pretrained(tmp_path)
     module = HFImage(name=str(tmp_path)).build()
     assert "mask_ratio of 0.75 is set to 0" in capsys.readouterr().err
     samples = samples_of(module)
-    state = torch.get_rng_state()
-    found = features(module, samples)
+    state, found = torch.get_rng_state(), features(module, samples)
     assert torch.equal(features(module, samples), found)
     assert torch.equal(torch.get_rng_state(), state)
     model.config.mask_ratio = 0.0
@@ -182,15 +182,19 @@ def test_image_models_of_several_inputs_or_parts_give_what_transformers_gives(wh
     model, processor = IMAGES[which]()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
+    processor = t.AutoImageProcessor.from_pretrained(tmp_path)
     module = HFImage(name=str(tmp_path)).build()
     samples = samples_of(module)[:3]
     vision = model.vision_model if which == "SigLIP 2" else model
     for sample, found in zip(samples, features(module, samples), strict=True):
         inputs = processor(images=[sample], return_tensors="pt")
+        mask = inputs.get("pixel_attention_mask")
+        if mask is not None and "attention_mask" in signature(vision.forward).parameters:
+            inputs["attention_mask"] = inputs.pop("pixel_attention_mask")  # transformers 5.1
         with torch.no_grad():
             states = vision.eval()(**inputs).last_hidden_state[0]
-        if "pixel_attention_mask" in inputs:
-            states = states[inputs["pixel_attention_mask"][0].bool()]
+        if mask is not None:
+            states = states[mask[0].bool()]
         torch.testing.assert_close(found, states.mean(0), atol=1e-5, rtol=1e-4)
 
 
