@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("offline")]
 TIMM = ["test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_mambaout"]
 TEXTS = ["bert", "distilbert", "roberta", "electra", "mpnet", "gpt2", "llama", "qwen3", "t5"]
 TEXTS += ["bart", "mamba", "fnet"]
-IMAGES = ["poolformer", "levit", "mobilenet_v2", "mobilevit", "vit", "pvt_v2"]
+IMAGES = ["hiera", "levit", "mobilenet_v2", "mobilevit", "vit", "pvt_v2"]
 STACKS = ["bert mean", "qwen3 lasttoken", "Dense", "a default prompt", "StaticEmbedding", "BoW"]
 FEW = {
     **{f"timm {name}": partial(of_timm.made, name) for name in TIMM},

@@ -40,7 +40,9 @@ class HFImageModule(EncoderModule):
         self.preprocess = ImageTransform(Process(processor), steps)
         if _required(self.model) - {"pixel_values"}:  # a SigLIP 2 wants the places of its patches
             self.preprocess = ProcessImages(processor, steps)
-        if ratio := getattr(self.model.config, "mask_ratio", 0):
+        # Hiera's config has a mask_ratio, too, of which its encoder makes no use
+        self.drops_patches = hasattr(getattr(self.model, "embeddings", None), "random_masking")
+        if self.drops_patches and (ratio := self.model.config.mask_ratio):
             self.model.config.mask_ratio = 0.0
             say(f"{self.who}: its mask_ratio of {ratio} is set to 0, so that it sees all patches")
         self.reproducible = spec.pretrained
@@ -50,7 +52,7 @@ class HFImageModule(EncoderModule):
         """Return features ``[B, F]``."""
         if image is not None:
             inputs["pixel_values"] = image
-        if hasattr(self.model.config, "mask_ratio"):  # patches would be shuffled
+        if self.drops_patches:  # and shuffles them
             inputs["noise"] = _in_order(self.model, inputs["pixel_values"])
         mask = inputs.get("pixel_attention_mask")
         return pool(self.model(**inputs), mask, self.pooling, self.who)
