@@ -16,18 +16,9 @@ from contrastive.data.samples import rows_of
 from contrastive.datasets import ClassFolders, datasets
 from contrastive.errors import DataError, RenamedWarning, SpecError
 from contrastive.inference.zero_shot import classify
+from tests.toys import tiny_model
 
-MODEL = {
-    "embed_dim": 8,
-    "towers": {
-        "image": {
-            "encoder": {"type": "resnet", "width": 4, "image_size": 8},
-            "head": {"type": "linear"},
-        },
-        "text": {"encoder": {"type": "cbow", "width": 8}, "head": {"type": "linear"}},
-    },
-    "loss": {"type": "supcon"},
-}
+MODEL = tiny_model("supcon")
 TEMPLATES = ["a photo of a {}", "{}"]
 
 

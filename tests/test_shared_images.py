@@ -12,18 +12,9 @@ from contrastive.data.samples import rows_of
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError
 from contrastive.evaluation.leakage import content_keys, copies_in, seen_samples
+from tests.toys import tiny_model
 
-MODEL = {
-    "embed_dim": 8,
-    "towers": {
-        "image": {
-            "encoder": {"type": "resnet", "width": 4, "image_size": 8},
-            "head": {"type": "linear"},
-        },
-        "text": {"encoder": {"type": "cbow", "width": 8}, "head": {"type": "linear"}},
-    },
-    "loss": {"type": "infonce"},
-}
+MODEL = tiny_model("infonce")
 
 
 def draw(path, shade):

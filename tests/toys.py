@@ -25,6 +25,21 @@ def network(name: str = "test_resnet") -> Path:
     return path
 
 
+def tiny_model(loss: str) -> dict[str, Any]:
+    """Return a model of images and texts from scratch, the smallest that there is."""
+    return {
+        "embed_dim": 8,
+        "towers": {
+            "image": {
+                "encoder": {"type": "resnet", "width": 4, "image_size": 8},
+                "head": {"type": "linear"},
+            },
+            "text": {"encoder": {"type": "cbow", "width": 8}, "head": {"type": "linear"}},
+        },
+        "loss": {"type": loss},
+    }
+
+
 def toy_dict(data: Path, *, images: int = 48, **training: Any) -> dict[str, Any]:
     """Return the spec of a run that takes a second; the data are written if need be."""
     if not data.exists():

@@ -191,15 +191,15 @@ def _opened(
 def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
     """Return what is image and text in the two columns of a table of text without a header."""
     known = {name for names in COLUMNS.values() for name in names} | {*given.values()}
-    pictures = [n for n in columns if n.lower().endswith(SUFFIXES) or ADDRESS.match(n)]
+    named = [n for n in columns if n.lower().endswith(SUFFIXES) or ADDRESS.match(n)]
     if form_of(path) not in DELIMITERS or len(columns) != 2 or known & {*columns}:
         return {}
-    if len(pictures) != 1:
+    if len(named) != 1:
         return {}
-    (text,) = {*columns} - {*pictures}
-    order = " and ".join("images" if name in pictures else "captions" for name in columns)
+    (text,) = {*columns} - {*named}
+    order = " and ".join("images" if name in named else "captions" for name in columns)
     say(f"{path}: has no header; its columns are taken for {order}")
-    return {"image": pictures[0], "text": text}
+    return {"image": named[0], "text": text}
 
 
 def _rows(

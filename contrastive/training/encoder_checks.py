@@ -6,8 +6,7 @@ import multiprocessing
 import pickle  # noqa: TID251  (as workers do, to a process of our own)
 from typing import TYPE_CHECKING, Any
 
-from contrastive.config.entry_points import CORE
-from contrastive.config.provenance import package_of
+from contrastive.config.provenance import is_ours, package_of
 from contrastive.encoders.promises import broken_promise
 from contrastive.errors import BadSample, SpecError, reason_of
 from contrastive.inference.embed_dataset import distinct_rows
@@ -33,8 +32,7 @@ def check_encoders(model: ContrastiveModel, rows: Sequence[Sample], *, workers: 
     """
     for modality in model.towers:
         encoder, module = model.tower(modality).spec.encoder, model.tower(modality).encoder
-        package = package_of(type(encoder))
-        if package and package[0] == CORE:
+        if is_ours(type(encoder)):
             continue
         problem = _unpicklable(module) if workers and _started_anew() else ""
         first = rows[:LOOKED_AT]
