@@ -1,11 +1,12 @@
 """What the rows of a batch are to each other, without a mask of all pairs.
 
-Shapes: N rows of a, M rows of b, P positive pairs of a block of rows.
+Shapes: N rows of a, M rows of b, P positive pairs of a block of rows, Q other pairs of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -39,6 +40,8 @@ class PairLabels:
     """How many rows of the whole batch have a positive, scalar fp32."""
     matched_pairs: Tensor
     """How many matched pairs the global batch has, scalar fp32."""
+    without_self: bool = False
+    """In groups: row i and column i + offset are one sample, which takes no part."""
 
     @property
     def columns_with_positive(self) -> Tensor:
@@ -103,37 +106,56 @@ class PairLabels:
             self.matched_pairs,
         )
 
-    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the positive pairs of some rows of a, and what takes no part.
+    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the positive pairs of some rows of a, and the pairs that take no part.
 
         Args:
             start: the first row.
             stop: the row after the last.
 
         Returns:
-            ``[P]`` rows, counted from ``start``; ``[P]`` columns; a mask ``[stop - start, M]`` of
-            pairs that are neither positive nor negative, or None.
+            ``[P]`` rows, counted from ``start``, and ``[P]`` columns; then ``[Q]`` rows and columns
+            of pairs that are neither positive nor negative, or None.
         """
         if self.kind == "groups":
-            rows_P, columns_P = self._same(start, stop).nonzero(as_tuple=True)
-            return rows_P, columns_P, None
+            rows_P, columns_P = self._equal_ids(start, stop)
+            if not self.without_self:
+                return rows_P, columns_P, None
+            other = columns_P != rows_P + (start + self.offset)
+            return rows_P[other], columns_P[other], (rows_P[~other], columns_P[~other])
         first, last = (max(0, min(x + self.offset, self._m)) for x in (start, stop))
         columns_P = torch.arange(first, last, device=self.column_count_M.device)
         rows_P = columns_P - self.offset - start
         if self.kind == "diagonal":
             return rows_P, columns_P, None
-        neither = self._same(start, stop)
-        neither[rows_P, columns_P] = False
-        return rows_P, columns_P, neither
+        rows_Q, columns_Q = self._equal_ids(start, stop)
+        other = columns_Q != rows_Q + (start + self.offset)
+        return rows_P, columns_P, (rows_Q[other], columns_Q[other])
 
     @property
     def _m(self) -> int:
         return len(self.column_count_M)
 
-    def _same(self, start: int, stop: int) -> Tensor:
+    @cached_property
+    def _columns_by_id(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``[M]`` columns in the order of their ids; where those of a row start; how many.
+
+        The columns with the id of a row are next to each other there.
+        """
         assert self.a_ids_N is not None
         assert self.b_ids_M is not None
-        return self.a_ids_N[start:stop, None] == self.b_ids_M
+        ordered_M, columns_M = self.b_ids_M.sort()
+        first_N = torch.searchsorted(ordered_M, self.a_ids_N)
+        return columns_M, first_N, torch.searchsorted(ordered_M, self.a_ids_N, right=True) - first_N
+
+    def _equal_ids(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return the rows, counted from ``start``, and the columns of all pairs with equal ids."""
+        columns_M, first_N, count_N = self._columns_by_id
+        first_R, count_R = first_N[start:stop], count_N[start:stop]
+        rows_P = torch.repeat_interleave(count_R)
+        before_R = count_R.cumsum(0) - count_R
+        within_P = torch.arange(len(rows_P), device=rows_P.device) - before_R[rows_P]
+        return rows_P, columns_M[first_R[rows_P] + within_P]
 
 
 def matched_ids(
