@@ -153,6 +153,22 @@ class RowShards:
         """Whether the rows of each rank are contiguous in the global batch."""
         return self.counts == self.matched
 
+    @property
+    def contiguous(self) -> RowShards:
+        """The same rows in another order: one rank's after the other's, matched or not."""
+        return RowShards(self.group, self.counts, self.counts)
+
+    @property
+    def order(self) -> Tensor:
+        """``[N]``, where each row of the global batch is in that order."""
+        order_N = torch.empty(self.total, dtype=torch.int64)
+        starts = _slices(self.counts, start=0)
+        for here, (matched, unmatched) in zip(starts, self._places(), strict=True):
+            k = here.start + matched.stop - matched.start
+            order_N[matched] = torch.arange(here.start, k)
+            order_N[unmatched] = torch.arange(k, here.stop)
+        return order_N
+
     def own(self, x: Tensor) -> Tensor:
         """Return the rows ``[n, ...]`` of this rank among ``x`` ``[N, ...]`` of all."""
         matched, unmatched = self._places()[self.group.rank]

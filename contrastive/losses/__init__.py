@@ -41,7 +41,7 @@ Example:
 """
 Execution = Literal["auto", "eager", "chunked", "fused"]
 Unfused = Literal["auto", "eager", "chunked"]
-MatmulDtype = Literal["fp32", "bf16"]
+MatmulDtype = Literal["auto", "fp32", "bf16"]
 Negatives = Literal["global", "local"]
 """Whether a batch is compared over all ranks or on each by itself.
 
@@ -132,8 +132,9 @@ class InfoNCE(Scaled):
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
-    matmul_dtype: MatmulDtype = "fp32"
-    """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
 
     def build(self) -> LossModule:
         """Return an ``InfoNCELoss``."""
@@ -157,8 +158,9 @@ class Sigmoid(Scaled):
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
-    matmul_dtype: MatmulDtype = "fp32"
-    """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
 
     def build(self) -> LossModule:
         """Return a ``SigmoidLoss``."""
@@ -179,8 +181,11 @@ class AnchorConfig(Scaled):
     """Negatives: other, from the other modality, as in CLIP; both, also from the anchor's own, as
     in SimCLR."""
     execution: Unfused = "auto"
-    """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
-    is eager for small batches, else chunked."""
+    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
+    chunked."""
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
 
 
 @losses.register("dcl")
@@ -195,6 +200,9 @@ class DCL(AnchorConfig):
     learn_temperature: bool = False
     """Train the temperature with the model. Nothing bounds this loss from below, so the temperature
     then falls to 1/max_scale; the paper keeps it fixed."""
+    execution: Execution = "auto"
+    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
+    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     sigma: Factor | None = None
     """Weights positives by a von Mises-Fisher kernel, distant ones more (DCLW); the paper has 0.5.
     null weights all equally."""
@@ -239,8 +247,11 @@ class SupCon(Scaled):
     temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     execution: Unfused = "auto"
-    """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
-    is eager for small batches, else chunked."""
+    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
+    chunked."""
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
 
     def build(self) -> LossModule:
         """Return a ``SupConLoss``."""

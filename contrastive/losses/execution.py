@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from contrastive.losses.backends.base import LossBackend
 
 Chosen = Literal["eager", "chunked", "fused"]
-LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two passes
+# pairs; below, all logits are small and one product is faster than two passes. The number for a GPU
+# is predicted: each launch costs its host as much as some 10**6 pairs
+LARGE = {"cpu": 2**20, "cuda": 2**25}
 
 
 @renamed_parameters(products="matmul_dtype")
@@ -49,7 +51,7 @@ def infonce(
     label_smoothing: float = 0.0,
     normalize: bool = False,
     execution: Execution = "auto",
-    matmul_dtype: MatmulDtype = "fp32",
+    matmul_dtype: MatmulDtype = "auto",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce``.
@@ -66,7 +68,8 @@ def infonce(
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
         execution: how; ``choose`` says what ``auto`` is.
-        matmul_dtype: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
+        matmul_dtype: type in which fp32 embeddings are multiplied; auto is bf16 on a GPU within
+            ``torch.autocast`` in bf16, else fp32. Sums are fp32 in any case.
         group: the ranks whose batches form one global batch with this one, or how that is sharded.
             The value is the loss of the global batch, on every rank; the mean of the gradients over
             the ranks is its gradient (what DistributedDataParallel makes of them). Each rank may
@@ -101,9 +104,9 @@ def infonce(
             label_smoothing=label_smoothing,
         )
     if direction == "both":
-        a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
-    labels, mine = _labels(a, b, a_ids, b_ids, positives, shards)
-    backend = _backend(execution, matmul_dtype, a, b, mine)
+        a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
+    backend = backend_of(execution, matmul_dtype, a, b, mine)
     if label_smoothing:  # two gradients meet: they are rounded to half precision as one
         a, b = (x.to(engine.accumulation_dtype(x, x)) for x in (a, b))
     loss_of = engine.infonce if direction == "both" else engine.one_sided
@@ -138,7 +141,7 @@ def sigmoid(
     positives: Positives = "multi",
     normalize: bool = False,
     execution: Execution = "auto",
-    matmul_dtype: MatmulDtype = "fp32",
+    matmul_dtype: MatmulDtype = "auto",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
@@ -152,15 +155,15 @@ def sigmoid(
         return functional.sigmoid(
             a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
         )
-    a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
-    _, mine = _labels(a, b, a_ids, b_ids, positives, shards)
+    a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    _, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     return engine.sigmoid(
         a,
         b,
         log_scale,
         bias,
         mine,
-        backend=_backend(execution, matmul_dtype, a, b, mine),
+        backend=backend_of(execution, matmul_dtype, a, b, mine),
         normalize=normalize,
         columns=None if shards is None else shards.columns,
     )
@@ -174,19 +177,36 @@ def choose(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    matmul_dtype: MatmulDtype = "fp32",
+    matmul_dtype: MatmulDtype = "auto",
+    fused: bool = True,
 ) -> Chosen:
     """Return what ``auto`` is for a global batch of N x M pairs of width ``dim``.
 
     ``eager`` for less than ``LARGE`` pairs. Beyond, ``fused`` on a GPU for products in bf16 or
-    fp16, which is what its tensor cores are for, and ``chunked`` for all else.
+    fp16, which is what its tensor cores are for, and ``chunked`` for all else. ``fused`` says
+    whether the loss can be.
     """
     if execution != "auto":
         return execution
-    if n * m < LARGE:
+    where = torch.device(device)
+    if n * m < LARGE.get(where.type, LARGE["cuda"]):
         return "eager"
-    fits = torch.device(device).type == "cuda" and dim <= WIDEST and _has_triton()
-    return "fused" if fits and _reduced_dtype(dtype, matmul_dtype) else "chunked"
+    fits = fused and where.type == "cuda" and dim <= WIDEST and _has_triton()
+    return "fused" if fits and _reduced_dtype(dtype, matmul_dtype, where) else "chunked"
+
+
+def multiplied_in(matmul_dtype: MatmulDtype, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return what ``auto`` is: bf16 on a GPU under autocast in bf16, else fp32."""
+    if matmul_dtype != "auto":
+        return matmul_dtype
+    kind = device.type
+    cast = kind == "cuda" and torch.is_autocast_enabled(kind)
+    return "bf16" if cast and torch.get_autocast_dtype(kind) == torch.bfloat16 else "fp32"
+
+
+def global_sizes(a: Tensor, b: Tensor, shards: PairShards | None) -> tuple[int, int]:
+    """Return how many rows the global batch has of a, and of b."""
+    return (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
 
 
 def choose_for(
@@ -198,10 +218,14 @@ def choose_for(
     shards: PairShards | None,
 ) -> Chosen:
     """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
-    n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
     dtype = _common_dtype(a, b)
     return choose(
-        execution, n, m, a.shape[1], dtype=dtype, device=a.device, matmul_dtype=matmul_dtype
+        execution,
+        *global_sizes(a, b, shards),
+        a.shape[1],
+        dtype=dtype,
+        device=a.device,
+        matmul_dtype=matmul_dtype,
     )
 
 
@@ -210,7 +234,7 @@ def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> 
     return group.pair_shards(a, b) if isinstance(group, BatchGroup) else group
 
 
-def _backend(
+def backend_of(
     execution: Literal["chunked", "fused"],
     matmul_dtype: MatmulDtype,
     a: Tensor,
@@ -221,7 +245,7 @@ def _backend(
         return EmptyShardBackend()
     # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
     reduced = a.is_cuda or matmul_dtype == "bf16"
-    dtype = _reduced_dtype(_common_dtype(a, b), matmul_dtype) if reduced else None
+    dtype = _reduced_dtype(_common_dtype(a, b), matmul_dtype, a.device) if reduced else None
     match execution:
         case "chunked":
             return ChunkedBackend(matmul_dtype=dtype)
@@ -239,11 +263,14 @@ def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     return a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
 
 
-def _reduced_dtype(dtype: torch.dtype, matmul_dtype: MatmulDtype) -> torch.dtype | None:
+def _reduced_dtype(
+    dtype: torch.dtype, matmul_dtype: MatmulDtype, device: torch.device
+) -> torch.dtype | None:
     """Return the type of products in bf16 or fp16, or None for wider ones."""
     if dtype.itemsize < 4:
         return dtype
-    return torch.bfloat16 if matmul_dtype == "bf16" and dtype == torch.float32 else None
+    bf16 = multiplied_in(matmul_dtype, device) == "bf16"
+    return torch.bfloat16 if bf16 and dtype == torch.float32 else None
 
 
 @cache
@@ -312,7 +339,7 @@ def _gather_ids(
     return shards.rows.all_gather(a_ids), shards.columns.all_gather(b_ids)
 
 
-def _swap_sides(
+def swap_sides(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
@@ -325,7 +352,7 @@ def _swap_sides(
     return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.swapped()
 
 
-def _labels(
+def labels_of(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,

@@ -48,7 +48,7 @@ LOST = 2**-17  # share of a sum that may be lost in terms below the smallest num
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """Some rows of logits, and which pairs of them are positives, or take no part."""
 
     x_RM: Tensor
@@ -64,11 +64,12 @@ class _Piece:
     kept: bool = False
     """Whether ``x_RM`` holds exps, less the shift, of negatives and 0 of what takes no part."""
 
-    def leave_out(self, value: float = -torch.inf) -> None:
-        """Take positives, and what takes no part, out of what is summed."""
-        self.x_RM[self.i_P, self.j_P] = value
+    def leave_out(self, value: float = -torch.inf, *, of: Tensor | None = None) -> None:
+        """Take positives, and what takes no part, out of what is summed: ``x_RM`` unless given."""
+        of = self.x_RM if of is None else of
+        of[self.i_P, self.j_P] = value
         if self.neither is not None:
-            self.x_RM[self.neither] = value
+            of[self.neither] = value
 
 
 class ChunkedBackend(LossBackend):
@@ -100,7 +101,7 @@ class ChunkedBackend(LossBackend):
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> SoftmaxSums:
         """See ``LossBackend``."""
-        shift = _shift(a, b, scale)
+        shift = shift_of(a, b, scale)
         dtype = accumulation_dtype(a, b)
         row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=dtype)
         column_M, column_positive_M = scale.new_zeros(2, len(b), dtype=dtype)
@@ -109,7 +110,7 @@ class ChunkedBackend(LossBackend):
         kept = a.new_empty(kept_rows, len(b), dtype=dtype)
         first_kept = len(a) - len(kept)
 
-        def add(piece: _Piece) -> None:
+        def add(piece: Piece) -> None:
             x_RM, here, i, j = piece.x_RM, piece.here, piece.i_P, piece.j_P
             row_positive_N[here].index_add_(0, i, piece.positive_P)
             column_positive_M.index_add_(0, j, piece.positive_P)
@@ -124,7 +125,7 @@ class ChunkedBackend(LossBackend):
             if here.start >= first_kept:
                 x_RM[i, j] = piece.positive_P  # in the place of an exp that nothing needs
 
-        self._sweep(a, b, scale, labels, add, gradients=False, kept=kept)
+        self.sweep(a, b, scale, labels, add, gradients=False, kept=kept)
         least = torch.finfo(dtype).tiny / LOST
         exact = not bool((row_N.min() >= least * len(b)) & (column_M.min() >= least * len(a)))
         if exact:
@@ -148,7 +149,7 @@ class ChunkedBackend(LossBackend):
         column_log_M = scale.new_full((len(b),), -torch.inf, dtype=accumulation_dtype(a, b))
         many_N, many_M = labels.row_count_N > 1, labels.column_count_M > 1
 
-        def add(piece: _Piece) -> None:
+        def add(piece: Piece) -> None:
             x_RM, here, i, j = piece.x_RM, piece.here, piece.i_P, piece.j_P
             piece.leave_out()
             x_RM[i, j] = torch.where(many_N[here][i], piece.positive_P, -torch.inf)
@@ -156,7 +157,7 @@ class ChunkedBackend(LossBackend):
             x_RM[i, j] = torch.where(many_M[j], piece.positive_P, -torch.inf)
             torch.logaddexp(column_log_M, x_RM.logsumexp(0), out=column_log_M)
 
-        self._sweep(a, b, scale, labels, add, gradients=False)
+        self.sweep(a, b, scale, labels, add, gradients=False)
         return row_log_N, column_log_M
 
     def gradients(
@@ -172,10 +173,10 @@ class ChunkedBackend(LossBackend):
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``LossBackend``."""
-        shift = _shift(a, b, scale)
+        shift = shift_of(a, b, scale)
         row_N, column_M = torch.exp(shift - rows.log_norm), torch.exp(shift - columns.log_norm)
 
-        def weigh_(piece: _Piece) -> None:
+        def weigh_(piece: Piece) -> None:
             x_RM, here, i, j = piece.x_RM, piece.here, piece.i_P, piece.j_P
             if exact:
                 by_column_RM = torch.exp(x_RM - columns.log_norm)
@@ -186,7 +187,7 @@ class ChunkedBackend(LossBackend):
             piece.leave_out(0)
             x_RM[i, j] = _positive_gradient(piece.positive_P, rows, i + here.start, columns, j)
 
-        return self._sweep(a, b, scale, labels, weigh_, gradients=True, kept=kept, known=True)
+        return self.sweep(a, b, scale, labels, weigh_, gradients=True, kept=kept, known=True)
 
     def one_sided(
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
@@ -195,7 +196,7 @@ class ChunkedBackend(LossBackend):
         total = scale.new_zeros((), dtype=torch.float64)
         one = scale.new_ones((), dtype=accumulation_dtype(a, b))
 
-        def weigh_(piece: _Piece) -> None:
+        def weigh_(piece: Piece) -> None:
             x_RM, i, j, positive_P = piece.x_RM, piece.i_P, piece.j_P, piece.positive_P
             count_R = labels.row_count_N[piece.here]
             piece.leave_out()
@@ -212,7 +213,7 @@ class ChunkedBackend(LossBackend):
                     torch.exp(positive_P - rows.log_norm_positives[i]) - rows.positive_weight[i]
                 )
 
-        grads = self._sweep(a, b, scale, labels, weigh_, gradients=gradients)
+        grads = self.sweep(a, b, scale, labels, weigh_, gradients=gradients)
         return total.to(one.dtype), *grads
 
     def sigmoid(
@@ -228,7 +229,7 @@ class ChunkedBackend(LossBackend):
         """See ``LossBackend``."""
         total, bias_grad = scale.new_zeros(2, dtype=torch.float64)
 
-        def weigh_(piece: _Piece) -> None:
+        def weigh_(piece: Piece) -> None:
             x_RM = piece.x_RM.add_(bias)
             positive_P = piece.positive_P + bias
             piece.leave_out()
@@ -238,17 +239,17 @@ class ChunkedBackend(LossBackend):
                 x_RM[piece.i_P, piece.j_P] = -torch.sigmoid(-positive_P)
                 bias_grad.add_(x_RM.sum())
 
-        grads = self._sweep(a, b, scale, labels, weigh_, gradients=gradients)
+        grads = self.sweep(a, b, scale, labels, weigh_, gradients=gradients)
         dtype = accumulation_dtype(a, b)
         return total.to(dtype), *grads, bias_grad.to(dtype)
 
-    def _sweep(
+    def sweep(
         self,
         a: Tensor,
         b: Tensor,
         scale: Tensor,
         labels: PairLabels,
-        visit_: Callable[[_Piece], None],
+        visit_: Callable[[Piece], None],
         *,
         gradients: bool,
         kept: Tensor | None = None,
@@ -297,7 +298,7 @@ class ChunkedBackend(LossBackend):
                     x_RM.copy_(exps_CM[part])
                 i, j, neither = labels.pairs(here.start, here.stop)
                 positive_P = x_RM[i, j] if matched_N is None else matched_N[here][i]
-                visit_(_Piece(x_RM, here, i, j, positive_P, neither, kept=exps_CM is not None))
+                visit_(Piece(x_RM, here, i, j, positive_P, neither, kept=exps_CM is not None))
             if gradients:
                 g_CM = x_CM.to(gradient_dtype)
                 multiply(g_CM, b, out=a_grad[chunk])
@@ -361,9 +362,11 @@ def _matched_logits(a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels) -> 
     return matched_N
 
 
-def _shift(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+def shift_of(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
     """Return the number to subtract from every logit so that no sum of exps overflows."""
     dtype = accumulation_dtype(a, b)
+    if not len(a):  # a rank without rows
+        return scale.new_zeros((), dtype=dtype)
     longest = _longest(a.to(dtype)) * _longest(b.to(dtype))
     room = math.log(torch.finfo(dtype).max / MAX_TERMS)
     return (scale * longest - room).clamp_(min=0)

@@ -48,6 +48,20 @@ class PairLabels:
         """How many columns have a positive, scalar fp32."""
         return (self.column_count_M > 0).sum().float()
 
+    @property
+    def negative_count_N(self) -> Tensor:
+        """How many negatives a row has, fp32; of a whole batch only."""
+        if self.without_self and self.kind == "diagonal":
+            return torch.full_like(self.row_count_N, self._m - 1)
+        if self.a_ids_N is None or self.b_ids_M is None:
+            return self._m - self.row_count_N
+        equal_N = _equal(self.a_ids_N, self.b_ids_M)
+        if self.kind == "masked":  # a matched row counts once, whatever its id
+            k = min(len(self.a_ids_N), self._m)
+            apart_K = self.a_ids_N[:k] != self.b_ids_M[:k]
+            equal_N = equal_N.index_add(0, torch.arange(k, device=equal_N.device), apart_K.float())
+        return self._m - equal_N
+
     @classmethod
     def of(
         cls,
@@ -104,6 +118,7 @@ class PairLabels:
             self.row_count_N,
             self.columns_with_positive,
             self.matched_pairs,
+            self.without_self,
         )
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
