@@ -61,6 +61,10 @@ class Piece:
     positive_P: Tensor
     """Logits of the positives."""
     neither: tuple[Tensor, Tensor] | None
+    first: int = 0
+    """The column of all that is the first here."""
+    stop: int = 0
+    """The row after the last of the chunk."""
     kept: bool = False
     """Whether ``x_RM`` holds exps, less the shift, of negatives and 0 of what takes no part."""
 
@@ -189,6 +193,68 @@ class ChunkedBackend(LossBackend):
 
         return self.sweep(a, b, scale, labels, weigh_, gradients=True, kept=kept, known=True)
 
+    def own_sums(self, a: Tensor, all_a: Tensor, scale: Tensor, labels: PairLabels) -> SoftmaxSums:
+        """See ``LossBackend``."""
+        if a is not all_a:  # a rank has some rows only
+            return super().own_sums(a, all_a, scale, labels)
+        shift = shift_of(a, a, scale)
+        dtype = accumulation_dtype(a, a)
+        row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=dtype)
+        many_N = labels.row_count_N > 1
+
+        def add(piece: Piece) -> None:
+            x_RM, i, j = piece.x_RM, piece.i_P + piece.here.start, piece.j_P + piece.first
+            mirrored = j >= piece.stop
+            for at, term_P in ((i, piece.positive_P), (j[mirrored], piece.positive_P[mirrored])):
+                row_positive_N.index_add_(0, at, term_P)
+            piece.leave_out()
+            x_RM.sub_(shift).exp_()
+            row_N[piece.here] += x_RM.sum(1)
+            row_N[piece.stop :] += x_RM[:, piece.stop - piece.first :].sum(0)
+            if labels.kind == "groups":
+                term_P = (piece.positive_P - shift).exp_()
+                row_N.index_add_(0, i, term_P * many_N[i])
+                row_N.index_add_(0, j[mirrored], (term_P * many_N[j])[mirrored])
+
+        self._half_sweep(a, scale, labels, add, gradients=False)
+        least = torch.finfo(dtype).tiny / LOST
+        exact = not bool(row_N.min() >= least * len(a))
+        if exact:
+            return super().own_sums(a, all_a, scale, labels)
+        none = row_N.new_empty(0)
+        row_log_N = row_N.log_() + shift
+        return SoftmaxSums(row_log_N, none, row_positive_N, none, torch.full((), exact))
+
+    def own_gradient(
+        self,
+        a: Tensor,
+        all_a: Tensor,
+        scale: Tensor,
+        labels: PairLabels,
+        *,
+        rows: RowStats,
+        columns: RowStats,
+        exact: Tensor,
+    ) -> Tensor:
+        """See ``LossBackend``."""
+        if a is not all_a or exact:
+            return super().own_gradient(
+                a, all_a, scale, labels, rows=rows, columns=columns, exact=exact
+            )
+        shift = shift_of(a, a, scale)
+        row_N = torch.exp(shift - rows.log_norm)
+
+        def weigh_(piece: Piece) -> None:
+            i, j = piece.i_P + piece.here.start, piece.j_P + piece.first
+            exps_RM = piece.x_RM.sub_(shift).exp_()
+            exps_RM.mul_(row_N[piece.here, None] + row_N[piece.first :])
+            piece.leave_out(0)
+            piece.x_RM[piece.i_P, piece.j_P] = _positive_gradient(
+                piece.positive_P, rows, i, rows, j
+            )
+
+        return self._half_sweep(a, scale, labels, weigh_, gradients=True)
+
     def one_sided(
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -304,6 +370,41 @@ class ChunkedBackend(LossBackend):
                 multiply(g_CM, b, out=a_grad[chunk])
                 multiply(g_CM.T, a[chunk], out=b_grad, add=True)
         return a_grad.mul_(scale), b_grad.mul_(scale)
+
+    def _half_sweep(
+        self,
+        a: Tensor,
+        scale: Tensor,
+        labels: PairLabels,
+        visit_: Callable[[Piece], None],
+        *,
+        gradients: bool,
+    ) -> Tensor:
+        """Show ``visit_`` the logits of rows of a with each other, from the first of their chunk on.
+
+        So a pair of one chunk is met twice, as row and column and the other way round, any other
+        once. Returns ``s G a`` ``[N, D]`` for a symmetric G, or an empty tensor.
+        """
+        dtype, logit_dtype, gradient_dtype = self._dtypes(a, a)
+        scale = scale.to(dtype)
+        grad = a.new_zeros(a.shape if gradients else 0, dtype=dtype)
+        left, a = a.to(logit_dtype), a.to(gradient_dtype)
+        n = len(a)
+        chunks = self._chunks(n, n)
+        buffer = a.new_empty(chunks[0].stop * n, dtype=dtype)
+        for chunk in chunks:
+            first, stop = chunk.start, chunk.stop
+            x_CM = buffer[: (stop - first) * (n - first)].view(stop - first, n - first)
+            multiply(left[chunk], left[first:].T, out=x_CM)
+            for here in _pieces(chunk, x_CM):
+                x_RM = x_CM[here.start - first : here.stop - first].mul_(scale)
+                i, j, neither = labels.pairs(here.start, here.stop, first=first)
+                visit_(Piece(x_RM, here, i, j, x_RM[i, j], neither, first, stop))
+            if gradients:
+                g_CM = x_CM.to(gradient_dtype)
+                multiply(g_CM, a[first:], out=grad[chunk], add=True)
+                multiply(g_CM[:, stop - first :].T, a[chunk], out=grad[stop:], add=True)
+        return grad.mul_(scale)
 
     def _chunks(self, n: int, m: int) -> list[slice]:
         """Return which rows come at a time: as many each as fit, and about equally many."""

@@ -121,17 +121,24 @@ class PairLabels:
             self.without_self,
         )
 
-    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    def pairs(
+        self, start: int, stop: int, *, first: int = 0
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Return the positive pairs of some rows of a, and the pairs that take no part.
 
         Args:
             start: the first row.
             stop: the row after the last.
+            first: the first column; those before it are left away, and columns counted from it.
 
         Returns:
             ``[P]`` rows, counted from ``start``, and ``[P]`` columns; then ``[Q]`` rows and columns
             of pairs that are neither positive nor negative, or None.
         """
+        if first:
+            rows_P, columns_P, neither = self.pairs(start, stop)
+            neither = None if neither is None else _from_column(first, *neither)
+            return *_from_column(first, rows_P, columns_P), neither
         if self.kind == "groups":
             rows_P, columns_P = self._equal_ids(start, stop)
             if not self.without_self:
@@ -171,6 +178,11 @@ class PairLabels:
         before_R = count_R.cumsum(0) - count_R
         within_P = torch.arange(len(rows_P), device=rows_P.device) - before_R[rows_P]
         return rows_P, columns_M[first_R[rows_P] + within_P]
+
+
+def _from_column(first: int, rows_P: Tensor, columns_P: Tensor) -> tuple[Tensor, Tensor]:
+    there = columns_P >= first
+    return rows_P[there], columns_P[there] - first
 
 
 def matched_ids(
