@@ -62,11 +62,9 @@ class BatchGroup:
     @classmethod
     def current(cls) -> BatchGroup | None:
         """Return all ranks, or None if there is one or none was initialised."""
-        if _alone.get() or not (
-            dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        ):
-            return None
-        return cls()
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return None  # asked first: torch.compile of torch 2.10 cannot read a context variable
+        return None if _alone.get() else cls()
 
     def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
         """Return how the rows of a ``[N, D]`` and b ``[M, D]`` are sharded; every rank calls it.

@@ -180,9 +180,9 @@ class AnchorConfig(Scaled):
     candidates: Candidates = "other"
     """Negatives: other, from the other modality, as in CLIP; both, also from the anchor's own, as
     in SimCLR."""
-    execution: Unfused = "auto"
-    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
-    chunked."""
+    execution: Execution = "auto"
+    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
+    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     matmul_dtype: MatmulDtype = "auto"
     """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
     training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
@@ -200,9 +200,6 @@ class DCL(AnchorConfig):
     learn_temperature: bool = False
     """Train the temperature with the model. Nothing bounds this loss from below, so the temperature
     then falls to 1/max_scale; the paper keeps it fixed."""
-    execution: Execution = "auto"
-    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
-    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     sigma: Factor | None = None
     """Weights positives by a von Mises-Fisher kernel, distant ones more (DCLW); the paper has 0.5.
     null weights all equally."""
@@ -222,6 +219,9 @@ class HardNegative(AnchorConfig):
     arXiv:2301.02280.
     """
 
+    execution: Unfused = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
+    chunked."""
     beta: Weight = 0.25
     """A negative with logit x has weight exp(beta x); 0 weights all equally. The paper takes 0.5 to
     2 at a temperature of 0.5; use less at a lower temperature."""

@@ -5,9 +5,7 @@ Shapes: N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Literal, assert_never
 
 import torch
@@ -19,10 +17,12 @@ from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import functional
 from contrastive.losses.backends import base as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
+from contrastive.losses.backends.chunked_operators import ChunkedOperators
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
 from contrastive.losses.backends.pair_labels import PairLabels, check_embeddings, matched_ids
-from contrastive.losses.backends.triton.tiles import WIDEST
+from contrastive.losses.backends.products import cosines
+from contrastive.losses.choice import choose_for, common_dtype, reduced_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import PairShards
     from contrastive.losses import Direction, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
-
-Chosen = Literal["eager", "chunked", "fused"]
-# pairs; below, all logits are small and one product is faster than two passes. The number for a GPU
-# is predicted: each launch costs its host as much as some 10**6 pairs
-LARGE = {"cpu": 2**20, "cuda": 2**25}
 
 
 @renamed_parameters(products="matmul_dtype")
@@ -67,7 +62,7 @@ def infonce(
         direction: which side the anchors are from: both, a_to_b or b_to_a.
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
-        execution: how; ``choose`` says what ``auto`` is.
+        execution: how; ``choice.choose`` says what ``auto`` is.
         matmul_dtype: type in which fp32 embeddings are multiplied; auto is bf16 on a GPU within
             ``torch.autocast`` in bf16, else fp32. Sums are fp32 in any case.
         group: the ranks whose batches form one global batch with this one, or how that is sharded.
@@ -93,12 +88,10 @@ def infonce(
     execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
-        return functional.infonce(
-            a,
-            b,
+        return functional.infonce_from_logits(
+            all_logits(a, b, log_scale=log_scale, matmul_dtype=matmul_dtype),
             a_ids,
             b_ids,
-            log_scale=log_scale,
             positives=positives,
             direction=direction,
             label_smoothing=label_smoothing,
@@ -152,9 +145,8 @@ def sigmoid(
     execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
-        return functional.sigmoid(
-            a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
-        )
+        logits_NM = all_logits(a, b, log_scale=log_scale, bias=bias, matmul_dtype=matmul_dtype)
+        return functional.sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
     a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
     _, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     return engine.sigmoid(
@@ -169,64 +161,21 @@ def sigmoid(
     )
 
 
-def choose(
-    execution: Execution,
-    n: int,
-    m: int,
-    dim: int,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    matmul_dtype: MatmulDtype = "auto",
-    fused: bool = True,
-) -> Chosen:
-    """Return what ``auto`` is for a global batch of N x M pairs of width ``dim``.
-
-    ``eager`` for less than ``LARGE`` pairs. Beyond, ``fused`` on a GPU for products in bf16 or
-    fp16, which is what its tensor cores are for, and ``chunked`` for all else. ``fused`` says
-    whether the loss can be.
-    """
-    if execution != "auto":
-        return execution
-    where = torch.device(device)
-    if n * m < LARGE.get(where.type, LARGE["cuda"]):
-        return "eager"
-    fits = fused and where.type == "cuda" and dim <= WIDEST and _has_triton()
-    return "fused" if fits and _reduced_dtype(dtype, matmul_dtype, where) else "chunked"
-
-
-def multiplied_in(matmul_dtype: MatmulDtype, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return what ``auto`` is: bf16 on a GPU under autocast in bf16, else fp32."""
-    if matmul_dtype != "auto":
-        return matmul_dtype
-    kind = device.type
-    cast = kind == "cuda" and torch.is_autocast_enabled(kind)
-    return "bf16" if cast and torch.get_autocast_dtype(kind) == torch.bfloat16 else "fp32"
-
-
-def global_sizes(a: Tensor, b: Tensor, shards: PairShards | None) -> tuple[int, int]:
-    """Return how many rows the global batch has of a, and of b."""
-    return (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
-
-
-def choose_for(
-    execution: Execution,
+def all_logits(
     a: Tensor,
     b: Tensor,
     *,
-    matmul_dtype: MatmulDtype,
-    shards: PairShards | None,
-) -> Chosen:
-    """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
-    dtype = _common_dtype(a, b)
-    return choose(
-        execution,
-        *global_sizes(a, b, shards),
-        a.shape[1],
-        dtype=dtype,
-        device=a.device,
-        matmul_dtype=matmul_dtype,
-    )
+    log_scale: Tensor,
+    bias: Tensor | None = None,
+    matmul_dtype: MatmulDtype = "auto",
+) -> Tensor:
+    """Return ``functional.similarity``; on a GPU, by products in half precision as asked for."""
+    dtype = reduced_dtype(common_dtype(a, b), matmul_dtype, a.device)
+    if dtype is None or not a.is_cuda:
+        return functional.similarity(a, b, log_scale=log_scale, bias=bias)
+    with torch.autocast(a.device.type, enabled=False):
+        logits_NM = cosines(a, b, dtype) * log_scale.float().exp()
+        return logits_NM if bias is None else logits_NM + bias.float()
 
 
 def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
@@ -241,14 +190,16 @@ def backend_of(
     b: Tensor,
     labels: PairLabels,
 ) -> LossBackend:
+    """Return what makes the passes over the pairs of ``labels``."""
     if not len(labels.row_count_N):
         return EmptyShardBackend()
     # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
     reduced = a.is_cuda or matmul_dtype == "bf16"
-    dtype = _reduced_dtype(_common_dtype(a, b), matmul_dtype, a.device) if reduced else None
+    dtype = reduced_dtype(common_dtype(a, b), matmul_dtype, a.device) if reduced else None
     match execution:
         case "chunked":
-            return ChunkedBackend(matmul_dtype=dtype)
+            backend = ChunkedBackend(matmul_dtype=dtype)
+            return ChunkedOperators(backend) if torch.compiler.is_compiling() else backend
         case "fused":
             require("triton", extra="kernels")
             from contrastive.losses.backends.triton.fused import FusedBackend
@@ -256,26 +207,6 @@ def backend_of(
             return FusedBackend(matmul_dtype=dtype)
         case _:
             assert_never(execution)
-
-
-def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
-    """Return the dtype of both, or that of sums where they differ."""
-    return a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
-
-
-def _reduced_dtype(
-    dtype: torch.dtype, matmul_dtype: MatmulDtype, device: torch.device
-) -> torch.dtype | None:
-    """Return the type of products in bf16 or fp16, or None for wider ones."""
-    if dtype.itemsize < 4:
-        return dtype
-    bf16 = multiplied_in(matmul_dtype, device) == "bf16"
-    return torch.bfloat16 if bf16 and dtype == torch.float32 else None
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def gather_global_batch(

@@ -36,6 +36,15 @@ class LossModule(nn.Module, ABC):
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
 
+    @property
+    def reads_autocast(self) -> bool:
+        """Whether the loss takes from ``torch.autocast`` how embeddings are multiplied.
+
+        Training in bf16 calls such a loss within autocast, and any other outside of it. The loss
+        has to keep its sums in fp32 itself.
+        """
+        return False
+
     @abstractmethod
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None

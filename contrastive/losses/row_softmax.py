@@ -20,19 +20,20 @@ from torch.nn.functional import logsigmoid
 from contrastive.distributed.global_batch import PairShards
 from contrastive.losses import AnchorConfig, SupCon
 from contrastive.losses.backends.chunked import ChunkedBackend
+from contrastive.losses.backends.chunked_operators import ChunkedOperators
 from contrastive.losses.backends.pair_labels import PairLabels, matched_ids
 from contrastive.losses.backends.pair_sums import LineSums, own_sums, pair_sums
 from contrastive.losses.backends.power_sums import power_sums
+from contrastive.losses.choice import choose, described, global_sizes
 from contrastive.losses.execution import (
+    all_logits,
     backend_of,
-    choose,
     gather_global_batch,
-    global_sizes,
     labels_of,
     pair_shards,
     swap_sides,
 )
-from contrastive.losses.functional import MASKED_LOGIT, accuracy, similarity
+from contrastive.losses.functional import MASKED_LOGIT, accuracy
 from contrastive.losses.module import ScaledLoss
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import BatchGroup, RowShards
     from contrastive.losses import Candidates, Direction, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
-    from contrastive.losses.execution import Chosen
+    from contrastive.losses.choice import Chosen
 
 A = TypeVar("A", bound=AnchorConfig | SupCon)
 
@@ -72,6 +73,11 @@ class AnchorLoss(ScaledLoss[A]):
     """Fields of the config that go to ``of_batch``."""
     fused: ClassVar[bool] = False
     """Whether the kernels have what the loss needs."""
+
+    @property
+    def reads_autocast(self) -> bool:
+        """True: ``matmul_dtype: auto`` does."""
+        return True
 
     @abstractmethod
     def of_batch(self, *batch: Any, **how: Any) -> Tensor:
@@ -121,7 +127,8 @@ class AnchorLoss(ScaledLoss[A]):
     @final
     def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
         """Return the execution that such a batch gets."""
-        return self._chosen(n, m, dim, dtype, device)
+        how = self._chosen(n, m, dim, dtype, device)
+        return described(how, self.config.matmul_dtype, device)
 
     def _chosen(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> Chosen:
         return choose(
@@ -187,7 +194,14 @@ def both_sides(
         there, back = (a, b, a_ids, b_ids), (b, a, b_ids, a_ids)
         sides = {"both": (there, back), "a_to_b": (there,), "b_to_a": (back,)}[direction]
         return [
-            _of_all_logits(*side, positives, candidates, log_scale=log_scale, powers=powers)
+            _of_all_logits(
+                *side,
+                positives,
+                candidates,
+                log_scale=log_scale,
+                matmul_dtype=matmul_dtype,
+                powers=powers,
+            )
             for side in sides
         ]
     sides = _by_passes(
@@ -230,7 +244,7 @@ def _by_passes(
     sides: list[AnchorSums] = []
     for line, (x, ids, rows, roles) in zip(lines, of_each, strict=True):
         count_N, logs = roles.row_count_N, line.logs
-        negatives_N = roles.negative_count_N
+        negatives_N = roles.negative_count
         if candidates == "both":
             own, own_negatives_N = _within(x, ids, log_scale, powers, backend_for, rows)
             logs = torch.logaddexp(logs, own.logs)
@@ -255,7 +269,7 @@ def _between(
         one = {"row_count_N": labels.row_count_N.clamp(max=1)}
         one["column_count_M"] = labels.column_count_M.clamp(max=1)
         return pair_sums(a, b, log_scale, replace(labels, **one), backend=backend, shards=shards)
-    if not isinstance(backend, ChunkedBackend):  # of a rank without rows
+    if not isinstance(backend, ChunkedBackend | ChunkedOperators):  # of a rank without rows
         backend = ChunkedBackend()
     return power_sums(a, b, log_scale, labels, powers=powers, backend=backend, shards=shards)
 
@@ -276,10 +290,11 @@ def _within(
         found = own_sums(x, log_scale, mine, backend=backend, rows=ranks)
     else:
         shards = None if ranks is None else PairShards(ranks, ranks)
-        found, _ = _between(x, x, log_scale, mine, powers, backend, shards)
-    return found.in_order(
+        # a view, since torch.compile refuses to hand one tensor to a function twice
+        found, _ = _between(x, x.view_as(x), log_scale, mine, powers, backend, shards)
+    return found.in_order(order), labels.negative_count if order is None else labels.negative_count[
         order
-    ), labels.negative_count_N if order is None else labels.negative_count_N[order]
+    ]
 
 
 def own_labels(
@@ -319,6 +334,7 @@ def _of_all_logits(
     candidates: Candidates,
     *,
     log_scale: Tensor,
+    matmul_dtype: MatmulDtype,
     powers: tuple[float, ...] | None,
 ) -> AnchorSums:
     """Return the sums of the own rows, among the other side's and maybe the own side's."""
@@ -332,7 +348,7 @@ def _of_all_logits(
         positive_NC = torch.cat([positive_NC, torch.zeros_like(own_NN)], 1)
         negative_NC = torch.cat([negative_NC, ~own_NN], 1)
         other = torch.cat([other, own])
-    x_NC = similarity(own, other, log_scale=log_scale)
+    x_NC = all_logits(own, other, log_scale=log_scale, matmul_dtype=matmul_dtype)
     return sums_of_logits(x_NC, positive_NC, negative_NC, powers=powers)
 
 

@@ -15,16 +15,15 @@ from torch.nn.functional import logsigmoid
 from contrastive.losses import SupCon
 from contrastive.losses.backends.pair_labels import matched_ids
 from contrastive.losses.backends.pair_sums import own_sums, pair_sums
+from contrastive.losses.choice import choose, global_sizes
 from contrastive.losses.execution import (
+    all_logits,
     backend_of,
-    choose,
     gather_global_batch,
-    global_sizes,
     labels_of,
     pair_shards,
     swap_sides,
 )
-from contrastive.losses.functional import similarity
 from contrastive.losses.row_softmax import (
     AnchorLoss,
     AnchorSums,
@@ -88,7 +87,7 @@ def supcon(
         a_ids: ``[N]`` integers, the groups of a; without them, matched rows are a group.
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
         log_scale: scalar, the logarithm of the inverse temperature.
-        execution: how; ``execution.choose`` says what ``auto`` is.
+        execution: how; ``choice.choose`` says what ``auto`` is.
         matmul_dtype: as in ``execution.infonce``.
         group: the ranks whose batches form one global batch, as in ``execution.infonce``.
 
@@ -113,7 +112,7 @@ def supcon(
     )
     if how == "eager":
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
-        sums = _of_all_logits(a, b, a_ids, b_ids, log_scale)
+        sums = _of_all_logits(a, b, a_ids, b_ids, log_scale, matmul_dtype)
         assert sums.positive_logs is not None
         return softmax_loss(sums, sums.positive_logs[0], sums.negative_logs[0])
     a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
@@ -121,14 +120,19 @@ def supcon(
 
 
 def _of_all_logits(
-    a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None, log_scale: Tensor
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    log_scale: Tensor,
+    matmul_dtype: MatmulDtype,
 ) -> AnchorSums:
     if a_ids is None or b_ids is None:
         a_ids, b_ids = (torch.arange(len(x), device=x.device) for x in (a, b))
     z, ids = torch.cat([a, b]), torch.cat([a_ids, b_ids])
     same_ZZ = ids[:, None] == ids
     itself_ZZ = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    x_ZZ = similarity(z, z, log_scale=log_scale)
+    x_ZZ = all_logits(z, z.view_as(z), log_scale=log_scale, matmul_dtype=matmul_dtype)
     return sums_of_logits(x_ZZ, same_ZZ & ~itself_ZZ, ~same_ZZ, powers=(1.0,))
 
 
@@ -178,7 +182,7 @@ class _Side:
 
 
 def _own_side(x: Tensor, ids: Tensor | None, rows: RowShards | None, across_N: Tensor) -> _Side:
-    """Return what the rows of one modality are to each other, given their positives in the other."""
+    """Return what the rows of one side are to each other, given their positives on the other."""
     labels, mine, order = own_labels(x, ids, rows, positives="multi")
     if ids is None:
         return _Side(mine, order, across_N)

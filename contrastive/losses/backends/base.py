@@ -130,9 +130,9 @@ class LossBackend(ABC):
         """
 
     def own_sums(self, a: Tensor, all_a: Tensor, scale: Tensor, labels: PairLabels) -> SoftmaxSums:
-        """Return the sums of the rows of ``a`` ``[n, D]`` over ``all_a`` ``[N, D]``, which has them.
+        """Return the sums of the rows of ``a`` ``[n, D]`` over ``all_a`` ``[N, D]``, rows of a too.
 
-        Those of the columns are no numbers.
+        Those of the columns are of no use.
         """
         return self.sums(a, all_a, scale, labels, gradients=False)
 

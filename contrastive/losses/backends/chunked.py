@@ -1,8 +1,6 @@
 """All pairs in chunks of rows: memory O(chunk x M) instead of O(N x M), in plain torch.
 
-A chunk of logits is one matrix product into a buffer that is used again. What follows, element by
-element, runs in pieces of a few rows that stay in a core's cache. The exps of the last chunk are
-kept for the second sweep, which then has one product less to make.
+The exps of the last chunk are kept for the second sweep, which then has fewer products to make.
 
 One exp serves rows and columns: all exponents are shifted by the same number, chosen so that the
 largest possible one does not overflow, and no maximum is searched. That is exact unless a sum is so
@@ -17,13 +15,12 @@ Shapes: N rows of a, M rows of b, D wide, C rows of a chunk, R rows of a piece, 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import logsigmoid
 
+from contrastive.losses.backends import chunked_powers
 from contrastive.losses.backends.base import (
     LossBackend,
     RowStats,
@@ -31,49 +28,15 @@ from contrastive.losses.backends.base import (
     accumulation_dtype,
     row_stats,
 )
-from contrastive.losses.backends.products import multiply
+from contrastive.losses.backends.sweep import LOST, Piece, Sweep, shift_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Sequence
 
     from torch import Tensor
 
+    from contrastive.losses.backends.chunked_powers import PowerWeights
     from contrastive.losses.backends.pair_labels import PairLabels
-
-CHUNK_BYTES = 128 * 2**20
-CHUNK_ROWS = 256, 1024  # fewer make the product slow, more make it no faster
-PIECE_NUMBERS = 2**18  # 1 MB of fp32, half of a usual L2 cache
-MAX_TERMS = 2**20  # so many terms of the largest size add up without overflow
-LOST = 2**-17  # share of a sum that may be lost in terms below the smallest number
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some rows of logits, and which pairs of them are positives, or take no part."""
-
-    x_RM: Tensor
-    """Logits, or exps that were kept; they may be overwritten."""
-    here: slice
-    """Which rows of a."""
-    i_P: Tensor
-    """Rows of the positives, counted from the first of the piece."""
-    j_P: Tensor
-    positive_P: Tensor
-    """Logits of the positives."""
-    neither: tuple[Tensor, Tensor] | None
-    first: int = 0
-    """The column of all that is the first here."""
-    stop: int = 0
-    """The row after the last of the chunk."""
-    kept: bool = False
-    """Whether ``x_RM`` holds exps, less the shift, of negatives and 0 of what takes no part."""
-
-    def leave_out(self, value: float = -torch.inf, *, of: Tensor | None = None) -> None:
-        """Take positives, and what takes no part, out of what is summed: ``x_RM`` unless given."""
-        of = self.x_RM if of is None else of
-        of[self.i_P, self.j_P] = value
-        if self.neither is not None:
-            of[self.neither] = value
 
 
 class ChunkedBackend(LossBackend):
@@ -97,8 +60,7 @@ class ChunkedBackend(LossBackend):
             cache_bytes: how many exps of the first sweep of InfoNCE are kept for the second, in
                 whole chunks; one chunk if None.
         """
-        self.rows = rows
-        self.matmul_dtype = matmul_dtype
+        self.sweep = Sweep(rows, matmul_dtype)
         self.cache_bytes = cache_bytes
 
     def sums(
@@ -107,10 +69,10 @@ class ChunkedBackend(LossBackend):
         """See ``LossBackend``."""
         shift = shift_of(a, b, scale)
         dtype = accumulation_dtype(a, b)
-        row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=dtype)
-        column_M, column_positive_M = scale.new_zeros(2, len(b), dtype=dtype)
+        row_N, row_positive_N = (scale.new_zeros(len(a), dtype=dtype) for _ in range(2))
+        column_M, column_positive_M = (scale.new_zeros(len(b), dtype=dtype) for _ in range(2))
         many_N, many_M = labels.row_count_N > 1, labels.column_count_M > 1
-        kept_rows = self._kept_rows(len(a), len(b), dtype) if gradients else 0
+        kept_rows = self.kept_rows(len(a), len(b), dtype) if gradients else 0
         kept = a.new_empty(kept_rows, len(b), dtype=dtype)
         first_kept = len(a) - len(kept)
 
@@ -129,7 +91,7 @@ class ChunkedBackend(LossBackend):
             if here.start >= first_kept:
                 x_RM[i, j] = piece.positive_P  # in the place of an exp that nothing needs
 
-        self.sweep(a, b, scale, labels, add, gradients=False, kept=kept)
+        self.sweep.over(a, b, scale, labels, add, gradients=False, kept=kept)
         least = torch.finfo(dtype).tiny / LOST
         exact = not bool((row_N.min() >= least * len(b)) & (column_M.min() >= least * len(a)))
         if exact:
@@ -142,7 +104,7 @@ class ChunkedBackend(LossBackend):
             row_positive_N,
             column_positive_M,
             torch.full((), exact),
-            None if exact else kept,
+            kept,
         )
 
     def _exact_logs(
@@ -161,7 +123,7 @@ class ChunkedBackend(LossBackend):
             x_RM[i, j] = torch.where(many_M[j], piece.positive_P, -torch.inf)
             torch.logaddexp(column_log_M, x_RM.logsumexp(0), out=column_log_M)
 
-        self.sweep(a, b, scale, labels, add, gradients=False)
+        self.sweep.over(a, b, scale, labels, add, gradients=False)
         return row_log_N, column_log_M
 
     def gradients(
@@ -177,6 +139,7 @@ class ChunkedBackend(LossBackend):
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``LossBackend``."""
+        kept = None if exact else kept
         shift = shift_of(a, b, scale)
         row_N, column_M = torch.exp(shift - rows.log_norm), torch.exp(shift - columns.log_norm)
 
@@ -191,7 +154,7 @@ class ChunkedBackend(LossBackend):
             piece.leave_out(0)
             x_RM[i, j] = _positive_gradient(piece.positive_P, rows, i + here.start, columns, j)
 
-        return self.sweep(a, b, scale, labels, weigh_, gradients=True, kept=kept, known=True)
+        return self.sweep.over(a, b, scale, labels, weigh_, gradients=True, kept=kept, known=True)
 
     def own_sums(self, a: Tensor, all_a: Tensor, scale: Tensor, labels: PairLabels) -> SoftmaxSums:
         """See ``LossBackend``."""
@@ -199,7 +162,7 @@ class ChunkedBackend(LossBackend):
             return super().own_sums(a, all_a, scale, labels)
         shift = shift_of(a, a, scale)
         dtype = accumulation_dtype(a, a)
-        row_N, row_positive_N = scale.new_zeros(2, len(a), dtype=dtype)
+        row_N, row_positive_N = (scale.new_zeros(len(a), dtype=dtype) for _ in range(2))
         many_N = labels.row_count_N > 1
 
         def add(piece: Piece) -> None:
@@ -216,7 +179,7 @@ class ChunkedBackend(LossBackend):
                 row_N.index_add_(0, i, term_P * many_N[i])
                 row_N.index_add_(0, j[mirrored], (term_P * many_N[j])[mirrored])
 
-        self._half_sweep(a, scale, labels, add, gradients=False)
+        self.sweep.half(a, scale, labels, add, gradients=False)
         least = torch.finfo(dtype).tiny / LOST
         exact = not bool(row_N.min() >= least * len(a))
         if exact:
@@ -253,7 +216,7 @@ class ChunkedBackend(LossBackend):
                 piece.positive_P, rows, i, rows, j
             )
 
-        return self._half_sweep(a, scale, labels, weigh_, gradients=True)
+        return self.sweep.half(a, scale, labels, weigh_, gradients=True)
 
     def one_sided(
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
@@ -279,7 +242,7 @@ class ChunkedBackend(LossBackend):
                     torch.exp(positive_P - rows.log_norm_positives[i]) - rows.positive_weight[i]
                 )
 
-        grads = self.sweep(a, b, scale, labels, weigh_, gradients=gradients)
+        grads = self.sweep.over(a, b, scale, labels, weigh_, gradients=gradients)
         return total.to(one.dtype), *grads
 
     def sigmoid(
@@ -305,116 +268,36 @@ class ChunkedBackend(LossBackend):
                 x_RM[piece.i_P, piece.j_P] = -torch.sigmoid(-positive_P)
                 bias_grad.add_(x_RM.sum())
 
-        grads = self.sweep(a, b, scale, labels, weigh_, gradients=gradients)
+        grads = self.sweep.over(a, b, scale, labels, weigh_, gradients=gradients)
         dtype = accumulation_dtype(a, b)
         return total.to(dtype), *grads, bias_grad.to(dtype)
 
-    def sweep(
+    def power_sums(
+        self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, powers: Sequence[float]
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """See ``chunked_powers``."""
+        return chunked_powers.power_sums(self.sweep, a, b, scale, labels, powers)
+
+    def power_gradients(
         self,
         a: Tensor,
         b: Tensor,
         scale: Tensor,
         labels: PairLabels,
-        visit_: Callable[[Piece], None],
+        powers: Sequence[float],
+        rows: PowerWeights,
+        columns: PowerWeights,
         *,
-        gradients: bool,
-        kept: Tensor | None = None,
-        known: bool = False,
+        exact: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Show ``visit_`` the logits of all pairs, some rows at a time.
+        """See ``chunked_powers``."""
+        return chunked_powers.power_gradients(
+            self.sweep, a, b, scale, labels, powers, rows, columns, exact
+        )
 
-        Args:
-            a: ``[N, D]``.
-            b: ``[M, D]``.
-            scale: scalar.
-            labels: who is whose positive.
-            visit_: may overwrite the logits of a piece.
-            gradients: what ``visit_`` leaves is G.
-            kept: of the last rows, where ``visit_`` leaves what is to be kept.
-            known: ``kept`` holds that already, so these rows are not multiplied again; what
-                ``visit_`` gets of them is a copy.
-
-        Returns:
-            ``s G b`` ``[N, D]`` and ``s G^T a`` ``[M, D]``, or two empty tensors.
-        """
-        dtype, logit_dtype, gradient_dtype = self._dtypes(a, b)
-        scale = scale.to(dtype)
-        matched_N = _matched_logits(a, b, scale, labels) if logit_dtype.itemsize < 4 else None
-        a_grad, b_grad = (a.new_zeros(x.shape if gradients else 0, dtype=dtype) for x in (a, b))
-        left, right = a.to(logit_dtype), b.to(logit_dtype).T
-        a, b = a.to(gradient_dtype), b.to(gradient_dtype)
-        chunks = self._chunks(len(a), len(b))
-        buffer = a.new_empty(chunks[0].stop, len(b), dtype=dtype)
-        first_kept = len(a) - (0 if kept is None else len(kept))
-        for chunk in chunks:
-            stored_CM = None
-            if kept is not None and chunk.start >= first_kept:
-                stored_CM = kept[chunk.start - first_kept : chunk.stop - first_kept]
-            exps_CM = stored_CM if known else None
-            x_CM = buffer[: chunk.stop - chunk.start]
-            if exps_CM is None:
-                x_CM = x_CM if stored_CM is None else stored_CM
-                multiply(left[chunk], right, out=x_CM)
-            for here in _pieces(chunk, x_CM):
-                part = slice(here.start - chunk.start, here.stop - chunk.start)
-                x_RM = x_CM[part]
-                if exps_CM is None:
-                    x_RM.mul_(scale)
-                else:
-                    x_RM.copy_(exps_CM[part])
-                i, j, neither = labels.pairs(here.start, here.stop)
-                positive_P = x_RM[i, j] if matched_N is None else matched_N[here][i]
-                visit_(Piece(x_RM, here, i, j, positive_P, neither, kept=exps_CM is not None))
-            if gradients:
-                g_CM = x_CM.to(gradient_dtype)
-                multiply(g_CM, b, out=a_grad[chunk])
-                multiply(g_CM.T, a[chunk], out=b_grad, add=True)
-        return a_grad.mul_(scale), b_grad.mul_(scale)
-
-    def _half_sweep(
-        self,
-        a: Tensor,
-        scale: Tensor,
-        labels: PairLabels,
-        visit_: Callable[[Piece], None],
-        *,
-        gradients: bool,
-    ) -> Tensor:
-        """Show ``visit_`` the logits of rows of a with each other, from the first of their chunk on.
-
-        So a pair of one chunk is met twice, as row and column and the other way round, any other
-        once. Returns ``s G a`` ``[N, D]`` for a symmetric G, or an empty tensor.
-        """
-        dtype, logit_dtype, gradient_dtype = self._dtypes(a, a)
-        scale = scale.to(dtype)
-        grad = a.new_zeros(a.shape if gradients else 0, dtype=dtype)
-        left, a = a.to(logit_dtype), a.to(gradient_dtype)
-        n = len(a)
-        chunks = self._chunks(n, n)
-        buffer = a.new_empty(chunks[0].stop * n, dtype=dtype)
-        for chunk in chunks:
-            first, stop = chunk.start, chunk.stop
-            x_CM = buffer[: (stop - first) * (n - first)].view(stop - first, n - first)
-            multiply(left[chunk], left[first:].T, out=x_CM)
-            for here in _pieces(chunk, x_CM):
-                x_RM = x_CM[here.start - first : here.stop - first].mul_(scale)
-                i, j, neither = labels.pairs(here.start, here.stop, first=first)
-                visit_(Piece(x_RM, here, i, j, x_RM[i, j], neither, first, stop))
-            if gradients:
-                g_CM = x_CM.to(gradient_dtype)
-                multiply(g_CM, a[first:], out=grad[chunk], add=True)
-                multiply(g_CM[:, stop - first :].T, a[chunk], out=grad[stop:], add=True)
-        return grad.mul_(scale)
-
-    def _chunks(self, n: int, m: int) -> list[slice]:
-        """Return which rows come at a time: as many each as fit, and about equally many."""
-        most = self.rows or min(max(CHUNK_BYTES // (4 * m), CHUNK_ROWS[0]), CHUNK_ROWS[1])
-        rows = max(1, -(-n // max(1, -(-n // most))))
-        return [slice(start, min(start + rows, n)) for start in range(0, max(1, n), rows)]
-
-    def _kept_rows(self, n: int, m: int, dtype: torch.dtype) -> int:
+    def kept_rows(self, n: int, m: int, dtype: torch.dtype) -> int:
         """Return how many rows of exps are kept: of the last chunks, as ``cache_bytes`` says."""
-        chunks = self._chunks(n, m)
+        chunks = self.sweep.chunks(n, m)
         if self.cache_bytes is None:
             return n - chunks[-1].start
         fits = [
@@ -422,56 +305,13 @@ class ChunkedBackend(LossBackend):
         ]
         return n - fits[0].start if fits else 0
 
-    def _dtypes(self, a: Tensor, b: Tensor) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
-        """Return the types of sums, and of the products for logits and for gradients."""
-        dtype = accumulation_dtype(a, b)
-        if self.matmul_dtype is None and a.is_cuda and a.dtype == b.dtype:
-            return dtype, a.dtype, a.dtype
-        multiplied = self.matmul_dtype or dtype
-        return dtype, multiplied if a.is_cuda else dtype, multiplied
-
-
-def _pieces(chunk: slice, x_CM: Tensor) -> Iterator[slice]:
-    # on a GPU a launch costs more than a cache miss
-    step = len(x_CM) if x_CM.is_cuda else max(1, PIECE_NUMBERS // x_CM.shape[1])
-    for start in range(chunk.start, chunk.stop, max(1, step)):
-        yield slice(start, min(start + step, chunk.stop))
-
 
 def _positive_gradient(
     positive_P: Tensor, rows: RowStats, i: Tensor, columns: RowStats, j: Tensor
 ) -> Tensor:
     """Return G of the positives in rows i and columns j."""
-    sides = ((rows, i), (columns, j))
-    return sum(
+    by_row_P, by_column_P = (
         torch.exp(positive_P - side.log_norm_positives[at]) - side.positive_weight[at]
-        for side, at in sides
+        for side, at in ((rows, i), (columns, j))
     )
-
-
-def _matched_logits(a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels) -> Tensor | None:
-    """Return ``[N]`` logits of the matched pairs, 0 for a row without; None in groups.
-
-    A GPU adds up products in half precision with fewer digits than fp32 has; the loss is as exact
-    as these logits.
-    """
-    if labels.kind == "groups":
-        return None
-    matched_N = a.new_zeros(len(a), dtype=scale.dtype)
-    i, j, _ = replace(labels, kind="diagonal").pairs(0, len(a))
-    matched_N[i] = (a[i].to(scale.dtype) * b[j].to(scale.dtype)).sum(1) * scale
-    return matched_N
-
-
-def shift_of(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-    """Return the number to subtract from every logit so that no sum of exps overflows."""
-    dtype = accumulation_dtype(a, b)
-    if not len(a):  # a rank without rows
-        return scale.new_zeros((), dtype=dtype)
-    longest = _longest(a.to(dtype)) * _longest(b.to(dtype))
-    room = math.log(torch.finfo(dtype).max / MAX_TERMS)
-    return (scale * longest - room).clamp_(min=0)
-
-
-def _longest(x: Tensor) -> Tensor:
-    return x.square().sum(1).max().sqrt()
+    return by_row_P + by_column_P

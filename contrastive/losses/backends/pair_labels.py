@@ -49,8 +49,8 @@ class PairLabels:
         return (self.column_count_M > 0).sum().float()
 
     @property
-    def negative_count_N(self) -> Tensor:
-        """How many negatives a row has, fp32; of a whole batch only."""
+    def negative_count(self) -> Tensor:
+        """``[N]``, how many negatives a row has, fp32; of a whole batch only."""
         if self.without_self and self.kind == "diagonal":
             return torch.full_like(self.row_count_N, self._m - 1)
         if self.a_ids_N is None or self.b_ids_M is None:

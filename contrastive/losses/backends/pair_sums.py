@@ -136,17 +136,23 @@ class _PairSums(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         a, b, scale, row_log, column_log, exact, kept = ctx.saved_tensors
         labels, backend, shards = ctx.rest
-        row_outer = outer[:2] if shards is None else [shards.rows.own(x) for x in outer[:2]]
+        row_outer, row_positive_outer, column_outer, column_positive_outer = outer
         # the sign of all, so that the logarithm of each weight is that of a positive number
-        sign = torch.where(outer[0].sum() + outer[2].sum() < 0, -1.0, 1.0)
+        sign = torch.where(row_outer.sum() + column_outer.sum() < 0, -1.0, 1.0)
+        if shards is not None:
+            row_outer, row_positive_outer = map(shards.rows.own, (row_outer, row_positive_outer))
+        rows = _stats(row_log, row_outer, row_positive_outer, labels.row_count_N, sign)
+        columns = _stats(
+            column_log, column_outer, column_positive_outer, labels.column_count_M, sign
+        )
         with torch.autocast(a.device.type, enabled=False):
             a_grad, b_grad = backend.gradients(
                 a,
                 b,
                 scale,
                 labels,
-                rows=_stats(row_log, *row_outer, labels.row_count_N, sign),
-                columns=_stats(column_log, *outer[2:], labels.column_count_M, sign),
+                rows=rows,
+                columns=columns,
                 exact=exact,
                 kept=kept,
             )
@@ -188,12 +194,12 @@ class _OwnSums(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         a, everything, scale, logs, exact = ctx.saved_tensors
         labels, backend, shared = ctx.rest
-        sign = torch.where(outer[0].sum() < 0, -1.0, 1.0)
-        everyone = _stats(logs, *outer, labels.column_count_M, sign)
-        own = everyone
+        log_outer, positive_outer = outer
+        sign = torch.where(log_outer.sum() < 0, -1.0, 1.0)
+        everyone = own = _stats(logs, log_outer, positive_outer, labels.column_count_M, sign)
         if shared is not None:
-            mine = (shared.own(x) for x in (logs, *outer))
-            own = _stats(*mine, labels.row_count_N, sign)
+            log, log_outer, positive_outer = map(shared.own, (logs, log_outer, positive_outer))
+            own = _stats(log, log_outer, positive_outer, labels.row_count_N, sign)
         with torch.autocast(a.device.type, enabled=False):
             grad = backend.own_gradient(
                 a, everything, scale, labels, rows=own, columns=everyone, exact=exact
