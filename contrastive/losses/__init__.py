@@ -6,6 +6,7 @@ Config classes only; torch is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -132,6 +133,7 @@ class InfoNCE(Scaled):
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
+    earlier_defaults: ClassVar[Mapping[str, str]] = {"matmul_dtype": "fp32"}
     matmul_dtype: MatmulDtype = "auto"
     """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
     training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
@@ -158,6 +160,7 @@ class Sigmoid(Scaled):
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
+    earlier_defaults: ClassVar[Mapping[str, str]] = {"matmul_dtype": "fp32"}
     matmul_dtype: MatmulDtype = "auto"
     """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
     training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""

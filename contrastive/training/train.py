@@ -152,7 +152,7 @@ def _train(
         "start all of them with the same spec and options",
     )
     with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
-        previous = start_or_resume(folder, spec, resume=resume)
+        previous, spec = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
     model = built_for_training(spec, device, ranks=ranks.size)
