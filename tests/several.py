@@ -74,7 +74,8 @@ class Case:
         """Return the loss of a whole batch, of all its logits."""
         if self.loss in OF_ROWS:
             return OF_ROWS[self.loss](*batch, **scalars, **self.options, execution="eager")
-        return getattr(functional, self.loss)(*batch, **scalars, **self.options)
+        options = {name: value for name, value in self.options.items() if name != "exchange"}
+        return getattr(functional, self.loss)(*batch, **scalars, **options)
 
     def scalars(self) -> dict[str, torch.Tensor]:
         """Return log_scale, and bias where there is one, as leaves."""
@@ -122,6 +123,17 @@ def cases() -> list[Case]:
         found.append(Case(loss, layout, "chunked", options, with_ids=False))
     for layout, with_ids in product(LAYOUTS, (True, False)):
         found.append(Case("supcon", layout, "chunked", with_ids=with_ids))
+    ring = {"exchange": "ring"}
+    for (loss, options), layout in product(losses, LAYOUTS):
+        found += [
+            Case(loss, layout, "chunked", options | ring | {"positives": "multi"}),
+            Case(loss, layout, "chunked", options | ring, with_ids=False),
+        ]
+    for loss, options in losses:
+        found += [
+            Case(loss, "uneven", "auto", options | ring | {"positives": "mask"}, outer=0.25),
+            Case(loss, "more a", "auto", options | ring, normalize=True, dtype=torch.float32),
+        ]
     found += [
         Case(loss, "more b", "eager", {"beta": 0.5} if loss == "hard_negative" else {})
         for loss in OF_ROWS
@@ -150,6 +162,32 @@ MODULES = {
         (InfoNCE, Sigmoid), ("eager", "chunked"), ("global", "local")
     )
 }
+
+
+def ring_costs(group: Any) -> dict[str, torch.Tensor]:
+    """Return the bytes that a step sends round, and the most that are alive, against all-gather."""
+    from contrastive.losses.backends import ring
+    from contrastive.nn.live_bytes import LiveBytes
+
+    def counting(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sent.append(x.numel() * x.element_size())
+        return pass_on(x, *rest)
+
+    found, pass_on = {}, ring.pass_on
+    ring.pass_on = counting
+    for name, how in (("infonce", "ring"), ("sigmoid", "ring"), ("infonce", "gather")):
+        sent: list[int] = []
+        a, b = (torch.nn.functional.normalize(torch.randn(256, 32)).requires_grad_() for _ in "ab")
+        bias = {"bias": -3.0} if name == "sigmoid" else {}
+        with LiveBytes([a, b]) as live:
+            loss_of = getattr(execution, name)
+            loss_of(
+                a, b, log_scale=1.0, **bias, execution="chunked", exchange=how, group=group
+            ).backward()
+        found[f"{name}|{how}|sent"] = torch.tensor(sum(sent))
+        found[f"{name}|{how}|peak"] = torch.tensor(max(live.after))
+    ring.pass_on = pass_on
+    return found
 
 
 def batches(size: int) -> list[list[dict[str, torch.Tensor]]]:
@@ -212,6 +250,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         execution.infonce(a, b, log_scale=torch.ones(()), group=worlds[size])
     except ValueError as error:
         (folder / f"error-{rank}").write_text(str(error))
+    found |= ring_costs(worlds[size])
     save_file(found, folder / f"found-{rank}.safetensors")
     dist.destroy_process_group()
 

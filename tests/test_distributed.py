@@ -82,6 +82,16 @@ def test_the_loss_of_several_processes_is_that_of_one(found, case, size):
         torch.testing.assert_close(mean, scalar.grad, **close)
 
 
+def test_a_ring_sends_what_its_formula_says_and_holds_less(found):
+    w, m, d = SIZE, 256, 32
+    forward, backward = (w - 1) * m * d * 4 + 8 * w * m, (w - 1) * m * (d * 4 + 12) + 4 * w * m * d
+    sent = {"infonce": forward + backward, "sigmoid": (w - 1) * m * d * 4 + 4 * w * m * d}
+    for result in found:
+        assert {name: int(result[f"{name}|ring|sent"]) for name in sent} == sent
+        assert int(result["infonce|gather|sent"]) == 0
+        assert result["infonce|ring|peak"] < 0.4 * result["infonce|gather|peak"]
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_towers_and_temperature_get_the_gradients_of_one_process(found, name):
     """In DistributedDataParallel, two batches accumulated; local: the mean of the losses."""

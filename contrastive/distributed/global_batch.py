@@ -169,7 +169,11 @@ class RowShards:
 
     def own(self, x: Tensor) -> Tensor:
         """Return the rows ``[n, ...]`` of this rank among ``x`` ``[N, ...]`` of all."""
-        matched, unmatched = self._places()[self.group.rank]
+        return self.of_rank(x, self.group.rank)
+
+    def of_rank(self, x: Tensor, rank: int) -> Tensor:
+        """Return the rows ``[n, ...]`` of a rank among ``x`` ``[N, ...]`` of all."""
+        matched, unmatched = self._places()[rank]
         return x[matched] if self.all_matched else torch.cat([x[matched], x[unmatched]])
 
     def all_gather(self, x: Tensor) -> Tensor:

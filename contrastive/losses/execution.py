@@ -16,6 +16,7 @@ from contrastive.config.renamed import renamed_parameters
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import functional
 from contrastive.losses.backends import base as engine
+from contrastive.losses.backends import ring as rings
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.chunked_operators import ChunkedOperators
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import PairShards
-    from contrastive.losses import Direction, Execution, MatmulDtype, Positives
+    from contrastive.losses import Direction, Exchange, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
 
 
@@ -47,6 +48,7 @@ def infonce(
     normalize: bool = False,
     execution: Execution = "auto",
     matmul_dtype: MatmulDtype = "auto",
+    exchange: Exchange = "gather",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce``.
@@ -65,6 +67,8 @@ def infonce(
         execution: how; ``choice.choose`` says what ``auto`` is.
         matmul_dtype: type in which fp32 embeddings are multiplied; auto is bf16 on a GPU within
             ``torch.autocast`` in bf16, else fp32. Sums are fp32 in any case.
+        exchange: how several ranks compare rows: gather, each holds all rows of b; ring, those of
+            two ranks at a time (``backends.ring``), not with ``eager`` or ``label_smoothing``.
         group: the ranks whose batches form one global batch with this one, or how that is sharded.
             The value is the loss of the global batch, on every rank; the mean of the gradients over
             the ranks is its gradient (what DistributedDataParallel makes of them). Each rank may
@@ -85,6 +89,17 @@ def infonce(
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
         shards = None if shards is None else shards.swapped()
+    if exchange == "ring" and shards is not None:
+        if label_smoothing:
+            msg = "exchange ring has no label_smoothing; take exchange gather"
+            raise ValueError(msg)
+        sides = True, direction == "both"
+        if not shards.rows.all_matched:  # they are swapped
+            sides = sides[1], sides[0]
+        a, b, ring, backend = _around(
+            a, b, a_ids, b_ids, positives, shards, execution, matmul_dtype, normalize=normalize
+        )
+        return rings.infonce(a, b, log_scale, ring, sides=sides, backend=backend)
     execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
@@ -135,6 +150,7 @@ def sigmoid(
     normalize: bool = False,
     execution: Execution = "auto",
     matmul_dtype: MatmulDtype = "auto",
+    exchange: Exchange = "gather",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
@@ -142,6 +158,11 @@ def sigmoid(
     log_scale = functional.as_log_scale(log_scale, temperature, a)
     bias = functional.as_scalar(bias, a)
     shards = pair_shards(a, b, group)
+    if exchange == "ring" and shards is not None:
+        a, b, ring, backend = _around(
+            a, b, a_ids, b_ids, positives, shards, execution, matmul_dtype, normalize=normalize
+        )
+        return rings.sigmoid(a, b, log_scale, bias, ring, backend=backend)
     execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
@@ -159,6 +180,32 @@ def sigmoid(
         normalize=normalize,
         columns=None if shards is None else shards.columns,
     )
+
+
+def _around(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    positives: Positives,
+    shards: PairShards,
+    execution: Execution,
+    matmul_dtype: MatmulDtype,
+    *,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, rings.Ring, LossBackend]:
+    """Return this rank's rows, all of a being matched, the ring, and what makes the passes."""
+    if execution == "eager":
+        msg = "exchange ring holds no logits of all ranks; take execution auto, chunked or fused"
+        raise ValueError(msg)
+    if normalize:
+        a, b = (unit_rows(x.to(engine.accumulation_dtype(x, x)), dim=1) for x in (a, b))
+    how = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
+    a, b, a_ids, b_ids, swapped = swap_sides(a, b, a_ids, b_ids, shards)
+    assert swapped is not None
+    labels, mine = labels_of(a, b, a_ids, b_ids, positives, swapped)
+    backend = backend_of("chunked" if how == "eager" else how, matmul_dtype, a, b, mine)
+    return a, b, rings.Ring(swapped, labels), backend
 
 
 def all_logits(

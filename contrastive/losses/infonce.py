@@ -40,7 +40,7 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
         config = self.config
         shards = pair_shards(a, b, group)
         how = choose_for(config.execution, a, b, matmul_dtype=config.matmul_dtype, shards=shards)
-        if how == "eager":
+        if how == "eager" and (config.exchange == "gather" or shards is None):
             a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
             logits_NM = all_logits(a, b, log_scale=self.log_scale, matmul_dtype=config.matmul_dtype)
             loss = infonce_from_logits(
@@ -61,8 +61,9 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
             positives=config.positives,
             direction=config.direction,
             label_smoothing=config.label_smoothing,
-            execution=how,
+            execution="chunked" if how == "eager" else how,
             matmul_dtype=config.matmul_dtype,
+            exchange=config.exchange,
             group=shards,
         )
         return loss, {}

@@ -41,7 +41,7 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         config, positives = self.config, self.config.positives
         shards = pair_shards(a, b, group)
         how = choose_for(config.execution, a, b, matmul_dtype=config.matmul_dtype, shards=shards)
-        if how == "eager":
+        if how == "eager" and (config.exchange == "gather" or shards is None):
             a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
             logits_NM = all_logits(
                 a, b, log_scale=self.log_scale, bias=self.bias, matmul_dtype=config.matmul_dtype
@@ -56,8 +56,9 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
             log_scale=self.log_scale,
             bias=self.bias,
             positives=positives,
-            execution=how,
+            execution="chunked" if how == "eager" else how,
             matmul_dtype=config.matmul_dtype,
+            exchange=config.exchange,
             group=shards,
         )
         return loss, {}
