@@ -252,6 +252,22 @@ def test_auto_multiplies_in_bf16_where_a_gpu_runs_in_bf16(dtype, monkeypatch):
     assert loss.describe(32768, 32768, 512, torch.float32, gpu) == "chunked"
 
 
+def test_products_in_tf32_are_told():
+    given = torch.float32, "auto", torch.device("cuda")
+    choice.check_precision(*given)  # silent: warnings are errors here
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.warns(
+            UserWarning, match='in TF32, .* set "highest", or take matmul_dtype bf16'
+        ):
+            choice.check_precision(*given)
+        choice.check_precision(torch.float32, "bf16", torch.device("cuda"))
+        choice.check_precision(torch.float32, "fp32", torch.device("cpu"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_model_says_which_execution_it_takes():
     def described(config, n):
         return config.build().describe(n, n, 4, torch.float32, torch.device("cpu"))

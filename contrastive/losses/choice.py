@@ -6,6 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -84,6 +85,19 @@ def multiplied_in(matmul_dtype: MatmulDtype, device: torch.device) -> Literal["f
     kind = device.type
     cast = kind == "cuda" and torch.is_autocast_enabled(kind)
     return "bf16" if cast and torch.get_autocast_dtype(kind) == torch.bfloat16 else "fp32"
+
+
+def check_precision(dtype: torch.dtype, matmul_dtype: MatmulDtype, device: torch.device) -> None:
+    """Warn where products that are asked for in fp32 are made in TF32."""
+    if device.type != "cuda" or torch.get_float32_matmul_precision() == "highest":
+        return
+    if dtype == torch.float32 and multiplied_in(matmul_dtype, device) == "fp32":
+        msg = (
+            "the loss multiplies fp32 embeddings in TF32, which torch.set_float32_matmul_precision "
+            "has allowed: at a scale of 100 a logit is off by about 0.003; set "
+            '"highest", or take matmul_dtype bf16, which is faster'
+        )
+        warnings.warn(msg, stacklevel=5)
 
 
 def described(how: Chosen, matmul_dtype: MatmulDtype, device: torch.device) -> str:

@@ -1,6 +1,6 @@
 """All pairs in chunks of rows: memory O(chunk x M) instead of O(N x M), in plain torch.
 
-The exps of the last chunk are kept for the second sweep, which then has fewer products to make.
+The exps of the last chunks are kept for the second sweep, which then has fewer products to make.
 
 One exp serves rows and columns: all exponents are shifted by the same number, chosen so that the
 largest possible one does not overflow, and no maximum is searched. That is exact unless a sum is so
@@ -28,7 +28,7 @@ from contrastive.losses.backends.base import (
     accumulation_dtype,
     row_stats,
 )
-from contrastive.losses.backends.sweep import LOST, Piece, Sweep, shift_of
+from contrastive.losses.backends.sweep import CHUNK_BYTES, LOST, Piece, Sweep, shift_, shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ class ChunkedBackend(LossBackend):
                 any case. A CPU, whose products in half precision are rounded, takes it for the
                 products of the gradients only.
             cache_bytes: how many exps of the first sweep of InfoNCE are kept for the second, in
-                whole chunks; one chunk if None.
+                whole chunks; if None, one, and more in ``CHUNK_BYTES`` while it is less than half.
         """
         self.sweep = Sweep(rows, matmul_dtype)
         self.cache_bytes = cache_bytes
@@ -81,7 +81,7 @@ class ChunkedBackend(LossBackend):
             row_positive_N[here].index_add_(0, i, piece.positive_P)
             column_positive_M.index_add_(0, j, piece.positive_P)
             piece.leave_out()
-            x_RM.sub_(shift).exp_()
+            shift_(x_RM, shift).exp_()
             row_N[here] = x_RM.sum(1)
             column_M.add_(x_RM.sum(0))
             if labels.kind == "groups":
@@ -149,7 +149,7 @@ class ChunkedBackend(LossBackend):
                 by_column_RM = torch.exp(x_RM - columns.log_norm)
                 x_RM.sub_(rows.log_norm[here, None]).exp_().add_(by_column_RM)
             else:
-                exps_RM = x_RM if piece.kept else x_RM.sub_(shift).exp_()
+                exps_RM = x_RM if piece.kept else shift_(x_RM, shift).exp_()
                 exps_RM.mul_(row_N[here, None] + column_M)
             piece.leave_out(0)
             x_RM[i, j] = _positive_gradient(piece.positive_P, rows, i + here.start, columns, j)
@@ -171,7 +171,7 @@ class ChunkedBackend(LossBackend):
             for at, term_P in ((i, piece.positive_P), (j[mirrored], piece.positive_P[mirrored])):
                 row_positive_N.index_add_(0, at, term_P)
             piece.leave_out()
-            x_RM.sub_(shift).exp_()
+            shift_(x_RM, shift).exp_()
             row_N[piece.here] += x_RM.sum(1)
             row_N[piece.stop :] += x_RM[:, piece.stop - piece.first :].sum(0)
             if labels.kind == "groups":
@@ -209,7 +209,7 @@ class ChunkedBackend(LossBackend):
 
         def weigh_(piece: Piece) -> None:
             i, j = piece.i_P + piece.here.start, piece.j_P + piece.first
-            exps_RM = piece.x_RM.sub_(shift).exp_()
+            exps_RM = shift_(piece.x_RM, shift).exp_()
             exps_RM.mul_(row_N[piece.here, None] + row_N[piece.first :])
             piece.leave_out(0)
             piece.x_RM[piece.i_P, piece.j_P] = _positive_gradient(
@@ -297,12 +297,12 @@ class ChunkedBackend(LossBackend):
 
     def kept_rows(self, n: int, m: int, dtype: torch.dtype) -> int:
         """Return how many rows of exps are kept: of the last chunks, as ``cache_bytes`` says."""
-        chunks = self.sweep.chunks(n, m)
-        if self.cache_bytes is None:
-            return n - chunks[-1].start
-        fits = [
-            chunk for chunk in chunks if (n - chunk.start) * m * dtype.itemsize <= self.cache_bytes
-        ]
+        chunks, row_bytes = self.sweep.chunks(n, m), m * dtype.itemsize
+        bound = self.cache_bytes
+        if bound is None:  # with the chunk at work half of all, if that is little; a chunk at least
+            rows = max(n // 2 - chunks[0].stop, n - chunks[-1].start)
+            bound = min(rows * row_bytes, max(CHUNK_BYTES, (n - chunks[-1].start) * row_bytes))
+        fits = [chunk for chunk in chunks if (n - chunk.start) * row_bytes <= bound]
         return n - fits[0].start if fits else 0
 
 

@@ -100,8 +100,10 @@ class Sweep:
         dtype, logit_dtype, gradient_dtype = self._dtypes(a, b)
         scale = scale.to(dtype)
         matched_N = _matched_logits(a, b, scale, labels) if logit_dtype.itemsize < 4 else None
-        a_grad, b_grad = (a.new_zeros(x.shape if gradients else 0, dtype=dtype) for x in (a, b))
+        a_grad, b_grad = (a.new_empty(x.shape if gradients else 0, dtype=dtype) for x in (a, b))
         left, right = a.to(logit_dtype), b.to(logit_dtype).T
+        # scaled before the product, which is larger, unless that would round it once more
+        factor = scale if logit_dtype.itemsize < 4 else None
         a, b = a.to(gradient_dtype), b.to(gradient_dtype)
         chunks = self.chunks(len(a), len(b))
         buffer = a.new_empty(chunks[0].stop, len(b), dtype=dtype)
@@ -114,21 +116,23 @@ class Sweep:
             x_CM = buffer[: chunk.stop - chunk.start]
             if exps_CM is None:
                 x_CM = x_CM if stored_CM is None else stored_CM
-                multiply(left[chunk], right, out=x_CM)
+                multiply(
+                    left[chunk] if factor is not None else left[chunk] * scale, right, out=x_CM
+                )
             for here in _pieces(chunk, x_CM):
                 part = slice(here.start - chunk.start, here.stop - chunk.start)
                 x_RM = x_CM[part]
-                if exps_CM is None:
-                    x_RM.mul_(scale)
-                else:
+                if exps_CM is not None:
                     x_RM.copy_(exps_CM[part])
+                elif factor is not None:
+                    x_RM.mul_(factor)
                 i, j, neither = labels.pairs(here.start, here.stop)
                 positive_P = x_RM[i, j] if matched_N is None else matched_N[here][i]
                 visit_(Piece(x_RM, here, i, j, positive_P, neither, kept=exps_CM is not None))
             if gradients:
                 g_CM = x_CM.to(gradient_dtype)
                 multiply(g_CM, b, out=a_grad[chunk])
-                multiply(g_CM.T, a[chunk], out=b_grad, add=True)
+                multiply(g_CM.T, a[chunk], out=b_grad, add=chunk.start > 0)
         return a_grad.mul_(scale), b_grad.mul_(scale)
 
     def half(
@@ -213,4 +217,9 @@ def shift_of(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
 
 def _longest(x: Tensor) -> Tensor:
-    return x.square().sum(1).max().sqrt()
+    return torch.linalg.vector_norm(x, dim=1).max()
+
+
+def shift_(x: Tensor, shift: Tensor) -> Tensor:
+    """Subtract the shift from logits; on a CPU it is known to be 0 most of the time."""
+    return x.sub_(shift) if x.is_cuda or shift else x
