@@ -18,7 +18,7 @@ from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
-from contrastive.encoders.module import configs_hash
+from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.checkpoint import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.freezing import weights_from_spec
@@ -217,6 +217,7 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
                 f"{saved.path}: the config of the {modality} encoder has changed since the model "
                 f"was saved, so its embeddings may be others; put back the files that it had"
             )
+    _check_preprocessing(model, saved)
     weights = saved.tensors("model.safetensors")
     known = model.state_dict()
     for name, tensor in weights.items():
@@ -238,6 +239,18 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         place = saved.path / "model.safetensors"
         msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
+
+
+def _check_preprocessing(model: ContrastiveModel, saved: SavedFolder) -> None:
+    """Tell of preprocessing that is not what it was when the model was saved."""
+    known = saved.json("parts.json").get("preprocess", {})
+    for modality in model.towers:
+        if known.get(modality) not in (None, preprocess_hash(model.tower(modality).encoder)):
+            say(
+                f"{saved.path}: the {modality} encoder's preprocessing is not what it was when the "
+                "model was saved, so its embeddings may be others; put back the tokenizer or "
+                "processor that it had, or the versions of the libraries"
+            )
 
 
 def kind_of(tensor: Tensor) -> tuple[bool, bool]:
