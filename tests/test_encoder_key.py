@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from contrastive import ModelSpec, build_model, load_model
 from contrastive.data.content_hash import sample_key
 from contrastive.encoders import CBOW, HFDualImage, HFImage, HFText, Timm
-from contrastive.errors import BadSample
+from contrastive.errors import BadSample, WeightsError
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.code_versions import _distribution
 from contrastive.features.encoder_key import encoder_key
@@ -188,6 +188,26 @@ def test_a_config_beside_the_weights_counts_and_is_told_when_it_changes(
     assert "encoder has changed since the model was saved" in capsys.readouterr().err
     after = encoder_key(spec, model.tower(spec.modality).encoder)
     assert {name for name in before if before[name] != after[name]} == {"configs"}
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("which", ["hf-text", "timm"])
+def test_a_saved_model_finds_what_it_names_by_a_relative_path_from_any_folder(
+    which, models, tmp_path, monkeypatch
+):
+    folder, kind, *_ = CONFIGS[which]
+    shutil.copytree(models / folder, tmp_path / "models" / folder)
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    name = f"local-dir:../models/{folder}" if which == "timm" else "../models/bert"
+    build_model(one_tower(spec := kind(name=name))).save("saved")
+    monkeypatch.chdir(tmp_path)
+    load_model("a/saved").save("again")
+    model = load_model("again")
+    assert model.spec.towers[spec.modality].encoder.name == name  # by which features are cached
+    moved = (tmp_path / "models").rename(tmp_path / "moved")
+    with pytest.raises(WeightsError, match=str(moved.parent / "models" / folder)):
+        load_model("again")
 
 
 PREPROCESSING = {

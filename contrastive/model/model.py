@@ -367,6 +367,7 @@ class ContrastiveModel(nn.Module):
             },
             "configs": {m: configs_hash(self.tower(m).encoder) for m in rebuilt},
             "preprocess": {m: h for m, t in self._towers() if (h := preprocess_hash(t.encoder))},
+            "paths": {m: t.paths for m, t in self._towers() if t.paths},
             "packages": packages(found),
             "components": found,
         }
