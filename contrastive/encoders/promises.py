@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -41,11 +41,15 @@ AS_SHORT = ("a", "a a", "picture a")  # texts, of which some have as many tokens
 SHARE = "{:.2g} of the largest"
 
 
+Promise = Literal["rows", "finite", "repeatable", "padding", "batch"]
+PROMISES = get_args(Promise)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A promise that is not kept."""
 
-    promise: Literal["rows", "finite", "repeatable", "padding", "batch"]
+    promise: Promise
     problem: str
     remedy: str
     """For the author of the encoder."""

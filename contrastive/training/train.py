@@ -280,7 +280,7 @@ def _remember_samples(
         say(line)
     if held_out is not None:
         split, rows = str(spec.evaluation.split), rows_of(held_out)
-        rows = held_out_rows(model, rows, split, spec.evaluation.shared)
+        rows = held_out_rows(model.seen, rows, split, spec.evaluation.shared)
         check_images(model, held_out, rows, split, workers=spec.training.workers)
 
 
