@@ -48,26 +48,34 @@ class ImageTransform:
 
         Raises:
             BadSample: an image cannot be read.
-            SpecError: the transform gives images of different sizes.
+            SizesDifferError: the transform gives images of different sizes.
         """
-        several = sample_list(samples, "image", least=1)
-        images = [self.transform(open_image(sample)) for sample in several]
+        images = self.each(samples)
         check_one_size(images)
         return {"image": torch.stack(images)}
+
+    def each(self, samples: Sequence[ImageSource]) -> list[Tensor]:
+        """Return the images ``[3, H, W]``, each of its own size."""
+        several = sample_list(samples, "image", least=1)
+        return [self.transform(open_image(sample)) for sample in several]
+
+
+class SizesDifferError(SpecError):
+    """Images of different sizes form no batch."""
 
 
 def check_one_size(images: Iterable[Tensor]) -> None:
     """Insist on images that form a batch.
 
     Raises:
-        SpecError: they are of different sizes.
+        SizesDifferError: they are.
     """
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         msg = (
             f"the processor gives images of different sizes ({shapes}); let it resize all to one "
             "height and width (size in preprocessor_config.json), or crop them"
         )
-        raise SpecError(msg)
+        raise SizesDifferError(msg)
 
 
 class ImageModule(EncoderModule):

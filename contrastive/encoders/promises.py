@@ -73,8 +73,7 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
             features, broken = _trial(module, own, who)
     except (ContrastiveError, MemoryError) as error:
         if isinstance(error, SpecError) and not str(error).startswith(who):
-            msg = f"{who}: {error}"
-            raise SpecError(msg) from error
+            raise type(error)(f"{who}: {error}") from error
         raise
     except Exception as error:  # the model may be of any kind: audio, video, ...
         reason = " ".join(f"{type(error).__name__}: {error}".split())

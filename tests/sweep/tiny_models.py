@@ -41,7 +41,7 @@ TEXT = {
 """Numbers by the names of fields, of which a type has some."""
 SIDE = 64
 IMAGE = {
-    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers", "depth"), 2),
     **dict.fromkeys(("image_size", "pretrain_image_size", "input_size"), SIDE),
 }
 """Of images, widths stay those of the type: many depend on each other."""
@@ -85,6 +85,16 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "xlm": {"emb_dim": 32},
 }
 """What a type needs besides; ``...`` stands for its own number."""
+
+
+PEERS: dict[str, dict[str, Any]] = {
+    "vit_mae": {"mask_ratio": 0.0},  # which ours sets, too, so that it sees all patches
+}
+"""What is changed in a config of the library's own model after it was saved."""
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "imagegpt": {"clusters": [[n / 8 - 1] * 3 for n in range(16)]},
+}
+"""What an image processor needs."""
 
 
 def config_of(model_type: str, numbers: dict[str, Any]) -> Any:
