@@ -222,10 +222,10 @@ def test_auto_goes_by_size_device_and_products(
     n, width, dtype, matmul_dtype, on_gpu, on_cpu, monkeypatch
 ):
     given = {"dtype": dtype, "matmul_dtype": matmul_dtype}
-    monkeypatch.setattr(execution, "_has_triton", lambda: True)
+    monkeypatch.setattr(execution, "HAS_TRITON", True)
     for device, expected in (("cuda", on_gpu), ("cpu", on_cpu)):
         assert execution.choose("auto", n, n, width, device=device, **given) == expected
-    monkeypatch.setattr(execution, "_has_triton", lambda: False)
+    monkeypatch.setattr(execution, "HAS_TRITON", False)
     assert execution.choose("auto", n, n, width, device="cuda", **given) != "fused"
     # who asks for it is told what is missing
     assert execution.choose("fused", n, n, width, device="cuda", **given) == "fused"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Literal, assert_never
 
 import torch
@@ -30,9 +29,11 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import PairShards
     from contrastive.losses import Direction, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
+    from contrastive.losses.backends.triton.fused import FusedBackend
 
 Chosen = Literal["eager", "chunked", "fused"]
 LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two passes
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @renamed_parameters(products="matmul_dtype")
@@ -185,7 +186,7 @@ def choose(
         return execution
     if n * m < LARGE:
         return "eager"
-    fits = torch.device(device).type == "cuda" and dim <= WIDEST and _has_triton()
+    fits = torch.device(device).type == "cuda" and dim <= WIDEST and HAS_TRITON
     return "fused" if fits and _reduced_dtype(dtype, matmul_dtype) else "chunked"
 
 
@@ -226,10 +227,7 @@ def _backend(
         case "chunked":
             return ChunkedBackend(matmul_dtype=dtype)
         case "fused":
-            require("triton", extra="kernels")
-            from contrastive.losses.backends.triton.fused import FusedBackend
-
-            return FusedBackend(matmul_dtype=dtype)
+            return _fused_backend()(matmul_dtype=dtype)
         case _:
             assert_never(execution)
 
@@ -246,9 +244,12 @@ def _reduced_dtype(dtype: torch.dtype, matmul_dtype: MatmulDtype) -> torch.dtype
     return torch.bfloat16 if matmul_dtype == "bf16" and dtype == torch.float32 else None
 
 
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+@torch.compiler.assume_constant_result  # a compiled loss need not look into an import
+def _fused_backend() -> type[FusedBackend]:
+    require("triton", extra="kernels")
+    from contrastive.losses.backends.triton.fused import FusedBackend
+
+    return FusedBackend
 
 
 def gather_global_batch(
