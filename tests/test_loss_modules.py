@@ -224,10 +224,10 @@ def test_auto_goes_by_size_device_and_products(
     n, width, dtype, matmul_dtype, on_gpu, on_cpu, monkeypatch
 ):
     given = {"dtype": dtype, "matmul_dtype": matmul_dtype}
-    monkeypatch.setattr(choice, "_has_triton", lambda: True)
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
     for device, expected in (("cuda", on_gpu), ("cpu", on_cpu)):
         assert choice.choose("auto", n, n, width, device=device, **given) == expected
-    monkeypatch.setattr(choice, "_has_triton", lambda: False)
+    monkeypatch.setattr(choice, "HAS_TRITON", False)
     assert choice.choose("auto", n, n, width, device="cuda", **given) != "fused"
     # who asks for it is told what is missing
     assert choice.choose("fused", n, n, width, device="cuda", **given) == "fused"
@@ -235,7 +235,7 @@ def test_auto_goes_by_size_device_and_products(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_auto_multiplies_in_bf16_where_a_gpu_runs_in_bf16(dtype, monkeypatch):
-    monkeypatch.setattr(choice, "_has_triton", lambda: True)
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
     loss, gpu = InfoNCE().build(), torch.device("cuda")
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)  # as torch.autocast, which asks for a GPU, does

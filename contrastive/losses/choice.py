@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from contrastive.losses import Execution, MatmulDtype
 
 Chosen = Literal["eager", "chunked", "fused"]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 # pairs; below, all logits are small and one product is faster than two passes. The number for a GPU
 # is predicted: each launch costs its host as much as some 10**6 pairs
 LARGE = {"cpu": 2**20, "cuda": 2**25}
@@ -49,7 +49,7 @@ def choose(
     where = torch.device(device)
     if n * m < LARGE.get(where.type, LARGE["cuda"]):
         return "eager"
-    fits = fused and where.type == "cuda" and dim <= WIDEST and _has_triton()
+    fits = fused and where.type == "cuda" and dim <= WIDEST and HAS_TRITON
     return "fused" if fits and reduced_dtype(dtype, matmul_dtype, where) else "chunked"
 
 
@@ -120,8 +120,3 @@ def reduced_dtype(
         return dtype
     bf16 = multiplied_in(matmul_dtype, device) == "bf16"
     return torch.bfloat16 if bf16 and dtype == torch.float32 else None
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

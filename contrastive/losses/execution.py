@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import PairShards
     from contrastive.losses import Direction, Exchange, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
+    from contrastive.losses.backends.triton.fused import FusedBackend
 
 
 @renamed_parameters(products="matmul_dtype")
@@ -248,12 +249,17 @@ def backend_of(
             backend = ChunkedBackend(matmul_dtype=dtype)
             return ChunkedOperators(backend) if torch.compiler.is_compiling() else backend
         case "fused":
-            require("triton", extra="kernels")
-            from contrastive.losses.backends.triton.fused import FusedBackend
-
-            return FusedBackend(matmul_dtype=dtype)
+            return _fused_backend()(matmul_dtype=dtype)
         case _:
             assert_never(execution)
+
+
+@torch.compiler.assume_constant_result  # a compiled loss need not look into an import
+def _fused_backend() -> type[FusedBackend]:
+    require("triton", extra="kernels")
+    from contrastive.losses.backends.triton.fused import FusedBackend
+
+    return FusedBackend
 
 
 def gather_global_batch(

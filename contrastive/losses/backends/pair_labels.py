@@ -81,7 +81,7 @@ class PairLabels:
         check_pair_counts(n, m)
         a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
         k = min(n, m)
-        matched_pairs = torch.tensor(float(k), device=device)
+        matched_pairs = torch.full((), float(k), device=device)  # a copy from the host would wait
         if positives == "multi" and a_ids is not None and b_ids is not None:
             rows_N, columns_M = _equal(a_ids, b_ids), _equal(b_ids, a_ids)
             return cls(
