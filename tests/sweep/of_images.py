@@ -72,7 +72,8 @@ def _tried(candidate: Candidate) -> Candidate:
 
 def _image(model_type: str, folder: Path, numbers: dict[str, Any], side: int | None) -> Candidate:
     model = save(config_of(model_type, numbers), folder)
-    _processor(model_type, side).save_pretrained(folder)
+    if model_type != "timm_wrapper":  # whose config tells of images, too
+        _processor(model_type, side).save_pretrained(folder)
     vars(model.config).update(PEERS.get(model_type, {}))
     return Candidate(HFImage(name=str(folder)), _theirs(model, model_type, folder))
 
@@ -127,7 +128,7 @@ def _processor(model_type: str, side: int | None) -> Any:
         return kind(**fields)
     own = kind(**fields)
     square = {"height": side, "width": side}
-    for name in ("size", "crop_size", "pad_size"):
+    for name in {"size", "crop_size", "pad_size"} - {*fields}:
         numbers = {key: n for key, n in dict(getattr(own, name, None) or {}).items() if n}
         if numbers or name == "size":
             fields = fields | {name: dict.fromkeys(numbers, side) or square}

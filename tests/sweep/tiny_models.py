@@ -45,7 +45,73 @@ IMAGE = {
     **dict.fromkeys(("image_size", "pretrain_image_size", "input_size"), SIDE),
 }
 """Of images, widths stay those of the type: many depend on each other."""
+DINO = {"model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 32}
+DINO |= {"num_hidden_layers": 2, "num_attention_heads": 4, "use_mask_token": False}
+STAGES = [f"stage{n}" for n in (1, 2, 3, 4)]
+LCNET = {"model_type": "pp_lcnet_v4", "stem_channels": [3, 8, 16], "out_features": STAGES}
+LCNET |= {
+    "block_configs": [
+        [[3, 16, 16, 1, True]],
+        [[3, 16, 16, 2, False]],
+        [[3, 16, 32, 2, True]],
+        [[3, 32, 32, 2, False]],
+    ]
+}
+LENGTHS = {"long": 7, "mid": 5, "short": 3}
+INTRACLASS: dict[str, Any] = {"reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0]}
+for _word, _k in LENGTHS.items():
+    for _name, _size in {
+        "vertical_long_to_small_conv": [_k, 1],
+        "horizontal_small_to_long_conv": [1, _k],
+        "symmetric_conv_long": [_k, _k],
+    }.items():
+        INTRACLASS[f"{_name}_{_word}ratio"] = [_size, 1, [n // 2 for n in _size]]
+REPVIT = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 2}
+REPVIT |= {"model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}}
+FEATURES = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+EDGETAM = FEATURES | {"backbone_config": REPVIT}
+SAM = {"image_size": 64, "num_hidden_layers": 2, "global_attn_indexes": [1]}
+SAM3 = SAM | {"image_size": 56, "hidden_size": 64, "intermediate_size": 96, "window_size": 2}
+SAM3_VISION = FEATURES | {"backbone_config": SAM3 | {"model_type": "sam3_vit_model"}}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "depth_pro": {
+        **dict.fromkeys(("image_model_config", "patch_model_config", "fov_model_config"), DINO),
+        "patch_size": 32,
+        "fusion_hidden_size": 16,
+        "intermediate_hook_ids": [1, 0],
+        "intermediate_feature_dims": [16, 16],
+        "scaled_images_feature_dims": [16, 16, 16],
+    },
+    "donut-swin": {"image_size": 224},  # whose windows are of seven patches of four pixels
+    "edgetam": {"vision_config": EDGETAM},
+    "edgetam_video": {"vision_config": EDGETAM},
+    "edgetam_vision_model": EDGETAM,
+    "hiera": {"image_size": [SIDE, SIDE]},
+    **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), SAM),
+    **dict.fromkeys(("sam", "sam_hq"), {"vision_config": SAM}),
+    "sam3_vit_model": SAM3,
+    "sam3_vision_model": SAM3_VISION,
+    **dict.fromkeys(("sam3_tracker", "sam3_tracker_video"), {"vision_config": SAM3_VISION}),
+    "lw_detr": {"projector_scale_factors": [1.0], "num_queries": 8},
+    "rf_detr": {"num_queries": 8},
+    "pp_ocrv6_small_det": {
+        "backbone_config": LCNET,
+        "layer_list_out_channels": [16, 16, 32, 32],
+        "neck_out_channels": 16,
+    },
+    "pp_ocrv6_medium_det": {
+        "backbone_config": LCNET,
+        "neck_out_channels": 16,
+        "intraclass_block_config": INTRACLASS,
+        "scale_factor_list": [1, 2, 4, 8],
+        "kernel_list": [3, 2, 2],
+    },
+    "timm_backbone": {"backbone": "test_resnet"},
+    "timm_wrapper": {
+        "architecture": "test_vit",
+        "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bicubic"},
+        "model_args": {"img_size": 64},
+    },
     "albert": {"num_hidden_groups": 1},
     "dory": {"use_cache": False},  # with one, its own features are others by a hundredth
     "deepseek_v2": {
@@ -91,8 +157,17 @@ PEERS: dict[str, dict[str, Any]] = {
     "vit_mae": {"mask_ratio": 0.0},  # which ours sets, too, so that it sees all patches
 }
 """What is changed in a config of the library's own model after it was saved."""
+SIDE_OF_14 = {"height": 56, "width": 56}  # for patches of 14 pixels
 PROCESSORS: dict[str, dict[str, Any]] = {
-    "imagegpt": {"clusters": [[n / 8 - 1] * 3 for n in range(16)]},
+    "depth_pro": {"size": {"height": 128, "width": 128}},  # four times a patch of its own
+    "donut-swin": {"size": {"height": 224, "width": 224}},
+    "lw_detr": {"size": {"height": SIDE, "width": SIDE}},  # for its windows
+    **dict.fromkeys(("rf_detr", "sam3_vit_model", "sam3_vision_model"), {"size": SIDE_OF_14}),
+    **dict.fromkeys(("sam3_tracker", "sam3_tracker_video"), {"size": SIDE_OF_14}),
+    "imagegpt": {
+        "clusters": [[n / 8 - 1] * 3 for n in range(16)],
+        "size": {"height": 8, "width": 8},
+    },
 }
 """What an image processor needs."""
 
