@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *map(chr, range(33, 127))])}
+
+
+def _each(types: tuple[str, ...], numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {model_type: {**numbers} for model_type in types}
+
+
 TEXT = {
     **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size"), 32),
     **dict.fromkeys(("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim"), 48),
@@ -85,10 +91,10 @@ SAM = {"image_size": 64, "num_hidden_layers": 2, "global_attn_indexes": [1]}
 SAM3 = SAM | {"image_size": 56, "hidden_size": 64, "intermediate_size": 96, "window_size": 2}
 SAM3_VISION = FEATURES | {"backbone_config": SAM3 | {"model_type": "sam3_vit_model"}}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("kimi_linear", "qwen3_next"), {"layer_types": HYBRID}),
-    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), {"layer_types": HYBRID}),
-    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), {"global_head_dim": 8}),
-    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8}),
+    **_each(("kimi_linear", "qwen3_next"), {"layer_types": HYBRID}),
+    **_each(("qwen3_5_text", "qwen3_5_moe_text"), {"layer_types": HYBRID}),
+    **_each(("gemma4_text", "gemma4_unified_text"), {"global_head_dim": 8}),
+    **_each(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8}),
     "depth_pro": {
         **dict.fromkeys(("image_model_config", "patch_model_config", "fov_model_config"), DINO),
         "patch_size": 32,
@@ -103,10 +109,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "edgetam_vision_model": EDGETAM,
     "hiera": {"image_size": [SIDE, SIDE]},
     **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), SAM),
-    **dict.fromkeys(("sam", "sam_hq"), {"vision_config": SAM}),
+    **_each(("sam", "sam_hq"), {"vision_config": SAM}),
     "sam3_vit_model": SAM3,
     "sam3_vision_model": SAM3_VISION,
-    **dict.fromkeys(("sam3_tracker", "sam3_tracker_video"), {"vision_config": SAM3_VISION}),
+    **_each(("sam3_tracker", "sam3_tracker_video"), {"vision_config": SAM3_VISION}),
     "lw_detr": {"projector_scale_factors": [1.0], "num_queries": 8},
     "rf_detr": {"num_queries": 8},
     "pp_ocrv6_small_det": {
@@ -247,8 +253,8 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "depth_pro": {"size": {"height": 128, "width": 128}},  # four times a patch of its own
     "donut-swin": {"size": {"height": 224, "width": 224}},
     "lw_detr": {"size": {"height": SIDE, "width": SIDE}},  # for its windows
-    **dict.fromkeys(("rf_detr", "sam3_vit_model", "sam3_vision_model"), {"size": SIDE_OF_14}),
-    **dict.fromkeys(("sam3_tracker", "sam3_tracker_video"), {"size": SIDE_OF_14}),
+    **_each(("rf_detr", "sam3_vit_model", "sam3_vision_model"), {"size": SIDE_OF_14}),
+    **_each(("sam3_tracker", "sam3_tracker_video"), {"size": SIDE_OF_14}),
     "imagegpt": {
         "clusters": [[n / 8 - 1] * 3 for n in range(16)],
         "size": {"height": 8, "width": 8},
