@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from contrastive.console import say
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
-from contrastive.encoders.image import ImageTransform, SizesDifferError
+from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_of
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
@@ -38,12 +38,20 @@ class HFImageModule(EncoderModule):
         super().__init__()
         self.who = f"hf-image {spec.name!r}"
         self.pooling = spec.pooling
-        self.model, _, folder = load_half(spec, self.who)
+        self.model, config, folder = load_half(spec, self.who)
         self.folder_config = folder_config(folder)
         self.needed = _required(self.model)
         processor = load_image_processor(folder, self.who)
+        mode = mode_of(getattr(config, "num_channels", 3), self.who)
+        if mode == "L" and len(processor.image_mean) != 1:
+            msg = (
+                f"{self.who}: the model takes grey images, and its processor makes them of 3 "
+                "channels; give image_mean and image_std one number each in "
+                "preprocessor_config.json"
+            )
+            raise SpecError(msg)
         steps = " ".join(processor.to_json_string().split())
-        self.preprocess = ImageTransform(Process(processor), steps)
+        self.preprocess = ImageTransform(Process(processor, mode), steps)
         if self.needed - {"pixel_values"} or "pixel_values" not in processor.model_input_names:
             self.preprocess = ProcessImages(processor, steps)  # with the places of patches, say
         # Hiera's config has a mask_ratio, too, of which its encoder makes no use
@@ -107,14 +115,17 @@ class Process:
     """An image processor, one image at a time, so that none depends on its batch."""
 
     processor: Any
+    mode: str = "RGB"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return ``[3, H, W]``.
+        """Return ``[3, H, W]``, or ``[1, H, W]`` of a grey image.
 
         Raises:
             SpecError: it gives several images for one.
         """
-        pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        pixels: Tensor = self.processor(images=image.convert(self.mode), return_tensors="pt")[
+            "pixel_values"
+        ]
         if pixels.ndim != 4:
             msg = (
                 f"the processor makes {[*pixels.shape]} of an image: frames of a video, or tiles; "

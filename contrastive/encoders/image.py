@@ -25,7 +25,21 @@ if TYPE_CHECKING:
     from contrastive.data.images import ImageSource
     from contrastive.encoders import Augment
 
+MODES = {1: "L", 3: "RGB"}
+"""Of PIL, by the channels that a network takes."""
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that map [0, 1] to [-1, 1]
+
+
+def mode_of(channels: int, who: str) -> str:
+    """Return the mode of the images that a network takes: grey ones if it has one channel.
+
+    Raises:
+        SpecError: it takes other images.
+    """
+    if channels not in MODES:
+        msg = f"{who}: takes images of {channels} channels, not of 3 or 1; choose another model"
+        raise SpecError(msg)
+    return MODES[channels]
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class ImageTransform:
     """
 
     transform: Callable[[Image.Image], Tensor] = field(repr=False)
-    """RGB image to ``[3, H, W]``."""
+    """RGB image to ``[3, H, W]``, or ``[1, H, W]`` for a network of grey ones."""
     steps: str
     """Every step and parameter of it, for the ``repr``."""
 
@@ -108,6 +122,7 @@ def augmentation(
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
     interpolation: str = "bicubic",
+    mode: str = "RGB",
 ) -> ImageTransform | None:
     """Return what changes an image at random while training, or None; the randomness is torch's.
 
@@ -131,6 +146,7 @@ def augmentation(
             v.RandomGrayscale(p=0.2),
             v.RandomApply([blur], p=0.5),
         ]
+    steps += [v.Grayscale()] if mode == "L" else []
     return _composed([*steps, v.ToTensor(), v.Normalize(tuple(mean), tuple(std))])
 
 
