@@ -18,7 +18,12 @@ from contrastive.losses import (
 from tests.pair_losses import unit
 from tests.row_losses import call, gradients
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_compiler")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("fresh_compiler"),
+    # the compiler of torch 2.10 does so
+    pytest.mark.filterwarnings("ignore:.* should not be instantiated:DeprecationWarning"),
+]
 
 LOSSES = {
     "infonce": lambda how: InfoNCE(execution=how),

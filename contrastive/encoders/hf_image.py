@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -81,9 +81,10 @@ class HFImageModule(EncoderModule):
             return self._features(**inputs)
         if size is None:
             return self._features(pixel_values=image)
-        sizes, which_B = size.unique(dim=0, return_inverse=True)
-        rows = [(which_B == i).nonzero().flatten() for i in range(len(sizes))]
-        parts = [image[row, :, :h, :w] for row, (h, w) in zip(rows, sizes.tolist(), strict=True)]
+        shapes = cast("list[list[int]]", size.tolist())
+        each = sorted({(h, w) for h, w in shapes})
+        rows = [(size == size.new_tensor(shape)).all(1).nonzero().flatten() for shape in each]
+        parts = [image[row, :, :h, :w] for row, (h, w) in zip(rows, each, strict=True)]
         features = torch.cat([self._features(pixel_values=part) for part in parts])
         return features[torch.cat(rows).argsort()]
 
@@ -149,7 +150,7 @@ class PadImages:
         """
         images = self.images.each(samples)
         size = torch.tensor([image.shape[-2:] for image in images])
-        height, width = size.amax(0).tolist()
+        height, width = cast("list[int]", size.amax(0).tolist())
         padded = [
             pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
             for image in images

@@ -6,7 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, assert_never, cast
 
 import torch
 from torch.nn.functional import normalize as unit_rows
@@ -18,10 +18,14 @@ from contrastive.losses import functional
 from contrastive.losses.backends import base as engine
 from contrastive.losses.backends import ring as rings
 from contrastive.losses.backends.chunked import ChunkedBackend
-from contrastive.losses.backends.chunked_operators import ChunkedOperators
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
-from contrastive.losses.backends.pair_labels import PairLabels, check_embeddings, matched_ids
+from contrastive.losses.backends.pair_labels import (
+    PairLabels,
+    check_devices,
+    check_embeddings,
+    matched_ids,
+)
 from contrastive.losses.backends.products import cosines
 from contrastive.losses.choice import choose_for, common_dtype, reduced_dtype
 
@@ -31,7 +35,11 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import PairShards
     from contrastive.losses import Direction, Exchange, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
+    from contrastive.losses.backends.chunked_operators import ChunkedOperators
     from contrastive.losses.backends.triton.fused import FusedBackend
+
+
+F = TypeVar("F")
 
 
 @renamed_parameters(products="matmul_dtype")
@@ -112,6 +120,7 @@ def infonce(
             direction=direction,
             label_smoothing=label_smoothing,
         )
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     if direction == "both":
         a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
     labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
@@ -169,6 +178,7 @@ def sigmoid(
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         logits_NM = all_logits(a, b, log_scale=log_scale, bias=bias, matmul_dtype=matmul_dtype)
         return functional.sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale, bias=bias)
     a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
     _, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     return engine.sigmoid(
@@ -247,14 +257,30 @@ def backend_of(
     match execution:
         case "chunked":
             backend = ChunkedBackend(matmul_dtype=dtype)
-            return ChunkedOperators(backend) if torch.compiler.is_compiling() else backend
+            return _chunked_operators()(backend) if torch.compiler.is_compiling() else backend
         case "fused":
             return _fused_backend()(matmul_dtype=dtype)
         case _:
             assert_never(execution)
 
 
-@torch.compiler.assume_constant_result  # a compiled loss need not look into an import
+def _constant(function: F) -> F:
+    """Let ``torch.compile`` take what a function returns, and not look into its import.
+
+    This is ``torch.compiler.assume_constant_result``, which imports the whole compiler, and Triton.
+    """
+    cast("Any", function)._dynamo_marked_constant = True
+    return function
+
+
+@_constant
+def _chunked_operators() -> type[ChunkedOperators]:
+    from contrastive.losses.backends.chunked_operators import ChunkedOperators
+
+    return ChunkedOperators
+
+
+@_constant
 def _fused_backend() -> type[FusedBackend]:
     require("triton", extra="kernels")
     from contrastive.losses.backends.triton.fused import FusedBackend

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, final
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -20,8 +20,8 @@ from torch.nn.functional import logsigmoid
 from contrastive.distributed.global_batch import PairShards
 from contrastive.losses import AnchorConfig, SupCon
 from contrastive.losses.backends.chunked import ChunkedBackend
-from contrastive.losses.backends.chunked_operators import ChunkedOperators
-from contrastive.losses.backends.pair_labels import PairLabels, matched_ids
+from contrastive.losses.backends.empty_shard import EmptyShardBackend
+from contrastive.losses.backends.pair_labels import PairLabels, check_devices, matched_ids
 from contrastive.losses.backends.pair_sums import LineSums, own_sums, pair_sums
 from contrastive.losses.backends.power_sums import power_sums
 from contrastive.losses.choice import choose, described, global_sizes
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import BatchGroup, RowShards
     from contrastive.losses import Candidates, Direction, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
+    from contrastive.losses.backends.chunked_operators import ChunkedOperators
     from contrastive.losses.choice import Chosen
 
 A = TypeVar("A", bound=AnchorConfig | SupCon)
@@ -177,6 +178,7 @@ def both_sides(
         ValueError: the ids do not fit the embeddings.
     """
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     if positives == "ignore":
         a_ids = b_ids = None
     shards = pair_shards(a, b, group)
@@ -269,9 +271,10 @@ def _between(
         one = {"row_count_N": labels.row_count_N.clamp(max=1)}
         one["column_count_M"] = labels.column_count_M.clamp(max=1)
         return pair_sums(a, b, log_scale, replace(labels, **one), backend=backend, shards=shards)
-    if not isinstance(backend, ChunkedBackend | ChunkedOperators):  # of a rank without rows
+    if isinstance(backend, EmptyShardBackend):  # of a rank without rows
         backend = ChunkedBackend()
-    return power_sums(a, b, log_scale, labels, powers=powers, backend=backend, shards=shards)
+    chunked = cast("ChunkedBackend | ChunkedOperators", backend)
+    return power_sums(a, b, log_scale, labels, powers=powers, backend=chunked, shards=shards)
 
 
 def _within(

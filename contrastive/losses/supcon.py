@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from contrastive.losses import SupCon
-from contrastive.losses.backends.pair_labels import matched_ids
+from contrastive.losses.backends.pair_labels import check_devices, matched_ids
 from contrastive.losses.backends.pair_sums import own_sums, pair_sums
 from contrastive.losses.choice import choose, global_sizes
 from contrastive.losses.execution import (
@@ -98,6 +98,7 @@ def supcon(
         ValueError: the ids do not fit the embeddings.
     """
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     shards = pair_shards(a, b, group)
     z = sum(global_sizes(a, b, shards))
     how = choose(

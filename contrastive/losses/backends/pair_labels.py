@@ -228,6 +228,18 @@ def check_embeddings(a: Any, b: Any) -> None:
         raise ValueError(msg)
 
 
+def check_devices(a: Tensor, **others: Tensor | None) -> None:
+    """Refuse what is on another device than the embeddings, before a kernel meets it.
+
+    Raises:
+        ValueError: names both devices.
+    """
+    for name, x in others.items():
+        if x is not None and x.device != a.device:
+            msg = f"{name} is on {x.device}, a on {a.device}; give {name}.to({str(a.device)!r})"
+            raise ValueError(msg)
+
+
 def check_pair_counts(n: int, m: int) -> None:
     """Refuse a batch without pairs, whose loss is a mean of nothing.
 

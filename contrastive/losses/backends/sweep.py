@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -217,7 +217,7 @@ def shift_of(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
 
 def _longest(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=1).max()
+    return cast("Tensor", torch.linalg.vector_norm(x, dim=1)).max()
 
 
 def shift_(x: Tensor, shift: Tensor) -> Tensor:

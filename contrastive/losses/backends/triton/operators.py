@@ -18,7 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef, custom_op
+from torch.library import custom_op
 from torch.nn.functional import softplus
 
 from contrastive.losses.backends.base import RowStats, row_stats
@@ -39,7 +39,7 @@ class Operator(Generic[P, T]):
     """
 
     function: Callable[P, T]
-    operator: CustomOpDef
+    operator: Any
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it."""
