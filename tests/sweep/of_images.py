@@ -30,6 +30,7 @@ OTHERS += ("sam3_tracker_video",)
 HIDDEN = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps")
 PARTS = ("vision_model", "image_model", "vision_encoder")
 CHANNELS_LAST = ("sam2", "sam2_video", "sam2_vision_model", "sam2_hiera_det_model")
+CHANNELS_LAST += ("edgetam", "edgetam_video", "edgetam_vision_model")
 """Types whose map of an image is ``[B, H, W, F]``."""
 
 

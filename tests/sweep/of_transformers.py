@@ -69,7 +69,9 @@ def half(family: str, modality: str, folder: Path) -> Candidate:
     """Make a half of a dual model."""
     (duals.FAMILIES | duals.OTHERS)[family](folder / "model")
     name = str(folder / "model")
-    model = t.AutoModel.from_pretrained(name).eval()
+    # by another implementation of attention, AIMv2 looks ahead in a text
+    attention = {"attn_implementation": "eager"} if family == "aimv2" else {}
+    model = t.AutoModel.from_pretrained(name, **attention).eval()
     processor = t.AutoProcessor.from_pretrained(name)
     spec = HFDualImage(name=name) if modality == "image" else HFDualText(name=name)
     encoder: Any = spec.build()
