@@ -130,10 +130,7 @@ class LossBackend(ABC):
         """
 
     def own_sums(self, a: Tensor, all_a: Tensor, scale: Tensor, labels: PairLabels) -> SoftmaxSums:
-        """Return the sums of the rows of ``a`` ``[n, D]`` over ``all_a`` ``[N, D]``, rows of a too.
-
-        Those of the columns are of no use.
-        """
+        """Return the sums of rows of ``a`` over ``all_a``, rows of a too; no columns' are of use."""
         return self.sums(a, all_a, scale, labels, gradients=False)
 
     def own_gradient(
