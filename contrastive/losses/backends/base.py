@@ -130,7 +130,7 @@ class LossBackend(ABC):
         """
 
     def own_sums(self, a: Tensor, all_a: Tensor, scale: Tensor, labels: PairLabels) -> SoftmaxSums:
-        """Return the sums of rows of ``a`` over ``all_a``, rows of a too; no columns' are of use."""
+        """Return the sums of the rows of a over all rows of a, of which a rank has some."""
         return self.sums(a, all_a, scale, labels, gradients=False)
 
     def own_gradient(
