@@ -27,7 +27,7 @@ triton = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("names", "marked"),
     [
-        (["values"], "not nightly"),
+        (["values", "host"], "not nightly"),
         (["operators", "parity"], "not nightly"),
         # each setting has its case in the one before; here are all pairs of settings
         pytest.param(["operators", "parity"], "nightly", marks=pytest.mark.nightly),
