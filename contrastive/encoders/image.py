@@ -69,7 +69,7 @@ class ImageTransform:
         return {"image": torch.stack(images)}
 
     def each(self, samples: Sequence[ImageSource]) -> list[Tensor]:
-        """Return the images ``[3, H, W]``, each of its own size."""
+        """Return images ``[C, H, W]``, each of its own size."""
         several = sample_list(samples, "image", least=1)
         return [self.transform(open_image(sample)) for sample in several]
 
