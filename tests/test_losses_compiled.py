@@ -48,7 +48,7 @@ def fresh_compiler():
 
 
 @pytest.mark.parametrize("with_ids", [True, pytest.param(False, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("how", ["eager", "chunked"])
+@pytest.mark.parametrize("how", ["chunked", pytest.param("eager", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_compiled_loss_is_one_graph_with_the_same_numbers(name, how, with_ids):
     ids = torch.arange(24) // 2 if with_ids else None
