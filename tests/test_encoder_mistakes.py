@@ -128,3 +128,12 @@ def test_a_missing_library_is_named_with_its_extra(library, extra, spec, monkeyp
     with pytest.raises(MissingExtra, match=rf'{library}.* pip install ".*\[{extra}\]"') as error:
         spec.build()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [HFText, SentenceTransformers])
+def test_a_prompt_has_no_place_for_the_text(kind):
+    with pytest.raises(
+        SpecError, match=r"prompt: a prompt stands before each text .* leave it out"
+    ):
+        kind(name="some/model", prompt="query: {}")
+    assert kind(name="some/model", prompt="query: ").prompt == "query: "

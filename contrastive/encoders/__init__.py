@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from contrastive.config.base import Config, PathField
 from contrastive.config.bounds import Entries, Layers, Probability, Side, Tokens, Width
@@ -18,6 +18,15 @@ from contrastive.config.registry import Registry
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
 
+
+def _stands_before(prompt: str) -> str:
+    if "{}" in prompt:
+        msg = "a prompt stands before each text and has no {}; leave it out"
+        raise ValueError(msg)
+    return prompt
+
+
+Prompt = Annotated[str, AfterValidator(_stands_before)]
 Augment = Literal["none", "crop-flip", "simclr"]
 
 
@@ -148,7 +157,7 @@ class HFText(Encoder):
     (right for CLIP); or the last token (right for decoders such as GPT). Never padding."""
     max_length: Tokens | None = None
     """Tokens of a text that are read; by default as many as the model takes, at most 512."""
-    prompt: str = ""
+    prompt: Prompt = ""
     """Put before each text, such as "query: " for the models of E5."""
 
     def build(self) -> EncoderModule:
@@ -219,7 +228,7 @@ class SentenceTransformers(Encoder):
     """Branch, tag or commit on the Hub; only a commit stays the same."""
     max_length: Tokens | None = None
     """Tokens of a text that are read; by default what the model was saved with, else 512."""
-    prompt: str | None = None
+    prompt: Prompt | None = None
     """Put before each text, such as "query: "; by default the model's own default prompt."""
     prompt_name: str | None = None
     """A prompt of the model's config, in place of ``prompt``."""
