@@ -81,6 +81,14 @@ def test_a_mistake_while_a_spec_is_checked_is_attributed(spec, command):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_the_machine_s(spec, command, workers):
+    ended = command("train", spec("encoder", "preprocess, full disk", workers=workers))
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].endswith("scratch.bin: No space left on device")
+    assert "plugins check" not in ended.err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_the_traceback_is_to_be_had(spec, command, monkeypatch, workers):
     monkeypatch.setenv(SHOW, "1")
     ended = command("train", spec("encoder", "preprocess", workers=workers))

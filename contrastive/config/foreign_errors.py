@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SHOW = "CONTRASTIVE_TRACEBACK"
 """An environment variable: what is one line has its traceback above it, for authors."""
 BUILT = {"EncoderModule": "encoder", "LossModule": "loss"}
+MACHINES = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+"""Numbers of errors that are the machine's, whoever meets them: no space, too many open files."""
 LONGEST = 300  # characters of somebody else's message
 
 
@@ -29,6 +32,8 @@ def foreign_error(error: BaseException) -> PluginError | None:
     and our own code are called by it.
     """
     if isinstance(error, ContrastiveError) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, OSError) and error.errno in MACHINES:
         return None
     known: dict[str, list[type[Config]]] = {}
     for cls in _foreign_components(Config):

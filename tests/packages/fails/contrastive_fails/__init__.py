@@ -1,5 +1,7 @@
 """Parts that fail where they are asked to."""
 
+import errno
+import os
 from typing import Any, ClassVar
 
 from pydantic import model_validator
@@ -12,8 +14,11 @@ class Fails:
 
     def at(self, place: str) -> None:
         """Fail, if it is here."""
-        if getattr(self, "where", "") == place:
+        where = getattr(self, "where", "")
+        if where == place:
             raise KeyError(place)
+        if where == f"{place}, full disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scratch.bin")
 
 
 class Text(Encoder, Fails):
