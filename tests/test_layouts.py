@@ -465,3 +465,12 @@ def test_json_lines_are_told_from_a_document_by_content(here):
     for name, text in {"c.json": lines, "c.jsonl": json.dumps(rows, indent=1)}.items():
         write(f"data/{name}", text)
         assert len(ImageFolder(folder="data", captions=name, holdout=0).build("train")) == 2
+
+
+def test_flickr8k_without_its_lists_is_told_their_names(here):
+    flickr8k()
+    for path in Path("flickr8k").glob("Flickr_8k.*Images.txt"):
+        path.unlink()
+    data = Dataset.choose({"type": "flickr30k", "folder": "flickr8k"})
+    with pytest.raises(DataError, match=r"or Flickr_8k\.trainImages\.txt, Flickr_8k\.devImages"):
+        data.build("train", purpose="train")

@@ -107,9 +107,11 @@ def _read_splits(folder: Path, given: PathField | None, annotations: Path) -> _S
         return _read_members(file)
     if members := _read_lists(place, places):
         return _Splits(members, [])
+    of_flickr8k = "8k" in annotations.name.lower()
+    lists = ", ".join(LISTS[split][-1 if of_flickr8k else 0] for split in SPLITS)
     msg = (
         f"{annotations}: does not say the splits, nor does {place}; add {WITH_SPLITS[0]} or "
-        f"{WITH_SPLITS[2]} ({KARPATHY}), or {', '.join(LISTS[split][0] for split in SPLITS)}; or "
+        f"{WITH_SPLITS[2]} ({KARPATHY}), or {lists}; or "
         "set splits to such a file, or holdout to the share of images for val, and for test"
     )
     raise DataError(msg)
