@@ -32,7 +32,8 @@ TEXT = {
     **dict.fromkeys(("num_experts_per_tok", "num_shared_experts", "n_shared_experts"), 2),
     **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size", "mamba_num_heads"), 8),
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "moe_layer_freq"), 1),
-    "vocab_size": len(VOCABULARY),
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), len(VOCABULARY)),
+    "hidden_size_per_layer_input": 8,
     "max_position_embeddings": 64,
     "pad_token_id": 0,
     "bos_token_id": 2,
@@ -45,15 +46,22 @@ IMAGE = {
     **dict.fromkeys(("image_size", "pretrain_image_size", "input_size"), SIDE),
 }
 """Of images, widths stay those of the type: many depend on each other."""
+HYBRID = ["linear_attention", "full_attention"]
+"""Two layers of a model of which the first ones are all of one kind."""
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+PART = {
+    **{f"{name}_token_id": TEXT[f"{name}_token_id"] for name in ("pad", "bos", "eos")},
+    **{name: TEXT[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "head_dim")},
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 4),
+    "num_hidden_layers": 2,
+}
+"""A part of a model, of which the whole has no numbers."""
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    **{key: {"layer_types": HYBRID} for key in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
+    **{key: {"global_head_dim": 8} for key in ("gemma4_text", "gemma4_unified_text")},
+    **{key: {"head_dim": 8} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     "albert": {"num_hidden_groups": 1},
-    "dory": {"use_cache": False},  # with one, its own features are others by a hundredth
-    "deepseek_v2": {
-        "n_group": 1,
-        "topk_group": 1,
-        "topk_method": "greedy",
-        "num_experts_per_tok": 2,
-    },
+    "bailing_hybrid": {"layer_types": HYBRID, "mlp_layer_types": ["dense", "sparse"]},
     "bamba": {
         "attn_layer_indices": [1],
         "mamba_n_heads": 8,
@@ -62,11 +70,45 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     },
     "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": {"attention_type": "original_full"},
+    "blt": {
+        **dict.fromkeys(("patcher_config", "global_config"), PART),
+        **dict.fromkeys(("encoder_config", "decoder_config"), PART | {"hidden_size_global": 32}),
+        "encoder_hash_byte_group_vocab": 100,
+        "use_cache": False,  # for which it lacks a number of layers
+    },
     "codegen": {"rotary_dim": 8},
-    "gptj": {"rotary_dim": 8},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 10000.0, "kv_n_heads": 4, "clip_qkv": 8},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48},
+    },
+    "deepseek_v2": {
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "num_experts_per_tok": 2,
+    },
+    "dory": {"use_cache": False},  # with one, its own features are others by a hundredth
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 2, "num_experts_per_tok": 2},
+    "dots3_note_text": {
+        **{f"swa_{name}": 4 for name in ("num_attention_heads", "num_key_value_heads")},
+        **{f"swa_{name}": 8 for name in ("q_lora_rank", "kv_lora_rank", "v_head_dim")},
+        **{"swa_qk_nope_head_dim": 8, "swa_head_dim": 16, "head_dim": 16},
+        "index_n_heads": 4,
+        "index_topk": 4,
+        "index_head_dim": 16,
+        "num_hidden_layers": 3,
+    },
+    "emu3": {
+        "text_config": PART,
+        "vq_config": {"base_channels": 32, "hidden_size": 32, "codebook_size": 8},
+        "vocabulary_map": {"<image>": 5, "<|extra_200|>": 6},
+    },
     "esm": {"vocab_size": len(VOCABULARY), "position_embedding_type": "rotary", "mask_token_id": 4},
     "falcon": {"num_kv_heads": 4},
+    "flaubert": {"n_layers": 2},
     "funnel": {
+        "architectures": ["FunnelModel"],
         "num_hidden_layers": ...,
         "block_sizes": [1, 1],
         "block_repeats": [1, 1],
@@ -74,15 +116,58 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "d_inner": 48,
         "n_head": 4,
     },
-    "flaubert": {"n_layers": 2},
-    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1},
+    "fuyu": {"text_config": PART},
+    "gemma3n_text": {
+        "intermediate_size": [48] * 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.0] * 4,
+        "laurel_rank": 8,
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": 8},
+    "granitemoehybrid": {
+        "layer_types": HYBRID,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
+    },
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"layer_types": HYBRID, "linear_num_heads": 4, "linear_head_dim": 8},
     "led": {"max_encoder_position_embeddings": 64, "attention_window": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "longformer": {"attention_window": 8, "max_position_embeddings": 66},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "mimo_v2_flash": {"head_dim": 24, "num_key_value_heads": 2},  # 8 of 24 turn
     "mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16},
     "mpt": {"max_seq_len": 64},
+    "nemotron": {"num_key_value_heads": 4},
+    "neomme": {"head_dim": 16, "embedding_rank": 16},
     "opt": {"word_embed_proj_dim": 32},
+    "qwen4_exp_text": {
+        "layer_types": ["linear_attention", "indexed_attention"],
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+    },
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "lru_width": 32},
+    "reformer": {
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "lsh"],
+        "num_hidden_layers": ...,
+    },
+    "t5gemma": {"encoder": PART, "decoder": PART},
+    "t5gemma2": {"encoder": {"text_config": PART, "vision_config": PART}, "decoder": PART},
     "xlm": {"emb_dim": 32},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # widths are multiples of 64
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 0},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},
+    "zaya": {"num_experts_per_tok": 1},
 }
 """What a type needs besides; ``...`` stands for its own number."""
 
@@ -109,7 +194,10 @@ def config_of(model_type: str, numbers: dict[str, Any]) -> Any:
 def _is_number(config: Any, name: str) -> bool:
     if isinstance(getattr(type(config), name, None), property):
         return False  # of other fields
-    value = getattr(config, name, "")
+    try:
+        value = getattr(config, name, "")
+    except Exception:  # layers have numbers of their own
+        return True
     return name.endswith("token_id") or (isinstance(value, int) and not isinstance(value, bool))
 
 
