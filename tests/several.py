@@ -13,13 +13,18 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.functional import normalize
 
-from contrastive.losses import InfoNCE, Sigmoid, execution
+from contrastive.losses import InfoNCE, Sigmoid, choice, execution, functional
+from contrastive.losses.dcl import dcl
+from contrastive.losses.hard_negative import hard_negative
+from contrastive.losses.supcon import supcon
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE = 600  # seconds until a rank that hangs is given up; on an idle machine all takes ten
 WIDTH = 5
+
+OF_ROWS = {"dcl": dcl, "hard_negative": hard_negative, "supcon": supcon}
 
 LAYOUTS = {  # rows of a and of b on each of four processes, or of the first two
     "even": ((4, 4), (4, 4), (4, 4), (4, 4)),
@@ -65,6 +70,13 @@ class Case:
             found.append({"a": a, "b": b} | (both if self.with_ids else {}))
         return found
 
+    def truth(self, *batch: torch.Tensor | None, **scalars: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a whole batch, of all its logits."""
+        if self.loss in OF_ROWS:
+            return OF_ROWS[self.loss](*batch, **scalars, **self.options, execution="eager")
+        options = {name: value for name, value in self.options.items() if name != "exchange"}
+        return getattr(functional, self.loss)(*batch, **scalars, **options)
+
     def scalars(self) -> dict[str, torch.Tensor]:
         """Return log_scale, and bias where there is one, as leaves."""
         values = {"log_scale": 1.5} | ({"bias": -2.0} if self.loss == "sigmoid" else {})
@@ -99,6 +111,33 @@ def cases() -> list[Case]:
             Case(loss, "uneven", how, options, outer=0.25),
             Case(loss, "more b", how, options, shards_known=True),
         ]
+    of_rows = [
+        ("dcl", {"direction": "both", "sigma": 0.5}),
+        ("dcl", {"direction": "a_to_b", "candidates": "both"}),
+        ("hard_negative", {"beta": 0.5, "tau_plus": 0.1, "candidates": "both"}),
+        ("hard_negative", {"beta": 0.5, "direction": "b_to_a"}),
+    ]
+    for (loss, options), layout in product(of_rows, LAYOUTS):
+        for positives in ("multi", "mask") if layout == "more b" else ("multi",):
+            found.append(Case(loss, layout, "chunked", options | {"positives": positives}))
+        found.append(Case(loss, layout, "chunked", options, with_ids=False))
+    for layout, with_ids in product(LAYOUTS, (True, False)):
+        found.append(Case("supcon", layout, "chunked", with_ids=with_ids))
+    ring = {"exchange": "ring"}
+    for (loss, options), layout in product(losses, LAYOUTS):
+        found += [
+            Case(loss, layout, "chunked", options | ring | {"positives": "multi"}),
+            Case(loss, layout, "chunked", options | ring, with_ids=False),
+        ]
+    for loss, options in losses:
+        found += [
+            Case(loss, "uneven", "auto", options | ring | {"positives": "mask"}, outer=0.25),
+            Case(loss, "more a", "auto", options | ring, normalize=True, dtype=torch.float32),
+        ]
+    found += [
+        Case(loss, "more b", "eager", {"beta": 0.5} if loss == "hard_negative" else {})
+        for loss in OF_ROWS
+    ]
     return [*found, Case("infonce", "uneven", "auto"), Case("sigmoid", "uneven", "auto")]
 
 
@@ -125,6 +164,32 @@ MODULES = {
 }
 
 
+def ring_costs(group: Any) -> dict[str, torch.Tensor]:
+    """Return the bytes that a step sends round, and the most that are alive, against all-gather."""
+    from contrastive.losses.backends import ring
+    from contrastive.nn.live_bytes import LiveBytes
+
+    def counting(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sent.append(x.numel() * x.element_size())
+        return pass_on(x, *rest)
+
+    found, pass_on = {}, ring.pass_on
+    ring.pass_on = counting
+    for name, how in (("infonce", "ring"), ("sigmoid", "ring"), ("infonce", "gather")):
+        sent: list[int] = []
+        a, b = (torch.nn.functional.normalize(torch.randn(256, 32)).requires_grad_() for _ in "ab")
+        bias = {"bias": -3.0} if name == "sigmoid" else {}
+        with LiveBytes([a, b]) as live:
+            loss_of = getattr(execution, name)
+            loss_of(
+                a, b, log_scale=1.0, **bias, execution="chunked", exchange=how, group=group
+            ).backward()
+        found[f"{name}|{how}|sent"] = torch.tensor(sum(sent))
+        found[f"{name}|{how}|peak"] = torch.tensor(max(live.after))
+    ring.pass_on = pass_on
+    return found
+
+
 def batches(size: int) -> list[list[dict[str, torch.Tensor]]]:
     """Return two unequal batches, each in parts for the processes."""
     parts = Case("infonce", "uneven", "eager").inputs(size)
@@ -137,16 +202,16 @@ def run(case: Case, mine: dict[str, Any], group: Any) -> dict[str, torch.Tensor]
     scalars = case.scalars()
     leaves = {side: mine[side].clone().requires_grad_() for side in ("a", "b")}
     ids = {side: mine.get(side) for side in ("a_ids", "b_ids")}
-    loss_of = getattr(execution, case.loss)
+    loss_of = OF_ROWS.get(case.loss) or getattr(execution, case.loss)
+    options = case.options | ({} if case.loss in OF_ROWS else {"normalize": case.normalize})
     if case.shards_known:
         group = group.pair_shards(*leaves.values())
     value = loss_of(
         *leaves.values(),
         **ids,
         **scalars,
-        **case.options,
+        **options,
         execution=case.execution,
-        normalize=case.normalize,
         group=group,
     )
     (value * case.outer).backward()
@@ -166,7 +231,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=PATIENCE)
     )
     found: dict[str, torch.Tensor] = {}
-    execution.LARGE = 150  # (7 + 3)**2 pairs are fewer, 4 * 7**2 are not
+    choice.LARGE["cpu"] = 150  # (7 + 3)**2 pairs are fewer, 4 * 7**2 are not
     first_two = dist.new_group([0, 1])  # every process has to ask for it
     worlds = {size: BatchGroup.current()} | ({2: BatchGroup(first_two)} if rank < 2 else {})
     for (count, group), case in product(worlds.items(), cases()):
@@ -185,6 +250,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         execution.infonce(a, b, log_scale=torch.ones(()), group=worlds[size])
     except ValueError as error:
         (folder / f"error-{rank}").write_text(str(error))
+    found |= ring_costs(worlds[size])
     save_file(found, folder / f"found-{rank}.safetensors")
     dist.destroy_process_group()
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from contrastive.losses import functional
 from tests.several import MODULES, Towers, batches, cases, main
 
 pytestmark = pytest.mark.slow
@@ -65,7 +64,7 @@ def test_the_loss_of_several_processes_is_that_of_one(found, case, size):
         torch.nn.functional.normalize(x, dim=1) if case.normalize else x for x in leaves.values()
     ]
     ids = [sides.get("a_ids"), sides.get("b_ids")]
-    truth = getattr(functional, case.loss)(*rows, *ids, **scalars, **case.options)
+    truth = case.truth(*rows, *ids, **scalars)
     (truth * case.outer).backward()
 
     close = {"rtol": 1e-10, "atol": 1e-12}
@@ -81,6 +80,16 @@ def test_the_loss_of_several_processes_is_that_of_one(found, case, size):
     for name, scalar in scalars.items():
         mean = sum(result[f"{size}|{case}|{name}"].double() for result in results) / size
         torch.testing.assert_close(mean, scalar.grad, **close)
+
+
+def test_a_ring_sends_what_its_formula_says_and_holds_less(found):
+    w, m, d = SIZE, 256, 32
+    forward, backward = (w - 1) * m * d * 4 + 8 * w * m, (w - 1) * m * (d * 4 + 12) + 4 * w * m * d
+    sent = {"infonce": forward + backward, "sigmoid": (w - 1) * m * d * 4 + 4 * w * m * d}
+    for result in found:
+        assert {name: int(result[f"{name}|ring|sent"]) for name in sent} == sent
+        assert int(result["infonce|gather|sent"]) == 0
+        assert result["infonce|ring|peak"] < 0.4 * result["infonce|gather|peak"]
 
 
 @pytest.mark.parametrize("name", MODULES)

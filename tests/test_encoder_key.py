@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 
 from contrastive import ModelSpec, build_model, load_model
 from contrastive.data.content_hash import sample_key
-from contrastive.encoders import CBOW, HFDualImage, HFText, Timm
-from contrastive.errors import BadSample
+from contrastive.encoders import CBOW, HFDualImage, HFImage, HFText, Timm
+from contrastive.errors import BadSample, WeightsError
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.code_versions import _distribution
 from contrastive.features.encoder_key import encoder_key
@@ -190,6 +190,51 @@ def test_a_config_beside_the_weights_counts_and_is_told_when_it_changes(
     assert {name for name in before if before[name] != after[name]} == {"configs"}
 
 
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("which", ["hf-text", "timm"])
+def test_a_saved_model_finds_what_it_names_by_a_relative_path_from_any_folder(
+    which, models, tmp_path, monkeypatch
+):
+    folder, kind, *_ = CONFIGS[which]
+    shutil.copytree(models / folder, tmp_path / "models" / folder)
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    name = f"local-dir:../models/{folder}" if which == "timm" else "../models/bert"
+    build_model(one_tower(spec := kind(name=name))).save("saved")
+    monkeypatch.chdir(tmp_path)
+    load_model("a/saved").save("again")
+    model = load_model("again")
+    assert model.spec.towers[spec.modality].encoder.name == name  # by which features are cached
+    moved = (tmp_path / "models").rename(tmp_path / "moved")
+    with pytest.raises(WeightsError, match=str(moved.parent / "models" / folder)):
+        load_model("again")
+
+
+PREPROCESSING = {
+    "hf-text": ("bert", HFText, "tokenizer.json", '"dogs"', '"hogs"'),
+    "hf-image": ("vit", HFImage, "preprocessor_config.json", '"image_mean"', '"was_mean"'),
+}
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("frozen", ["encoder", "none"])
+@pytest.mark.parametrize("which", PREPROCESSING)
+def test_a_saved_model_says_when_its_tokenizer_or_processor_is_another(
+    which, frozen, models, tmp_path, capsys
+):
+    folder, kind, file, old, new = PREPROCESSING[which]
+    path = shutil.copytree(models / folder, tmp_path / "of_hub") / file
+    spec = one_tower(kind(name=str(path.parent)), frozen)
+    build_model(spec).save(tmp_path / "saved")
+    load_model(tmp_path / "saved")
+    assert "preprocessing" not in capsys.readouterr().err
+    path.write_text(path.read_text().replace(old, new))
+    load_model(tmp_path / "saved")
+    (modality,) = [m for m, tower in spec.towers.items() if isinstance(tower.encoder, kind)]
+    said = f"saved: the {modality} encoder's preprocessing is not what it was when the model was"
+    assert said in capsys.readouterr().err
+
+
 def edit(path, place, changes):
     whole = part = json.loads(path.read_text())
     for name in place:
@@ -198,8 +243,8 @@ def edit(path, place, changes):
     path.write_text(json.dumps(whole))
 
 
-def one_tower(encoder):
-    tower = {"encoder": encoder, "head": {"type": "linear"}, "frozen": "encoder"}
+def one_tower(encoder, frozen="encoder"):
+    tower = {"encoder": encoder, "head": {"type": "linear"}, "frozen": frozen}
     other = "text" if encoder.modality == "image" else "image"
     small = {"type": "cbow", "width": 2} if other == "text" else {"type": "resnet", "width": 4}
     towers = {encoder.modality: tower, other: {"encoder": small, "head": {"type": "linear"}}}

@@ -7,6 +7,7 @@ from inspect import signature
 import pytest
 import torch
 import transformers as t
+from PIL import Image
 
 from contrastive import build_model, load_model, train
 from contrastive.encoders import CBOW, HFDualImage, HFDualText, HFImage, HFText, encoders
@@ -198,19 +199,18 @@ def test_image_models_of_several_inputs_or_parts_give_what_transformers_gives(wh
         torch.testing.assert_close(found, states.mean(0), atol=1e-5, rtol=1e-4)
 
 
-def test_a_processor_that_keeps_the_aspect_ratio_is_refused_with_a_remedy_that_works(tmp_path):
+def test_images_that_keep_their_shapes_are_run_by_size(tmp_path):
     model, processor = detr({"shortest_edge": 64, "longest_edge": 128})
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    said = r"one height and width \(size in preprocessor_config.json\)"
-    with pytest.raises(SpecError, match=said):
-        HFImage(name=str(tmp_path)).build()
-    processor.size = {"height": 64, "width": 64}
-    processor.save_pretrained(tmp_path)
-    assert HFImage(name=str(tmp_path)).build().out_dim == 16
+    encoder = HFImage(name=str(tmp_path)).build().eval()
+    images = [Image.new("RGB", size, "teal") for size in ((64, 64), (96, 64), (64, 64), (64, 90))]
+    together = encoder(**encoder.preprocess(images))
+    alone = torch.cat([encoder(**encoder.preprocess([image])) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_so_is_one_of_a_dual_model(models, tmp_path):
+def test_a_dual_model_whose_images_keep_their_shapes_is_refused(models, tmp_path):
     folder = shutil.copytree(models / "clip", tmp_path / "clip")
     t.CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(folder)
     with pytest.raises(SpecError, match=r"one height and width .* or crop them"):
@@ -495,6 +495,6 @@ def test_trying_an_encoder_changes_no_number_of_a_run(tmp_path, monkeypatch):
     encoders.register("normed")(Normed)
     spec = run_of("normed", tmp_path / "data")
     first = train(spec, tmp_path / "a").state_dict()
-    monkeypatch.setattr("contrastive.training.batches.check_encoders", lambda *_, **__: None)
+    monkeypatch.setattr("contrastive.training.batches.check_foreign", lambda *_, **__: None)
     second = train(spec, tmp_path / "b").state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)

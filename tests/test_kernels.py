@@ -27,7 +27,7 @@ triton = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("names", "marked"),
     [
-        (["values"], "not nightly"),
+        (["values", "host"], "not nightly"),
         (["operators", "parity"], "not nightly"),
         # each setting has its case in the one before; here are all pairs of settings
         pytest.param(["operators", "parity"], "nightly", marks=pytest.mark.nightly),
@@ -98,25 +98,38 @@ def test_an_unknown_gpu_gets_a_tile_that_fits_any(kernel, number):
             assert found.memory(number) <= 64 * 1024
 
 
+def rows_of(width, n=2**16, m=2**15, *, processors):
+    return tiles.chunk_rows(width, n, m, number="bf16", processors=processors)
+
+
 @pytest.mark.parametrize("width", [512, 768, 1024])
 def test_chunks_fill_the_gpu(width):
-    """A product of the gradients has a program for each 128 rows and 256 columns: one wave."""
+    """A product of the gradients has a program for each 128 rows and 256 columns: whole waves."""
     processors, columns = 132, -(-width // 256)
-    programs = tiles.chunk_rows(width, processors=processors) // 128 * columns
-    assert processors - columns < programs <= processors
+    programs = rows_of(width, processors=processors) // 128 * columns
+    wave = processors // columns * columns
+    assert programs % wave == 0
+    assert processors - columns < wave <= processors
 
 
 @pytest.mark.parametrize("width", [1, 64, 2048, 4096])
 def test_chunks_are_whole_tiles_and_not_small(width):
     for processors in (1, 46, 108, 132, 192):
-        rows = tiles.chunk_rows(width, processors=processors)
-        assert rows % 128 == 0
-        assert rows >= 1024
+        for m in (2**15, 2**18):
+            rows = rows_of(width, m=m, processors=processors)
+            assert rows % 128 == 0
+            assert rows >= 1024
+            assert rows >= tiles.ENOUGH_ROWS or m > 2**15
+
+
+def test_one_chunk_is_enough_while_it_is_small():
+    assert rows_of(768, 2**14, 2**14, processors=132) == 2**14
+    assert rows_of(768, 2**14 + 1, 2**14, processors=132) < 2**14
 
 
 @pytest.mark.parametrize("width", [512, 768, 1024])
 def test_blocks_of_low_memory_are_small(width):
-    rows = tiles.chunk_rows(width, processors=132)
+    rows = rows_of(width, processors=132)
     columns = tiles.low_memory_columns(rows, "bf16")
     assert columns % 128 == 0
     assert rows * columns * 2 <= tiles.LOW_MEMORY_BYTES

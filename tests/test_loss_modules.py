@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
 from contrastive.errors import SpecError
-from contrastive.losses import InfoNCE, Loss, Sigmoid, execution
+from contrastive.losses import InfoNCE, Loss, Sigmoid, choice
 from contrastive.losses.functional import accuracy, infonce, sigmoid, similarity
 from tests.pair_losses import MODULES, POSITIVES, call, unit
 
@@ -211,24 +211,61 @@ def test_the_menu_imports_no_torch():
     ("n", "width", "dtype", "matmul_dtype", "on_gpu", "on_cpu"),
     [
         (1023, 512, torch.bfloat16, "fp32", "eager", "eager"),
-        (1024, 512, torch.bfloat16, "fp32", "fused", "chunked"),
-        (1024, 512, torch.float32, "fp32", "chunked", "chunked"),
-        (1024, 512, torch.float32, "bf16", "fused", "chunked"),
-        (1024, 512, torch.float64, "bf16", "chunked", "chunked"),
-        (1024, 4097, torch.float16, "fp32", "chunked", "chunked"),
+        (5792, 512, torch.bfloat16, "fp32", "eager", "chunked"),
+        (5793, 512, torch.bfloat16, "fp32", "fused", "chunked"),
+        (5793, 512, torch.float32, "fp32", "chunked", "chunked"),
+        (5793, 512, torch.float32, "auto", "chunked", "chunked"),
+        (5793, 512, torch.float32, "bf16", "fused", "chunked"),
+        (5793, 512, torch.float64, "bf16", "chunked", "chunked"),
+        (5793, 4097, torch.float16, "fp32", "chunked", "chunked"),
     ],
 )
 def test_auto_goes_by_size_device_and_products(
     n, width, dtype, matmul_dtype, on_gpu, on_cpu, monkeypatch
 ):
     given = {"dtype": dtype, "matmul_dtype": matmul_dtype}
-    monkeypatch.setattr(execution, "_has_triton", lambda: True)
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
     for device, expected in (("cuda", on_gpu), ("cpu", on_cpu)):
-        assert execution.choose("auto", n, n, width, device=device, **given) == expected
-    monkeypatch.setattr(execution, "_has_triton", lambda: False)
-    assert execution.choose("auto", n, n, width, device="cuda", **given) != "fused"
+        assert choice.choose("auto", n, n, width, device=device, **given) == expected
+    monkeypatch.setattr(choice, "HAS_TRITON", False)
+    assert choice.choose("auto", n, n, width, device="cuda", **given) != "fused"
     # who asks for it is told what is missing
-    assert execution.choose("fused", n, n, width, device="cuda", **given) == "fused"
+    assert choice.choose("fused", n, n, width, device="cuda", **given) == "fused"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_auto_multiplies_in_bf16_where_a_gpu_runs_in_bf16(dtype, monkeypatch):
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
+    loss, gpu = InfoNCE().build(), torch.device("cuda")
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)  # as torch.autocast, which asks for a GPU, does
+    torch.set_autocast_dtype("cuda", dtype)
+    try:
+        found = loss.describe(32768, 32768, 512, torch.float32, gpu)
+        on_cpu = loss.describe(32768, 32768, 512, torch.float32, torch.device("cpu"))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
+    bf16 = dtype == torch.bfloat16
+    assert found == ("fused, products in bf16" if bf16 else "chunked")
+    assert on_cpu == "chunked"
+    assert loss.describe(32768, 32768, 512, torch.float32, gpu) == "chunked"
+
+
+def test_products_in_tf32_are_told():
+    given = torch.float32, "auto", torch.device("cuda")
+    choice.check_precision(*given)  # silent: warnings are errors here
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.warns(
+            UserWarning, match='in TF32, .* set "highest", or take matmul_dtype bf16'
+        ):
+            choice.check_precision(*given)
+        choice.check_precision(torch.float32, "bf16", torch.device("cuda"))
+        choice.check_precision(torch.float32, "fp32", torch.device("cpu"))
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_a_model_says_which_execution_it_takes():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from contrastive.losses import execution
 from contrastive.losses.functional import infonce, sigmoid
 from tests.pair_losses import (
     IDS,
@@ -108,3 +109,17 @@ def test_autocast_changes_nothing(loss, positives, dtype):
     torch.testing.assert_close(cast_full, plain, rtol=1e-6, atol=0)
     cast.backward()
     assert all(x.grad is not None and x.grad.dtype == dtype for x in half)
+
+
+@pytest.mark.parametrize("name", ["b", "a_ids", "log_scale", "bias"])
+def test_what_is_on_another_device_is_told_with_both(name):
+    given = {
+        "a": unit(4, 3),
+        "b": unit(4, 3),
+        "a_ids": torch.arange(4),
+        "log_scale": scalar(1.0),
+        "bias": scalar(-3.0),
+    }
+    given[name] = given[name].to("meta")
+    with pytest.raises(ValueError, match=rf"^{name} is on meta, a on cpu; give {name}.to\('cpu'\)"):
+        execution.sigmoid(**given, execution="chunked")

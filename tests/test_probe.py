@@ -367,7 +367,7 @@ def without_classes():
             "2 shots take every sample of split 'train', and none is left to choose",
         ),
         (Planted((1, 1)), Planted((2, 2), seed=1), {}, "fitting takes every sample of split"),
-        (Planted(), Planted(), {}, "shares 120 of 120 image samples with split 'train'"),
+        (Planted(), Planted(), {}, "shares 120 of 120 image rows with split 'train'"),
         (
             broken(Planted(), r3={"label": ""}),
             Planted(seed=1),

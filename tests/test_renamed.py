@@ -45,11 +45,11 @@ def test_a_field_by_its_old_name_is_told_with_the_line_that_uses_it(kind):
     with pytest.warns(RenamedWarning):
         assert config.products == "bf16"
     with pytest.warns(RenamedWarning):
-        assert config.model_copy(update={"products": "fp32"}) == kind()
+        assert config.model_copy(update={"products": "auto"}) == kind()
 
 
 def test_a_value_under_an_old_name_is_checked_and_both_names_are_refused():
-    wrong = pytest.raises(SpecError, match="matmul_dtype: Input should be 'fp32'")
+    wrong = pytest.raises(SpecError, match="matmul_dtype: Input should be 'auto', 'fp32'")
     with pytest.warns(RenamedWarning), wrong:
         InfoNCE(products="fp8")
     with pytest.raises(SpecError, match="products is now matmul_dtype, which is given too"):
@@ -245,7 +245,7 @@ def test_an_argument_too_many_is_one_line_with_the_remedy(here, command, typed, 
 
 def test_the_schema_knows_old_names_as_deprecated(command):
     schema = json.loads(command("schema", "--of", "model").out)
-    found = [part for part in _parts(schema) if "matmul_dtype" in part]
+    found = [part for part in _parts(schema) if "products" in part]
     assert found
     for properties in found:
         assert properties["products"]["deprecated"]

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive.losses import row_softmax as anchors
+from contrastive.losses.backends import sweep
 from contrastive.losses.dcl import dcl
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon
@@ -78,16 +78,16 @@ def test_gradients_are_finite_differences(name, ids):
 @pytest.mark.parametrize("name", [*FUNCTIONS, "supcon"])
 @pytest.mark.parametrize("rows", [1, 4])
 def test_chunks_give_the_same(name, ids, rows, monkeypatch):
-    monkeypatch.setattr(anchors, "CHUNK_BYTES", rows * 4 * 16)
+    monkeypatch.setattr(sweep, "CHUNK_ROWS", (rows, rows))
     function = supcon if name == "supcon" else FUNCTIONS[name][0]
     inputs = leaves(9, 7, 5)
     batch = (*inputs[:2], *ids_for(ids, 9, 7))
     for how in [{}] if name == "supcon" else [{}, {"candidates": "both"}]:
-        chunked, eager = (
+        by_chunks, eager = (
             function(*batch, log_scale=inputs[2], execution=execution, **how)
             for execution in ("chunked", "eager")
         )
-        assert_same(chunked, eager, inputs)
+        assert_same(by_chunks, eager, inputs)
 
 
 @pytest.mark.slow

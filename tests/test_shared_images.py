@@ -7,11 +7,14 @@ import json
 import pytest
 from PIL import Image
 
-from contrastive import build_model, evaluate
+from contrastive import build_model, evaluate, probe
+from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import rows_of
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError
+from contrastive.evaluation.comparison import compare_retrieval
 from contrastive.evaluation.leakage import content_keys, copies_in, seen_samples
+from contrastive.interface import RowList
 from tests.toys import tiny_model
 
 MODEL = tiny_model("infonce")
@@ -45,6 +48,12 @@ def trained_on(rows):
     model = build_model(MODEL)
     model.seen = seen_samples(content_keys(rows, ["image", "text"]))
     return model
+
+
+def labels(rows):
+    """Return rows, each of one of two classes, as a split."""
+    named = [row | {"label": "ab"[i % 2]} for i, row in enumerate(rows)]
+    return RowList(named, BadRows(), classes=("a", "b"))
 
 
 def test_shared_rows_and_their_groups_are_dropped_counted_and_told(shop):
@@ -97,6 +106,53 @@ def test_a_run_leaves_them_out_where_its_spec_or_the_command_says_so(shop, comma
     assert command("evaluate", "--split", "val", "--shared", "refuse").code == 2
     found = command("evaluate", "--data", "shop", "--split", "val", "--shared", "drop", "--json")
     assert json.loads(found.out)["dropped"] == 4
+
+
+def test_a_probe_drops_what_the_model_and_what_the_probe_have_seen(shop):
+    data = ImageFolder(folder=shop)
+    train, test = labels(rows_of(data.build("train"))), rows_of(data.build("val"))[::2]
+    model = trained_on(test[5:])
+    for known in (test[:5], test[2:]):
+        with pytest.raises(DataError, match=r"shares 1 of . image rows with .*\(--shared drop\)"):
+            probe(model, train, labels(known), k=1)
+    report = probe(model, train, labels(test), k=1, shared="drop")
+    assert (report.dropped, report.test) == (3, 3)
+    assert report.notes[0].startswith("3 of 6 rows are left out: the training split has their ")
+    apart = probe(model, train, labels(test[2:5]), k=1, shared="drop")
+    assert report.linear == apart.linear
+    assert apart.notes == []
+
+
+def test_models_are_compared_on_what_none_of_them_has_seen(shop):
+    data = ImageFolder(folder=shop)
+    rows = rows_of(data.build("val"))
+    models = {"a": trained_on(rows[4:6]), "b": trained_on(rows[6:8]), "all": trained_on(rows)}
+    assert not any(one.report for one in compare_retrieval(models, rows).values())
+    found = compare_retrieval(models, rows, shared="drop")
+    expected = evaluate(models["a"], [*rows[:4], *rows[8:]])
+    assert found["a"].report.retrieval == expected.retrieval
+    assert [found[name].report.dropped for name in "ab"] == [4, 4]
+    assert found["b"].report.notes[0].startswith("4 of 12 rows are left out")
+    assert found["all"].refusal
+    halves = {"a": trained_on(rows[:6]), "b": trained_on(rows[6:])}
+    with pytest.raises(DataError, match="has no group that none of the models has seen"):
+        compare_retrieval(halves, rows, shared="drop")
+
+
+def test_tests_of_captions_with_an_image_that_was_trained_on_are_dropped(shop, command):
+    run = {"model": MODEL, "data": {"type": "image-folder", "folder": "shop"}}
+    run["training"] = {"epochs": 1, "batch_size": 6, "workers": 0}
+    run["evaluation"] = {"split": None, "shared": "drop"}
+    (shop.parent / "run.yaml").write_text(json.dumps(run))
+    assert command("train", "run.yaml").code == 0
+    lines = [f"val{i}.png,shade {i},shade {i + 1}" for i in range(6)]
+    (shop / "tests.csv").write_text("\n".join(["image,caption,negative_caption", *lines]))
+    given = ("compositional", "shop/tests.csv", "--images", "shop")
+    assert "--shared drop" in command(*given, "--shared", "refuse").err
+    [found] = json.loads(command(*given, "--json").out)["pairs"]
+    assert (found["tests"], found["dropped"]) == (5, 1)
+    said = "tests: 1 of 6 tests are left out: the training split has an image"
+    assert said in command(*given).out
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.sweep import of_sentence_transformers, of_timm, of_transformers
+from tests.sweep import of_images, of_sentence_transformers, of_timm, of_transformers
 from tests.sweep.judge import verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("offline")]
@@ -18,7 +18,7 @@ STACKS = ["bert mean", "qwen3 lasttoken", "Dense", "a default prompt", "StaticEm
 FEW = {
     **{f"timm {name}": partial(of_timm.made, name) for name in TIMM},
     **{f"hf-text {name}": partial(of_transformers.text, name) for name in TEXTS},
-    **{f"hf-image {name}": partial(of_transformers.image, name) for name in IMAGES},
+    **{f"hf-image {name}": partial(of_images.image, name) for name in IMAGES},
     **{
         f"sentences {name}": of_sentence_transformers.candidates()[f"sentences {name}"]
         for name in STACKS

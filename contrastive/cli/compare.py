@@ -14,6 +14,7 @@ from contrastive.cli.options import (
     Device,
     Json,
     Plot,
+    SharedRows,
     Split,
     Template,
     TemplateSet,
@@ -51,6 +52,7 @@ def compare(
     template_set: TemplateSet = None,
     split: Split = None,
     data: Data = None,
+    shared: SharedRows = None,
     plot: Plot = None,
     trusted: Trusted = False,
     device: Device = "auto",
@@ -84,6 +86,7 @@ def compare(
         result, shown = comparison.as_dict(), [comparison_table(comparison), agreed]
     if run:
         insist = bool(data or split or not images)
+        settings["shared"] = shared or run.evaluation.shared
         measured, table = _measured(loaded, with_data[0], run, split, settings, insist=insist)
         result, shown = result | measured, shown + table
     show(result, as_json, *shown)
@@ -150,7 +153,7 @@ def _measured(
         if not one.report:
             say_omission(f"{name}: {one.refusal}")
             continue
-        for line in one.report.faults:
+        for line in (*one.report.faults, *one.report.notes):
             say(f"{name}: {line}")
     data = {"split": split, "models": {name: one.as_dict() for name, one in found.items()}}
     return {"retrieval": data}, measured_tables(found, split)

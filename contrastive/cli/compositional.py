@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Device, Export, Json, Model, Trusted
+from contrastive.cli.options import Device, Export, Json, Model, SharedRows, Trusted
 from contrastive.cli.output import check_export, export_results, show
 
 
@@ -18,6 +18,7 @@ def compositional(
     ],
     images: Annotated[Path | None, typer.Option(help="The folder of the images.")] = None,
     model: Model = None,
+    shared: SharedRows = None,
     export: Export = None,
     trusted: Trusted = False,
     device: Device = "auto",
@@ -37,12 +38,14 @@ def compositional(
     from contrastive.reporting.clip_benchmark import pair_results
     from contrastive.reporting.tables import pairs_table
 
-    found = [pair_accuracy(loaded, some, cache=context.cache) for some in read]
+    shared = shared or context.evaluation.shared
+    found = [pair_accuracy(loaded, some, shared=shared, cache=context.cache) for some in read]
     for fault in (fault for one in found for fault in one.faults):
         say(fault)
     results = [
         result for one in found for result in pair_results(one, context.subject(one.name, "test"))
     ]
     data = {"pairs": [one.as_dict() for one in found], "clip_benchmark": results}
-    show(data, as_json, pairs_table(found))
+    notes = [f"{one.name}: {note}" for one in found for note in one.notes]
+    show(data, as_json, pairs_table(found), *notes)
     export_results(results, export)

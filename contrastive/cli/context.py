@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contrastive.model.checkpoint import SavedFolder
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.clip_benchmark import Subject
-    from contrastive.spec import ModelSpec, RunSpec
+    from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec
 
 
 SPECS = (".yaml", ".yml", ".json")
@@ -110,16 +110,22 @@ class Context:
                 msg = f"{self.folder}: holds a model without a run, so without data; give {remedy}"
                 raise DataError(msg)
             return self._run
-        from contrastive.model.loading import stored_section
-        from contrastive.spec import EvaluationSpec, RunSpec
+        from contrastive.spec import RunSpec
 
         named = named_data(data, trusted=self._trusted)
         if isinstance(named, RunSpec):
             return named
-        measured = EvaluationSpec()
-        if self.saved and self.has_run:
-            measured = stored_section(EvaluationSpec, self.saved, "run.json", "evaluation")
-        return RunSpec(model=self.spec, data=named, evaluation=measured)
+        return RunSpec(model=self.spec, data=named, evaluation=self.evaluation)
+
+    @property
+    def evaluation(self) -> EvaluationSpec:
+        """How the run that made the model measures; the default if none did."""
+        from contrastive.model.loading import stored_section
+        from contrastive.spec import EvaluationSpec
+
+        if self.saved is None or not self.has_run:
+            return EvaluationSpec()
+        return stored_section(EvaluationSpec, self.saved, "run.json", "evaluation")
 
     def samples(self, split: str | None, data: str | None = None, *, remedy: str) -> Samples:
         """Return a split of the data; the final one if None."""

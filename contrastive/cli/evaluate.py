@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-import typer
-
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Device, Export, Json, Model, Split, Trusted
+from contrastive.cli.options import Data, Device, Export, Json, Model, SharedRows, Split, Trusted
 from contrastive.cli.output import check_export, export_results, show
-
-Shared = Literal["refuse", "drop"]  # as in contrastive.spec, which takes long to import
 
 
 def evaluate(
     model: Model = None,
     split: Split = None,
     data: Data = None,
-    shared: Annotated[
-        Shared | None,
-        typer.Option(
-            help="Rows that training has: refuse to measure, or drop them; else the spec's.",
-            show_default=False,
-        ),
-    ] = None,
+    shared: SharedRows = None,
     export: Export = None,
     trusted: Trusted = False,
     device: Device = "auto",

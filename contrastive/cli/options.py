@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -85,6 +85,13 @@ TemplateSet = Annotated[
 ]
 Split = Annotated[
     str | None, typer.Option(help="The split of the data; else the spec's evaluation.final_split.")
+]
+SharedRows = Annotated[
+    Literal["refuse", "drop"] | None,  # as in contrastive.spec, which takes long to import
+    typer.Option(
+        help="Samples that training has: refuse to measure, or drop them; else the spec's.",
+        show_default=False,
+    ),
 ]
 ClassesFile = Annotated[
     Path | None, typer.Option(help="A file with the names of the classes, one a line.")

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Device, Export, Json, Model, Plot, Split, Trusted
+from contrastive.cli.options import (
+    Data,
+    Device,
+    Export,
+    Json,
+    Model,
+    Plot,
+    SharedRows,
+    Split,
+    Trusted,
+)
 from contrastive.cli.output import check_export, check_plot, export_results, show
 from contrastive.errors import SpecError
 
@@ -21,6 +31,7 @@ def probe(
     split: Split = None,
     train_split: Annotated[str, typer.Option(help="Split that the probe is fitted on.")] = "train",
     data: Data = None,
+    shared: SharedRows = None,
     shots: Annotated[
         str | None,
         typer.Option(help="Also fit on so many samples of each class, such as 1,2,4,8,16."),
@@ -61,6 +72,7 @@ def probe(
         seeds=seeds,
         k=k,
         templates=run.evaluation.templates,
+        shared=shared or run.evaluation.shared,
         cache=context.cache,
         workers=run.training.workers,
         train_split=train_split,
@@ -69,7 +81,9 @@ def probe(
     for fault in report.faults:
         say(fault)
     results = probe_results(report, context.subject(dataset_name(run.data), split))
-    show(report.as_dict() | {"clip_benchmark": results}, as_json, probe_table(report))
+    show(
+        report.as_dict() | {"clip_benchmark": results}, as_json, probe_table(report), *report.notes
+    )
     export_results(results, export)
     if plot:
         from contrastive.reporting.plots import draw_probe

@@ -96,6 +96,9 @@ class Config(BaseModel):
     registry: ClassVar[RegistryLookup]
     renamed: ClassVar[RenamedFields] = {}
     """By the name that a field had in older releases, what it is called now."""
+    earlier_defaults: ClassVar[Mapping[str, Any]] = {}
+    """By the name of a field, the default that it had in older releases; a run that began with it
+    goes on with it."""
 
     def __init__(self, /, *unnamed: Any, **fields: Any) -> None:
         """Check the fields.

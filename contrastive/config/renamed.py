@@ -108,6 +108,19 @@ def with_new_names(
     return fields
 
 
+def earlier_defaults(config: object, key_path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the fields within ``config`` that nobody has set, and the defaults that they had."""
+    if isinstance(config, BaseModel):
+        earlier: Mapping[str, Any] = getattr(config, "earlier_defaults", {})
+        for name in earlier.keys() - config.model_fields_set:
+            yield (*key_path, name), earlier[name]
+        for name in type(config).model_fields:
+            yield from earlier_defaults(getattr(config, name), (*key_path, name))
+    elif isinstance(config, Mapping):
+        for name, inner in cast("Mapping[str, object]", config).items():
+            yield from earlier_defaults(inner, (*key_path, name))
+
+
 def old_names(config: object, data: object, key_path: KeyPath = ()) -> Iterator[OldName]:
     """Yield the old names in plain data that ``config`` was made from."""
     if isinstance(config, BaseModel) and isinstance(data, Mapping):

@@ -72,6 +72,27 @@ def all_reduce(x: Tensor, group: ProcessGroup | None = None, *, maximum: bool = 
 
 
 @_collective
+def _pass_on(x: Tensor, comes: Tensor, group: ProcessGroup | None) -> None:
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    whole = cast("ProcessGroup", group or dist.group.WORLD)
+    after, before = (dist.get_global_rank(whole, (rank + step) % size) for step in (1, -1))
+    both = (dist.isend, x, after), (dist.irecv, comes, before)
+    calls = [dist.P2POp(*call, group) for call in both if call[1].numel()]
+    for request in dist.batch_isend_irecv(calls) if calls else ():
+        request.wait()
+
+
+def pass_on(x: Tensor, rows: int, group: ProcessGroup | None) -> Tensor:
+    """Send ``x`` ``[n, ...]`` to the next rank; return the ``[rows, ...]`` of the one before.
+
+    A rank that has none sends none, and is sent none: both sides know.
+    """
+    comes = x.new_empty(rows, *x.shape[1:])
+    _pass_on(x.contiguous(), comes, group)
+    return comes
+
+
+@_collective
 def broadcast(x: Tensor) -> None:
     """Replace ``x`` by that of rank 0."""
     dist.broadcast(x, 0)

@@ -62,11 +62,9 @@ class BatchGroup:
     @classmethod
     def current(cls) -> BatchGroup | None:
         """Return all ranks, or None if there is one or none was initialised."""
-        if _alone.get() or not (
-            dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        ):
-            return None
-        return cls()
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return None  # asked first: torch.compile of torch 2.10 cannot read a context variable
+        return None if _alone.get() else cls()
 
     def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
         """Return how the rows of a ``[N, D]`` and b ``[M, D]`` are sharded; every rank calls it.
@@ -153,9 +151,29 @@ class RowShards:
         """Whether the rows of each rank are contiguous in the global batch."""
         return self.counts == self.matched
 
+    @property
+    def contiguous(self) -> RowShards:
+        """The same rows in another order: one rank's after the other's, matched or not."""
+        return RowShards(self.group, self.counts, self.counts)
+
+    @property
+    def order(self) -> Tensor:
+        """``[N]``, where each row of the global batch is in that order."""
+        order_N = torch.empty(self.total, dtype=torch.int64)
+        starts = _slices(self.counts, start=0)
+        for here, (matched, unmatched) in zip(starts, self._places(), strict=True):
+            k = here.start + matched.stop - matched.start
+            order_N[matched] = torch.arange(here.start, k)
+            order_N[unmatched] = torch.arange(k, here.stop)
+        return order_N
+
     def own(self, x: Tensor) -> Tensor:
         """Return the rows ``[n, ...]`` of this rank among ``x`` ``[N, ...]`` of all."""
-        matched, unmatched = self._places()[self.group.rank]
+        return self.of_rank(x, self.group.rank)
+
+    def of_rank(self, x: Tensor, rank: int) -> Tensor:
+        """Return the rows ``[n, ...]`` of a rank among ``x`` ``[N, ...]`` of all."""
+        matched, unmatched = self._places()[rank]
         return x[matched] if self.all_matched else torch.cat([x[matched], x[unmatched]])
 
     def all_gather(self, x: Tensor) -> Tensor:

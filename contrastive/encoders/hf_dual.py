@@ -120,12 +120,13 @@ class ProcessImages:
 
         Raises:
             BadSample: an image cannot be read.
-            SpecError: the processor gives images of different sizes.
+            SizesDifferError: the processor gives images of different sizes.
         """
         images = [open_image(sample) for sample in sample_list(samples, "image", least=1)]
         each = [self.processor(images=image, return_tensors="pt") for image in images]
         check_one_size(next(iter(one.values())) for one in each)
-        return {name: torch.cat([one[name] for one in each]) for name in each[0]}
+        tensors = [name for name, value in each[0].items() if isinstance(value, Tensor)]
+        return {name: torch.cat([one[name] for one in each]) for name in tensors}
 
 
 def load_dual_half(spec: HFDualImage | HFDualText, who: str) -> tuple[Any, Path]:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
+from torch.nn.functional import pad
 
 from contrastive.console import say
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
-from contrastive.encoders.image import ImageTransform
+from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_of
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
+from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from contrastive.data.images import ImageSource
     from contrastive.encoders import HFImage
 
 
@@ -33,29 +38,65 @@ class HFImageModule(EncoderModule):
         super().__init__()
         self.who = f"hf-image {spec.name!r}"
         self.pooling = spec.pooling
-        self.model, _, folder = load_half(spec, self.who)
+        self.model, config, folder = load_half(spec, self.who)
         self.folder_config = folder_config(folder)
+        self.needed = _required(self.model)
         processor = load_image_processor(folder, self.who)
+        mode = mode_of(getattr(config, "num_channels", 3), self.who)
+        if mode == "L" and len(processor.image_mean) != 1:
+            msg = (
+                f"{self.who}: the model takes grey images, and its processor makes them of 3 "
+                "channels; give image_mean and image_std one number each in "
+                "preprocessor_config.json"
+            )
+            raise SpecError(msg)
         steps = " ".join(processor.to_json_string().split())
-        self.preprocess = ImageTransform(Process(processor), steps)
-        if _required(self.model) - {"pixel_values"}:  # a SigLIP 2 wants the places of its patches
-            self.preprocess = ProcessImages(processor, steps)
+        self.preprocess = ImageTransform(Process(processor, mode), steps)
+        if self.needed - {"pixel_values"} or "pixel_values" not in processor.model_input_names:
+            self.preprocess = ProcessImages(processor, steps)  # with the places of patches, say
         # Hiera's config has a mask_ratio, too, of which its encoder makes no use
         self.drops_patches = hasattr(getattr(self.model, "embeddings", None), "random_masking")
         if self.drops_patches and (ratio := self.model.config.mask_ratio):
             self.model.config.mask_ratio = 0.0
             say(f"{self.who}: its mask_ratio of {ratio} is set to 0, so that it sees all patches")
         self.reproducible = spec.pretrained
-        self.out_dim = measure_out_dim(self, Image.new("RGB", (64, 64)), self.who)
+        self.out_dim = self._measured(Image.new("RGB", (64, 64)))
 
-    def forward(self, image: Tensor | None = None, **inputs: Tensor) -> Tensor:
+    def _measured(self, sample: Image.Image) -> int:
+        """Return F, and let images keep their sizes if they have several."""
+        try:
+            return measure_out_dim(self, sample, self.who)
+        except SizesDifferError:
+            if not isinstance(self.preprocess, ImageTransform):
+                raise
+            self.preprocess = PadImages(self.preprocess)
+            say(f"{self.who}: its images keep their shapes, so those of a size are run together")
+            return measure_out_dim(self, sample, self.who)
+
+    def forward(
+        self, image: Tensor | None = None, size: Tensor | None = None, **inputs: Tensor
+    ) -> Tensor:
         """Return features ``[B, F]``."""
-        if image is not None:
-            inputs["pixel_values"] = image
+        if image is None:
+            return self._features(**inputs)
+        if size is None:
+            return self._features(pixel_values=image)
+        shapes = cast("list[list[int]]", size.tolist())
+        each = sorted({(h, w) for h, w in shapes})
+        rows = [(size == size.new_tensor(shape)).all(1).nonzero().flatten() for shape in each]
+        parts = [image[row, :, :h, :w] for row, (h, w) in zip(rows, each, strict=True)]
+        features = torch.cat([self._features(pixel_values=part) for part in parts])
+        return features[torch.cat(rows).argsort()]
+
+    def _features(self, **inputs: Tensor) -> Tensor:
+        if lacking := sorted(self.needed - {*inputs}):
+            what = f"the model needs {', '.join(lacking)}, which its image processor does not give"
+            msg = f"{self.who}: {what}; choose another model"
+            raise SpecError(msg)
         if self.drops_patches:  # and shuffles them
             inputs["noise"] = _in_order(self.model, inputs["pixel_values"])
         mask = inputs.get("pixel_attention_mask")
-        return pool(self.model(**inputs), mask, self.pooling, self.who)
+        return pool(self.model(**inputs), mask, self.pooling, self.who, inputs.get("pixel_values"))
 
 
 def _required(model: Any) -> set[str]:
@@ -75,7 +116,43 @@ class Process:
     """An image processor, one image at a time, so that none depends on its batch."""
 
     processor: Any
+    mode: str = "RGB"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return ``[3, H, W]``."""
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        """Return ``[3, H, W]``, or ``[1, H, W]`` of a grey image.
+
+        Raises:
+            SpecError: it gives several images for one.
+        """
+        pixels: Tensor = self.processor(images=image.convert(self.mode), return_tensors="pt")[
+            "pixel_values"
+        ]
+        if pixels.ndim != 4:
+            msg = (
+                f"the processor makes {[*pixels.shape]} of an image: frames of a video, or tiles; "
+                "choose a model that takes images one by one"
+            )
+            raise SpecError(msg)
+        return pixels[0]
+
+
+@dataclass(frozen=True)
+class PadImages:
+    """A ``preprocess`` that leaves images their sizes, and pads them to form a batch."""
+
+    images: ImageTransform
+
+    def __call__(self, samples: Sequence[ImageSource]) -> dict[str, Tensor]:
+        """Return ``{"image": [B, 3, H, W], "size": [B, 2]}``, heights and widths before padding.
+
+        Raises:
+            BadSample: an image cannot be read.
+        """
+        images = self.images.each(samples)
+        size = torch.tensor([image.shape[-2:] for image in images])
+        height, width = cast("list[int]", size.amax(0).tolist())
+        padded = [
+            pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+            for image in images
+        ]
+        return {"image": torch.stack(padded), "size": size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -194,11 +195,13 @@ def drop_pooler(model: Any) -> None:
         model.pooler = nn.Identity()  # not None, which some models call
 
 
-def pool(output: Any, mask_BL: Tensor | None, pooling: str, who: str) -> Tensor:
+def pool(
+    output: Any, mask_BL: Tensor | None, pooling: str, who: str, pixels_BCHW: Tensor | None = None
+) -> Tensor:
     """Return features ``[B, F]`` of a model's output.
 
-    Hidden states are ``[B, L, F]``, or ``[B, F, H, W]`` of a convolutional network; without a mask
-    every place counts.
+    Hidden states are ``[B, L, F]``, or a map of the image's places, ``[B, F, H, W]`` or
+    ``[B, H, W, F]``; without a mask every place counts.
 
     Raises:
         SpecError: the model has no such thing to take.
@@ -209,14 +212,39 @@ def pool(output: Any, mask_BL: Tensor | None, pooling: str, who: str) -> Tensor:
             msg = f"{who}: the model has no pooler; set pooling to mean or cls"
             raise SpecError(msg)
         return pooled.flatten(1)
-    hidden: Tensor = output.last_hidden_state
+    hidden = _hidden_states(output, who)
     if hidden.ndim == 4:
         if pooling == "cls":
-            msg = f"{who}: a convolutional network has no class token; set pooling to mean"
+            msg = f"{who}: a map of the image has no class token; set pooling to mean"
             raise SpecError(msg)
-        hidden = hidden.flatten(2).transpose(1, 2)
+        if pixels_BCHW is None or not _is_channels_last(hidden, pixels_BCHW):
+            hidden = hidden.movedim(1, -1)
+        hidden = hidden.flatten(1, 2)
     mask = hidden.new_ones(hidden.shape[:2]) if mask_BL is None else mask_BL
     return POOLINGS[pooling](hidden, mask)
+
+
+def _hidden_states(output: Any, who: str) -> Tensor:
+    """Return the last hidden states of an encoder: some models say it in other words.
+
+    Raises:
+        SpecError: the output has none.
+    """
+    for name in ("last_hidden_state", "encoder_last_hidden_state"):
+        if isinstance(hidden := getattr(output, name, None), Tensor):
+            return hidden
+    if maps := getattr(output, "feature_maps", None):  # of a backbone, from fine to coarse
+        return maps[-1]
+    msg = f"{who}: the model gives no hidden states, but {', '.join(output)}; choose another model"
+    raise SpecError(msg)
+
+
+def _is_channels_last(map_BXYZ: Tensor, pixels_BCHW: Tensor) -> bool:
+    """Whether the first two axes of a map, and not the last two, have the image's proportions."""
+    x, y, z = map_BXYZ.shape[1:]
+    ratio = pixels_BCHW.shape[-2] / pixels_BCHW.shape[-1]
+    first, last = (abs(math.log(a / b / ratio)) for a, b in ((x, y), (y, z)))
+    return first < last
 
 
 @contextmanager

@@ -25,7 +25,21 @@ if TYPE_CHECKING:
     from contrastive.data.images import ImageSource
     from contrastive.encoders import Augment
 
+MODES = {1: "L", 3: "RGB"}
+"""Of PIL, by the channels that a network takes."""
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that map [0, 1] to [-1, 1]
+
+
+def mode_of(channels: int, who: str) -> str:
+    """Return the mode of the images that a network takes: grey ones if it has one channel.
+
+    Raises:
+        SpecError: it takes other images.
+    """
+    if channels not in MODES:
+        msg = f"{who}: takes images of {channels} channels, not of 3 or 1; choose another model"
+        raise SpecError(msg)
+    return MODES[channels]
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class ImageTransform:
     """
 
     transform: Callable[[Image.Image], Tensor] = field(repr=False)
-    """RGB image to ``[3, H, W]``."""
+    """RGB image to ``[3, H, W]``, or ``[1, H, W]`` for a network of grey ones."""
     steps: str
     """Every step and parameter of it, for the ``repr``."""
 
@@ -48,26 +62,34 @@ class ImageTransform:
 
         Raises:
             BadSample: an image cannot be read.
-            SpecError: the transform gives images of different sizes.
+            SizesDifferError: the transform gives images of different sizes.
         """
-        several = sample_list(samples, "image", least=1)
-        images = [self.transform(open_image(sample)) for sample in several]
+        images = self.each(samples)
         check_one_size(images)
         return {"image": torch.stack(images)}
+
+    def each(self, samples: Sequence[ImageSource]) -> list[Tensor]:
+        """Return images ``[C, H, W]``, each of its own size."""
+        several = sample_list(samples, "image", least=1)
+        return [self.transform(open_image(sample)) for sample in several]
+
+
+class SizesDifferError(SpecError):
+    """Images of different sizes form no batch."""
 
 
 def check_one_size(images: Iterable[Tensor]) -> None:
     """Insist on images that form a batch.
 
     Raises:
-        SpecError: they are of different sizes.
+        SizesDifferError: they are.
     """
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         msg = (
             f"the processor gives images of different sizes ({shapes}); let it resize all to one "
             "height and width (size in preprocessor_config.json), or crop them"
         )
-        raise SpecError(msg)
+        raise SizesDifferError(msg)
 
 
 class ImageModule(EncoderModule):
@@ -100,6 +122,7 @@ def augmentation(
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
     interpolation: str = "bicubic",
+    mode: str = "RGB",
 ) -> ImageTransform | None:
     """Return what changes an image at random while training, or None; the randomness is torch's.
 
@@ -123,6 +146,7 @@ def augmentation(
             v.RandomGrayscale(p=0.2),
             v.RandomApply([blur], p=0.5),
         ]
+    steps += [v.Grayscale()] if mode == "L" else []
     return _composed([*steps, v.ToTensor(), v.Normalize(tuple(mean), tuple(std))])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.data.samples import Preprocess
+
+ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
+"""In the ``repr`` of an object that does not say what it does."""
 
 
 class EncoderModule(nn.Module, ABC):
@@ -68,6 +72,12 @@ def configs_hash(module: EncoderModule) -> str:
     """Return the SHA-256 of the ``folder_config`` of an encoder and of those within it."""
     found = [part.folder_config for part in module.modules() if isinstance(part, EncoderModule)]
     return hashlib.sha256("\0".join(found).encode()).hexdigest()
+
+
+def preprocess_hash(module: EncoderModule) -> str:
+    """Return the SHA-256 of what a preprocess says of itself; nothing if that is an address."""
+    text = repr(module.preprocess)
+    return "" if ADDRESS.search(text) else hashlib.sha256(text.encode()).hexdigest()
 
 
 def run_forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:

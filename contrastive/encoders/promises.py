@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -41,11 +41,15 @@ AS_SHORT = ("a", "a a", "picture a")  # texts, of which some have as many tokens
 SHARE = "{:.2g} of the largest"
 
 
+Promise = Literal["rows", "finite", "repeatable", "padding", "batch"]
+PROMISES = get_args(Promise)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A promise that is not kept."""
 
-    promise: Literal["rows", "finite", "repeatable", "padding", "batch"]
+    promise: Promise
     problem: str
     remedy: str
     """For the author of the encoder."""
@@ -69,8 +73,7 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
             features, broken = _trial(module, own, who)
     except (ContrastiveError, MemoryError) as error:
         if isinstance(error, SpecError) and not str(error).startswith(who):
-            msg = f"{who}: {error}"
-            raise SpecError(msg) from error
+            raise type(error)(f"{who}: {error}") from error
         raise
     except Exception as error:  # the model may be of any kind: audio, video, ...
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from contrastive.config.extras import require
-from contrastive.encoders.image import ImageModule, ImageTransform, augmentation
+from contrastive.encoders.image import ImageModule, ImageTransform, augmentation, mode_of
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import (
     WEIGHTS,
@@ -64,10 +64,14 @@ def build_timm(spec: Timm) -> ImageModule:
     if spec.weights and spec.pretrained:
         load_strictly(who, net, Path(spec.weights), leave_out=_whole(name).state_dict().keys())
     config = timm.data.resolve_model_data_config(net)
+    mode = mode_of(config["input_size"][0], who)
     transform = timm.data.create_transform(**config, is_training=False)
+    if mode == "L":
+        v = require("torchvision.transforms", extra="timm")
+        transform = v.Compose([v.Grayscale(), transform])
     module = TimmModule(net, net.head_hidden_size, ImageTransform(transform, f"timm {config}"))
     size, mean, std = config["input_size"][1:], config["mean"], config["std"]
-    module.augment = augmentation(spec.augment, size, mean, std, config["interpolation"])
+    module.augment = augmentation(spec.augment, size, mean, std, config["interpolation"], mode)
     module.reproducible = spec.pretrained
     if name.startswith(LOCAL):
         module.folder_config = folder_config(Path(name.removeprefix(LOCAL)))

@@ -81,7 +81,8 @@ def find_weights(
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        msg = f"{who}: no such folder: {name}"
+        here = "" if folder.is_absolute() else f" (in {Path.cwd()})"
+        msg = f"{who}: no such folder: {name}{here}; put the model there, or name another folder"
         raise WeightsError(msg)
     hub = require("huggingface_hub", extra="transformers")
     try:

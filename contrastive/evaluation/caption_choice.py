@@ -9,7 +9,7 @@ Shapes: T tests, I images and C captions of a test, D the shared width.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from contrastive.config.arguments import check_model, path_of
 from contrastive.datasets.compositional import read_pair_tests
 from contrastive.errors import DataError
 from contrastive.evaluation.intervals import Estimate, bootstrap
-from contrastive.evaluation.leakage import check_held_out
+from contrastive.evaluation.leakage import held_out_rows, left_out
 from contrastive.evaluation.tabular import Tabular
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contrastive.datasets.compositional import PairTests
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import Shared
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +48,10 @@ class PairAccuracy(Tabular):
     """Both; None if tests have one image."""
     tests: int
     faults: list[str]
+    notes: list[str] = field(default_factory=list[str])
+    """What to know about the numbers."""
+    dropped: int = 0
+    """Tests left out since the model was trained on an image of theirs."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -67,6 +72,7 @@ def compositional(
     tests: str | Path,
     *,
     images: str | Path | None = None,
+    shared: Shared = "refuse",
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> list[PairAccuracy]:
@@ -76,6 +82,7 @@ def compositional(
         model: a model with an image and a text tower.
         tests: a file of tests or a folder of them, as ``read_pair_tests`` describes them.
         images: the folder of the images; by default beside the file.
+        shared: ``refuse`` tests with an image that the model was trained on, or ``drop`` them.
         cache: keeps the features of frozen encoders.
         workers: processes that decode images.
 
@@ -94,13 +101,16 @@ def compositional(
     check_model(model)
     place = None if images is None else path_of("images", images)
     read = read_pair_tests(path_of("tests", tests), images=place)
-    return [pair_accuracy(model, some, cache=cache, workers=workers) for some in read]
+    return [
+        pair_accuracy(model, some, shared=shared, cache=cache, workers=workers) for some in read
+    ]
 
 
 def pair_accuracy(
     model: ContrastiveModel,
     tests: PairTests,
     *,
+    shared: Shared = "refuse",
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> PairAccuracy:
@@ -109,6 +119,7 @@ def pair_accuracy(
     Args:
         model: a model with an image and a text tower.
         tests: as ``contrastive.datasets.compositional.read_pair_tests`` reads them.
+        shared: ``refuse`` tests with an image that the model was trained on, or ``drop`` them.
         cache: keeps the features of frozen encoders.
         workers: processes that decode images.
 
@@ -117,8 +128,15 @@ def pair_accuracy(
             others two, or too many tests are bad.
     """
     check_model(model)
-    rows = [{"image": i, "source": test.source} for test in tests.tests for i in test.images]
-    check_held_out(model, rows, tests.name)
+    rows = [
+        {"image": image, "id": i, "source": test.source}
+        for i, test in enumerate(tests.tests)
+        for image in test.images
+    ]
+    kept = {row["id"] for row in held_out_rows(model.seen, rows, tests.name, shared)}
+    dropped = len(tests.tests) - len(kept)
+    notes = left_out(dropped, len(tests.tests), "tests")
+    tests = replace(tests, tests=[test for i, test in enumerate(tests.tests) if i in kept])
     shapes = {len(test.images) for test in tests.tests}
     if len(shapes) > 1:
         msg = f"{tests.name}: some tests have one image and others two; give them in two files"
@@ -135,7 +153,7 @@ def pair_accuracy(
         image, group = _share(scores, _image, 1 / 4), _share(scores, _group, 1 / 6)
     else:
         text = _share(scores, _text, float(np.mean([1 / s.shape[1] for s in scores])))
-    return PairAccuracy(tests.name, text, image, group, len(scores), bad_rows.lines)
+    return PairAccuracy(tests.name, text, image, group, len(scores), bad_rows.lines, notes, dropped)
 
 
 def _scores(

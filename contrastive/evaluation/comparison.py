@@ -5,17 +5,19 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from contrastive.config.arguments import check_model
+from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.raw_samples import sample_list, text_list
 from contrastive.data.samples import rows_of
+from contrastive.datasets.single_modality import RowList
 from contrastive.errors import DataError, SpecError, a_type
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.evaluation.leakage import check_held_out
+from contrastive.evaluation.leakage import held_out_rows, left_out
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.zero_shot import classify
 from contrastive.prompts import TEMPLATES
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import Shared
 
 
 @dataclass(frozen=True, repr=False, eq=False)  # tensors and images have no equality or hash
@@ -146,36 +149,51 @@ def compare_retrieval(
     *,
     split: str = "",
     templates: Sequence[str] = TEMPLATES,
+    shared: Shared = "refuse",
     cache: FeatureCache | None = None,
     workers: int = 0,
 ) -> dict[str, Measured]:
     """Evaluate each model on the same samples.
 
     A model that was trained on some of them is not measured, and its entry says so; the others are.
+    If ``shared`` is ``drop``, those samples and their groups are left out for all models alike, and
+    only a model that leaves none is not measured.
 
     Raises:
         SpecError: there are fewer than two models.
-        DataError: there are no samples, or too many of them are bad.
+        DataError: there are no samples, too many of them are bad, or all are dropped.
     """
     _check_several(models)
     templates = text_list(templates, "template")
     rows = rows_of(samples)
-    samples = rows if isinstance(samples, Iterator) else samples  # which is used up now
     if not rows:
         msg = f"split {split!r} is empty; there is nothing to measure"
         raise DataError(msg)
-    measured: dict[str, Measured] = {}
+    refusals: dict[str, str] = {}
+    groups = {row["id"] for row in rows}
     for name, model in models.items():
         try:
-            check_held_out(model, rows, split)
+            groups &= {row["id"] for row in held_out_rows(model.seen, rows, split, shared)}
         except DataError as error:
-            measured[name] = Measured("no", refusal=str(error))
-            continue
+            refusals[name] = str(error)
+    kept = [row for row in rows if row["id"] in groups]
+    if not kept and len(refusals) < len(models):
+        msg = f"split {split!r} has no group that none of the models has seen; take another split"
+        raise DataError(msg)
+    dropped = len(rows) - len(kept)
+    samples = RowList(kept, bad_rows_of(samples), classes=tuple(getattr(samples, "classes", ())))
+
+    def measured(name: str, model: ContrastiveModel) -> Measured:
+        if name in refusals:
+            return Measured("no", refusal=refusals[name])
         report = evaluate(
             model, samples, split=split, templates=templates, cache=cache, workers=workers
         )
-        measured[name] = Measured("yes" if model.seen else "not known", report)
-    return measured
+        notes = [*left_out(dropped, len(rows)), *report.notes]
+        report = replace(report, dropped=dropped, notes=notes)
+        return Measured("yes" if model.seen else "not known", report)
+
+    return {name: measured(name, model) for name, model in models.items()}
 
 
 def image_name(image: Any, index: int) -> str:

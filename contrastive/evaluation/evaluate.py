@@ -21,7 +21,7 @@ from contrastive.data.raw_samples import text_list
 from contrastive.data.samples import check_modalities, class_indices, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.evaluation.intervals import Estimate, bootstrap
-from contrastive.evaluation.leakage import held_out_rows
+from contrastive.evaluation.leakage import held_out_rows, left_out
 from contrastive.evaluation.retrieval import Direction, has_companions, recall
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.embed_dataset import EmbeddedModality, embed_modality
@@ -156,12 +156,9 @@ def evaluate(
         modalities.remove("text")
         notes.append("there are no captions, so that retrieval of them is not measured")
     check_modalities(rows, modalities)
-    kept = held_out_rows(model, rows, split, shared)
-    if dropped := len(rows) - len(kept):
-        notes.append(
-            f"{dropped} of {len(rows)} rows are left out: the training split has their image, or "
-            "that of another row of their group"
-        )
+    kept = held_out_rows(model.seen, rows, split, shared)
+    dropped = len(rows) - len(kept)
+    notes += left_out(dropped, len(rows))
     rows = kept
     known = bad_rows_of(samples)
     bad_rows = known.copy()  # the dataset may be measured again

@@ -11,25 +11,20 @@ from contrastive.data.content_hash import short_key
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from contrastive.model.model import ContrastiveModel
     from contrastive.spec import Shared
+
+    Seen = Mapping[str, Tensor]
 
 DROP = ", or leave the shared rows out: evaluation.shared: drop (--shared drop)"
 UNHASHED = ("text",)  # the same words may well stand in two splits; the same image may not
 
 
-def check_held_out(
-    model: ContrastiveModel, rows: Sequence[dict[str, Any]], split: str, *, remedy: str = ""
+def _check_held_out(
+    seen: Seen, rows: Sequence[dict[str, Any]], split: str, of: str, *, remedy: str = ""
 ) -> None:
     """Refuse to measure a model on nothing, or on what it was trained on.
-
-    Args:
-        model: knows hashes of the samples that it was trained on.
-        rows: what it is to be measured on.
-        split: what to call them.
-        remedy: what to say where only some of them are shared.
 
     Raises:
         DataError: the split is empty, or shares samples with training; names the first.
@@ -38,52 +33,70 @@ def check_held_out(
     if not rows:
         msg = f"{name} is empty; there is nothing to measure"
         raise DataError(msg)
-    for modality, hits in _shared(model, rows).items():
+    for modality, hits in _shared(seen, rows).items():
         if hits:
             source = rows[hits[0]].get("source", f"row {hits[0]}")
             msg = (
-                f"{name} shares {len(hits)} of {len(rows)} {modality} rows with the "
-                f"training split, the first is {source}; measure on a split that it has not seen"
+                f"{name} shares {len(hits)} of {len(rows)} {modality} rows with {of}, the first "
+                f"is {source}; measure on a split that it has not seen"
             )
             raise DataError(msg + (remedy if len(hits) < len(rows) else ""))
 
 
 def held_out_rows(
-    model: ContrastiveModel, rows: list[dict[str, Any]], split: str, shared: Shared
+    seen: Seen,
+    rows: list[dict[str, Any]],
+    split: str,
+    shared: Shared,
+    *,
+    of: str = "the training split",
 ) -> list[dict[str, Any]]:
     """Return the rows that a model can be measured on: all, or those that training does not share.
 
     Args:
-        model: knows hashes of the samples that it was trained on.
+        seen: hashes of the samples that it was trained on, by modality, as ``model.seen``.
         rows: what it is to be measured on.
         split: what to call them.
         shared: ``refuse`` rows that are shared, or ``drop`` them and the others of their groups.
+        of: what to call what it was trained on.
 
     Raises:
         DataError: none are left, or some are shared and refused.
     """
     if shared == "refuse":
-        check_held_out(model, rows, split, remedy=DROP)
+        _check_held_out(seen, rows, split, of, remedy=DROP)
         return rows
-    hits = {i for found in _shared(model, rows).values() for i in found}
+    hits = {i for found in _shared(seen, rows).values() for i in found}
     groups = {rows[i]["id"] for i in hits}
     kept = [row for row in rows if row["id"] not in groups]
     if not kept:
         if not groups or len(hits) == len(rows):
-            check_held_out(model, rows, split)
+            _check_held_out(seen, rows, split, of)
         msg = (
-            f"{_named(split)} has no group of which the training split shares no row, so that none "
-            "is left; measure on a split that it has not seen"
+            f"{_named(split)} has no group of which {of} shares no row, so that none is left; "
+            "measure on a split that it has not seen"
         )
         raise DataError(msg)
     return kept
 
 
-def _shared(model: ContrastiveModel, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+def left_out(dropped: int, of: int, what: str = "rows") -> list[str]:
+    """Return a line that says how many rows ``held_out_rows`` dropped, if any."""
+    if not dropped:
+        return []
+    theirs = "their image, or that of another row of their group" if what == "rows" else "an image"
+    return [f"{dropped} of {of} {what} are left out: the training split has {theirs}"]
+
+
+def _shared(seen: Seen, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """Return the rows that a model was trained on, by modality."""
-    known = {m: set(cast("list[int]", seen.tolist())) for m, seen in model.seen.items()}
+    known = {m: set(cast("list[int]", keys.tolist())) for m, keys in seen.items()}
     return {
-        modality: [i for i, row in enumerate(rows) if short_key(row[modality], modality) in keys]
+        modality: [
+            i
+            for i, row in enumerate(rows)
+            if modality in row and short_key(row[modality], modality) in keys
+        ]
         for modality, keys in known.items()
     }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import Shared
 
 SEEDS = 3
 VALIDATION = 0.2  # share of all training samples that choose C
@@ -101,6 +102,10 @@ class ProbeReport(Tabular):
     zero_shot: Accuracy | None
     """By the classes' names, for images of a model that has a text tower."""
     faults: list[str]
+    notes: list[str] = field(default_factory=list[str])
+    """What to know about the numbers."""
+    dropped: int = 0
+    """Test samples left out since training has them, or others of their groups."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -140,6 +145,7 @@ def probe(
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
     templates: Sequence[str] = TEMPLATES,
+    shared: Shared = "refuse",
     cache: FeatureCache | None = None,
     workers: int = 0,
     train_split: str = "train",
@@ -158,6 +164,8 @@ def probe(
         k: neighbours that vote.
         temperature: of their votes.
         templates: sentences for the classes' names.
+        shared: ``refuse`` test samples that the model or the probe is trained on, or ``drop`` them
+            and their groups.
         cache: keeps the features of frozen encoders.
         workers: processes that decode samples.
         train_split: what to call the training samples in messages.
@@ -181,7 +189,7 @@ def probe(
     k, shots = count("k", k), counts("shots", shots or ())
     seeds, workers = count("seeds", seeds), count("workers", workers, least=0)
     templates = text_list(templates, "template")
-    reader = Reader(model, modality, inputs, cache, workers)
+    reader = Reader(model, modality, inputs, cache, workers, shared)
     data = reader.read(train_samples, test_samples, train_split=train_split, split=split)
     neighbours = knn(data, k=k, temperature=temperature)
     zero_shot = None
@@ -201,6 +209,8 @@ def probe(
         neighbours,
         zero_shot,
         data.faults,
+        data.notes,
+        data.dropped,
     )
 
 

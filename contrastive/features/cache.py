@@ -28,6 +28,7 @@ from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
+from contrastive.encoders.foreign import LOOKED_AT, check_foreign
 from contrastive.errors import BadSample, DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.store import Store
@@ -109,6 +110,7 @@ class FeatureCache:
 
         Raises:
             BadSample: a sample is bad, by default.
+            SpecError: an encoder of another package breaks its promises.
         """
         workers = count("workers", workers, least=0)
         on_bad = on_bad or first_bad_raises(len(samples))
@@ -120,6 +122,7 @@ class FeatureCache:
         missing = sorted(new, key=lambda i: _length(samples[i]))
         problems: dict[int, str] = {}
         if missing:
+            check_foreign(spec, module, [samples[i] for i in new[:LOOKED_AT]], workers=workers)
             batches = uniform_batches(
                 samples,
                 missing,

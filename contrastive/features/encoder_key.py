@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import PIL
@@ -10,7 +9,7 @@ import PIL
 from contrastive.config.provenance import components, is_ours
 from contrastive.config.registry import path_of
 from contrastive.encoders import Encoder
-from contrastive.encoders.module import configs_hash
+from contrastive.encoders.module import ADDRESS, configs_hash
 from contrastive.errors import DataError
 from contrastive.features.code_versions import code_versions
 from contrastive.nn.fingerprint import weights_fingerprint
@@ -31,7 +30,7 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
         DataError: its preprocessing has no stable ``repr``, so that a change would go unseen.
     """
     preprocess = repr(module.preprocess)
-    if re.search(r"\bat 0x[0-9a-f]+", preprocess):
+    if ADDRESS.search(preprocess):
         msg = (
             f"the features of {type(spec).__name__} cannot be cached: the repr of its preprocess "
             f"does not say what it does ({preprocess[:80]}); set training.cache: off"

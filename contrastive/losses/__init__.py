@@ -6,6 +6,7 @@ Config classes only; torch is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -41,7 +42,8 @@ Example:
 """
 Execution = Literal["auto", "eager", "chunked", "fused"]
 Unfused = Literal["auto", "eager", "chunked"]
-MatmulDtype = Literal["fp32", "bf16"]
+MatmulDtype = Literal["auto", "fp32", "bf16"]
+Exchange = Literal["gather", "ring"]
 Negatives = Literal["global", "local"]
 """Whether a batch is compared over all ranks or on each by itself.
 
@@ -117,23 +119,44 @@ class Scaled(Loss):
         return self
 
 
-@losses.register("infonce")
-class InfoNCE(Scaled):
-    """Symmetric cross-entropy over in-batch similarities, as in CLIP."""
+class Pairwise(Scaled):
+    """Base of the losses that have a form for many ranks."""
 
     positives: Positives = "multi"
     """Role of pairs with equal group ids that are not matched pairs: multi, positives; mask, left
     out; ignore, negatives."""
-    direction: Direction = "both"
-    """Anchors: both modalities, or only the first of a pair (a_to_b), or the second (b_to_a)."""
-    label_smoothing: Probability = 0.0
-    """Share of the target that is spread uniformly over the candidates."""
     execution: Execution = "auto"
     """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
     for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
-    matmul_dtype: MatmulDtype = "fp32"
-    """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
+    earlier_defaults: ClassVar[Mapping[str, str]] = {"matmul_dtype": "fp32"}
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
+    exchange: Exchange = "gather"
+    """How several ranks compare rows: gather, each holds the rows of all; ring, those of two ranks
+    at a time, in less memory."""
+
+    @model_validator(mode="after")
+    def _ring_has_no_logits_of_all(self) -> Self:
+        if self.exchange == "ring":
+            if getattr(self, "execution", None) == "eager":
+                msg = "exchange ring holds no logits of all ranks; take execution auto"
+                raise ValueError(msg)
+            if getattr(self, "label_smoothing", 0):
+                msg = "exchange ring has no label_smoothing; take exchange gather"
+                raise ValueError(msg)
+        return self
+
+
+@losses.register("infonce")
+class InfoNCE(Pairwise):
+    """Symmetric cross-entropy over in-batch similarities, as in CLIP."""
+
+    direction: Direction = "both"
+    """Anchors: both modalities, or only the first of a pair (a_to_b), or the second (b_to_a)."""
+    label_smoothing: Probability = 0.0
+    """Share of the target that is spread uniformly over the candidates."""
 
     def build(self) -> LossModule:
         """Return an ``InfoNCELoss``."""
@@ -143,22 +166,13 @@ class InfoNCE(Scaled):
 
 
 @losses.register("sigmoid")
-class Sigmoid(Scaled):
+class Sigmoid(Pairwise):
     """Binary cross-entropy of every pair, matched or not, as in SigLIP."""
 
     temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     bias: Annotated[float, Field(ge=-1_000_000, le=1_000_000)] = -10.0
     """Initial bias of the logits; negative, since most pairs do not match."""
-    positives: Positives = "multi"
-    """Role of pairs with equal group ids that are not matched pairs: multi, positives; mask, left
-    out; ignore, negatives."""
-    execution: Execution = "auto"
-    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
-    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
-    renamed: ClassVar[RenamedFields] = {"products": NewName("matmul_dtype", until="0.1")}
-    matmul_dtype: MatmulDtype = "fp32"
-    """Dtype of the matrix products of fp32 embeddings (chunked, fused); sums are always fp32."""
 
     def build(self) -> LossModule:
         """Return a ``SigmoidLoss``."""
@@ -178,9 +192,12 @@ class AnchorConfig(Scaled):
     candidates: Candidates = "other"
     """Negatives: other, from the other modality, as in CLIP; both, also from the anchor's own, as
     in SimCLR."""
-    execution: Unfused = "auto"
-    """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
-    is eager for small batches, else chunked."""
+    execution: Execution = "auto"
+    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
+    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
 
 
 @losses.register("dcl")
@@ -214,6 +231,9 @@ class HardNegative(AnchorConfig):
     arXiv:2301.02280.
     """
 
+    execution: Unfused = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
+    chunked."""
     beta: Weight = 0.25
     """A negative with logit x has weight exp(beta x); 0 weights all equally. The paper takes 0.5 to
     2 at a temperature of 0.5; use less at a lower temperature."""
@@ -239,8 +259,11 @@ class SupCon(Scaled):
     temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
     execution: Unfused = "auto"
-    """eager holds all logits, chunked some rows of them, which the backward pass recomputes. auto
-    is eager for small batches, else chunked."""
+    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
+    chunked."""
+    matmul_dtype: MatmulDtype = "auto"
+    """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
+    training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""
 
     def build(self) -> LossModule:
         """Return a ``SupConLoss``."""

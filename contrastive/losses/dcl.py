@@ -15,20 +15,21 @@ from contrastive.losses.row_softmax import (
     AnchorLoss,
     AnchorSums,
     both_sides,
-    chosen,
     mean,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses import Candidates, Direction, Positives, Unfused
+    from contrastive.distributed.global_batch import BatchGroup, PairShards
+    from contrastive.losses import Candidates, Direction, Execution, MatmulDtype, Positives
 
 
 class DCLLoss(AnchorLoss[DCL]):
     """Decoupled contrastive learning; ``dcl`` has the equation."""
 
     options = (*AnchorLoss.options, "sigma")
+    fused = True
 
     def of_batch(self, *batch: Any, **how: Any) -> Tensor:
         """Return ``dcl`` of the batch."""
@@ -46,7 +47,9 @@ def dcl(
     direction: Direction = "both",
     candidates: Candidates = "other",
     sigma: float | None = None,
-    execution: Unfused = "auto",
+    execution: Execution = "auto",
+    matmul_dtype: MatmulDtype = "auto",
+    group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     r"""Return the decoupled contrastive loss, in nats; it may be negative.
 
@@ -78,7 +81,9 @@ def dcl(
         direction: ``a_to_b`` is the mean over the rows alone, ``b_to_a`` that over the columns.
         candidates: where negatives come from.
         sigma: of the weights; None weighs all alike.
-        execution: whether to hold all logits, or some rows of them at a time.
+        execution: how; ``choice.choose`` says what ``auto`` is.
+        matmul_dtype: as in ``execution.infonce``.
+        group: the ranks whose batches form one global batch, as in ``execution.infonce``.
 
     Returns:
         Scalar, fp32 (float64 for float64 embeddings).
@@ -95,7 +100,9 @@ def dcl(
         positives=positives,
         direction=direction,
         candidates=candidates,
-        chunked=chosen(execution, len(a), len(b)) == "chunked",
+        execution=execution,
+        matmul_dtype=matmul_dtype,
+        group=group,
     )
     return torch.stack([_loss(sums, log_scale, sigma) for sums in sides]).mean()
 

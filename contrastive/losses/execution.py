@@ -5,10 +5,8 @@ Shapes: N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, assert_never, cast
 
 import torch
 from torch.nn.functional import normalize as unit_rows
@@ -18,21 +16,30 @@ from contrastive.config.renamed import renamed_parameters
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import functional
 from contrastive.losses.backends import base as engine
+from contrastive.losses.backends import ring as rings
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
-from contrastive.losses.backends.pair_labels import PairLabels, check_embeddings, matched_ids
-from contrastive.losses.backends.triton.tiles import WIDEST
+from contrastive.losses.backends.pair_labels import (
+    PairLabels,
+    check_devices,
+    check_embeddings,
+    matched_ids,
+)
+from contrastive.losses.backends.products import cosines
+from contrastive.losses.choice import choose_for, common_dtype, reduced_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import PairShards
-    from contrastive.losses import Direction, Execution, MatmulDtype, Positives
+    from contrastive.losses import Direction, Exchange, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
+    from contrastive.losses.backends.chunked_operators import ChunkedOperators
+    from contrastive.losses.backends.triton.fused import FusedBackend
 
-Chosen = Literal["eager", "chunked", "fused"]
-LARGE = 2**20  # pairs; below, all logits are small and one product is faster than two passes
+
+F = TypeVar("F")
 
 
 @renamed_parameters(products="matmul_dtype")
@@ -49,7 +56,8 @@ def infonce(
     label_smoothing: float = 0.0,
     normalize: bool = False,
     execution: Execution = "auto",
-    matmul_dtype: MatmulDtype = "fp32",
+    matmul_dtype: MatmulDtype = "auto",
+    exchange: Exchange = "gather",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.infonce``.
@@ -65,8 +73,11 @@ def infonce(
         direction: which side the anchors are from: both, a_to_b or b_to_a.
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
-        execution: how; ``choose`` says what ``auto`` is.
-        matmul_dtype: type in which fp32 embeddings are multiplied. Sums are fp32 in any case.
+        execution: how; ``choice.choose`` says what ``auto`` is.
+        matmul_dtype: type in which fp32 embeddings are multiplied; auto is bf16 on a GPU within
+            ``torch.autocast`` in bf16, else fp32. Sums are fp32 in any case.
+        exchange: how several ranks compare rows: gather, each holds all rows of b; ring, those of
+            two ranks at a time (``backends.ring``), not with ``eager`` or ``label_smoothing``.
         group: the ranks whose batches form one global batch with this one, or how that is sharded.
             The value is the loss of the global batch, on every rank; the mean of the gradients over
             the ranks is its gradient (what DistributedDataParallel makes of them). Each rank may
@@ -87,23 +98,33 @@ def infonce(
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
         a, b, direction = b, a, "a_to_b"
         shards = None if shards is None else shards.swapped()
+    if exchange == "ring" and shards is not None:
+        if label_smoothing:
+            msg = "exchange ring has no label_smoothing; take exchange gather"
+            raise ValueError(msg)
+        sides = True, direction == "both"
+        if not shards.rows.all_matched:  # they are swapped
+            sides = sides[1], sides[0]
+        a, b, ring, backend = _around(
+            a, b, a_ids, b_ids, positives, shards, execution, matmul_dtype, normalize=normalize
+        )
+        return rings.infonce(a, b, log_scale, ring, sides=sides, backend=backend)
     execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
-        return functional.infonce(
-            a,
-            b,
+        return functional.infonce_from_logits(
+            all_logits(a, b, log_scale=log_scale, matmul_dtype=matmul_dtype),
             a_ids,
             b_ids,
-            log_scale=log_scale,
             positives=positives,
             direction=direction,
             label_smoothing=label_smoothing,
         )
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     if direction == "both":
-        a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
-    labels, mine = _labels(a, b, a_ids, b_ids, positives, shards)
-    backend = _backend(execution, matmul_dtype, a, b, mine)
+        a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
+    backend = backend_of(execution, matmul_dtype, a, b, mine)
     if label_smoothing:  # two gradients meet: they are rounded to half precision as one
         a, b = (x.to(engine.accumulation_dtype(x, x)) for x in (a, b))
     loss_of = engine.infonce if direction == "both" else engine.one_sided
@@ -138,7 +159,8 @@ def sigmoid(
     positives: Positives = "multi",
     normalize: bool = False,
     execution: Execution = "auto",
-    matmul_dtype: MatmulDtype = "fp32",
+    matmul_dtype: MatmulDtype = "auto",
+    exchange: Exchange = "gather",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
@@ -146,63 +168,72 @@ def sigmoid(
     log_scale = functional.as_log_scale(log_scale, temperature, a)
     bias = functional.as_scalar(bias, a)
     shards = pair_shards(a, b, group)
+    if exchange == "ring" and shards is not None:
+        a, b, ring, backend = _around(
+            a, b, a_ids, b_ids, positives, shards, execution, matmul_dtype, normalize=normalize
+        )
+        return rings.sigmoid(a, b, log_scale, bias, ring, backend=backend)
     execution = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     if execution == "eager":
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
-        return functional.sigmoid(
-            a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=positives
-        )
-    a, b, a_ids, b_ids, shards = _swap_sides(a, b, a_ids, b_ids, shards)
-    _, mine = _labels(a, b, a_ids, b_ids, positives, shards)
+        logits_NM = all_logits(a, b, log_scale=log_scale, bias=bias, matmul_dtype=matmul_dtype)
+        return functional.sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale, bias=bias)
+    a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    _, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     return engine.sigmoid(
         a,
         b,
         log_scale,
         bias,
         mine,
-        backend=_backend(execution, matmul_dtype, a, b, mine),
+        backend=backend_of(execution, matmul_dtype, a, b, mine),
         normalize=normalize,
         columns=None if shards is None else shards.columns,
     )
 
 
-def choose(
+def _around(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    positives: Positives,
+    shards: PairShards,
     execution: Execution,
-    n: int,
-    m: int,
-    dim: int,
+    matmul_dtype: MatmulDtype,
     *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    matmul_dtype: MatmulDtype = "fp32",
-) -> Chosen:
-    """Return what ``auto`` is for a global batch of N x M pairs of width ``dim``.
+    normalize: bool,
+) -> tuple[Tensor, Tensor, rings.Ring, LossBackend]:
+    """Return this rank's rows, all of a being matched, the ring, and what makes the passes."""
+    if execution == "eager":
+        msg = "exchange ring holds no logits of all ranks; take execution auto, chunked or fused"
+        raise ValueError(msg)
+    if normalize:
+        a, b = (unit_rows(x.to(engine.accumulation_dtype(x, x)), dim=1) for x in (a, b))
+    how = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
+    a, b, a_ids, b_ids, swapped = swap_sides(a, b, a_ids, b_ids, shards)
+    assert swapped is not None
+    labels, mine = labels_of(a, b, a_ids, b_ids, positives, swapped)
+    backend = backend_of("chunked" if how == "eager" else how, matmul_dtype, a, b, mine)
+    return a, b, rings.Ring(swapped, labels), backend
 
-    ``eager`` for less than ``LARGE`` pairs. Beyond, ``fused`` on a GPU for products in bf16 or
-    fp16, which is what its tensor cores are for, and ``chunked`` for all else.
-    """
-    if execution != "auto":
-        return execution
-    if n * m < LARGE:
-        return "eager"
-    fits = torch.device(device).type == "cuda" and dim <= WIDEST and _has_triton()
-    return "fused" if fits and _reduced_dtype(dtype, matmul_dtype) else "chunked"
 
-
-def choose_for(
-    execution: Execution,
+def all_logits(
     a: Tensor,
     b: Tensor,
     *,
-    matmul_dtype: MatmulDtype,
-    shards: PairShards | None,
-) -> Chosen:
-    """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
-    n, m = (len(a), len(b)) if shards is None else (shards.rows.total, shards.columns.total)
-    dtype = _common_dtype(a, b)
-    return choose(
-        execution, n, m, a.shape[1], dtype=dtype, device=a.device, matmul_dtype=matmul_dtype
-    )
+    log_scale: Tensor,
+    bias: Tensor | None = None,
+    matmul_dtype: MatmulDtype = "auto",
+) -> Tensor:
+    """Return ``functional.similarity``; on a GPU, by products in half precision as asked for."""
+    dtype = reduced_dtype(common_dtype(a, b), matmul_dtype, a.device)
+    if dtype is None or not a.is_cuda:
+        return functional.similarity(a, b, log_scale=log_scale, bias=bias)
+    with torch.autocast(a.device.type, enabled=False):
+        logits_NM = cosines(a, b, dtype) * log_scale.float().exp()
+        return logits_NM if bias is None else logits_NM + bias.float()
 
 
 def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
@@ -210,45 +241,51 @@ def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> 
     return group.pair_shards(a, b) if isinstance(group, BatchGroup) else group
 
 
-def _backend(
+def backend_of(
     execution: Literal["chunked", "fused"],
     matmul_dtype: MatmulDtype,
     a: Tensor,
     b: Tensor,
     labels: PairLabels,
 ) -> LossBackend:
+    """Return what makes the passes over the pairs of ``labels``."""
     if not len(labels.row_count_N):
         return EmptyShardBackend()
     # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
     reduced = a.is_cuda or matmul_dtype == "bf16"
-    dtype = _reduced_dtype(_common_dtype(a, b), matmul_dtype) if reduced else None
+    dtype = reduced_dtype(common_dtype(a, b), matmul_dtype, a.device) if reduced else None
     match execution:
         case "chunked":
-            return ChunkedBackend(matmul_dtype=dtype)
+            backend = ChunkedBackend(matmul_dtype=dtype)
+            return _chunked_operators()(backend) if torch.compiler.is_compiling() else backend
         case "fused":
-            require("triton", extra="kernels")
-            from contrastive.losses.backends.triton.fused import FusedBackend
-
-            return FusedBackend(matmul_dtype=dtype)
+            return _fused_backend()(matmul_dtype=dtype)
         case _:
             assert_never(execution)
 
 
-def _common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
-    """Return the dtype of both, or that of sums where they differ."""
-    return a.dtype if a.dtype == b.dtype else engine.accumulation_dtype(a, b)
+def _constant(function: F) -> F:
+    """Let ``torch.compile`` take what a function returns, and not look into its import.
+
+    This is ``torch.compiler.assume_constant_result``, which imports the whole compiler, and Triton.
+    """
+    cast("Any", function)._dynamo_marked_constant = True
+    return function
 
 
-def _reduced_dtype(dtype: torch.dtype, matmul_dtype: MatmulDtype) -> torch.dtype | None:
-    """Return the type of products in bf16 or fp16, or None for wider ones."""
-    if dtype.itemsize < 4:
-        return dtype
-    return torch.bfloat16 if matmul_dtype == "bf16" and dtype == torch.float32 else None
+@_constant
+def _chunked_operators() -> type[ChunkedOperators]:
+    from contrastive.losses.backends.chunked_operators import ChunkedOperators
+
+    return ChunkedOperators
 
 
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+@_constant
+def _fused_backend() -> type[FusedBackend]:
+    require("triton", extra="kernels")
+    from contrastive.losses.backends.triton.fused import FusedBackend
+
+    return FusedBackend
 
 
 def gather_global_batch(
@@ -312,7 +349,7 @@ def _gather_ids(
     return shards.rows.all_gather(a_ids), shards.columns.all_gather(b_ids)
 
 
-def _swap_sides(
+def swap_sides(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,
@@ -325,7 +362,7 @@ def _swap_sides(
     return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.swapped()
 
 
-def _labels(
+def labels_of(
     a: Tensor,
     b: Tensor,
     a_ids: Tensor | None,

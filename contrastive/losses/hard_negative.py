@@ -16,14 +16,14 @@ from contrastive.losses.row_softmax import (
     AnchorLoss,
     AnchorSums,
     both_sides,
-    chosen,
     softmax_loss,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.losses import Candidates, Direction, Positives, Unfused
+    from contrastive.distributed.global_batch import BatchGroup, PairShards
+    from contrastive.losses import Candidates, Direction, MatmulDtype, Positives, Unfused
 
 
 class HardNegativeLoss(AnchorLoss[HardNegative]):
@@ -49,6 +49,8 @@ def hard_negative(
     direction: Direction = "both",
     candidates: Candidates = "other",
     execution: Unfused = "auto",
+    matmul_dtype: MatmulDtype = "auto",
+    group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     r"""Return InfoNCE with importance-weighted and debiased negatives, in nats.
 
@@ -83,7 +85,9 @@ def hard_negative(
         positives: what rows of one group are to each other.
         direction: ``a_to_b`` is the mean over the rows alone, ``b_to_a`` that over the columns.
         candidates: where negatives come from.
-        execution: whether to hold all logits, or some rows of them at a time.
+        execution: how; ``choice.choose`` says what ``auto`` is.
+        matmul_dtype: as in ``execution.infonce``.
+        group: the ranks whose batches form one global batch, as in ``execution.infonce``.
 
     Returns:
         Scalar, fp32 (float64 for float64 embeddings).
@@ -100,21 +104,25 @@ def hard_negative(
         positives=positives,
         direction=direction,
         candidates=candidates,
-        positive_powers=(1.0, 1.0 + beta, beta),
-        negative_powers=(1.0 + beta, beta),
-        chunked=chosen(execution, len(a), len(b)) == "chunked",
+        powers=(1.0, 1.0 + beta, beta),
+        execution=execution,
+        matmul_dtype=matmul_dtype,
+        group=group,
     )
-    losses = [
-        softmax_loss(sums, sums.positive_logs[0], _log_negatives(sums, log_scale, tau_plus))
-        for sums in sides
-    ]
+    losses: list[Tensor] = []
+    for sums in sides:
+        assert sums.positive_logs is not None
+        negative_log_N = _log_negatives(sums, sums.positive_logs, log_scale, tau_plus)
+        losses.append(softmax_loss(sums, sums.positive_logs[0], negative_log_N))
     return torch.stack(losses).mean()
 
 
-def _log_negatives(sums: AnchorSums, log_scale: Tensor, tau_plus: float) -> Tensor:
+def _log_negatives(
+    sums: AnchorSums, positive_logs: Tensor, log_scale: Tensor, tau_plus: float
+) -> Tensor:
     """Return ``[N]``, the logarithm of G; that of nothing where there are no negatives."""
-    _, hard_positive_N, positive_weight_N = sums.positive_logs
-    hard_N, weight_N = sums.negative_logs
+    _, hard_positive_N, positive_weight_N = positive_logs
+    _, hard_N, weight_N = sums.negative_logs
     log_count_N = sums.negatives_N.clamp(min=1).to(hard_N.dtype).log()
     log_N = hard_N - weight_N + log_count_N
     if tau_plus:

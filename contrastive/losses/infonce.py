@@ -8,13 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import InfoNCE
-from contrastive.losses.execution import (
-    choose,
-    choose_for,
-    gather_global_batch,
-    infonce,
-    pair_shards,
-)
+from contrastive.losses.choice import choose, choose_for, described
+from contrastive.losses.execution import all_logits, gather_global_batch, infonce, pair_shards
 from contrastive.losses.functional import accuracy, infonce_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -28,6 +23,11 @@ if TYPE_CHECKING:
 class InfoNCELoss(ScaledLoss[InfoNCE]):
     """InfoNCE; ``functional.infonce`` has the equation, ``execution`` the ways to compute it."""
 
+    @property
+    def reads_autocast(self) -> bool:
+        """True: ``matmul_dtype: auto`` does."""
+        return True
+
     def compute(
         self,
         a: Tensor,
@@ -40,9 +40,9 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
         config = self.config
         shards = pair_shards(a, b, group)
         how = choose_for(config.execution, a, b, matmul_dtype=config.matmul_dtype, shards=shards)
-        if how == "eager":
+        if how == "eager" and (config.exchange == "gather" or shards is None):
             a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
-            logits_NM = self.logits(a, b)
+            logits_NM = all_logits(a, b, log_scale=self.log_scale, matmul_dtype=config.matmul_dtype)
             loss = infonce_from_logits(
                 logits_NM,
                 a_ids,
@@ -61,8 +61,9 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
             positives=config.positives,
             direction=config.direction,
             label_smoothing=config.label_smoothing,
-            execution=how,
+            execution="chunked" if how == "eager" else how,
             matmul_dtype=config.matmul_dtype,
+            exchange=config.exchange,
             group=shards,
         )
         return loss, {}
@@ -71,4 +72,5 @@ class InfoNCELoss(ScaledLoss[InfoNCE]):
         """Return the execution that such a batch gets."""
         how = self.config.execution
         matmul_dtype = self.config.matmul_dtype
-        return choose(how, n, m, dim, dtype=dtype, device=device, matmul_dtype=matmul_dtype)
+        how = choose(how, n, m, dim, dtype=dtype, device=device, matmul_dtype=matmul_dtype)
+        return described(how, matmul_dtype, device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import Scaled
 from contrastive.losses.backends.pair_labels import check_embeddings
+from contrastive.losses.choice import check_precision
 from contrastive.losses.functional import collisions, similarity
 
 C = TypeVar("C", bound=Scaled)
@@ -35,6 +36,15 @@ class LossModule(nn.Module, ABC):
 
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
+
+    @property
+    def reads_autocast(self) -> bool:
+        """Whether the loss takes from ``torch.autocast`` how embeddings are multiplied.
+
+        Training in bf16 calls such a loss within autocast, and any other outside of it. The loss
+        has to keep its sums in fp32 itself.
+        """
+        return False
 
     @abstractmethod
     def forward(
@@ -119,12 +129,13 @@ class ScaledLoss(LossModule, Generic[C]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss; metrics: those of ``compute``, collisions, log_scale and bias.
 
-        The first call warns of rows that are not L2-normalised.
+        The first call warns of rows that are not L2-normalised, and of products in TF32.
         """
         check_embeddings(a, b)
         if not (self._rows_checked or torch.compiler.is_compiling()):
             self._rows_checked = True
             _warn_if_not_normalised(a=a, b=b)
+            check_precision(a.dtype, getattr(self.config, "matmul_dtype", "fp32"), a.device)
         loss, metrics = self.compute(a, b, a_ids, b_ids, self.batch_group())
         ids = torch.arange(len(a), device=a.device) if a_ids is None else a_ids
         metrics |= {"collisions": collisions(ids), "log_scale": self.log_scale.detach().clone()}

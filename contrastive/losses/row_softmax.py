@@ -1,40 +1,53 @@
 """What losses need to know of rows that choose among candidates: a few sums over each row.
 
-From the sums follow the losses and, by autograd, their gradients. Eagerly, all logits are held; in
-chunks, those of some rows at a time, and the backward pass computes them again.
+From the sums follow the losses and, by autograd, their gradients. Eagerly, the sums are those of a
+matrix of all logits; else the passes of a backend take them (``backends.pair_sums``,
+``backends.power_sums``), and several ranks share the rows.
 
-Shapes: N anchors, C candidates, M rows of the other side, R rows of a chunk, D wide.
+Shapes: N anchors, C candidates, M rows of the other side, D wide, K powers.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, final
 
 import torch
 from torch.nn.functional import logsigmoid
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
+from contrastive.distributed.global_batch import PairShards
 from contrastive.losses import AnchorConfig, SupCon
-from contrastive.losses.backends.pair_labels import matched_ids
-from contrastive.losses.execution import choose, gather_global_batch
-from contrastive.losses.functional import MASKED_LOGIT, accuracy, similarity
+from contrastive.losses.backends.chunked import ChunkedBackend
+from contrastive.losses.backends.empty_shard import EmptyShardBackend
+from contrastive.losses.backends.pair_labels import PairLabels, check_devices, matched_ids
+from contrastive.losses.backends.pair_sums import LineSums, own_sums, pair_sums
+from contrastive.losses.backends.power_sums import power_sums
+from contrastive.losses.choice import choose, described, global_sizes
+from contrastive.losses.execution import (
+    all_logits,
+    backend_of,
+    gather_global_batch,
+    labels_of,
+    pair_shards,
+    swap_sides,
+)
+from contrastive.losses.functional import MASKED_LOGIT, accuracy
 from contrastive.losses.module import ScaledLoss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import BatchGroup
-    from contrastive.losses import Candidates, Direction, Positives, Unfused
-
-CHUNK_BYTES = 16 * 2**20  # of logits; masks and powers of them are held some six times over
+    from contrastive.distributed.global_batch import BatchGroup, RowShards
+    from contrastive.losses import Candidates, Direction, Execution, MatmulDtype, Positives
+    from contrastive.losses.backends.base import LossBackend
+    from contrastive.losses.backends.chunked_operators import ChunkedOperators
+    from contrastive.losses.choice import Chosen
 
 A = TypeVar("A", bound=AnchorConfig | SupCon)
-
-AnchorLabels = Callable[[int, int], "tuple[Tensor, Tensor]"]
-"""First row and the row after the last, to masks ``[R, C]`` of their positives and negatives."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +60,33 @@ class AnchorSums:
     """How many negatives it has."""
     target_N: Tensor
     """Mean logit of its positives; 0 if it has none."""
-    positive_logs: tuple[Tensor, ...]
-    """``[N]`` for each power p that was asked for: the logarithm of the sum of exp(p x) over the
-    positives, about ``functional.MASKED_LOGIT`` for an empty sum."""
-    negative_logs: tuple[Tensor, ...]
-    """The same over the negatives."""
+    negative_logs: Tensor
+    """``[K, N]``, for each power p that was asked for: the logarithm of the sum of exp(p x) over
+    its negatives, about ``functional.MASKED_LOGIT`` for an empty sum."""
+    positive_logs: Tensor | None
+    """The same over its positives, if asked for."""
 
 
 class AnchorLoss(ScaledLoss[A]):
-    """A loss of such sums, which every rank computes in full."""
+    """A loss of such sums."""
 
     options: ClassVar[tuple[str, ...]] = ("positives", "direction", "candidates")
     """Fields of the config that go to ``of_batch``."""
+    fused: ClassVar[bool] = False
+    """Whether the kernels have what the loss needs."""
+
+    @property
+    def reads_autocast(self) -> bool:
+        """True: ``matmul_dtype: auto`` does."""
+        return True
 
     @abstractmethod
     def of_batch(self, *batch: Any, **how: Any) -> Tensor:
         """Return the loss of a global batch.
 
         Args:
-            batch: a, b, a_ids and b_ids.
-            how: log_scale, execution and the ``options``.
+            batch: a, b, a_ids and b_ids, of this rank.
+            how: log_scale, execution, matmul_dtype, group and the ``options``.
         """
 
     def anchors_and_candidates(self, n: int, m: int) -> tuple[int, int]:
@@ -83,12 +103,24 @@ class AnchorLoss(ScaledLoss[A]):
         group: BatchGroup | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; metric, where all logits are at hand: accuracy between the sides."""
-        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
-        execution = chosen(self.config.execution, *self.anchors_and_candidates(len(a), len(b)))
-        options = {name: getattr(self.config, name) for name in self.options}
-        how = {"log_scale": self.log_scale, "execution": execution, **options}
-        loss = self.of_batch(a, b, a_ids, b_ids, **how)
-        if execution == "chunked":
+        shards = pair_shards(a, b, group)
+        sizes = global_sizes(a, b, shards)
+        execution = self._chosen(*sizes, a.shape[1], a.dtype, a.device)
+        if execution == "eager":
+            a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
+            shards = None
+        loss = self.of_batch(
+            a,
+            b,
+            a_ids,
+            b_ids,
+            log_scale=self.log_scale,
+            execution=execution,
+            matmul_dtype=self.config.matmul_dtype,
+            group=shards,
+            **{name: getattr(self.config, name) for name in self.options},
+        )
+        if execution != "eager":
             return loss, {}
         with torch.no_grad():
             return loss, {"accuracy": accuracy(self.logits(a, b), a_ids, b_ids)}
@@ -96,8 +128,19 @@ class AnchorLoss(ScaledLoss[A]):
     @final
     def describe(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> str:
         """Return the execution that such a batch gets."""
-        del dim, dtype, device
-        return chosen(self.config.execution, *self.anchors_and_candidates(n, m))
+        how = self._chosen(n, m, dim, dtype, device)
+        return described(how, self.config.matmul_dtype, device)
+
+    def _chosen(self, n: int, m: int, dim: int, dtype: torch.dtype, device: torch.device) -> Chosen:
+        return choose(
+            self.config.execution,
+            *self.anchors_and_candidates(n, m),
+            dim,
+            dtype=dtype,
+            device=device,
+            matmul_dtype=self.config.matmul_dtype,
+            fused=self.fused,
+        )
 
 
 def both_sides(
@@ -110,79 +153,228 @@ def both_sides(
     positives: Positives,
     direction: Direction,
     candidates: Candidates,
-    positive_powers: tuple[float, ...] = (),
-    negative_powers: tuple[float, ...] = (1.0,),
-    chunked: bool,
+    powers: tuple[float, ...] | None = None,
+    execution: Execution,
+    matmul_dtype: MatmulDtype,
+    group: BatchGroup | PairShards | None,
 ) -> list[AnchorSums]:
     """Return the sums of the rows of a, and those of the rows of b, as ``direction`` says.
+
+    Args:
+        a: ``[N, D]``; of several ranks, the rows of this one, and so are the next three.
+        b: ``[M, D]``.
+        a_ids: ``[N]``.
+        b_ids: ``[M]``.
+        log_scale: scalar.
+        positives: what rows of one group are to each other.
+        direction: whose sums.
+        candidates: where negatives come from.
+        powers: of the exps, for sums over the positives too; if None, 1, and none over them.
+        execution: how.
+        matmul_dtype: as in ``execution.infonce``.
+        group: the ranks that share the batch.
 
     Raises:
         ValueError: the ids do not fit the embeddings.
     """
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
-    there, back = (a, b, a_ids, b_ids), (b, a, b_ids, a_ids)
-    sides = {"both": (there, back), "a_to_b": (there,), "b_to_a": (back,)}[direction]
-    return [
-        row_sums(
-            own,
-            other if candidates == "other" else torch.cat([other, own]),
-            _across(own, other, own_ids, other_ids, positives, candidates),
-            log_scale=log_scale,
-            positive_powers=positive_powers,
-            negative_powers=negative_powers,
-            chunked=chunked,
-        )
-        for own, other, own_ids, other_ids in sides
-    ]
+    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
+    if positives == "ignore":
+        a_ids = b_ids = None
+    shards = pair_shards(a, b, group)
+    how = choose(
+        execution,
+        *global_sizes(a, b, shards),
+        a.shape[1],
+        dtype=a.dtype,
+        device=a.device,
+        matmul_dtype=matmul_dtype,
+        fused=powers is None,
+    )
+    if how == "eager":
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
+        there, back = (a, b, a_ids, b_ids), (b, a, b_ids, a_ids)
+        sides = {"both": (there, back), "a_to_b": (there,), "b_to_a": (back,)}[direction]
+        return [
+            _of_all_logits(
+                *side,
+                positives,
+                candidates,
+                log_scale=log_scale,
+                matmul_dtype=matmul_dtype,
+                powers=powers,
+            )
+            for side in sides
+        ]
+    sides = _by_passes(
+        a,
+        b,
+        a_ids,
+        b_ids,
+        log_scale=log_scale,
+        positives=positives,
+        candidates=candidates,
+        powers=powers,
+        backend_for=partial(backend_of, how, matmul_dtype),
+        shards=shards,
+    )
+    return {"both": [*sides], "a_to_b": [sides[0]], "b_to_a": [sides[1]]}[direction]
 
 
-def row_sums(
-    anchors_ND: Tensor,
-    candidates_CD: Tensor,
-    roles: AnchorLabels,
+def _by_passes(
+    a: Tensor,
+    b: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
     *,
     log_scale: Tensor,
-    positive_powers: tuple[float, ...] = (),
-    negative_powers: tuple[float, ...] = (1.0,),
-    chunked: bool,
-) -> AnchorSums:
-    """Return the sums of the anchors.
+    positives: Positives,
+    candidates: Candidates,
+    powers: tuple[float, ...] | None,
+    backend_for: Callable[..., LossBackend],
+    shards: PairShards | None,
+) -> tuple[AnchorSums, AnchorSums]:
+    """Return the sums of the rows of a and of the rows of b."""
+    swapped = shards is not None and not shards.rows.all_matched
+    a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
+    lines = _between(a, b, log_scale, mine, powers, backend_for(a, b, mine), shards)
+    of_each = (
+        (a, a_ids, None if shards is None else shards.rows, labels),
+        (b, b_ids, None if shards is None else shards.columns, labels.transposed()),
+    )
+    sides: list[AnchorSums] = []
+    for line, (x, ids, rows, roles) in zip(lines, of_each, strict=True):
+        count_N, logs = roles.row_count_N, line.logs
+        negatives_N = roles.negative_count
+        if candidates == "both":
+            own, own_negatives_N = _within(x, ids, log_scale, powers, backend_for, rows)
+            logs = torch.logaddexp(logs, own.logs)
+            negatives_N = negatives_N + own_negatives_N
+        target_N = line.positive / count_N.clamp(min=1)
+        sides.append(AnchorSums(count_N, negatives_N, target_N, logs, line.positive_logs))
+    first, second = sides
+    return (second, first) if swapped else (first, second)
+
+
+def _between(
+    a: Tensor,
+    b: Tensor,
+    log_scale: Tensor,
+    labels: PairLabels,
+    powers: tuple[float, ...] | None,
+    backend: LossBackend,
+    shards: PairShards | None,
+) -> tuple[LineSums, LineSums]:
+    """Return the sums of rows of a over rows of b, and those of rows of b over rows of a."""
+    if powers is None:  # of a row that has one positive, sums are of its negatives alone
+        one = {"row_count_N": labels.row_count_N.clamp(max=1)}
+        one["column_count_M"] = labels.column_count_M.clamp(max=1)
+        return pair_sums(a, b, log_scale, replace(labels, **one), backend=backend, shards=shards)
+    if isinstance(backend, EmptyShardBackend):  # of a rank without rows
+        backend = ChunkedBackend()
+    chunked = cast("ChunkedBackend | ChunkedOperators", backend)
+    return power_sums(a, b, log_scale, labels, powers=powers, backend=chunked, shards=shards)
+
+
+def _within(
+    x: Tensor,
+    ids: Tensor | None,
+    log_scale: Tensor,
+    powers: tuple[float, ...] | None,
+    backend_for: Callable[..., LossBackend],
+    rows: RowShards | None,
+) -> tuple[LineSums, Tensor]:
+    """Return the sums of rows over the other rows of their side with other ids; and how many."""
+    labels, mine, order = own_labels(x, ids, rows, positives="mask")
+    backend = backend_for(x, x, mine)
+    ranks = None if rows is None else rows.contiguous
+    if powers is None:
+        found = own_sums(x, log_scale, mine, backend=backend, rows=ranks)
+    else:
+        shards = None if ranks is None else PairShards(ranks, ranks)
+        # a view, since torch.compile refuses to hand one tensor to a function twice
+        found, _ = _between(x, x.view_as(x), log_scale, mine, powers, backend, shards)
+    return found.in_order(order), labels.negative_count if order is None else labels.negative_count[
+        order
+    ]
+
+
+def own_labels(
+    x: Tensor, ids: Tensor | None, rows: RowShards | None, *, positives: Positives
+) -> tuple[PairLabels, PairLabels, Tensor | None]:
+    """Return what the rows of one side are to each other.
 
     Args:
-        anchors_ND: who chooses.
-        candidates_CD: among whom.
-        roles: what they are to each other.
-        log_scale: scalar.
-        positive_powers: the p of ``AnchorSums.positive_logs``.
-        negative_powers: the p of ``AnchorSums.negative_logs``.
-        chunked: take ``CHUNK_BYTES`` of logits at a time.
+        x: ``[N, D]``, the rows of this rank.
+        ids: ``[N]``, theirs.
+        rows: which rank has which rows, if there are several.
+        positives: ``mask``, equal ids are left out; ``multi``, they are positives, but oneself.
+
+    Returns:
+        The labels of the whole side, one rank's rows after the other's; those of this rank's rows;
+        and in which order the rows of the global batch are among the former, unless it is the same.
     """
+    if rows is None:
+        labels = PairLabels.of(len(x), len(x), ids, ids, positives=positives, device=x.device)
+        labels = replace(labels, without_self=True)
+        return labels, labels, None
+    ranks = rows.contiguous
+    every = None if ids is None else ranks.all_gather(ids)
+    n = ranks.total
+    labels = PairLabels.of(n, n, every, every, positives=positives, device=x.device)
+    labels = replace(labels, without_self=True)
+    mine = labels.block(ranks.start, ranks.start + len(x))
+    return labels, mine, None if rows.all_matched else rows.order.to(x.device)
 
-    def of(start: int, stop: int) -> tuple[Tensor, ...]:
-        x_RC = similarity(anchors_ND[start:stop], candidates_CD, log_scale=log_scale)
-        positive_RC, negative_RC = roles(start, stop)
-        positives_R = positive_RC.sum(1)
-        target_R = torch.where(positive_RC, x_RC, 0).sum(1) / positives_R.clamp(min=1)
-        logs = [
-            (x_RC * p).masked_fill(~mask_RC, MASKED_LOGIT).logsumexp(1)
-            for mask_RC, powers in ((positive_RC, positive_powers), (negative_RC, negative_powers))
-            for p in powers
-        ]
-        return positives_R, negative_RC.sum(1), target_R, *logs
 
-    n = len(anchors_ND)
-    size = CHUNK_BYTES // (4 * len(candidates_CD)) if chunked else n
-    starts = range(0, max(1, n), max(1, size))
-    ends = [*starts[1:], n]
-    parts = [
-        checkpoint(of, start, end, use_reentrant=False, preserve_rng_state=False)
-        if chunked
-        else of(start, end)
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    positives_N, negatives_N, target_N, *logs = (torch.cat(x) for x in zip(*parts, strict=True))
-    split = len(positive_powers)
-    return AnchorSums(positives_N, negatives_N, target_N, tuple(logs[:split]), tuple(logs[split:]))
+def _of_all_logits(
+    own: Tensor,
+    other: Tensor,
+    own_ids: Tensor | None,
+    other_ids: Tensor | None,
+    positives: Positives,
+    candidates: Candidates,
+    *,
+    log_scale: Tensor,
+    matmul_dtype: MatmulDtype,
+    powers: tuple[float, ...] | None,
+) -> AnchorSums:
+    """Return the sums of the own rows, among the other side's and maybe the own side's."""
+    partner_NM = torch.eye(len(own), len(other), dtype=torch.bool, device=own.device)
+    same_NM = _equal(own_ids, other_ids, partner_NM)
+    positive_NC = same_NM if positives == "multi" else partner_NM
+    negative_NC = ~(positive_NC | same_NM)
+    if candidates == "both":  # the own side has no positives: equal ids there are left out
+        itself_NN = torch.eye(len(own), dtype=torch.bool, device=own.device)
+        own_NN = itself_NN | _equal(own_ids, own_ids, itself_NN)
+        positive_NC = torch.cat([positive_NC, torch.zeros_like(own_NN)], 1)
+        negative_NC = torch.cat([negative_NC, ~own_NN], 1)
+        other = torch.cat([other, own])
+    x_NC = all_logits(own, other, log_scale=log_scale, matmul_dtype=matmul_dtype)
+    return sums_of_logits(x_NC, positive_NC, negative_NC, powers=powers)
+
+
+def _equal(a_ids: Tensor | None, b_ids: Tensor | None, without_ids: Tensor) -> Tensor:
+    if a_ids is None or b_ids is None:
+        return without_ids
+    return a_ids[:, None] == b_ids
+
+
+def sums_of_logits(
+    x_NC: Tensor, positive_NC: Tensor, negative_NC: Tensor, *, powers: tuple[float, ...] | None
+) -> AnchorSums:
+    """Return the sums of anchors from all logits and from masks of positives and negatives."""
+
+    def logs(mask_NC: Tensor) -> Tensor:
+        return torch.stack(
+            [(x_NC * p).masked_fill(~mask_NC, MASKED_LOGIT).logsumexp(1) for p in powers or (1.0,)]
+        )
+
+    positives_N = positive_NC.sum(1)
+    target_N = torch.where(positive_NC, x_NC, 0).sum(1) / positives_N.clamp(min=1)
+    positive_logs = None if powers is None else logs(positive_NC)
+    return AnchorSums(positives_N, negative_NC.sum(1), target_N, logs(negative_NC), positive_logs)
 
 
 def softmax_loss(sums: AnchorSums, positive_log_N: Tensor, negative_log_N: Tensor) -> Tensor:
@@ -203,56 +395,3 @@ def softmax_loss(sums: AnchorSums, positive_log_N: Tensor, negative_log_N: Tenso
 def mean(loss_N: Tensor, counted_N: Tensor) -> Tensor:
     """Return the mean over what counts; 0 if nothing does."""
     return torch.where(counted_N, loss_N, 0).sum() / counted_N.sum().clamp(min=1)
-
-
-def chosen(execution: Unfused, n: int, m: int) -> Literal["eager", "chunked"]:
-    """Return what ``auto`` is for N anchors and M candidates: ``choose``, without the kernels."""
-    return "eager" if choose(execution, n, m, 0) == "eager" else "chunked"
-
-
-def _across(
-    own: Tensor,
-    other: Tensor,
-    own_ids: Tensor | None,
-    other_ids: Tensor | None,
-    positives: Positives,
-    candidates: Candidates,
-) -> AnchorLabels:
-    """Return the roles of the other side's rows, then maybe of the own side's, to the own rows."""
-    if positives == "ignore":
-        own_ids = other_ids = None
-
-    def same(start: int, stop: int, ids: Tensor | None, partner_R: Tensor) -> Tensor:
-        if own_ids is None or ids is None:
-            return partner_R
-        return own_ids[start:stop, None] == ids
-
-    def roles(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        partner_RM = _diagonal(start, stop, len(other), own.device)
-        same_RM = same(start, stop, other_ids, partner_RM)
-        positive_RC = same_RM if positives == "multi" else partner_RM
-        negative_RC = ~(positive_RC | same_RM)
-        if candidates == "both":  # the own side has no positives: equal ids there are left out
-            itself_RN = _diagonal(start, stop, len(own), own.device)
-            own_RN = itself_RN | same(start, stop, own_ids, itself_RN)
-            positive_RC = torch.cat([positive_RC, torch.zeros_like(own_RN)], 1)
-            negative_RC = torch.cat([negative_RC, ~own_RN], 1)
-        return positive_RC, negative_RC
-
-    return roles
-
-
-def among(ids_N: Tensor) -> AnchorLabels:
-    """Return the roles of rows to each other: equal ids are positives, but of oneself."""
-
-    def roles(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        same_RN = ids_N[start:stop, None] == ids_N
-        return same_RN & ~_diagonal(start, stop, len(ids_N), ids_N.device), ~same_RN
-
-    return roles
-
-
-def _diagonal(start: int, stop: int, columns: int, device: torch.device) -> Tensor:
-    """Return the mask ``[R, columns]`` of the pairs with the same index."""
-    rows_R = torch.arange(start, stop, device=device)
-    return rows_R[:, None] == torch.arange(columns, device=device)

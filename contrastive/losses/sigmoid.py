@@ -8,13 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.losses import Sigmoid
-from contrastive.losses.execution import (
-    choose,
-    choose_for,
-    gather_global_batch,
-    pair_shards,
-    sigmoid,
-)
+from contrastive.losses.choice import choose, choose_for, described
+from contrastive.losses.execution import all_logits, gather_global_batch, pair_shards, sigmoid
 from contrastive.losses.functional import accuracy, sigmoid_from_logits
 from contrastive.losses.module import ScaledLoss
 
@@ -27,6 +22,11 @@ if TYPE_CHECKING:
 
 class SigmoidLoss(ScaledLoss[Sigmoid]):
     """Every pair a binary classification; ``functional.sigmoid`` has the equation."""
+
+    @property
+    def reads_autocast(self) -> bool:
+        """True: ``matmul_dtype: auto`` does."""
+        return True
 
     def compute(
         self,
@@ -41,9 +41,11 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         config, positives = self.config, self.config.positives
         shards = pair_shards(a, b, group)
         how = choose_for(config.execution, a, b, matmul_dtype=config.matmul_dtype, shards=shards)
-        if how == "eager":
+        if how == "eager" and (config.exchange == "gather" or shards is None):
             a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
-            logits_NM = self.logits(a, b)
+            logits_NM = all_logits(
+                a, b, log_scale=self.log_scale, bias=self.bias, matmul_dtype=config.matmul_dtype
+            )
             loss = sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
             return loss, {"accuracy": accuracy(logits_NM, a_ids, b_ids)}
         loss = sigmoid(
@@ -54,8 +56,9 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
             log_scale=self.log_scale,
             bias=self.bias,
             positives=positives,
-            execution=how,
+            execution="chunked" if how == "eager" else how,
             matmul_dtype=config.matmul_dtype,
+            exchange=config.exchange,
             group=shards,
         )
         return loss, {}
@@ -64,4 +67,5 @@ class SigmoidLoss(ScaledLoss[Sigmoid]):
         """Return the execution that such a batch gets."""
         how = self.config.execution
         matmul_dtype = self.config.matmul_dtype
-        return choose(how, n, m, dim, dtype=dtype, device=device, matmul_dtype=matmul_dtype)
+        how = choose(how, n, m, dim, dtype=dtype, device=device, matmul_dtype=matmul_dtype)
+        return described(how, matmul_dtype, device)

@@ -18,10 +18,11 @@ from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
 from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
-from contrastive.encoders.module import configs_hash
+from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.checkpoint import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.freezing import weights_from_spec
+from contrastive.model.local_paths import found_again
 from contrastive.model.model import ContrastiveModel
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
@@ -116,10 +117,13 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     Raises:
         WeightsError: as ``load_model``.
     """
-    model = ContrastiveModel(_without_downloads(spec, saved.json("parts.json")["encoders"]))
+    parts = saved.json("parts.json")
+    paths = parts.get("paths", {})
+    model = ContrastiveModel(_to_rebuild(spec, parts["encoders"], paths))
     model.spec = spec
     for modality, tower in spec.towers.items():  # as the cache and the next save see them
-        model.tower(modality).spec = tower
+        built = model.tower(modality)
+        built.spec, built.paths = tower, paths.get(modality, {}) | built.paths
     restore_weights(model, saved)
     model.seen = stored_samples(saved)
     return model.eval()
@@ -217,6 +221,7 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
                 f"{saved.path}: the config of the {modality} encoder has changed since the model "
                 f"was saved, so its embeddings may be others; put back the files that it had"
             )
+    _check_preprocessing(model, saved)
     weights = saved.tensors("model.safetensors")
     known = model.state_dict()
     for name, tensor in weights.items():
@@ -238,6 +243,18 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         place = saved.path / "model.safetensors"
         msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
+
+
+def _check_preprocessing(model: ContrastiveModel, saved: SavedFolder) -> None:
+    """Tell of preprocessing that is not what it was when the model was saved."""
+    known = saved.json("parts.json").get("preprocess", {})
+    for modality in model.towers:
+        if known.get(modality) not in (None, preprocess_hash(model.tower(modality).encoder)):
+            say(
+                f"{saved.path}: the {modality} encoder's preprocessing is not what it was when the "
+                "model was saved, so its embeddings may be others; put back the tokenizer or "
+                "processor that it had, or the versions of the libraries"
+            )
 
 
 def kind_of(tensor: Tensor) -> tuple[bool, bool]:
@@ -270,11 +287,13 @@ def find_model(folder: Path) -> Path:
     raise WeightsError(msg)
 
 
-def _without_downloads(spec: ModelSpec, rebuilt: Mapping[str, str]) -> ModelSpec:
-    """Do not fetch pretrained weights that the saved ones will overwrite."""
+def _to_rebuild(
+    spec: ModelSpec, rebuilt: Mapping[str, str], paths: Mapping[str, Mapping[str, str]]
+) -> ModelSpec:
+    """Fetch no pretrained weights that saved ones overwrite, and look for files where they were."""
     towers: dict[str, Tower] = {}
     for modality, tower in spec.towers.items():
-        encoder = tower.encoder
+        encoder = found_again(tower.encoder, paths.get(modality, {}))
         if modality not in rebuilt:
             known = type(encoder).model_fields
             off = {k: v for k, v in {"pretrained": False, "weights": None}.items() if k in known}

@@ -16,8 +16,9 @@ from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
+from contrastive.encoders.foreign import check_foreign
 from contrastive.encoders.given_module import Given, GivenModule, check_given
-from contrastive.encoders.module import configs_hash
+from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
@@ -256,6 +257,7 @@ class ContrastiveModel(nn.Module):
                 rows = good[start : start + HEAD_BATCH]
                 yield rows, tower.project(table[rows].to(self.device))
             return
+        check_foreign(spec, encoder, samples, workers=workers)
         everything, prepare = range(len(samples)), encoder.preprocess
         for batch in prepared_batches(
             samples, everything, prepare, batch_size=batch_size, workers=workers
@@ -364,6 +366,8 @@ class ContrastiveModel(nn.Module):
                 for m, names in rebuilt.items()
             },
             "configs": {m: configs_hash(self.tower(m).encoder) for m in rebuilt},
+            "preprocess": {m: h for m, t in self._towers() if (h := preprocess_hash(t.encoder))},
+            "paths": {m: t.paths for m, t in self._towers() if t.paths},
             "packages": packages(found),
             "components": found,
         }

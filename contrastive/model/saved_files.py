@@ -60,6 +60,10 @@ class Parts(Shape):
     """By modality, the fingerprint of weights that are not saved, since the spec brings them."""
     configs: dict[str, Sha256] = {}
     """By modality, the hash of the config that came with those weights."""
+    preprocess: dict[str, Sha256] = {}
+    """By modality, the hash of what the preprocessing says of itself."""
+    paths: dict[str, Names] = {}
+    """By modality and field, the whole path of what the encoder names by a relative one."""
     packages: Names
     """Name and version of each package that the model needs."""
     components: dict[str, dict[str, Names]] = Field(default={}, validate_default=True)

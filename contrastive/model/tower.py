@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from contrastive.encoders.module import run_forward
 from contrastive.model.contracts import checked_module, checked_rows
 from contrastive.model.freezing import freeze_, set_modes
+from contrastive.model.local_paths import whole_paths
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
@@ -26,6 +27,7 @@ class TowerModule(nn.Module):
         self.spec = spec
         self.encoder = checked_module(encoder, spec.encoder, "out_dim", "preprocess")
         self.embed_dim = embed_dim
+        self.paths = whole_paths(spec.encoder)
         head = spec.head.build(self.encoder.out_dim, embed_dim)
         self.head = checked_module(head, spec.head)
         freeze_(self.encoder, self.head, spec)

@@ -17,8 +17,9 @@ from contrastive.console import say
 from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
+from contrastive.encoders.foreign import LOOKED_AT, check_foreign
+from contrastive.encoders.promises import PROMISES
 from contrastive.errors import DataError
-from contrastive.training.encoder_checks import check_encoders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +80,14 @@ class TrainingBatches:
         self.bad_rows.on_report = say
         self.rows: list[Sample] = rows_of(samples)
         check_modalities(self.rows, model.towers)
-        check_encoders(model, self.rows, workers=settings.workers)
+        for modality in model.towers:
+            check_foreign(
+                model.spec.towers[modality].encoder,
+                model.tower(modality).encoder,
+                [row[modality] for row in self.rows[:LOOKED_AT]],
+                workers=settings.workers,
+                promises=PROMISES,
+            )
         self.total_rows = len(self.rows) + self.bad_rows.bad
         self.bad: set[int] = set()
         self.tables: dict[str, FeatureTable] = {}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from contrastive.config.provenance import origins
+from contrastive.config.renamed import earlier_defaults
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError, WeightsError
 from contrastive.model.checkpoint import (
@@ -76,8 +77,12 @@ class Progress:
     """Norms for the doctor, which a resumed run cannot compute any more."""
 
 
-def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder | None:
-    """Return the checkpoint to go on from, if that is what is asked and there is one.
+def start_or_resume(
+    folder: Path, spec: RunSpec, *, resume: bool
+) -> tuple[SavedFolder | None, RunSpec]:
+    """Return the checkpoint to go on from, if that is what is asked and there is one; and the spec.
+
+    A default that a later release has changed is as the run began.
 
     Raises:
         TrainingError: the folder is a saved model; or it holds a run and ``resume`` is not asked
@@ -94,7 +99,7 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
         raise TrainingError(msg)
     if not resume:
         if not any(map(_has_content, (log, model, folder / "checkpoints"))):
-            return None
+            return None, spec
         msg = (
             f"{folder}: holds a run already; go on with resume=True (--resume), or choose "
             "another output"
@@ -106,9 +111,9 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
         if saved.path != checkpoint_folder(folder, number := progress_of(saved).step):
             msg = f"{saved.path}: is a copy of step {number}; move it out of this folder"
             raise TrainingError(msg)
-        _check_same_run(saved, spec)
+        spec = _same_run(saved, spec)
         drop_superseded(folder, number)  # which a killed process had no time for
-        return saved
+        return saved, spec
     if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
         done = f"; {model} is finished" if _has_content(model) else ""
         remedy = "choose another output"
@@ -117,7 +122,7 @@ def start_or_resume(folder: Path, spec: RunSpec, *, resume: bool) -> SavedFolder
         msg = f"{folder}: nothing to resume here{done}; {remedy}"
         raise TrainingError(msg)
     say(f"{folder}: ended before its first checkpoint; starting at step 1")
-    return None
+    return None, spec
 
 
 def _has_content(path: Path) -> bool:
@@ -128,12 +133,17 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
-    """Refuse to go on with a spec under which the run would have been another one."""
+def _same_run(saved: SavedFolder, spec: RunSpec) -> RunSpec:
+    """Return the spec as the run began; refuse one under which it would have been another run."""
     data = {name: value for name, value in saved.json("run.json").items() if name != "format"}
     with suppress(ContrastiveError):  # fields that an older version did not know get their defaults
         data = stored_spec(type(spec), saved, "run.json").model_dump(mode="json")
-    before, now = _flat(data), _flat(spec.model_dump(mode="json"))
+    before = _flat(data)
+    for key_path, then in earlier_defaults(spec):
+        if before.get(name := ".".join(key_path)) == then:
+            say(f"{name}: {then}, as the run began; the default is another now")
+            spec = spec.with_(f"{name}={_as_override(then)}")
+    now = _flat(spec.model_dump(mode="json"))
     # of a component that is another one, the fields are others, too
     for name in sorted(before.keys() | now.keys(), key=lambda name: (not _is_type(name), name)):
         if before.get(name) != now.get(name) and not name.startswith(CHANGEABLE_ON_RESUME):
@@ -146,6 +156,7 @@ def _check_same_run(saved: SavedFolder, spec: RunSpec) -> None:
                 f"{_as_override(now.get(name))}; {remedy}start anew in another folder"
             )
             raise TrainingError(msg)
+    return spec
 
 
 def _is_type(name: str) -> bool:

@@ -28,7 +28,14 @@ def step_loss(
     """
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         views = embedded(model, batch, settings)
-    return model.pair_loss(views, batch.ids.to(model.device))
+    with loss_autocast(model, bf16=bf16):
+        return model.pair_loss(views, batch.ids.to(model.device))
+
+
+def loss_autocast(model: ContrastiveModel, *, bf16: bool) -> torch.autocast:
+    """Return the autocast in which a step with ``bf16`` calls the loss: only one that reads it."""
+    enabled = bf16 and model.loss.reads_autocast
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
 
 
 def embedded(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> EmbeddingViews:

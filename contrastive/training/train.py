@@ -49,7 +49,7 @@ from contrastive.training.resume import (
 from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
-from contrastive.training.step import step_loss
+from contrastive.training.step import loss_autocast, step_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +152,7 @@ def _train(
         "start all of them with the same spec and options",
     )
     with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
-        previous = start_or_resume(folder, spec, resume=resume)
+        previous, spec = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     torch.manual_seed(settings.seed)
     model = built_for_training(spec, device, ranks=ranks.size)
@@ -280,7 +280,7 @@ def _remember_samples(
         say(line)
     if held_out is not None:
         split, rows = str(spec.evaluation.split), rows_of(held_out)
-        rows = held_out_rows(model, rows, split, spec.evaluation.shared)
+        rows = held_out_rows(model.seen, rows, split, spec.evaluation.shared)
         check_images(model, held_out, rows, split, workers=spec.training.workers)
 
 
@@ -330,7 +330,8 @@ def _log_summary(
     size, dim = batches.batch_size, spec.model.embed_dim
     if size < (asked := spec.training.batch_size):
         say(f"training.batch_size is {asked:,}, more than the {len(batches):,} pairs: it is {size}")
-    how = model.loss.describe(size, size, dim, torch.float32, model.device)
+    with loss_autocast(model, bf16=uses_bf16(spec.training, model.device)):
+        how = model.loss.describe(size, size, dim, torch.float32, model.device)
     say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
         if model.tower(modality).encoder_frozen:

@@ -58,7 +58,7 @@ def plain(kind):
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_sums_are_an_operator(keep):
     given, named = plain("masked")
-    opcheck(operators.infonce_sums, given, named | {"keep": keep})
+    opcheck(operators.infonce_sums.operator, given, named | {"keep": keep})
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -67,49 +67,63 @@ def test_the_gradients_are_an_operator(kept):
     *found, exact, exps, shift = operators.infonce_sums(*given, **named, keep=kept)
     sides = {"row_side": [found[0]] * 3, "column_side": [found[1]] * 3, "columns": 0}
     of_sums = {"shift": shift, "exact": exact, "kept": exps if kept else None}
-    opcheck(operators.infonce_gradients, given, named | sides | of_sums)
+    opcheck(operators.infonce_gradients.operator, given, named | sides | of_sums)
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_the_losses_of_one_sweep_are_operators(gradients):
     given, named = plain("masked")
     named |= {"gradients": gradients, "columns": 0}
-    opcheck(operators.infonce_one_sided, given, named)
-    opcheck(operators.sigmoid_sweep, (*given, torch.tensor(-3.0)), named)
+    opcheck(operators.infonce_one_sided.operator, given, named)
+    opcheck(operators.sigmoid_sweep.operator, (*given, torch.tensor(-3.0)), named)
 
 
 def test_unit_and_finish_are_operators():
     x, grad = embeddings(N, N, unit=False)
-    opcheck(operators.normalize_rows, (x, torch.float32))
-    opcheck(operators.finalize_gradient, (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32))
-    opcheck(operators.finalize_gradient, (x, grad, torch.tensor(2.0), None, torch.float32))
+    opcheck(operators.normalize_rows.operator, (x, torch.float32))
+    opcheck(
+        operators.finalize_gradient.operator,
+        (x, grad, torch.tensor(2.0), x.norm(dim=1), torch.float32),
+    )
+    opcheck(operators.finalize_gradient.operator, (x, grad, torch.tensor(2.0), None, torch.float32))
 
 
 # torch's own, in 2.11
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("direction", ["both", "a_to_b"])
-def test_a_compiled_loss_has_the_same_value_and_gradients(direction, monkeypatch):
-    monkeypatch.setattr(execution, "_backend", lambda *_: fused())
-    a_ids, b_ids = ids("masked")
+@pytest.mark.parametrize(
+    ("loss", "kind", "given"),
+    [
+        ("infonce", "diagonal", {}),
+        ("infonce", "masked", {"direction": "b_to_a"}),
+        ("infonce", "groups", {"normalize": True, "label_smoothing": 0.1}),
+        ("sigmoid", "groups", {}),
+    ],
+    ids=str,
+)
+def test_a_compiled_loss_has_the_same_value_and_gradients(loss, kind, given):
+    a_ids, b_ids = ids(kind)
 
-    def loss(a, b, log_scale):
-        return execution.infonce(
+    def compute(a, b, log_scale, bias):
+        return getattr(execution, loss)(
             a,
             b,
             a_ids,
             b_ids,
             log_scale=log_scale,
-            positives="mask",
-            direction=direction,
+            **({"bias": bias} if loss == "sigmoid" else {}),
+            positives=KINDS[kind],
             execution="fused",
+            **given,
         )
 
     results = []
-    for way in (loss, torch.compile(loss, backend="aot_eager")):
-        inputs = [*embeddings(), torch.tensor(2.0)]
+    for way in (compute, torch.compile(compute, backend="aot_eager", fullgraph=True)):
+        inputs = [*embeddings(), torch.tensor(2.0), torch.tensor(-3.0)]
         inputs = [x.clone().requires_grad_() for x in inputs]
         value = way(*inputs)
-        results.append((value.detach(), *torch.autograd.grad(value, inputs)))
+        results.append(
+            (value.detach(), *torch.autograd.grad(value, inputs, materialize_grads=True))
+        )
     for x, y in zip(*results, strict=True):
         torch.testing.assert_close(x, y)
 

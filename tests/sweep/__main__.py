@@ -26,7 +26,7 @@ OUTCOMES = ["right", "wrong", "traceback", "refused", "not made"]
 CATALOGUES = {
     "hf-dual": "of_transformers.both",
     "sentences": "of_sentence_transformers.candidates",
-    "hf-image": "of_transformers.images",
+    "hf-image": "of_images.candidates",
     "hf-text": "of_transformers.texts",
     "timm": "of_timm.candidates",
     "open_clip": "of_open_clip.candidates",

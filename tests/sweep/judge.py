@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,7 +32,7 @@ class Candidate:
 
     encoder: Encoder
     theirs: Callable[[Any], torch.Tensor]
-    """The features ``[1, F]`` of one sample, alone."""
+    """The features ``[1, F]`` of one sample, alone; if it fails, ours is to refuse it, too."""
     texts: list[str] | None = None
     """Samples of a text encoder, of which the last is longer than any model takes."""
 
@@ -53,16 +54,25 @@ def verdict(make: Callable[[Path], Candidate], folder: Path) -> Verdict:
     try:
         torch.manual_seed(0)
         candidate = make(folder)
-        samples = candidate.texts or TEXTS if candidate.encoder.modality == "text" else images()
-        with torch.no_grad():
-            expected = torch.cat([candidate.theirs(sample) for sample in samples])
-        check(bool(expected.isfinite().all()), "the library's own features are not finite")
     except ContrastiveError as error:
         return Verdict("refused", str(error))
     except Exception as error:  # of any library
         return Verdict("not made", _line(error))
     try:
-        judge(candidate.encoder, samples, expected, folder / "ours")
+        samples = candidate.texts or TEXTS if candidate.encoder.modality == "text" else images()
+        with torch.no_grad():
+            expected = torch.cat([candidate.theirs(sample) for sample in samples])
+        check(bool(expected.isfinite().all()), "the library's own features are not finite")
+    except Exception as error:
+        return _judged(candidate.encoder.build) or Verdict("not made", _line(error))
+    ours = partial(judge, candidate.encoder, samples, expected, folder / "ours")
+    return _judged(ours) or Verdict("right")
+
+
+def _judged(ours: Callable[[], Any]) -> Verdict | None:
+    """Return what we do wrong, or refuse."""
+    try:
+        ours()
     except Wrong as error:
         return Verdict("wrong", str(error))
     except ContrastiveError as error:
@@ -71,7 +81,7 @@ def verdict(make: Callable[[Path], Candidate], folder: Path) -> Verdict:
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Verdict("traceback", f"{_line(error)} ({frame.name}:{frame.lineno})")
-    return Verdict("right")
+    return None
 
 
 def judge(encoder: Encoder, samples: list[Any], expected: torch.Tensor, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Types of models of transformers: of texts, of images, and of both."""
+"""Types of models of transformers: of texts, and dual ones."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers as t
-from PIL import Image
-from transformers.models.auto import image_processing_auto, modeling_auto
+from transformers.models.auto import modeling_auto
 
-from contrastive.encoders import HFDualImage, HFDualText, HFImage, HFText
+from contrastive.encoders import HFDualImage, HFDualText, HFText
 from tests import duals
 from tests.sweep.judge import Candidate
-from tests.sweep.tiny_models import IMAGE, SIDE, TEXT, config_of, save, tokenizer
+from tests.sweep.tiny_models import TEXT, config_of, save, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,59 +55,6 @@ def text(model_type: str, folder: Path) -> Candidate:
     return Candidate(spec, theirs)
 
 
-def images() -> dict[str, Callable[[Path], Candidate]]:
-    """Return a candidate for each type of AutoModel that sees images alone."""
-    tasks = "IMAGE IMAGE_CLASSIFICATION MASKED_IMAGE_MODELING OBJECT_DETECTION DEPTH_ESTIMATION"
-    tasks += " SEMANTIC_SEGMENTATION INSTANCE_SEGMENTATION UNIVERSAL_SEGMENTATION MASK_GENERATION"
-    tasks += " IMAGE_TO_IMAGE"
-    tables = [getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES") for task in tasks.split()]
-    types = {name for table in tables for name in table} & {*modeling_auto.MODEL_MAPPING_NAMES}
-    return {
-        f"hf-image {name}": partial(image, name)
-        for name in sorted(types)
-        if "text_config" not in getattr(t.CONFIG_MAPPING[name], "sub_configs", {})
-    }
-
-
-def image(model_type: str, folder: Path) -> Candidate:
-    """Make an image model with the processor of its type, its hidden states averaged.
-
-    It is small if the type can be; else it has the numbers of its type.
-    """
-    try:
-        return _image(model_type, folder / "small", IMAGE, SIDE)
-    except Exception:
-        return _image(model_type, folder / "own", {}, None)
-
-
-def _image(model_type: str, folder: Path, numbers: dict[str, Any], side: int | None) -> Candidate:
-    config = config_of(model_type, numbers)
-    model = save(config, folder)
-    _processor(config, side).save_pretrained(folder)
-    processor = t.AutoImageProcessor.from_pretrained(folder)
-
-    def theirs(sample: Any) -> torch.Tensor:
-        hidden = model(**processor(images=sample, return_tensors="pt")).last_hidden_state
-        return hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden.mean(1)
-
-    with torch.no_grad():
-        theirs(Image.new("RGB", (90, 70)))
-    return Candidate(HFImage(name=str(folder)), theirs)
-
-
-def _processor(config: Any, side: int | None) -> Any:
-    """Return the processor of a type, which makes squares if a side is given."""
-    kinds: Any = image_processing_auto.IMAGE_PROCESSOR_MAPPING.get(type(config), ())
-    several = kinds.values() if isinstance(kinds, dict) else kinds
-    kind = next((kind for kind in several if kind), t.ViTImageProcessor)
-    if side is None:
-        return kind()
-    square = {"height": side, "width": side}
-    if "shortest_edge" in dict(kind().size or {}) and kind().do_center_crop:
-        return kind(size={"shortest_edge": side}, crop_size=square)
-    return kind(size=square, crop_size=square)
-
-
 def both() -> dict[str, Callable[[Path], Candidate]]:
     """Return two candidates for each dual model, its halves."""
     families = duals.FAMILIES | duals.OTHERS
@@ -123,7 +69,9 @@ def half(family: str, modality: str, folder: Path) -> Candidate:
     """Make a half of a dual model."""
     (duals.FAMILIES | duals.OTHERS)[family](folder / "model")
     name = str(folder / "model")
-    model = t.AutoModel.from_pretrained(name).eval()
+    # by another implementation of attention, AIMv2 looks ahead in a text
+    attention = {"attn_implementation": "eager"} if family == "aimv2" else {}
+    model = t.AutoModel.from_pretrained(name, **attention).eval()
     processor = t.AutoProcessor.from_pretrained(name)
     spec = HFDualImage(name=name) if modality == "image" else HFDualText(name=name)
     encoder: Any = spec.build()

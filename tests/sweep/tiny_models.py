@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *map(chr, range(33, 127))])}
+
+
+def _each(types: tuple[str, ...], numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {model_type: {**numbers} for model_type in types}
+
+
 TEXT = {
     **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size"), 32),
     **dict.fromkeys(("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim"), 48),
@@ -42,7 +48,7 @@ TEXT = {
 """Numbers by the names of fields, of which a type has some."""
 SIDE = 64
 IMAGE = {
-    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers", "depth"), 2),
     **dict.fromkeys(("image_size", "pretrain_image_size", "input_size"), SIDE),
 }
 """Of images, widths stay those of the type: many depend on each other."""
@@ -56,10 +62,77 @@ PART = {
     "num_hidden_layers": 2,
 }
 """A part of a model, of which the whole has no numbers."""
+DINO = {"model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 32}
+DINO |= {"num_hidden_layers": 2, "num_attention_heads": 4, "use_mask_token": False}
+STAGES = [f"stage{n}" for n in (1, 2, 3, 4)]
+LCNET = {"model_type": "pp_lcnet_v4", "stem_channels": [3, 8, 16], "out_features": STAGES}
+LCNET |= {
+    "block_configs": [
+        [[3, 16, 16, 1, True]],
+        [[3, 16, 16, 2, False]],
+        [[3, 16, 32, 2, True]],
+        [[3, 32, 32, 2, False]],
+    ]
+}
+LENGTHS = {"long": 7, "mid": 5, "short": 3}
+INTRACLASS: dict[str, Any] = {"reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0]}
+for _word, _k in LENGTHS.items():
+    for _name, _size in {
+        "vertical_long_to_small_conv": [_k, 1],
+        "horizontal_small_to_long_conv": [1, _k],
+        "symmetric_conv_long": [_k, _k],
+    }.items():
+        INTRACLASS[f"{_name}_{_word}ratio"] = [_size, 1, [n // 2 for n in _size]]
+REPVIT = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 2}
+REPVIT |= {"model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}}
+FEATURES = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+EDGETAM = FEATURES | {"backbone_config": REPVIT}
+SAM = {"image_size": 64, "num_hidden_layers": 2, "global_attn_indexes": [1]}
+SAM3 = SAM | {"image_size": 56, "hidden_size": 64, "intermediate_size": 96, "window_size": 2}
+SAM3_VISION = FEATURES | {"backbone_config": SAM3 | {"model_type": "sam3_vit_model"}}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    **{key: {"layer_types": HYBRID} for key in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
-    **{key: {"global_head_dim": 8} for key in ("gemma4_text", "gemma4_unified_text")},
-    **{key: {"head_dim": 8} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
+    **_each(("kimi_linear", "qwen3_next"), {"layer_types": HYBRID}),
+    **_each(("qwen3_5_text", "qwen3_5_moe_text"), {"layer_types": HYBRID}),
+    **_each(("gemma4_text", "gemma4_unified_text"), {"global_head_dim": 8}),
+    **_each(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8}),
+    "depth_pro": {
+        **dict.fromkeys(("image_model_config", "patch_model_config", "fov_model_config"), DINO),
+        "patch_size": 32,
+        "fusion_hidden_size": 16,
+        "intermediate_hook_ids": [1, 0],
+        "intermediate_feature_dims": [16, 16],
+        "scaled_images_feature_dims": [16, 16, 16],
+    },
+    "donut-swin": {"image_size": 224},  # whose windows are of seven patches of four pixels
+    "edgetam": {"vision_config": EDGETAM},
+    "edgetam_video": {"vision_config": EDGETAM},
+    "edgetam_vision_model": EDGETAM,
+    "hiera": {"image_size": [SIDE, SIDE]},
+    **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), SAM),
+    **_each(("sam", "sam_hq"), {"vision_config": SAM}),
+    "sam3_vit_model": SAM3,
+    "sam3_vision_model": SAM3_VISION,
+    **_each(("sam3_tracker", "sam3_tracker_video"), {"vision_config": SAM3_VISION}),
+    "lw_detr": {"projector_scale_factors": [1.0], "num_queries": 8},
+    "rf_detr": {"num_queries": 8},
+    "pp_ocrv6_small_det": {
+        "backbone_config": LCNET,
+        "layer_list_out_channels": [16, 16, 32, 32],
+        "neck_out_channels": 16,
+    },
+    "pp_ocrv6_medium_det": {
+        "backbone_config": LCNET,
+        "neck_out_channels": 16,
+        "intraclass_block_config": INTRACLASS,
+        "scale_factor_list": [1, 2, 4, 8],
+        "kernel_list": [3, 2, 2],
+    },
+    "timm_backbone": {"backbone": "test_resnet"},
+    "timm_wrapper": {
+        "architecture": "test_vit",
+        "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bicubic"},
+        "model_args": {"img_size": 64},
+    },
     "albert": {"num_hidden_groups": 1},
     "bailing_hybrid": {"layer_types": HYBRID, "mlp_layer_types": ["dense", "sparse"]},
     "bamba": {
@@ -74,7 +147,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("patcher_config", "global_config"), PART),
         **dict.fromkeys(("encoder_config", "decoder_config"), PART | {"hidden_size_global": 32}),
         "encoder_hash_byte_group_vocab": 100,
-        "use_cache": False,  # for which it lacks a number of layers
+        "use_cache": False,  # it has none of its layers
     },
     "codegen": {"rotary_dim": 8},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
@@ -134,13 +207,12 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "mamba_n_groups": 1,
     },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "kimi_linear": {"layer_types": HYBRID, "linear_num_heads": 4, "linear_head_dim": 8},
     "led": {"max_encoder_position_embeddings": 64, "attention_window": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "longformer": {"attention_window": 8, "max_position_embeddings": 66},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
-    "mimo_v2_flash": {"head_dim": 24, "num_key_value_heads": 2},  # 8 of 24 turn
+    "mimo_v2_flash": {"head_dim": 24, "num_key_value_heads": 2},  # a third of which turns
     "mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16},
     "mpt": {"max_seq_len": 64},
     "nemotron": {"num_key_value_heads": 4},
@@ -170,6 +242,25 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 """What a type needs besides; ``...`` stands for its own number."""
+
+
+PEERS: dict[str, dict[str, Any]] = {
+    "vit_mae": {"mask_ratio": 0.0},  # which ours sets, too, so that it sees all patches
+}
+"""What is changed in a config of the library's own model after it was saved."""
+SIDE_OF_14 = {"height": 56, "width": 56}  # for patches of 14 pixels
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "depth_pro": {"size": {"height": 128, "width": 128}},  # four times a patch of its own
+    "donut-swin": {"size": {"height": 224, "width": 224}},
+    "lw_detr": {"size": {"height": SIDE, "width": SIDE}},  # for its windows
+    **_each(("rf_detr", "sam3_vit_model", "sam3_vision_model"), {"size": SIDE_OF_14}),
+    **_each(("sam3_tracker", "sam3_tracker_video"), {"size": SIDE_OF_14}),
+    "imagegpt": {
+        "clusters": [[n / 8 - 1] * 3 for n in range(16)],
+        "size": {"height": 8, "width": 8},
+    },
+}
+"""What an image processor needs."""
 
 
 def config_of(model_type: str, numbers: dict[str, Any]) -> Any:

@@ -129,6 +129,27 @@ class LossBackend(ABC):
         A single sweep. Without ``gradients`` the three others are empty.
         """
 
+    def own_sums(self, a: Tensor, all_a: Tensor, scale: Tensor, labels: PairLabels) -> SoftmaxSums:
+        """Return the sums of the rows of a over all rows of a, of which a rank has some."""
+        return self.sums(a, all_a, scale, labels, gradients=False)
+
+    def own_gradient(
+        self,
+        a: Tensor,
+        all_a: Tensor,
+        scale: Tensor,
+        labels: PairLabels,
+        *,
+        rows: RowStats,
+        columns: RowStats,
+        exact: Tensor,
+    ) -> Tensor:
+        """Return ``s G a`` ``[n, D]`` for logits of rows of a with each other."""
+        grad, _ = self.gradients(
+            a, all_a, scale, labels, rows=rows, columns=columns, exact=exact, kept=None
+        )
+        return grad
+
     def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of ``raw`` ``[N, D]`` with length 1, and their lengths ``[N]``, fp32."""
         x = raw.to(accumulation_dtype(raw, raw))
@@ -265,7 +286,7 @@ class _InfoNCE(torch.autograd.Function):
         row_loss_N, rows = row_stats(
             sums.row_log_N, sums.row_positive_N, labels.row_count_N, unit / n_rows
         )
-        row_loss, column_log_M, column_positive_M = _over_all_rows(row_loss_N.sum(), sums, shared)
+        row_loss, column_log_M, column_positive_M = over_all_rows(row_loss_N.sum(), sums, shared)
         column_loss_M, columns = row_stats(
             column_log_M, column_positive_M, labels.column_count_M, unit / n_columns
         )
@@ -353,7 +374,7 @@ def _units(
     return *backend.normalize_rows(a), *backend.normalize_rows(b)
 
 
-def _over_all_rows(
+def over_all_rows(
     row_loss: Tensor, sums: SoftmaxSums, shared: RowShards | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All-reduce the rows' loss, ``column_log_M`` and ``column_positive_M``."""

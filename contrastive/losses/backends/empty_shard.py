@@ -1,6 +1,6 @@
-"""The backend of a rank without rows of a: nothing to compute, but others wait for its sums.
+"""The backend where one side has no rows: nothing to compute, but other ranks wait for the sums.
 
-Shapes: N = 0 rows of a, M rows of b, D wide.
+Shapes: N rows of a, M rows of b, one of them 0, D wide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class EmptyShardBackend(LossBackend):
         del scale, labels, gradients
         zero_N, zero_M = (x.new_zeros(len(x), dtype=accumulation_dtype(a, b)) for x in (a, b))
         never = torch.zeros((), dtype=torch.bool, device=a.device)
-        return SoftmaxSums(zero_N, zero_M - torch.inf, zero_N, zero_M, never)
+        return SoftmaxSums(zero_N - torch.inf, zero_M - torch.inf, zero_N, zero_M, never)
 
     def gradients(
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, **rest: Any

@@ -28,7 +28,7 @@ def smoothing(a: Tensor, b: Tensor, log_scale: Tensor, labels: PairLabels) -> Te
     k = min(len(a), len(b))
     partner_ND = torch.zeros_like(a).index_copy(0, torch.arange(k, device=a.device), b[:k])
     candidates_ND = b.sum(0)
-    candidate_count_N = torch.tensor(float(len(b)), dtype=dtype, device=a.device)
+    candidate_count_N = torch.full((), float(len(b)), dtype=dtype, device=a.device)
     positive_ND = partner_ND
     if labels.kind == "groups":
         positive_ND = _group_sums(b, labels)

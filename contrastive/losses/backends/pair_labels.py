@@ -1,11 +1,12 @@
 """What the rows of a batch are to each other, without a mask of all pairs.
 
-Shapes: N rows of a, M rows of b, P positive pairs of a block of rows.
+Shapes: N rows of a, M rows of b, P positive pairs of a block of rows, Q other pairs of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -39,11 +40,27 @@ class PairLabels:
     """How many rows of the whole batch have a positive, scalar fp32."""
     matched_pairs: Tensor
     """How many matched pairs the global batch has, scalar fp32."""
+    without_self: bool = False
+    """In groups: row i and column i + offset are one sample, which takes no part."""
 
     @property
     def columns_with_positive(self) -> Tensor:
         """How many columns have a positive, scalar fp32."""
         return (self.column_count_M > 0).sum().float()
+
+    @property
+    def negative_count(self) -> Tensor:
+        """``[N]``, how many negatives a row has, fp32; of a whole batch only."""
+        if self.without_self and self.kind == "diagonal":
+            return torch.full_like(self.row_count_N, self._m - 1)
+        if self.a_ids_N is None or self.b_ids_M is None:
+            return self._m - self.row_count_N
+        equal_N = _equal(self.a_ids_N, self.b_ids_M)
+        if self.kind == "masked":  # a matched row counts once, whatever its id
+            k = min(len(self.a_ids_N), self._m)
+            apart_K = self.a_ids_N[:k] != self.b_ids_M[:k]
+            equal_N = equal_N.index_add(0, torch.arange(k, device=equal_N.device), apart_K.float())
+        return self._m - equal_N
 
     @classmethod
     def of(
@@ -64,7 +81,7 @@ class PairLabels:
         check_pair_counts(n, m)
         a_ids, b_ids = matched_ids(n, m, a_ids, b_ids)
         k = min(n, m)
-        matched_pairs = torch.tensor(float(k), device=device)
+        matched_pairs = torch.full((), float(k), device=device)  # a copy from the host would wait
         if positives == "multi" and a_ids is not None and b_ids is not None:
             rows_N, columns_M = _equal(a_ids, b_ids), _equal(b_ids, a_ids)
             return cls(
@@ -101,39 +118,71 @@ class PairLabels:
             self.row_count_N,
             self.columns_with_positive,
             self.matched_pairs,
+            self.without_self,
         )
 
-    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the positive pairs of some rows of a, and what takes no part.
+    def pairs(
+        self, start: int, stop: int, *, first: int = 0
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the positive pairs of some rows of a, and the pairs that take no part.
 
         Args:
             start: the first row.
             stop: the row after the last.
+            first: the first column; those before it are left away, and columns counted from it.
 
         Returns:
-            ``[P]`` rows, counted from ``start``; ``[P]`` columns; a mask ``[stop - start, M]`` of
-            pairs that are neither positive nor negative, or None.
+            ``[P]`` rows, counted from ``start``, and ``[P]`` columns; then ``[Q]`` rows and columns
+            of pairs that are neither positive nor negative, or None.
         """
+        if first:
+            rows_P, columns_P, neither = self.pairs(start, stop)
+            neither = None if neither is None else _from_column(first, *neither)
+            return *_from_column(first, rows_P, columns_P), neither
         if self.kind == "groups":
-            rows_P, columns_P = self._same(start, stop).nonzero(as_tuple=True)
-            return rows_P, columns_P, None
+            rows_P, columns_P = self._equal_ids(start, stop)
+            if not self.without_self:
+                return rows_P, columns_P, None
+            other = columns_P != rows_P + (start + self.offset)
+            return rows_P[other], columns_P[other], (rows_P[~other], columns_P[~other])
         first, last = (max(0, min(x + self.offset, self._m)) for x in (start, stop))
         columns_P = torch.arange(first, last, device=self.column_count_M.device)
         rows_P = columns_P - self.offset - start
         if self.kind == "diagonal":
             return rows_P, columns_P, None
-        neither = self._same(start, stop)
-        neither[rows_P, columns_P] = False
-        return rows_P, columns_P, neither
+        rows_Q, columns_Q = self._equal_ids(start, stop)
+        other = columns_Q != rows_Q + (start + self.offset)
+        return rows_P, columns_P, (rows_Q[other], columns_Q[other])
 
     @property
     def _m(self) -> int:
         return len(self.column_count_M)
 
-    def _same(self, start: int, stop: int) -> Tensor:
+    @cached_property
+    def _columns_by_id(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``[M]`` columns in the order of their ids; where those of a row start; how many.
+
+        The columns with the id of a row are next to each other there.
+        """
         assert self.a_ids_N is not None
         assert self.b_ids_M is not None
-        return self.a_ids_N[start:stop, None] == self.b_ids_M
+        ordered_M, columns_M = self.b_ids_M.sort()
+        first_N = torch.searchsorted(ordered_M, self.a_ids_N)
+        return columns_M, first_N, torch.searchsorted(ordered_M, self.a_ids_N, right=True) - first_N
+
+    def _equal_ids(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return the rows, counted from ``start``, and the columns of all pairs with equal ids."""
+        columns_M, first_N, count_N = self._columns_by_id
+        first_R, count_R = first_N[start:stop], count_N[start:stop]
+        rows_P = torch.repeat_interleave(count_R)
+        before_R = count_R.cumsum(0) - count_R
+        within_P = torch.arange(len(rows_P), device=rows_P.device) - before_R[rows_P]
+        return rows_P, columns_M[first_R[rows_P] + within_P]
+
+
+def _from_column(first: int, rows_P: Tensor, columns_P: Tensor) -> tuple[Tensor, Tensor]:
+    there = columns_P >= first
+    return rows_P[there], columns_P[there] - first
 
 
 def matched_ids(
@@ -177,6 +226,18 @@ def check_embeddings(a: Any, b: Any) -> None:
     if a.shape[1] != b.shape[1]:
         msg = f"embeddings differ in width (a {a.shape[1]}, b {b.shape[1]})"
         raise ValueError(msg)
+
+
+def check_devices(a: Tensor, **others: Tensor | None) -> None:
+    """Refuse what is on another device than the embeddings, before a kernel meets it.
+
+    Raises:
+        ValueError: names both devices.
+    """
+    for name, x in others.items():
+        if x is not None and x.device != a.device:
+            msg = f"{name} is on {x.device}, a on {a.device}; give {name}.to({str(a.device)!r})"
+            raise ValueError(msg)
 
 
 def check_pair_counts(n: int, m: int) -> None:

@@ -114,7 +114,7 @@ class How:
 
     def chunk(self, pairs: Pairs) -> int:
         """Return how many rows of G are made at once."""
-        return self.rows or chunk_rows(pairs.a)
+        return self.rows or chunk_rows(pairs.a, len(pairs.b))
 
 
 def slices(n: int, size: int) -> list[slice]:
@@ -122,11 +122,12 @@ def slices(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def chunk_rows(a: Tensor) -> int:
-    """Return how many rows of G are best made at once on the device of ``a``."""
+def chunk_rows(a: Tensor, m: int) -> int:
+    """Return how many rows of G, with m columns, are best made at once on the device of ``a``."""
     if not a.is_cuda:
         return 1024
-    return tiles.chunk_rows(a.shape[1], processors=processors(a.device))
+    n, width = a.shape
+    return tiles.chunk_rows(width, n, m, number=NUMBERS[a.dtype], processors=processors(a.device))
 
 
 def processors(device: torch.device) -> int:

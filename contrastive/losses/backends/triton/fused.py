@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from contrastive.losses.backends.pair_labels import PairLabels
 
 
+CACHE_BYTES = 4 * 2**30
+
+
 class FusedBackend(LossBackend):
     """Triton kernels for embeddings of 16 or 32 bits on a GPU.
 
@@ -39,7 +42,7 @@ class FusedBackend(LossBackend):
         gemm: Literal["triton", "cublas"] = "triton",
         precision: Literal["ieee", "tf32x3", "tf32"] = "ieee",
         low_memory: bool = False,
-        cache_bytes: int = 0,
+        cache_bytes: int | None = None,
         tile: tiles.Tile | None = None,
         rows: int | None = None,
         columns: int | None = None,
@@ -54,7 +57,8 @@ class FusedBackend(LossBackend):
             precision: how the kernels multiply fp32; a Triton ``input_precision``.
             low_memory: make G in blocks of 64 MB instead of whole rows.
             cache_bytes: keep all exps of the first sweep for the second if they fit in so much
-                memory; InfoNCE then takes three units. Not for groups, and not in fp16.
+                memory; InfoNCE then takes three units. If None, 4 GB on a GPU, and none with
+                ``low_memory``. Not for groups, and not in fp16.
             tile: for all kernels; if None, from the table.
             rows: of a block of G; if None, from the table.
             columns: of a block of G; if None, all, or from the table for ``low_memory``.
@@ -75,7 +79,10 @@ class FusedBackend(LossBackend):
         a, b = self._multiplied(a, b)
         size = a.shape[0] * blocks.padded(b.shape[0]) * a.element_size()
         possible = labels.kind != "groups" and a.dtype != torch.float16
-        keep = gradients and possible and size <= self.cache_bytes
+        bound = self.cache_bytes
+        if bound is None:
+            bound = CACHE_BYTES if a.is_cuda and not self.low_memory else 0
+        keep = gradients and possible and size <= bound
         *found, kept, shift = operators.infonce_sums(
             a,
             b,
@@ -116,7 +123,7 @@ class FusedBackend(LossBackend):
             exact=exact,
             kept=exps,
             **_plain(labels),
-            **self._choices(a),
+            **self._choices(a, b),
         )
 
     def one_sided(
@@ -125,7 +132,7 @@ class FusedBackend(LossBackend):
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         return operators.infonce_one_sided(
-            a, b, scale.float(), **_plain(labels), gradients=gradients, **self._choices(a)
+            a, b, scale.float(), **_plain(labels), gradients=gradients, **self._choices(a, b)
         )
 
     def sigmoid(
@@ -147,7 +154,7 @@ class FusedBackend(LossBackend):
             bias.float(),
             **_plain(labels),
             gradients=gradients,
-            **self._choices(a),
+            **self._choices(a, b),
         )
 
     def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,10 +179,10 @@ class FusedBackend(LossBackend):
             dtype = self.matmul_dtype or dtype
         return a.to(dtype).contiguous(), b.to(dtype).contiguous()
 
-    def _choices(self, a: Tensor) -> dict[str, Any]:
+    def _choices(self, a: Tensor, b: Tensor) -> dict[str, Any]:
         rows, columns = self.rows, self.columns
         if self.low_memory and not columns:
-            rows = rows or blocks.chunk_rows(a)
+            rows = rows or blocks.chunk_rows(a, len(b))
             columns = tiles.low_memory_columns(rows, blocks.NUMBERS[a.dtype])
         return {
             "tile": self.tile,

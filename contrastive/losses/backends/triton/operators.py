@@ -12,8 +12,9 @@ Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - an operator reads its annotations
-from typing import Any
+from collections.abc import Callable, Sequence  # noqa: TC003 - operators read annotations
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,8 +27,34 @@ from contrastive.losses.backends.triton.blocks import How, Pairs, padded, slices
 from contrastive.losses.backends.triton.launch_pairs import Kernels
 from contrastive.losses.backends.triton.passes import first_sweep, put
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-@custom_op("contrastive::infonce_sums", mutates_args=())
+
+@dataclass(frozen=True)
+class Operator(Generic[P, T]):
+    """A function that is one operator of torch in a compiled program.
+
+    Elsewhere it is the plain function, since an operator that is made in Python takes long to call.
+    """
+
+    function: Callable[P, T]
+    operator: Any
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it."""
+        if torch.compiler.is_compiling():
+            return cast("T", self.operator(*args, **kwargs))
+        return self.function(*args, **kwargs)
+
+
+def operator(function: Callable[P, T]) -> Operator[P, T]:
+    """Make a function an operator."""
+    name = f"contrastive::{cast('Any', function).__name__}"
+    return Operator(function, custom_op(name, mutates_args=())(function))
+
+
+@operator
 def infonce_sums(
     a: Tensor,
     b: Tensor,
@@ -57,7 +84,7 @@ def infonce_sums(
         return *found[:4], found[4].view(torch.bool), kept, found[5]
 
 
-@infonce_sums.register_fake
+@infonce_sums.operator.register_fake
 def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     keep = rest[7]
     n, m = a.shape[0], b.shape[0]  # len would make them constants
@@ -75,7 +102,7 @@ def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     )
 
 
-@custom_op("contrastive::infonce_gradients", mutates_args=())
+@operator
 def infonce_gradients(
     a: Tensor,
     b: Tensor,
@@ -119,12 +146,12 @@ def infonce_gradients(
         return passes.gradients(pairs, kernels, write)
 
 
-@infonce_gradients.register_fake
+@infonce_gradients.operator.register_fake
 def _(a: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _like(a), _like(b)
 
 
-@custom_op("contrastive::infonce_one_sided", mutates_args=())
+@operator
 def infonce_one_sided(
     a: Tensor,
     b: Tensor,
@@ -186,14 +213,14 @@ def infonce_one_sided(
         return loss_N.sum(dtype=torch.float64).float(), *grads
 
 
-@infonce_one_sided.register_fake
+@infonce_one_sided.operator.register_fake
 def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     gradients = rest[7]
     total = a.new_empty((), dtype=torch.float32)
     return total, *((_like(a), _like(b)) if gradients else (_like(a, 0), _like(b, 0)))
 
 
-@custom_op("contrastive::sigmoid_sweep", mutates_args=())
+@operator
 def sigmoid_sweep(
     a: Tensor,
     b: Tensor,
@@ -241,7 +268,7 @@ def sigmoid_sweep(
         return total.float(), *grads, g_total.float()
 
 
-@sigmoid_sweep.register_fake
+@sigmoid_sweep.operator.register_fake
 def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     gradients = rest[8]
     total, g_total = (a.new_empty((), dtype=torch.float32) for _ in range(2))
@@ -249,19 +276,19 @@ def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return total, *grads, g_total
 
 
-@custom_op("contrastive::normalize_rows", mutates_args=())
+@operator
 def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the rows of ``raw`` with length 1, in ``dtype``, and their lengths, fp32."""
     with torch.cuda.device_of(raw):
         return launch_rows.normalize_rows(raw, dtype)
 
 
-@normalize_rows.register_fake
+@normalize_rows.operator.register_fake
 def _(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return torch.empty_like(raw, dtype=dtype), raw.new_empty(raw.shape[0], dtype=torch.float32)
 
 
-@custom_op("contrastive::finalize_gradient", mutates_args=())
+@operator
 def finalize_gradient(
     x: Tensor, grad: Tensor, factor: Tensor, length: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -271,7 +298,7 @@ def finalize_gradient(
         return out, dot_N.sum()
 
 
-@finalize_gradient.register_fake
+@finalize_gradient.operator.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=rest[-1]), x.new_empty((), dtype=torch.float32)
 

@@ -1,8 +1,10 @@
 """How much a kernel takes at once: a table for each GPU, so that nothing is tuned at run time.
 
 A tile of rows x columns logits is what one program makes; it goes through the width in steps of
-``depth``. Wide tiles read less, two small ones on one processor hide each other's epilogue: on
-Hopper the products of a narrow embedding are so short that the second counts more.
+``depth``. Wide tiles read less, two small ones on one processor hide each other's epilogue. On an
+H200 the second counted more at widths of 512, 768 and 1024: 128 x 128 took 4 to 6 % less than
+128 x 256, for the sigmoid loss with 8 warps 12 to 19 % less than 256 x 128; 4 stages leave room for
+one program and were slower everywhere.
 
 Nothing here imports Triton.
 """
@@ -32,6 +34,9 @@ FALLBACKS: tuple[Kernel, ...] = ("peaks", "weigh_exact")
 WIDEST = 4096  # the kernels for single rows hold a whole row
 BLOCK_ROWS = 2**14  # rows whose partial sums are held at once: 67 MB for 128k columns
 LOW_MEMORY_BYTES = 64 * 2**20
+ONE_CHUNK_BYTES = 512 * 2**20
+CHUNK_BYTES = 2**30
+ENOUGH_ROWS = 2**13
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,9 @@ class Shipped:
 
 
 _SQUARE = Tile(128, 128, 64, 4, 3)
-_WIDE = Tile(128, 256, 64, 8, 3)
 # comparing ids needs registers, so fewer logits or fewer columns for each thread
 _SQUARE_8 = Tile(128, 128, 64, 8, 3)
 _NARROW = Tile(128, 64, 64, 4, 3)
-_TALL = Tile(256, 128, 64, 8, 3)  # reads as little as the wide one, in fewer registers
 _SPARE = Tile(128, 64, 64, 8, 2)  # what is seldom called need not be fast
 _AMPERE = Tile(128, 128, 32, 8, 4)
 _AMPERE_NARROW = Tile(128, 64, 32, 8, 4)
@@ -80,9 +83,9 @@ RESCALE = Tile(64, 128, 0, 4, 1)  # nothing is multiplied: it reads, scales and 
 
 # up to which width, and the tile; the last entry is for the rest
 _HALF: dict[tuple[Capability, Kernel], tuple[tuple[int, Tile], ...]] = {
-    ((9, 0), "sums"): ((640, _SQUARE), (WIDEST, _WIDE)),
-    ((9, 0), "weigh"): ((640, _SQUARE), (WIDEST, _WIDE)),
-    ((9, 0), "sigmoid"): ((WIDEST, _TALL),),
+    ((9, 0), "sums"): ((WIDEST, _SQUARE),),
+    ((9, 0), "weigh"): ((WIDEST, _SQUARE),),
+    ((9, 0), "sigmoid"): ((WIDEST, _SQUARE_8),),
     ((8, 0), "sums"): ((WIDEST, _AMPERE),),
     ((8, 0), "weigh"): ((WIDEST, _AMPERE),),
     ((8, 0), "sigmoid"): ((WIDEST, _AMPERE),),
@@ -112,15 +115,21 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, 
     return next((found for most, found in entries if width <= most), entries[-1][1])
 
 
-def chunk_rows(width: int, *, processors: int) -> int:
+def chunk_rows(width: int, rows: int, columns: int, *, number: Number, processors: int) -> int:
     """Return how many rows of G are made at once, so that the products with it fill the GPU.
 
-    Tiles of 128 x 256 of ``s G b`` are to be a whole number for each of the GPU's processors, since
-    all take equally long. With 132 of them: 8448, 5632, 4224 rows for widths 512, 768, 1024.
+    All, while G fits ``ONE_CHUNK_BYTES``. Else tiles of 128 x 256 of ``s G b`` are to be a whole
+    number for each of the GPU's processors, since all take equally long, and rows at least
+    ``ENOUGH_ROWS`` (an H200 multiplies 4,096 rows 8 % slower), in ``CHUNK_BYTES``. With 132
+    processors and 32,768 columns: 8448, 11264, 8448 rows for widths 512, 768, 1024.
     """
+    row_bytes = columns * type_bytes[number]
+    if rows * row_bytes <= ONE_CHUNK_BYTES:
+        return rows
     across = -(-width // 256)
-    down = max(8, min(66, processors // across))
-    return 128 * down
+    wave = 128 * max(8, min(66, processors // across))
+    waves = min(-(-ENOUGH_ROWS // wave), max(1, CHUNK_BYTES // (wave * row_bytes)))
+    return wave * waves
 
 
 def low_memory_columns(rows: int, number: Number) -> int:

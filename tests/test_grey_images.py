@@ -1,0 +1,61 @@
+"""Networks of grey images see grey ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+import transformers
+from PIL import Image
+
+from contrastive.encoders import HFImage, Timm
+from contrastive.errors import SpecError
+
+pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+RED, GREY = (Image.new("RGB", (20, 20), colour) for colour in ("red", (76, 76, 76)))
+
+
+def save_timm(folder, channels):
+    net = timm.create_model("test_vit", in_chans=channels, num_classes=2)
+    changes = {"model_args": {"in_chans": channels}, "safe_serialization": True}
+    timm.models.save_for_hf(net, folder, **changes)
+    return Timm(name=f"local-dir:{folder}", augment="simclr")
+
+
+def save_vit(folder, channels, means=1):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "image_size": 16}
+    config = transformers.ViTConfig(**sizes, num_attention_heads=1, num_channels=channels)
+    transformers.ViTModel(config).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    mean = [0.5] * means
+    processor = transformers.ViTImageProcessor(size=size, image_mean=mean, image_std=mean)
+    processor.save_pretrained(folder)
+    return HFImage(name=str(folder))
+
+
+@pytest.mark.parametrize("save", [save_timm, save_vit])
+def test_a_network_of_one_channel_sees_what_is_grey(save, tmp_path):
+    module = save(tmp_path, 1).build().eval()
+    red, grey = (module.preprocess([image])["image"] for image in (RED, GREY))
+    assert red.shape[:2] == (1, 1)
+    torch.testing.assert_close(red, grey)
+    assert module(image=red).shape == (1, module.out_dim)
+    if module.augment:
+        assert module.augment([RED])["image"].shape == red.shape
+
+
+@pytest.mark.parametrize("save", [save_timm, save_vit])
+def test_another_number_of_channels_is_refused(save, tmp_path):
+    with pytest.raises(SpecError, match="takes images of 5 channels, not of 3 or 1; choose"):
+        save(tmp_path, 5).build()
+
+
+def test_a_processor_of_three_channels_is_refused_with_what_to_write(tmp_path):
+    with pytest.raises(SpecError, match="give image_mean and image_std one number each in prep"):
+        save_vit(tmp_path, 1, means=3).build()
+    path = tmp_path / "preprocessor_config.json"
+    fields = json.loads(path.read_text()) | {"image_mean": [0.5], "image_std": [0.5]}
+    path.write_text(json.dumps(fields))
+    HFImage(name=str(tmp_path)).build()
