@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 from safetensors.torch import save_model
+from timm.models import save_for_hf
 
 from contrastive.encoders import Timm
 from tests.sweep.judge import Candidate
@@ -15,6 +16,9 @@ from tests.sweep.judge import Candidate
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+SHALLOW = ("deepseek_vit", "gemma4_vit", "qwen3_vit")
+"""Modules whose models, of language models, take minutes for an image."""
 
 
 def candidates() -> dict[str, Callable[[Path], Candidate]]:
@@ -30,7 +34,16 @@ def smallest(module: str, folder: Path) -> Candidate:
             return sum(p.numel() for p in timm.create_model(name).parameters())
 
     names = [name for name in timm.list_models(module=module) if not name.startswith("test_")]
-    return made(min(names, key=parameters), folder)
+    name = min(names, key=parameters)
+    return shallow(name, folder) if module in SHALLOW else made(name, folder)
+
+
+def shallow(name: str, folder: Path) -> Candidate:
+    """Make a model of timm of one layer for small images, saved as a folder."""
+    size = {"input_size": (3, 336, 336)}
+    whole = timm.create_model(name, depth=1, pretrained_cfg_overlay=size).eval()
+    save_for_hf(whole, folder, model_args={"depth": 1}, safe_serialization=True)
+    return _candidate(Timm(name=f"local-dir:{folder}"), whole)
 
 
 def made(name: str, folder: Path) -> Candidate:
@@ -40,6 +53,10 @@ def made(name: str, folder: Path) -> Candidate:
     except NotImplementedError:  # an encoder that never has classes
         whole = timm.create_model(name, num_classes=0).eval()
     save_model(whole, str(folder / "weights.safetensors"))
+    return _candidate(Timm(name=name, weights=folder / "weights.safetensors"), whole)
+
+
+def _candidate(spec: Timm, whole: Any) -> Candidate:
     transform: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(whole))
 
     def theirs(image: Any) -> torch.Tensor:
@@ -50,4 +67,4 @@ def made(name: str, folder: Path) -> Candidate:
         features = whole.forward_head(whole.forward_features(pixels), pre_logits=True)
         return features.mean(1) if features.ndim == 3 else features
 
-    return Candidate(Timm(name=name, weights=folder / "weights.safetensors"), theirs)
+    return Candidate(spec, theirs)

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def verdicts(
 
 
 def _child(make: Callable[[Path], Candidate], folder: Path, seconds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     folder.mkdir()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -62,4 +63,7 @@ def _read(folder: Path, status: int) -> Verdict:
     file = folder / "verdict.json"
     if file.exists():
         return Verdict(**json.loads(file.read_text()))
-    return Verdict("not made", f"ended by signal {os.waitstatus_to_exitcode(status)}: too large")
+    ended = -os.waitstatus_to_exitcode(status)
+    if ended == signal.SIGXCPU:
+        return Verdict("not made", "takes longer than --seconds")
+    return Verdict("not made", f"ended by signal {ended}: too large")

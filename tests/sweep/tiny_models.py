@@ -91,8 +91,7 @@ SAM = {"image_size": 64, "num_hidden_layers": 2, "global_attn_indexes": [1]}
 SAM3 = SAM | {"image_size": 56, "hidden_size": 64, "intermediate_size": 96, "window_size": 2}
 SAM3_VISION = FEATURES | {"backbone_config": SAM3 | {"model_type": "sam3_vit_model"}}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    **_each(("kimi_linear", "qwen3_next"), {"layer_types": HYBRID}),
-    **_each(("qwen3_5_text", "qwen3_5_moe_text"), {"layer_types": HYBRID}),
+    **_each(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), {"layer_types": HYBRID}),
     **_each(("gemma4_text", "gemma4_unified_text"), {"global_head_dim": 8}),
     **_each(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 8}),
     "depth_pro": {
@@ -147,7 +146,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("patcher_config", "global_config"), PART),
         **dict.fromkeys(("encoder_config", "decoder_config"), PART | {"hidden_size_global": 32}),
         "encoder_hash_byte_group_vocab": 100,
-        "use_cache": False,  # it has none of its layers
+        "use_cache": False,  # for which it lacks a number of layers
     },
     "codegen": {"rotary_dim": 8},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
@@ -207,12 +206,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "mamba_n_groups": 1,
     },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"layer_types": HYBRID, "linear_num_heads": 4, "linear_head_dim": 8},
     "led": {"max_encoder_position_embeddings": 64, "attention_window": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "longformer": {"attention_window": 8, "max_position_embeddings": 66},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
-    "mimo_v2_flash": {"head_dim": 24, "num_key_value_heads": 2},  # a third of which turns
+    "mimo_v2_flash": {"head_dim": 24, "num_key_value_heads": 2},  # 8 of 24 turn
     "mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16},
     "mpt": {"max_seq_len": 64},
     "nemotron": {"num_key_value_heads": 4},
