@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 def multiply(x: Tensor, y: Tensor, *, out: Tensor, add: bool = False) -> None:
     """Write ``x @ y`` to ``out``, or add it; ``out`` may be wider.
 
-    A GPU rounds only what it multiplies. On a CPU a product in half precision is rounded as well,
-    before it is added.
+    A GPU rounds only what it multiplies. On a CPU a product in bf16 is rounded as well, before it
+    is added; one in fp16, whose range sums may leave, is made in the type of ``out``.
     """
-    if x.dtype == out.dtype:
-        wider: dict[str, Any] = {}
-    elif x.is_cuda:
+    wider: dict[str, Any] = {}
+    if x.dtype != out.dtype and x.is_cuda:
         wider = {"out_dtype": out.dtype}
-    else:
-        out.add_(x @ y) if add else out.copy_(x @ y)
-        return
+    elif x.dtype != out.dtype:
+        if x.dtype == torch.bfloat16:
+            out.add_(x @ y) if add else out.copy_(x @ y)
+            return
+        x, y = x.to(out.dtype), y.to(out.dtype)
     if add:
         torch.addmm(out, x, y, out=out, **wider)
     else:

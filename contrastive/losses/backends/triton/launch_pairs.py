@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.losses.backends.products import multiply
 from contrastive.losses.backends.triton import gradient_kernels, row_kernels, sum_kernels, tiles
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded, processors, tiles_of
 from contrastive.losses.backends.triton.launch_rows import FUSION, INTERPRETED, filled
@@ -224,17 +225,6 @@ class Kernels:
         x_NM = pairs.buffer((n, padded(m)))
         multiply(pairs.a, pairs.b.T, out=x_NM[:, :m])
         return x_NM
-
-
-def multiply(x: Tensor, y: Tensor, *, out: Tensor, add: bool = False) -> None:
-    """Write ``x @ y`` to ``out``, or add it; ``out`` may be wider."""
-    if x.dtype != out.dtype and not x.is_cuda:
-        x, y = x.to(out.dtype), y.to(out.dtype)
-    wider = {} if x.dtype == out.dtype else {"out_dtype": out.dtype}
-    if add:
-        torch.addmm(out, x, y, out=out, **wider)
-    else:
-        torch.mm(x, y, out=out, **wider)
 
 
 def _grid(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:

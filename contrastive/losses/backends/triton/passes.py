@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.losses.backends.products import multiply
 from contrastive.losses.backends.triton import launch_pairs, launch_rows, tiles
 from contrastive.losses.backends.triton.blocks import padded, slices, tiles_of
-from contrastive.losses.backends.triton.launch_pairs import multiply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
