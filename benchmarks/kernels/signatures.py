@@ -76,17 +76,17 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
     options = {"num_warps": tile.warps, "num_stages": tile.stages, **launch_rows.FUSION}
     each: dict[tiles.Kernel, list[tuple[Any, dict[str, Any]]]] = {
         "sums": [
-            (sum_kernels.sums, {"GIVEN": False, "KEEP": False, "COLUMNS": True}),
+            (sum_kernels.sums, {"KEEP": False, "COLUMNS": True}),
         ],
         "peaks": [(sum_kernels.peaks, {"COLUMNS": True})],
-        "weigh": [(gradient_kernels.weigh, {"GIVEN": False, "LIFT": lift})],
+        "weigh": [(gradient_kernels.weigh, {"LIFT": lift})],
         "weigh_exact": [(gradient_kernels.weigh_exact, {"LIFT": lift})],
-        "sigmoid": [(gradient_kernels.sigmoid, {"GIVEN": False, "GRADIENTS": True, "LIFT": lift})],
+        "sigmoid": [(gradient_kernels.sigmoid, {"GRADIENTS": True, "LIFT": lift})],
     }
     if kind != "groups" and shipped.number != "fp16":
-        each["sums"] += [(sum_kernels.sums, {"GIVEN": False, "KEEP": True, "COLUMNS": True})]
+        each["sums"] += [(sum_kernels.sums, {"KEEP": True, "COLUMNS": True})]
     for fn, own in each[shipped.kernel]:
-        unused: set[str] = {"x"}
+        unused: set[str] = set()
         if kind == "diagonal":
             unused |= {"a_ids", "b_ids"}
         if kind != "groups":

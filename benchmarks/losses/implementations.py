@@ -191,7 +191,6 @@ def ours() -> list[Implementation]:
 FUSED_MODES: dict[str, dict[str, Any]] = {
     "fused": {},
     "fused-low-memory": {"low_memory": True},
-    "fused-cublas": {"gemm": "cublas"},
     "fused-cache": {"cache_bytes": 2**36},
 }
 """Names and the settings of ``FusedBackend`` that they stand for."""

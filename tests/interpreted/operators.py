@@ -13,8 +13,8 @@ from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, 
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
-CHOICES = {"tile": [16, 32, 16, 4, 1], "rows": 16, "gemm": "triton", "precision": "ieee"}
-WAYS = [{}, {"columns": 32}, {"gemm": "cublas"}, {"cache_bytes": 2**20}]
+CHOICES = {"tile": [16, 32, 16, 4, 1], "rows": 16, "precision": "ieee"}
+WAYS = [{}, {"columns": 32}, {"cache_bytes": 2**20}]
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_half_precision_costs_no_more_than_its_rounding(loss, kind):
 
 @pytest.mark.parametrize(
     "choices",
-    [{"columns": 32}, {"low_memory": True}, {"gemm": "cublas"}, {"cache_bytes": 2**20}],
+    [{"columns": 32}, {"low_memory": True}, {"cache_bytes": 2**20}],
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["masked", "groups"])
@@ -54,7 +54,7 @@ def test_other_ways_lead_to_the_same_loss(kind, choices):
     assert error("infonce", *embeddings(), kind, *ids(kind), fused(**choices), scale=14.0) < 2e-6
 
 
-@pytest.mark.parametrize("choices", [{"columns": 32}, {"gemm": "cublas"}], ids=str)
+@pytest.mark.parametrize("choices", [{"columns": 32}, {"low_memory": True}], ids=str)
 @pytest.mark.parametrize("loss", ["one_sided", "sigmoid"])
 def test_other_ways_lead_to_the_same_loss_of_one_sweep(loss, choices):
     kind = "masked"
@@ -94,7 +94,7 @@ def test_a_tiny_loss_keeps_its_digits(loss, choices):
     ("kind", "choices"),
     [
         ("diagonal", {"cache_bytes": 2**20}),
-        ("masked", {"gemm": "cublas"}),
+        ("masked", {}),
         ("groups", {}),
     ],
 )

@@ -88,15 +88,13 @@ class How:
     """Rows of G made at once; if 0, from the table."""
     columns: int
     """Columns of G made at once; if 0, all."""
-    given: bool
-    """Whether logits are made by the library's product instead of in the kernels."""
     precision: str
     """How a kernel multiplies fp32; a Triton ``input_precision``."""
 
     @classmethod
-    def of(cls, tile: Sequence[int], rows: int, columns: int, gemm: str, precision: str) -> How:
+    def of(cls, tile: Sequence[int], rows: int, columns: int, precision: str) -> How:
         """Return the choices from the plain arguments of an operator."""
-        return cls(tuple(tile), rows, columns, gemm == "cublas", precision)
+        return cls(tuple(tile), rows, columns, precision)
 
     def tile_of(self, kernel: tiles.Kernel, pairs: Pairs) -> tiles.Tile:
         """Return the tile of a kernel."""

@@ -5,7 +5,7 @@ Shapes: N rows of a, M rows of b, D wide; R rows and C columns of a tile, K of t
 
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportCallIssue=false
-# ruff: noqa: ANN001, ANN201, PLR0917, D417, RET505 - Triton has its own Python
+# ruff: noqa: ANN001, ANN201, PLR0917, D417 - Triton has its own Python
 
 from __future__ import annotations
 
@@ -50,48 +50,39 @@ def at(matrix, rows_R, columns_C, row, column, stride):
 def dots(
     a,
     b,
-    x,
     rows_R,
     columns_C,
-    row,
-    column,
     n,
     m,
-    x_stride,
     D: tl.constexpr,
     K: tl.constexpr,
-    GIVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Return the dot products of a tile, fp32: made here, or read from ``x`` if ``GIVEN``.
+    """Return the dot products of a tile, fp32.
 
     What is beyond the last row or column is any number, so that only the width needs a mask.
     """
-    if GIVEN:
-        there_RC = inside(rows_R, columns_C, n, x_stride)
-        return tl.load(at(x, rows_R, columns_C, row, column, x_stride), mask=there_RC, other=0.0)
-    else:
-        rows_R = tl.minimum(rows_R, n - 1).to(tl.int64)
-        columns_C = tl.minimum(columns_C, m - 1).to(tl.int64)
-        k_K = tl.arange(0, K)
-        a_at = a + rows_R[:, None] * D + k_K[None, :]
-        b_at = b + columns_C[None, :] * D + k_K[:, None]
-        dot_RC = tl.zeros((rows_R.shape[0], columns_C.shape[0]), tl.float32)
-        for start in range(0, D, K):
-            if D % K == 0:
-                a_RK = tl.load(a_at)
-                b_KC = tl.load(b_at)
-            else:
-                a_RK = tl.load(a_at, mask=k_K[None, :] < D - start, other=0.0)
-                b_KC = tl.load(b_at, mask=k_K[:, None] < D - start, other=0.0)
-            if INTERPRETED:  # the interpreter has no arithmetic in half precision to speak of
-                a_RK = a_RK.to(tl.float32)
-                b_KC = b_KC.to(tl.float32)
-            dot_RC = tl.dot(a_RK, b_KC, dot_RC, input_precision=PRECISION)
-            a_at += K
-            b_at += K
-        return dot_RC
+    rows_R = tl.minimum(rows_R, n - 1).to(tl.int64)
+    columns_C = tl.minimum(columns_C, m - 1).to(tl.int64)
+    k_K = tl.arange(0, K)
+    a_at = a + rows_R[:, None] * D + k_K[None, :]
+    b_at = b + columns_C[None, :] * D + k_K[:, None]
+    dot_RC = tl.zeros((rows_R.shape[0], columns_C.shape[0]), tl.float32)
+    for start in range(0, D, K):
+        if D % K == 0:
+            a_RK = tl.load(a_at)
+            b_KC = tl.load(b_at)
+        else:
+            a_RK = tl.load(a_at, mask=k_K[None, :] < D - start, other=0.0)
+            b_KC = tl.load(b_at, mask=k_K[:, None] < D - start, other=0.0)
+        if INTERPRETED:  # the interpreter has no arithmetic in half precision to speak of
+            a_RK = a_RK.to(tl.float32)
+            b_KC = b_KC.to(tl.float32)
+        dot_RC = tl.dot(a_RK, b_KC, dot_RC, input_precision=PRECISION)
+        a_at += K
+        b_at += K
+    return dot_RC
 
 
 @triton.jit

@@ -39,7 +39,6 @@ class FusedBackend(LossBackend):
         self,
         *,
         matmul_dtype: torch.dtype | None = None,
-        gemm: Literal["triton", "cublas"] = "triton",
         precision: Literal["ieee", "tf32x3", "tf32"] = "ieee",
         low_memory: bool = False,
         cache_bytes: int | None = None,
@@ -52,8 +51,6 @@ class FusedBackend(LossBackend):
         Args:
             matmul_dtype: type in which fp32 embeddings are multiplied; fp32 if None. Those of half
                 precision are multiplied as they are.
-            gemm: who makes the logits: the kernels, or the library, which writes some rows of them
-                to memory.
             precision: how the kernels multiply fp32; a Triton ``input_precision``.
             low_memory: make G in blocks of 64 MB instead of whole rows.
             cache_bytes: keep all exps of the first sweep for the second if they fit in so much
@@ -64,7 +61,6 @@ class FusedBackend(LossBackend):
             columns: of a block of G; if None, all, or from the table for ``low_memory``.
         """
         self.matmul_dtype = matmul_dtype
-        self.gemm = gemm
         self.precision = precision
         self.low_memory = low_memory
         self.cache_bytes = cache_bytes
@@ -91,7 +87,6 @@ class FusedBackend(LossBackend):
             keep=keep,
             tile=self.tile,
             rows=self.rows,
-            gemm=self.gemm,
             precision=self.precision,
         )
         return SoftmaxSums(*found, kept=kept if keep else shift)
@@ -188,7 +183,6 @@ class FusedBackend(LossBackend):
             "tile": self.tile,
             "rows": rows,
             "columns": columns,
-            "gemm": self.gemm,
             "precision": self.precision,
         }
 

@@ -37,7 +37,6 @@ SIDES = ["row_log", "row_same", "row_pull", "column_log", "column_same", "column
 def weigh(
     a,
     b,
-    x,
     g,
     a_ids,
     b_ids,
@@ -59,7 +58,6 @@ def weigh(
     K: tl.constexpr,
     KIND: tl.constexpr,
     LIFT: tl.constexpr,
-    GIVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
@@ -68,9 +66,7 @@ def weigh(
     One exp serves rows and columns.
     """
     rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
-    dot_RC = dots(
-        a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
-    )
+    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
     lift = lifted(scale, LIFT)
     x_RC = dot_RC * (tl.load(scale) * LOG2E)
     shared = tl.load(shift)
@@ -132,9 +128,7 @@ def weigh_exact(
     tile = tl.program_id(0)
     while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
         rows_R, columns_C, row, column, _, _ = tile_position(tile, n, m, R, C)
-        dot_RC = dots(
-            a, b, a, rows_R, columns_C, row, column, n, m, 0, D, K, False, PRECISION, INTERPRETED
-        )
+        dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
         lift = lifted(scale, LIFT)
         x_RC = dot_RC * (tl.load(scale) * LOG2E)
         g_RC = tl.exp2(x_RC - log2_of(row_log, rows_R, n, lift)[:, None])
@@ -207,7 +201,6 @@ def rescale(
 def sigmoid(
     a,
     b,
-    x,
     g,
     a_ids,
     b_ids,
@@ -225,7 +218,6 @@ def sigmoid(
     K: tl.constexpr,
     KIND: tl.constexpr,
     LIFT: tl.constexpr,
-    GIVEN: tl.constexpr,
     GRADIENTS: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -236,9 +228,7 @@ def sigmoid(
     pairs are left out, but in groups.
     """
     rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
-    dot_RC = dots(
-        a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
-    )
+    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
     s = tl.load(scale)
     y_RC = dot_RC * (s * LOG2E) + tl.load(bias) * LOG2E
     there = special(a_ids, b_ids, rows_R, columns_C, row, column, n, m, offset, KIND)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.backends.products import multiply
 from contrastive.losses.backends.triton import gradient_kernels, row_kernels, sum_kernels, tiles
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded, processors, tiles_of
 from contrastive.losses.backends.triton.launch_rows import FUSION, INTERPRETED, filled
@@ -47,10 +46,8 @@ class Kernels:
     ) -> None:
         """Call ``sum_kernels.sums``."""
         tile = self.how.tile_of("sums", pairs)
-        x = self._given(pairs)
         sum_kernels.sums[_grid(pairs, tile)](
             **self._common(pairs, tile),
-            x=x,
             exps=exps,
             row_count=pairs.row_count if pairs.kind == "groups" else None,
             column_count=pairs.column_count if pairs.kind == "groups" else None,
@@ -60,7 +57,6 @@ class Kernels:
             row_positive=row_positive,
             column_positive=column_positive,
             stride=padded(len(pairs.b)),
-            GIVEN=x is not None,
             KEEP=exps is not None,
             COLUMNS=columns,
         )
@@ -91,16 +87,13 @@ class Kernels:
     ) -> None:
         """Call ``gradient_kernels.weigh``; the sides are log, same_log and pull."""
         tile = self.how.tile_of("weigh", pairs)
-        x = self._given(pairs)
         gradient_kernels.weigh[_grid(pairs, tile)](
             **self._common(pairs, tile),
             **dict(zip(gradient_kernels.SIDES, (*rows, *columns), strict=True)),
-            x=x,
             g=g,
             shift=shift,
             stride=g.stride(0),
             LIFT=_lift(g),
-            GIVEN=x is not None,
         )
 
     def weigh_exact(
@@ -161,17 +154,14 @@ class Kernels:
         grid = _grid(pairs, tile)
         loss_T = pairs.buffer(grid)
         g_T = None if g is None else pairs.buffer(grid)
-        x = self._given(pairs)
         gradient_kernels.sigmoid[grid](
             **self._common(pairs, tile),
-            x=x,
             g=g,
             bias=bias,
             tile_loss=loss_T,
             tile_g=g_T,
             stride=padded(len(pairs.b)),
             LIFT=0.0 if g is None else _lift(g),
-            GIVEN=x is not None,
             GRADIENTS=g is not None,
         )
         return loss_T, g_T
@@ -217,14 +207,6 @@ class Kernels:
             "num_stages": tile.stages,
             **FUSION,
         }
-
-    def _given(self, pairs: Pairs) -> Tensor | None:
-        if not self.how.given:
-            return None
-        n, m = pairs.shape
-        x_NM = pairs.buffer((n, padded(m)))
-        multiply(pairs.a, pairs.b.T, out=x_NM[:, :m])
-        return x_NM
 
 
 def _grid(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:

@@ -1,8 +1,8 @@
 """The passes as custom operators of torch, so that ``torch.compile`` takes each as a whole.
 
 Their arguments are plain: tensors, numbers and strings. ``kind``, ``offset``, the ids and the
-counts are those of ``PairLabels``; ``tile``, ``rows``, ``columns``, ``gemm`` and ``precision`` are
-those of ``FusedBackend``. Nothing here waits for the GPU, so a CUDA graph can hold it.
+counts are those of ``PairLabels``; ``tile``, ``rows``, ``columns`` and ``precision`` are those of
+``FusedBackend``. Nothing here waits for the GPU, so a CUDA graph can hold it.
 
 Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
 """
@@ -68,7 +68,6 @@ def infonce_sums(
     keep: bool,
     tile: Sequence[int],
     rows: int,
-    gemm: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the fields of ``SoftmaxSums`` in order, then the shift.
@@ -77,7 +76,7 @@ def infonce_sums(
     """
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
-        kernels = Kernels(scale, How.of(tile, rows, 0, gemm, precision))
+        kernels = Kernels(scale, How.of(tile, rows, 0, precision))
         n, m = pairs.shape
         kept = pairs.buffer((n, padded(m)) if keep else (0, 0), _exps_type(a))
         found = first_sweep(pairs, kernels, exps=kept if keep else None)
@@ -121,13 +120,12 @@ def infonce_gradients(
     tile: Sequence[int],
     rows: int,
     columns: int,
-    gemm: str,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
     """Return ``s G b`` and ``s G^T a``; the sides are the fields of ``RowStats`` in order."""
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
-        kernels = Kernels(scale, How.of(tile, rows, columns, gemm, precision))
+        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         exact = exact.view(torch.uint8)
 
         def write(g: Tensor, here: slice, there: slice) -> None:
@@ -166,13 +164,12 @@ def infonce_one_sided(
     tile: Sequence[int],
     rows: int,
     columns: int,
-    gemm: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of the rows' losses, ``s G b`` and ``s G^T a``, or two empty tensors."""
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
-        kernels = Kernels(scale, How.of(tile, rows, columns, gemm, precision))
+        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         shift = launch_rows.shift(a, b, scale)
         loss_N = pairs.buffer(len(a))
         none = torch.full_like(column_count, torch.inf, dtype=torch.float32)
@@ -236,7 +233,6 @@ def sigmoid_sweep(
     tile: Sequence[int],
     rows: int,
     columns: int,
-    gemm: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the sum of the pairs' losses, ``s G b``, ``s G^T a`` and the sum of G.
@@ -245,7 +241,7 @@ def sigmoid_sweep(
     """
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
-        kernels = Kernels(scale, How.of(tile, rows, columns, gemm, precision))
+        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         total, g_total = (torch.zeros((), dtype=torch.float64, device=a.device) for _ in range(2))
 
         def write(g: Tensor | None, here: slice, there: slice) -> None:

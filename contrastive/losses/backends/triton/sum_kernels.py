@@ -38,7 +38,6 @@ from contrastive.losses.backends.triton.device_functions import (
 def sums(
     a,
     b,
-    x,
     exps,
     a_ids,
     b_ids,
@@ -59,7 +58,6 @@ def sums(
     C: tl.constexpr,
     K: tl.constexpr,
     KIND: tl.constexpr,
-    GIVEN: tl.constexpr,
     KEEP: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -72,9 +70,7 @@ def sums(
     rows_R, columns_C, row, column, tile_row, tile_column = tile_position(
         tl.program_id(0), n, m, R, C
     )
-    dot_RC = dots(
-        a, b, x, rows_R, columns_C, row, column, n, m, stride, D, K, GIVEN, PRECISION, INTERPRETED
-    )
+    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
     s = tl.load(scale)
     # a slot for each tile, since no two programs may write to one address; tiles x N may pass 2^31
     row_at = tile_column.to(tl.int64) * n + rows_R
@@ -149,10 +145,8 @@ def peaks(
         return
     tile = tl.program_id(0)
     while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
-        rows_R, columns_C, row, column, tile_row, tile_column = tile_position(tile, n, m, R, C)
-        dot_RC = dots(
-            a, b, a, rows_R, columns_C, row, column, n, m, 0, D, K, False, PRECISION, INTERPRETED
-        )
+        rows_R, columns_C, _, _, tile_row, tile_column = tile_position(tile, n, m, R, C)
+        dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
         x_RC = dot_RC * (tl.load(scale) * LOG2E)
         by_row_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
         by_column_RC = by_row_RC
