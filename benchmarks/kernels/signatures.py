@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_NUMBERS = {"n": "i32", "m": "i32", "t": "i32", "offset": "i32", "least": "fp32"}
+_INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "first", "last"
+_NUMBERS = dict.fromkeys(_INTEGERS, "i32") | {"least_row": "fp32", "least_column": "fp32"}
 _STRIDES = {"stride": "i32", "exps_stride": "i32"}
 _POINTERS = {"a_ids": "*i64", "b_ids": "*i64", "exact": "*u8"}  # all others are fp32
 
@@ -78,9 +79,9 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
         "sums": [
             (sum_kernels.sums, {"KEEP": False, "COLUMNS": True}),
         ],
-        "peaks": [(sum_kernels.peaks, {"COLUMNS": True})],
+        "peaks": [(sum_kernels.peaks, {})],
         "weigh": [(gradient_kernels.weigh, {"LIFT": lift})],
-        "weigh_exact": [(gradient_kernels.weigh_exact, {"LIFT": lift})],
+        "complete": [(gradient_kernels.complete, {"LIFT": lift})],
         "sigmoid": [(gradient_kernels.sigmoid, {"GRADIENTS": True, "LIFT": lift})],
     }
     if kind != "groups" and shipped.number != "fp16":
@@ -106,17 +107,23 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
     width = {"D": 1024, "W": 1024}
     fold = {"R": launch_rows.FOLD[0], "T": launch_rows.FOLD[1]}
     scaled = {"R": tile.rows, "C": tile.columns, "LIFT": 0.0}
-    logs = {"FALLBACK": True, "NATURAL": True}
-    kernels: list[tuple[Any, dict[str, Any]]] = [
-        (gradient_kernels.rescale, scaled),
-        (row_kernels.fold, fold),
-        (row_kernels.fold_logs, fold | logs),
-        (row_kernels.fold_logs, fold | logs | {"FALLBACK": False}),
-        (row_kernels.matched_logits, width),
-        (row_kernels.normalize_rows, width),
-        (row_kernels.finalize_gradient, width | {"RAW": False}),
+    some = {"R": launch_rows.rows_at_once(width["D"])}
+    unit = {"NORMALIZE": True, "WRITE": True}
+    none = {"row_count", "column_count"}
+    positives = {"row_positive_parts", "column_positive_parts", "row_positive", "column_positive"}
+    kernels: list[tuple[Any, dict[str, Any], set[str]]] = [
+        (gradient_kernels.rescale, scaled, set()),
+        (row_kernels.prepare, width | some | unit, set()),
+        (row_kernels.scalars, {"COUNTED": False, "B": launch_rows.LONG}, none),
+        (row_kernels.fold, fold | {"POSITIVES": False}, positives),
+        (row_kernels.fold, fold | {"POSITIVES": True}, set()),
+        (row_kernels.stats, {"COUNTED": False, "R": fold["R"]}, none),
+        (row_kernels.matched_logits, width, set()),
+        (row_kernels.normalize_rows, width | some, set()),
+        (row_kernels.finalize_gradient, width | {"RAW": False}, set()),
+        (row_kernels.finalize_gradients, width | {"RAW": False, "LIFT": 0.0}, set()),
     ]
-    for fn, constexprs in kernels:
+    for fn, constexprs, unused in kernels:
         name = f"{fn.__name__} {constexprs}"
         yield _build(
             name,
@@ -124,7 +131,7 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
             fn,
             "bf16",
             constexprs,
-            set(),
+            unused,
             {"num_warps": 4, **launch_rows.FUSION},
             False,
         )
@@ -140,7 +147,8 @@ def _build(
     options: dict[str, Any],
     products: bool,
 ) -> Build:
-    embeddings = dict.fromkeys(("a", "b", "g", "exps", "raw"), f"*{number}")
+    written = "a_rows", "b_rows", "a_out", "b_out"
+    embeddings = dict.fromkeys(("a", "b", "g", "exps", "raw", *written), f"*{number}")
     if fn is row_kernels.normalize_rows or fn is row_kernels.finalize_gradient:
         embeddings |= {"out": f"*{number}", "x": f"*{number}"}
     types = _NUMBERS | _STRIDES | _POINTERS | embeddings

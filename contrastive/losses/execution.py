@@ -24,6 +24,7 @@ from contrastive.losses.backends.pair_labels import (
     PairLabels,
     check_devices,
     check_embeddings,
+    check_pair_counts,
     matched_ids,
 )
 from contrastive.losses.backends.products import cosines
@@ -121,6 +122,11 @@ def infonce(
             label_smoothing=label_smoothing,
         )
     check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
+    alone = a_ids is None and b_ids is None and shards is None and not label_smoothing
+    if execution == "fused" and direction == "both" and alone:
+        check_pair_counts(len(a), len(b))
+        backend = _fused_backend()(matmul_dtype=_reduced(matmul_dtype, a, b))
+        return backend.infonce(a, b, log_scale, normalize=normalize)
     if direction == "both":
         a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
     labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
@@ -251,9 +257,7 @@ def backend_of(
     """Return what makes the passes over the pairs of ``labels``."""
     if not len(labels.row_count_N):
         return EmptyShardBackend()
-    # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
-    reduced = a.is_cuda or matmul_dtype == "bf16"
-    dtype = reduced_dtype(common_dtype(a, b), matmul_dtype, a.device) if reduced else None
+    dtype = _reduced(matmul_dtype, a, b)
     match execution:
         case "chunked":
             backend = ChunkedBackend(matmul_dtype=dtype)
@@ -262,6 +266,13 @@ def backend_of(
             return _fused_backend()(matmul_dtype=dtype)
         case _:
             assert_never(execution)
+
+
+def _reduced(matmul_dtype: MatmulDtype, a: Tensor, b: Tensor) -> torch.dtype | None:
+    """Return the type of products of embeddings in half precision; None for theirs, or fp32."""
+    # a CPU multiplies bf16 and fp16 as fp32, unless it is asked for bf16
+    reduced = a.is_cuda or matmul_dtype == "bf16"
+    return reduced_dtype(common_dtype(a, b), matmul_dtype, a.device) if reduced else None
 
 
 def _constant(function: F) -> F:

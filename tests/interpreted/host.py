@@ -1,4 +1,4 @@
-"""What the fused losses ask of the host, in Triton's interpreter: it never waits for the GPU."""
+"""What the fused losses ask of the host, in Triton's interpreter: few launches and no waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from triton.runtime.interpreter import GridExecutor
 
 from contrastive.losses import execution
-from tests.interpreted.judge import KINDS, embeddings, ids
+from tests.interpreted.judge import KINDS, embeddings, fused, ids
 
 aten = torch.ops.aten
 # on a GPU these copy from the host or read what is computed, and wait for that
@@ -24,6 +24,16 @@ WAITS = {
     aten.repeat_interleave.Tensor,
     aten._unique2.default,
     aten.unique_dim.default,
+}
+
+# these launch nothing on a GPU
+SILENT = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.promote_types.default,
 }
 
 
@@ -104,3 +114,37 @@ def test_nothing_waits_for_the_gpu(loss, given, kind, how, watched):
     with watched() as seen:
         run()
     assert not WAITS.intersection(seen)
+
+
+def launches(seen):
+    """Return what would be a launch on a GPU: all but views and new memory."""
+
+    def is_view(operation):
+        aliases = [x.alias_info for x in operation._schema.returns]
+        return bool(aliases) and all(x is not None and not x.is_write for x in aliases)
+
+    return [x for x in seen if x == "launch" or not (x in SILENT or is_view(x))]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("size", [(21, 37), (24, 24)], ids=str)
+@pytest.mark.parametrize("kind", ["diagonal"])
+def test_infonce_takes_few_launches(kind, size, normalize, watched):
+    run = call("infonce", kind, "fused", sides=embeddings(*size), normalize=normalize)
+    with watched() as seen:
+        run()
+    assert len(launches(seen)) <= 15
+
+
+def test_each_chunk_takes_six_more_launches(watched):
+    a, b = (x.requires_grad_() for x in embeddings(48, 37))
+    log_scale = torch.tensor(2.0, requires_grad=True)
+    counts = []
+    for rows in (48, 24, 16):
+        with watched() as seen:
+            loss = fused(rows=rows).infonce(a, b, log_scale, normalize=False)
+            torch.autograd.grad(loss, [a, b, log_scale])
+        counts.append(len(launches(seen)))
+    # of the first sweep the sums and what adds them up; of the second G, its matched pairs, and the
+    # products with it
+    assert counts == [15, 21, 27]

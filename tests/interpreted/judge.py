@@ -17,7 +17,8 @@ torch.set_num_threads(1)
 
 TILE = Tile(16, 32, 16, 4, 1)
 N, M, D = 21, 37, 24  # more than a tile, and no multiple of one
-LOSSES = ["infonce", "one_sided", "sigmoid"]
+# the last is InfoNCE as several ranks compute it, in passes between which they exchange sums
+LOSSES = ["infonce", "one_sided", "sigmoid", "infonce_in_passes"]
 KINDS = {"diagonal": "ignore", "masked": "mask", "groups": "multi"}
 BIAS = -3.0
 
@@ -57,6 +58,9 @@ def found(loss, a, b, kind, a_ids, b_ids, *, scale, sweep, normalize=False):
     """Return the value and the gradients by ``sweep``."""
     inputs = leaves(a, b, scale)
     a, b, log_scale, bias = inputs
+    if loss == "infonce" and kind == "diagonal":
+        return gradients(sweep.infonce(a, b, log_scale, normalize=normalize), inputs)
+    loss = loss.removesuffix("_in_passes")
     labels = labels_of(a, b, kind, a_ids, b_ids)
     extra = [bias] if loss == "sigmoid" else []
     value = getattr(engine, loss)(
@@ -76,7 +80,7 @@ def wanted(loss, a, b, kind, a_ids, b_ids, *, scale, normalize=False):
             a, b, a_ids, b_ids, log_scale=log_scale, bias=bias, positives=KINDS[kind]
         )
     else:
-        direction = "both" if loss == "infonce" else "a_to_b"
+        direction = "a_to_b" if loss == "one_sided" else "both"
         value = functional.infonce(
             a, b, a_ids, b_ids, log_scale=log_scale, positives=KINDS[kind], direction=direction
         )

@@ -38,7 +38,7 @@ def test_a_loss_is_that_of_the_plain_function(loss, kind):
     assert error(loss, *embeddings(), kind, *ids(kind), fused(), scale=14.0) < 2e-6
 
 
-@pytest.mark.parametrize(("loss", "kind"), list(zip(LOSSES, KINDS, strict=True)))
+@pytest.mark.parametrize(("loss", "kind"), list(zip(LOSSES[:3], KINDS, strict=True)))
 def test_half_precision_costs_no_more_than_its_rounding(loss, kind):
     a, b = embeddings(dtype=torch.float16)
     assert error(loss, a, b, kind, *ids(kind), fused(), scale=14.0) < 1e-3
@@ -82,7 +82,7 @@ def test_no_exponent_overflows_at_a_large_scale(loss):
 
 
 @pytest.mark.parametrize("choices", [{}, {"cache_bytes": 2**20}], ids=str)
-@pytest.mark.parametrize("loss", ["infonce", "one_sided"])
+@pytest.mark.parametrize("loss", ["infonce", "one_sided", "infonce_in_passes"])
 def test_a_tiny_loss_keeps_its_digits(loss, choices):
     a, b = embeddings(N, N, fit=0.98)
     value = wanted(loss, a, b, "diagonal", None, None, scale=60.0)[0]
@@ -105,7 +105,8 @@ def test_sums_too_small_for_the_shift_are_taken_again(kind, choices):
     sweep = fused(**choices)
     labels = labels_of(a, b, kind, a_ids, b_ids)
     assert sweep.sums(a, b, torch.tensor(300.0), labels, gradients=False).exact
-    assert error("infonce", a, b, kind, a_ids, b_ids, sweep, scale=300.0) < 2e-4
+    for loss in ("infonce", "infonce_in_passes"):
+        assert error(loss, a, b, kind, a_ids, b_ids, sweep, scale=300.0) < 2e-4
 
 
 @pytest.mark.parametrize("choices", [{}, {"columns": 32}], ids=str)

@@ -32,10 +32,15 @@ class Pairs:
     b: Tensor
     a_ids: Tensor | None
     b_ids: Tensor | None
-    row_count: Tensor
-    column_count: Tensor
+    row_count: Tensor | None
+    column_count: Tensor | None
     kind: str
     offset: int
+
+    @classmethod
+    def diagonal(cls, a: Tensor, b: Tensor) -> Pairs:
+        """Return all pairs of a whole batch without ids."""
+        return cls(a, b, None, None, None, None, "diagonal", 0)
 
     def block(self, chosen: slice, columns: slice | None = None) -> Pairs:
         """Return the pairs of some rows with some columns."""
@@ -44,10 +49,10 @@ class Pairs:
             self,
             a=self.a[chosen],
             b=self.b[columns],
-            a_ids=None if self.a_ids is None else self.a_ids[chosen],
-            b_ids=None if self.b_ids is None else self.b_ids[columns],
-            row_count=self.row_count[chosen],
-            column_count=self.column_count[columns],
+            a_ids=_some(self.a_ids, chosen),
+            b_ids=_some(self.b_ids, columns),
+            row_count=_some(self.row_count, chosen),
+            column_count=_some(self.column_count, columns),
             offset=self.offset + chosen.start - columns.start,
         )
 
@@ -113,6 +118,10 @@ class How:
     def chunk(self, pairs: Pairs) -> int:
         """Return how many rows of G are made at once."""
         return self.rows or chunk_rows(pairs.a, len(pairs.b))
+
+
+def _some(x: Tensor | None, chosen: slice) -> Tensor | None:
+    return None if x is None else x[chosen]
 
 
 def slices(n: int, size: int) -> list[slice]:

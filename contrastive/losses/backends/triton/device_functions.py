@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
 # arguments that differ from call to call without a difference to the program
 VARIABLE = ["n", "m", "offset"]
 UNALIGNED = ["a_ids", "b_ids", "row_count", "column_count"]  # they may be those of a block of rows
@@ -143,3 +144,19 @@ def negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND: tl.constexpr)
     if KIND != "diagonal":
         mask_RC = mask_RC & ~same(a_ids, b_ids, rows_R, columns_C, n, m)
     return mask_RC
+
+
+@triton.jit
+def softplus2(y):
+    """Return softplus and sigmoid of ``y * ln(2)``, both to a few units of the last place."""
+    t = tl.exp2(-tl.abs(y))
+    # log(1 + t) / t for t from 0 to 1, a fit with the least relative error, 2e-7
+    p = 0.0440872302 - 0.008538694 * t
+    p = p * t - 0.107677418
+    p = p * t + 0.177448626
+    p = p * t - 0.244952888
+    p = p * t + 0.332754398
+    p = p * t - 0.499974015
+    p = p * t + 0.999999805
+    positive = 1 / (1 + t)
+    return tl.maximum(y, 0.0) * LN2 + p * t, tl.where(y >= 0, positive, t * positive)

@@ -24,12 +24,12 @@ from contrastive.losses.backends.triton.device_functions import (
     inside,
     negatives,
     same,
+    softplus2,
     some,
     special,
     tile_position,
 )
 
-LN2 = tl.constexpr(0.6931471805599453)
 SIDES = ["row_log", "row_same", "row_pull", "column_log", "column_same", "column_pull"]
 
 
@@ -63,16 +63,15 @@ def weigh(
 ):
     """Write G, times the scale, or times ``LIFT`` if that is not 0; matched pairs get any number.
 
-    One exp serves rows and columns.
+    One exp serves rows and columns. ``complete`` writes the matched pairs.
     """
     rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
     dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-    lift = lifted(scale, LIFT)
-    x_RC = dot_RC * (tl.load(scale) * LOG2E)
     shared = tl.load(shift)
+    e_RC = tl.exp2(dot_RC * (tl.load(scale) * LOG2E) - shared)  # at once, so that it rounds once
+    lift = lifted(scale, LIFT)
     u_R = tl.exp2(shared - log2_of(row_log, rows_R, n, lift))
     v_C = tl.exp2(shared - log2_of(column_log, columns_C, m, lift))
-    e_RC = tl.exp2(x_RC - shared)
     g_RC = e_RC * (u_R[:, None] + v_C[None, :])
     if KIND != "diagonal":
         if some(same(a_ids, b_ids, rows_R, columns_C, n, m)):
@@ -91,7 +90,7 @@ def weigh(
 
 
 @triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED + SIDES)
-def weigh_exact(
+def complete(
     a,
     b,
     g,
@@ -118,12 +117,24 @@ def weigh_exact(
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write what ``weigh`` writes, with an exp for the row and one for the column.
+    """Write G of the matched pairs; if ``exact`` is set, all that ``weigh`` writes again.
 
-    Only if ``exact`` is set; else nothing. A few programs share the tiles, since thousands would
-    take their time even to do nothing.
+    The latter with an exp for the row and one for the column. A few programs share the tiles, since
+    thousands would take their time even to do nothing.
     """
     if tl.load(exact) == 0:
+        if KIND != "groups":
+            lift = lifted(scale, LIFT)
+            row = tl.program_id(0) * R
+            while row < n:
+                rows_R = row + tl.arange(0, R)
+                columns_R = rows_R + offset
+                there_R = (rows_R < n) & (columns_R >= 0) & (columns_R < m)
+                pull_R = tl.load(row_pull + rows_R, mask=there_R, other=0.0)
+                pull_R += tl.load(column_pull + columns_R, mask=there_R, other=0.0)
+                g_at = g + rows_R.to(tl.int64) * stride + columns_R
+                tl.store(g_at, (-pull_R * lift).to(g.dtype.element_ty), mask=there_R)
+                row += tl.num_programs(0) * R
         return
     tile = tl.program_id(0)
     while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
@@ -133,16 +144,18 @@ def weigh_exact(
         x_RC = dot_RC * (tl.load(scale) * LOG2E)
         g_RC = tl.exp2(x_RC - log2_of(row_log, rows_R, n, lift)[:, None])
         g_RC += tl.exp2(x_RC - log2_of(column_log, columns_C, m, lift)[None, :])
+        pull_R = tl.load(row_pull + rows_R, mask=rows_R < n, other=0.0) * lift
+        pull_C = tl.load(column_pull + columns_C, mask=columns_C < m, other=0.0) * lift
+        pull_RC = pull_R[:, None] + pull_C[None, :]
         if KIND != "diagonal":
             own_RC = tl.zeros((R, C), tl.float32)
             if KIND == "groups":
                 same_R = log2_of(row_same, rows_R, n, lift)
                 same_C = log2_of(column_same, columns_C, m, lift)
-                pull_R = tl.load(row_pull + rows_R, mask=rows_R < n, other=0.0) * lift
-                pull_C = tl.load(column_pull + columns_C, mask=columns_C < m, other=0.0) * lift
-                own_RC = tl.exp2(x_RC - same_R[:, None]) - pull_R[:, None]
-                own_RC += tl.exp2(x_RC - same_C[None, :]) - pull_C[None, :]
+                own_RC = tl.exp2(x_RC - same_R[:, None]) + tl.exp2(x_RC - same_C[None, :]) - pull_RC
             g_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), own_RC, g_RC)
+        if KIND != "groups":
+            g_RC = tl.where(rows_R[:, None] + offset == columns_C[None, :], -pull_RC, g_RC)
         there_RC = inside(rows_R, columns_C, n, stride)
         g_RC = g_RC.to(g.dtype.element_ty)
         tl.store(at(g, rows_R, columns_C, row, column, stride), g_RC, mask=there_RC)
@@ -249,19 +262,3 @@ def sigmoid(
         g_RC = (g_RC * lifted(scale, LIFT)).to(g.dtype.element_ty)
         there_RC = inside(rows_R, columns_C, n, stride)
         tl.store(at(g, rows_R, columns_C, row, column, stride), g_RC, mask=there_RC)
-
-
-@triton.jit
-def softplus2(y):
-    """Return softplus and sigmoid of ``y * ln(2)``, both to a few units of the last place."""
-    t = tl.exp2(-tl.abs(y))
-    # log(1 + t) / t for t from 0 to 1, a fit with the least relative error, 2e-7
-    p = 0.0440872302 - 0.008538694 * t
-    p = p * t - 0.107677418
-    p = p * t + 0.177448626
-    p = p * t - 0.244952888
-    p = p * t + 0.332754398
-    p = p * t - 0.499974015
-    p = p * t + 0.999999805
-    positive = 1 / (1 + t)
-    return tl.maximum(y, 0.0) * LN2 + p * t, tl.where(y >= 0, positive, t * positive)

@@ -55,25 +55,25 @@ class Kernels:
             row_sum=row_sum,
             column_sum=column_sum if columns else None,
             row_positive=row_positive,
-            column_positive=column_positive,
+            column_positive=column_positive if columns else None,
             stride=padded(len(pairs.b)),
             KEEP=exps is not None,
             COLUMNS=columns,
         )
 
     def peaks(
-        self, pairs: Pairs, *, exact: Tensor, row_sum: Tensor, column_sum: Tensor, columns: bool
+        self, pairs: Pairs, *, exact: Tensor, row_log: Tensor, column_log: Tensor | None
     ) -> None:
         """Call ``sum_kernels.peaks``."""
         tile = self.how.tile_of("peaks", pairs)
-        sum_kernels.peaks[_few(pairs, tile)](
+        down, across = tiles_of(pairs, tile)
+        sum_kernels.peaks[(down + (0 if column_log is None else across),)](
             **self._common(pairs, tile),
             row_count=pairs.row_count if pairs.kind == "groups" else None,
             column_count=pairs.column_count if pairs.kind == "groups" else None,
             exact=exact,
-            row_sum=row_sum,
-            column_sum=column_sum if columns else None,
-            COLUMNS=columns,
+            row_log=row_log,
+            column_log=column_log,
         )
 
     def weigh(
@@ -93,10 +93,10 @@ class Kernels:
             g=g,
             shift=shift,
             stride=g.stride(0),
-            LIFT=_lift(g),
+            LIFT=lift_of(g.dtype),
         )
 
-    def weigh_exact(
+    def complete(
         self,
         pairs: Pairs,
         g: Tensor,
@@ -105,15 +105,15 @@ class Kernels:
         rows: Sequence[Tensor],
         columns: Sequence[Tensor],
     ) -> None:
-        """Call ``gradient_kernels.weigh_exact``, over what ``weigh`` or ``rescale`` has written."""
-        tile = self.how.tile_of("weigh_exact", pairs)
-        gradient_kernels.weigh_exact[_few(pairs, tile)](
+        """Call ``gradient_kernels.complete``, over what ``weigh`` or ``rescale`` has written."""
+        tile = self.how.tile_of("complete", pairs)
+        gradient_kernels.complete[_few(pairs, tile)](
             **self._common(pairs, tile),
             **dict(zip(gradient_kernels.SIDES, (*rows, *columns), strict=True)),
             g=g,
             exact=exact,
             stride=g.stride(0),
-            LIFT=_lift(g),
+            LIFT=lift_of(g.dtype),
         )
 
     def rescale(
@@ -141,7 +141,7 @@ class Kernels:
             stride=g.stride(0),
             R=tile.rows,
             C=tile.columns,
-            LIFT=_lift(g),
+            LIFT=lift_of(g.dtype),
             num_warps=tile.warps,
             **FUSION,
         )
@@ -161,7 +161,7 @@ class Kernels:
             tile_loss=loss_T,
             tile_g=g_T,
             stride=padded(len(pairs.b)),
-            LIFT=0.0 if g is None else _lift(g),
+            LIFT=0.0 if g is None else lift_of(g.dtype),
             GRADIENTS=g is not None,
         )
         return loss_T, g_T
@@ -186,7 +186,7 @@ class Kernels:
 
     def put(self, pairs: Pairs, g: Tensor, partners_K: Tensor) -> None:
         """Write G of the matched pairs."""
-        lift = self.scale if _lift(g) == 0 else _lift(g)
+        lift = self.scale if lift_of(g.dtype) == 0 else lift_of(g.dtype)
         g[:, : len(pairs.b)].diagonal(pairs.offset).copy_(partners_K * lift)
 
     def _common(self, pairs: Pairs, tile: tiles.Tile) -> dict[str, Any]:
@@ -221,5 +221,6 @@ def _few(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:
     return (min(most, *_grid(pairs, tile)),)
 
 
-def _lift(g: Tensor) -> float:
-    return LIFT if g.dtype == torch.float16 else 0.0
+def lift_of(dtype: torch.dtype) -> float:
+    """Return what G is multiplied by in place of the scale; 0 if by the scale."""
+    return LIFT if dtype == torch.float16 else 0.0

@@ -26,46 +26,154 @@ FUSION = {"enable_fp_fusion": True}  # x * y + z rounds once; not the default ev
 FOLD = 64, 32  # rows and tiles that are added up at once
 
 
+LONG = 1024  # numbers that one program reads at once
+FACTOR = 5  # where ``row_kernels.scalars`` writes the factor of the gradients
+
+
 def shift(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
     """Return what is subtracted from all exponents of 2 so that no sum of them overflows."""
     longest = _longest(a) * _longest(b)
-    room = min(LARGEST, 126 - math.ceil(math.log2(max(len(a), len(b)))))
-    return (longest * scale * math.log2(math.e) - room).clamp_(min=0)
+    return (longest * scale * math.log2(math.e) - _room(len(a), len(b))).clamp_(min=0)
 
 
-def fold(parts: Tensor, t: int, out: Tensor) -> None:
-    """Call ``row_kernels.fold`` for t tiles."""
-    row_kernels.fold[(-(-len(out) // FOLD[0]),)](
-        parts=parts, out=out, t=t, n=len(out), R=FOLD[0], T=FOLD[1], **FUSION
+def prepare(
+    a: Tensor, b: Tensor, scale: Tensor, *, dtype: torch.dtype, normalize: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Call ``row_kernels.prepare``.
+
+    Returns:
+        The rows of both sides in ``dtype``, empty if they are to be taken as they are; the lengths
+        of the raw rows if they are normalised, else empty; the logits; ``[2, P]`` lengths.
+    """
+    (n, width), m = a.shape, len(b)
+    write = normalize or a.dtype != dtype or b.dtype != dtype
+    rows = tuple(x.new_empty(x.shape if write else (0, 0), dtype=dtype) for x in (a, b))
+    lengths = tuple(x.new_empty(len(x) if normalize else 0, dtype=torch.float32) for x in (a, b))
+    at_once = rows_at_once(width)
+    programs = -(-max(n, m) // at_once)
+    x, longest = (a.new_empty(size, dtype=torch.float32) for size in (max(n, m), (2, programs)))
+    row_kernels.prepare[(programs,)](
+        a=a,
+        b=b,
+        a_rows=rows[0] if write else None,
+        b_rows=rows[1] if write else None,
+        a_length=lengths[0] if normalize else None,
+        b_length=lengths[1] if normalize else None,
+        x=x,
+        longest=longest,
+        scale=scale,
+        n=n,
+        m=m,
+        D=width,
+        W=filled(width),
+        R=at_once,
+        NORMALIZE=normalize,
+        WRITE=write,
+        **FUSION,
     )
+    return (rows[0], rows[1]), (lengths[0], lengths[1]), x, longest
 
 
-def fold_logs(
-    parts: Tensor,
-    t: int,
-    out: Tensor,
+def scalars(longest: Tensor, scale: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
+    """Call ``row_kernels.scalars``; return what it writes, the shift first, and ``exact``."""
+    out = torch.empty(6, dtype=torch.float32, device=scale.device)
+    exact = torch.empty((), dtype=torch.uint8, device=scale.device)
+    row_kernels.scalars[(1,)](
+        longest=longest,
+        scale=scale,
+        row_count=None,
+        column_count=None,
+        out=out,
+        exact=exact,
+        p=longest.shape[1],
+        n=n,
+        m=m,
+        room=_room(n, m),
+        COUNTED=False,
+        B=LONG,
+        **FUSION,
+    )
+    return out, exact
+
+
+def fold(
+    rows: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    columns: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None,
+    tiles: tuple[int, int],
     *,
     shift: Tensor,
     exact: Tensor,
-    terms: int,
-    fallback: bool,
-    natural: bool = True,
+    terms: tuple[int, int],
+    first: bool,
+    last: bool,
 ) -> None:
-    """Call ``row_kernels.fold_logs`` for t tiles and sums of so many ``terms``."""
-    row_kernels.fold_logs[(-(-len(out) // FOLD[0]),)](
-        parts=parts,
-        out=out,
+    """Call ``row_kernels.fold`` for a block of rows.
+
+    Args:
+        rows: the sums of the tiles, where logarithms go; in groups, likewise for positives.
+        columns: likewise, if columns are summed.
+        tiles: how many are side by side, and on top of each other.
+        shift: see ``row_kernels.fold``.
+        exact: likewise.
+        terms: how many a sum of a row has, and one of a column.
+        first: whether it is the first block.
+        last: whether it is the last.
+    """
+    lines = len(rows[1]), 0 if columns is None else len(columns[1])
+    grid = sum(-(-x // FOLD[0]) for x in lines)
+    column_parts, column_log, *column_positive = columns or (None, None, None, None)
+    row_kernels.fold[(grid,)](
+        row_parts=rows[0],
+        column_parts=column_parts,
+        row_positive_parts=rows[2],
+        column_positive_parts=column_positive[0],
+        row_log=rows[1],
+        column_log=column_log,
+        row_positive=rows[3],
+        column_positive=column_positive[1],
         shift=shift,
         exact=exact,
-        least=LEAST * terms,
-        t=t,
-        n=len(out),
-        FALLBACK=fallback,
-        NATURAL=natural,
+        across=tiles[0],
+        down=tiles[1],
+        n=lines[0],
+        m=lines[1],
+        first=int(first),
+        last=int(last),
+        least_row=LEAST * terms[0],
+        least_column=LEAST * terms[1],
+        POSITIVES=rows[2] is not None,
         R=FOLD[0],
         T=FOLD[1],
         **FUSION,
     )
+
+
+def stats(
+    logs: tuple[Tensor, Tensor], positive: tuple[Tensor, Tensor], scalars: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call ``row_kernels.stats``; return the loss, and the sides ``[3, N]`` and ``[3, M]``."""
+    n, m = (len(x) for x in logs)
+    row_side, column_side = (x.new_empty(3, len(x)) for x in logs)
+    grid = sum(-(-x // FOLD[0]) for x in (n, m))
+    loss = scalars.new_empty(grid)
+    row_kernels.stats[(grid,)](
+        row_log=logs[0],
+        column_log=logs[1],
+        row_positive=positive[0],
+        column_positive=positive[1],
+        row_count=None,
+        column_count=None,
+        scalars=scalars,
+        row_side=row_side,
+        column_side=column_side,
+        loss=loss,
+        n=n,
+        m=m,
+        COUNTED=False,
+        R=FOLD[0],
+        **FUSION,
+    )
+    return loss.sum(), row_side, column_side
 
 
 def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -73,8 +181,9 @@ def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     n, width = raw.shape
     out = torch.empty_like(raw, dtype=dtype)
     length_N = torch.empty(n, dtype=torch.float32, device=raw.device)
-    row_kernels.normalize_rows[(n,)](
-        raw=raw, out=out, length=length_N, D=width, W=filled(width), **FUSION
+    at_once = rows_at_once(width)
+    row_kernels.normalize_rows[(-(-n // at_once),)](
+        raw=raw, out=out, length=length_N, n=n, D=width, W=filled(width), R=at_once, **FUSION
     )
     return out, length_N
 
@@ -101,6 +210,44 @@ def finalize_gradient(
     return out, dot_N
 
 
+def finalize_gradients(
+    rows: tuple[Tensor, Tensor],
+    grads: tuple[Tensor, Tensor],
+    lengths: tuple[Tensor, Tensor] | None,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    *,
+    scale: Tensor,
+    scalars: Tensor,
+    outer: Tensor,
+    lift: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call ``row_kernels.finalize_gradients``; return those of a, of b and of the log scale."""
+    (n, width), m = rows[0].shape, len(rows[1])
+    outs = [torch.empty_like(x, dtype=dtype) for x, dtype in zip(rows, dtypes, strict=True)]
+    dot_N = scalars.new_empty(n)
+    row_kernels.finalize_gradients[(n + m,)](
+        a=rows[0],
+        b=rows[1],
+        a_grad=grads[0],
+        b_grad=grads[1],
+        factor=scalars[FACTOR:],
+        outer=outer,
+        scale=scale,
+        a_length=None if lengths is None else lengths[0],
+        b_length=None if lengths is None else lengths[1],
+        a_out=outs[0],
+        b_out=outs[1],
+        dots=dot_N,
+        n=n,
+        D=width,
+        W=filled(width),
+        RAW=lengths is None,
+        LIFT=lift,
+        **FUSION,
+    )
+    return outs[0], outs[1], dot_N.sum()
+
+
 def filled(width: int) -> int:
     """Return the next power of 2."""
     return 1 << (width - 1).bit_length()
@@ -108,3 +255,13 @@ def filled(width: int) -> int:
 
 def _longest(x: Tensor) -> Tensor:
     return cast("Tensor", torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)).amax()
+
+
+def _room(n: int, m: int) -> int:
+    """Return the largest exponent of which n, or m, terms do not overflow."""
+    return min(LARGEST, 126 - math.ceil(math.log2(max(n, m))))
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows a program of few numbers takes."""
+    return max(1, min(16, 2048 // filled(width)))

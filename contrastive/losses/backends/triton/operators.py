@@ -25,7 +25,6 @@ from contrastive.losses.backends.base import RowStats, row_stats
 from contrastive.losses.backends.triton import launch_rows, passes, tiles
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded, slices
 from contrastive.losses.backends.triton.launch_pairs import Kernels
-from contrastive.losses.backends.triton.passes import first_sweep, put
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,9 +77,21 @@ def infonce_sums(
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
         kernels = Kernels(scale, How.of(tile, rows, 0, precision))
         n, m = pairs.shape
-        kept = pairs.buffer((n, padded(m)) if keep else (0, 0), _exps_type(a))
-        found = first_sweep(pairs, kernels, exps=kept if keep else None)
-        return *found[:4], found[4].view(torch.bool), kept, found[5]
+        kept = pairs.buffer((n, padded(m)) if keep else (0, 0), exps_type(a))
+        shift = launch_rows.shift(a, b, scale)
+        exact = torch.zeros((), dtype=torch.uint8, device=a.device)
+        exps = kept if keep else None
+        found = passes.first_sweep(pairs, kernels, shift=shift, exact=exact, exps=exps)
+        row_positive, column_positive = _positives(pairs, kernels, found)
+        return (
+            found.row_log,
+            found.column_log,
+            row_positive,
+            column_positive,
+            exact.view(torch.bool),
+            kept,
+            shift,
+        )
 
 
 @infonce_sums.operator.register_fake
@@ -89,7 +100,7 @@ def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     n, m = a.shape[0], b.shape[0]  # len would make them constants
     row, column = (a.new_empty(x, dtype=torch.float32) for x in (n, m))
     exact = a.new_empty((), dtype=torch.bool)
-    kept = a.new_empty((n, padded(m)) if keep else (0, 0), dtype=_exps_type(a))
+    kept = a.new_empty((n, padded(m)) if keep else (0, 0), dtype=exps_type(a))
     return (
         row,
         column,
@@ -126,22 +137,16 @@ def infonce_gradients(
     with torch.cuda.device_of(a):
         pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
         kernels = Kernels(scale, How.of(tile, rows, columns, precision))
-        exact = exact.view(torch.uint8)
-
-        def write(g: Tensor, here: slice, there: slice) -> None:
-            block = pairs.block(here, there)
-            sides = {
-                "rows": [x[here] for x in row_side],
-                "columns": [x[there] for x in column_side],
-            }
-            if kept is None:
-                kernels.weigh(block, g, shift=shift, **sides)
-            else:
-                kernels.rescale(block, kept[here, there.start :], g, shift=shift, **sides)
-            kernels.weigh_exact(block, g, exact=exact, **sides)
-            put(kernels, block, g, **sides)
-
-        return passes.gradients(pairs, kernels, write)
+        grads = passes.second_sweep(
+            pairs,
+            kernels,
+            rows=row_side,
+            columns=column_side,
+            shift=shift,
+            exact=exact.view(torch.uint8),
+            exps=kept,
+        )
+        return passes.unlift(grads, pairs, kernels)
 
 
 @infonce_gradients.operator.register_fake
@@ -174,35 +179,36 @@ def infonce_one_sided(
         loss_N = pairs.buffer(len(a))
         none = torch.full_like(column_count, torch.inf, dtype=torch.float32)
         column_side = none, none, torch.zeros_like(none)
+        exact = torch.empty((), dtype=torch.uint8, device=a.device)
         of_rows: list[Tensor] = []
 
-        def look(here: slice, exps: Tensor | None) -> Tensor:
+        def look(here: slice, exps: Tensor | None) -> None:
             block = pairs.block(here)
-            log, _, positive, _, exact, _ = first_sweep(
-                block, kernels, exps=exps, shift=shift, columns=False
+            sums = passes.first_sweep(
+                block, kernels, shift=shift, exact=exact.zero_(), exps=exps, columns=False
             )
-            loss_N[here], found = row_stats(log, positive, block.row_count, loss_N.new_ones(()))
+            positive, _ = _positives(block, kernels, sums)
+            loss_N[here], found = row_stats(
+                sums.row_log, positive, row_count[here], loss_N.new_ones(())
+            )
             of_rows[:] = _fields(found)
-            return exact
 
         def write(g: Tensor, here: slice, there: slice) -> None:
             # g holds the exps until rescale writes over them: a program writes what it read
-            in_place = whole and kind != "groups" and g.dtype == _exps_type(a)
+            in_place = whole and kind != "groups" and g.dtype == exps_type(a)
             if there.start == 0:
-                exacts[:] = [look(here, g if in_place else None)]
+                look(here, g if in_place else None)
             block = pairs.block(here, there)
             sides = {"rows": of_rows, "columns": [x[there] for x in column_side]}
             if in_place:
                 kernels.rescale(block, g, g, shift=shift, **sides)
             else:
                 kernels.weigh(block, g, shift=shift, **sides)
-            kernels.weigh_exact(block, g, exact=exacts[0], **sides)
-            put(kernels, block, g, **sides)
+            kernels.complete(block, g, exact=exact, **sides)
 
         whole = columns == 0 or columns >= len(b)
-        exacts: list[Tensor] = []
         if gradients:
-            grads = passes.gradients(pairs, kernels, write)
+            grads = passes.unlift(passes.gradients(pairs, kernels, write), pairs, kernels)
         else:
             grads = pairs.buffer(0), pairs.buffer(0)
             for here in slices(len(a), rows or tiles.BLOCK_ROWS):
@@ -256,7 +262,7 @@ def sigmoid_sweep(
                     kernels.put(block, g, g_K)
 
         if gradients:
-            grads = passes.gradients(pairs, kernels, write)
+            grads = passes.unlift(passes.gradients(pairs, kernels, write), pairs, kernels)
         else:
             grads = pairs.buffer(0), pairs.buffer(0)
             for here in slices(len(a), kernels.how.chunk(pairs)):
@@ -299,11 +305,21 @@ def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=rest[-1]), x.new_empty((), dtype=torch.float32)
 
 
+def _positives(pairs: Pairs, kernels: Kernels, found: passes.Logs) -> tuple[Tensor, Tensor]:
+    """Return the sums of the positive logits of rows, and of columns."""
+    if found.row_positive is not None and found.column_positive is not None:
+        return found.row_positive, found.column_positive
+    row_positive, column_positive = (torch.zeros_like(x) for x in (found.row_log, found.column_log))
+    rows_K, columns_K = pairs.matched
+    row_positive[rows_K] = column_positive[columns_K] = kernels.matched_logits(pairs)
+    return row_positive, column_positive
+
+
 def _like(x: Tensor, *shape: int) -> Tensor:
     return x.new_empty(shape or x.shape, dtype=torch.float32)
 
 
-def _exps_type(a: Tensor) -> torch.dtype:
+def exps_type(a: Tensor) -> torch.dtype:
     """Return the type in which exps are kept: fp16 does not have the range."""
     return torch.float32 if a.dtype == torch.float32 else torch.bfloat16
 

@@ -5,7 +5,8 @@ Shapes: N rows of a, M rows of b, D wide, S blocks of rows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,98 +23,119 @@ if TYPE_CHECKING:
     from contrastive.losses.backends.triton.launch_pairs import Kernels
 
 
-def put(
-    kernels: Kernels, pairs: Pairs, g: Tensor, *, rows: Sequence[Tensor], columns: Sequence[Tensor]
-) -> None:
-    """Write G of the matched pairs from their row statistics; with groups it is there already."""
-    if pairs.kind != "groups":
-        rows_K, columns_K = pairs.matched
-        kernels.put(pairs, g, -(rows[2][rows_K] + columns[2][columns_K]))
+@dataclass(frozen=True)
+class Logs:
+    """What the first sweep finds; all fp32."""
+
+    row_log: Tensor
+    column_log: Tensor
+    """No number unless columns were summed."""
+    row_positive: Tensor | None
+    """Sums of positive logits; of groups only."""
+    column_positive: Tensor | None
 
 
 def first_sweep(
     pairs: Pairs,
     kernels: Kernels,
     *,
+    shift: Tensor,
+    exact: Tensor,
     exps: Tensor | None,
-    shift: Tensor | None = None,
     columns: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the sums of rows and of columns, their positives, whether exact, and the shift.
+) -> Logs:
+    """Return the logarithms of the sums of rows and of columns.
 
     Args:
         pairs: of whose rows a block at a time is swept.
         kernels: that do it.
+        shift: of all exponents.
+        exact: set if sums were taken again; it is 0.
         exps: what the exps are written to.
-        shift: if it is known.
-        columns: whether to sum columns; else what is returned of them is no number.
+        columns: whether to sum columns.
     """
     n, m = pairs.shape
-    a = pairs.a
-    shift = launch_rows.shift(a, pairs.b, kernels.scale) if shift is None else shift
-    exact = torch.zeros((), dtype=torch.uint8, device=a.device)
-    row_log, column_log = pairs.buffer(n), pairs.buffer(m)
-    row_positive, column_positive = (torch.zeros(x, device=a.device) for x in (n, m))
     groups = pairs.kind == "groups"
-    both = [kernels.how.tile_of(x, pairs) for x in ("sums", "peaks")]
+    row_log, column_log = pairs.buffer(n), pairs.buffer(m)
+    row_positive, column_positive = (pairs.buffer(x) if groups else None for x in (n, m))
+    tile = kernels.how.tile_of("sums", pairs)
     blocks = slices(n, kernels.how.rows or tiles.BLOCK_ROWS)
     largest = pairs.block(blocks[0])
-    down, across = (max(x) for x in zip(*(tiles_of(largest, x) for x in both), strict=True))
+    down, across = tiles_of(largest, tile)
     row_parts = pairs.buffer(across * len(largest.a))
-    column_parts = pairs.buffer(down * m)
-    row_positive_parts, column_positive_parts = (
-        (torch.empty_like(row_parts), torch.empty_like(column_parts)) if groups else (None, None)
+    column_parts = pairs.buffer(down * m if columns else 0)
+    row_own, column_own = (
+        torch.empty_like(x) if groups else None for x in (row_parts, column_parts)
     )
-    folded_SM, folded_positive_SM = (pairs.buffer((len(blocks), m)) for _ in range(2))
+    for here in blocks:
+        block = pairs.block(here)
+        down, across = tiles_of(block, tile)
+        kernels.sums(
+            block,
+            shift=shift,
+            row_sum=row_parts,
+            column_sum=column_parts,
+            row_positive=row_own,
+            column_positive=column_own,
+            exps=None if exps is None else exps[here],
+            columns=columns,
+        )
+        row_positive_here = None if row_positive is None else row_positive[here]
+        launch_rows.fold(
+            (row_parts, row_log[here], row_own, row_positive_here),
+            (column_parts, column_log, column_own, column_positive) if columns else None,
+            (across, down),
+            shift=shift,
+            exact=exact,
+            terms=(m, n),
+            first=here.start == 0,
+            last=here.stop == n,
+        )
+    kernels.peaks(pairs, exact=exact, row_log=row_log, column_log=column_log if columns else None)
+    return Logs(row_log, column_log, row_positive, column_positive)
 
-    for fallback, tile in zip((False, True), both, strict=True):
-        given: dict[str, Any] = {"shift": shift, "exact": exact, "fallback": fallback}
-        for s, here in enumerate(blocks):
-            block = pairs.block(here)
-            down, across = tiles_of(block, tile)
-            if fallback:
-                kernels.peaks(
-                    block, exact=exact, row_sum=row_parts, column_sum=column_parts, columns=columns
-                )
-            else:
-                kernels.sums(
-                    block,
-                    shift=shift,
-                    row_sum=row_parts,
-                    column_sum=column_parts,
-                    row_positive=row_positive_parts,
-                    column_positive=column_positive_parts,
-                    exps=None if exps is None else exps[here],
-                    columns=columns,
-                )
-            launch_rows.fold_logs(row_parts, across, row_log[here], terms=m, **given)
-            if columns and fallback:
-                launch_rows.fold_logs(
-                    column_parts, down, folded_SM[s], terms=n, natural=False, **given
-                )
-            elif columns:
-                launch_rows.fold(column_parts, down, folded_SM[s])
-            if (
-                row_positive_parts is not None
-                and column_positive_parts is not None
-                and not fallback
-            ):
-                launch_rows.fold(row_positive_parts, across, row_positive[here])
-                launch_rows.fold(column_positive_parts, down, folded_positive_SM[s])
-        if columns:
-            launch_rows.fold_logs(folded_SM, len(blocks), column_log, terms=n, **given)
-        if groups and not fallback:
-            launch_rows.fold(folded_positive_SM, len(blocks), column_positive)
-    if not groups:
-        rows_K, columns_K = pairs.matched
-        row_positive[rows_K] = column_positive[columns_K] = kernels.matched_logits(pairs)
-    return row_log, column_log, row_positive, column_positive, exact, shift
+
+def second_sweep(
+    pairs: Pairs,
+    kernels: Kernels,
+    *,
+    rows: Sequence[Tensor],
+    columns: Sequence[Tensor],
+    shift: Tensor,
+    exact: Tensor,
+    exps: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return ``s G b`` and ``s G^T a`` of InfoNCE, see ``gradients``.
+
+    Args:
+        pairs: all of them.
+        kernels: that write G.
+        rows: the fields of ``RowStats`` in order.
+        columns: likewise.
+        shift: of all exponents.
+        exact: whether it does not do for all.
+        exps: what ``first_sweep`` has kept, if anything.
+    """
+
+    def write(g: Tensor, here: slice, there: slice) -> None:
+        block = pairs.block(here, there)
+        sides = {"rows": [x[here] for x in rows], "columns": [x[there] for x in columns]}
+        if exps is None:
+            kernels.weigh(block, g, shift=shift, **sides)
+        else:
+            kernels.rescale(block, exps[here, there.start :], g, shift=shift, **sides)
+        kernels.complete(block, g, exact=exact, **sides)
+
+    return gradients(pairs, kernels, write)
 
 
 def gradients(
     pairs: Pairs, kernels: Kernels, write: Callable[[Tensor, slice, slice], None]
 ) -> tuple[Tensor, Tensor]:
-    """Return ``s G b`` and ``s G^T a``, for G that ``write`` writes in blocks."""
+    """Return ``s G b`` and ``s G^T a``, for G that ``write`` writes in blocks.
+
+    In fp16, times ``LIFT`` instead of s; see ``unlift``.
+    """
     n, m = pairs.shape
     a_grad, b_grad = pairs.buffer(pairs.a.shape), pairs.buffer(pairs.b.shape)
     rows, columns = min(n, kernels.how.chunk(pairs)), min(m, kernels.how.columns or m)
@@ -126,8 +148,13 @@ def gradients(
             g = g[:, :across]
             multiply(g, pairs.b[there], out=a_grad[here], add=there.start > 0)
             multiply(g.T, pairs.a[here], out=b_grad[there], add=here.start > 0)
+    return a_grad, b_grad
+
+
+def unlift(grads: tuple[Tensor, Tensor], pairs: Pairs, kernels: Kernels) -> tuple[Tensor, Tensor]:
+    """Return gradients without what they were multiplied by in fp16."""
     if pairs.a.dtype == torch.float16:  # else G was written times the scale
         factor = kernels.scale / launch_pairs.LIFT
-        a_grad.mul_(factor)
-        b_grad.mul_(factor)
-    return a_grad, b_grad
+        for grad in grads:
+            grad.mul_(factor)
+    return grads

@@ -1,104 +1,299 @@
-"""The kernels over single rows: adding up what tiles have left, unit rows, the last of a gradient.
+"""The kernels over single rows: unit rows, adding up what tiles have left, the last of a gradient.
 
-Shapes: N rows, D wide, T tiles; R rows at a time, W the width filled up to a power of 2.
+Those of InfoNCE take both sides at once, since each launch costs its host more than the kernel.
+
+Shapes: N rows of a, M rows of b, D wide, T tiles, P programs; R rows at a time, W the width filled
+up to a power of 2.
 """
 
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportCallIssue=false
-# ruff: noqa: ANN001, ANN201, PLR0917, SIM102 - Triton has its own Python
+# ruff: noqa: ANN001, ANN201, PLR0917 - Triton has its own Python
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from contrastive.losses.backends.triton.gradient_kernels import LN2
-from contrastive.losses.backends.triton.sum_kernels import logsumexp2
+from contrastive.losses.backends.triton.device_functions import LN2, LOG2E, softplus2
 
 
-@triton.jit(do_not_specialize=["t", "n"], do_not_specialize_on_alignment=["out"])
-def fold(
-    parts,
-    out,
-    t,
+@triton.jit(do_not_specialize=["n", "m"])
+def prepare(
+    a,
+    b,
+    a_rows,
+    b_rows,
+    a_length,
+    b_length,
+    x,
+    longest,
+    scale,
     n,
+    m,
+    D: tl.constexpr,
+    W: tl.constexpr,
     R: tl.constexpr,
-    T: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    WRITE: tl.constexpr,
 ):
-    """Write the sum of ``parts`` ``[T, N]`` over the tiles."""
+    """Write the rows of both sides as they are multiplied, and the logits of the matched pairs.
+
+    Rows are written only if ``WRITE``. The logit of a row without a match is 0. ``longest``
+    ``[2, P]`` gets the greatest length of a row that a program has met on either side.
+    """
+    program = tl.program_id(0)
+    rows_R = program * R + tl.arange(0, R)
+    a_RW = unit_rows(a, a_rows, a_length, rows_R, n, D, W, NORMALIZE, WRITE)
+    b_RW = unit_rows(b, b_rows, b_length, rows_R, m, D, W, NORMALIZE, WRITE)
+    tl.store(longest + program, tl.max(tl.sqrt(tl.sum(a_RW * a_RW, 1)), 0))
+    tl.store(longest + tl.num_programs(0) + program, tl.max(tl.sqrt(tl.sum(b_RW * b_RW, 1)), 0))
+    x_R = tl.sum(a_RW * b_RW, 1) * tl.load(scale)  # rows beyond the last are 0
+    tl.store(x + rows_R, x_R, mask=rows_R < tl.maximum(n, m))
+
+
+@triton.jit(do_not_specialize=["n"])
+def normalize_rows(raw, out, length, n, D: tl.constexpr, W: tl.constexpr, R: tl.constexpr):
+    """Write rows with length 1, and their lengths."""
     rows_R = tl.program_id(0) * R + tl.arange(0, R)
-    total_R = tl.zeros((R,), tl.float32)
-    start = 0
-    while start < t:
-        total_R += tl.sum(part(parts, start, rows_R, t, n, 0.0, T), 0)
-        start += T
-    tl.store(out + rows_R, total_R, mask=rows_R < n)
+    unit_rows(raw, out, length, rows_R, n, D, W, True, True)
 
 
-@triton.jit(do_not_specialize=["t", "n"], do_not_specialize_on_alignment=["out"])
-def fold_logs(
-    parts,
+@triton.jit
+def unit_rows(
+    raw,
     out,
+    length,
+    rows_R,
+    n,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    WRITE: tl.constexpr,
+):
+    """Return some rows in fp32 as they are written, 0 beyond the last."""
+    k_W = tl.arange(0, W)
+    there_RW = (rows_R < n)[:, None] & (k_W < D)[None, :]
+    at_RW = rows_R.to(tl.int64)[:, None] * D + k_W[None, :]
+    x_RW = tl.load(raw + at_RW, mask=there_RW, other=0.0).to(tl.float32)
+    if NORMALIZE:
+        size_R = tl.maximum(tl.sqrt(tl.sum(x_RW * x_RW, 1)), 1e-12)
+        x_RW = x_RW / size_R[:, None]
+        tl.store(length + rows_R, size_R, mask=rows_R < n)
+    if WRITE:
+        rounded_RW = x_RW.to(out.dtype.element_ty)
+        tl.store(out + at_RW, rounded_RW, mask=there_RW)
+        x_RW = rounded_RW.to(tl.float32)
+    return x_RW
+
+
+@triton.jit(do_not_specialize=["p", "n", "m", "room"])
+def scalars(
+    longest,
+    scale,
+    row_count,
+    column_count,
+    out,
+    exact,
+    p,
+    n,
+    m,
+    room,
+    COUNTED: tl.constexpr,
+    B: tl.constexpr,
+):
+    """Write what all kernels of InfoNCE share, and clear ``exact``; one program.
+
+    That is, in the order of ``launch_rows.Scalars``: the shift of all exponents; the weights of
+    rows and of columns in G; their shares in the loss; the factor of the gradients. Unless
+    ``COUNTED``, the rows that have a positive are the first ones of both sides.
+    """
+    if COUNTED:
+        n_rows = tl.maximum(positives(row_count, n, B), 1.0)
+        n_columns = tl.maximum(positives(column_count, m, B), 1.0)
+    else:
+        n_rows = tl.minimum(n, m).to(tl.float32)
+        n_columns = n_rows
+    unit = tl.minimum(n_rows, n_columns)
+    both = largest(longest, p, B) * largest(longest + p, p, B)
+    tl.store(out, tl.maximum(both * tl.load(scale) * LOG2E - room, 0.0))
+    tl.store(out + 1, unit / n_rows)
+    tl.store(out + 2, unit / n_columns)
+    tl.store(out + 3, 0.5 / n_rows)
+    tl.store(out + 4, 0.5 / n_columns)
+    tl.store(out + 5, 0.5 / unit)
+    tl.store(exact, 0)
+
+
+@triton.jit
+def positives(count, n, B: tl.constexpr):
+    """Return how many rows have a positive, fp32."""
+    total_B = tl.zeros((B,), tl.float32)
+    start = 0
+    while start < n:
+        rows_B = start + tl.arange(0, B)
+        count_B = tl.load(count + rows_B, mask=rows_B < n, other=0.0)
+        total_B += tl.where(count_B > 0, 1.0, 0.0)
+        start += B
+    return tl.sum(total_B, 0)
+
+
+@triton.jit
+def largest(x, n, B: tl.constexpr):
+    """Return the largest of n numbers that are at least 0."""
+    found_B = tl.zeros((B,), tl.float32)
+    start = 0
+    while start < n:
+        rows_B = start + tl.arange(0, B)
+        found_B = tl.maximum(found_B, tl.load(x + rows_B, mask=rows_B < n, other=0.0))
+        start += B
+    return tl.max(found_B, 0)
+
+
+@triton.jit(
+    do_not_specialize=["across", "down", "n", "m", "first", "last", "least_row", "least_column"],
+    do_not_specialize_on_alignment=["row_log", "row_positive"],
+)
+def fold(
+    row_parts,
+    column_parts,
+    row_positive_parts,
+    column_positive_parts,
+    row_log,
+    column_log,
+    row_positive,
+    column_positive,
     shift,
     exact,
-    least,
-    t,
+    across,
+    down,
     n,
-    FALLBACK: tl.constexpr,
-    NATURAL: tl.constexpr,
+    m,
+    first,
+    last,
+    least_row,
+    least_column,
+    POSITIVES: tl.constexpr,
     R: tl.constexpr,
     T: tl.constexpr,
 ):
-    """Write the natural logarithm of the sum of ``parts`` ``[T, N]``, which ``shift`` has shrunk.
+    """Write the natural logarithms of the sums of rows, and those of columns.
 
-    Sets ``exact`` where a sum is less than ``least``. As ``FALLBACK``, the parts are logarithms to
-    base 2, and nothing is written unless ``exact`` is set. Unless ``NATURAL``, so is the result.
+    Sums of rows are complete in a block of rows: those of ``row_parts`` ``[across, N]``. Sums of
+    columns, of ``column_parts`` ``[down, M]``, are added to those of the blocks before unless it is
+    the ``first``, and their logarithms are taken in the ``last``. ``exact`` is set where a sum is
+    less than the least that has lost nothing to the ``shift``. ``POSITIVES`` are added up likewise.
     """
-    if FALLBACK:
-        if tl.load(exact) == 0:
-            return
-    rows_R = tl.program_id(0) * R + tl.arange(0, R)
-    start = 0
-    if FALLBACK:
-        log_R = tl.full((R,), float("-inf"), tl.float32)
-        while start < t:
-            part_TR = part(parts, start, rows_R, t, n, float("-inf"), T)
-            both_2R = tl.join(log_R, logsumexp2(part_TR, 0))
-            log_R = logsumexp2(both_2R, 1)
-            start += T
+    line = tl.program_id(0) * R
+    if line < n:
+        lines_R = line + tl.arange(0, R)
+        total_R = added(row_parts, lines_R, across, n, T)
+        store_log(row_log, total_R, lines_R, n, shift, exact, least_row)
+        if POSITIVES:
+            own_R = added(row_positive_parts, lines_R, across, n, T)
+            tl.store(row_positive + lines_R, own_R, mask=lines_R < n)
     else:
-        total_R = tl.zeros((R,), tl.float32)
-        while start < t:
-            total_R += tl.sum(part(parts, start, rows_R, t, n, 0.0, T), 0)
-            start += T
-        kept_R = (total_R >= least) | (rows_R >= n)
-        lost = tl.max(tl.where(kept_R, 0, 1), 0)
-        tl.store(exact, 1, mask=lost > 0)  # all that write it write the same
-        empty_R = total_R == 0
-        log_R = tl.log2(tl.where(empty_R, 1.0, total_R)) + tl.load(shift)
-        log_R = tl.where(empty_R, float("-inf"), log_R)
-    if NATURAL:
-        log_R = log_R * LN2
-    tl.store(out + rows_R, log_R, mask=rows_R < n)
+        lines_R = line - tl.cdiv(n, R) * R + tl.arange(0, R)
+        there_R = (lines_R < m) & (first == 0)
+        total_R = added(column_parts, lines_R, down, m, T)
+        total_R += tl.load(column_log + lines_R, mask=there_R, other=0.0)
+        if last:
+            store_log(column_log, total_R, lines_R, m, shift, exact, least_column)
+        else:
+            tl.store(column_log + lines_R, total_R, mask=lines_R < m)
+        if POSITIVES:
+            own_R = added(column_positive_parts, lines_R, down, m, T)
+            own_R += tl.load(column_positive + lines_R, mask=there_R, other=0.0)
+            tl.store(column_positive + lines_R, own_R, mask=lines_R < m)
 
 
 @triton.jit
-def part(parts, start, rows_R, t, n, other, T: tl.constexpr):
-    """Return some of the tiles' sums."""
-    tiles_T = start + tl.arange(0, T)
-    there_TR = (tiles_T < t)[:, None] & (rows_R < n)[None, :]
-    return tl.load(parts + tiles_T.to(tl.int64)[:, None] * n + rows_R[None, :], there_TR, other)
+def added(parts, lines_R, t, n, T: tl.constexpr):
+    """Return the sums of ``parts`` ``[T, N]`` over the tiles."""
+    total_R = tl.zeros(lines_R.shape, tl.float32)
+    start = 0
+    while start < t:
+        tiles_T = start + tl.arange(0, T)
+        there_TR = (tiles_T < t)[:, None] & (lines_R < n)[None, :]
+        at_TR = tiles_T.to(tl.int64)[:, None] * n + lines_R[None, :]
+        total_R += tl.sum(tl.load(parts + at_TR, mask=there_TR, other=0.0), 0)
+        start += T
+    return total_R
 
 
 @triton.jit
-def normalize_rows(raw, out, length, D: tl.constexpr, W: tl.constexpr):
-    """Write a row with length 1, and its length."""
-    row = tl.program_id(0).to(tl.int64)
-    k_W = tl.arange(0, W)
-    x_W = tl.load(raw + row * D + k_W, mask=k_W < D, other=0.0).to(tl.float32)
-    size = tl.maximum(tl.sqrt(tl.sum(x_W * x_W, 0)), 1e-12)
-    tl.store(out + row * D + k_W, (x_W / size).to(out.dtype.element_ty), mask=k_W < D)
-    tl.store(length + row, size)
+def store_log(out, total_R, lines_R, n, shift, exact, least):
+    """Write the logarithms of sums, and set ``exact`` if one is too small."""
+    lost_R = (total_R < least) & (lines_R < n)
+    tl.store(exact, 1, mask=tl.max(lost_R.to(tl.int32), 0) > 0)  # all that write it write the same
+    empty_R = total_R == 0
+    log_R = tl.log2(tl.where(empty_R, 1.0, total_R)) + tl.load(shift)
+    log_R = tl.where(empty_R, float("-inf"), log_R * LN2)
+    tl.store(out + lines_R, log_R, mask=lines_R < n)
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def stats(
+    row_log,
+    column_log,
+    row_positive,
+    column_positive,
+    row_count,
+    column_count,
+    scalars,
+    row_side,
+    column_side,
+    loss,
+    n,
+    m,
+    COUNTED: tl.constexpr,
+    R: tl.constexpr,
+):
+    """Write what ``base.row_stats`` returns of rows and columns: the sides ``[3, N]``, ``[3, M]``.
+
+    ``loss`` ``[P]`` gets each program's part of the loss. Unless ``COUNTED``, each of the first
+    rows of both sides has one positive.
+    """
+    line = tl.program_id(0) * R
+    if line < n:
+        lines_R = line + tl.arange(0, R)
+        loss_R = side(
+            row_log, row_positive, row_count, scalars + 1, row_side, lines_R, n, m, COUNTED
+        )
+        tl.store(loss + tl.program_id(0), tl.sum(loss_R, 0) * tl.load(scalars + 3))
+    else:
+        lines_R = line - tl.cdiv(n, R) * R + tl.arange(0, R)
+        loss_R = side(
+            column_log, column_positive, column_count, scalars + 2, column_side, lines_R, m, n,
+            COUNTED,
+        )  # fmt: skip
+        tl.store(loss + tl.program_id(0), tl.sum(loss_R, 0) * tl.load(scalars + 4))
+
+
+@triton.jit
+def side(log, positive, count, weight, out, lines_R, n, m, COUNTED: tl.constexpr):
+    """Write the statistics of some lines; return their losses."""
+    there_R = lines_R < n
+    log_R = tl.load(log + lines_R, mask=there_R, other=0.0)
+    positive_R = tl.load(positive + lines_R, mask=there_R, other=0.0)
+    if COUNTED:
+        count_R = tl.load(count + lines_R, mask=there_R, other=0.0)
+    else:
+        count_R = tl.where(there_R & (lines_R < m), 1.0, 0.0)
+    none_R, many_R = count_R == 0, count_R > 1
+    count_R = tl.maximum(count_R, 1.0)
+    target_R = positive_R / count_R
+    over_R = log_R - target_R
+    loss_R, share_R = softplus2(over_R * LOG2E)
+    less_R, _ = softplus2(-tl.abs(over_R) * LOG2E)
+    total_R = tl.where(many_R, log_R, tl.maximum(log_R, target_R) + less_R)
+    weight = tl.load(weight)
+    total_R = tl.where(none_R, float("inf"), total_R - tl.log(weight))
+    pull_R = tl.where(none_R, 0.0, weight * tl.where(many_R, 1.0 / count_R, share_R))
+    tl.store(out + lines_R, total_R, mask=there_R)
+    tl.store(out + n + lines_R, tl.where(many_R, total_R, float("inf")), mask=there_R)
+    tl.store(out + 2 * n + lines_R, pull_R, mask=there_R)
+    return tl.where(none_R, 0.0, tl.where(many_R, over_R, loss_R))
 
 
 @triton.jit(do_not_specialize=["offset"], do_not_specialize_on_alignment=["x"])
@@ -128,11 +323,52 @@ def finalize_gradient(
     Unless ``RAW``, the gradient is that of the row before it was given length 1.
     """
     row = tl.program_id(0).to(tl.int64)
+    tl.store(dots + row, finish(x, grad, tl.load(factor), length, out, row, D, W, RAW))
+
+
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["factor", "outer"])
+def finalize_gradients(
+    a,
+    b,
+    a_grad,
+    b_grad,
+    factor,
+    outer,
+    scale,
+    a_length,
+    b_length,
+    a_out,
+    b_out,
+    dots,
+    n,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    RAW: tl.constexpr,
+    LIFT: tl.constexpr,
+):
+    """Do what ``finalize_gradient`` does for a row of a or b; ``dots`` are those of a.
+
+    The factor is that of the loss times the ``outer`` gradient; where gradients were multiplied by
+    ``LIFT``, it makes that the scale.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    factor = tl.load(factor) * tl.load(outer)
+    if LIFT > 0:
+        factor *= tl.load(scale) / LIFT
+    if row < n:
+        tl.store(dots + row, finish(a, a_grad, factor, a_length, a_out, row, D, W, RAW))
+    else:
+        finish(b, b_grad, factor, b_length, b_out, row - n, D, W, RAW)
+
+
+@triton.jit
+def finish(x, grad, factor, length, out, row, D: tl.constexpr, W: tl.constexpr, RAW: tl.constexpr):
+    """Write the gradient of a row; return its dot product with the row."""
     k_W = tl.arange(0, W)
     x_W = tl.load(x + row * D + k_W, mask=k_W < D, other=0.0).to(tl.float32)
-    g_W = tl.load(grad + row * D + k_W, mask=k_W < D, other=0.0) * tl.load(factor)
+    g_W = tl.load(grad + row * D + k_W, mask=k_W < D, other=0.0) * factor
     dot = tl.sum(x_W * g_W, 0)
     if not RAW:
         g_W = (g_W - x_W * dot) / tl.load(length + row)
     tl.store(out + row * D + k_W, g_W.to(out.dtype.element_ty), mask=k_W < D)
-    tl.store(dots + row, dot)
+    return dot

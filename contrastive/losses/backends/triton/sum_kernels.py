@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from contrastive.losses.backends.triton.device_functions import (
+    LN2,
     LOG2E,
     UNALIGNED,
     VARIABLE,
@@ -86,7 +87,8 @@ def sums(
             x_R = tl.sum(x_RC, 1)
             x_C = tl.sum(x_RC, 0)
         tl.store(row_positive + row_at, x_R, mask=rows_R < n)
-        tl.store(column_positive + column_at, x_C, mask=columns_C < m)
+        if COLUMNS:
+            tl.store(column_positive + column_at, x_C, mask=columns_C < m)
     e_RC = tl.exp2(dot_RC * (s * LOG2E) - tl.load(shift))  # exp2 is one instruction, exp is not
     own_R = tl.zeros((R,), tl.float32)
     own_C = tl.zeros((C,), tl.float32)
@@ -122,8 +124,8 @@ def peaks(
     column_count,
     scale,
     exact,
-    row_sum,
-    column_sum,
+    row_log,
+    column_log,
     n,
     m,
     offset,
@@ -132,37 +134,52 @@ def peaks(
     C: tl.constexpr,
     K: tl.constexpr,
     KIND: tl.constexpr,
-    COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write log2 of what ``sums`` writes, each sum taken relative to its largest term.
+    """Write the logarithms again, each sum taken relative to its largest term.
 
-    Only if ``exact`` is set; else nothing. A few programs share the tiles, since thousands would
-    take their time even to do nothing.
+    Only if ``exact`` is set; else nothing. A program takes some rows with all columns, or some
+    columns with all rows, so that nothing has to be kept for another program.
     """
     if tl.load(exact) == 0:  # read on the device, so that the host need not wait for it
         return
-    tile = tl.program_id(0)
-    while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
-        rows_R, columns_C, _, _, tile_row, tile_column = tile_position(tile, n, m, R, C)
-        dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-        x_RC = dot_RC * (tl.load(scale) * LOG2E)
-        by_row_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
-        by_column_RC = by_row_RC
+    strip = tl.program_id(0)
+    down = tl.cdiv(n, R)
+    if strip < down:
+        rows_R = strip * R + tl.arange(0, R)
+        many_R = tl.zeros((R,), tl.int1)
         if KIND == "groups":
-            there_RC = inside(rows_R, columns_C, n, m)
             many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
+        log_R = tl.full((R,), float("-inf"), tl.float32)
+        column = 0
+        while column < m:
+            columns_C = column + tl.arange(0, C)
+            dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
+            counts_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+            if KIND == "groups":
+                counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & many_R[:, None])
+            x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
+            log_R = logsumexp2(tl.join(log_R, logsumexp2(x_RC, 1)), 1)
+            column += C
+        tl.store(row_log + rows_R, log_R * LN2, mask=rows_R < n)
+    else:
+        columns_C = (strip - down) * C + tl.arange(0, C)
+        many_C = tl.zeros((C,), tl.int1)
+        if KIND == "groups":
             many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
-            by_row_RC = by_row_RC | (there_RC & many_R[:, None])
-            by_column_RC = by_column_RC | (there_RC & many_C[None, :])
-        row_R = logsumexp2(tl.where(by_row_RC, x_RC, float("-inf")), 1)
-        tl.store(row_sum + tile_column.to(tl.int64) * n + rows_R, row_R, mask=rows_R < n)
-        if COLUMNS:
-            column_C = logsumexp2(tl.where(by_column_RC, x_RC, float("-inf")), 0)
-            column_at = tile_row.to(tl.int64) * m + columns_C
-            tl.store(column_sum + column_at, column_C, mask=columns_C < m)
-        tile += tl.num_programs(0)
+        log_C = tl.full((C,), float("-inf"), tl.float32)
+        row = 0
+        while row < n:
+            rows_R = row + tl.arange(0, R)
+            dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
+            counts_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+            if KIND == "groups":
+                counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & many_C[None, :])
+            x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
+            log_C = logsumexp2(tl.join(log_C, logsumexp2(x_RC, 0)), 1)
+            row += R
+        tl.store(column_log + columns_C, log_C * LN2, mask=columns_C < m)
 
 
 @triton.jit

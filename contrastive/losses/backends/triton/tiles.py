@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Kernel = Literal["sums", "peaks", "weigh", "weigh_exact", "sigmoid"]
+Kernel = Literal["sums", "peaks", "weigh", "complete", "sigmoid"]
 Number = Literal["bf16", "fp16", "fp32"]
 Capability = tuple[int, int]
 
@@ -29,8 +29,8 @@ SIZES: tuple[tuple[Number, int], ...] = (
     ("fp16", 512),
     ("fp32", 512),
 )
-KERNELS: tuple[Kernel, ...] = ("sums", "peaks", "weigh", "weigh_exact", "sigmoid")
-FALLBACKS: tuple[Kernel, ...] = ("peaks", "weigh_exact")
+KERNELS: tuple[Kernel, ...] = ("sums", "peaks", "weigh", "complete", "sigmoid")
+FALLBACKS: tuple[Kernel, ...] = ("peaks", "complete")
 WIDEST = 4096  # the kernels for single rows hold a whole row
 BLOCK_ROWS = 2**14  # rows whose partial sums are held at once: 67 MB for 128k columns
 LOW_MEMORY_BYTES = 64 * 2**20
