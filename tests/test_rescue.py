@@ -65,17 +65,19 @@ def test_a_worker_that_ends_is_one_line(how, told):
     assert "\n" not in str(error.value)
 
 
-def test_too_many_open_files_are_one_line():
+@pytest.mark.parametrize("room", [0, 4, 30])  # none for a worker, too few, for it and few tensors
+def test_too_many_open_files_are_one_line(room, capfd):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 30, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, before[1]))
     held = []
     try:
         with pytest.raises(LostWorker, match=r"^too many open files; raise .* \(ulimit -n\)"):
             held.extend(map_in_workers(Tensors(), range(100), workers=1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert capfd.readouterr().err == ""
 
 
 class Asked:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from multiprocessing import active_children, connection, parent_process
+from multiprocessing.queues import Queue
 from typing import TYPE_CHECKING, Any
 
 from contrastive.errors import ContrastiveError
@@ -29,6 +30,7 @@ CAUSES = {
     "SIGBUS": f"is /dev/shm full?); give it more room, or {FEWER}",
 }
 OTHERS = "a crash of a library that reads samples?); update it, or set training.workers=0"
+FILES = 8  # of a worker, in each process: its queues, and tensors on their way
 PATIENCE = 1.0  # seconds until a process whose pipe broke is known to have ended
 TORCH = "torch.utils.data._utils.signal_handling"
 
@@ -40,8 +42,13 @@ class LostWorker(ContrastiveError):  # noqa: N818
 class Workers:
     """The processes that a loader has started."""
 
-    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
-        """Start them by a function that returns the loader's results."""
+    def __init__(self, start: Callable[[], Iterator[Any]], workers: int) -> None:
+        """Start so many by a function that returns the loader's results.
+
+        Raises:
+            LostWorker: so many files cannot be open at a time; none is started.
+        """
+        _check_room(FILES * workers)
         before = set(active_children())
         self._results = start()
         self._processes = [each for each in active_children() if each not in before]
@@ -96,21 +103,53 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _check_room(files: int) -> None:
+    """Open so many files, and close them: a loader that lacks them half way cannot be ended."""
+    held: list[int] = []
+    try:
+        for _ in range(files):
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        _check_open_files(error)
+        raise
+    finally:
+        for each in held:
+            os.close(each)
+
+
 def _check_open_files(error: Exception) -> None:
-    if "Too many open files" in str(error):  # torch's own message is a plain RuntimeError
+    if _lacks_files(error):
         raise LostWorker(TOO_MANY_FILES) from error
 
 
-def end_of_a_connection(
+def _lacks_files(error: BaseException) -> bool:
+    return "Too many open files" in str(error)  # torch's own is a plain RuntimeError
+
+
+def end_without_files() -> None:
+    """Let this worker end in silence when its tensors cannot reach the parent.
+
+    Two threads bring them there: one sends them, one hands out their files. They would print what
+    they meet, and the parent would wait.
+    """
+    queue: Any = Queue
+    told = queue._on_queue_feeder_error
+
+    def not_sent(error: Exception, sent: object) -> None:
+        if _lacks_files(error):
+            os._exit(errno.EMFILE)
+        told(error, sent)
+
+    queue._on_queue_feeder_error = staticmethod(not_sent)
+    sys.excepthook = _not_handed_out
+
+
+def _not_handed_out(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Be a worker's ``sys.excepthook``: only the thread that hands out its tensors' files calls it.
-
-    It is asked in vain by a parent that has been ended, and without a file it never has an answer.
-    """
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+    if _lacks_files(error):
         os._exit(errno.EMFILE)
-    if not isinstance(error, (ConnectionError, EOFError)):
+    if not isinstance(error, (ConnectionError, EOFError)):  # asked by a parent that has been ended
         sys.__excepthook__(kind, error, trace)
 
 
