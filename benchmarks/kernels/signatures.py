@@ -16,6 +16,8 @@ from contrastive.losses.backends.triton import (
     gradient_kernels,
     launch_pairs,
     launch_rows,
+    order,
+    order_kernels,
     row_kernels,
     sum_kernels,
     tiles,
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "first", "last"
+_INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "steps", "is_first", "is_last"
 _NUMBERS = dict.fromkeys(_INTEGERS, "i32") | {"least_row": "fp32", "least_column": "fp32"}
 _STRIDES = {"stride": "i32", "exps_stride": "i32"}
-_POINTERS = {"a_ids": "*i64", "b_ids": "*i64", "exact": "*u8"}  # all others are fp32
+_IDS = dict.fromkeys(("a_ids", "b_ids", "b_raw", "a_order", "b_order"), "*i64")
+_POINTERS = {"exact": "*u8"} | _IDS | dict.fromkeys(("first", "last", "match"), "*i32")  # else fp32
 
 
 @dataclass(frozen=True)
@@ -69,27 +72,29 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
         "R": tile.rows,
         "C": tile.columns,
         "K": tile.depth,
-        "KIND": kind,
         "PRECISION": "ieee",
         "INTERPRETED": False,
     }
-    lift = launch_pairs.LIFT if shipped.number == "fp16" else 0.0
+    of_kind = {"KIND": kind}
+    lift = {"LIFT": launch_pairs.LIFT if shipped.number == "fp16" else 0.0}
+    columns = {"COLUMNS": True}
     options = {"num_warps": tile.warps, "num_stages": tile.stages, **launch_rows.FUSION}
     each: dict[tiles.Kernel, list[tuple[Any, dict[str, Any]]]] = {
-        "sums": [
-            (sum_kernels.sums, {"KEEP": False, "COLUMNS": True}),
-        ],
-        "peaks": [(sum_kernels.peaks, {})],
-        "weigh": [(gradient_kernels.weigh, {"LIFT": lift})],
-        "complete": [(gradient_kernels.complete, {"LIFT": lift})],
-        "sigmoid": [(gradient_kernels.sigmoid, {"GRADIENTS": True, "LIFT": lift})],
+        "sums": [(sum_kernels.sums, of_kind | columns | {"KEEP": False})],
+        "group_sums": [(sum_kernels.group_sums, columns)] if kind == "groups" else [],
+        "peaks": [(sum_kernels.peaks, of_kind)],
+        "weigh": [(gradient_kernels.weigh, lift)],
+        "complete": [(gradient_kernels.complete, of_kind | lift)],
+        "sigmoid": [(gradient_kernels.sigmoid, of_kind | lift | {"GRADIENTS": True})],
     }
     if kind != "groups" and shipped.number != "fp16":
-        each["sums"] += [(sum_kernels.sums, {"KEEP": True, "COLUMNS": True})]
+        each["sums"] += [(sum_kernels.sums, of_kind | columns | {"KEEP": True})]
     for fn, own in each[shipped.kernel]:
         unused: set[str] = set()
         if kind == "diagonal":
-            unused |= {"a_ids", "b_ids"}
+            unused |= {"first", "last"}
+        if kind != "masked":
+            unused |= {"match"}
         if kind != "groups":
             unused |= {"row_count", "column_count", "row_positive", "column_positive"}
         if not own.get("KEEP"):
@@ -109,19 +114,30 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
     scaled = {"R": tile.rows, "C": tile.columns, "LIFT": 0.0}
     some = {"R": launch_rows.rows_at_once(width["D"])}
     unit = {"NORMALIZE": True, "WRITE": True}
+    sorted_by = {"R": order.AT_ONCE, "COUNT": True}
+    finish = width | {"RAW": False, "LIFT": 0.0}
+    matches = {"b_raw", "a_order", "b_order", "match"}
+    orders = {"a_order", "b_order"}
     none = {"row_count", "column_count"}
     positives = {"row_positive_parts", "column_positive_parts", "row_positive", "column_positive"}
     kernels: list[tuple[Any, dict[str, Any], set[str]]] = [
         (gradient_kernels.rescale, scaled, set()),
-        (row_kernels.prepare, width | some | unit, set()),
+        (order_kernels.bands, sorted_by | {"KIND": "masked"}, set()),
+        (order_kernels.bands, sorted_by | {"KIND": "groups"}, matches),
+        (row_kernels.prepare, width | some | unit | {"KIND": "diagonal"}, {"x_columns"} | orders),
+        (row_kernels.prepare, width | some | unit | {"KIND": "masked"}, set()),
+        (row_kernels.prepare, width | some | unit | {"KIND": "groups"}, {"x_rows", "x_columns"}),
         (row_kernels.scalars, {"COUNTED": False, "B": launch_rows.LONG}, none),
+        (row_kernels.scalars, {"COUNTED": True, "B": launch_rows.LONG}, set()),
         (row_kernels.fold, fold | {"POSITIVES": False}, positives),
         (row_kernels.fold, fold | {"POSITIVES": True}, set()),
         (row_kernels.stats, {"COUNTED": False, "R": fold["R"]}, none),
+        (row_kernels.stats, {"COUNTED": True, "R": fold["R"]}, set()),
         (row_kernels.matched_logits, width, set()),
         (row_kernels.normalize_rows, width | some, set()),
         (row_kernels.finalize_gradient, width | {"RAW": False}, set()),
-        (row_kernels.finalize_gradients, width | {"RAW": False, "LIFT": 0.0}, set()),
+        (row_kernels.finalize_gradients, finish | {"ORDERED": False}, orders),
+        (row_kernels.finalize_gradients, finish | {"ORDERED": True}, set()),
     ]
     for fn, constexprs, unused in kernels:
         name = f"{fn.__name__} {constexprs}"

@@ -24,7 +24,6 @@ from contrastive.losses.backends.pair_labels import (
     PairLabels,
     check_devices,
     check_embeddings,
-    check_pair_counts,
     matched_ids,
 )
 from contrastive.losses.backends.products import cosines
@@ -122,11 +121,11 @@ def infonce(
             label_smoothing=label_smoothing,
         )
     check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
-    alone = a_ids is None and b_ids is None and shards is None and not label_smoothing
-    if execution == "fused" and direction == "both" and alone:
-        check_pair_counts(len(a), len(b))
+    if execution == "fused" and direction == "both" and shards is None and not label_smoothing:
         backend = _fused_backend()(matmul_dtype=_reduced(matmul_dtype, a, b))
-        return backend.infonce(a, b, log_scale, normalize=normalize)
+        return backend.infonce(
+            a, b, log_scale, a_ids, b_ids, positives=positives, normalize=normalize
+        )
     if direction == "both":
         a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
     labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)

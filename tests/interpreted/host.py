@@ -128,12 +128,12 @@ def launches(seen):
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("size", [(21, 37), (24, 24)], ids=str)
-@pytest.mark.parametrize("kind", ["diagonal"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_infonce_takes_few_launches(kind, size, normalize, watched):
     run = call("infonce", kind, "fused", sides=embeddings(*size), normalize=normalize)
     with watched() as seen:
         run()
-    assert len(launches(seen)) <= 15
+    assert len(launches(seen)) <= (15 if kind == "diagonal" else 19)
 
 
 def test_each_chunk_takes_six_more_launches(watched):

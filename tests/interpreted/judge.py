@@ -58,8 +58,9 @@ def found(loss, a, b, kind, a_ids, b_ids, *, scale, sweep, normalize=False):
     """Return the value and the gradients by ``sweep``."""
     inputs = leaves(a, b, scale)
     a, b, log_scale, bias = inputs
-    if loss == "infonce" and kind == "diagonal":
-        return gradients(sweep.infonce(a, b, log_scale, normalize=normalize), inputs)
+    if loss == "infonce":
+        given = {"positives": KINDS[kind], "normalize": normalize}
+        return gradients(sweep.infonce(a, b, log_scale, a_ids, b_ids, **given), inputs)
     loss = loss.removesuffix("_in_passes")
     labels = labels_of(a, b, kind, a_ids, b_ids)
     extra = [bias] if loss == "sigmoid" else []

@@ -26,21 +26,25 @@ NUMBERS: dict[torch.dtype, tiles.Number] = {
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some rows, some columns, and what they are to each other; see ``labels.PairLabels``."""
+    """Some rows, some columns, and what they are to each other; see ``labels.PairLabels``.
+
+    With ids, both sides are sorted by them, see ``order``.
+    """
 
     a: Tensor
     b: Tensor
-    a_ids: Tensor | None
-    b_ids: Tensor | None
-    row_count: Tensor | None
-    column_count: Tensor | None
     kind: str
     offset: int
-
-    @classmethod
-    def diagonal(cls, a: Tensor, b: Tensor) -> Pairs:
-        """Return all pairs of a whole batch without ids."""
-        return cls(a, b, None, None, None, None, "diagonal", 0)
+    """Row i is matched with column i + offset; with ids, it is added to the next three."""
+    first: Tensor | None = None
+    """``[N]`` int32: the first column with the id of a row."""
+    last: Tensor | None = None
+    """``[N]`` int32: the column after the last one."""
+    match: Tensor | None = None
+    """``[N]`` int32: the column that a row is matched with; of kind ``masked`` only."""
+    row_count: Tensor | None = None
+    """``[N]`` fp32: how many positives a row has; of groups only."""
+    column_count: Tensor | None = None
 
     def block(self, chosen: slice, columns: slice | None = None) -> Pairs:
         """Return the pairs of some rows with some columns."""
@@ -49,11 +53,12 @@ class Pairs:
             self,
             a=self.a[chosen],
             b=self.b[columns],
-            a_ids=_some(self.a_ids, chosen),
-            b_ids=_some(self.b_ids, columns),
+            first=_some(self.first, chosen),
+            last=_some(self.last, chosen),
+            match=_some(self.match, chosen),
             row_count=_some(self.row_count, chosen),
             column_count=_some(self.column_count, columns),
-            offset=self.offset + chosen.start - columns.start,
+            offset=self.offset + (chosen.start if self.first is None else 0) - columns.start,
         )
 
     @property
@@ -64,23 +69,6 @@ class Pairs:
     def buffer(self, size: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return new memory on the device."""
         return torch.empty(size, dtype=dtype, device=self.a.device)
-
-    @property
-    def matched(self) -> tuple[slice, slice]:
-        """The matched rows, and the columns that they match."""
-        first, last = max(0, -self.offset), min(len(self.a), len(self.b) - self.offset)
-        last = max(first, last)
-        return slice(first, last), slice(first + self.offset, last + self.offset)
-
-    @property
-    def ids(self) -> dict[str, Any]:
-        """The arguments of a kernel by these names."""
-        return {"a_ids": self.a_ids, "b_ids": self.b_ids}
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """The arguments of a kernel by these names."""
-        return {"n": len(self.a), "m": len(self.b), "offset": self.offset}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shapes: N rows of a, M rows of b, D wide; R rows and C columns of a tile, K of t
 
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportCallIssue=false
-# ruff: noqa: ANN001, ANN201, PLR0917, D417 - Triton has its own Python
+# ruff: noqa: ANN001, ANN201, PLR0917, D417, RET505 - Triton has its own Python
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # arguments that differ from call to call without a difference to the program
 VARIABLE = ["n", "m", "offset"]
-UNALIGNED = ["a_ids", "b_ids", "row_count", "column_count"]  # they may be those of a block of rows
+# they may be those of a block of rows
+UNALIGNED = ["first", "last", "match", "row_count", "column_count"]
+NO_MATCH = tl.constexpr(-(2**30))
 GROUP = tl.constexpr(8)  # tiles of so many rows come before the next columns: they stay in L2
 
 
@@ -88,8 +90,9 @@ def dots(
 
 @triton.jit
 def special(
-    a_ids,
-    b_ids,
+    first,
+    last,
+    match,
     rows_R,
     columns_C,
     row,
@@ -106,27 +109,60 @@ def special(
         column: the first of the tile.
     """
     end = row + rows_R.shape[0]
-    last = column + columns_C.shape[0]
-    found = (end > n) | (last > m)
-    if KIND != "groups":
-        found = found | ((column < end + offset) & (row + offset < last))
-    if KIND != "diagonal":
-        found = found | some(same(a_ids, b_ids, rows_R, columns_C, n, m))
+    beyond = column + columns_C.shape[0]
+    found = (end > n) | (beyond > m)
+    if KIND == "diagonal":
+        found = found | ((column < end + offset) & (row + offset < beyond))
+    else:
+        found = found | meets(first, last, rows_R, columns_C, column, n, offset)
+    if KIND == "masked":
+        column_R = match_of(match, rows_R, n, offset, KIND)
+        found = found | some((column_R >= column) & (column_R < beyond))
     return found
 
 
 @triton.jit
-def some(mask_RC):
-    """Return whether a mask has any pair."""
-    return tl.max(tl.max(mask_RC.to(tl.int32), 1), 0) > 0
+def meets(first, last, rows_R, columns_C, column, n, offset):
+    """Return whether a tile has pairs with equal ids: few have, since both sides are sorted."""
+    first_R = tl.load(first + rows_R, mask=rows_R < n, other=0) + offset
+    last_R = tl.load(last + rows_R, mask=rows_R < n, other=0) + offset
+    return some((first_R < last_R) & (first_R < column + columns_C.shape[0]) & (last_R > column))
 
 
 @triton.jit
-def same(a_ids, b_ids, rows_R, columns_C, n, m):
-    """Return whether the ids of a row and a column are equal; any answer beyond the last."""
-    a_R = tl.load(a_ids + rows_R, mask=rows_R < n, other=0)
-    b_C = tl.load(b_ids + columns_C, mask=columns_C < m, other=0)
-    return a_R[:, None] == b_C[None, :]
+def band(first, last, rows_R, n, m, offset, C: tl.constexpr):
+    """Return the first column of the first tile that may have an id of some rows, and the end."""
+    first_R = tl.load(first + rows_R, mask=rows_R < n, other=0) + offset
+    last_R = tl.load(last + rows_R, mask=rows_R < n, other=0) + offset
+    column = tl.min(tl.where(first_R < last_R, first_R, m), 0)
+    end = tl.max(tl.where(first_R < last_R, last_R, 0), 0)
+    return tl.maximum(column, 0) // C * C, tl.minimum(end, m)
+
+
+@triton.jit
+def some(mask_R):
+    """Return whether a mask has any row."""
+    return tl.max(mask_R.to(tl.int32), 0) > 0
+
+
+@triton.jit
+def same(first, last, rows_R, columns_C, n, offset):
+    """Return whether the ids of a row and a column are equal; not beyond the last row.
+
+    The columns with the id of a row are next to each other, from ``first`` to before ``last``.
+    """
+    first_R = tl.load(first + rows_R, mask=rows_R < n, other=0) + offset
+    last_R = tl.load(last + rows_R, mask=rows_R < n, other=0) + offset
+    return (columns_C[None, :] >= first_R[:, None]) & (columns_C[None, :] < last_R[:, None])
+
+
+@triton.jit
+def match_of(match, rows_R, n, offset, KIND: tl.constexpr):
+    """Return the columns that rows are matched with; a negative one, or one beyond, if none."""
+    if KIND == "masked":
+        return tl.load(match + rows_R, mask=rows_R < n, other=NO_MATCH) + offset
+    else:
+        return rows_R + offset
 
 
 @triton.jit
@@ -136,13 +172,14 @@ def inside(rows_R, columns_C, n, m):
 
 
 @triton.jit
-def negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND: tl.constexpr):
+def negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND: tl.constexpr):
     """Return which pairs of a tile are negatives."""
     mask_RC = inside(rows_R, columns_C, n, m)
     if KIND != "groups":
-        mask_RC = mask_RC & (rows_R[:, None] + offset != columns_C[None, :])
+        column_R = match_of(match, rows_R, n, offset, KIND)
+        mask_RC = mask_RC & (column_R[:, None] != columns_C[None, :])
     if KIND != "diagonal":
-        mask_RC = mask_RC & ~same(a_ids, b_ids, rows_R, columns_C, n, m)
+        mask_RC = mask_RC & ~same(first, last, rows_R, columns_C, n, offset)
     return mask_RC
 
 

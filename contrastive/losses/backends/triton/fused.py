@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from contrastive.losses.backends.base import LossBackend, SoftmaxSums
+from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
 from contrastive.losses.backends.triton import blocks, launch_rows, operators, tiles
 from contrastive.losses.backends.triton import infonce as whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from contrastive.losses import Positives
     from contrastive.losses.backends.pair_labels import PairLabels
     from contrastive.losses.backends.row_stats import RowStats
 
 
 CACHE_BYTES = 4 * 2**30
+_KINDS: dict[Positives, str] = {"ignore": "diagonal", "mask": "masked", "multi": "groups"}
 
 
 class FusedBackend(LossBackend):
@@ -75,8 +78,7 @@ class FusedBackend(LossBackend):
     ) -> SoftmaxSums:
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
-        n, m = a.shape[0], b.shape[0]
-        keep = gradients and labels.kind != "groups" and self.keeps(n, m, a.dtype, a.device)
+        keep = gradients and self.keeps(a, b, a.dtype, labels.kind)
         *found, kept, shift = operators.infonce_sums(
             a,
             b,
@@ -116,7 +118,7 @@ class FusedBackend(LossBackend):
             exact=exact,
             kept=exps,
             **_plain(labels),
-            **self.choices(a, len(b)),
+            **self.choices(a, b),
         )
 
     def one_sided(
@@ -125,7 +127,7 @@ class FusedBackend(LossBackend):
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         return operators.infonce_one_sided(
-            a, b, scale.float(), **_plain(labels), gradients=gradients, **self.choices(a, len(b))
+            a, b, scale.float(), **_plain(labels), gradients=gradients, **self.choices(a, b)
         )
 
     def sigmoid(
@@ -147,7 +149,7 @@ class FusedBackend(LossBackend):
             bias.float(),
             **_plain(labels),
             gradients=gradients,
-            **self.choices(a, len(b)),
+            **self.choices(a, b),
         )
 
     def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,32 +165,57 @@ class FusedBackend(LossBackend):
             x.contiguous(), grad.contiguous(), factor.float(), length_N, dtype
         )
 
-    def infonce(self, a: Tensor, b: Tensor, log_scale: Tensor, *, normalize: bool) -> Tensor:
-        """Return the symmetric ``functional.infonce`` of one process, without ids.
+    def infonce(
+        self,
+        a: Tensor,
+        b: Tensor,
+        log_scale: Tensor,
+        a_ids: Tensor | None = None,
+        b_ids: Tensor | None = None,
+        *,
+        positives: Positives = "multi",
+        normalize: bool = False,
+    ) -> Tensor:
+        """Return the symmetric ``functional.infonce`` of one process.
 
-        It is that of ``backends.base.infonce``, in a seventh of the launches.
+        It is that of ``backends.base.infonce``, in a sixth of the launches.
         """
         _check(a)
         _check(b)
-        return whole.infonce(a, b, log_scale, backend=self, normalize=normalize)
+        check_pair_counts(len(a), len(b))
+        a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
+        kind = "diagonal" if a_ids is None else _KINDS[positives]
+        if kind == "diagonal":
+            a_ids = b_ids = None
+        return whole.infonce(
+            a,
+            b,
+            log_scale,
+            a_ids,
+            None if b_ids is a_ids else b_ids,
+            kind,
+            backend=self,
+            normalize=normalize,
+        )
 
     def multiplied_in(self, a: Tensor, b: Tensor) -> torch.dtype:
         """Return the type of the products."""
         dtype = torch.promote_types(a.dtype, b.dtype)
         return self.matmul_dtype or dtype if dtype == torch.float32 else dtype
 
-    def keeps(self, n: int, m: int, dtype: torch.dtype, device: torch.device) -> bool:
-        """Return whether exps of N x M pairs may be kept for the second sweep, and fit."""
+    def keeps(self, a: Tensor, b: Tensor, dtype: torch.dtype, kind: str) -> bool:
+        """Return whether exps of all pairs may be kept for the second sweep, and fit."""
         bound = self.cache_bytes
         if bound is None:
-            bound = CACHE_BYTES if device.type == "cuda" and not self.low_memory else 0
-        return dtype != torch.float16 and n * blocks.padded(m) * dtype.itemsize <= bound
+            bound = CACHE_BYTES if a.is_cuda and not self.low_memory else 0
+        size = a.shape[0] * blocks.padded(b.shape[0]) * dtype.itemsize
+        return kind != "groups" and dtype != torch.float16 and size <= bound
 
-    def choices(self, a: Tensor, m: int) -> dict[str, Any]:
-        """Return the arguments of an operator that makes gradients with M columns."""
+    def choices(self, a: Tensor, b: Tensor) -> dict[str, Any]:
+        """Return the arguments of an operator that makes gradients."""
         rows, columns = self.rows, self.columns
         if self.low_memory and not columns:
-            rows = rows or blocks.chunk_rows(a, m)
+            rows = rows or blocks.chunk_rows(a, len(b))
             columns = tiles.low_memory_columns(rows, blocks.NUMBERS[a.dtype])
         return {"tile": self.tile, "rows": rows, "columns": columns, "precision": self.precision}
 

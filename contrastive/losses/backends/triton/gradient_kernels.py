@@ -8,7 +8,7 @@ Shapes: N rows of a, M rows of b, D wide; R rows and C columns of a tile, K of t
 
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportCallIssue=false
-# ruff: noqa: ANN001, ARG001, ANN201, PLR0917, RET505, SIM102 - Triton has its own Python
+# ruff: noqa: ANN001, ANN201, PLR0915, PLR0917, RET505 - Triton has its own Python
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from contrastive.losses.backends.triton.device_functions import (
     UNALIGNED,
     VARIABLE,
     at,
+    band,
     dots,
     inside,
-    negatives,
+    match_of,
     same,
     softplus2,
-    some,
     special,
     tile_position,
 )
@@ -33,37 +33,29 @@ from contrastive.losses.backends.triton.device_functions import (
 SIDES = ["row_log", "row_same", "row_pull", "column_log", "column_same", "column_pull"]
 
 
-@triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED + SIDES)
+@triton.jit(do_not_specialize=["n", "m"], do_not_specialize_on_alignment=SIDES)
 def weigh(
     a,
     b,
     g,
-    a_ids,
-    b_ids,
     scale,
     shift,
     row_log,
-    row_same,
-    row_pull,
     column_log,
-    column_same,
-    column_pull,
     n,
     m,
-    offset,
     stride,
     D: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
-    KIND: tl.constexpr,
     LIFT: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write G, times the scale, or times ``LIFT`` if that is not 0; matched pairs get any number.
+    """Write G as if all pairs were negatives, times the scale, or times ``LIFT`` if that is not 0.
 
-    One exp serves rows and columns. ``complete`` writes the matched pairs.
+    One exp serves rows and columns. ``complete`` writes all other pairs.
     """
     rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
     dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
@@ -73,17 +65,6 @@ def weigh(
     u_R = tl.exp2(shared - log2_of(row_log, rows_R, n, lift))
     v_C = tl.exp2(shared - log2_of(column_log, columns_C, m, lift))
     g_RC = e_RC * (u_R[:, None] + v_C[None, :])
-    if KIND != "diagonal":
-        if some(same(a_ids, b_ids, rows_R, columns_C, n, m)):
-            own_RC = tl.zeros((R, C), tl.float32)
-            if KIND == "groups":  # their exps are in the sums, so the shift suits them too
-                u_R = tl.exp2(shared - log2_of(row_same, rows_R, n, lift))
-                v_C = tl.exp2(shared - log2_of(column_same, columns_C, m, lift))
-                pull_R = tl.load(row_pull + rows_R, mask=rows_R < n, other=0.0) * lift
-                pull_C = tl.load(column_pull + columns_C, mask=columns_C < m, other=0.0) * lift
-                own_RC = e_RC * (u_R[:, None] + v_C[None, :]) - (pull_R[:, None] + pull_C[None, :])
-            # the ids are read again, since a mask that is held from above would spill
-            g_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), own_RC, g_RC)
     there_RC = inside(rows_R, columns_C, n, stride)
     g_RC = g_RC.to(g.dtype.element_ty)
     tl.store(at(g, rows_R, columns_C, row, column, stride), g_RC, mask=there_RC)
@@ -94,9 +75,11 @@ def complete(
     a,
     b,
     g,
-    a_ids,
-    b_ids,
+    first,
+    last,
+    match,
     scale,
+    shift,
     exact,
     row_log,
     row_same,
@@ -117,49 +100,71 @@ def complete(
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write G of the matched pairs; if ``exact`` is set, all that ``weigh`` writes again.
+    """Write G of the pairs that are no negatives; all of it if ``exact`` is set.
 
-    The latter with an exp for the row and one for the column. A few programs share the tiles, since
-    thousands would take their time even to do nothing.
+    The latter with an exp for the row and one for the column. A program takes some rows at a time,
+    and of their tiles those that may have such a pair.
     """
-    if tl.load(exact) == 0:
-        if KIND != "groups":
-            lift = lifted(scale, LIFT)
-            row = tl.program_id(0) * R
-            while row < n:
-                rows_R = row + tl.arange(0, R)
-                columns_R = rows_R + offset
-                there_R = (rows_R < n) & (columns_R >= 0) & (columns_R < m)
-                pull_R = tl.load(row_pull + rows_R, mask=there_R, other=0.0)
-                pull_R += tl.load(column_pull + columns_R, mask=there_R, other=0.0)
-                g_at = g + rows_R.to(tl.int64) * stride + columns_R
-                tl.store(g_at, (-pull_R * lift).to(g.dtype.element_ty), mask=there_R)
-                row += tl.num_programs(0) * R
-        return
-    tile = tl.program_id(0)
-    while tile < tl.cdiv(n, R) * tl.cdiv(m, C):
-        rows_R, columns_C, row, column, _, _ = tile_position(tile, n, m, R, C)
-        dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-        lift = lifted(scale, LIFT)
-        x_RC = dot_RC * (tl.load(scale) * LOG2E)
-        g_RC = tl.exp2(x_RC - log2_of(row_log, rows_R, n, lift)[:, None])
-        g_RC += tl.exp2(x_RC - log2_of(column_log, columns_C, m, lift)[None, :])
+    lift = lifted(scale, LIFT)
+    k = tl.load(scale) * LOG2E
+    shared = tl.load(shift)
+    exactly = tl.load(exact) != 0
+    row = tl.program_id(0) * R
+    while row < n:
+        rows_R = row + tl.arange(0, R)
         pull_R = tl.load(row_pull + rows_R, mask=rows_R < n, other=0.0) * lift
-        pull_C = tl.load(column_pull + columns_C, mask=columns_C < m, other=0.0) * lift
-        pull_RC = pull_R[:, None] + pull_C[None, :]
-        if KIND != "diagonal":
-            own_RC = tl.zeros((R, C), tl.float32)
-            if KIND == "groups":
-                same_R = log2_of(row_same, rows_R, n, lift)
-                same_C = log2_of(column_same, columns_C, m, lift)
-                own_RC = tl.exp2(x_RC - same_R[:, None]) + tl.exp2(x_RC - same_C[None, :]) - pull_RC
-            g_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), own_RC, g_RC)
+        match_R = match_of(match, rows_R, n, offset, KIND)
+        column = 0
+        end = m
+        if not exactly:
+            end = 0
+            if KIND != "diagonal":
+                column, end = band(first, last, rows_R, n, m, offset, C)
+        while column < end:
+            columns_C = column + tl.arange(0, C)
+            pull_C = tl.load(column_pull + columns_C, mask=columns_C < m, other=0.0) * lift
+            pull_RC = pull_R[:, None] + pull_C[None, :]
+            g_at = at(g, rows_R, columns_C, row, column, stride)
+            if exactly:
+                x_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED) * k
+                g_RC = exps(x_RC, row_log, column_log, rows_R, columns_C, n, m, lift)
+                if KIND != "diagonal":
+                    own_RC = tl.zeros((R, C), tl.float32)
+                    if KIND == "groups":
+                        own_RC = exps(x_RC, row_same, column_same, rows_R, columns_C, n, m, lift)
+                        own_RC -= pull_RC
+                    same_RC = same(first, last, rows_R, columns_C, n, offset)
+                    g_RC = tl.where(same_RC, own_RC, g_RC)
+                if KIND != "groups":
+                    g_RC = tl.where(match_R[:, None] == columns_C[None, :], -pull_RC, g_RC)
+                there_RC = inside(rows_R, columns_C, n, stride)
+                tl.store(g_at, g_RC.to(g.dtype.element_ty), mask=there_RC)
+            elif KIND != "diagonal":
+                there_RC = inside(rows_R, columns_C, n, m)
+                there_RC &= same(first, last, rows_R, columns_C, n, offset)
+                own_RC = tl.zeros((R, C), tl.float32)
+                if KIND == "groups":  # their exps are in the sums, so the shift suits them too
+                    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
+                    u_R = tl.exp2(shared - log2_of(row_same, rows_R, n, lift))
+                    v_C = tl.exp2(shared - log2_of(column_same, columns_C, m, lift))
+                    own_RC = tl.exp2(dot_RC * k - shared) * (u_R[:, None] + v_C[None, :]) - pull_RC
+                else:
+                    there_RC &= match_R[:, None] != columns_C[None, :]
+                tl.store(g_at, own_RC.to(g.dtype.element_ty), mask=there_RC)
+            column += C
         if KIND != "groups":
-            g_RC = tl.where(rows_R[:, None] + offset == columns_C[None, :], -pull_RC, g_RC)
-        there_RC = inside(rows_R, columns_C, n, stride)
-        g_RC = g_RC.to(g.dtype.element_ty)
-        tl.store(at(g, rows_R, columns_C, row, column, stride), g_RC, mask=there_RC)
-        tile += tl.num_programs(0)
+            there_R = (exactly == 0) & (rows_R < n) & (match_R >= 0) & (match_R < m)
+            pull_R += tl.load(column_pull + match_R, mask=there_R, other=0.0) * lift
+            g_at = g + rows_R.to(tl.int64) * stride + match_R
+            tl.store(g_at, (-pull_R).to(g.dtype.element_ty), mask=there_R)
+        row += tl.num_programs(0) * R
+
+
+@triton.jit
+def exps(x_RC, row_log, column_log, rows_R, columns_C, n, m, lift):
+    """Return the share of pairs in the sum of their row, plus that in the sum of their column."""
+    by_row_RC = tl.exp2(x_RC - log2_of(row_log, rows_R, n, lift)[:, None])
+    return by_row_RC + tl.exp2(x_RC - log2_of(column_log, columns_C, m, lift)[None, :])
 
 
 @triton.jit
@@ -215,8 +220,9 @@ def sigmoid(
     a,
     b,
     g,
-    a_ids,
-    b_ids,
+    first,
+    last,
+    match,
     scale,
     bias,
     tile_loss,
@@ -237,28 +243,36 @@ def sigmoid(
 ):
     """Write each tile's loss and, for gradients, G as ``weigh`` does and its sum over the tile.
 
-    With ``y = x`` for negatives and -x for positives, the loss of a pair is softplus(y). Matched
-    pairs are left out, but in groups.
+    With ``y = x`` for negatives and -x for positives, the loss of a pair is softplus(y).
     """
     rows_R, columns_C, row, column, _, _ = tile_position(tl.program_id(0), n, m, R, C)
     dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
     s = tl.load(scale)
     y_RC = dot_RC * (s * LOG2E) + tl.load(bias) * LOG2E
-    there = special(a_ids, b_ids, rows_R, columns_C, row, column, n, m, offset, KIND)
+    there = special(first, last, match, rows_R, columns_C, row, column, n, m, offset, KIND)
     if there:
-        if KIND == "groups":
-            y_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), -y_RC, y_RC)
-            counts_RC = inside(rows_R, columns_C, n, m)
-        else:
-            counts_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+        counts_RC = inside(rows_R, columns_C, n, m)
+        positive_RC = positives(first, last, match, rows_R, columns_C, n, offset, KIND)
+        if KIND == "masked":
+            counts_RC &= positive_RC | ~same(first, last, rows_R, columns_C, n, offset)
+        y_RC = tl.where(positive_RC, -y_RC, y_RC)
         y_RC = tl.where(counts_RC, y_RC, float("-inf"))
     loss_RC, g_RC = softplus2(y_RC)
     tl.store(tile_loss + tl.program_id(0), tl.sum(tl.sum(loss_RC, 1), 0))
     if GRADIENTS:
-        if KIND == "groups":
-            if there:
-                g_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), -g_RC, g_RC)
+        if there:  # the mask is made again, since one that is held from above would spill
+            positive_RC = positives(first, last, match, rows_R, columns_C, n, offset, KIND)
+            g_RC = tl.where(positive_RC, -g_RC, g_RC)
         tl.store(tile_g + tl.program_id(0), tl.sum(tl.sum(g_RC, 1), 0))
         g_RC = (g_RC * lifted(scale, LIFT)).to(g.dtype.element_ty)
         there_RC = inside(rows_R, columns_C, n, stride)
         tl.store(at(g, rows_R, columns_C, row, column, stride), g_RC, mask=there_RC)
+
+
+@triton.jit
+def positives(first, last, match, rows_R, columns_C, n, offset, KIND: tl.constexpr):
+    """Return which pairs of a tile are positives."""
+    if KIND == "groups":
+        return same(first, last, rows_R, columns_C, n, offset)
+    else:
+        return match_of(match, rows_R, n, offset, KIND)[:, None] == columns_C[None, :]

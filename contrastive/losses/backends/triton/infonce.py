@@ -2,8 +2,8 @@
 
 Small batches take as long as their launches do. So what is of O(N + M) is here in a few kernels
 over both sides at once, where ``backends.base`` has it in many operations of torch, for all
-backends and for several ranks: 15 launches forward and backward, 4 more for each further chunk of
-G and 2 for each further block of rows.
+backends and for several ranks. Forward and backward take 15 launches, with ids 18 or 19 (of which a
+sort is one); 4 more for each further chunk of G and 2 (in groups 3) for each further block of rows.
 
 Shapes: N rows of a, M rows of b, D wide.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from contrastive.losses.backends.triton import launch_pairs, launch_rows, passes
+from contrastive.losses.backends.triton import launch_pairs, launch_rows, order, passes
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded
 from contrastive.losses.backends.triton.launch_pairs import Kernels
 from contrastive.losses.backends.triton.operators import exps_type, operator
@@ -34,38 +34,51 @@ def infonce_forward(
     a: Tensor,
     b: Tensor,
     log_scale: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    kind: str,
     dtype: torch.dtype,
     normalize: bool,
     keep: bool,
     tile: Sequence[int],
     rows: int,
     precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss, and what ``infonce_backward`` takes, in order.
+) -> list[Tensor]:
+    """Return the loss, and the ``saved`` of ``infonce_backward``.
 
-    That is, the rows of both sides as they are multiplied, empty where those are the arguments;
-    their lengths, or empty; the scale; ``launch_rows.scalars``; both sides of ``row_stats``; and
-    the exps of the first sweep, empty unless ``keep``.
+    ``b_ids`` that are the same tensor as ``a_ids`` are None.
     """
     with torch.cuda.device_of(a):
+        n, m = len(a), len(b)
         scale = log_scale.exp().float()
-        units, lengths, x, longest = launch_rows.prepare(
-            a, b, scale, dtype=dtype, normalize=normalize
+        bands = None
+        if a_ids is not None:
+            bands = order.sort(a_ids, a_ids if b_ids is None else b_ids, kind, count=True)
+        orders = None if bands is None else (bands.rows, bands.columns)
+        counts = None if bands is None else bands.counts
+        units, lengths, positive, longest = launch_rows.prepare(
+            a, b, scale, orders, kind=kind, dtype=dtype, normalize=normalize
         )
-        scalars, exact = launch_rows.scalars(longest, scale, len(a), len(b))
-        if len(units[0]):
-            a, b = units
-        pairs = Pairs.diagonal(a, b)
+        scalars, exact = launch_rows.scalars(longest, scale, n, m, counts)
+        pairs = _pairs(*(units if len(units[0]) else (a, b)), kind, bands)
         kernels = Kernels(scale, How.of(tile, rows, 0, precision))
-        n, m = pairs.shape
-        kept = pairs.buffer((n, padded(m)) if keep else (0, 0), exps_type(a))
+        kept = pairs.buffer((n, padded(m)) if keep else (0, 0), exps_type(pairs.a))
         found = passes.first_sweep(
             pairs, kernels, shift=scalars, exact=exact, exps=kept if keep else None
         )
-        positive = x[:n], x[:m]
+        if found.row_positive is not None and found.column_positive is not None:
+            positive = found.row_positive, found.column_positive
         logs = found.row_log, found.column_log
-        loss, row_side, column_side = launch_rows.stats(logs, positive, scalars)
-        return loss, *units, *lengths, scale, scalars, exact, row_side, column_side, kept
+        loss, row_side, column_side = launch_rows.stats(logs, positive, counts, scalars)
+        of_ids = [a.new_empty(0, dtype=x) for x in _OF_IDS]
+        if bands is not None:
+            columns = of_ids[1] if b_ids is None else bands.columns
+            of_ids = [bands.rows, columns, bands.first, bands.last, bands.match]
+        numbers = [scale, scalars, exact, row_side, column_side, kept]
+        return [loss, *units, *lengths, *of_ids, *numbers]
+
+
+_OF_IDS = torch.int64, torch.int64, torch.int32, torch.int32, torch.int32
 
 
 @infonce_forward.operator.register_fake
@@ -73,44 +86,43 @@ def _(
     a: Tensor,
     b: Tensor,
     _: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    kind: str,
     dtype: torch.dtype,
     normalize: bool,
     keep: bool,
     *choices: Any,
-) -> tuple[Tensor, ...]:
+) -> list[Tensor]:
     del choices
     n, m = a.shape[0], b.shape[0]  # len would make them constants
-    write = normalize or a.dtype != dtype or b.dtype != dtype
+    write = launch_rows.writes(a, b, dtype, kind, normalize=normalize)
+    exps = exps_type(a.new_empty(0, dtype=dtype))
 
-    def single(*shape: int) -> Tensor:
-        return a.new_empty(shape, dtype=torch.float32)
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return a.new_empty(shape, dtype=dtype)
 
-    return (
-        single(),
-        *(x.new_empty(x.shape if write else (0, 0), dtype=dtype) for x in (a, b)),
-        *(single(x if normalize else 0) for x in (n, m)),
-        single(),
-        single(6),
-        a.new_empty((), dtype=torch.uint8),
-        *(single(3, x) for x in (n, m)),
-        a.new_empty(
-            (n, padded(m)) if keep else (0, 0), dtype=exps_type(a.new_empty(0, dtype=dtype))
-        ),
-    )
+    lines = [0, 0, 0, 0, 0]
+    if a_ids is not None:
+        lines = [n, 0 if b_ids is None else m, n, n, n if kind == "masked" else 0]
+    return [
+        new(),
+        *(new(*(x.shape if write else (0, 0)), dtype=dtype) for x in (a, b)),
+        *(new(x if normalize else 0) for x in (n, m)),
+        *(new(x, dtype=y) for x, y in zip(lines, _OF_IDS, strict=True)),
+        new(),
+        new(6),
+        new(dtype=torch.uint8),
+        *(new(3, x) for x in (n, m)),
+        new(*((n, padded(m)) if keep else (0, 0)), dtype=exps),
+    ]
 
 
 @operator
 def infonce_backward(
     outer: Tensor,
-    a: Tensor,
-    b: Tensor,
-    lengths: Sequence[Tensor],
-    scale: Tensor,
-    scalars: Tensor,
-    exact: Tensor,
-    row_side: Tensor,
-    column_side: Tensor,
-    kept: Tensor,
+    saved: Sequence[Tensor],
+    kind: str,
     a_dtype: torch.dtype,
     b_dtype: torch.dtype,
     tile: Sequence[int],
@@ -118,9 +130,30 @@ def infonce_backward(
     columns: int,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of a, of b, in their types, and of the log scale."""
+    """Return the gradients of a, of b, in their types, and of the log scale.
+
+    Args:
+        outer: the gradient of the loss.
+        saved: the rows of both sides as they are multiplied; their lengths, or empty; the order of
+            both sides, that of b empty if it is that of a; ``first``, ``last`` and ``match`` of
+            ``Pairs``, or empty; the scale; ``launch_rows.scalars``; both sides of ``row_stats``;
+            the exps of the first sweep, or empty.
+        kind: see ``Pairs``.
+        a_dtype: of the gradient.
+        b_dtype: likewise.
+        tile: see ``FusedBackend``; so are the others.
+        rows: of a chunk.
+        columns: of a chunk.
+        precision: of products in fp32.
+    """
+    a, b, a_length, b_length, of_rows, of_columns, first, last, match, scale, *rest = saved
+    scalars, exact, row_side, column_side, kept = rest
     with torch.cuda.device_of(a):
-        pairs = Pairs.diagonal(a, b)
+        bands = None
+        if kind != "diagonal":
+            of_columns = of_columns if len(of_columns) else of_rows
+            bands = order.Bands(of_rows, of_columns, first, last, match)
+        pairs = _pairs(a, b, kind, bands)
         kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         grads = passes.second_sweep(
             pairs,
@@ -134,7 +167,8 @@ def infonce_backward(
         return launch_rows.finalize_gradients(
             (a, b),
             grads,
-            (lengths[0], lengths[1]) if len(lengths[0]) else None,
+            (a_length, b_length) if len(a_length) else None,
+            None if bands is None else (bands.rows, bands.columns),
             (a_dtype, b_dtype),
             scale=scale,
             scalars=scalars,
@@ -144,51 +178,72 @@ def infonce_backward(
 
 
 @infonce_backward.operator.register_fake
-def _(outer: Tensor, a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    a_dtype, b_dtype = rest[7:9]
-    return (
-        torch.empty_like(a, dtype=a_dtype),
-        torch.empty_like(b, dtype=b_dtype),
-        outer.new_empty((), dtype=torch.float32),
+def _(
+    outer: Tensor,
+    saved: Sequence[Tensor],
+    _: str,
+    a_dtype: torch.dtype,
+    b_dtype: torch.dtype,
+    *choices: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    del choices
+    a_grad, b_grad = (
+        torch.empty_like(x, dtype=y) for x, y in zip(saved, (a_dtype, b_dtype), strict=False)
     )
+    return a_grad, b_grad, outer.new_empty((), dtype=torch.float32)
 
 
 def infonce(
-    a: Tensor, b: Tensor, log_scale: Tensor, *, backend: FusedBackend, normalize: bool
+    a: Tensor,
+    b: Tensor,
+    log_scale: Tensor,
+    a_ids: Tensor | None,
+    b_ids: Tensor | None,
+    kind: str,
+    *,
+    backend: FusedBackend,
+    normalize: bool,
 ) -> Tensor:
-    """Return the symmetric ``functional.infonce``."""
+    """Return the symmetric ``functional.infonce``; arguments as in ``infonce_forward``."""
     with torch.autocast(a.device.type, enabled=False):
-        return cast("Tensor", _InfoNCE.apply(a, b, log_scale, backend, normalize))
+        out = _InfoNCE.apply(a, b, log_scale, a_ids, b_ids, kind, backend, normalize)
+        return cast("Tensor", out)
 
 
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, log_scale: Tensor, backend: FusedBackend, normalize: bool
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        log_scale: Tensor,
+        a_ids: Tensor | None,
+        b_ids: Tensor | None,
+        kind: str,
+        backend: FusedBackend,
+        normalize: bool,
     ) -> Tensor:
-        ctx.dtypes = a.dtype, b.dtype
+        ctx.rest = backend, kind, a.dtype, b.dtype
         a, b = a.contiguous(), b.contiguous()
         dtype = backend.multiplied_in(a, b)
-        keep = any(ctx.needs_input_grad) and backend.keeps(len(a), len(b), dtype, a.device)
-        loss, *units, a_length, b_length, scale, scalars, exact, row_side, column_side, kept = (
-            infonce_forward(
-                a,
-                b,
-                log_scale,
-                dtype,
-                normalize,
-                keep,
-                backend.tile,
-                backend.rows,
-                backend.precision,
-            )
+        keep = any(ctx.needs_input_grad) and backend.keeps(a, b, dtype, kind)
+        loss, *units_and_rest = infonce_forward(
+            a,
+            b,
+            log_scale,
+            a_ids,
+            b_ids,
+            kind,
+            dtype,
+            normalize,
+            keep,
+            backend.tile,
+            backend.rows,
+            backend.precision,
         )
-        if len(units[0]):
-            a, b = units
-        ctx.save_for_backward(
-            a, b, a_length, b_length, scale, scalars, exact, row_side, column_side, kept
-        )
-        ctx.backend = backend
+        written = launch_rows.writes(a, b, dtype, kind, normalize=normalize)
+        units = units_and_rest[:2] if written else (a, b)
+        ctx.save_for_backward(*units, *units_and_rest[2:])
         return loss
 
     @staticmethod
@@ -196,10 +251,18 @@ class _InfoNCE(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
-        a, b, a_length, b_length, *rest = ctx.saved_tensors
-        choices = ctx.backend.choices(a, len(b))
-        with torch.autocast(a.device.type, enabled=False):
-            a_grad, b_grad, scale_grad = infonce_backward(
-                outer[0], a, b, [a_length, b_length], *rest, *ctx.dtypes, **choices
-            )
-        return a_grad, b_grad, scale_grad, None, None
+        saved = ctx.saved_tensors
+        backend, kind, *dtypes = ctx.rest
+        with torch.autocast(saved[0].device.type, enabled=False):
+            choices = backend.choices(*saved[:2])
+            grads = infonce_backward(outer[0], list(saved), kind, *dtypes, **choices)
+        return *grads, None, None, None, None, None
+
+
+def _pairs(a: Tensor, b: Tensor, kind: str, bands: order.Bands | None) -> Pairs:
+    """Return all pairs, of rows in their order."""
+    if bands is None:
+        return Pairs(a, b, kind, 0)
+    if kind == "masked":
+        return Pairs(a, b, kind, 0, bands.first, bands.last, bands.match)
+    return Pairs(a, b, kind, 0, bands.first, bands.last, None, *(bands.counts or (None, None)))

@@ -1,6 +1,6 @@
 """How the kernels over pairs are called.
 
-Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
+Shapes: N rows of a, M rows of b, D wide, T tiles.
 """
 
 # the types of Triton know arguments of kernels as they are in a kernel only
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from contrastive.losses.backends.triton import gradient_kernels, row_kernels, sum_kernels, tiles
+from contrastive.losses.backends.triton import gradient_kernels, sum_kernels, tiles
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded, processors, tiles_of
-from contrastive.losses.backends.triton.launch_rows import FUSION, INTERPRETED, filled
+from contrastive.losses.backends.triton.launch_rows import FUSION, INTERPRETED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,22 +44,34 @@ class Kernels:
         exps: Tensor | None,
         columns: bool,
     ) -> None:
-        """Call ``sum_kernels.sums``."""
+        """Call ``sum_kernels.sums``, and for groups ``group_sums``."""
         tile = self.how.tile_of("sums", pairs)
+        where = {
+            "shift": shift,
+            "row_sum": row_sum,
+            "column_sum": column_sum if columns else None,
+            "row_positive": row_positive,
+            "column_positive": column_positive if columns else None,
+            "COLUMNS": columns,
+        }
         sum_kernels.sums[_grid(pairs, tile)](
             **self._common(pairs, tile),
+            **where,
             exps=exps,
-            row_count=pairs.row_count if pairs.kind == "groups" else None,
-            column_count=pairs.column_count if pairs.kind == "groups" else None,
-            shift=shift,
-            row_sum=row_sum,
-            column_sum=column_sum if columns else None,
-            row_positive=row_positive,
-            column_positive=column_positive if columns else None,
+            match=pairs.match,
             stride=padded(len(pairs.b)),
+            KIND=pairs.kind,
             KEEP=exps is not None,
-            COLUMNS=columns,
         )
+        if pairs.kind == "groups":
+            tile = self.how.tile_of("group_sums", pairs)
+            down, _ = tiles_of(pairs, tile)
+            sum_kernels.group_sums[(down,)](
+                **self._common(pairs, tile),
+                **where,
+                row_count=pairs.row_count,
+                column_count=pairs.column_count,
+            )
 
     def peaks(
         self, pairs: Pairs, *, exact: Tensor, row_log: Tensor, column_log: Tensor | None
@@ -69,10 +81,12 @@ class Kernels:
         down, across = tiles_of(pairs, tile)
         sum_kernels.peaks[(down + (0 if column_log is None else across),)](
             **self._common(pairs, tile),
-            row_count=pairs.row_count if pairs.kind == "groups" else None,
-            column_count=pairs.column_count if pairs.kind == "groups" else None,
+            row_count=pairs.row_count,
+            column_count=pairs.column_count,
+            match=pairs.match,
             exact=exact,
             row_log=row_log,
+            KIND=pairs.kind,
             column_log=column_log,
         )
 
@@ -88,10 +102,13 @@ class Kernels:
         """Call ``gradient_kernels.weigh``; the sides are log, same_log and pull."""
         tile = self.how.tile_of("weigh", pairs)
         gradient_kernels.weigh[_grid(pairs, tile)](
-            **self._common(pairs, tile),
-            **dict(zip(gradient_kernels.SIDES, (*rows, *columns), strict=True)),
+            **self._of_tile(pairs, tile),
+            row_log=rows[0],
+            column_log=columns[0],
             g=g,
             shift=shift,
+            n=len(pairs.a),
+            m=len(pairs.b),
             stride=g.stride(0),
             LIFT=lift_of(g.dtype),
         )
@@ -101,18 +118,24 @@ class Kernels:
         pairs: Pairs,
         g: Tensor,
         *,
+        shift: Tensor,
         exact: Tensor,
         rows: Sequence[Tensor],
         columns: Sequence[Tensor],
     ) -> None:
         """Call ``gradient_kernels.complete``, over what ``weigh`` or ``rescale`` has written."""
         tile = self.how.tile_of("complete", pairs)
-        gradient_kernels.complete[_few(pairs, tile)](
+        down, _ = tiles_of(pairs, tile)
+        most = 2 * processors(pairs.a.device) if pairs.a.is_cuda else 3
+        gradient_kernels.complete[(min(most, down),)](
             **self._common(pairs, tile),
             **dict(zip(gradient_kernels.SIDES, (*rows, *columns), strict=True)),
+            match=pairs.match,
             g=g,
+            shift=shift,
             exact=exact,
             stride=g.stride(0),
+            KIND=pairs.kind,
             LIFT=lift_of(g.dtype),
         )
 
@@ -158,6 +181,8 @@ class Kernels:
             **self._common(pairs, tile),
             g=g,
             bias=bias,
+            match=pairs.match,
+            KIND=pairs.kind,
             tile_loss=loss_T,
             tile_g=g_T,
             stride=padded(len(pairs.b)),
@@ -166,41 +191,24 @@ class Kernels:
         )
         return loss_T, g_T
 
-    def matched_logits(self, pairs: Pairs) -> Tensor:
-        """Call ``row_kernels.matched_logits``; return the logits of ``pairs.matched``."""
-        rows_K, _ = pairs.matched
-        width = pairs.a.shape[1]
-        x_K = pairs.buffer(rows_K.stop - rows_K.start)
-        if len(x_K):
-            row_kernels.matched_logits[(len(x_K),)](
-                a=pairs.a[rows_K],
-                b=pairs.b,
-                scale=self.scale,
-                x=x_K,
-                offset=rows_K.start + pairs.offset,
-                D=width,
-                W=filled(width),
-                **FUSION,
-            )
-        return x_K
-
-    def put(self, pairs: Pairs, g: Tensor, partners_K: Tensor) -> None:
-        """Write G of the matched pairs."""
-        lift = self.scale if lift_of(g.dtype) == 0 else lift_of(g.dtype)
-        g[:, : len(pairs.b)].diagonal(pairs.offset).copy_(partners_K * lift)
-
     def _common(self, pairs: Pairs, tile: tiles.Tile) -> dict[str, Any]:
+        return self._of_tile(pairs, tile) | {
+            "first": pairs.first,
+            "last": pairs.last,
+            "n": len(pairs.a),
+            "m": len(pairs.b),
+            "offset": pairs.offset,
+        }
+
+    def _of_tile(self, pairs: Pairs, tile: tiles.Tile) -> dict[str, Any]:
         return {
             "a": pairs.a,
             "b": pairs.b,
             "scale": self.scale,
-            **pairs.ids,
-            **pairs.sizes,
             "D": pairs.a.shape[1],
             "R": tile.rows,
             "C": tile.columns,
             "K": tile.depth,
-            "KIND": pairs.kind,
             "PRECISION": self.how.precision if pairs.a.dtype == torch.float32 else "ieee",
             "INTERPRETED": INTERPRETED,
             "num_warps": tile.warps,
@@ -212,13 +220,6 @@ class Kernels:
 def _grid(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:
     down, across = tiles_of(pairs, tile)
     return (down * across,)
-
-
-def _few(pairs: Pairs, tile: tiles.Tile) -> tuple[int]:
-    """Return a grid of programs that share the tiles: as many as run at once."""
-    a = pairs.a
-    most = 2 * processors(a.device) if a.is_cuda else 3
-    return (min(most, *_grid(pairs, tile)),)
 
 
 def lift_of(dtype: torch.dtype) -> float:

@@ -37,29 +37,42 @@ def shift(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
 
 def prepare(
-    a: Tensor, b: Tensor, scale: Tensor, *, dtype: torch.dtype, normalize: bool
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]:
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    orders: tuple[Tensor, Tensor] | None,
+    *,
+    kind: str,
+    dtype: torch.dtype,
+    normalize: bool,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     """Call ``row_kernels.prepare``.
 
     Returns:
         The rows of both sides in ``dtype``, empty if they are to be taken as they are; the lengths
-        of the raw rows if they are normalised, else empty; the logits; ``[2, P]`` lengths.
+        of the raw rows if they are normalised, else empty; the matched logits of rows and of
+        columns; ``[2, P]`` lengths.
     """
     (n, width), m = a.shape, len(b)
-    write = normalize or a.dtype != dtype or b.dtype != dtype
+    write = writes(a, b, dtype, kind, normalize=normalize)
     rows = tuple(x.new_empty(x.shape if write else (0, 0), dtype=dtype) for x in (a, b))
     lengths = tuple(x.new_empty(len(x) if normalize else 0, dtype=torch.float32) for x in (a, b))
     at_once = rows_at_once(width)
     programs = -(-max(n, m) // at_once)
-    x, longest = (a.new_empty(size, dtype=torch.float32) for size in (max(n, m), (2, programs)))
+    x = a.new_empty({"diagonal": max(n, m), "masked": n + m}.get(kind, 0), dtype=torch.float32)
+    logits = (x[:n], x[:m]) if kind == "diagonal" else (x[:n], x[n:])
+    longest = a.new_empty(2, programs, dtype=torch.float32)
     row_kernels.prepare[(programs,)](
         a=a,
         b=b,
+        a_order=None if orders is None else orders[0],
+        b_order=None if orders is None else orders[1],
         a_rows=rows[0] if write else None,
         b_rows=rows[1] if write else None,
         a_length=lengths[0] if normalize else None,
         b_length=lengths[1] if normalize else None,
-        x=x,
+        x_rows=None if kind == "groups" else x,
+        x_columns=logits[1] if kind == "masked" else None,
         longest=longest,
         scale=scale,
         n=n,
@@ -67,29 +80,37 @@ def prepare(
         D=width,
         W=filled(width),
         R=at_once,
+        KIND=kind,
         NORMALIZE=normalize,
         WRITE=write,
         **FUSION,
     )
-    return (rows[0], rows[1]), (lengths[0], lengths[1]), x, longest
+    return (rows[0], rows[1]), (lengths[0], lengths[1]), logits, longest
 
 
-def scalars(longest: Tensor, scale: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
+def writes(a: Tensor, b: Tensor, dtype: torch.dtype, kind: str, *, normalize: bool) -> bool:
+    """Return whether ``prepare`` changes any rows."""
+    return normalize or kind != "diagonal" or a.dtype != dtype or b.dtype != dtype
+
+
+def scalars(
+    longest: Tensor, scale: Tensor, n: int, m: int, counts: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
     """Call ``row_kernels.scalars``; return what it writes, the shift first, and ``exact``."""
     out = torch.empty(6, dtype=torch.float32, device=scale.device)
     exact = torch.empty((), dtype=torch.uint8, device=scale.device)
     row_kernels.scalars[(1,)](
         longest=longest,
         scale=scale,
-        row_count=None,
-        column_count=None,
+        row_count=None if counts is None else counts[0],
+        column_count=None if counts is None else counts[1],
         out=out,
         exact=exact,
         p=longest.shape[1],
         n=n,
         m=m,
         room=_room(n, m),
-        COUNTED=False,
+        COUNTED=counts is not None,
         B=LONG,
         **FUSION,
     )
@@ -137,8 +158,8 @@ def fold(
         down=tiles[1],
         n=lines[0],
         m=lines[1],
-        first=int(first),
-        last=int(last),
+        is_first=int(first),
+        is_last=int(last),
         least_row=LEAST * terms[0],
         least_column=LEAST * terms[1],
         POSITIVES=rows[2] is not None,
@@ -149,7 +170,10 @@ def fold(
 
 
 def stats(
-    logs: tuple[Tensor, Tensor], positive: tuple[Tensor, Tensor], scalars: Tensor
+    logs: tuple[Tensor, Tensor],
+    positive: tuple[Tensor, Tensor],
+    counts: tuple[Tensor, Tensor] | None,
+    scalars: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call ``row_kernels.stats``; return the loss, and the sides ``[3, N]`` and ``[3, M]``."""
     n, m = (len(x) for x in logs)
@@ -161,15 +185,15 @@ def stats(
         column_log=logs[1],
         row_positive=positive[0],
         column_positive=positive[1],
-        row_count=None,
-        column_count=None,
+        row_count=None if counts is None else counts[0],
+        column_count=None if counts is None else counts[1],
         scalars=scalars,
         row_side=row_side,
         column_side=column_side,
         loss=loss,
         n=n,
         m=m,
-        COUNTED=False,
+        COUNTED=counts is not None,
         R=FOLD[0],
         **FUSION,
     )
@@ -186,6 +210,29 @@ def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         raw=raw, out=out, length=length_N, n=n, D=width, W=filled(width), R=at_once, **FUSION
     )
     return out, length_N
+
+
+def matched_logits(a: Tensor, b: Tensor, scale: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Call ``row_kernels.matched_logits``; return those of rows and of columns, 0 without match."""
+    n, m = len(a), len(b)
+    row, column = (torch.zeros(len(x), dtype=torch.float32, device=a.device) for x in (a, b))
+    first = max(0, -offset)
+    count = max(first, min(n, m - offset)) - first
+    if count:
+        width = a.shape[1]
+        x_K = row[first : first + count]
+        row_kernels.matched_logits[(count,)](
+            a=a[first:],
+            b=b,
+            scale=scale,
+            x=x_K,
+            offset=first + offset,
+            D=width,
+            W=filled(width),
+            **FUSION,
+        )
+        column[first + offset : first + offset + count] = x_K
+    return row, column
 
 
 def finalize_gradient(
@@ -214,6 +261,7 @@ def finalize_gradients(
     rows: tuple[Tensor, Tensor],
     grads: tuple[Tensor, Tensor],
     lengths: tuple[Tensor, Tensor] | None,
+    orders: tuple[Tensor, Tensor] | None,
     dtypes: tuple[torch.dtype, torch.dtype],
     *,
     scale: Tensor,
@@ -235,6 +283,8 @@ def finalize_gradients(
         scale=scale,
         a_length=None if lengths is None else lengths[0],
         b_length=None if lengths is None else lengths[1],
+        a_order=None if orders is None else orders[0],
+        b_order=None if orders is None else orders[1],
         a_out=outs[0],
         b_out=outs[1],
         dots=dot_N,
@@ -242,6 +292,7 @@ def finalize_gradients(
         D=width,
         W=filled(width),
         RAW=lengths is None,
+        ORDERED=orders is not None,
         LIFT=lift,
         **FUSION,
     )

@@ -19,12 +19,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.library import custom_op
-from torch.nn.functional import softplus
 
 from contrastive.losses.backends.row_stats import RowStats, row_stats
 from contrastive.losses.backends.triton import launch_rows, passes, tiles
-from contrastive.losses.backends.triton.blocks import How, Pairs, padded, slices
+from contrastive.losses.backends.triton.blocks import How, padded, slices
 from contrastive.losses.backends.triton.launch_pairs import Kernels
+from contrastive.losses.backends.triton.order import Ordered, back, there
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +74,8 @@ def infonce_sums(
     Unless ``keep``, no exps are kept for ``infonce_gradients`` and that field is empty.
     """
     with torch.cuda.device_of(a):
-        pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        pairs = known.pairs
         kernels = Kernels(scale, How.of(tile, rows, 0, precision))
         n, m = pairs.shape
         kept = pairs.buffer((n, padded(m)) if keep else (0, 0), exps_type(a))
@@ -82,16 +83,14 @@ def infonce_sums(
         exact = torch.zeros((), dtype=torch.uint8, device=a.device)
         exps = kept if keep else None
         found = passes.first_sweep(pairs, kernels, shift=shift, exact=exact, exps=exps)
-        row_positive, column_positive = _positives(pairs, kernels, found)
-        return (
-            found.row_log,
-            found.column_log,
-            row_positive,
-            column_positive,
-            exact.view(torch.bool),
-            kept,
-            shift,
-        )
+        if found.row_positive is None or found.column_positive is None:
+            row_positive, column_positive = launch_rows.matched_logits(a, b, scale, offset)
+        else:
+            row_positive = back(found.row_positive, known.rows)
+            column_positive = back(found.column_positive, known.columns)
+        row_log, column_log = back(found.row_log, known.rows), back(found.column_log, known.columns)
+        exact = exact.view(torch.bool)
+        return row_log, column_log, row_positive, column_positive, exact, kept, shift
 
 
 @infonce_sums.operator.register_fake
@@ -135,18 +134,20 @@ def infonce_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return ``s G b`` and ``s G^T a``; the sides are the fields of ``RowStats`` in order."""
     with torch.cuda.device_of(a):
-        pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        pairs = known.pairs
         kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         grads = passes.second_sweep(
             pairs,
             kernels,
-            rows=row_side,
-            columns=column_side,
+            rows=[there(x, known.rows) for x in row_side],
+            columns=[there(x, known.columns) for x in column_side],
             shift=shift,
             exact=exact.view(torch.uint8),
             exps=kept,
         )
-        return passes.unlift(grads, pairs, kernels)
+        a_grad, b_grad = passes.unlift(grads, pairs, kernels)
+        return back(a_grad, known.rows), back(b_grad, known.columns)
 
 
 @infonce_gradients.operator.register_fake
@@ -173,38 +174,49 @@ def infonce_one_sided(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of the rows' losses, ``s G b`` and ``s G^T a``, or two empty tensors."""
     with torch.cuda.device_of(a):
-        pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        pairs = known.pairs
         kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         shift = launch_rows.shift(a, b, scale)
         loss_N = pairs.buffer(len(a))
+        positive_N, _ = (
+            (None, None) if kind == "groups" else launch_rows.matched_logits(a, b, scale, offset)
+        )
+        positive_N = None if positive_N is None else there(positive_N, known.rows)
+        count_N = there(row_count, known.rows)
         none = torch.full_like(column_count, torch.inf, dtype=torch.float32)
         column_side = none, none, torch.zeros_like(none)
         exact = torch.empty((), dtype=torch.uint8, device=a.device)
         of_rows: list[Tensor] = []
 
         def look(here: slice, exps: Tensor | None) -> None:
-            block = pairs.block(here)
             sums = passes.first_sweep(
-                block, kernels, shift=shift, exact=exact.zero_(), exps=exps, columns=False
+                pairs.block(here),
+                kernels,
+                shift=shift,
+                exact=exact.zero_(),
+                exps=exps,
+                columns=False,
             )
-            positive, _ = _positives(block, kernels, sums)
+            positive = sums.row_positive if positive_N is None else positive_N[here]
+            assert positive is not None
             loss_N[here], found = row_stats(
-                sums.row_log, positive, row_count[here], loss_N.new_ones(())
+                sums.row_log, positive, count_N[here], loss_N.new_ones(())
             )
             of_rows[:] = _fields(found)
 
-        def write(g: Tensor, here: slice, there: slice) -> None:
+        def write(g: Tensor, here: slice, across: slice) -> None:
             # g holds the exps until rescale writes over them: a program writes what it read
             in_place = whole and kind != "groups" and g.dtype == exps_type(a)
-            if there.start == 0:
+            if across.start == 0:
                 look(here, g if in_place else None)
-            block = pairs.block(here, there)
-            sides = {"rows": of_rows, "columns": [x[there] for x in column_side]}
+            block = pairs.block(here, across)
+            sides = {"rows": of_rows, "columns": [x[across] for x in column_side]}
             if in_place:
                 kernels.rescale(block, g, g, shift=shift, **sides)
             else:
                 kernels.weigh(block, g, shift=shift, **sides)
-            kernels.complete(block, g, exact=exact, **sides)
+            kernels.complete(block, g, shift=shift, exact=exact, **sides)
 
         whole = columns == 0 or columns >= len(b)
         if gradients:
@@ -213,7 +225,9 @@ def infonce_one_sided(
             grads = pairs.buffer(0), pairs.buffer(0)
             for here in slices(len(a), rows or tiles.BLOCK_ROWS):
                 look(here, None)
-        return loss_N.sum(dtype=torch.float64).float(), *grads
+            return loss_N.sum(dtype=torch.float64).float(), *grads
+        a_grad, b_grad = (back(*x) for x in zip(grads, (known.rows, known.columns), strict=True))
+        return loss_N.sum(dtype=torch.float64).float(), a_grad, b_grad
 
 
 @infonce_one_sided.operator.register_fake
@@ -246,28 +260,24 @@ def sigmoid_sweep(
     Without ``gradients`` the two in the middle are empty and the last is 0.
     """
     with torch.cuda.device_of(a):
-        pairs = Pairs(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        pairs = known.pairs
         kernels = Kernels(scale, How.of(tile, rows, columns, precision))
         total, g_total = (torch.zeros((), dtype=torch.float64, device=a.device) for _ in range(2))
 
-        def write(g: Tensor | None, here: slice, there: slice) -> None:
-            block = pairs.block(here, there)
-            loss_T, g_T = kernels.sigmoid(block, g, bias=bias)
-            x_K = pairs.buffer(0) if kind == "groups" else kernels.matched_logits(block) + bias
-            total.add_(loss_T.sum(dtype=torch.float64)).add_(softplus(-x_K).sum())
-            if g is not None and g_T is not None:
-                g_K = -torch.sigmoid(-x_K)
-                g_total.add_(g_T.sum(dtype=torch.float64)).add_(g_K.sum())
-                if kind != "groups":
-                    kernels.put(block, g, g_K)
+        def write(g: Tensor | None, here: slice, across: slice) -> None:
+            loss_T, g_T = kernels.sigmoid(pairs.block(here, across), g, bias=bias)
+            total.add_(loss_T.sum(dtype=torch.float64))
+            if g_T is not None:
+                g_total.add_(g_T.sum(dtype=torch.float64))
 
-        if gradients:
-            grads = passes.unlift(passes.gradients(pairs, kernels, write), pairs, kernels)
-        else:
-            grads = pairs.buffer(0), pairs.buffer(0)
+        if not gradients:
             for here in slices(len(a), kernels.how.chunk(pairs)):
                 write(None, here, slice(0, len(b)))
-        return total.float(), *grads, g_total.float()
+            return total.float(), pairs.buffer(0), pairs.buffer(0), g_total.float()
+        a_grad, b_grad = passes.unlift(passes.gradients(pairs, kernels, write), pairs, kernels)
+        a_grad, b_grad = back(a_grad, known.rows), back(b_grad, known.columns)
+        return total.float(), a_grad, b_grad, g_total.float()
 
 
 @sigmoid_sweep.operator.register_fake
@@ -303,16 +313,6 @@ def finalize_gradient(
 @finalize_gradient.operator.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=rest[-1]), x.new_empty((), dtype=torch.float32)
-
-
-def _positives(pairs: Pairs, kernels: Kernels, found: passes.Logs) -> tuple[Tensor, Tensor]:
-    """Return the sums of the positive logits of rows, and of columns."""
-    if found.row_positive is not None and found.column_positive is not None:
-        return found.row_positive, found.column_positive
-    row_positive, column_positive = (torch.zeros_like(x) for x in (found.row_log, found.column_log))
-    rows_K, columns_K = pairs.matched
-    row_positive[rows_K] = column_positive[columns_K] = kernels.matched_logits(pairs)
-    return row_positive, column_positive
 
 
 def _like(x: Tensor, *shape: int) -> Tensor:

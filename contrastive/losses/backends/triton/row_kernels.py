@@ -18,15 +18,18 @@ import triton.language as tl
 from contrastive.losses.backends.triton.device_functions import LN2, LOG2E, softplus2
 
 
-@triton.jit(do_not_specialize=["n", "m"])
+@triton.jit(do_not_specialize=["n", "m"], do_not_specialize_on_alignment=["x_columns"])
 def prepare(
     a,
     b,
+    a_order,
+    b_order,
     a_rows,
     b_rows,
     a_length,
     b_length,
-    x,
+    x_rows,
+    x_columns,
     longest,
     scale,
     n,
@@ -34,29 +37,42 @@ def prepare(
     D: tl.constexpr,
     W: tl.constexpr,
     R: tl.constexpr,
+    KIND: tl.constexpr,
     NORMALIZE: tl.constexpr,
     WRITE: tl.constexpr,
 ):
     """Write the rows of both sides as they are multiplied, and the logits of the matched pairs.
 
-    Rows are written only if ``WRITE``. The logit of a row without a match is 0. ``longest``
-    ``[2, P]`` gets the greatest length of a row that a program has met on either side.
+    With ids, rows are written in their order. They are written only if ``WRITE``. The logit of a
+    row or column without a match is 0; in groups there are none. ``longest`` ``[2, P]`` gets the
+    greatest length of a row that a program has met on either side.
     """
     program = tl.program_id(0)
-    rows_R = program * R + tl.arange(0, R)
-    a_RW = unit_rows(a, a_rows, a_length, rows_R, n, D, W, NORMALIZE, WRITE)
-    b_RW = unit_rows(b, b_rows, b_length, rows_R, m, D, W, NORMALIZE, WRITE)
+    at_R = program * R + tl.arange(0, R)
+    a_from_R = at_R
+    b_from_R = at_R
+    if KIND != "diagonal":
+        a_from_R = tl.load(a_order + at_R, mask=at_R < n, other=-1)
+        b_from_R = tl.load(b_order + at_R, mask=at_R < m, other=-1)
+    a_RW = unit_rows(a, a_rows, a_length, a_from_R, at_R, n, D, W, NORMALIZE, WRITE, True)
+    b_RW = unit_rows(b, b_rows, b_length, b_from_R, at_R, m, D, W, NORMALIZE, WRITE, True)
     tl.store(longest + program, tl.max(tl.sqrt(tl.sum(a_RW * a_RW, 1)), 0))
     tl.store(longest + tl.num_programs(0) + program, tl.max(tl.sqrt(tl.sum(b_RW * b_RW, 1)), 0))
-    x_R = tl.sum(a_RW * b_RW, 1) * tl.load(scale)  # rows beyond the last are 0
-    tl.store(x + rows_R, x_R, mask=rows_R < tl.maximum(n, m))
+    s = tl.load(scale)
+    if KIND == "diagonal":
+        tl.store(x_rows + at_R, tl.sum(a_RW * b_RW, 1) * s, mask=at_R < tl.maximum(n, m))
+    if KIND == "masked":
+        match_RW = unit_rows(b, b_rows, None, a_from_R, at_R, m, D, W, NORMALIZE, WRITE, False)
+        tl.store(x_rows + at_R, tl.sum(a_RW * match_RW, 1) * s, mask=at_R < n)
+        match_RW = unit_rows(a, a_rows, None, b_from_R, at_R, n, D, W, NORMALIZE, WRITE, False)
+        tl.store(x_columns + at_R, tl.sum(b_RW * match_RW, 1) * s, mask=at_R < m)
 
 
 @triton.jit(do_not_specialize=["n"])
 def normalize_rows(raw, out, length, n, D: tl.constexpr, W: tl.constexpr, R: tl.constexpr):
     """Write rows with length 1, and their lengths."""
-    rows_R = tl.program_id(0) * R + tl.arange(0, R)
-    unit_rows(raw, out, length, rows_R, n, D, W, True, True)
+    at_R = tl.program_id(0) * R + tl.arange(0, R)
+    unit_rows(raw, out, length, at_R, at_R, n, D, W, True, True, True)
 
 
 @triton.jit
@@ -64,25 +80,31 @@ def unit_rows(
     raw,
     out,
     length,
-    rows_R,
+    from_R,
+    at_R,
     n,
     D: tl.constexpr,
     W: tl.constexpr,
     NORMALIZE: tl.constexpr,
     WRITE: tl.constexpr,
+    STORE: tl.constexpr,
 ):
-    """Return some rows in fp32 as they are written, 0 beyond the last."""
+    """Return some of N rows in fp32 as they are written if ``STORE``; 0 where there is none."""
     k_W = tl.arange(0, W)
-    there_RW = (rows_R < n)[:, None] & (k_W < D)[None, :]
-    at_RW = rows_R.to(tl.int64)[:, None] * D + k_W[None, :]
-    x_RW = tl.load(raw + at_RW, mask=there_RW, other=0.0).to(tl.float32)
+    there_R = (from_R >= 0) & (from_R < n)
+    there_RW = there_R[:, None] & (k_W < D)[None, :]
+    raw_at = raw + from_R.to(tl.int64)[:, None] * D + k_W[None, :]
+    x_RW = tl.load(raw_at, mask=there_RW, other=0.0).to(tl.float32)
     if NORMALIZE:
         size_R = tl.maximum(tl.sqrt(tl.sum(x_RW * x_RW, 1)), 1e-12)
         x_RW = x_RW / size_R[:, None]
-        tl.store(length + rows_R, size_R, mask=rows_R < n)
+        if STORE:
+            tl.store(length + at_R, size_R, mask=there_R)
     if WRITE:
         rounded_RW = x_RW.to(out.dtype.element_ty)
-        tl.store(out + at_RW, rounded_RW, mask=there_RW)
+        if STORE:
+            out_at = out + at_R.to(tl.int64)[:, None] * D + k_W[None, :]
+            tl.store(out_at, rounded_RW, mask=there_RW)
         x_RW = rounded_RW.to(tl.float32)
     return x_RW
 
@@ -151,7 +173,16 @@ def largest(x, n, B: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["across", "down", "n", "m", "first", "last", "least_row", "least_column"],
+    do_not_specialize=[
+        "across",
+        "down",
+        "n",
+        "m",
+        "is_first",
+        "is_last",
+        "least_row",
+        "least_column",
+    ],
     do_not_specialize_on_alignment=["row_log", "row_positive"],
 )
 def fold(
@@ -169,8 +200,8 @@ def fold(
     down,
     n,
     m,
-    first,
-    last,
+    is_first,
+    is_last,
     least_row,
     least_column,
     POSITIVES: tl.constexpr,
@@ -181,7 +212,7 @@ def fold(
 
     Sums of rows are complete in a block of rows: those of ``row_parts`` ``[across, N]``. Sums of
     columns, of ``column_parts`` ``[down, M]``, are added to those of the blocks before unless it is
-    the ``first``, and their logarithms are taken in the ``last``. ``exact`` is set where a sum is
+    the first, and their logarithms are taken in the last. ``exact`` is set where a sum is
     less than the least that has lost nothing to the ``shift``. ``POSITIVES`` are added up likewise.
     """
     line = tl.program_id(0) * R
@@ -194,10 +225,10 @@ def fold(
             tl.store(row_positive + lines_R, own_R, mask=lines_R < n)
     else:
         lines_R = line - tl.cdiv(n, R) * R + tl.arange(0, R)
-        there_R = (lines_R < m) & (first == 0)
+        there_R = (lines_R < m) & (is_first == 0)
         total_R = added(column_parts, lines_R, down, m, T)
         total_R += tl.load(column_log + lines_R, mask=there_R, other=0.0)
-        if last:
+        if is_last:
             store_log(column_log, total_R, lines_R, m, shift, exact, least_column)
         else:
             tl.store(column_log + lines_R, total_R, mask=lines_R < m)
@@ -323,7 +354,8 @@ def finalize_gradient(
     Unless ``RAW``, the gradient is that of the row before it was given length 1.
     """
     row = tl.program_id(0).to(tl.int64)
-    tl.store(dots + row, finish(x, grad, tl.load(factor), length, out, row, D, W, RAW))
+    dot = finish(x, grad, tl.load(factor), length, out, row, row, D, W, RAW)
+    tl.store(dots + row, dot)
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["factor", "outer"])
@@ -337,6 +369,8 @@ def finalize_gradients(
     scale,
     a_length,
     b_length,
+    a_order,
+    b_order,
     a_out,
     b_out,
     dots,
@@ -344,10 +378,12 @@ def finalize_gradients(
     D: tl.constexpr,
     W: tl.constexpr,
     RAW: tl.constexpr,
+    ORDERED: tl.constexpr,
     LIFT: tl.constexpr,
 ):
     """Do what ``finalize_gradient`` does for a row of a or b; ``dots`` are those of a.
 
+    If rows are ``ORDERED`` otherwise than they were given, gradients are written as those were.
     The factor is that of the loss times the ``outer`` gradient; where gradients were multiplied by
     ``LIFT``, it makes that the scale.
     """
@@ -356,19 +392,38 @@ def finalize_gradients(
     if LIFT > 0:
         factor *= tl.load(scale) / LIFT
     if row < n:
-        tl.store(dots + row, finish(a, a_grad, factor, a_length, a_out, row, D, W, RAW))
+        to = row
+        if ORDERED:
+            to = tl.load(a_order + row)
+        dot = finish(a, a_grad, factor, a_length, a_out, row, to, D, W, RAW)
+        tl.store(dots + row, dot)
     else:
-        finish(b, b_grad, factor, b_length, b_out, row - n, D, W, RAW)
+        row -= n
+        to = row
+        if ORDERED:
+            to = tl.load(b_order + row)
+        finish(b, b_grad, factor, b_length, b_out, row, to, D, W, RAW)
 
 
 @triton.jit
-def finish(x, grad, factor, length, out, row, D: tl.constexpr, W: tl.constexpr, RAW: tl.constexpr):
-    """Write the gradient of a row; return its dot product with the row."""
+def finish(
+    x,
+    grad,
+    factor,
+    length,
+    out,
+    row,
+    to,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    RAW: tl.constexpr,
+):
+    """Write the gradient of a row where it has to go; return its dot product with the row."""
     k_W = tl.arange(0, W)
     x_W = tl.load(x + row * D + k_W, mask=k_W < D, other=0.0).to(tl.float32)
     g_W = tl.load(grad + row * D + k_W, mask=k_W < D, other=0.0) * factor
     dot = tl.sum(x_W * g_W, 0)
     if not RAW:
         g_W = (g_W - x_W * dot) / tl.load(length + row)
-    tl.store(out + row * D + k_W, g_W.to(out.dtype.element_ty), mask=k_W < D)
+    tl.store(out + to * D + k_W, g_W.to(out.dtype.element_ty), mask=k_W < D)
     return dot

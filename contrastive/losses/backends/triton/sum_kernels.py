@@ -26,8 +26,10 @@ from contrastive.losses.backends.triton.device_functions import (
     UNALIGNED,
     VARIABLE,
     at,
+    band,
     dots,
     inside,
+    meets,
     negatives,
     same,
     special,
@@ -40,10 +42,9 @@ def sums(
     a,
     b,
     exps,
-    a_ids,
-    b_ids,
-    row_count,
-    column_count,
+    first,
+    last,
+    match,
     scale,
     shift,
     row_sum,
@@ -64,62 +65,107 @@ def sums(
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write each tile's sums of exp over its rows and columns; in groups, of positive logits too.
+    """Write each tile's sums of exp over its rows and columns; in groups, of no positive.
 
-    In groups the positives of a row that has several are among its exps; so for a column.
+    In groups, a tile that has positives is left to ``group_sums``, which needs more registers.
     """
     rows_R, columns_C, row, column, tile_row, tile_column = tile_position(
         tl.program_id(0), n, m, R, C
     )
-    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-    s = tl.load(scale)
     # a slot for each tile, since no two programs may write to one address; tiles x N may pass 2^31
     row_at = tile_column.to(tl.int64) * n + rows_R
     column_at = tile_row.to(tl.int64) * m + columns_C
-    found = special(a_ids, b_ids, rows_R, columns_C, row, column, n, m, offset, KIND)
     if KIND == "groups":
-        # the loss needs the positives' logits themselves, not their exps
-        x_R = tl.zeros((R,), tl.float32)
-        x_C = tl.zeros((C,), tl.float32)
-        if found:
-            same_RC = same(a_ids, b_ids, rows_R, columns_C, n, m)
-            x_RC = tl.where(same_RC & inside(rows_R, columns_C, n, m), dot_RC * s, 0.0)
-            x_R = tl.sum(x_RC, 1)
-            x_C = tl.sum(x_RC, 0)
-        tl.store(row_positive + row_at, x_R, mask=rows_R < n)
+        if meets(first, last, rows_R, columns_C, column, n, offset):
+            return
+        tl.store(row_positive + row_at, tl.zeros((R,), tl.float32), mask=rows_R < n)
         if COLUMNS:
-            tl.store(column_positive + column_at, x_C, mask=columns_C < m)
-    e_RC = tl.exp2(dot_RC * (s * LOG2E) - tl.load(shift))  # exp2 is one instruction, exp is not
-    own_R = tl.zeros((R,), tl.float32)
-    own_C = tl.zeros((C,), tl.float32)
-    if found:
-        if KIND == "groups":
-            # a tile at the edge has rows and columns that are not there
+            none_C = tl.zeros((C,), tl.float32)
+            tl.store(column_positive + column_at, none_C, mask=columns_C < m)
+    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
+    # exp2 is one instruction, exp is not
+    e_RC = tl.exp2(dot_RC * (tl.load(scale) * LOG2E) - tl.load(shift))
+    if KIND == "groups":
+        if (row + R > n) | (column + C > m):
             e_RC = tl.where(inside(rows_R, columns_C, n, m), e_RC, 0.0)
-            negative_RC = tl.where(same(a_ids, b_ids, rows_R, columns_C, n, m), 0.0, e_RC)
-            many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
-            many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
-            own_R = tl.where(many_R, tl.sum(e_RC - negative_RC, 1), 0.0)
-            own_C = tl.where(many_C, tl.sum(e_RC - negative_RC, 0), 0.0)
-            e_RC = negative_RC
-        else:
-            negative_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
-            e_RC = tl.where(negative_RC, e_RC, 0.0)
+    elif special(first, last, match, rows_R, columns_C, row, column, n, m, offset, KIND):
+        negative_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
+        e_RC = tl.where(negative_RC, e_RC, 0.0)
     if KEEP:  # the second pass rescales these instead of multiplying again
         there_RC = inside(rows_R, columns_C, n, stride)
         kept_RC = e_RC.to(exps.dtype.element_ty)
         tl.store(at(exps, rows_R, columns_C, row, column, stride), kept_RC, mask=there_RC)
-    tl.store(row_sum + row_at, tl.sum(e_RC, 1) + own_R, mask=rows_R < n)
+    tl.store(row_sum + row_at, tl.sum(e_RC, 1), mask=rows_R < n)
     if COLUMNS:
-        tl.store(column_sum + column_at, tl.sum(e_RC, 0) + own_C, mask=columns_C < m)
+        tl.store(column_sum + column_at, tl.sum(e_RC, 0), mask=columns_C < m)
+
+
+@triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED)
+def group_sums(
+    a,
+    b,
+    first,
+    last,
+    row_count,
+    column_count,
+    scale,
+    shift,
+    row_sum,
+    column_sum,
+    row_positive,
+    column_positive,
+    n,
+    m,
+    offset,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Write what ``sums`` writes, of the tiles that it leaves; and the sums of positive logits.
+
+    The positives of a row that has several are among its exps; so for a column. A program takes
+    some rows, and of their tiles those that have a positive.
+    """
+    tile_row = tl.program_id(0)
+    rows_R = tile_row * R + tl.arange(0, R)
+    column, end = band(first, last, rows_R, n, m, offset, C)
+    s = tl.load(scale)
+    many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
+    while column < end:
+        columns_C = column + tl.arange(0, C)
+        if meets(first, last, rows_R, columns_C, column, n, offset):
+            row_at = (column // C).to(tl.int64) * n + rows_R
+            column_at = tile_row.to(tl.int64) * m + columns_C
+            many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
+            dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
+            there_RC = inside(rows_R, columns_C, n, m)
+            same_RC = there_RC & same(first, last, rows_R, columns_C, n, offset)
+            # the loss needs the positives' logits themselves, not their exps
+            x_RC = tl.where(same_RC, dot_RC * s, 0.0)
+            tl.store(row_positive + row_at, tl.sum(x_RC, 1), mask=rows_R < n)
+            if COLUMNS:
+                tl.store(column_positive + column_at, tl.sum(x_RC, 0), mask=columns_C < m)
+            e_RC = tl.exp2(dot_RC * (s * LOG2E) - tl.load(shift))
+            e_RC = tl.where(there_RC, e_RC, 0.0)
+            by_row_RC = tl.where(same_RC & ~many_R[:, None], 0.0, e_RC)
+            tl.store(row_sum + row_at, tl.sum(by_row_RC, 1), mask=rows_R < n)
+            if COLUMNS:
+                by_column_RC = tl.where(same_RC & ~many_C[None, :], 0.0, e_RC)
+                tl.store(column_sum + column_at, tl.sum(by_column_RC, 0), mask=columns_C < m)
+        column += C
 
 
 @triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED)
 def peaks(
     a,
     b,
-    a_ids,
-    b_ids,
+    first,
+    last,
+    match,
     row_count,
     column_count,
     scale,
@@ -156,7 +202,7 @@ def peaks(
         while column < m:
             columns_C = column + tl.arange(0, C)
             dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-            counts_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+            counts_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
             if KIND == "groups":
                 counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & many_R[:, None])
             x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
@@ -173,7 +219,7 @@ def peaks(
         while row < n:
             rows_R = row + tl.arange(0, R)
             dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-            counts_RC = negatives(a_ids, b_ids, rows_R, columns_C, n, m, offset, KIND)
+            counts_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
             if KIND == "groups":
                 counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & many_C[None, :])
             x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
