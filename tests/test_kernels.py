@@ -28,6 +28,7 @@ triton = pytest.mark.skipif(
     ("names", "marked"),
     [
         (["values", "host"], "not nightly"),
+        (["order"], "not nightly"),
         (["operators", "parity"], "not nightly"),
         # each setting has its case in the one before; here are all pairs of settings
         pytest.param(["operators", "parity"], "nightly", marks=pytest.mark.nightly),

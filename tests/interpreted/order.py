@@ -1,4 +1,4 @@
-"""Ids of the fused losses in Triton's interpreter: exact whatever they are, compared in few tiles."""
+"""Ids of the fused losses, in Triton's interpreter: exact, and compared in few tiles."""
 
 from __future__ import annotations
 

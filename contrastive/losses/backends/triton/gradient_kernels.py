@@ -8,7 +8,7 @@ Shapes: N rows of a, M rows of b, D wide; R rows and C columns of a tile, K of t
 
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportCallIssue=false
-# ruff: noqa: ANN001, ANN201, PLR0915, PLR0917, RET505 - Triton has its own Python
+# ruff: noqa: ANN001, ANN201, PLR0912, PLR0917, RET505 - Triton has its own Python
 
 from __future__ import annotations
 
@@ -79,7 +79,6 @@ def complete(
     last,
     match,
     scale,
-    shift,
     exact,
     row_log,
     row_same,
@@ -107,7 +106,6 @@ def complete(
     """
     lift = lifted(scale, LIFT)
     k = tl.load(scale) * LOG2E
-    shared = tl.load(shift)
     exactly = tl.load(exact) != 0
     row = tl.program_id(0) * R
     while row < n:
@@ -125,32 +123,27 @@ def complete(
             pull_C = tl.load(column_pull + columns_C, mask=columns_C < m, other=0.0) * lift
             pull_RC = pull_R[:, None] + pull_C[None, :]
             g_at = at(g, rows_R, columns_C, row, column, stride)
-            if exactly:
+            own_RC = tl.zeros((R, C), tl.float32)
+            x_RC = tl.zeros((R, C), tl.float32)
+            if KIND == "groups" or exactly:
                 x_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED) * k
+            if KIND == "groups":
+                own_RC = exps(x_RC, row_same, column_same, rows_R, columns_C, n, m, lift) - pull_RC
+            there_RC = inside(rows_R, columns_C, n, m)
+            if exactly:
                 g_RC = exps(x_RC, row_log, column_log, rows_R, columns_C, n, m, lift)
                 if KIND != "diagonal":
-                    own_RC = tl.zeros((R, C), tl.float32)
-                    if KIND == "groups":
-                        own_RC = exps(x_RC, row_same, column_same, rows_R, columns_C, n, m, lift)
-                        own_RC -= pull_RC
                     same_RC = same(first, last, rows_R, columns_C, n, offset)
-                    g_RC = tl.where(same_RC, own_RC, g_RC)
-                if KIND != "groups":
-                    g_RC = tl.where(match_R[:, None] == columns_C[None, :], -pull_RC, g_RC)
-                there_RC = inside(rows_R, columns_C, n, stride)
-                tl.store(g_at, g_RC.to(g.dtype.element_ty), mask=there_RC)
-            elif KIND != "diagonal":
-                there_RC = inside(rows_R, columns_C, n, m)
-                there_RC &= same(first, last, rows_R, columns_C, n, offset)
-                own_RC = tl.zeros((R, C), tl.float32)
-                if KIND == "groups":  # their exps are in the sums, so the shift suits them too
-                    dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-                    u_R = tl.exp2(shared - log2_of(row_same, rows_R, n, lift))
-                    v_C = tl.exp2(shared - log2_of(column_same, columns_C, m, lift))
-                    own_RC = tl.exp2(dot_RC * k - shared) * (u_R[:, None] + v_C[None, :]) - pull_RC
+                    own_RC = tl.where(same_RC, own_RC, g_RC)
                 else:
+                    own_RC = g_RC
+                if KIND != "groups":
+                    own_RC = tl.where(match_R[:, None] == columns_C[None, :], -pull_RC, own_RC)
+            elif KIND != "diagonal":
+                there_RC &= same(first, last, rows_R, columns_C, n, offset)
+                if KIND == "masked":
                     there_RC &= match_R[:, None] != columns_C[None, :]
-                tl.store(g_at, own_RC.to(g.dtype.element_ty), mask=there_RC)
+            tl.store(g_at, own_RC.to(g.dtype.element_ty), mask=there_RC)
             column += C
         if KIND != "groups":
             there_R = (exactly == 0) & (rows_R < n) & (match_R >= 0) & (match_R < m)

@@ -215,7 +215,7 @@ def normalize_rows(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def matched_logits(a: Tensor, b: Tensor, scale: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     """Call ``row_kernels.matched_logits``; return those of rows and of columns, 0 without match."""
     n, m = len(a), len(b)
-    row, column = (torch.zeros(len(x), dtype=torch.float32, device=a.device) for x in (a, b))
+    row, column = (torch.zeros(x, dtype=torch.float32, device=a.device) for x in (n, m))
     first = max(0, -offset)
     count = max(first, min(n, m - offset)) - first
     if count:

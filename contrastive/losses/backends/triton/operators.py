@@ -216,7 +216,7 @@ def infonce_one_sided(
                 kernels.rescale(block, g, g, shift=shift, **sides)
             else:
                 kernels.weigh(block, g, shift=shift, **sides)
-            kernels.complete(block, g, shift=shift, exact=exact, **sides)
+            kernels.complete(block, g, exact=exact, **sides)
 
         whole = columns == 0 or columns >= len(b)
         if gradients:

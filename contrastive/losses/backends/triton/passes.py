@@ -124,7 +124,7 @@ def second_sweep(
             kernels.weigh(block, g, shift=shift, **sides)
         else:
             kernels.rescale(block, exps[here, there.start :], g, shift=shift, **sides)
-        kernels.complete(block, g, shift=shift, exact=exact, **sides)
+        kernels.complete(block, g, exact=exact, **sides)
 
     return gradients(pairs, kernels, write)
 

@@ -30,7 +30,6 @@ SIZES: tuple[tuple[Number, int], ...] = (
     ("fp32", 512),
 )
 KERNELS: tuple[Kernel, ...] = ("sums", "group_sums", "peaks", "weigh", "complete", "sigmoid")
-FALLBACKS: tuple[Kernel, ...] = ("peaks", "complete")
 WIDEST = 4096  # the kernels for single rows hold a whole row
 BLOCK_ROWS = 2**14  # rows whose partial sums are held at once: 67 MB for 128k columns
 LOW_MEMORY_BYTES = 64 * 2**20
@@ -70,20 +69,21 @@ class Shipped:
 
 _SQUARE = Tile(128, 128, 64, 4, 3)
 _SQUARE_8 = Tile(128, 128, 64, 8, 3)
-_SPARE = Tile(128, 64, 64, 8, 2)  # what is seldom called need not be fast
 _AMPERE = Tile(128, 128, 32, 8, 4)
 _SMALL = Tile(64, 128, 32, 4, 3)  # 36 KB: any GPU has as much
 _SMALL_8 = Tile(64, 128, 32, 8, 3)
+_SHALLOW_8 = Tile(128, 128, 32, 8, 3)
 _SINGLE = Tile(128, 64, 32, 8, 2)  # fp32 products have no tensor cores, but many registers
-# a fallback loops over tiles, whose counters come on top: 128 rows spill on sm_90 (Triton 3.8)
-_SINGLE_SPARE = Tile(64, 64, 32, 8, 2)
+# what is for few tiles loops over them, and its counters come on top: 128 rows spill (Triton 3.8)
+_FEW = Tile(64, 64, 32, 8, 2)
+_PEAKS = Tile(64, 64, 32, 4, 2)
 RESCALE = Tile(64, 128, 0, 4, 1)  # nothing is multiplied: it reads, scales and writes
 
 # up to which width, and the tile; the last entry is for the rest
 _HALF: dict[tuple[Capability, Kernel], tuple[tuple[int, Tile], ...]] = {
     ((9, 0), "sums"): ((WIDEST, _SQUARE),),
-    # tiles of the size of sums; sums of positives need registers, so fewer logits for each thread
-    ((9, 0), "group_sums"): ((WIDEST, _SQUARE_8),),
+    # as large as those of sums; positives need registers, so fewer logits for each thread
+    ((9, 0), "group_sums"): ((WIDEST, _SHALLOW_8),),
     ((9, 0), "weigh"): ((WIDEST, _SQUARE),),
     ((9, 0), "sigmoid"): ((WIDEST, _SQUARE_8),),
     ((8, 0), "sums"): ((WIDEST, _AMPERE),),
@@ -104,10 +104,12 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, 
         width: D, of the embeddings.
         ids: whether there are ids.
     """
+    if kernel == "peaks" and number != "fp32":
+        return _PEAKS
+    if kernel in {"peaks", "complete"}:
+        return _FEW
     if number == "fp32":
-        return _SINGLE_SPARE if kernel in FALLBACKS else _SINGLE
-    if kernel in FALLBACKS:
-        return _SPARE if capability in CAPABILITIES else _SMALL
+        return _SINGLE
     if ids and capability == (9, 0) and kernel == "sigmoid":
         return _SQUARE  # with 8 warps one program fills a processor, and nothing hides its epilogue
     small = _SMALL_8 if kernel == "group_sums" else _SMALL
