@@ -123,6 +123,12 @@ def test_chunks_are_whole_tiles_and_not_small(width):
             assert rows >= tiles.ENOUGH_ROWS or m > 2**15
 
 
+def test_a_chunk_of_many_columns_is_not_large():
+    for m in (2**17, 2**20):
+        rows = rows_of(512, n=2**20, m=m, processors=132)
+        assert rows * m * 2 <= tiles.MOST_CHUNK_BYTES
+
+
 def test_one_chunk_is_enough_while_it_is_small():
     assert rows_of(768, 2**14, 2**14, processors=132) == 2**14
     assert rows_of(768, 2**14 + 1, 2**14, processors=132) < 2**14

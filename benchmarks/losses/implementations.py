@@ -148,6 +148,8 @@ def by_backend(make: Callable[[], engine.LossBackend], problem: Problem) -> Call
 
     def call() -> Tensor:
         a, b, device = problem.a, problem.b, problem.a.device
+        if problem.loss == "infonce" and hasattr(how, "infonce"):
+            return how.infonce(a, b, problem.log_scale, normalize=problem.raw)
         labels = PairLabels.of(len(a), len(b), positives="ignore", device=device)
         given = {"backend": how, "normalize": problem.raw}
         if problem.loss == "sigmoid":

@@ -7,6 +7,7 @@ import torch
 from torch.library import opcheck
 
 from contrastive.losses import execution
+from contrastive.losses.backends.triton import infonce as whole
 from contrastive.losses.backends.triton import launch_rows, operators
 from contrastive.losses.backends.triton.fused import FusedBackend
 from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, ids, labels_of
@@ -68,6 +69,21 @@ def test_the_gradients_are_an_operator(kept):
     sides = {"row_side": [found[0]] * 3, "column_side": [found[1]] * 3, "columns": 0}
     of_sums = {"shift": shift, "exact": exact, "kept": exps if kept else None}
     opcheck(operators.infonce_gradients.operator, given, named | sides | of_sums)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keep"), [("diagonal", True), ("masked", True), ("groups", False)]
+)
+def test_infonce_as_a_whole_is_two_operators(kind, keep):
+    a, b = (x.half() if kind == "groups" else x for x in embeddings(unit=False))
+    log_scale, outer = torch.tensor(2.6), torch.tensor(0.5)
+    a_ids, b_ids = ids(kind)
+    dtype, choices = a.dtype, {"tile": [16, 32, 16, 4, 1], "rows": 16, "precision": "ieee"}
+    given = a, b, log_scale, a_ids, b_ids, kind, dtype, True, keep
+    opcheck(whole.infonce_forward.operator, given, choices)
+    _, *saved = whole.infonce_forward(*given, **choices)
+    given = outer, saved, kind, torch.float32, dtype
+    opcheck(whole.infonce_backward.operator, given, choices | {"columns": 0})
 
 
 @pytest.mark.parametrize("gradients", [True, False])

@@ -280,7 +280,7 @@ def stats(
     COUNTED: tl.constexpr,
     R: tl.constexpr,
 ):
-    """Write what ``base.row_stats`` returns of rows and columns: the sides ``[3, N]``, ``[3, M]``.
+    """Write what ``row_stats`` returns of rows and columns: the sides ``[3, N]`` and ``[3, M]``.
 
     ``loss`` ``[P]`` gets each program's part of the loss. Unless ``COUNTED``, each of the first
     rows of both sides has one positive.

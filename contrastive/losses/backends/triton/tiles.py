@@ -35,6 +35,7 @@ BLOCK_ROWS = 2**14  # rows whose partial sums are held at once: 67 MB for 128k c
 LOW_MEMORY_BYTES = 64 * 2**20
 ONE_CHUNK_BYTES = 512 * 2**20
 CHUNK_BYTES = 2**30
+MOST_CHUNK_BYTES = 2**31  # of one wave, however many columns there are
 ENOUGH_ROWS = 2**13
 
 
@@ -122,14 +123,16 @@ def chunk_rows(width: int, rows: int, columns: int, *, number: Number, processor
 
     All, while G fits ``ONE_CHUNK_BYTES``. Else tiles of 128 x 256 of ``s G b`` are to be a whole
     number for each of the GPU's processors, since all take equally long, and rows at least
-    ``ENOUGH_ROWS`` (an H200 multiplies 4,096 rows 8 % slower), in ``CHUNK_BYTES``. With 132
-    processors and 32,768 columns: 8448, 11264, 8448 rows for widths 512, 768, 1024.
+    ``ENOUGH_ROWS`` (an H200 multiplies 4,096 rows 8 % slower), in ``CHUNK_BYTES``. One such wave
+    may have ``MOST_CHUNK_BYTES``, but 1,024 rows in any case. With 132 processors and 32,768
+    columns: 8448, 11264, 8448 rows for widths 512, 768, 1024.
     """
     row_bytes = columns * type_bytes[number]
     if rows * row_bytes <= ONE_CHUNK_BYTES:
         return rows
     across = -(-width // 256)
-    wave = 128 * max(8, min(66, processors // across))
+    most = MOST_CHUNK_BYTES // (128 * row_bytes)
+    wave = 128 * max(8, min(66, processors // across, most))
     waves = min(-(-ENOUGH_ROWS // wave), max(1, CHUNK_BYTES // (wave * row_bytes)))
     return wave * waves
 
