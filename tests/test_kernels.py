@@ -94,9 +94,8 @@ def test_every_shipped_tile_fits_its_gpu():
 @pytest.mark.parametrize("kernel", tiles.KERNELS)
 def test_an_unknown_gpu_gets_a_tile_that_fits_any(kernel, number):
     for width in (1, 512, 4096, 10_000):
-        for ids in (True, False):
-            found = tiles.tile(kernel, capability=(12, 1), number=number, width=width, ids=ids)
-            assert found.memory(number) <= 64 * 1024
+        found = tiles.tile(kernel, capability=(12, 1), number=number, width=width)
+        assert found.memory(number) <= 64 * 1024
 
 
 def rows_of(width, n=2**16, m=2**15, *, processors):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "steps", "is_first", "is_last"
 _NUMBERS = dict.fromkeys(_INTEGERS, "i32") | {"least_row": "fp32", "least_column": "fp32"}
+_KINDS = {"weigh": ("diagonal",), "group_sums": ("groups",)}  # of all kinds, or of some only
 _STRIDES = {"stride": "i32", "exps_stride": "i32"}
 _IDS = dict.fromkeys(("a_ids", "b_ids", "b_raw", "a_order", "b_order"), "*i64")
 _POINTERS = {"exact": "*u8"} | _IDS | dict.fromkeys(("first", "last", "match"), "*i32")  # else fp32
@@ -59,7 +60,7 @@ class Build:
 def builds() -> Iterator[Build]:
     """Return all that is shipped."""
     for shipped in tiles.shipped():
-        for kind in ("masked", "groups") if shipped.ids else ("diagonal",):
+        for kind in _KINDS.get(shipped.kernel, ("diagonal", "masked", "groups")):
             yield from _over_pairs(shipped, kind)
     for capability in tiles.CAPABILITIES:
         yield from _over_rows(capability)
@@ -81,7 +82,7 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
     options = {"num_warps": tile.warps, "num_stages": tile.stages, **launch_rows.FUSION}
     each: dict[tiles.Kernel, list[tuple[Any, dict[str, Any]]]] = {
         "sums": [(sum_kernels.sums, of_kind | columns | {"KEEP": False})],
-        "group_sums": [(sum_kernels.group_sums, columns)] if kind == "groups" else [],
+        "group_sums": [(sum_kernels.group_sums, columns)],
         "peaks": [(sum_kernels.peaks, of_kind)],
         "weigh": [(gradient_kernels.weigh, lift)],
         "complete": [(gradient_kernels.complete, of_kind | lift)],

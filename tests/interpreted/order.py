@@ -33,8 +33,10 @@ def some_ids(n, m, how, seed):
     return a_ids, b_ids
 
 
-@pytest.mark.parametrize(("n", "m"), [(140, 100), (100, 140)])
-@pytest.mark.parametrize("how", ["any", "of pairs", "unlabelled", "one"])
+@pytest.mark.parametrize(
+    ("how", "n", "m"),
+    [("any", 140, 100), ("of pairs", 100, 140), ("unlabelled", 140, 100), ("one", 100, 140)],
+)
 @pytest.mark.parametrize("kind", ["masked", "groups"])
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 def test_a_loss_with_ids_is_that_of_all_logits_in_float64(loss, kind, how, n, m):

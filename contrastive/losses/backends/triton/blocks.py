@@ -100,7 +100,6 @@ class How:
             capability=capability,
             number=NUMBERS[a.dtype],
             width=a.shape[1],
-            ids=pairs.kind != "diagonal",
         )
 
     def chunk(self, pairs: Pairs) -> int:

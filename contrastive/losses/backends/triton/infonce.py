@@ -14,7 +14,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - operators read annotations
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -25,8 +25,25 @@ from contrastive.losses.backends.triton.blocks import How, Pairs, padded
 from contrastive.losses.backends.triton.launch_pairs import Kernels
 from contrastive.losses.backends.triton.operators import exps_type, operator
 
-if TYPE_CHECKING:
-    from contrastive.losses.backends.triton.fused import FusedBackend
+
+class Settings(Protocol):
+    """What ``fused.FusedBackend`` has of its choices."""
+
+    tile: tuple[Any, ...]
+    rows: int
+    precision: str
+
+    def multiplied_in(self, a: Tensor, b: Tensor) -> torch.dtype:
+        """Return the type of the products."""
+        ...
+
+    def keeps(self, a: Tensor, b: Tensor, dtype: torch.dtype, kind: str) -> bool:
+        """Return whether exps of the first sweep are kept for the second."""
+        ...
+
+    def choices(self, a: Tensor, b: Tensor) -> dict[str, Any]:
+        """Return the last arguments of ``infonce_backward``."""
+        ...
 
 
 @operator
@@ -201,7 +218,7 @@ def infonce(
     b_ids: Tensor | None,
     kind: str,
     *,
-    backend: FusedBackend,
+    backend: Settings,
     normalize: bool,
 ) -> Tensor:
     """Return the symmetric ``functional.infonce``; arguments as in ``infonce_forward``."""
@@ -220,7 +237,7 @@ class _InfoNCE(torch.autograd.Function):
         a_ids: Tensor | None,
         b_ids: Tensor | None,
         kind: str,
-        backend: FusedBackend,
+        backend: Settings,
         normalize: bool,
     ) -> Tensor:
         ctx.rest = backend, kind, a.dtype, b.dtype

@@ -64,7 +64,6 @@ class Shipped:
     kernel: Kernel
     number: Number
     width: int
-    ids: bool
     tile: Tile
 
 
@@ -95,7 +94,7 @@ _HALF: dict[tuple[Capability, Kernel], tuple[tuple[int, Tile], ...]] = {
 CAPABILITIES: tuple[Capability, ...] = ((8, 0), (9, 0))
 
 
-def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, ids: bool) -> Tile:
+def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int) -> Tile:
     """Return the tile of a kernel.
 
     Args:
@@ -103,7 +102,6 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, 
         capability: of the GPU.
         number: the type of the products.
         width: D, of the embeddings.
-        ids: whether there are ids.
     """
     if kernel == "peaks" and number != "fp32":
         return _PEAKS
@@ -111,8 +109,6 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, 
         return _FEW
     if number == "fp32":
         return _SINGLE
-    if ids and capability == (9, 0) and kernel == "sigmoid":
-        return _SQUARE  # with 8 warps one program fills a processor, and nothing hides its epilogue
     small = _SMALL_8 if kernel == "group_sums" else _SMALL
     entries = _HALF.get((capability, kernel), ((WIDEST, small),))
     return next((found for most, found in entries if width <= most), entries[-1][1])
@@ -143,10 +139,9 @@ def low_memory_columns(rows: int, number: Number) -> int:
 
 
 def shipped() -> Iterator[Shipped]:
-    """Return the table: a few widths, numbers of each type, with ids and without."""
+    """Return the table: a few widths, numbers of each type."""
     for capability in CAPABILITIES:
         for kernel in KERNELS:
             for number, width in SIZES:
-                for ids in (False, True):
-                    found = tile(kernel, capability=capability, number=number, width=width, ids=ids)
-                    yield Shipped(capability, kernel, number, width, ids, found)
+                found = tile(kernel, capability=capability, number=number, width=width)
+                yield Shipped(capability, kernel, number, width, found)
