@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from triton.runtime import JITFunction
 
-from contrastive.losses.backends.triton import row_kernels
+from contrastive.losses.backends.triton import line_kernels, row_kernels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INTERPRETED = not isinstance(cast("Any", row_kernels.fold), JITFunction)
+INTERPRETED = not isinstance(cast("Any", line_kernels.fold), JITFunction)
 LARGEST = 108  # exponent of the largest term; 2**18 such terms add up to less than 2**127
 LEAST = 2.0**-109  # a sum of so much a term loses less than 2**-17 to terms below 2**-126
 FUSION = {"enable_fp_fusion": True}  # x * y + z rounds once; not the default everywhere
@@ -27,7 +27,7 @@ FOLD = 64, 32  # rows and tiles that are added up at once
 
 
 LONG = 1024  # numbers that one program reads at once
-FACTOR = 5  # where ``row_kernels.scalars`` writes the factor of the gradients
+FACTOR = 5  # where ``line_kernels.scalars`` writes the factor of the gradients
 
 
 def shift(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
@@ -96,10 +96,10 @@ def writes(a: Tensor, b: Tensor, dtype: torch.dtype, kind: str, *, normalize: bo
 def scalars(
     longest: Tensor, scale: Tensor, n: int, m: int, counts: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """Call ``row_kernels.scalars``; return what it writes, the shift first, and ``exact``."""
+    """Call ``line_kernels.scalars``; return what it writes, the shift first, and ``exact``."""
     out = torch.empty(6, dtype=torch.float32, device=scale.device)
     exact = torch.empty((), dtype=torch.uint8, device=scale.device)
-    row_kernels.scalars[(1,)](
+    line_kernels.scalars[(1,)](
         longest=longest,
         scale=scale,
         row_count=None if counts is None else counts[0],
@@ -128,13 +128,13 @@ def fold(
     first: bool,
     last: bool,
 ) -> None:
-    """Call ``row_kernels.fold`` for a block of rows.
+    """Call ``line_kernels.fold`` for a block of rows.
 
     Args:
         rows: the sums of the tiles, where logarithms go; in groups, likewise for positives.
         columns: likewise, if columns are summed.
         tiles: how many are side by side, and on top of each other.
-        shift: see ``row_kernels.fold``.
+        shift: see ``line_kernels.fold``.
         exact: likewise.
         terms: how many a sum of a row has, and one of a column.
         first: whether it is the first block.
@@ -143,7 +143,7 @@ def fold(
     lines = len(rows[1]), 0 if columns is None else len(columns[1])
     grid = sum(-(-x // FOLD[0]) for x in lines)
     column_parts, column_log, *column_positive = columns or (None, None, None, None)
-    row_kernels.fold[(grid,)](
+    line_kernels.fold[(grid,)](
         row_parts=rows[0],
         column_parts=column_parts,
         row_positive_parts=rows[2],
@@ -175,12 +175,12 @@ def stats(
     counts: tuple[Tensor, Tensor] | None,
     scalars: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Call ``row_kernels.stats``; return the loss, and the sides ``[3, N]`` and ``[3, M]``."""
+    """Call ``line_kernels.stats``; return the loss, and the sides ``[3, N]`` and ``[3, M]``."""
     n, m = (len(x) for x in logs)
     row_side, column_side = (x.new_empty(3, len(x)) for x in logs)
     grid = sum(-(-x // FOLD[0]) for x in (n, m))
     loss = scalars.new_empty(grid)
-    row_kernels.stats[(grid,)](
+    line_kernels.stats[(grid,)](
         row_log=logs[0],
         column_log=logs[1],
         row_positive=positive[0],

@@ -3,7 +3,7 @@
 Exponents are powers of 2: ``k = scale * log2(e)`` multiplies the fp32 dot products, and all have
 one shift (see ``launch_rows.shift``). Positives and masked pairs are looked for only in the tiles
 that have some. There are no atomics, so results repeat bit by bit: sums of a tile go to buffers
-``[tiles, N]``, which ``row_kernels.fold`` adds up.
+``[tiles, N]``, which ``line_kernels.fold`` adds up.
 
 Scalars that may change with each step (scale, shift, exact) are read from memory, so that they need
 neither a new program nor a wait for the GPU.
