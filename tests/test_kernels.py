@@ -30,7 +30,7 @@ triton = pytest.mark.skipif(
         (["values", "host"], "not nightly"),
         (["operators", "parity"], "not nightly"),
         # each setting has its case in the one before; here are all pairs of settings
-        pytest.param(["operators", "parity"], "nightly", marks=pytest.mark.nightly),
+        pytest.param(["values", "operators", "parity"], "nightly", marks=pytest.mark.nightly),
     ],
     ids=str,
 )
