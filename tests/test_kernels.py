@@ -52,10 +52,14 @@ def test_kernels_in_the_interpreter(names, marked):
 
 @pytest.mark.slow
 @triton
-def test_fused_needs_a_gpu():
+def test_losses_are_imported_without_triton_and_fused_ones_need_a_gpu():
     code = """
-import torch
+import sys
 from contrastive.losses.execution import infonce
+import contrastive.losses.backends.triton.tiles
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+
+import torch
 a = torch.ones(2, 3)
 try:
     infonce(a, a, log_scale=torch.tensor(0.0), execution="fused")
@@ -67,17 +71,6 @@ except ValueError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False
     )
     assert "fused losses need a GPU" in done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_losses_are_imported_without_triton():
-    code = """
-import sys
-import contrastive.losses.execution
-import contrastive.losses.backends.triton.tiles
-assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_shipped_tile_fits_its_gpu():
