@@ -35,7 +35,14 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
 _numbers = itertools.count()
 PACKAGES = Path(__file__).parent / "packages"
 SCRIPT = Path(sysconfig.get_path("scripts")) / "contrastive"
-LONG = {"crash_at_every_operation", "kernels", "compiled_kernels", "docs", "write_a_plugin", "audit"}
+LONG = {
+    "crash_at_every_operation",
+    "kernels",
+    "compiled_kernels",
+    "docs",
+    "write_a_plugin",
+    "audit",
+}
 LONG |= {"stand_ins", "readme_uses", "init", "systems", "kills", "ranks", "distributed"}
 """What takes long begins first, lest one process works on it when the others are done."""
 
