@@ -25,20 +25,18 @@ triton = pytest.mark.skipif(
 @triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("names", "marked"),
+    "marked",
     [
-        (["values", "host"], "not nightly"),
-        (["operators", "parity"], "not nightly"),
+        "not nightly",
         # each setting has its case in the one before; here are all pairs of settings
-        pytest.param(["values", "operators", "parity"], "nightly", marks=pytest.mark.nightly),
+        pytest.param("nightly", marks=pytest.mark.nightly),
     ],
-    ids=str,
 )
-def test_kernels_in_the_interpreter(names, marked):
+def test_kernels_in_the_interpreter(marked):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"),
-            *("-m", marked, *(str(INTERPRETED / f"{name}.py") for name in names)),
+            *("-m", marked, *map(str, INTERPRETED.glob("*.py"))),
         ],
         capture_output=True,
         text=True,
