@@ -57,7 +57,8 @@ def optimizer_of(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim
             alike.items(), key=lambda g: g[0], reverse=True
         )
     ]
-    fused = model.device.type in FUSED or None
+    real = all(p.is_floating_point() for group in groups for p in group["params"])
+    fused = (model.device.type in FUSED and real) or None
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
 

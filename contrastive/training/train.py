@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
+from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, DataError, TrainingError
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
@@ -281,7 +282,7 @@ def _remember_samples(
     if held_out is not None:
         split, rows = str(spec.evaluation.split), rows_of(held_out)
         rows = held_out_rows(model.seen, rows, split, spec.evaluation.shared)
-        check_images(model, held_out, rows, split, workers=spec.training.workers)
+        check_images(model, held_out, rows, split, workers=worker_count(spec.training.workers))
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
