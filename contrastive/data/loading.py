@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from contrastive.config.foreign_errors import foreign_error
-from contrastive.data.worker_processes import Workers, end_of_a_connection, end_with_parent
+from contrastive.data.worker_processes import Workers, end_with_parent, end_without_files
 from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator
         generator=torch.Generator(),
     )
     with _without_tokenizer_threads():
-        results = Workers(lambda: iter(loader))
+        results = Workers(lambda: iter(loader), workers)
     for result in results:
         if isinstance(result, ContrastiveError):
             raise result
@@ -234,7 +234,7 @@ class _ReturnErrors:
 def _start_worker(_: int) -> None:
     """Outlive the signals that a whole group gets: the parent needs its workers to end a step."""
     end_with_parent()
-    sys.excepthook = end_of_a_connection
+    end_without_files()
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # Windows has the first alone
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)

@@ -8,12 +8,15 @@ it has made until then is whole.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import sys
 import threading
 from multiprocessing import active_children, connection, parent_process
-from typing import TYPE_CHECKING, Any
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from contrastive.errors import ContrastiveError
 
@@ -29,8 +32,40 @@ CAUSES = {
     "SIGBUS": f"is /dev/shm full?); give it more room, or {FEWER}",
 }
 OTHERS = "a crash of a library that reads samples?); update it, or set training.workers=0"
+MOST = 16  # workers, unless more are asked for
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container
+FILES = 8  # of a worker, in each process: its queues, and tensors on their way
 PATIENCE = 1.0  # seconds until a process whose pipe broke is known to have ended
 TORCH = "torch.utils.data._utils.signal_handling"
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """Return how many workers a rank has: by auto, one for each core that it may use.
+
+    The ranks of a machine share its cores, and so do the processes of a container its quota.
+    """
+    if workers != "auto":
+        return workers
+    try:
+        ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except ValueError:  # whoever starts ranks says so
+        ranks = 1
+    return max(1, min(MOST, int(_cores() / ranks)))
+
+
+def _cores() -> float:
+    if sys.platform == "linux":
+        return min(len(os.sched_getaffinity(0)), _quota())
+    return os.cpu_count() or 1
+
+
+def _quota() -> float:
+    """Return how many cores a control group lets its processes use; infinite where none does."""
+    try:
+        quota, period = QUOTA.read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # there is no group, or its quota is "max"
+        return math.inf
 
 
 class LostWorker(ContrastiveError):  # noqa: N818
@@ -40,8 +75,13 @@ class LostWorker(ContrastiveError):  # noqa: N818
 class Workers:
     """The processes that a loader has started."""
 
-    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
-        """Start them by a function that returns the loader's results."""
+    def __init__(self, start: Callable[[], Iterator[Any]], workers: int) -> None:
+        """Start so many by a function that returns the loader's results.
+
+        Raises:
+            LostWorker: so many files cannot be open at a time; none is started.
+        """
+        _check_room(FILES * workers)
         before = set(active_children())
         self._results = start()
         self._processes = [each for each in active_children() if each not in before]
@@ -96,21 +136,53 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _check_room(files: int) -> None:
+    """Open so many files, and close them: a loader that lacks them half way cannot be ended."""
+    held: list[int] = []
+    try:
+        for _ in range(files):
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        _check_open_files(error)
+        raise
+    finally:
+        for each in held:
+            os.close(each)
+
+
 def _check_open_files(error: Exception) -> None:
-    if "Too many open files" in str(error):  # torch's own message is a plain RuntimeError
+    if _lacks_files(error):
         raise LostWorker(TOO_MANY_FILES) from error
 
 
-def end_of_a_connection(
+def _lacks_files(error: BaseException) -> bool:
+    return "Too many open files" in str(error)  # torch's own is a plain RuntimeError
+
+
+def end_without_files() -> None:
+    """Let this worker end in silence when its tensors cannot reach the parent.
+
+    Two threads bring them there: one sends them, one hands out their files. They would print what
+    they meet, and the parent would wait.
+    """
+    queue: Any = Queue
+    told = queue._on_queue_feeder_error
+
+    def not_sent(error: Exception, sent: object) -> None:
+        if _lacks_files(error):
+            os._exit(errno.EMFILE)
+        told(error, sent)
+
+    queue._on_queue_feeder_error = staticmethod(not_sent)
+    sys.excepthook = _not_handed_out
+
+
+def _not_handed_out(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Be a worker's ``sys.excepthook``: only the thread that hands out its tensors' files calls it.
-
-    It is asked in vain by a parent that has been ended, and without a file it never has an answer.
-    """
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+    if _lacks_files(error):
         os._exit(errno.EMFILE)
-    if not isinstance(error, (ConnectionError, EOFError)):
+    if not isinstance(error, (ConnectionError, EOFError)):  # asked by a parent that has been ended
         sys.__excepthook__(kind, error, trace)
 
 

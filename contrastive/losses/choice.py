@@ -60,16 +60,21 @@ def choose_for(
     *,
     matmul_dtype: MatmulDtype,
     shards: PairShards | None,
+    sizes: tuple[int, int] | None = None,
+    fused: bool = True,
 ) -> Chosen:
-    """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``."""
-    dtype = common_dtype(a, b)
+    """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``.
+
+    ``sizes`` are the numbers of anchors and of candidates; those of all rows if None.
+    """
     return choose(
         execution,
-        *global_sizes(a, b, shards),
+        *(global_sizes(a, b, shards) if sizes is None else sizes),
         a.shape[1],
-        dtype=dtype,
+        dtype=common_dtype(a, b),
         device=a.device,
         matmul_dtype=matmul_dtype,
+        fused=fused,
     )
 
 

@@ -33,11 +33,6 @@ class DistillationLoss(WrapperLoss):
         super().__init__(config.loss)
         self.config = config
 
-    @property
-    def reads_autocast(self) -> bool:
-        """Whether the loss within does."""
-        return self.inner.reads_autocast
-
     def forward(
         self,
         a: Tensor,

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 class InfoNCELoss(ScaledLoss[InfoNCE]):
     """InfoNCE; ``functional.infonce`` has the equation, ``execution`` the ways to compute it."""
 
-    @property
-    def reads_autocast(self) -> bool:
-        """True: ``matmul_dtype: auto`` does."""
-        return True
+    reads_autocast = True  # ``matmul_dtype: auto`` does
 
     def compute(
         self,

@@ -36,11 +36,6 @@ class MatryoshkaLoss(WrapperLoss):
         super().__init__(config.loss)
         self.config = config
 
-    @property
-    def reads_autocast(self) -> bool:
-        """Whether the loss within does."""
-        return self.inner.reads_autocast
-
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -36,15 +36,9 @@ class LossModule(nn.Module, ABC):
 
     log_scale: Tensor
     """Logarithm of the logit scale ``s = 1 / temperature``; a parameter if it is learned."""
-
-    @property
-    def reads_autocast(self) -> bool:
-        """Whether the loss takes from ``torch.autocast`` how embeddings are multiplied.
-
-        Training in bf16 calls such a loss within autocast, and any other outside of it. The loss
-        has to keep its sums in fp32 itself.
-        """
-        return False
+    reads_autocast: bool = False
+    """Whether the loss takes from ``torch.autocast`` how embeddings are multiplied: training in
+    bf16 calls such a loss within autocast, others outside of it. Its sums are to be fp32."""
 
     @abstractmethod
     def forward(

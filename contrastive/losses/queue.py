@@ -72,11 +72,6 @@ class QueueLoss(WrapperLoss):
         self.register_buffer("b_past_ids", torch.empty(0, dtype=torch.int64))
         self.register_load_state_dict_pre_hook(_make_room)
 
-    @property
-    def reads_autocast(self) -> bool:
-        """Whether the loss within does."""
-        return self.inner.reads_autocast
-
     def forward(
         self, a: Tensor, b: Tensor, a_ids: Tensor | None = None, b_ids: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:

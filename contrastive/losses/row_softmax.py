@@ -24,7 +24,7 @@ from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.pair_labels import PairLabels, check_devices, matched_ids
 from contrastive.losses.backends.pair_sums import LineSums, own_sums, pair_sums
 from contrastive.losses.backends.power_sums import power_sums
-from contrastive.losses.choice import choose, described, global_sizes
+from contrastive.losses.choice import choose, choose_for, described, global_sizes
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
@@ -75,10 +75,7 @@ class AnchorLoss(ScaledLoss[A]):
     fused: ClassVar[bool] = False
     """Whether the kernels have what the loss needs."""
 
-    @property
-    def reads_autocast(self) -> bool:
-        """True: ``matmul_dtype: auto`` does."""
-        return True
+    reads_autocast = True  # ``matmul_dtype: auto`` does
 
     @abstractmethod
     def of_batch(self, *batch: Any, **how: Any) -> Tensor:
@@ -182,14 +179,8 @@ def both_sides(
     if positives == "ignore":
         a_ids = b_ids = None
     shards = pair_shards(a, b, group)
-    how = choose(
-        execution,
-        *global_sizes(a, b, shards),
-        a.shape[1],
-        dtype=a.dtype,
-        device=a.device,
-        matmul_dtype=matmul_dtype,
-        fused=powers is None,
+    how = choose_for(
+        execution, a, b, matmul_dtype=matmul_dtype, shards=shards, fused=powers is None
     )
     if how == "eager":
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 class SigmoidLoss(ScaledLoss[Sigmoid]):
     """Every pair a binary classification; ``functional.sigmoid`` has the equation."""
 
-    @property
-    def reads_autocast(self) -> bool:
-        """True: ``matmul_dtype: auto`` does."""
-        return True
+    reads_autocast = True  # ``matmul_dtype: auto`` does
 
     def compute(
         self,

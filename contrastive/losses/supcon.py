@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from contrastive.losses import SupCon
 from contrastive.losses.backends.pair_labels import check_devices, matched_ids
 from contrastive.losses.backends.pair_sums import own_sums, pair_sums
-from contrastive.losses.choice import choose, global_sizes
+from contrastive.losses.choice import choose_for, global_sizes
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
@@ -101,15 +101,8 @@ def supcon(
     check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     shards = pair_shards(a, b, group)
     z = sum(global_sizes(a, b, shards))
-    how = choose(
-        execution,
-        z,
-        z,
-        a.shape[1],
-        dtype=a.dtype,
-        device=a.device,
-        matmul_dtype=matmul_dtype,
-        fused=False,
+    how = choose_for(
+        execution, a, b, matmul_dtype=matmul_dtype, shards=shards, sizes=(z, z), fused=False
     )
     if how == "eager":
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)

@@ -35,6 +35,11 @@ class WrapperLoss(LossModule):
         """Logarithm of the logit scale of the loss within."""
         return self.inner.log_scale
 
+    @property
+    def reads_autocast(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the loss within does."""
+        return self.inner.reads_autocast
+
     def clamp_(self) -> None:
         """Bring the parameters of the loss within back into their bounds."""
         self.inner.clamp_()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from contrastive.losses.backends.base import row_stats
 from contrastive.losses.backends.chunked import ChunkedBackend
+from contrastive.losses.backends.row_stats import row_stats
 from tests.interpreted.judge import (
     KINDS,
     LOSSES,

@@ -7,10 +7,10 @@ the loss and, in O(N + M), what the second pass needs to recompute the gradient 
 .. math:: G_{ij} = e^{x_{ij} - r_i} + e^{x_{ij} - c_j} \quad (\text{negatives}), \qquad
           G_{ij} = e^{x_{ij} - r'_i} + e^{x_{ij} - c'_j} - p_i - q_j \quad (\text{positives})
 
-``r`` (``RowStats.log_norm``) is the logarithm of a row's softmax denominator minus that of the
-row's weight, infinite for a row that does not count; ``r'`` (``RowStats.log_norm_positives``)
+``r`` (``row_stats.RowStats.log_norm``) is the logarithm of a row's softmax denominator minus that
+of the row's weight, infinite for a row that does not count; ``r'`` (``log_norm_positives``)
 equals r where a row has several positives and is infinite where it has one; ``p``
-(``RowStats.positive_weight``) is the gradient's weight of a positive. With one positive,
+(``positive_weight``) is the gradient's weight of a positive. With one positive,
 ``p = sigmoid(log(sum over the others) - x_p)``: nothing cancels, so loss and gradient keep their
 relative precision when they are tiny. c, c', q are the same of a column. Then
 
@@ -34,13 +34,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import logsigmoid
+
+from contrastive.losses.backends.row_stats import RowStats, row_stats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import RowShards
     from contrastive.losses.backends.pair_labels import PairLabels
+
+    Side = tuple[Tensor, Tensor, Tensor | None, torch.dtype]
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,6 @@ class SoftmaxSums:
     """Whether one shift for all exponents would lose terms that count; scalar bool."""
     kept: Tensor | None = None
     """What the first sweep keeps for the second, if anything."""
-
-
-@dataclass(frozen=True)
-class RowStats:
-    """What the second sweep needs of each row (or each column); see the module's docstring."""
-
-    log_norm: Tensor
-    log_norm_positives: Tensor
-    positive_weight: Tensor
 
 
 class LossBackend(ABC):
@@ -178,30 +172,6 @@ class LossBackend(ABC):
         return grad.to(dtype), dot_N.sum()
 
 
-def row_stats(
-    log: Tensor, positive: Tensor, count: Tensor, weight: Tensor
-) -> tuple[Tensor, RowStats]:
-    """Return the loss of each row (or column), unweighted, and its part in the gradient.
-
-    Args:
-        log: ``SoftmaxSums.row_log_N``.
-        positive: ``SoftmaxSums.row_positive_N``.
-        count: ``PairLabels.row_count_N``.
-        weight: of a row that has a positive, scalar; 0 leaves the whole side out.
-    """
-    many, none = count > 1, count == 0
-    count = count.to(log.dtype).clamp(min=1)
-    target = positive / count
-    over = log - target
-    loss = torch.where(many, over, -logsigmoid(-over)).masked_fill(none, 0)
-    total = torch.where(many, log, torch.logaddexp(log, target))
-    weighted = (total - weight.log()).masked_fill(none, torch.inf)
-    pull = weight * torch.where(many, 1 / count, over.sigmoid())
-    return loss, RowStats(
-        weighted, weighted.masked_fill(~many, torch.inf), pull.masked_fill(none, 0)
-    )
-
-
 def infonce(
     a: Tensor,
     b: Tensor,
@@ -286,7 +256,9 @@ class _InfoNCE(torch.autograd.Function):
         row_loss_N, rows = row_stats(
             sums.row_log_N, sums.row_positive_N, labels.row_count_N, unit / n_rows
         )
-        row_loss, column_log_M, column_positive_M = over_all_rows(row_loss_N.sum(), sums, shared)
+        column_log_M, row_loss, column_positive_M = over_all_rows(
+            shared, sums.column_log_M, row_loss_N.sum(), sums.column_positive_M
+        )
         column_loss_M, columns = row_stats(
             column_log_M, column_positive_M, labels.column_count_M, unit / n_columns
         )
@@ -305,14 +277,14 @@ class _InfoNCE(torch.autograd.Function):
             a_grad, b_grad = backend.gradients(
                 a, b, scale, labels, rows=rows, columns=columns, exact=exact, kept=kept
             )
-            if shared is not None:
-                b, b_grad = shared.own(b), shared.reduce_scatter(b_grad)
-            factor = _per_rank(factor * outer[0], shared)
-            a_grad, log_scale_grad = backend.finalize_gradient(
-                a, a_grad, factor, a_length, ctx.dtypes[0]
+            b, b_grad = own_rows(b, b_grad, shared)
+            found = finalize_gradients(
+                backend,
+                (a, a_grad, a_length, ctx.dtypes[0]),
+                (b, b_grad, b_length, ctx.dtypes[1]),
+                per_rank(factor * outer[0], shared),
             )
-            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, b_length, ctx.dtypes[1])
-        return a_grad, b_grad, log_scale_grad, None, None, None, None
+        return *found, None, None, None, None
 
 
 class _OneSweep(torch.autograd.Function):
@@ -357,13 +329,15 @@ class _OneSweep(torch.autograd.Function):
         a, a_length, b, b_length, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
         backend, shared = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
-            factor = _per_rank(factor * outer[0], shared)
-            a_grad, log_scale_grad = backend.finalize_gradient(
-                a, a_grad, factor, a_length, ctx.dtypes[0]
+            factor = per_rank(factor * outer[0], shared)
+            found = finalize_gradients(
+                backend,
+                (a, a_grad, a_length, ctx.dtypes[0]),
+                (b, b_grad, b_length, ctx.dtypes[1]),
+                factor,
             )
-            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, b_length, ctx.dtypes[1])
             bias_grad = None if bias_grad is None else bias_grad * factor
-        return a_grad, b_grad, log_scale_grad, bias_grad, None, None, None, None
+        return *found, bias_grad, None, None, None, None
 
 
 def _units(
@@ -374,22 +348,49 @@ def _units(
     return *backend.normalize_rows(a), *backend.normalize_rows(b)
 
 
-def over_all_rows(
-    row_loss: Tensor, sums: SoftmaxSums, shared: RowShards | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All-reduce the rows' loss, ``column_log_M`` and ``column_positive_M``."""
-    log_M, positive_M = sums.column_log_M, sums.column_positive_M
+def over_all_rows(shared: RowShards | None, logs: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+    """All-reduce the columns' sums over the rows of all ranks, those of which logs are given too.
+
+    Args:
+        shared: the ranks; None for one process.
+        logs: logarithms of sums, of any shape.
+        sums: others.
+
+    Returns:
+        The same over all ranks: ``logs``, and each of ``sums``.
+    """
     if shared is None:
-        return row_loss, log_M, positive_M
-    peak_M = shared.group.all_reduce_max(log_M)
-    peak_M = peak_M.masked_fill(peak_M == -torch.inf, 0)
-    row_loss, sum_M, positive_M = shared.group.all_reduce_sum(
-        row_loss, (log_M - peak_M).exp(), positive_M
-    )
-    return row_loss, sum_M.log() + peak_M, positive_M
+        return logs, *sums
+    peak = shared.group.all_reduce_max(logs)
+    peak = peak.masked_fill(peak == -torch.inf, 0)
+    total, *sums_of_all = shared.group.all_reduce_sum((logs - peak).exp(), *sums)
+    return total.log() + peak, *sums_of_all
 
 
-def _per_rank(factor: Tensor, shared: RowShards | None) -> Tensor:
+def own_rows(b: Tensor, b_grad: Tensor, shared: RowShards | None) -> tuple[Tensor, Tensor]:
+    """Return this rank's rows of b, and the gradients that all ranks have of them."""
+    return (b, b_grad) if shared is None else (shared.own(b), shared.reduce_scatter(b_grad))
+
+
+def finalize_gradients(
+    backend: LossBackend, a_side: Side, b_side: Side, factor: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a, of b and of ``log_scale`` that leave the loss.
+
+    Args:
+        backend: finalizes them.
+        a_side: what ``LossBackend.finalize_gradient`` takes of a: rows, ``s G b``, lengths or None,
+            and the type of the gradient.
+        b_side: the same of b.
+        factor: scalar, multiplies all.
+    """
+    (a, a_grad, a_length, a_dtype), (b, b_grad, b_length, b_dtype) = a_side, b_side
+    a_grad, log_scale_grad = backend.finalize_gradient(a, a_grad, factor, a_length, a_dtype)
+    b_grad, _ = backend.finalize_gradient(b, b_grad, factor, b_length, b_dtype)
+    return a_grad, b_grad, log_scale_grad
+
+
+def per_rank(factor: Tensor, shared: RowShards | None) -> Tensor:
     """Scale gradients so that their mean over ranks is the gradient of the global loss."""
     return factor if shared is None else factor * shared.group.size
 

@@ -23,11 +23,10 @@ from torch.nn.functional import logsigmoid
 from contrastive.losses.backends import chunked_powers
 from contrastive.losses.backends.base import (
     LossBackend,
-    RowStats,
     SoftmaxSums,
     accumulation_dtype,
-    row_stats,
 )
+from contrastive.losses.backends.row_stats import RowStats, row_stats
 from contrastive.losses.backends.sweep import CHUNK_BYTES, LOST, Piece, Sweep, shift_, shift_of
 
 if TYPE_CHECKING:

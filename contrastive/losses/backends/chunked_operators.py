@@ -20,13 +20,13 @@ from torch.library import custom_op
 
 from contrastive.losses.backends.base import (
     LossBackend,
-    RowStats,
     SoftmaxSums,
     accumulation_dtype,
 )
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.chunked_powers import PowerWeights
 from contrastive.losses.backends.pair_labels import PairLabels
+from contrastive.losses.backends.row_stats import RowStats
 
 
 class ChunkedOperators(LossBackend):

@@ -136,6 +136,9 @@ def power_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return ``s G b`` and ``s G^T a``."""
     shifts = [shift_of(a, b, scale * p) for p in powers]
+    row_N, column_M = (
+        [side.shifted(k, shifts[k]) * p for k, p in enumerate(powers)] for side in (rows, columns)
+    )
 
     def weigh_(piece: Piece) -> None:
         here, i, j, x_RM = piece.here, piece.i_P, piece.j_P, piece.x_RM
@@ -149,8 +152,8 @@ def power_gradients(
                 ):
                     g_RM += p * torch.where(outer == 0, 0, outer * torch.exp(x_RM * p - logs))
             else:
-                weight_RM = rows.shifted(k, shifts[k])[here, None] + columns.shifted(k, shifts[k])
-                g_RM += weight_RM.mul_(p) * torch.exp(x_RM * p - shifts[k])
+                weight_RM = row_N[k][here, None] + column_M[k]
+                g_RM += weight_RM.mul_(torch.exp(x_RM * p - shifts[k]))
             for side, at in ((rows, i + here.start), (columns, j)):
                 exps_P = torch.exp(piece.positive_P * p - side.positive_logs[k, at])
                 outer_P = side.positive_outer[k, at]

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from contrastive.losses.backends.base import RowStats, over_all_rows
+from contrastive.losses.backends.base import (
+    finalize_gradients,
+    over_all_rows,
+    own_rows,
+    per_rank,
+)
+from contrastive.losses.backends.row_stats import RowStats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,8 +126,9 @@ class _PairSums(torch.autograd.Function):
         scale = log_scale.exp()
         sums = backend.sums(a, b, scale, labels, gradients=any(ctx.needs_input_grad))
         columns = None if shards is None else shards.columns
-        none = sums.row_log_N.new_zeros(())
-        _, column_log, column_positive = over_all_rows(none, sums, columns)
+        column_log, column_positive = over_all_rows(
+            columns, sums.column_log_M, sums.column_positive_M
+        )
         ctx.save_for_backward(a, b, scale, sums.row_log_N, column_log, sums.exact, sums.kept)
         ctx.rest = labels, backend, shards
         row = (sums.row_log_N, sums.row_positive_N)
@@ -156,14 +163,15 @@ class _PairSums(torch.autograd.Function):
                 exact=exact,
                 kept=kept,
             )
-            size = 1
-            if shards is not None:
-                b, b_grad = shards.columns.own(b), shards.columns.reduce_scatter(b_grad)
-                size = shards.rows.group.size
-            factor = sign * size
-            a_grad, scale_grad = backend.finalize_gradient(a, a_grad, factor, None, ctx.dtypes[0])
-            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, None, ctx.dtypes[1])
-        return a_grad, b_grad, scale_grad, None, None, None
+            shared = None if shards is None else shards.columns
+            b, b_grad = own_rows(b, b_grad, shared)
+            found = finalize_gradients(
+                backend,
+                (a, a_grad, None, ctx.dtypes[0]),
+                (b, b_grad, None, ctx.dtypes[1]),
+                per_rank(sign, shared),
+            )
+        return *found, None, None, None
 
 
 class _OwnSums(torch.autograd.Function):
@@ -204,8 +212,7 @@ class _OwnSums(torch.autograd.Function):
             grad = backend.own_gradient(
                 a, everything, scale, labels, rows=own, columns=everyone, exact=exact
             )
-            factor = sign * (1 if shared is None else shared.group.size)
-            grad, dots = backend.finalize_gradient(a, grad, factor, None, ctx.dtype)
+            grad, dots = backend.finalize_gradient(a, grad, per_rank(sign, shared), None, ctx.dtype)
         return grad, dots / 2, None, None, None  # each pair is in the gradients of two rows
 
 

@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
+from contrastive.losses.backends.base import (
+    finalize_gradients,
+    over_all_rows,
+    own_rows,
+    per_rank,
+)
 from contrastive.losses.backends.chunked_powers import PowerWeights
 from contrastive.losses.backends.pair_sums import EMPTY, LineSums
 
@@ -60,7 +66,8 @@ class _PowerSums(torch.autograd.Function):
         scale = log_scale.exp()
         rows, columns, exact = backend.power_sums(a, b, scale, labels, powers)
         if shards is not None:
-            columns = _over_all_rows(columns, shards.columns)
+            logs, positive = over_all_rows(shards.columns, torch.stack(columns[:2]), columns[2])
+            columns = [*logs, positive]
         ctx.save_for_backward(a, b, scale, exact, *rows, *columns)
         ctx.rest = labels, powers, backend, shards
         if shards is not None:
@@ -80,22 +87,15 @@ class _PowerSums(torch.autograd.Function):
             a_grad, b_grad = backend.power_gradients(
                 a, b, scale, labels, powers, *weights, exact=exact
             )
-            factor = scale.new_ones(())
-            if shards is not None:
-                b, b_grad = shards.columns.own(b), shards.columns.reduce_scatter(b_grad)
-                factor = factor * shards.rows.group.size
-            a_grad, scale_grad = backend.finalize_gradient(a, a_grad, factor, None, ctx.dtypes[0])
-            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, None, ctx.dtypes[1])
-        return a_grad, b_grad, scale_grad, None, None, None, None
-
-
-def _over_all_rows(sums: list[Tensor], shared: RowShards) -> list[Tensor]:
-    """Return the sums of the columns over the rows of all ranks."""
-    logs, group = torch.stack(sums[:2]), shared.group
-    peak = group.all_reduce_max(logs)
-    peak = peak.masked_fill(peak == -torch.inf, 0)
-    total, positive_M = group.all_reduce_sum((logs - peak).exp(), sums[2])
-    return [*(total.log() + peak), positive_M]
+            shared = None if shards is None else shards.columns
+            b, b_grad = own_rows(b, b_grad, shared)
+            found = finalize_gradients(
+                backend,
+                (a, a_grad, None, ctx.dtypes[0]),
+                (b, b_grad, None, ctx.dtypes[1]),
+                per_rank(scale.new_ones(()), shared),
+            )
+        return *found, None, None, None, None
 
 
 def _all_gather(x: Tensor, rows: RowShards) -> Tensor:

@@ -26,8 +26,9 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from contrastive.distributed.collectives import pass_on
-from contrastive.losses.backends.base import accumulation_dtype, row_stats
+from contrastive.losses.backends.base import accumulation_dtype, finalize_gradients, per_rank
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
+from contrastive.losses.backends.row_stats import RowStats, row_stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,17 +185,20 @@ class _InfoNCE(torch.autograd.Function):
                     scale,
                     labels,
                     rows=rows,
-                    columns=type(columns)(*stats.T.contiguous()),
+                    columns=RowStats(*stats.T.contiguous()),
                     exact=exact[step],
                 )
                 a_grad += of_a
                 b_grad = ring.pass_on(b_grad + of_block, owner)
                 if step + 1 < ring.size:
                     block, stats = ring.pass_on(block, owner), ring.pass_on(stats, owner)
-            factor = factor * outer[0] * ring.size
-            a_grad, scale_grad = backend.finalize_gradient(a, a_grad, factor, None, a.dtype)
-            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, None, b.dtype)
-        return a_grad, b_grad, scale_grad, None, None, None
+            found = finalize_gradients(
+                backend,
+                (a, a_grad, None, a.dtype),
+                (b, b_grad, None, b.dtype),
+                per_rank(factor * outer[0], ring.shards.rows),
+            )
+        return *found, None, None, None
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -238,7 +242,8 @@ class _Sigmoid(torch.autograd.Function):
         a, b, a_grad, b_grad, bias_grad, factor = ctx.saved_tensors
         ring, backend = ctx.rest
         with torch.autocast(a.device.type, enabled=False):
-            factor = factor * outer[0] * ring.size
-            a_grad, scale_grad = backend.finalize_gradient(a, a_grad, factor, None, a.dtype)
-            b_grad, _ = backend.finalize_gradient(b, b_grad, factor, None, b.dtype)
-        return a_grad, b_grad, scale_grad, bias_grad * factor, None, None
+            factor = per_rank(factor * outer[0], ring.shards.rows)
+            found = finalize_gradients(
+                backend, (a, a_grad, None, a.dtype), (b, b_grad, None, b.dtype), factor
+            )
+        return *found, bias_grad * factor, None, None

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from contrastive.losses.backends.base import LossBackend, RowStats, SoftmaxSums
+from contrastive.losses.backends.base import LossBackend, SoftmaxSums
 from contrastive.losses.backends.triton import blocks, launch_rows, operators, tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.losses.backends.pair_labels import PairLabels
+    from contrastive.losses.backends.row_stats import RowStats
 
 
 CACHE_BYTES = 4 * 2**30

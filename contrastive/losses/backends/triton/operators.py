@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn.functional import softplus
 
-from contrastive.losses.backends.base import RowStats, row_stats
+from contrastive.losses.backends.row_stats import RowStats, row_stats
 from contrastive.losses.backends.triton import launch_rows, passes, tiles
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded, slices
 from contrastive.losses.backends.triton.launch_pairs import Kernels

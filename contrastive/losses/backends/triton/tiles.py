@@ -69,13 +69,11 @@ class Shipped:
 
 
 _SQUARE = Tile(128, 128, 64, 4, 3)
-# comparing ids needs registers, so fewer logits or fewer columns for each thread
 _SQUARE_8 = Tile(128, 128, 64, 8, 3)
-_NARROW = Tile(128, 64, 64, 4, 3)
 _SPARE = Tile(128, 64, 64, 8, 2)  # what is seldom called need not be fast
 _AMPERE = Tile(128, 128, 32, 8, 4)
-_AMPERE_NARROW = Tile(128, 64, 32, 8, 4)
 _SMALL = Tile(64, 128, 32, 4, 3)  # 36 KB: any GPU has as much
+_SMALL_8 = Tile(64, 128, 32, 8, 3)
 _SINGLE = Tile(128, 64, 32, 8, 2)  # fp32 products have no tensor cores, but many registers
 # a fallback loops over tiles, whose counters come on top: 128 rows spill on sm_90 (Triton 3.8)
 _SINGLE_SPARE = Tile(64, 64, 32, 8, 2)
@@ -84,9 +82,12 @@ RESCALE = Tile(64, 128, 0, 4, 1)  # nothing is multiplied: it reads, scales and 
 # up to which width, and the tile; the last entry is for the rest
 _HALF: dict[tuple[Capability, Kernel], tuple[tuple[int, Tile], ...]] = {
     ((9, 0), "sums"): ((WIDEST, _SQUARE),),
+    # tiles of the size of sums; sums of positives need registers, so fewer logits for each thread
+    ((9, 0), "group_sums"): ((WIDEST, _SQUARE_8),),
     ((9, 0), "weigh"): ((WIDEST, _SQUARE),),
     ((9, 0), "sigmoid"): ((WIDEST, _SQUARE_8),),
     ((8, 0), "sums"): ((WIDEST, _AMPERE),),
+    ((8, 0), "group_sums"): ((WIDEST, _AMPERE),),
     ((8, 0), "weigh"): ((WIDEST, _AMPERE),),
     ((8, 0), "sigmoid"): ((WIDEST, _AMPERE),),
 }
@@ -101,17 +102,16 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int, 
         capability: of the GPU.
         number: the type of the products.
         width: D, of the embeddings.
-        ids: whether ids are compared.
+        ids: whether there are ids.
     """
     if number == "fp32":
         return _SINGLE_SPARE if kernel in FALLBACKS else _SINGLE
     if kernel in FALLBACKS:
         return _SPARE if capability in CAPABILITIES else _SMALL
-    if ids and capability == (9, 0):
-        return _SQUARE_8 if kernel == "sums" else _NARROW
-    if ids and capability == (8, 0) and kernel == "weigh":
-        return _AMPERE_NARROW
-    entries = _HALF.get((capability, kernel), ((WIDEST, _SMALL),))
+    if ids and capability == (9, 0) and kernel == "sigmoid":
+        return _SQUARE  # with 8 warps one program fills a processor, and nothing hides its epilogue
+    small = _SMALL_8 if kernel == "group_sums" else _SMALL
+    entries = _HALF.get((capability, kernel), ((WIDEST, small),))
     return next((found for most, found in entries if width <= most), entries[-1][1])
 
 
