@@ -1,5 +1,6 @@
 """``python -m contrastive``, and where the ``contrastive`` command starts."""
 
+import gc
 import signal
 import sys
 
@@ -14,6 +15,7 @@ def main() -> None:
         sys.exit(130)
     finally:  # what is left is the end of Python, which it may cut short
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.freeze()  # else Python looks through all of torch for garbage before it ends
 
 
 if __name__ == "__main__":

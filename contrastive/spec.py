@@ -210,8 +210,9 @@ class TrainingSpec(Section):
     """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial weights, the order of samples, augmentation and dropout."""
-    workers: Annotated[int, Field(ge=0, le=256)] = 2
-    """DataLoader workers, per rank, that decode and preprocess samples."""
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    """DataLoader workers, per rank, that decode and preprocess samples; auto is one for each core
+    that the rank may use, at most 16."""
     split: str = "train"
     """Training split; several are joined by +."""
     cache: Literal["auto", "off"] = "auto"

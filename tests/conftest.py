@@ -5,6 +5,7 @@ Nothing here imports torch: its one thread comes from the environment, which pro
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -34,6 +35,16 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
 _numbers = itertools.count()
 PACKAGES = Path(__file__).parent / "packages"
 SCRIPT = Path(sysconfig.get_path("scripts")) / "contrastive"
+LONG = {
+    "crash_at_every_operation",
+    "kernels",
+    "compiled_kernels",
+    "docs",
+    "write_a_plugin",
+    "audit",
+}
+LONG |= {"stand_ins", "readme_uses", "init", "systems", "kills", "ranks", "distributed"}
+"""What takes long begins first, lest one process works on it when the others are done."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,20 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@pytest.hookimpl(trylast=True)  # after the order was drawn
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
+def pytest_collection():
+    gc.disable()  # what tests import is large, and stays
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,10 @@ import signal
 import sys
 from pathlib import Path
 
-import timm  # noqa: F401
 from smoke import import_everything  # beside this file
+
+if __name__ == "__main__":
+    import timm  # noqa: F401  which workers do not need
 
 OS = "fork forkpty getuid geteuid getgid getegid getpgid killpg setsid nice sched_getaffinity"
 SIGNAL = "SIGHUP SIGALRM SIGUSR1 SIGUSR2 SIGQUIT SIGTSTP alarm setitimer pause sigwait"

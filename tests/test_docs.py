@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 REASONS = {"hub", "GPU", "cluster", "minutes"}
 MOST = 12  # blocks that do not run as they are
-CLIPS = 12  # sounds of whoever reads the page about audio
+CLIPS = 8  # sounds of whoever reads the page about audio
 
 
 # of Lightning, in docs/own_loop.md

@@ -138,18 +138,45 @@ def test_chunks_do_not_change_the_figures(monkeypatch):
     assert recall(queries, targets) == whole
 
 
-@pytest.mark.parametrize("items", [3, 8, 1000])
-def test_top_k_is_a_stable_sort(items, monkeypatch):
-    monkeypatch.setattr("contrastive.inference.nearest.ITEMS", items)
-    queries = unit(5, 4)
-    targets = unit(30, 4, 1)[torch.arange(90) % 30]  # every score three times
-    scores, indices = top_k(queries, targets, 7)
-    full = queries @ targets.T
-    for q in range(5):
-        expected = sorted(range(90), key=lambda i: (-full[q, i].item(), i))[:7]
-        assert indices[q].tolist() == expected
-        torch.testing.assert_close(scores[q], full[q, expected])
-    assert top_k(queries, targets[:2], 7)[0].shape == (5, 2)
+def assert_stable(queries, distinct, copies, k):
+    """Compare ``top_k`` with a stable sort of float64 scores, of items that stand several times."""
+    which = torch.arange(copies * len(distinct)) % len(distinct)
+    scores, indices = top_k(queries, distinct[which], k)
+    exact = (queries.double() @ distinct.double().T)[:, which]
+    expected = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
+    assert torch.equal(indices, expected)
+    assert torch.equal(scores, exact.gather(1, expected).float())
+
+
+@pytest.mark.parametrize("block", [3, 8, 1000])
+@pytest.mark.parametrize("copies", [1, 3, 40])  # so that equal ones stand at the k-th place
+def test_top_k_is_a_stable_sort_of_exact_scores(block, copies, monkeypatch):
+    monkeypatch.setattr("contrastive.inference.nearest.SCORES_BYTES", 4 * 5 * block)
+    monkeypatch.setattr("contrastive.inference.nearest.QUERIES", 5)
+    monkeypatch.setattr("contrastive.inference.nearest.PAIRS_BYTES", 8 * 16 * 7)
+    assert_stable(unit(12, 16), unit(30, 16, 1), copies, 7)
+    assert_stable(unit(12, 16), unit(3, 16, 1), copies, 200)  # more than there are
+
+
+def test_top_k_of_ten_thousand_queries_with_ties_at_the_last_place():
+    assert_stable(unit(10_000, 32), unit(200, 32, 1), 3, 10)
+
+
+def test_top_k_does_not_depend_on_how_products_are_rounded():
+    queries, items = unit(20, 64), unit(2_000, 64, 1)
+    items = torch.nn.functional.normalize(items[:1] + 1e-7 * items, dim=1)  # all are about alike
+    usual = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            assert_stable(queries, items, 1, 10)
+    finally:
+        torch.set_float32_matmul_precision(usual)
+
+
+def test_top_k_of_nothing():
+    assert [x.shape for x in top_k(unit(0, 4), unit(3, 4), 2)] == [(0, 2)] * 2
+    assert [x.shape for x in top_k(unit(3, 4), unit(0, 4), 2)] == [(3, 0)] * 2
 
 
 def test_recall_takes_plain_arrays_and_ids():

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent / "golden" / "0.1"
 MADE_WITH_TIMM = "1.0.31"
 RENAMED = {"products": "matmul_dtype", "pictures": "class-folders"}
 # on a CPU auto is fp32; a run that began with the old default goes on with it
-NEW_DEFAULTS = {"matmul_dtype": ("fp32", "auto")}
+NEW_DEFAULTS = {"matmul_dtype": ("fp32", "auto"), "workers": (2, "auto")}
 
 pytestmark = pytest.mark.filterwarnings("ignore::contrastive.errors.RenamedWarning")
 SPECS = sorted((GOLDEN / "specs").iterdir())
@@ -166,6 +166,9 @@ def old_defaults(now):
             case {"default": default, "enum": choices, **rest}:  # in a schema
                 assert default == new
                 then[key] = rest | {"default": old, "enum": [x for x in choices if x != new]}
+            case {"default": default, "anyOf": [choice, {"const": name}], **rest}:
+                assert default == name == new
+                then[key] = rest | choice | {"default": old}
             case value:
                 then[key] = old if value == new else value
     return then

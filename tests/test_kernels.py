@@ -25,21 +25,18 @@ triton = pytest.mark.skipif(
 @triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("names", "marked"),
+    "marked",
     [
-        (["values", "host"], "not nightly"),
-        (["order"], "not nightly"),
-        (["operators", "parity"], "not nightly"),
+        "not nightly",
         # each setting has its case in the one before; here are all pairs of settings
-        pytest.param(["operators", "parity"], "nightly", marks=pytest.mark.nightly),
+        pytest.param("nightly", marks=pytest.mark.nightly),
     ],
-    ids=str,
 )
-def test_kernels_in_the_interpreter(names, marked):
+def test_kernels_in_the_interpreter(marked):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"),
-            *("-m", marked, *(str(INTERPRETED / f"{name}.py") for name in names)),
+            *("-m", marked, *map(str, INTERPRETED.glob("*.py"))),
         ],
         capture_output=True,
         text=True,
@@ -53,10 +50,14 @@ def test_kernels_in_the_interpreter(names, marked):
 
 @pytest.mark.slow
 @triton
-def test_fused_needs_a_gpu():
+def test_losses_are_imported_without_triton_and_fused_ones_need_a_gpu():
     code = """
-import torch
+import sys
 from contrastive.losses.execution import infonce
+import contrastive.losses.backends.triton.tiles
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+
+import torch
 a = torch.ones(2, 3)
 try:
     infonce(a, a, log_scale=torch.tensor(0.0), execution="fused")
@@ -68,17 +69,6 @@ except ValueError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False
     )
     assert "fused losses need a GPU" in done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_losses_are_imported_without_triton():
-    code = """
-import sys
-import contrastive.losses.execution
-import contrastive.losses.backends.triton.tiles
-assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_shipped_tile_fits_its_gpu():

@@ -101,6 +101,38 @@ def test_a_run_logs_the_largest_rate_and_says_all(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_one_pass_over_the_weights_takes_the_steps_of_one_for_each(tmp_path, monkeypatch):
+    spec = RunSpec.model_validate(toy_dict(tmp_path / "data", epochs=5, lr=1e-3))
+    in_one, again = train(spec, tmp_path / "in_one"), train(spec, tmp_path / "again")
+    monkeypatch.setattr("contrastive.training.optimizer.FUSED", set())
+    one_by_one = train(spec, tmp_path / "one_by_one")
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / run / "log.jsonl") if "loss" in line]
+        for run in ("in_one", "again", "one_by_one")
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0][:2] == pytest.approx(losses[2][:2], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-4)
+    weights = zip(in_one.parameters(), again.parameters(), one_by_one.parameters(), strict=True)
+    for found, same, alike in weights:
+        assert torch.equal(found, same)
+        torch.testing.assert_close(found, alike, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_by_the_passes_it_began_with(tmp_path, monkeypatch):
+    spec = RunSpec.model_validate(toy_dict(tmp_path / "data"))
+    monkeypatch.setattr("contrastive.training.optimizer.FUSED", set())
+    whole = train(spec, tmp_path / "run")
+    steps = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    shutil.rmtree(steps[-1])
+    shutil.rmtree(tmp_path / "run" / "model")
+    monkeypatch.undo()
+    resumed = train(spec, tmp_path / "run", resume=True)
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+
+
+@pytest.mark.slow
 def test_a_resumed_run_with_rates_and_parts_is_the_one_that_never_stopped(tmp_path):
     spec = run_of(
         tmp_path,

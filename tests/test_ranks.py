@@ -231,7 +231,9 @@ def test_two_ranks_train_the_model_of_one_also_when_interrupted(tmp_path, torchr
         )
 
 
+# by day without torchrun: test_what_only_another_rank_lacks_is_told_by_it
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_mistake_is_said_once_and_ends_all_ranks(tmp_path, torchrun):
     run = tmp_path / "run"
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)

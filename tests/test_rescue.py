@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from contrastive import build_model
 from contrastive.console import quiet
 from contrastive.data.loading import map_in_workers
-from contrastive.data.worker_processes import LostWorker
+from contrastive.data.worker_processes import LostWorker, worker_count
 from contrastive.encoders.weights import loading_weights
 from contrastive.errors import DataError
 from contrastive.evaluation.evaluate import evaluate
@@ -78,6 +78,34 @@ def test_too_many_open_files_are_one_line(room, capfd):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+@pytest.mark.parametrize(
+    ("cores", "quota", "ranks", "workers"),
+    [
+        (8, None, None, 8),
+        (8, "max 100000", "1", 8),
+        (8, "250000 100000", None, 2),
+        (8, None, "4", 2),
+        (8, None, "16", 1),
+        (64, None, None, 16),
+        (64, "50000 100000", None, 1),
+        (64, "1600000 100000", "junk", 16),
+    ],
+)
+def test_auto_is_a_worker_for_each_core_that_a_rank_may_use(
+    tmp_path, monkeypatch, cores, quota, ranks, workers
+):
+    group = tmp_path / "cpu.max"
+    if quota:
+        group.write_text(f"{quota}\n", encoding="ascii")
+    monkeypatch.setattr("contrastive.data.worker_processes.QUOTA", group)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    if ranks:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert worker_count("auto") == workers
+    assert [worker_count(n) for n in (0, 3, 256)] == [0, 3, 256]
 
 
 class Asked:

@@ -259,8 +259,9 @@ def test_a_component_of_a_kind_without_a_menu_is_any_mapping():
 
 
 @pytest.mark.parametrize("of", ["run", "model"])
-def test_the_command_writes_the_schema_to_a_file(of, process, tmp_path):
-    assert process("schema", "--of", of, "--output", tmp_path / "schema.json").code == 0
+def test_the_command_writes_the_schema_to_a_file(of, process, command, tmp_path):
+    call = process if of == "run" else command
+    assert call("schema", "--of", of, "--output", tmp_path / "schema.json").code == 0
     schema = json.loads((tmp_path / "schema.json").read_text())
     Draft202012Validator.check_schema(schema)
     assert schema["$ref"] == ("#/$defs/RunSpec" if of == "run" else "#/$defs/ModelSpec")

@@ -122,6 +122,7 @@ def test_the_temperature_has_no_weight_decay(tmp_path, cache):
 @pytest.mark.slow
 def test_the_temperature_stays_in_bounds(tmp_path, cache):
     spec = toy_dict(tmp_path / "data", lr=0.03, epochs=20)
+    spec["evaluation"] = {"split": None}
     train(RunSpec.model_validate(spec), tmp_path / "free", cache=cache)
     low, high = min(log_scales(tmp_path / "free")), max(log_scales(tmp_path / "free"))
     bound = (math.log(1 / 0.07) + high) / 2

@@ -135,6 +135,7 @@ def _measured(
     Data that were not asked for may be missing: then only images are compared.
     """
     from contrastive.console import say, say_omission
+    from contrastive.data.worker_processes import worker_count
     from contrastive.evaluation.comparison import compare_retrieval
     from contrastive.reporting.tables import measured_tables
 
@@ -147,7 +148,7 @@ def _measured(
         say_omission(f"retrieval is not measured: {error}")
         return {}, []
     found = compare_retrieval(
-        models, samples, split=split, workers=run.training.workers, **settings
+        models, samples, split=split, workers=worker_count(run.training.workers), **settings
     )
     for name, one in found.items():
         if not one.report:

@@ -23,6 +23,7 @@ def evaluate(
     run = context.run(data)
     loaded = context.model
     from contrastive.console import say
+    from contrastive.data.worker_processes import worker_count
     from contrastive.evaluation.evaluate import evaluate as measure
     from contrastive.reporting.clip_benchmark import dataset_name, evaluation_results
     from contrastive.reporting.tables import report_tables
@@ -35,7 +36,7 @@ def evaluate(
         templates=run.evaluation.templates,
         shared=shared or run.evaluation.shared,
         cache=context.cache,
-        workers=run.training.workers,
+        workers=worker_count(run.training.workers),
     )
     for fault in report.faults:
         say(fault)

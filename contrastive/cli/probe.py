@@ -57,6 +57,7 @@ def probe(
     run = context.run(data)
     loaded = context.model
     from contrastive.console import say
+    from contrastive.data.worker_processes import worker_count
     from contrastive.evaluation.probe import probe as measure
     from contrastive.reporting.clip_benchmark import dataset_name, probe_results
     from contrastive.reporting.tables import probe_table
@@ -74,7 +75,7 @@ def probe(
         templates=run.evaluation.templates,
         shared=shared or run.evaluation.shared,
         cache=context.cache,
-        workers=run.training.workers,
+        workers=worker_count(run.training.workers),
         train_split=train_split,
         split=split,
     )

@@ -8,13 +8,15 @@ it has made until then is whole.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import sys
 import threading
 from multiprocessing import active_children, connection, parent_process
 from multiprocessing.queues import Queue
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from contrastive.errors import ContrastiveError
 
@@ -30,9 +32,40 @@ CAUSES = {
     "SIGBUS": f"is /dev/shm full?); give it more room, or {FEWER}",
 }
 OTHERS = "a crash of a library that reads samples?); update it, or set training.workers=0"
+MOST = 16  # workers, unless more are asked for
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container
 FILES = 8  # of a worker, in each process: its queues, and tensors on their way
 PATIENCE = 1.0  # seconds until a process whose pipe broke is known to have ended
 TORCH = "torch.utils.data._utils.signal_handling"
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """Return how many workers a rank has: by auto, one for each core that it may use.
+
+    The ranks of a machine share its cores, and so do the processes of a container its quota.
+    """
+    if workers != "auto":
+        return workers
+    try:
+        ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except ValueError:  # whoever starts ranks says so
+        ranks = 1
+    return max(1, min(MOST, int(_cores() / ranks)))
+
+
+def _cores() -> float:
+    if sys.platform == "linux":
+        return min(len(os.sched_getaffinity(0)), _quota())
+    return os.cpu_count() or 1
+
+
+def _quota() -> float:
+    """Return how many cores a control group lets its processes use; infinite where none does."""
+    try:
+        quota, period = QUOTA.read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # there is no group, or its quota is "max"
+        return math.inf
 
 
 class LostWorker(ContrastiveError):  # noqa: N818

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KS = (1, 5, 10)
-CHUNK_BYTES = 64 << 20  # scores held at a time
+CHUNK_BYTES = 16 << 20  # of scores at a time
 
 
 @dataclass(frozen=True)
@@ -110,20 +110,34 @@ def _ranks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rank ``[Q]`` of each query's best right target, and how many right ones it has."""
     target_DT = targets_TD.float().T
-    chunk = max(1, CHUNK_BYTES // (4 * max(1, target_DT.shape[1])))
+    chunk = max(1, CHUNK_BYTES // (4 * target_DT.shape[1]))
+    ordered_T, order_T = ids_T.sort()
     ranks: list[Tensor] = []
     positives: list[Tensor] = []
     for start in range(0, len(ids_Q), chunk):
         scores_QT = queries_QD[start : start + chunk].float() @ target_DT
-        right_QT = ids_Q[start : start + chunk, None] == ids_T[None]
+        i_P, j_P = _right_pairs(ids_Q[start : start + chunk], ordered_T, order_T)
         if same:
             itself = torch.arange(len(scores_QT))
-            right_QT[itself, start + itself] = False
             scores_QT[itself, start + itself] = -torch.inf
-        best_Q = scores_QT.masked_fill(~right_QT, -torch.inf).amax(1)
-        ranks.append(1 + ((scores_QT >= best_Q[:, None]) & ~right_QT).sum(1))
-        positives.append(right_QT.sum(1))
+            other_P = j_P != start + i_P
+            i_P, j_P = i_P[other_P], j_P[other_P]
+        right_P = scores_QT[i_P, j_P]
+        best_Q = scores_QT.new_full((len(scores_QT),), -torch.inf)
+        best_Q.scatter_reduce_(0, i_P, right_P, "amax")
+        right_Q = i_P[right_P == best_Q[i_P]].bincount(minlength=len(best_Q))
+        ranks.append(1 + (scores_QT >= best_Q[:, None]).sum(1) - right_Q)
+        positives.append(i_P.bincount(minlength=len(best_Q)))
     return torch.cat(ranks).numpy(), torch.cat(positives).numpy()
+
+
+def _right_pairs(ids_Q: Tensor, ordered_T: Tensor, order_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pairs of a query and a target with its id, given the ids of targets in order."""
+    first_Q = torch.searchsorted(ordered_T, ids_Q)
+    count_Q = torch.searchsorted(ordered_T, ids_Q, right=True) - first_Q
+    i_P = torch.arange(len(ids_Q)).repeat_interleave(count_Q)
+    before_Q = count_Q.cumsum(0) - count_Q
+    return i_P, order_T[torch.arange(len(i_P)) + (first_Q - before_Q)[i_P]]
 
 
 def _chance(positives: int, targets: int, k: int) -> float:

@@ -82,6 +82,8 @@ class State(Shape):
     gradients: dict[str, float] = {}
     ranks: Annotated[int, Field(ge=0)] = 0
     """0 where 0.1 wrote it, which did not note them."""
+    fused: bool = False
+    """Whether AdamW updates all weights in one pass; 0.1 did not."""
 
 
 class Spec(Shape):

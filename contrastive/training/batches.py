@@ -17,6 +17,7 @@ from contrastive.console import say
 from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
+from contrastive.data.worker_processes import worker_count
 from contrastive.encoders.foreign import LOOKED_AT, check_foreign
 from contrastive.encoders.promises import PROMISES
 from contrastive.errors import DataError
@@ -85,7 +86,7 @@ class TrainingBatches:
                 model.spec.towers[modality].encoder,
                 model.tower(modality).encoder,
                 [row[modality] for row in self.rows[:LOOKED_AT]],
-                workers=settings.workers,
+                workers=worker_count(settings.workers),
                 promises=PROMISES,
             )
         self.total_rows = len(self.rows) + self.bad_rows.bad
@@ -102,7 +103,7 @@ class TrainingBatches:
                     tower.encoder,
                     [row[modality] for row in self.rows],
                     on_bad=self._report,
-                    workers=settings.workers,
+                    workers=worker_count(settings.workers),
                 )
             else:
                 self.live[modality] = tower.encoder.augment or tower.encoder.preprocess
@@ -148,7 +149,9 @@ class TrainingBatches:
             return
         self.bad_rows.on_report = self.ranks.say  # each meets rows that the others do not
         job = _PrepareBatch(self.rows, self.live, self.views, self.augmented, self.settings.seed)
-        ready: Iterator[Ready] = map_in_workers(job, groups, workers=self.settings.workers)
+        ready: Iterator[Ready] = map_in_workers(
+            job, groups, workers=worker_count(self.settings.workers)
+        )
         for indices, inputs, problems in ready:
             for index, problem in problems.items():
                 self._report(index, problem)

@@ -119,10 +119,8 @@ def step_memory(
         model.zero_grad(set_to_none=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = _bytes(trained)
-    # AdamW takes all parameters at once on a GPU, one by one elsewhere
     gpu = "cuda" in (model.device.type, settings.device.partition(":")[0])
     moved = min(rows, settings.micro_batch or rows) if gpu else rows  # its part on the device
-    step = gradients if gpu else 2 * max(map(_size, trained), default=0)
     found = StepMemory(
         rows=rows,
         weights=_bytes([*model.parameters(), *model.buffers()]),
@@ -135,7 +133,7 @@ def step_memory(
         moment="",
     )
     moments = _moments(model, towers, settings, rows, loss)
-    moments["the optimizer's step"] = gradients + step
+    moments["the optimizer's step"] = gradients  # one pass makes nothing beside them
     if ranks > 1:
         moments["the exchange of gradients"] = 2 * gradients
     moment = max(moments, key=lambda name: moments[name])

@@ -17,7 +17,15 @@ from contrastive.errors import SpecError, TrainingError
 from contrastive.nn.layer_stack import depths, layers
 from contrastive.nn.name_patterns import matching
 
+CLIP_EPS = 1e-6  # torch adds it to a norm
+FUSED = {"cpu", "cuda", "mps", "xpu"}
+"""Devices on which AdamW updates all weights in one pass."""
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
@@ -49,7 +57,9 @@ def optimizer_of(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim
             alike.items(), key=lambda g: g[0], reverse=True
         )
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6)
+    real = all(p.is_floating_point() for group in groups for p in group["params"])
+    fused = (model.device.type in FUSED and real) or None
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> float:
@@ -57,6 +67,17 @@ def set_rates(optimizer: torch.optim.Optimizer, share: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
     return max(group["lr"] for group in optimizer.param_groups)
+
+
+def clip_gradients_(parameters: Sequence[nn.Parameter], most: float | None) -> Tensor:
+    """Return the norm of all gradients as one vector; scale them such that it is at most ``most``.
+
+    On a CPU, which need not wait to know it, gradients that are short enough stay untouched.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if most is not None and (norm.device.type != "cpu" or not norm + CLIP_EPS <= most):
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
 
 
 def describe(model: ContrastiveModel, settings: TrainingSpec) -> str:

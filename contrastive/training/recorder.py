@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say
+from contrastive.data.worker_processes import worker_count
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
@@ -116,7 +117,7 @@ class Recorder:
                 templates=self.spec.evaluation.templates,
                 shared=self.spec.evaluation.shared,
                 cache=self.cache,
-                workers=self.spec.training.workers,
+                workers=worker_count(self.spec.training.workers),
             )
         except Exception as error:  # hours of training are worth more
             problem = foreign_error(error) or error

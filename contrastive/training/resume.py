@@ -212,7 +212,8 @@ def save_step(
         WeightsError: it cannot be written.
     """
     step = checkpoint_folder(folder, progress.step)
-    write_step(step, spec, model, optimizer.state, batches, progress)
+    fused = bool(optimizer.param_groups[0]["fused"])
+    write_step(step, spec, model, optimizer.state, batches, progress, fused=fused)
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
@@ -226,8 +227,10 @@ def write_step(
     optimizer_state: Mapping[Tensor, Mapping[str, Tensor]],
     batches: TrainingBatches,
     progress: Progress,
+    *,
+    fused: bool = False,
 ) -> None:
-    """Write the folder of a checkpoint."""
+    """Write the folder of a checkpoint; ``fused`` says how the optimizer updates weights."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     moments = {
         f"{names[p]}|{key}": value
@@ -243,6 +246,7 @@ def write_step(
         "torch": str(torch.__version__),
         "device": str(model.device),
         "ranks": batches.ranks.size,
+        "fused": fused,
     }
     files = run_files(spec, model) | {
         "optimizer.safetensors": moments,
@@ -278,6 +282,9 @@ def restore_step(
         device = "cpu" if kind == "step" else model.device
         optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     state: dict[str, Any] = saved.json("state.json")
+    if not state.get("fused"):  # as the run began, to the last bit
+        for group in optimizer.param_groups:
+            group["fused"] = None
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
     return progress_of(saved)

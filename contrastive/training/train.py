@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, say
 from contrastive.data.samples import rows_of
+from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, DataError, TrainingError
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
@@ -34,7 +35,7 @@ from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import built_for_training, uses_bf16
 from contrastive.training.finite import check_step, check_weights
 from contrastive.training.memory_plan import advice
-from contrastive.training.optimizer import describe, optimizer_of, set_rates
+from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
 from contrastive.training.rank_checks import check_loss_of_ranks
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
@@ -202,7 +203,7 @@ def _train(
             ranks.seed_dropout(settings.seed, step)
             optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
             loss, metrics = _backward(model, batch, settings, ranks, bf16=bf16)
-            norm = nn.utils.clip_grad_norm_(_trained(model), settings.clip_norm or math.inf)
+            norm = clip_gradients_(_trained(model), settings.clip_norm)
             done = step + 1
             check_step(done, model, batch, settings, ranks, loss=loss, gradient=norm)
             with steps.update():
@@ -281,7 +282,7 @@ def _remember_samples(
     if held_out is not None:
         split, rows = str(spec.evaluation.split), rows_of(held_out)
         rows = held_out_rows(model.seen, rows, split, spec.evaluation.shared)
-        check_images(model, held_out, rows, split, workers=spec.training.workers)
+        check_images(model, held_out, rows, split, workers=worker_count(spec.training.workers))
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:

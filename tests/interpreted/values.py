@@ -23,6 +23,7 @@ from tests.interpreted.judge import (
 
 # of numbers beyond the last row or column, which are not used
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+nightly = pytest.mark.nightly  # by day, each setting in some case
 
 
 def error(loss, a, b, kind, a_ids, b_ids, sweep, **given):
@@ -45,11 +46,17 @@ def test_half_precision_costs_no_more_than_its_rounding(loss, kind):
 
 
 @pytest.mark.parametrize(
-    "choices",
-    [{"columns": 32}, {"low_memory": True}, {"cache_bytes": 2**20}],
+    ("kind", "choices"),
+    [
+        ("masked", {"columns": 32}),
+        ("groups", {"low_memory": True}),
+        ("masked", {"cache_bytes": 2**20}),
+        pytest.param("groups", {"columns": 32}, marks=nightly),
+        pytest.param("masked", {"low_memory": True}, marks=nightly),
+        pytest.param("groups", {"cache_bytes": 2**20}, marks=nightly),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", ["masked", "groups"])
 def test_other_ways_lead_to_the_same_loss(kind, choices):
     assert error("infonce", *embeddings(), kind, *ids(kind), fused(**choices), scale=14.0) < 2e-6
 

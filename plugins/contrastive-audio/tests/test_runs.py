@@ -54,6 +54,8 @@ def test_the_commands_measure_a_model_that_hears_and_search_with_it(hearing, spo
     assert [hit["found"] for hit in json.loads(ended.out)] == [str(clip)]
 
 
+# by day the README trains it, and tests/test_modality_pairs.py three others that find each other
+@pytest.mark.nightly
 def test_pictures_and_sounds_that_were_never_compared_find_each_other(run, tmp_path, command):
     """Audio and image each learned from text alone: what binds them is the shared space."""
     pairs = [["audio", "text"], ["image", "text"]]

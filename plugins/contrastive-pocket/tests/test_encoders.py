@@ -42,7 +42,10 @@ def test_weights_are_those_of_the_package(module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "config", [EfficientNetLite0(), MiniLM()], ids=lambda config: type(config).__name__
+    "config",
+    # of the one that is nightly, tests/test_efficientnet.py has all that is its own
+    [pytest.param(EfficientNetLite0(), marks=pytest.mark.nightly), MiniLM()],
+    ids=lambda config: type(config).__name__,
 )
 def test_it_keeps_what_encoders_promise(config):
     check_component(config)

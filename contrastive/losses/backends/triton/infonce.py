@@ -2,8 +2,9 @@
 
 Small batches take as long as their launches do. So what is of O(N + M) is here in a few kernels
 over both sides at once, where ``backends.base`` has it in many operations of torch, for all
-backends and for several ranks. Forward and backward take 15 launches, with ids at most 19 (a sort
-is one of them); 4 more for each further chunk of G and 2 (in groups 3) for each further block of rows.
+backends and for several ranks. Forward and backward take 15 launches, with ids at most 19, of which
+a sort is one; 4 more for each further chunk of G, and 2, in groups 3, for each further block of
+rows.
 
 Shapes: N rows of a, M rows of b, D wide.
 """
