@@ -26,7 +26,7 @@ FUSION = {"enable_fp_fusion": True}  # x * y + z rounds once; not the default ev
 FOLD = 64, 32  # rows and tiles that are added up at once
 
 
-LONG = 1024  # numbers that one program reads at once
+LONG = 4096  # numbers that one program reads at once
 FACTOR = 5  # where ``line_kernels.scalars`` writes the factor of the gradients
 
 
