@@ -27,9 +27,9 @@ BARS = {
 }
 
 
-def bars(implementation: Implementation, dtype: torch.dtype) -> dict[str, float]:
+def bars(implementation: Implementation, dtype: str) -> dict[str, float]:
     """Return the largest errors that pass."""
-    half = dtype != torch.float32 or implementation.products == "bf16"
+    half = dtype != "fp32" or implementation.products == "bf16"
     return BARS["half" if half else implementation.products]
 
 
@@ -37,16 +37,17 @@ def judge(implementation: Implementation, problem: Problem, truth: Answer) -> di
     """Return an implementation's errors on a problem, and PASS or FAIL with what failed.
 
     Its memory holds NaN before it begins, so that what it does not write shows. A gradient that an
-    implementation does not give is listed as absent; that is no failure.
+    implementation does not give, or of whose terms the size is not known, is listed as absent; that
+    is no failure.
     """
     runs = []
     for _ in range(2):
         with poisoned(problem.a.device):
-            loss = implementation.prepare(problem)()
+            loss = implementation.call(problem)()
             given = torch.autograd.grad(loss, problem.inputs, allow_unused=True)
         runs.append((loss.detach(), *given))
     errors = compare(runs[0], truth)
-    limits = bars(implementation, problem.a.dtype)
+    limits = bars(implementation, problem.dtype)
     failed = [
         name for name, error in errors.items() if error is not None and not error <= limits[name]
     ]
@@ -112,8 +113,8 @@ def _rows(x: Tensor, y: Tensor) -> float:
     return float(ordered[math.ceil(0.99 * len(ordered)) - 1])
 
 
-def _single(x: Tensor | None, y: Tensor, mass: Tensor) -> float | None:
-    return None if x is None else float((x.double() - y).abs() / mass)
+def _single(x: Tensor | None, y: Tensor, mass: Tensor | None) -> float | None:
+    return None if x is None or mass is None else float((x.double() - y).abs() / mass)
 
 
 def _worst(errors: list[float]) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def host(implementation: Implementation, problem: Problem) -> dict[str, Any]:
     """Measure a forward and backward of a warm implementation on a GPU."""
-    call = implementation.prepare(problem)
+    call = implementation.call(problem)
 
     def run() -> list[torch.Tensor | None]:
         return gradients(problem, call)

@@ -1,14 +1,19 @@
 """A run: one process works, another sees to it that the work goes on and ends.
 
-An implementation that ends its process (a crash, a lost GPU) is left out of the rest, which a new
-process takes up where the last one stood. A process that does not stop in time is ended.
+A call that ends its process (a crash, a lost GPU) or does not end itself is left out; a new process
+takes up the work where the last one stood. An implementation that does so often is left out of the
+rest. At the deadline the process is ended, and what it has not reached is told.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,10 +27,14 @@ from contrastive.console import bar, say
 if TYPE_CHECKING:
     from pathlib import Path
 
-GRACE = 45.0  # seconds beyond the deadline for the call that is under way then
+START = 120.0  # seconds for a process to import torch and to reach the GPU
+STARTS = 2  # attempts
+ENOUGH = 3  # calls that an implementation may lose
+TICK = 0.2  # seconds between two looks at a process
 
 FIND = "find"  # the step before all others
 OUR_ERROR = 1  # exit status of a Python error that is nobody's but this package's
+LATE = "no time left"
 
 
 def supervise(path: Path) -> None:
@@ -34,63 +43,107 @@ def supervise(path: Path) -> None:
     Raises:
         SystemExit: the work cannot even begin.
     """
-    ends = time.time() + Results.load(path).options.deadline
-    while True:
-        left = ends - time.time()
-        command = [sys.executable, "-m", "benchmarks.losses", "work", str(path), f"{left:.1f}"]
-        worker = subprocess.Popen(command)
-        try:
-            code = worker.wait(timeout=max(left, 0) + GRACE)
-            how = f"ended the process, status {code}"
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            code, how = worker.wait(), "did not come to an end"
-        except BaseException:
-            worker.kill()
-            raise
-        results = Results.load(path)
-        now = results.noted()
+    results = Results.load(path)
+    results.data["steps"] = [step.key for step in Plan(results, []).steps()]
+    results.save()
+    starts = 0
+    while starts < STARTS and time.time() < results.ends:
+        results.note(FIND, limit=START)
+        code, how = _watch(path)
+        results, now = Results.load(path), results.noted()
         results.forget_note()
         if code == 0:
-            return
-        if not now or (code == OUR_ERROR and now["step"] == FIND):
+            break
+        step, name = now["step"], now["implementation"]
+        if code == OUR_ERROR and step == FIND:
             raise SystemExit(code)
-        name, step = now["implementation"], now["step"]
-        name = "" if code == OUR_ERROR else name
-        say(f"{step}: {name or 'something'} {how}")
-        if name:
-            results.data["ended"][name] = f"{how} in: {step}"
-        else:
-            results.data["skipped"].append({"step": step, "reason": how})
-            results.data["done"].append(step)
-        results.save()
+        starts = starts + 1 if step == FIND and not name else 0
+        if time.time() >= results.ends:
+            how = "was under way when the time was over"
+        _lose(results, step, "" if code == OUR_ERROR else name, how)
+    named = {*results.data["done"], *(x["step"] for x in results.data["skipped"])}
+    results.data["skipped"] += [
+        {"step": step, "reason": LATE} for step in results.data["steps"] if step not in named
+    ]
+    results.save()
 
 
-def work(path: Path, seconds: float) -> None:
-    """Do what is left of a file's steps."""
-    deadline = time.monotonic() + seconds
+def _lose(results: Results, step: str, name: str, how: str) -> None:
+    """Note what a process did not survive; the step goes on without it, or not at all."""
+    say(f"{step}: {name or 'something'} {how}")
+    data = results.data
+    if name:
+        data["lost"].append({"step": step, "implementation": name, "reason": how})
+        count = sum(x["implementation"] == name for x in data["lost"])
+        if step == FIND or count >= ENOUGH:
+            data["ended"][name] = f"{how} in: {step}"
+    else:
+        data["skipped"].append({"step": step, "reason": how})
+        data["done"].append(step)
+    results.save()
+
+
+def _watch(path: Path) -> tuple[int, str]:
+    """Run a process until it ends, hangs or is late; return its status, and that in words."""
+    results = Results.load(path)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.losses", "work", str(path)],
+        stdin=subprocess.PIPE,  # it ends itself when this is closed
+        start_new_session=True,
+    )
+    try:
+        while True:
+            try:
+                code = worker.wait(timeout=TICK)
+            except subprocess.TimeoutExpired:
+                now = results.noted()
+                if time.time() > min(now["until"], results.ends):
+                    return _end(worker), f"did not end within {now['limit']:g} s"
+            else:
+                return code, f"ended the process, status {code}"
+    except BaseException:
+        _end(worker)
+        raise
+
+
+def _end(worker: subprocess.Popen[bytes]) -> int:
+    """End a process and all that it started; one that a driver holds is left behind."""
+    os.killpg(worker.pid, signal.SIGKILL)
+    try:
+        return worker.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
+
+
+def work(path: Path) -> None:
+    """Do what is left of a file's steps, as long as whoever started this process is there."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     results = Results.load(path)
     torch.set_num_threads(results.options.threads)
-    found = _find(results)
-    steps = list(Plan(results, deadline, found).steps())
-    todo = [step for step in steps if step.key not in results.data["done"]]
-    with bar("losses", len(steps), done=len(steps) - len(todo)) as advance:
-        for step in todo:
-            if time.monotonic() < step.until:
-                results.note(step.key)
-                step.run()
-                results.data["done"].append(step.key)
-            else:
-                results.data["skipped"].append({"step": step.key, "reason": "no time left"})
-            results.save()
-            advance(1, step.key)
+    steps = list(Plan(results, _find(results)).steps())
+    done = results.data["done"]
+    with bar("losses", len(steps), done=len(done)) as advance:
+        # what a section had no time for comes last
+        for step in [*steps, *(replace(step, until=results.until(1)) for step in steps)]:
+            if step.key not in done and time.time() < step.until:
+                results.note(step.key, limit=step.limit)
+                if why := step.run():
+                    results.data["skipped"].append({"step": step.key, "reason": why})
+                done.append(step.key)
+                results.save()
+                advance(1, step.key)
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing comes, but the end
+    os.killpg(0, signal.SIGKILL)
 
 
 def _find(results: Results) -> list[Implementation]:
     """Return what can run here, and note what cannot, and why."""
     found = []
     for name in results.options.names:
-        results.note(FIND, name)
+        results.note(FIND, name, limit=START)
         if name in results.data["ended"]:
             continue
         try:
@@ -107,5 +160,6 @@ def _find(results: Results) -> list[Implementation]:
         }
         if not why:
             found.append(implementation)
+    results.note(FIND, limit=START)
     results.save()
     return found
