@@ -62,6 +62,8 @@ class Implementation:
     """It is measured on features of any length too."""
     compiles: bool = False
     """Its first call is slow and needs memory of its own."""
+    limit: float | None = None
+    """Seconds after which a call of it is taken to hang, if not those of the run."""
     kernels: bool = False
     """It has kernels, which are compiled for each width, type of features and kind of ids."""
 

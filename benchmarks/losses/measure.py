@@ -59,6 +59,8 @@ class Check:
     ids: str
     name: str
     regime: Regime
+    ours: bool = False
+    """Of nobody else."""
 
     def __str__(self) -> str:
         about = f"{self.loss} {self.shape} {self.dtype} {self.name}"
@@ -86,11 +88,6 @@ class Case:
     def work(self) -> float:
         """Grows as the time of every implementation does."""
         return float(self.n) ** 2 * self.d
-
-    @property
-    def kinds(self) -> tuple[tuple[Loss, int, int, str, str], ...]:
-        """See ``Step``."""
-        return ((self.loss, self.n, self.d, self.dtype, self.ids),)
 
 
 class Measure:
@@ -150,19 +147,11 @@ class Measure:
         where = {"device": self.options.device, "seed": seed}
         kind = where | {"dtype": check.dtype, "ids": check.ids}
         truth = answer(check.regime.problem(loss, shape, **kind))
-        huge = shape.n * shape.m > HUGE_PAIRS
         done = {x["implementation"] for x in self.results.data["correctness"] if x["step"] == key}
         for implementation in self.found:
-            refusal = implementation.refuses(
-                loss, shape.n, shape.m, shape.d, self.options.device if huge else ""
-            )
-            takes = implementation.ours or (check.ids == "none" and not huge)
-            takes = takes and (implementation.raw or not check.regime.raw)
-            if refusal or not takes or implementation.compiles or implementation.name in done:
+            if implementation.name in done or not self._judged(implementation, check):
                 continue
-            if self._lost(key, implementation):
-                continue
-            self.results.note(key, implementation.name)
+            self._note(key, implementation)
             try:
                 verdict = judge(implementation, check.regime.problem(loss, shape, **kind), truth)
             except Exception as error:  # its failure is a result
@@ -184,9 +173,25 @@ class Measure:
             )
         return ""
 
-    def speed(self, case: Case) -> str:
+    def _judged(self, implementation: Implementation, check: Check) -> bool:
+        n, m, d = check.shape.n, check.shape.m, check.shape.d
+        device = self.options.device if n * m > HUGE_PAIRS else ""
+        return not (
+            (check.ours and not implementation.ours)
+            or (check.regime.raw and not implementation.raw)
+            or (implementation.kernels and not self.judges_kernels(check.dtype))
+            or implementation.compiles
+            or implementation.refuses(check.loss, n, m, d, device)
+            or self._lost(str(check), implementation)
+        )
+
+    def judges_kernels(self, dtype: str) -> bool:
+        """Whether kernels are right to so many digits: the interpreter truncates to bf16."""
+        return self.options.device == "cuda" or dtype == "fp32"
+
+    def speed(self, key: str, case: Case) -> str:
         """Time every implementation in turns, then measure its memory."""
-        key, skipped = f"speed {case}", {}
+        skipped = {}
         problem = self._problem(case)
         taking_part: dict[str, Implementation] = {}
         for implementation in self.found:
@@ -202,12 +207,12 @@ class Measure:
             self.clock,
             deadline=time.monotonic() + self.seconds_left,
             least_rounds=self.options.rounds,
-            about_to=partial(self.results.note, key),
+            about_to=lambda name: self._note(key, taking_part[name]),
         )
         used = {}
         for name, implementation in taking_part.items():
             if name not in timed.failed:
-                self.results.note(key, name)
+                self._note(key, implementation)
                 used[name] = self._memory(implementation, problem, case)
         self.results.add(
             "speed",
@@ -225,18 +230,17 @@ class Measure:
         )
         return ""
 
-    def host(self, case: Case) -> str:
+    def host(self, key: str, case: Case) -> str:
         """Measure what ours cost beside the GPU."""
         ours = [x for x in self.found if x.ours and not self._refusal(x, case)]
-        self._each(f"host {case}", "host", ours, case, host)
+        self._each(key, "host", ours, case, host)
         return ""
 
-    def kernels(self, case: Case, names: tuple[str, ...]) -> str:
+    def kernels(self, key: str, case: Case, *names: str) -> str:
         """Measure the kernels of some implementations."""
         here = [x for x in self.named(names) if not self._refusal(x, case)]
-        prefix = "tiles " + names[0] if names[0] not in {x.name for x in self.found} else "kernels"
-        self._each(f"{prefix} {case}", "kernels", here, case, partial(kernels, clock=self.clock))
-        return "" if here else "has no such implementation here"
+        self._each(key, "kernels", here, case, partial(kernels, clock=self.clock))
+        return "" if here else f"{', '.join(names)} cannot run here"
 
     def _each(
         self,
@@ -250,7 +254,7 @@ class Measure:
         for implementation in implementations:
             if implementation.name in done or self._lost(key, implementation):
                 continue
-            self.results.note(key, implementation.name)
+            self._note(key, implementation)
             try:
                 found = function(implementation, self._problem(case))
             except Exception as error:  # its failure is a result
@@ -265,6 +269,9 @@ class Measure:
         scale = SPEED_SCALE if case.loss == "infonce" else 10.0
         kind = {"raw": case.raw, "dtype": case.dtype, "ids": case.ids}
         return Problem.of(case.loss, stretch * a, stretch * b, scale, **kind)
+
+    def _note(self, key: str, implementation: Implementation) -> None:
+        self.results.note(key, implementation.name, limit=implementation.limit)
 
     def _lost(self, step: str, implementation: Implementation) -> str:
         """Return what an implementation did to the process in an earlier attempt at a step."""

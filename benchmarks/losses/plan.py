@@ -112,7 +112,8 @@ class Plan:
                     rows = n if implementation.compiles else TRIAL_ROWS[device]
                     key = implementation.name, rows, d, dtype, ids
                     wanted.setdefault(key, {})[loss] = None
-        for (name, n, d, dtype, ids), losses in wanted.items():
+        slowest_first = sorted(wanted.items(), key=lambda x: x[0][1] == TRIAL_ROWS[device])
+        for (name, n, d, dtype, ids), losses in slowest_first:
             yield Compilation(name, tuple(losses), n, d, dtype, ids, device)
 
     def _ceilings(self) -> Iterator[Step]:
@@ -141,15 +142,26 @@ class Plan:
             for dtype in self.options.dtypes if at == 0 else self.options.dtypes[:1]:
                 for ids in IDS:
                     for loss in get_args(Loss):
-                        yield self._check(Check(loss, shape, dtype, ids, "CLIP-like", WITH_IDS))
+                        yield self._check(
+                            Check(loss, shape, dtype, ids, "CLIP-like", WITH_IDS, ours=True)
+                        )
         for ids in ("none", "multi"):
             dtype = self.options.dtypes[0]
-            yield self._check(Check("infonce", huge, dtype, ids, "CLIP-like, most pairs", WITH_IDS))
+            name = "CLIP-like, most pairs"
+            yield self._check(Check("infonce", huge, dtype, ids, name, WITH_IDS, ours=True))
 
     def _check(self, check: Check) -> Step:
         shape = check.shape
         kind = check.loss, max(shape.n, shape.m), shape.d, check.dtype, check.ids
-        return Step(str(check), partial(self.measure.check, check), (kind,))
+        kinds = (kind,) if self.measure.judges_kernels(check.dtype) else ()
+        return Step(str(check), partial(self.measure.check, check), kinds)
+
+    def _timed(self, section: str, case: Case, run: Callable[..., str], *names: str) -> Step:
+        """Return a step about a case, whose kernels are those of a GPU."""
+        kind = case.loss, case.n, case.d, case.dtype, case.ids
+        kinds = (kind,) if self.options.device == "cuda" else ()
+        key = f"{section} {case}"
+        return Step(key, partial(run, key, case, *names), kinds, names or None)
 
     def _host(self) -> Iterator[Step]:
         options = self.options
@@ -158,13 +170,13 @@ class Plan:
         for n in HOST_SIZES[options.device]:
             for ids in options.ids if n in options.sizes else []:
                 case = Case("infonce", n, options.widths[0], "both", False, options.dtypes[0], ids)
-                yield Step(f"host {case}", partial(self.measure.host, case), case.kinds)
+                yield self._timed("host", case, self.measure.host)
 
     def _speed(self) -> Iterator[Step]:
         for case in self._cases():
             kind = "raw" if case.raw else "unit"
             if case.mode in self.options.modes and kind in self.options.features:
-                yield Step(f"speed {case}", partial(self.measure.speed, case), case.kinds)
+                yield self._timed("speed", case, self.measure.speed)
 
     def _cases(self) -> Iterator[Case]:
         """Every size in one width, type and kind of ids, then the next.
@@ -199,8 +211,7 @@ class Plan:
             for ids in options.ids:
                 for loss in options.losses:
                     case = Case(loss, n, d, "both", False, self._half, ids)  # pyright: ignore[reportArgumentType]
-                    run = partial(self.measure.kernels, case, names)
-                    yield Step(f"kernels {case}", run, case.kinds, names)
+                    yield self._timed("kernels", case, self.measure.kernels, *names)
 
     def _tiles(self) -> Iterator[Step]:
         """Each tile for all kernels of a call, one width after the other."""
@@ -214,11 +225,10 @@ class Plan:
                 sizes = dict(
                     zip(("rows", "columns", "depth", "warps", "stages"), tile, strict=True)
                 )
-                names = (TILE_NAME.format(**sizes),)
+                name = TILE_NAME.format(**sizes)
                 for loss in options.losses:
                     case = Case(loss, n, d, "both", False, self._half, "none")  # pyright: ignore[reportArgumentType]
-                    run = partial(self.measure.kernels, case, names)
-                    yield Step(f"tiles {names[0]} {case}", run, case.kinds, names)
+                    yield self._timed(f"tiles {name}", case, self.measure.kernels, name)
 
     @property
     def _half(self) -> str:

@@ -179,7 +179,8 @@ def _speed(data: Data) -> Iterator[str]:
     for kind in dict.fromkeys(tuple(x[key] for key in KIND) for x in speed):
         loss, mode, raw, dtype, ids = kind
         yield ""
-        yield f"### {loss}, {MODES[mode]}, {KINDS[raw]}, {dtype}, ids: {ids}"
+        with_ids = "no ids" if ids == "none" else f"ids {ids}"
+        yield f"### {loss}, {MODES[mode]}, {KINDS[raw]}, {dtype}, {with_ids}"
         cases = _of(speed, **dict(zip(KIND, kind, strict=True)))
         yield from _table(
             [
