@@ -108,7 +108,8 @@ def _ratio(difference: Tensor, whole: Tensor) -> float:
 
 
 def _rows(x: Tensor, y: Tensor) -> float:
-    each = torch.linalg.vector_norm(x - y, dim=1) / torch.linalg.vector_norm(y, dim=1)
+    error, length = (torch.linalg.vector_norm(z, dim=1) for z in (x - y, y))
+    each = torch.where(error == 0, 0, error / length)  # a row without a positive may have none
     ordered = each.nan_to_num(nan=torch.inf).sort().values
     return float(ordered[math.ceil(0.99 * len(ordered)) - 1])
 

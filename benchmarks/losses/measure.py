@@ -126,7 +126,7 @@ class Measure:
             self.results.data["compiled"] = found
             self.results.save()
 
-        compile_all(waiting, until=until, limit=self.options.limit, tell=tell)
+        compile_all(waiting, until=until, tell=tell)
         return ""
 
     def ceilings(self) -> str:

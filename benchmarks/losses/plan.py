@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CHECKED = {"cpu": [(512, 512), (500, 437)], "cuda": [(4096, 4096), (4000, 3500)]}
 # of the checks with ids, N x M x D; D is the first width if 0. The last has the most pairs
 CHECKED_IDS = {
-    "cpu": [(96, 96, 0), (80, 70, 0), (61, 82, 20), (31, 31, 51), (512, 512, 0)],
+    "cpu": [(64, 64, 0), (80, 70, 0), (61, 82, 20), (31, 31, 51), (256, 256, 0)],
     "cuda": [
         (4096, 4096, 0),
         (4000, 3500, 0),
@@ -135,11 +135,11 @@ class Plan:
                             yield self._check(Check(loss, shape, dtype, "none", name, regime))  # pyright: ignore[reportArgumentType]
 
     def _ids(self) -> Iterator[Step]:
-        """Every kind of ids and every loss; of the shapes, the first in each type of features."""
+        """Every kind of ids and every loss; the first shape in two types of features."""
         sizes = CHECKED_IDS[self.options.device]
         *others, huge = [Shape(n, m, d or self.options.widths[0]) for n, m, d in sizes]
         for at, shape in enumerate(others):
-            for dtype in self.options.dtypes if at == 0 else self.options.dtypes[:1]:
+            for dtype in self.options.dtypes[: 2 if at == 0 else 1]:
                 for ids in IDS:
                     for loss in get_args(Loss):
                         yield self._check(
