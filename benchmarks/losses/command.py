@@ -113,7 +113,6 @@ def run(arguments: list[str], *, started: float) -> None:
     given = parser().parse_args(arguments)
     device = given.device
     preset = (FIRST_CONTACT if given.command else EVERYTHING)[device]
-    check_device(device)
     ours_named = preset.ours if given.ours is None else _names(given.ours)
     peers_named = preset.peers if given.peers is None else _names(given.peers)
     options = Options(
@@ -135,23 +134,12 @@ def run(arguments: list[str], *, started: float) -> None:
     )
     torch.set_num_threads(given.threads)
     path = given.output / "results.json"
-    Results.start(path, options, started=started, **about(device, arguments))
+    Results.start(path, options, started=started, **about(arguments))
     supervise(path)
     write_report(path)
     if given.command:
         for line in threshold_lines(Results.load(path).data):
             say(line)
-
-
-def check_device(device: str) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        SystemExit: one line.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        msg = "--device cuda: torch finds no GPU here; take --device cpu"
-        raise SystemExit(msg)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.losses import memory
 from benchmarks.losses.ceilings import ceilings
-from benchmarks.losses.compiling import compile_all
+from benchmarks.losses.compiling import Compilation, compile_all
 from benchmarks.losses.correctness import judge
 from benchmarks.losses.host import host
 from benchmarks.losses.implementations import Implementation, Mode, gradients, resolve
@@ -42,7 +42,6 @@ from benchmarks.losses.timing import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from benchmarks.losses.compiling import Compilation
     from benchmarks.losses.results import Results
 
 HUGE = 65536  # rows beyond which only what needs little memory is measured, and once
@@ -287,6 +286,19 @@ class Measure:
             return f"is not measured beyond {HUGE} rows"
         if implementation.kernels and self.options.device == "cpu":
             return "is not timed in Triton's interpreter"
+        if implementation.compiles:  # now, it would take the time of all others
+            job = Compilation(
+                implementation.name,
+                (case.loss,),
+                case.n,
+                case.d,
+                case.dtype,
+                "none",
+                self.options.device,
+            )
+            compiled = self.results.data["compiled"]
+            if str(job) in {*compiled.get("late", ()), *compiled.get("failed", ())}:
+                return "was not compiled in time"
         return implementation.refuses(case.loss, case.n, case.n, case.d, self.options.device)
 
     def _too_long(self, implementation: Implementation, case: Case) -> str:

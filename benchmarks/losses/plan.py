@@ -57,7 +57,7 @@ class Step:
     kinds: tuple[tuple[Loss, int, int, str, str], ...] = ()
     """What it computes: loss, rows, width, type of the features and kind of ids."""
     names: tuple[str, ...] | None = None
-    """Of which implementations; None is all."""
+    """By which implementations, of those that compile something; None is all."""
     until: float = 0.0
     """``time.time()`` after which it does not begin."""
     limit: float | None = None
@@ -154,7 +154,8 @@ class Plan:
         shape = check.shape
         kind = check.loss, max(shape.n, shape.m), shape.d, check.dtype, check.ids
         kinds = (kind,) if self.measure.judges_kernels(check.dtype) else ()
-        return Step(str(check), partial(self.measure.check, check), kinds)
+        names = tuple(x.name for x in self.found if x.kernels)
+        return Step(str(check), partial(self.measure.check, check), kinds, names)
 
     def _timed(self, section: str, case: Case, run: Callable[..., str], *names: str) -> Step:
         """Return a step about a case, whose kernels are those of a GPU."""

@@ -41,7 +41,7 @@ def write_report(path: Path) -> None:
 def lines(data: Data) -> Iterator[str]:
     """Return the report in Markdown."""
     about, options = data["about"], data["options"]
-    yield f"# Losses on {about['device']}"
+    yield f"# Losses on {about.get('device', options['device'])}"
     yield ""
     types = ", ".join(options["dtypes"])
     yield f"`{about['command']}`, seed {options['seed']}, features in {types}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.losses.about import versions
+from benchmarks.losses.about import about_device, versions
 from benchmarks.losses.implementations import Implementation, resolve
 from benchmarks.losses.plan import Plan
 from benchmarks.losses.results import Results
@@ -46,7 +46,7 @@ def supervise(path: Path) -> None:
     results = Results.load(path)
     results.data["steps"] = [step.key for step in Plan(results, []).steps()]
     results.save()
-    starts = 0
+    starts, why = 0, LATE
     while starts < STARTS and time.time() < results.ends:
         results.note(FIND, limit=START)
         code, how = _watch(path)
@@ -58,12 +58,13 @@ def supervise(path: Path) -> None:
         if code == OUR_ERROR and step == FIND:
             raise SystemExit(code)
         starts = starts + 1 if step == FIND and not name else 0
+        why = f"no process could start: {how}" if starts == STARTS else LATE
         if time.time() >= results.ends:
             how = "was under way when the time was over"
         _lose(results, step, "" if code == OUR_ERROR else name, how)
     named = {*results.data["done"], *(x["step"] for x in results.data["skipped"])}
     results.data["skipped"] += [
-        {"step": step, "reason": LATE} for step in results.data["steps"] if step not in named
+        {"step": step, "reason": why} for step in results.data["steps"] if step not in named
     ]
     results.save()
 
@@ -120,6 +121,7 @@ def work(path: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     results = Results.load(path)
     torch.set_num_threads(results.options.threads)
+    results.data["about"] |= about_device(results.options.device)
     steps = list(Plan(results, _find(results)).steps())
     done = results.data["done"]
     with bar("losses", len(steps), done=len(done)) as advance:
