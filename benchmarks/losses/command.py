@@ -102,8 +102,8 @@ def main(arguments: list[str], *, started: float) -> None:
     match arguments:
         case ["report", path]:
             write_report(Path(path))
-        case ["work", path]:
-            work(Path(path))
+        case ["work", path, notes]:
+            work(Path(path), int(notes))
         case _:
             run(arguments, started=started)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,23 @@ class Options:
     threads: int
 
 
+@dataclass(frozen=True)
+class Note:
+    """What is about to happen, and after how many seconds it is taken to hang."""
+
+    step: str
+    implementation: str
+    limit: float
+
+
 @dataclass
 class Results:
-    """``results.json`` and, beside it, a note of what is going on."""
+    """``results.json``, and notes of what is going on to whoever watches."""
 
     path: Path
     data: dict[str, Any]
+    notes: int | None = None
+    """The pipe for them."""
 
     @classmethod
     def start(cls, path: Path, options: Options, *, started: float, **about: Any) -> Results:
@@ -87,31 +98,15 @@ class Results:
 
     def save(self) -> None:
         """Replace the file by what is known now."""
-        _replace(self.path, json.dumps(self.data, indent=1) + "\n")
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.data, indent=1) + "\n")
+        part.replace(self.path)
 
     def note(self, step: str, implementation: str = "", *, limit: float | None = None) -> None:
         """Say what is about to happen, for the case that it is the last thing that does.
 
         ``limit`` is after how many seconds it is taken to hang, if not after the run's.
         """
-        limit = self.options.limit if limit is None else limit
-        now = {"step": step, "implementation": implementation, "limit": limit}
-        _replace(self._now, json.dumps(now | {"until": time.time() + limit}))
-
-    def noted(self) -> dict[str, Any]:
-        """Return the last note."""
-        return json.loads(self._now.read_text()) if self._now.exists() else {}
-
-    def forget_note(self) -> None:
-        """Remove the note."""
-        self._now.unlink(missing_ok=True)
-
-    @property
-    def _now(self) -> Path:
-        return self.path.with_suffix(".now")
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+        note = Note(step, implementation, self.options.limit if limit is None else limit)
+        if self.notes is not None:
+            os.write(self.notes, f"{json.dumps(asdict(note))}\n".encode())

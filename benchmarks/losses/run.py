@@ -7,12 +7,15 @@ rest. At the deadline the process is ended, and what it has not reached is told.
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,7 @@ import torch
 from benchmarks.losses.about import about_device, versions
 from benchmarks.losses.implementations import Implementation, resolve
 from benchmarks.losses.plan import Plan
-from benchmarks.losses.results import Results
+from benchmarks.losses.results import Note, Results
 from contrastive.console import bar, say
 
 if TYPE_CHECKING:
@@ -48,13 +51,11 @@ def supervise(path: Path) -> None:
     results.save()
     starts, why = 0, LATE
     while starts < STARTS and time.time() < results.ends:
-        results.note(FIND, limit=START)
-        code, how = _watch(path)
-        results, now = Results.load(path), results.noted()
-        results.forget_note()
+        code, how, last = _watch(path, results.ends)
+        results = Results.load(path)
         if code == 0:
             break
-        step, name = now["step"], now["implementation"]
+        step, name = last.step, last.implementation
         if code == OUR_ERROR and step == FIND:
             raise SystemExit(code)
         starts = starts + 1 if step == FIND and not name else 0
@@ -84,42 +85,58 @@ def _lose(results: Results, step: str, name: str, how: str) -> None:
     results.save()
 
 
-def _watch(path: Path) -> tuple[int, str]:
-    """Run a process until it ends, hangs or is late; return its status, and that in words."""
-    results = Results.load(path)
+def _watch(path: Path, ends: float) -> tuple[int, str, Note]:
+    """Run a process until it ends, hangs or is late.
+
+    Returns:
+        Its status, the same in words, and its last note.
+    """
+    notes, its_notes = os.pipe()
     worker = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.losses", "work", str(path)],
+        [sys.executable, "-m", "benchmarks.losses", "work", str(path), str(its_notes)],
         stdin=subprocess.PIPE,  # it ends itself when this is closed
+        pass_fds=[its_notes],
         start_new_session=True,
     )
+    os.close(its_notes)
+    now, since, rest = Note(FIND, "", START), time.time(), b""
     try:
-        while True:
-            try:
-                code = worker.wait(timeout=TICK)
-            except subprocess.TimeoutExpired:
-                now = results.noted()
-                if time.time() > min(now["until"], results.ends):
-                    return _end(worker), f"did not end within {now['limit']:g} s"
-            else:
-                return code, f"ended the process, status {code}"
+        while time.time() < min(since + now.limit, ends):
+            text = b""
+            if select.select([notes], [], [], TICK)[0]:
+                text = os.read(notes, 65536)
+                *lines, rest = (rest + text).split(b"\n")
+                if lines:
+                    now, since = Note(**json.loads(lines[-1])), time.time()
+            if not text and (code := worker.poll()) is not None:
+                return code, f"ended the process, status {code}", now
+        return _end(worker), f"did not end within {now.limit:g} s", now
     except BaseException:
         _end(worker)
         raise
+    finally:
+        os.close(notes)
 
 
 def _end(worker: subprocess.Popen[bytes]) -> int:
     """End a process and all that it started; one that a driver holds is left behind."""
-    os.killpg(worker.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
     try:
         return worker.wait(timeout=10)
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL
 
 
-def work(path: Path) -> None:
-    """Do what is left of a file's steps, as long as whoever started this process is there."""
+def work(path: Path, notes: int) -> None:
+    """Do what is left of a file's steps, as long as whoever started this process is there.
+
+    Args:
+        path: the file.
+        notes: a pipe to whoever started this process.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    results = Results.load(path)
+    results = replace(Results.load(path), notes=notes)
     torch.set_num_threads(results.options.threads)
     results.data["about"] |= about_device(results.options.device)
     steps = list(Plan(results, _find(results)).steps())
