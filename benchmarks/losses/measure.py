@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.losses import memory
 from benchmarks.losses.ceilings import ceilings
-from benchmarks.losses.compiling import Compilation, compile_all
+from benchmarks.losses.compiling import compile_all
 from benchmarks.losses.correctness import judge
 from benchmarks.losses.host import host
 from benchmarks.losses.implementations import Implementation, Mode, gradients, resolve
@@ -42,6 +42,7 @@ from benchmarks.losses.timing import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from benchmarks.losses.compiling import Compilation
     from benchmarks.losses.results import Results
 
 HUGE = 65536  # rows beyond which only what needs little memory is measured, and once
@@ -286,20 +287,20 @@ class Measure:
             return f"is not measured beyond {HUGE} rows"
         if implementation.kernels and self.options.device == "cpu":
             return "is not timed in Triton's interpreter"
-        if implementation.compiles:  # now, it would take the time of all others
-            job = Compilation(
-                implementation.name,
-                (case.loss,),
-                case.n,
-                case.d,
-                case.dtype,
-                "none",
-                self.options.device,
-            )
-            compiled = self.results.data["compiled"]
-            if str(job) in {*compiled.get("late", ()), *compiled.get("failed", ())}:
-                return "was not compiled in time"
+        if self._uncompiled(implementation, case):
+            return "was not compiled in time"
         return implementation.refuses(case.loss, case.n, case.n, case.d, self.options.device)
+
+    def _uncompiled(self, implementation: Implementation, case: Case) -> bool:
+        """Whether to compile it was tried and took too long: now, it would take others' time."""
+        compiled = self.results.data["compiled"]
+        kind = f"x {case.d} {case.dtype} ids {case.ids}"
+        tried = [*compiled.get("late", ())]
+        if implementation.compiles:
+            kind = f"{case.n} x {case.d} {case.dtype} ids none"
+            tried += compiled.get("failed", ())
+        name = f"{implementation.name} "
+        return any(x.startswith(name) and x.endswith(f" {kind}") for x in tried)
 
     def _too_long(self, implementation: Implementation, case: Case) -> str:
         """Return a refusal if what a smaller case took says that time will not suffice."""
