@@ -31,6 +31,7 @@ from contrastive.encoders.huggingface import (
     load_weights,
 )
 from contrastive.encoders.image import check_one_size
+from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
@@ -48,10 +49,8 @@ FIRST = ("flava",)
 """Models, by their ``model_type``, that give an embedding for each token; the first is the one."""
 
 
-class HFDualImageModule(EncoderModule):
+class HFDualImageModule(ImageEncoder):
     """What the image processor gives, to embeddings ``[B, D]`` before normalisation."""
-
-    modality = "image"
 
     def __init__(self, spec: HFDualImage) -> None:
         """Load the half and its image processor."""
@@ -66,7 +65,7 @@ class HFDualImageModule(EncoderModule):
         self.out_dim = measure_out_dim(self, sample, self.who)
         keep_used(self, sample)
 
-    def forward(self, **inputs: Tensor) -> Tensor:
+    def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the image processor gives."""
         return embedding(self.model.get_image_features(**inputs), self.model, self.who)
 

@@ -14,7 +14,7 @@ from contrastive.console import say
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
 from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_of
-from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
 from contrastive.errors import SpecError
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from contrastive.encoders import HFImage
 
 
-class HFImageModule(EncoderModule):
+class HFImageModule(ImageEncoder):
     """What the image processor gives, to pooled hidden states ``[B, F]``."""
-
-    modality = "image"
 
     def __init__(self, spec: HFImage) -> None:
         """Load the model and its image processor."""
@@ -73,7 +71,7 @@ class HFImageModule(EncoderModule):
             say(f"{self.who}: its images keep their shapes, so those of a size are run together")
             return measure_out_dim(self, sample, self.who)
 
-    def forward(
+    def encode(
         self, image: Tensor | None = None, size: Tensor | None = None, **inputs: Tensor
     ) -> Tensor:
         """Return features ``[B, F]``."""
