@@ -35,6 +35,7 @@ from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
+from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError, WeightsError
 
@@ -91,8 +92,9 @@ class HFDualTextModule(EncoderModule):
         self.preprocess = tokenizing(
             tokenizer, length, who=self.who, padding="longest" if masked else "max_length"
         )
+        known = vocabulary_size(self, tokenizer, self.who)
         taken = longest_taken(self, length, config.text_config)
-        self.preprocess = replace(self.preprocess, max_length=taken)
+        self.preprocess = replace(self.preprocess, max_length=taken, vocabulary=known)
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, "a picture", self.who)
         keep_used(self, "a picture")
