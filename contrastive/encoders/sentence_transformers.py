@@ -193,7 +193,7 @@ def _no_weights_missing(who: str) -> Generator[None]:
     Raises:
         WeightsError: some are missing; names the first.
     """
-    kind = require("transformers", extra="transformers").PreTrainedModel
+    kind = require("transformers", extra="sentence-transformers").PreTrainedModel
     load = kind.__dict__["from_pretrained"]
 
     def checked(cls: Any, name: str, *args: Any, **options: Any) -> Any:
