@@ -30,7 +30,7 @@ from contrastive.encoders.huggingface import (
     load_image_processor,
     load_weights,
 )
-from contrastive.encoders.image import check_one_size
+from contrastive.encoders.image import check_one_size, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
@@ -60,7 +60,9 @@ class HFDualImageModule(ImageEncoder):
         self.model, folder = load_dual_half(spec, self.who)
         self.folder_config = folder_config(folder)
         processor = load_image_processor(folder, self.who)
-        self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
+        mode = mode_for(getattr(self.model.config, "vision_config", None), processor, self.who)
+        steps = " ".join(processor.to_json_string().split())
+        self.preprocess = ProcessImages(processor, steps, mode)
         self.reproducible = spec.pretrained
         sample = Image.new("RGB", (64, 64))
         self.out_dim = measure_out_dim(self, sample, self.who)
@@ -115,6 +117,7 @@ class ProcessImages:
     processor: Any = field(repr=False)
     steps: str
     """Every step and parameter of it, for the ``repr``."""
+    mode: str = field(default="RGB", repr=False)
 
     def __call__(self, samples: Sequence[ImageSource]) -> dict[str, Tensor]:
         """Return ``{"pixel_values": [B, ...], ...}``.
@@ -124,7 +127,9 @@ class ProcessImages:
             SizesDifferError: the processor gives images of different sizes.
         """
         images = [open_image(sample) for sample in sample_list(samples, "image", least=1)]
-        each = [self.processor(images=image, return_tensors="pt") for image in images]
+        each = [
+            self.processor(images=image.convert(self.mode), return_tensors="pt") for image in images
+        ]
         check_one_size(next(iter(one.values())) for one in each)
         tensors = [name for name, value in each[0].items() if isinstance(value, Tensor)]
         return {name: torch.cat([one[name] for one in each]) for name in tensors}
