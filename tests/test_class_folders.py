@@ -230,3 +230,15 @@ def test_what_is_left_out_of_a_folder_is_said_once_in_a_run(folder, capsys):
     assert capsys.readouterr().err.count(".ipynb_checkpoints: hidden, left out") == 1
     train(run, folder.parent / "another run")
     assert capsys.readouterr().err.count(".ipynb_checkpoints: hidden, left out") == 1
+
+
+def test_captions_of_folders_called_by_ids_are_told(folder, capsys):
+    data = ClassFolders(folder=folder, captions=TEMPLATES)
+    for name, id_ in {"big_cat": "n02127052", "dog": "n02084071"}.items():
+        (folder / name).rename(folder / id_)
+    data.build("train", purpose="training")
+    told = "classes such as 'n02084071' are ids, of which a text encoder knows nothing; call their"
+    assert told in capsys.readouterr().err
+    (folder / "n02084071").rename(folder / "dog")
+    data.build("train", purpose="training")
+    assert "are ids" not in capsys.readouterr().err
