@@ -112,3 +112,22 @@ def test_a_conversation_without_an_answer_is_a_row_that_is_left_out(folder):
     rows = [{"image": "a.png", "conversations": turns("LLaVA", "<image>")}]
     with pytest.raises(DataError, match="row 1: 'conversations' is empty or not a text"):
         read(folder, json.dumps(rows), "captions.json")
+
+
+def test_the_first_line_and_the_empty_columns_of_excel_are_no_mistake(folder):
+    rows = "sep=;\r\nimage;text;;\r\na.png;one;;\r\nb.png;two;;\r\n"
+    assert [row["text"] for row in read(folder, rows)] == ["one", "two"]
+
+
+def test_texts_that_parquet_holds_as_bytes_are_read(folder):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = arrow.array(["a dog", "a café"]).cast(arrow.binary())
+    names = arrow.array(["a.png", "b.png"]).cast(arrow.large_binary())
+    table = arrow.table({"image": names, "text": texts})
+    parquet.write_table(table, folder / "captions.parquet")
+    data = ImageFolder(folder=folder, holdout=0.0).build("train")
+    assert [(row["image"].name, row["text"]) for row in data] == [
+        ("a.png", "a dog"),
+        ("b.png", "a café"),
+    ]

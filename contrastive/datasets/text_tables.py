@@ -37,6 +37,7 @@ QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 QUOTED_LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:\s+(?:{QUOTED.pattern}))*\s*\]")
 NO_VALUE = ("\\N", "NULL", "NaN", "nan", "<NA>")  # as programs write what is not there
 NO_CAPTION = (*NO_VALUE, "null", "None", "NA", "N/A", "#N/A")  # which may be names of classes
+EXCEL = re.compile(r'"?sep=.?"?\r?', re.IGNORECASE)  # its first line, which names the separator
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
@@ -159,13 +160,16 @@ def read_delimited(path: Path, form: str) -> tuple[list[str], Iterator[TableReco
         DataError: as ``read_text``, or the header is broken.
     """
     lines = read_lines(path)
+    if EXCEL.fullmatch(lines[0]):
+        lines[0] = ""  # which counts as a line
     rows = _delimited(lines, _delimiter(path, DELIMITERS[form], lines))
     line, header = next(rows)
     if isinstance(header, str):
         msg = f"{path}:{line}: the header is {header}"
         raise DataError(msg)
     columns = [column.strip() for column in header]
-    if len(set(columns)) < len(columns):
+    named = [column for column in columns if column]  # Excel writes columns that are empty
+    if len(set(named)) < len(named):
         msg = f"{path}:{line}: the header names a column twice; it has {name_list(columns)}"
         raise DataError(msg)
     return columns, _records(columns, rows)
