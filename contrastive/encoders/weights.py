@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 
 from contrastive.config.extras import require
-from contrastive.config.local_files import read_bounded
+from contrastive.config.local_files import check_regular, read_bounded
 from contrastive.errors import ContrastiveError, WeightsError
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
         encoder: cannot load model.safetensors: the header is broken
     """
     try:
+        for file in {file for pattern in FILES for file in folder.glob(pattern)} if folder else ():
+            check_regular(file)
         yield
     except (ContrastiveError, MemoryError):  # the latter says nothing of the files
         raise
