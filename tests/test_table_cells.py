@@ -34,6 +34,8 @@ SPELLINGS = {
     "a link": ("a.png", "link.png"),
     "a link that comes first": ("link.png", "a.png"),
     "a whole path": ("a.png", "{folder}/a.png"),
+    "a file's address": ("a.png", "file://{folder}/a.png"),
+    "an address with an accent": ("caf\u00e9.png", "file://{folder}/caf%C3%A9.png"),
     "another Unicode form": ("caf\u00e9.png", unicodedata.normalize("NFD", "caf\u00e9.png")),
     "the usual folder": ("c.png", "images/c.png"),
     "a linked folder": ("images/c.png", "linked/c.png"),

@@ -7,6 +7,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import unquote
 
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
@@ -61,6 +62,7 @@ COLUMNS = {
     "split": ("split",),
 }
 GAP = "{split}"
+LOCAL = "file:///"
 ADDRESSED = (
     "its image is a URL, which is not fetched; download the images, for example with img2dataset, "
     "and give the folder that it wrote"
@@ -216,7 +218,7 @@ def _rows(
     for record in _captions(records, chosen["text"], table.path):
         source = f"{table.name}{':' if is_text else ': row '}{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
-        if not problem and ADDRESS.match(cells["image"]):
+        if not problem and _is_elsewhere(cells["image"]):
             problem = ADDRESSED
         if problem:
             yield Row(source, problem=problem)
@@ -226,6 +228,10 @@ def _rows(
         split = table.split or cells.get("split") or split_of(group, config.holdout)
         split = split_named(split) or split
         yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
+
+
+def _is_elsewhere(name: str) -> bool:
+    return bool(ADDRESS.match(name)) and not name.lower().startswith(LOCAL)
 
 
 def _captions(records: Iterator[TableRecord], column: str, path: Path) -> Iterator[TableRecord]:
@@ -276,6 +282,8 @@ def _rows_beside(
 
 def _below(images: Path, parent: str, name: str) -> str:
     """Return an image's path below the folder of images; as it is, if it lies elsewhere."""
+    if name.lower().startswith(LOCAL):
+        name = unquote(name[len(LOCAL) - 1 :])
     if "\\" in name and "/" not in name:  # written on Windows
         name = PureWindowsPath(name).as_posix()
     if not PurePath(name).is_absolute():
