@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.losses.thresholds import threshold_lines
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +155,26 @@ def test_the_kernels_are_judged_in_the_interpreter(contact):
         for loss in ("infonce", "one-sided", "sigmoid")
         for ids in ("none", "mask", "multi")
     }
+
+
+@pytest.mark.parametrize(
+    ("ratios", "line"),
+    [
+        ((2.0, 1.5, 0.9, 0.5), 'set LARGE["cuda"] = 2**25 in contrastive/losses/choice.py'),
+        ((0.9, 0.8, 0.7, 0.6), 'LARGE["cuda"] for fused: at most 2**20'),
+        ((3.0, 0.9, 3.0, 3.0), 'LARGE["cuda"] for fused: more than 2**28'),
+    ],
+)
+def test_the_threshold_is_where_fused_comes_to_beat_eager_for_good(ratios, line):
+    kind = {"loss": "infonce", "d": 512, "mode": "both", "raw": False, "dtype": "bf16"}
+    sizes = (1024, 4096, 8192, 16384)
+    speed = [
+        kind | {"ids": "none", "n": n, "rounds": [{"eager": 2.0, "fused": 2.0 * ratio}]}
+        for n, ratio in zip(sizes, ratios, strict=True)
+    ]
+    options = {"device": "cuda", "widths": [512]}
+    *_, last = threshold_lines({"options": options, "speed": speed})
+    assert last.startswith(line)
 
 
 def test_a_module_that_is_missing_is_named_and_comes_from_a_folder_of_wheels(contact, tmp_path):

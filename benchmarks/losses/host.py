@@ -53,7 +53,7 @@ def _wall(run: Any) -> dict[str, float]:
 def _launches(run: Any) -> int | str:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     try:
-        with torch.profiler.profile(activities=activities) as profile:
+        with torch.profiler.profile(activities=activities, acc_events=True) as profile:
             run()
             torch.cuda.synchronize()
         return sum(x.count for x in profile.key_averages() if "LaunchKernel" in x.key)

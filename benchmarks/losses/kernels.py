@@ -49,7 +49,7 @@ def kernels(implementation: Implementation, problem: Problem, clock: Clock) -> d
 
 def _profiled(run: Any, clock: Clock) -> list[dict[str, Any]]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] * clock.cuda)]
-    with profile(activities=activities) as profiled:
+    with profile(activities=activities, acc_events=True) as profiled:
         for _ in range(CALLS):
             run()
         if clock.cuda:

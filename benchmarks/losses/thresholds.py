@@ -88,4 +88,9 @@ def threshold_lines(data: dict[str, Any]) -> Iterator[str]:
             span = f"kinds from 2^{min(known):.1f} to 2^{max(known):.1f}"
             yield f'set LARGE["{device}"] = 2**{middle} in {FILE} for {execution} ({now}; {span})'
         elif taken:
-            yield f'LARGE["{device}"] for {execution}: no kind crosses within the sizes; {now}'
+            bound = "no kind crosses within the sizes"
+            if not any(x.least for x in taken):
+                bound = f"at most 2**{min(x.most for x in taken):.0f}"
+            elif all(math.isinf(x.most) for x in taken):
+                bound = f"more than 2**{max(x.least for x in taken):.0f}"
+            yield f'LARGE["{device}"] for {execution}: {bound}; {now}'
