@@ -81,7 +81,7 @@ class UnknownSplit(DataError):  # noqa: N818
         ...     datasets["image-folder"](folder="photos").build("final")
         ... except UnknownSplit as error:
         ...     print(error)
-        photos/captions.csv: no split 'final'; there are: 'test', 'train', 'val'
+        photos/captions.csv: no split 'final'; there are: 'train', 'val'
     """
 
 
