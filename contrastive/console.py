@@ -77,10 +77,31 @@ def quiet(on: bool = True) -> Generator[None]:
         _quiet.reset(token)
 
 
+_said: ContextVar[set[str] | None] = ContextVar("said", default=None)
+
+
+@contextmanager
+def said_once() -> Generator[None]:
+    """Within a block, say each line once: of a folder that is read for several splits, say."""
+    said = _said.get()
+    token = _said.set(set() if said is None else said)
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
 def say(line: str) -> None:
     """Print one plain line; control characters and markup in it are shown, not obeyed."""
-    if not _quiet.get():
-        console().print(printable(line), markup=False)
+    if _quiet.get() or ((said := _said.get()) is not None and line in said):
+        return
+    if said is not None:
+        said.add(line)
+    _print(line)
+
+
+def _print(line: str) -> None:
+    console().print(printable(line), markup=False)
 
 
 _omissions: ContextVar[list[str] | None] = ContextVar("omissions", default=None)
@@ -146,9 +167,14 @@ def _lines(description: str, total: int, done: int) -> Callable[[int, str], None
             said = now
             left = (now - started) / max(done - first, 1) * (total - done)
             eta = f", about {left:.0f} s left" if done < total else f", {now - started:.1f} s"
-            say(f"{description}: {done}/{total}{eta}{'  ' + note if note else ''}")
+            _progress(f"{description}: {done}/{total}{eta}{'  ' + note if note else ''}")
 
     return advance
+
+
+def _progress(line: str) -> None:
+    if not _quiet.get():
+        _print(line)
 
 
 JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # Persian and many emoji need them

@@ -72,7 +72,17 @@ class DataError(ContrastiveError, ValueError):
 
 
 class UnknownSplit(DataError):  # noqa: N818
-    """The data are readable, but have no split of that name."""
+    """The data are readable, but have no split of that name.
+
+    The command line adds the option that chooses one.
+
+    Example:
+        >>> try:
+        ...     datasets["image-folder"](folder="photos").build("final")
+        ... except UnknownSplit as error:
+        ...     print(error)
+        photos/captions.csv: no split 'final'; there are: 'train', 'val'
+    """
 
 
 class BadSample(ContrastiveError, ValueError):  # noqa: N818

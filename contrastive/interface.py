@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         DataError,
         MissingExtra,
         SpecError,
+        UnknownSplit,
         WeightsError,
     )
     from contrastive.heads import Head, heads
@@ -106,6 +107,7 @@ __all__ = [
     "TableRecord",
     "Timm",
     "Tower",
+    "UnknownSplit",
     "WeightsError",
     "WrapperLoss",
     "accuracy",
@@ -168,7 +170,8 @@ __getattr__, __dir__ = lazy_names(
         "config.yaml_files": "dump_spec",
         "config.json_schema": "json_schema",
         # Errors, and optional libraries.
-        "errors": "BadSample ContrastiveError DataError MissingExtra SpecError WeightsError",
+        "errors": "BadSample ContrastiveError DataError MissingExtra SpecError UnknownSplit "
+        "WeightsError",
         "config.extras": "require",
         # Encoder modules: preprocessing, pooling, weights.
         "encoders.module": "EncoderModule",

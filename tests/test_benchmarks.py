@@ -141,5 +141,5 @@ def test_nothing_begins_after_the_deadline_and_all_that_is_left_is_named(measure
     assert results["speed"] == results["correctness"] == results["ceilings"] == []
     skipped = [x["step"] for x in results["skipped"]]
     assert "ceilings" in skipped
-    assert "speed infonce 64 x 16 both unit" in skipped
+    assert "speed infonce 64 x 16 both unit fp32" in skipped
     assert "no time left" in (folder / "results.md").read_text()

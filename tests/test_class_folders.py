@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import contrastive.datasets
-from contrastive import build_model, evaluate
+from contrastive import build_model, evaluate, train
 from contrastive.data.samples import rows_of
 from contrastive.datasets import ClassFolders, datasets
 from contrastive.errors import DataError, RenamedWarning, SpecError
@@ -219,3 +219,26 @@ def test_the_old_name_in_a_spec_is_upgraded(folder, command, old, new):
     Path("run.yaml").write_text(text.replace(data, f"{{{old}}}"))
     assert command("validate", "--upgrade", "run.yaml").code == 0
     assert Path("run.yaml").read_text() == text.replace(data, f"{{{new}}}")
+
+
+def test_what_is_left_out_of_a_folder_is_said_once_in_a_run(folder, capsys):
+    (folder / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / ".ipynb_checkpoints/1.png")
+    data = {"type": "class-folders", "folder": str(folder), "captions": TEMPLATES}
+    run = {"model": MODEL, "data": data, "training": {"epochs": 2, "batch_size": 8, "workers": 0}}
+    train(run, folder.parent / "run")
+    assert capsys.readouterr().err.count(".ipynb_checkpoints: hidden, left out") == 1
+    train(run, folder.parent / "another run")
+    assert capsys.readouterr().err.count(".ipynb_checkpoints: hidden, left out") == 1
+
+
+def test_captions_of_folders_called_by_ids_are_told(folder, capsys):
+    data = ClassFolders(folder=folder, captions=TEMPLATES)
+    for name, id_ in {"big_cat": "n02127052", "dog": "n02084071"}.items():
+        (folder / name).rename(folder / id_)
+    data.build("train", purpose="training")
+    told = "classes such as 'n02084071' are ids, of which a text encoder knows nothing; call their"
+    assert told in capsys.readouterr().err
+    (folder / "n02084071").rename(folder / "dog")
+    data.build("train", purpose="training")
+    assert "are ids" not in capsys.readouterr().err

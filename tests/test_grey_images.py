@@ -10,8 +10,9 @@ import torch
 import transformers
 from PIL import Image
 
-from contrastive.encoders import HFImage, Timm
+from contrastive.encoders import HFDualImage, HFImage, Timm
 from contrastive.errors import SpecError
+from tests import duals
 
 pytestmark = pytest.mark.usefixtures("one_seed", "offline")
 RED, GREY = (Image.new("RGB", (20, 20), colour) for colour in ("red", (76, 76, 76)))
@@ -59,3 +60,30 @@ def test_a_processor_of_three_channels_is_refused_with_what_to_write(tmp_path):
     fields = json.loads(path.read_text()) | {"image_mean": [0.5], "image_std": [0.5]}
     path.write_text(json.dumps(fields))
     HFImage(name=str(tmp_path)).build()
+
+
+def save_clip(folder, channels, means=1):
+    duals.clip_like("CLIP", duals.bert_tokenizer, vision={"num_channels": channels})(folder)
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        path = folder / "processor_config.json"
+    fields = json.loads(path.read_text())
+    mean = {"image_mean": [0.5] * means, "image_std": [0.5] * means}
+    fields.get("image_processor", fields).update(mean)
+    path.write_text(json.dumps(fields))
+    return HFDualImage(name=str(folder))
+
+
+def test_a_dual_model_of_one_channel_sees_what_is_grey(tmp_path):
+    module = save_clip(tmp_path, 1).build().eval()
+    red, grey = (module.preprocess([image])["pixel_values"] for image in (RED, GREY))
+    assert red.shape[:2] == (1, 1)
+    torch.testing.assert_close(red, grey)
+    assert module(pixel_values=red).shape == (1, module.out_dim)
+
+
+def test_a_dual_model_whose_processor_has_other_channels_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="give image_mean and image_std one"):
+        save_clip(tmp_path / "3", 1, means=3).build()
+    with pytest.raises(SpecError, match="takes images of 5 channels, not of 3 or 1; choose"):
+        save_clip(tmp_path / "5", 5, means=3).build()

@@ -171,3 +171,10 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, monkeypatch, command):
     )
     assert ended.returncode
     assert "train was called while a worker process imports your script" in ended.stderr
+
+
+def test_another_kind_is_refused_in_plain_words(command):
+    refused = command("init", "flick")
+    assert refused.code == 2
+    assert "'flick' is not one of 'flickr30k', 'image-folder'" in " ".join(refused.err.split())
+    assert "Value error" not in refused.err

@@ -376,7 +376,7 @@ WRONG = {
     "conversations": (
         "c.json",
         '[{"image": "0000.jpg", "conversations": []}]',
-        "c.json:1: no column text or caption or title; there are: 'image', 'conversations'; set te",
+        "c.json: row 1: 'conversations' is empty or not a text",
     ),
     "no gzip": ("c.csv.gz", "image,text\n", "c.csv.gz: not readable gzip: Not a gzipped file"),
     "cut gzip": (

@@ -148,3 +148,24 @@ def test_a_picture_that_cannot_be_read_is_named(model, paths, tmp_path):
         classify(model, [*paths, tmp_path / "text.jpg"], CLASSES)
     with pytest.raises(BadSample, match=r"nonesuch\.jpg: no such file"):
         classify(model, "nonesuch.jpg", CLASSES)
+
+
+@pytest.mark.parametrize("names", [["n01440764", "n01443537"], ["10", "11", "12"], ["1.0", "2.0"]])
+def test_classes_that_are_ids_are_told_so(names, model, paths, capsys):
+    classify(model, paths, names)
+    told = f"classes such as {names[0]!r} are ids, of which a text encoder knows nothing; call"
+    assert told in capsys.readouterr().err
+    classify(model, paths, ["tench", "goldfish", "n01443537"])
+    classify(model, paths, ["7", "8"], templates=prompts.templates("mnist"))
+    assert "are ids" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["狗", "猫"], ["いぬ", "ねこ"], ["собака", "кошка"]])
+def test_templates_of_another_language_than_the_classes_are_told(names, model, paths, capsys):
+    classify(model, paths, names)
+    told = f"such as {names[0]!r} are in another language than the template 'a picture of a {{}}'"
+    assert told in capsys.readouterr().err
+    classify(model, paths, names, templates=["{}"])
+    classify(model, paths, names, templates=["一张{}的照片"])
+    classify(model, paths, ["perro", "niño"])
+    assert "another language" not in capsys.readouterr().err

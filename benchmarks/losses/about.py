@@ -36,18 +36,31 @@ def device_name(device: str) -> str:
     return f"{names[0]}, threads: {torch.get_num_threads()} ({', '.join(flags)})"
 
 
-def about(device: str, arguments: list[str]) -> dict[str, Any]:
-    """Return the device, the command and the versions of a run."""
-    described: dict[str, Any] = {
-        "device": device_name(device),
+def about(arguments: list[str]) -> dict[str, Any]:
+    """Return the command and the versions of a run."""
+    return {
         "command": shlex.join(["python", "-m", "benchmarks.losses", *_public(arguments)]),
         "versions": versions(PACKAGES),
     }
-    if device == "cuda":
-        described["capability"] = list(torch.cuda.get_device_capability())
-        described["cuda"] = torch.version.cuda
-        described["gpu_bytes"] = torch.cuda.get_device_properties(0).total_memory
-    return described
+
+
+def about_device(device: str) -> dict[str, Any]:
+    """Return what the device is.
+
+    Raises:
+        SystemExit: there is none; one line.
+    """
+    if device == "cpu":
+        return {"device": device_name(device)}
+    if not torch.cuda.is_available():
+        msg = "--device cuda: torch finds no GPU here; take --device cpu"
+        raise SystemExit(msg)
+    return {
+        "device": device_name(device),
+        "capability": list(torch.cuda.get_device_capability()),
+        "cuda": torch.version.cuda,
+        "gpu_bytes": torch.cuda.get_device_properties(0).total_memory,
+    }
 
 
 def _public(arguments: list[str]) -> list[str]:

@@ -27,9 +27,9 @@ BARS = {
 }
 
 
-def bars(implementation: Implementation, dtype: torch.dtype) -> dict[str, float]:
+def bars(implementation: Implementation, dtype: str) -> dict[str, float]:
     """Return the largest errors that pass."""
-    half = dtype != torch.float32 or implementation.products == "bf16"
+    half = dtype != "fp32" or implementation.products == "bf16"
     return BARS["half" if half else implementation.products]
 
 
@@ -37,16 +37,17 @@ def judge(implementation: Implementation, problem: Problem, truth: Answer) -> di
     """Return an implementation's errors on a problem, and PASS or FAIL with what failed.
 
     Its memory holds NaN before it begins, so that what it does not write shows. A gradient that an
-    implementation does not give is listed as absent; that is no failure.
+    implementation does not give, or of whose terms the size is not known, is listed as absent; that
+    is no failure.
     """
     runs = []
     for _ in range(2):
         with poisoned(problem.a.device):
-            loss = implementation.prepare(problem)()
+            loss = implementation.call(problem)()
             given = torch.autograd.grad(loss, problem.inputs, allow_unused=True)
         runs.append((loss.detach(), *given))
     errors = compare(runs[0], truth)
-    limits = bars(implementation, problem.a.dtype)
+    limits = bars(implementation, problem.dtype)
     failed = [
         name for name, error in errors.items() if error is not None and not error <= limits[name]
     ]
@@ -107,13 +108,14 @@ def _ratio(difference: Tensor, whole: Tensor) -> float:
 
 
 def _rows(x: Tensor, y: Tensor) -> float:
-    each = torch.linalg.vector_norm(x - y, dim=1) / torch.linalg.vector_norm(y, dim=1)
+    error, length = (torch.linalg.vector_norm(z, dim=1) for z in (x - y, y))
+    each = torch.where(error == 0, 0, error / length)  # a row without a positive may have none
     ordered = each.nan_to_num(nan=torch.inf).sort().values
     return float(ordered[math.ceil(0.99 * len(ordered)) - 1])
 
 
-def _single(x: Tensor | None, y: Tensor, mass: Tensor) -> float | None:
-    return None if x is None else float((x.double() - y).abs() / mass)
+def _single(x: Tensor | None, y: Tensor, mass: Tensor | None) -> float | None:
+    return None if x is None or mass is None else float((x.double() - y).abs() / mass)
 
 
 def _worst(errors: list[float]) -> float:

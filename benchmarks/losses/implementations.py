@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,10 +19,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from torch.nn.functional import normalize as unit
 
-from contrastive.losses import execution
+from benchmarks.losses.problems import IDS
+from contrastive.losses import execution, losses
 from contrastive.losses.backends import base as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.pair_labels import PairLabels
+from contrastive.losses.backends.triton.tiles import Tile
+from contrastive.losses.choice import HAS_TRITON
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem
@@ -58,6 +62,20 @@ class Implementation:
     """It is measured on features of any length too."""
     compiles: bool = False
     """Its first call is slow and needs memory of its own."""
+    limit: float | None = None
+    """Seconds after which a call of it is taken to hang, if not those of the run."""
+    kernels: bool = False
+    """It has kernels, which are compiled for each width, type of features and kind of ids."""
+
+    def call(self, problem: Problem) -> Call:
+        """Return what computes the loss, as a step of training calls it."""
+        run = self.prepare(problem)
+
+        def call() -> Tensor:
+            with problem.autocast:
+                return run()
+
+        return call
 
     def refuses(self, loss: Loss, n: int, m: int, d: int, device: str) -> str:
         """Return why this problem is not for it, or nothing."""
@@ -117,7 +135,7 @@ def naive(problem: Problem, *, function: Callable[[Problem], Tensor] = dense) ->
     """Call ``dense`` as trainers do: features of half precision under autocast."""
 
     def call() -> Tensor:
-        half = problem.a.dtype != torch.float32
+        half = problem.dtype != "fp32"
         with torch.autocast(problem.a.device.type, torch.bfloat16, enabled=half):
             return function(problem)
 
@@ -132,46 +150,73 @@ def compiled(problem: Problem) -> Call:
 
 def by_execution(name: Any, problem: Problem) -> Call:
     """Call our public functions with an execution."""
+    given = {
+        "log_scale": problem.log_scale,
+        "positives": IDS[problem.ids],
+        "normalize": problem.raw,
+        "execution": name,
+    }
+    if problem.loss == "sigmoid":
+        given["bias"] = problem.bias
+        return partial(execution.sigmoid, problem.a, problem.b, *problem.groups, **given)
+    given["direction"] = "both" if problem.loss == "infonce" else "a_to_b"
+    return partial(execution.infonce, problem.a, problem.b, *problem.groups, **given)
 
-    def call() -> Tensor:
-        given = {"log_scale": problem.log_scale, "normalize": problem.raw, "execution": name}
-        if problem.loss == "sigmoid":
-            return execution.sigmoid(problem.a, problem.b, bias=problem.bias, **given)
-        return execution.infonce(problem.a, problem.b, **given)
 
-    return call
+def by_default(problem: Problem) -> Call:
+    """Call the module that a spec builds which names a loss and nothing more."""
+    one_sided = {"direction": "a_to_b"} if problem.loss == "one-sided" else {}
+    name = "sigmoid" if problem.loss == "sigmoid" else "infonce"
+    module = losses[name](positives=IDS[problem.ids], **one_sided).build()
+    given = {"log_scale": problem.log_scale, "bias": problem.bias}
+    for parameter in [x for x, _ in module.named_parameters()]:
+        delattr(module, parameter)
+        setattr(module, parameter, given[parameter])
+    ids = problem.groups
+    return lambda: module(problem.a, problem.b, *ids)[0]
 
 
-def by_backend(make: Callable[[], engine.LossBackend], problem: Problem) -> Call:
+def by_backend(make: Callable[..., engine.LossBackend], problem: Problem) -> Call:
     """Call a backend of ours, for settings that the public functions do not have."""
-    how = make()
+    how = make(**({"matmul_dtype": torch.bfloat16} if problem.dtype == "amp" else {}))
+    positives, ids = IDS[problem.ids], problem.groups
 
     def call() -> Tensor:
         a, b, device = problem.a, problem.b, problem.a.device
         if problem.loss == "infonce" and hasattr(how, "infonce"):
-            return how.infonce(a, b, problem.log_scale, normalize=problem.raw)
-        labels = PairLabels.of(len(a), len(b), positives="ignore", device=device)
+            choices = {"positives": positives, "normalize": problem.raw}
+            return how.infonce(a, b, problem.log_scale, *ids, **choices)
+        labels = PairLabels.of(len(a), len(b), *ids, positives=positives, device=device)
         given = {"backend": how, "normalize": problem.raw}
         if problem.loss == "sigmoid":
             return engine.sigmoid(a, b, problem.log_scale, problem.bias, labels, **given)
-        return engine.infonce(a, b, problem.log_scale, labels, **given)
+        loss_of = engine.infonce if problem.loss == "infonce" else engine.one_sided
+        return loss_of(a, b, problem.log_scale, labels, **given)
 
     return call
 
 
-def sized(infonce: tuple[int, int], sigmoid: tuple[int, int] | None = None) -> dict:
+def sized(
+    infonce: tuple[int, int],
+    sigmoid: tuple[int, int] | None = None,
+    one_sided: tuple[int, int] | None = None,
+) -> dict:
     """Return units from pairs (forward, forward and backward)."""
-    pairs = {"infonce": infonce, "sigmoid": sigmoid}
+    pairs = {"infonce": infonce, "sigmoid": sigmoid, "one-sided": one_sided}
     return {x: dict(zip(("forward", "both"), y, strict=True)) for x, y in pairs.items() if y}
 
 
 NAIVE = Implementation("naive", naive, sized((2, 6), (1, 3)), rectangular=False)
-LEAST = sized((1, 4), (1, 3))
+LEAST = sized((1, 4), (1, 3), (1, 3))
 """The fewest units without storing all pairs."""
 
 PLAIN = [
     Implementation(
-        "eager", partial(by_execution, "eager"), sized((1, 3), (1, 3)), ours=True, most=16384
+        "eager",
+        partial(by_execution, "eager"),
+        sized((1, 3), (1, 3), (1, 3)),
+        ours=True,
+        most=16384,
     ),
     Implementation("chunked", partial(by_execution, "chunked"), LEAST, ours=True),
     Implementation(
@@ -182,6 +227,7 @@ PLAIN = [
         ours=True,
         products="bf16",
     ),
+    Implementation("default", by_default, LEAST, ours=True, raw=False),
 ]
 
 
@@ -196,26 +242,45 @@ FUSED_MODES: dict[str, dict[str, Any]] = {
     "fused-cache": {"cache_bytes": 2**36},
 }
 """Names and the settings of ``FusedBackend`` that they stand for."""
+TILE_NAME = "fused-{rows}x{columns}x{depth}-{warps}w-{stages}s"
+"""``fused`` with one tile for all kernels, which keeps nothing, so that each of them is called."""
 
 
 def fused() -> list[Implementation]:
     """Return the modes that ``FusedBackend`` has; none without Triton."""
-    try:
-        made = importlib.import_module("contrastive.losses.backends.triton.fused").FusedBackend
-    except ImportError:
+    if not HAS_TRITON:
         return []
-    known = inspect.signature(made).parameters
+    known = inspect.signature(_backend()).parameters
     return [
-        Implementation(
-            name,
-            partial(by_backend, partial(made, **settings)),
-            sized((1, 3)) if "cache_bytes" in settings else LEAST,
-            devices=("cuda",),
-            ours=True,
-        )
+        _fused(name, **settings)
         for name, settings in FUSED_MODES.items()
         if settings.keys() <= known.keys()
     ]
+
+
+def with_tile(name: str) -> Implementation | None:
+    """Return what ``TILE_NAME`` calls so, if it is such a name."""
+    found = re.fullmatch(r"fused-(\d+)x(\d+)x(\d+)-(\d+)w-(\d+)s", name)
+    if found is None or not HAS_TRITON:
+        return None
+    return _fused(name, tile=Tile(*map(int, found.groups())), cache_bytes=0)
+
+
+def _fused(name: str, **settings: Any) -> Implementation:
+    interpreted = importlib.import_module(_backend().__module__).launch_rows.INTERPRETED
+    made = partial(by_backend, partial(_backend(), **settings))
+    return Implementation(
+        name,
+        made if settings else partial(by_execution, "fused"),
+        sized((1, 3), (1, 3), (1, 3)) if settings.get("cache_bytes") else LEAST,
+        devices=("cpu",) if interpreted else ("cuda",),
+        ours=True,
+        kernels=True,
+    )
+
+
+def _backend() -> type[engine.LossBackend]:
+    return importlib.import_module("contrastive.losses.backends.triton.fused").FusedBackend
 
 
 def resolve(name: str) -> Implementation:
@@ -230,6 +295,8 @@ def resolve(name: str) -> Implementation:
         module, _, attribute = name.partition(":")
         return replace(getattr(importlib.import_module(module), attribute), name=name)
     known = {x.name: x for x in [NAIVE, *PEERS, *ours()]}
+    if tiled := with_tile(name):
+        return tiled
     if name not in known:
         msg = f"{name}: unknown; there are {', '.join(known)}, and module:attribute"
         raise ValueError(msg)

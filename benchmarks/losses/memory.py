@@ -24,6 +24,9 @@ from benchmarks.losses.problems import SPEED_SCALE, Loss, Problem, Shape, indepe
 Tensors = Sequence[torch.Tensor]
 
 TINY = 64
+FUSED = "contrastive.losses.backends.triton.fused"  # left out without Triton
+PRELOAD = ["torch", "benchmarks.losses.implementations", FUSED]
+"""Imported once, before processes are forked for a call each; threads do not run yet."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,23 @@ class Job:
     implementation: str
     loss: Loss
     d: int
-    dtype: torch.dtype
-    mode: Mode
-    raw: bool
+    dtype: str
+    mode: Mode = "both"
+    raw: bool = False
+    ids: str = "none"
+    device: str = "cpu"
 
     def __call__(self, n: int) -> Callable[[], Tensors]:
         """Make a problem of so many rows, and return what solves it."""
-        a, b = independent(Shape(n, n, self.d), torch.Generator().manual_seed(0))
-        a, b = a.to(self.dtype), b.to(self.dtype)
-        problem = Problem.of(self.loss, a, b, SPEED_SCALE, raw=self.raw)
+        a, b = independent(Shape(n, n, self.d), torch.Generator(self.device).manual_seed(0))
+        about = {"dtype": self.dtype, "raw": self.raw, "ids": self.ids}
+        problem = Problem.of(self.loss, a, b, SPEED_SCALE, **about)
         return partial(once, resolve(self.implementation), problem, self.mode)
 
 
 def once(implementation: Implementation, problem: Problem, mode: Mode) -> Tensors:
     """Compute, and return the gradients if the mode has them."""
-    call = implementation.prepare(problem)
+    call = implementation.call(problem)
     if mode == "both":
         return [x for x in gradients(problem, call) if x is not None]
     with torch.no_grad():
@@ -83,8 +88,8 @@ def on_cpu(prepare: Callable[[int], Callable[[], Tensors]], n: int) -> Memory:
     Raises:
         OSError: this system keeps no high-water mark that can be reset.
     """
-    context = get_context("forkserver")  # it imports torch once, and forks before threads start
-    context.set_forkserver_preload(["torch", "contrastive.losses.execution"])
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measure, prepare, n, torch.get_num_threads()).result()
 

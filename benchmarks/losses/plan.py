@@ -1,54 +1,51 @@
-"""What a run does, in order: ceilings, correctness, then speed and memory, smallest sizes first."""
+"""What a run does, in order: its sections, and the steps of each."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
-import torch
-
-from benchmarks.losses import memory
-from benchmarks.losses.ceilings import ceilings
-from benchmarks.losses.correctness import judge
-from benchmarks.losses.host import host
-from benchmarks.losses.implementations import Implementation, Mode, gradients
-from benchmarks.losses.problems import (
-    REGIMES,
-    SPEED_SCALE,
-    Loss,
-    Problem,
-    Regime,
-    Shape,
-    answer,
-    independent,
-)
-from benchmarks.losses.timing import (
-    ROUNDS,
-    SLOW,
-    SLOW_ROUNDS,
-    SLOW_WARMUPS,
-    WARMUPS,
-    Clock,
-    reason,
-    spread,
-    take_turns,
-)
+from benchmarks.losses.compiling import Compilation
+from benchmarks.losses.implementations import TILE_NAME, Implementation
+from benchmarks.losses.kernels import TILES
+from benchmarks.losses.measure import HUGE, Case, Check, Measure
+from benchmarks.losses.problems import IDS, REGIMES, Loss, Regime, Shape, paired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from benchmarks.losses.results import Results
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SIZES = {"cpu": [1024, 2048, 4096], "cuda": [4096, 8192, 16384, 32768, 65536, 131072]}
-WIDTHS = {"cpu": [512], "cuda": [512, 768, 1024]}
 CHECKED = {"cpu": [(512, 512), (500, 437)], "cuda": [(4096, 4096), (4000, 3500)]}
-HUGE = 65536  # rows beyond which only what needs little memory is measured, and once
-FOR_HUGE = {"memeff"}  # and ours
-CHECKING_SHARE = 0.4  # of the time, at most
-HOST_SIZE = 4096  # where launches cost as much as work
+# of the checks with ids, N x M x D; D is the first width if 0. The last has the most pairs
+CHECKED_IDS = {
+    "cpu": [(64, 64, 0), (80, 70, 0), (61, 82, 20), (31, 31, 51), (256, 256, 0)],
+    "cuda": [
+        (4096, 4096, 0),
+        (4000, 3500, 0),
+        (1531, 2050, 200),
+        (777, 777, 1030),
+        (65536, 65536, 0),
+    ],
+}
+WITH_IDS = Regime(paired(0.33), 14.3)
+HOST_SIZES = {"cpu": [], "cuda": [4096, 8192]}  # where launches cost as much as work
+KERNEL_SIZES = {"cpu": 256, "cuda": 32768}
+TRIAL_ROWS = {"cpu": 32, "cuda": 512}  # enough to have a kernel compiled
+NO_GPU = "needs a GPU"
+SHARES = {
+    "compile": 14,  # 64 s were measured, with 15 processes
+    "ceilings": 1,
+    "ids": 4,
+    "correctness": 8,
+    "host": 1,
+    "speed": 13,
+    "kernels": 2,
+    "tiles": 4,
+}
+"""The sections, and which part of the time one has at most, of the time of a run's sections; what
+it does not need is left to the next."""
 
 
 @dataclass(frozen=True)
@@ -56,64 +53,74 @@ class Step:
     """One thing to do; ``key`` tells it from others, in the results too."""
 
     key: str
-    run: Callable[[], None]
-    until: float
-    """``time.monotonic()`` after which it does not begin."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is timed together."""
-
-    loss: Loss
-    n: int
-    d: int
-    mode: Mode
-    raw: bool
-
-    def __str__(self) -> str:
-        kind = "raw" if self.raw else "unit"
-        return f"{self.loss} {self.n} x {self.d} {self.mode} {kind}"
-
-    @property
-    def work(self) -> float:
-        """Grows as the time of every implementation does."""
-        return float(self.n) ** 2 * self.d
+    run: Callable[[], str]
+    """Do it; return why it could not be done, or nothing."""
+    kinds: tuple[tuple[Loss, int, int, str, str], ...] = ()
+    """What it computes: loss, rows, width, type of the features and kind of ids."""
+    names: tuple[str, ...] | None = None
+    """By which implementations, of those that compile something; None is all."""
+    until: float = 0.0
+    """``time.time()`` after which it does not begin."""
+    limit: float | None = None
+    """Seconds after which it is taken to hang, if not those of the run."""
 
 
 class Plan:
     """The steps of a run, which write to its results."""
 
-    def __init__(self, results: Results, deadline: float, found: list[Implementation]) -> None:
-        """Take what can run here, and the ``time.monotonic()`` at which to stop."""
-        self.results = results
+    def __init__(self, results: Results, found: list[Implementation]) -> None:
+        """Take what can run here."""
         self.options = results.options
-        self.deadline = deadline
+        self.results = results
         self.found = found
-        self.clock = Clock(self.options.device)
-        self.dtype = DTYPES[self.options.dtype]
+        self.measure = Measure(results, found)
 
     def steps(self) -> Iterator[Step]:
-        """Return what there is to do."""
-        sections = self.options.sections
-        if "ceilings" in sections:
-            yield Step("ceilings", self._ceilings, self.deadline)
-        if "correctness" in sections:
-            left = self.deadline - time.monotonic()
-            until = time.monotonic() + CHECKING_SHARE * left
-            for loss, shape, dtype in self._checks():
-                for name, regime in REGIMES.items():
-                    key = f"correctness {loss} {shape} {dtype} {name}"
-                    run = partial(self._check, key, loss, shape, dtype, name, regime)
-                    yield Step(key, run, until)
-        if "speed" in sections:
-            for case in filter(self._wanted, self._cases()):
-                yield Step(f"speed {case}", partial(self._speed, case), self.deadline)
-                host_too = self.options.device == "cuda" and case.mode == "both" and not case.raw
-                if host_too and case.n == HOST_SIZE:
-                    yield Step(f"host {case}", partial(self._host, case), self.deadline)
+        """Return what there is to do; a section begins nothing once its part of the time is over.
 
-    def _checks(self) -> Iterator[tuple[Loss, Shape, str]]:
+        What a section leaves of its time is the next one's.
+        """
+        sections = self.options.sections
+        total, so_far = sum(SHARES[x] for x in sections), 0
+        for section in sections:
+            so_far += SHARES[section]
+            until = self.results.until(so_far / total)
+            for step in getattr(self, f"_{section}")():
+                yield replace(step, until=until)
+
+    def _compile(self) -> Iterator[Step]:
+        part = SHARES["compile"] / sum(SHARES[x] for x in self.options.sections)
+        until = self.results.until(part)
+
+        def run() -> str:
+            waiting = list(self._compilations())
+            return self.measure.compile(waiting, until) if waiting else "there are no kernels here"
+
+        limit = part * self.options.deadline + 10
+        yield Step("compile", run, limit=limit)
+
+    def _compilations(self) -> Iterator[Compilation]:
+        """Return what the other sections need, in their order, all losses of a kind in one."""
+        device = self.options.device
+        wanted: dict[tuple[str, int, int, str, str], dict[Loss, None]] = {}
+        others = [x for x in self.options.sections if x != "compile"]
+        for step in (step for x in others for step in getattr(self, f"_{x}")()):
+            for loss, n, d, dtype, ids in step.kinds:
+                for implementation in self.measure.named(step.names):
+                    needs = implementation.kernels or (implementation.compiles and ids == "none")
+                    if not needs or implementation.refuses(loss, n, n, d, device):
+                        continue
+                    rows = n if implementation.compiles else TRIAL_ROWS[device]
+                    key = implementation.name, rows, d, dtype, ids
+                    wanted.setdefault(key, {})[loss] = None
+        slowest_first = sorted(wanted.items(), key=lambda x: x[0][1] == TRIAL_ROWS[device])
+        for (name, n, d, dtype, ids), losses in slowest_first:
+            yield Compilation(name, tuple(losses), n, d, dtype, ids, device)
+
+    def _ceilings(self) -> Iterator[Step]:
+        yield Step("ceilings", self.measure.ceilings)
+
+    def _correctness(self) -> Iterator[Step]:
         """Square before ragged, the type of the run before fp32."""
         options, most = self.options, max(self.options.sizes)
         shapes = [
@@ -121,174 +128,111 @@ class Plan:
             for n, m in CHECKED[options.device]
             for d in options.widths[:2]
         ]
-        for dtype in dict.fromkeys([options.dtype, "fp32"]):
-            for shape in shapes if dtype == options.dtype else shapes[:1]:
+        for dtype in dict.fromkeys([options.dtypes[0], "fp32"]):
+            for shape in shapes if dtype == options.dtypes[0] else shapes[:1]:
                 for loss in options.losses:
                     if loss == "infonce" or shape.d == options.widths[:2][-1] or dtype == "fp32":
-                        yield loss, shape, dtype  # pyright: ignore[reportReturnType]
+                        for name, regime in REGIMES.items():
+                            yield self._check(Check(loss, shape, dtype, "none", name, regime))  # pyright: ignore[reportArgumentType]
 
-    def _wanted(self, case: Case) -> bool:
-        kind = "raw" if case.raw else "unit"
-        return case.mode in self.options.modes and kind in self.options.features
+    def _ids(self) -> Iterator[Step]:
+        """Every kind of ids and every loss; the first shape in two types of features."""
+        sizes = CHECKED_IDS[self.options.device]
+        *others, huge = [Shape(n, m, d or self.options.widths[0]) for n, m, d in sizes]
+        for at, shape in enumerate(others):
+            for dtype in self.options.dtypes[: 2 if at == 0 else 1]:
+                for ids in IDS:
+                    for loss in get_args(Loss):
+                        yield self._check(
+                            Check(loss, shape, dtype, ids, "CLIP-like", WITH_IDS, ours=True)
+                        )
+        for ids in ("none", "multi"):
+            dtype = self.options.dtypes[0]
+            name = "CLIP-like, most pairs"
+            yield self._check(Check("infonce", huge, dtype, ids, name, WITH_IDS, ours=True))
+
+    def _check(self, check: Check) -> Step:
+        shape = check.shape
+        kind = check.loss, max(shape.n, shape.m), shape.d, check.dtype, check.ids
+        kinds = (kind,) if self.measure.judges_kernels(check.dtype) else ()
+        names = tuple(x.name for x in self.found if x.kernels)
+        return Step(str(check), partial(self.measure.check, check), kinds, names)
+
+    def _timed(self, section: str, case: Case, run: Callable[..., str], *names: str) -> Step:
+        """Return a step about a case, whose kernels are those of a GPU."""
+        kind = case.loss, case.n, case.d, case.dtype, case.ids
+        kinds = (kind,) if self.options.device == "cuda" else ()
+        key = f"{section} {case}"
+        return Step(key, partial(run, key, case, *names), kinds, names or None)
+
+    def _host(self) -> Iterator[Step]:
+        options = self.options
+        if not HOST_SIZES[options.device]:
+            yield Step("host", lambda: NO_GPU)
+        for n in HOST_SIZES[options.device]:
+            for ids in options.ids if n in options.sizes else []:
+                case = Case("infonce", n, options.widths[0], "both", False, options.dtypes[0], ids)
+                yield self._timed("host", case, self.measure.host)
+
+    def _speed(self) -> Iterator[Step]:
+        for case in self._cases():
+            kind = "raw" if case.raw else "unit"
+            if case.mode in self.options.modes and kind in self.options.features:
+                yield self._timed("speed", case, self.measure.speed)
 
     def _cases(self) -> Iterator[Case]:
-        widths = self.options.widths
+        """Every size in one width, type and kind of ids, then the next.
+
+        All types of features at the first width, and the first two at the others.
+        """
+        options, widths = self.options, self.options.widths
         middle = widths[len(widths) // 2]
-        for n in sorted(self.options.sizes):
-            if "infonce" in self.options.losses:
-                for d in widths if n <= HUGE else widths[:1]:
-                    yield Case("infonce", n, d, "both", raw=False)
-                    if n <= HUGE:
-                        yield Case("infonce", n, d, "forward", raw=False)
-                    if d == middle and n <= HUGE:
-                        yield Case("infonce", n, d, "both", raw=True)
-            least = 16384 if self.options.device == "cuda" else 0
-            if "sigmoid" in self.options.losses and least <= n <= HUGE:
-                yield Case("sigmoid", n, middle, "both", raw=False)
+        for d in widths:
+            for dtype in options.dtypes if d == widths[0] else options.dtypes[:2]:
+                for ids in options.ids:
+                    for n in sorted(options.sizes):
+                        yield from self._cases_of(n, d, dtype, ids, middle=d == middle)
 
-    def _ceilings(self) -> None:
-        rows = min(32768, max(self.options.sizes))
-        found = ceilings(self.options.device, self.dtype, rows=rows, widths=self.options.widths)
-        self.results.data["ceilings"] = found
+    def _cases_of(self, n: int, d: int, dtype: str, ids: str, *, middle: bool) -> Iterator[Case]:
+        if "infonce" in self.options.losses and (n <= HUGE or d == self.options.widths[0]):
+            yield Case("infonce", n, d, "both", False, dtype, ids)
+            if n <= HUGE:
+                yield Case("infonce", n, d, "forward", False, dtype, ids)
+            if middle and n <= HUGE:
+                yield Case("infonce", n, d, "both", True, dtype, ids)
+        least = 16384 if self.options.device == "cuda" else 0
+        if "sigmoid" in self.options.losses and middle and least <= n <= HUGE:
+            yield Case("sigmoid", n, d, "both", False, dtype, ids)
 
-    def _check(
-        self, key: str, loss: Loss, shape: Shape, dtype: str, name: str, regime: Regime
-    ) -> None:
-        seed = self.options.seed + sum(map(ord, key))
-        where = {"device": self.options.device, "dtype": DTYPES[dtype], "seed": seed}
-        truth = answer(regime.problem(loss, shape, **where))
-        for implementation in self.found:
-            refusal = implementation.refuses(loss, shape.n, shape.m, shape.d, "")
-            if refusal or implementation.compiles:
-                continue
-            self.results.note(key, implementation.name)
-            try:
-                verdict = judge(implementation, regime.problem(loss, shape, **where), truth)
-            except Exception as error:  # its failure is a result
-                verdict = {"status": "error", "reason": reason(error)}
-            self.results.data["correctness"].append(
-                {
-                    "loss": loss,
-                    "rows": [shape.n, shape.m],
-                    "width": shape.d,
-                    "dtype": dtype,
-                    "regime": name,
-                    "seed": seed,
-                    "implementation": implementation.name,
-                    **verdict,
-                }
-            )
+    def _kernels(self) -> Iterator[Step]:
+        """What a call of ours launches, at one large size."""
+        options = self.options
+        n = min(KERNEL_SIZES[options.device], max(options.sizes))
+        names = ("chunked",) if options.device == "cpu" else ("fused", "fused-low-memory")
+        for d in options.widths:
+            for ids in options.ids:
+                for loss in options.losses:
+                    case = Case(loss, n, d, "both", False, self._half, ids)  # pyright: ignore[reportArgumentType]
+                    yield self._timed("kernels", case, self.measure.kernels, *names)
 
-    def _speed(self, case: Case) -> None:
-        key, skipped = f"speed {case}", {}
-        problem = self._problem(case)
-        taking_part: dict[str, Implementation] = {}
-        for implementation in self.found:
-            refusal = self._refusal(implementation, case) or self._too_long(implementation, case)
-            if refusal:
-                skipped[implementation.name] = refusal
-            else:
-                taking_part[implementation.name] = implementation
-        runs = {name: _run(x, problem, case.mode) for name, x in taking_part.items()}
-        timed = take_turns(
-            runs,
-            self.clock,
-            deadline=self.deadline,
-            least_rounds=self.options.rounds,
-            about_to=partial(self.results.note, key),
-        )
-        used = {}
-        for name, implementation in taking_part.items():
-            if name not in timed.failed:
-                self.results.note(key, name)
-                used[name] = self._memory(implementation, problem, case)
-        self.results.data["speed"].append(
-            asdict(case)
-            | {
-                "dtype": self.options.dtype,
-                "first": _short(timed.first),
-                "rounds": [_short(x) for x in timed.rounds],
-                "processor_rounds": [_short(x) for x in timed.processor_rounds],
-                "complete": timed.complete,
-                "failed": timed.failed,
-                "inputs": sum(x.nbytes for x in problem.inputs),
-                "skipped": skipped,
-                "memory": {name: x for name, x in used.items() if x},
-            }
-        )
-
-    def _host(self, case: Case) -> None:
-        for implementation in self.found:
-            if implementation.ours and not self._refusal(implementation, case):
-                self.results.note(f"host {case}", implementation.name)
-                try:
-                    found = host(implementation, self._problem(case))
-                except Exception as error:
-                    found = {"reason": reason(error)}
-                self.results.data["host"].append(
-                    {"n": case.n, "d": case.d, "implementation": implementation.name} | found
+    def _tiles(self) -> Iterator[Step]:
+        """Each tile for all kernels of a call, one width after the other."""
+        options = self.options
+        if options.device == "cpu":
+            yield Step("tiles", lambda: NO_GPU)
+            return
+        n = min(KERNEL_SIZES[options.device], max(options.sizes))
+        for d in options.widths:
+            for tile in TILES:
+                sizes = dict(
+                    zip(("rows", "columns", "depth", "warps", "stages"), tile, strict=True)
                 )
+                name = TILE_NAME.format(**sizes)
+                for loss in options.losses:
+                    case = Case(loss, n, d, "both", False, self._half, "none")  # pyright: ignore[reportArgumentType]
+                    yield self._timed(f"tiles {name}", case, self.measure.kernels, name)
 
-    def _problem(self, case: Case) -> Problem:
-        generator = torch.Generator(self.options.device).manual_seed(self.options.seed)
-        a, b = independent(Shape(case.n, case.n, case.d), generator)
-        stretch = 8.0 if case.raw else 1.0
-        scale = SPEED_SCALE if case.loss == "infonce" else 10.0
-        a, b = ((stretch * x).to(self.dtype) for x in (a, b))
-        return Problem.of(case.loss, a, b, scale, raw=case.raw)
-
-    def _refusal(self, implementation: Implementation, case: Case) -> str:
-        if case.mode not in implementation.modes or (case.raw and not implementation.raw):
-            return "is measured forward and backward on unit features only"
-        if case.n > HUGE and not implementation.ours and implementation.name not in FOR_HUGE:
-            return f"is not measured beyond {HUGE} rows"
-        return implementation.refuses(case.loss, case.n, case.n, case.d, self.options.device)
-
-    def _too_long(self, implementation: Implementation, case: Case) -> str:
-        """Return a refusal if what a smaller case took says that time will not suffice."""
-        for past in reversed(self.results.data["speed"]):
-            alike = (past["loss"], past["mode"]) == (case.loss, case.mode)
-            if not alike or not any(implementation.name in x for x in past["rounds"]):
-                continue
-            ms = spread(past["rounds"], implementation.name)[0]
-            ms *= case.work / (past["n"] ** 2 * past["d"])
-            calls = SLOW_ROUNDS + SLOW_WARMUPS if ms > SLOW else ROUNDS + WARMUPS
-            seconds, left = 1e-3 * ms * (calls + 2), self.deadline - time.monotonic()
-            return f"about {seconds:.0f} s, but {left:.0f} s were left" if seconds > left else ""
-        return ""
-
-    def _memory(
-        self, implementation: Implementation, problem: Problem, case: Case
-    ) -> dict[str, int] | None:
-        try:
-            if self.options.device == "cuda":
-                run = partial(memory.once, implementation, problem, case.mode)
-                return asdict(memory.on_gpu(run))
-            if case.raw or implementation.compiles or time.monotonic() > self.deadline:
-                return None
-            job = memory.Job(
-                implementation.name, case.loss, case.d, self.dtype, case.mode, case.raw
-            )
-            return asdict(memory.on_cpu(job, case.n))
-        except Exception as error:
-            reason(error)
-            return None
-
-
-def _run(implementation: Implementation, problem: Problem, mode: Mode) -> Callable[[], object]:
-    """Return what is timed; what comes before it is done when it is first called."""
-    ready: list[Callable[[], Any]] = []
-
-    def run() -> object:
-        if not ready:
-            ready.append(implementation.prepare(problem))
-        if mode == "both":
-            return gradients(problem, ready[0])
-        with torch.no_grad():
-            return ready[0]()
-
-    return run
-
-
-def _short(times: dict[str, float]) -> dict[str, float]:
-    return {name: round(ms, 4) for name, ms in times.items()}
+    @property
+    def _half(self) -> str:
+        """The type of features whose products are in half precision, if the run has it."""
+        return "bf16" if "bf16" in self.options.dtypes else self.options.dtypes[0]

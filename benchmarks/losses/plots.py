@@ -20,7 +20,10 @@ Point = tuple[float, float, float]
 
 def plot(data: dict[str, Any], results: Path) -> list[Path]:
     """Plot forward and backward on unit features beside the file they come from."""
-    cases = [x for x in data["speed"] if x["mode"] == "both" and not x["raw"] and x["rounds"]]
+    kind = {"mode": "both", "raw": False, "ids": data["options"]["ids"][0]}
+    kind["dtype"] = data["options"]["dtypes"][0]
+    timed = [x for x in data["speed"] if x["rounds"]]
+    cases = [x for x in timed if all(x[key] == value for key, value in kind.items())]
     if not cases:
         return []
     device = data["about"]["device"]

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 from torch.nn.functional import normalize as unit
+
+from contrastive.losses import execution, functional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Loss = Literal["infonce", "sigmoid"]
+    from contrastive.losses import Positives
+
+Loss = Literal["infonce", "one-sided", "sigmoid"]
+"""one-sided: infonce of the rows alone."""
 LOSSES: tuple[Loss, ...] = ("infonce", "sigmoid")
 BIAS = -10.0
 SPEED_SCALE = 1 / 0.07  # CLIP's first temperature
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32}
+"""Of features; amp is fp32 under autocast in bf16, with values that bf16 has."""
+IDS: dict[str, Positives] = {"none": "ignore", "mask": "mask", "multi": "multi"}
+"""Kinds of ids, and what rows of one group are to each other."""
+GROUP = 3  # rows of a group, where there are ids
+HUGE_PAIRS = 2**26  # beyond, float64 holds some rows of the logits at a time
 
 
 @dataclass(frozen=True)
@@ -38,16 +48,48 @@ class Problem:
     """Scalar fp32; infonce has none."""
     raw: bool
     """Rows have any length: to normalise them is part of the loss."""
+    ids: str
+    """One of ``IDS``."""
+    dtype: str
+    """One of ``DTYPES``."""
 
     @classmethod
-    def of(cls, loss: Loss, a: Tensor, b: Tensor, scale: float, *, raw: bool = False) -> Problem:
-        """Make leaves that want gradients of features ``[N, D]`` and ``[M, D]``."""
+    def of(
+        cls,
+        loss: Loss,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        *,
+        dtype: str,
+        raw: bool = False,
+        ids: str = "none",
+    ) -> Problem:
+        """Make leaves that want gradients of features ``[N, D]`` and ``[M, D]``, once rounded."""
 
         def leaf(value: float) -> Tensor:
             return torch.tensor(value, device=a.device, requires_grad=True)
 
-        features = [x.detach().clone().requires_grad_() for x in (a, b)]
-        return cls(loss, *features, scale, leaf(math.log(scale)), leaf(BIAS), raw)
+        rounded = torch.bfloat16 if dtype == "amp" else DTYPES[dtype]
+        features = [
+            x.detach().clone().to(rounded).to(DTYPES[dtype]).requires_grad_() for x in (a, b)
+        ]
+        return cls(loss, *features, scale, leaf(math.log(scale)), leaf(BIAS), raw, ids, dtype)
+
+    @property
+    def groups(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Ids of both sides, if there are any; large numbers, as hashes are."""
+        if self.ids == "none":
+            return None, None
+        return tuple(
+            torch.arange(len(x), device=x.device) // GROUP * 7919 for x in (self.a, self.b)
+        )
+
+    @property
+    def autocast(self) -> torch.autocast:
+        """In which a loss is called."""
+        amp = self.dtype == "amp"
+        return torch.autocast(self.a.device.type, torch.bfloat16, enabled=amp)
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -76,11 +118,11 @@ class Regime:
     raw: bool = False
 
     def problem(
-        self, loss: Loss, shape: Shape, *, seed: int, dtype: torch.dtype, device: str
+        self, loss: Loss, shape: Shape, *, seed: int, device: str, dtype: str, ids: str
     ) -> Problem:
-        """Return a fresh batch, its features rounded to ``dtype``."""
+        """Return a fresh batch."""
         a, b = self.make(shape, torch.Generator(device).manual_seed(seed))
-        return Problem.of(loss, a.to(dtype), b.to(dtype), self.scale, raw=self.raw)
+        return Problem.of(loss, a, b, self.scale, raw=self.raw, dtype=dtype, ids=ids)
 
 
 def noise(rows: int, shape: Shape, generator: torch.Generator) -> Tensor:
@@ -146,35 +188,36 @@ class Answer:
 
     loss: Tensor
     gradients: list[Tensor]
-    scale_mass: Tensor
-    """``sum |G x|``: of what terms the gradient of ``log_scale`` is the sum."""
-    bias_mass: Tensor
+    scale_mass: Tensor | None
+    """``sum |G x|``: of what terms the gradient of ``log_scale`` is the sum; None if not known."""
+    bias_mass: Tensor | None
     """``sum |G|``."""
 
 
 def answer(problem: Problem) -> Answer:
     """Compute a problem in float64 from the features as they are rounded.
 
-    Both losses are written with softplus, so that tiny ones keep their digits.
+    The plain functions write losses with softplus, so that tiny ones keep their digits. More than
+    ``HUGE_PAIRS`` pairs are computed some rows at a time.
     """
     inputs = [x.detach().double().requires_grad_() for x in problem.inputs]
-    a, b, log_scale = inputs[:3]
+    a, b, log_scale, *bias = inputs
     if problem.raw:
         a, b = unit(a), unit(b)
-    x_NM = log_scale.exp() * (a @ b.T)
-    if problem.loss == "sigmoid":
-        x_NM = x_NM + inputs[3]
-    partner_NM = torch.eye(*x_NM.shape, dtype=torch.bool, device=x_NM.device)
-    if problem.loss == "sigmoid":
-        loss = -logsigmoid(torch.where(partner_NM, x_NM, -x_NM)).sum() / min(x_NM.shape)
-    else:
-        positive_K = x_NM.diagonal()
-        others_NM = x_NM.masked_fill(partner_NM, -torch.inf)
-        sides = [others_NM.logsumexp(dim)[: len(positive_K)] for dim in (1, 0)]
-        loss = sum(-logsigmoid(positive_K - side).mean() for side in sides) / 2
+    roles: dict[str, Any] = {"positives": IDS[problem.ids]}
+    if problem.loss != "sigmoid":
+        roles["direction"] = "both" if problem.loss == "infonce" else "a_to_b"
+    if len(a) * len(b) > HUGE_PAIRS:
+        given = {"log_scale": log_scale, **({"bias": bias[0]} if bias else {})}
+        in_rows = execution.sigmoid if bias else execution.infonce
+        loss = in_rows(a, b, *problem.groups, execution="chunked", **given, **roles)
+        return Answer(loss.detach(), list(torch.autograd.grad(loss, inputs)), None, None)
+    x_NM = functional.similarity(a, b, log_scale=log_scale, bias=bias[0] if bias else None)
+    of_logits = functional.sigmoid_from_logits if bias else functional.infonce_from_logits
+    loss = of_logits(x_NM, *problem.groups, **roles)
     *gradients, g_NM = torch.autograd.grad(loss, [*inputs, x_NM])
     with torch.no_grad():
-        similarity_NM = x_NM - inputs[3] if problem.loss == "sigmoid" else x_NM
+        similarity_NM = x_NM - bias[0] if bias else x_NM
         return Answer(
             loss.detach(), gradients, (g_NM * similarity_NM).abs().sum(), g_NM.abs().sum()
         )

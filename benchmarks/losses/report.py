@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.losses.implementations import LEAST
+from benchmarks.losses.thresholds import EXECUTIONS, threshold_lines
 from benchmarks.losses.timing import paired_ratios, spread
 from contrastive.console import say
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Data = dict[str, Any]
+LISTED = 6  # kernels of a call
+KIND = ("loss", "mode", "raw", "dtype", "ids")
 KINDS = {False: "unit features", True: "raw features, normalised inside"}
 MODES = {"both": "forward and backward", "forward": "forward alone"}
 
@@ -31,22 +34,46 @@ def write_report(path: Path) -> None:
         say("no plots: matplotlib is not installed")
     else:
         made += plot(data, path)
-    say("\n".join(map(str, made)))
+    for file in made:
+        say(str(file))
 
 
 def lines(data: Data) -> Iterator[str]:
     """Return the report in Markdown."""
     about, options = data["about"], data["options"]
-    yield f"# Losses on {about['device']}"
+    yield f"# Losses on {about.get('device', options['device'])}"
     yield ""
-    yield f"`{about['command']}`, seed {options['seed']}, features in {options['dtype']}"
+    types = ", ".join(options["dtypes"])
+    yield f"`{about['command']}`, seed {options['seed']}, features in {types}"
     yield ""
     yield ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    yield from _thresholds(data)
+    yield from _compiled(data)
     yield from _ceilings(data)
     yield from _correctness(data)
     yield from _speed(data)
     yield from _host(data)
+    yield from _kernels(data)
     yield from _left_out(data)
+
+
+def _thresholds(data: Data) -> Iterator[str]:
+    names = data["options"]["names"]
+    if "eager" in names and not {*EXECUTIONS}.isdisjoint(names):
+        yield ""
+        yield "## From how many pairs on"
+        yield ""
+        yield from (f"- {line}" for line in threshold_lines(data))
+
+
+def _compiled(data: Data) -> Iterator[str]:
+    if found := data["compiled"]:
+        yield ""
+        yield (
+            f"Kernels were compiled for {found['compiled']} kinds of calls in {found['seconds']} s "
+            f"by {found['processes']} processes; {len(found['failed'])} failed, for "
+            f"{len(found['late'])} there was no time."
+        )
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
@@ -150,10 +177,12 @@ def _speed(data: Data) -> Iterator[str]:
         "The first call includes compilation, where it was the first at its shape. Passed: "
         "correctness checks in this type."
     )
-    for loss, mode, raw in dict.fromkeys((x["loss"], x["mode"], x["raw"]) for x in speed):
+    for kind in dict.fromkeys(tuple(x[key] for key in KIND) for x in speed):
+        loss, mode, raw, dtype, ids = kind
         yield ""
-        yield f"### {loss}, {MODES[mode]}, {KINDS[raw]}"
-        cases = _of(speed, loss=loss, mode=mode, raw=raw)
+        with_ids = "no ids" if ids == "none" else f"ids {ids}"
+        yield f"### {loss}, {MODES[mode]}, {KINDS[raw]}, {dtype}, {with_ids}"
+        cases = _of(speed, **dict(zip(KIND, kind, strict=True)))
         yield from _table(
             [
                 "N",
@@ -227,11 +256,22 @@ def _host(data: Data) -> Iterator[str]:
     yield ""
     yield "## Beside the GPU"
     yield from _table(
-        ["N", "D", "", "launches", "ms until return", "ms until done", "waits", "CUDA graph"],
+        [
+            "N",
+            "D",
+            "ids",
+            "",
+            "launches",
+            "ms until return",
+            "ms until done",
+            "waits",
+            "CUDA graph",
+        ],
         (
             [
                 str(x["n"]),
                 str(x["d"]),
+                x["ids"],
                 x["implementation"],
                 *(
                     [_escaped(x["reason"]), "", "", "", ""]
@@ -250,19 +290,47 @@ def _host(data: Data) -> Iterator[str]:
     )
 
 
+def _kernels(data: Data) -> Iterator[str]:
+    if not data["kernels"]:
+        return
+    yield ""
+    yield "## Time per kernel"
+    yield ""
+    yield "The ms of a forward and backward, and of each kernel (on a CPU, operator) in it."
+    yield from _table(
+        ["", "loss", "N", "D", "features", "ids", "ms", "kernels"],
+        (
+            [
+                x["implementation"],
+                x["loss"],
+                str(x["n"]),
+                str(x["d"]),
+                x["dtype"],
+                x["ids"],
+                _number(x["ms"]) if "ms" in x else _escaped(x["reason"]),
+                _escaped(x["kernels_reason"])
+                if "kernels_reason" in x
+                else ", ".join(
+                    f"{_escaped(y['name'])} {y['ms']:.3g}" for y in x.get("kernels", [])[:LISTED]
+                ),
+            ]
+            for x in data["kernels"]
+        ),
+    )
+
+
 def _left_out(data: Data) -> Iterator[str]:
     """Say what was not measured, and why."""
     missing = {name: x["missing"] for name, x in data["implementations"].items() if x["missing"]}
     missing |= data["ended"]
     failed = {
-        f"{x['loss']} {x['n']} x {x['d']} {x['mode']}, {name}": why
-        for x in data["speed"]
-        for name, why in x["failed"].items()
+        f"{_case(x)}, {name}": why for x in data["speed"] for name, why in x["failed"].items()
     }
+    lost = {f"{x['step']}, {x['implementation']}": x["reason"] for x in data["lost"]}
+    late = dict.fromkeys(data["compiled"].get("late", []), "was not compiled in time")
+    failed |= lost | data["compiled"].get("failed", {}) | late
     cut = [
-        f"{x['loss']} {x['n']} x {x['d']} {x['mode']}: {len(x['rounds'])} rounds only"
-        for x in data["speed"]
-        if not x["complete"]
+        f"{_case(x)}: {len(x['rounds'])} rounds only" for x in data["speed"] if not x["complete"]
     ]
     found = [f"{name}: {_escaped(why)}" for name, why in (missing | failed).items()] + cut
     found += [f"{x['step']}: {x['reason']}" for x in data["skipped"]]
@@ -272,6 +340,10 @@ def _left_out(data: Data) -> Iterator[str]:
     yield "## Left out"
     yield ""
     yield from (f"- {x}" for x in found)
+
+
+def _case(x: Data) -> str:
+    return f"{x['loss']} {x['n']} x {x['d']} {x['mode']} {x['dtype']} ids {x['ids']}"
 
 
 def _of(rows: list[Data], **wanted: Any) -> list[Data]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
+LISTS = ("ceilings", "correctness", "speed", "host", "kernels", "lost", "skipped", "steps", "done")
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,14 @@ class Options:
     """What a run was asked for."""
 
     device: str
-    dtype: str
+    dtypes: list[str]
+    """Of the features, keys of ``problems.DTYPES``; the first is that of the correctness checks."""
+    ids: list[str]
+    """Keys of ``problems.IDS``, in the speed section."""
     deadline: float
-    """Seconds from the start after which nothing new begins."""
+    """Seconds from the start after which nothing goes on."""
+    limit: float
+    """Seconds after which one call of a case is taken to hang."""
     sizes: list[int]
     widths: list[int]
     losses: list[str]
@@ -35,20 +42,31 @@ class Options:
     threads: int
 
 
+@dataclass(frozen=True)
+class Note:
+    """What is about to happen, and after how many seconds it is taken to hang."""
+
+    step: str
+    implementation: str
+    limit: float
+
+
 @dataclass
 class Results:
-    """``results.json`` and, beside it, a note of what is going on."""
+    """``results.json``, and notes of what is going on to whoever watches."""
 
     path: Path
     data: dict[str, Any]
+    notes: int | None = None
+    """The pipe for them."""
 
     @classmethod
-    def start(cls, path: Path, options: Options, **about: Any) -> Results:
-        """Begin a file."""
+    def start(cls, path: Path, options: Options, *, started: float, **about: Any) -> Results:
+        """Begin a file; ``started`` is the ``time.time()`` from which the deadline counts."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        empty = {"ceilings": [], "correctness": [], "speed": [], "host": [], "skipped": []}
-        head = {"format": FORMAT, "about": about, "options": asdict(options)}
-        results = cls(path, head | {"implementations": {}, "ended": {}, "done": []} | empty)
+        head = {"format": FORMAT, "about": about, "options": asdict(options), "started": started}
+        empty: dict[str, Any] = {name: [] for name in LISTS}
+        results = cls(path, head | {"implementations": {}, "ended": {}, "compiled": {}} | empty)
         results.save()
         return results
 
@@ -62,24 +80,33 @@ class Results:
         """What the run was asked for."""
         return Options(**self.data["options"])
 
+    @property
+    def ends(self) -> float:
+        """``time.time()`` at which a process is ended; the rest is for the report."""
+        deadline = self.options.deadline
+        return self.data["started"] + deadline - min(5.0, 0.1 * deadline)
+
+    def until(self, share: float) -> float:
+        """Return the ``time.time()`` after which nothing new begins in a share of the time."""
+        spare = min(10.0, 0.05 * self.options.deadline)  # to complete what is under way
+        return self.data["started"] + share * (self.ends - self.data["started"] - spare)
+
+    def add(self, section: str, entry: dict[str, Any]) -> None:
+        """Append what is known now to a section, and save."""
+        self.data[section].append(entry)
+        self.save()
+
     def save(self) -> None:
         """Replace the file by what is known now."""
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.data, indent=1) + "\n")
         part.replace(self.path)
 
-    def note(self, step: str, implementation: str = "") -> None:
-        """Say what is about to happen, for the case that it is the last thing that does."""
-        self._now.write_text(json.dumps({"step": step, "implementation": implementation}))
+    def note(self, step: str, implementation: str = "", *, limit: float | None = None) -> None:
+        """Say what is about to happen, for the case that it is the last thing that does.
 
-    def noted(self) -> dict[str, str]:
-        """Return the last note."""
-        return json.loads(self._now.read_text()) if self._now.exists() else {}
-
-    def forget_note(self) -> None:
-        """Remove the note."""
-        self._now.unlink(missing_ok=True)
-
-    @property
-    def _now(self) -> Path:
-        return self.path.with_suffix(".now")
+        ``limit`` is after how many seconds it is taken to hang, if not after the run's.
+        """
+        note = Note(step, implementation, self.options.limit if limit is None else limit)
+        if self.notes is not None:
+            os.write(self.notes, f"{json.dumps(asdict(note))}\n".encode())

@@ -88,7 +88,7 @@ def take_turns(
         clock: times it.
         deadline: ``time.monotonic()`` at which to stop.
         least_rounds: for slow ones too.
-        about_to: told the name before its first call.
+        about_to: told the name before each of its calls, for those that hang.
     """
     timed, rounds = Timed(), {}
     for name, run in runs.items():
@@ -102,7 +102,6 @@ def take_turns(
             timed.failed[name] = reason(error)
             continue
         rounds[name] = max(SLOW_ROUNDS if ms > SLOW else ROUNDS, least_rounds)
-    about_to("")
     for number in range(max(rounds.values(), default=0)):
         names = [name for name, most in rounds.items() if number < most]
         if not names:
@@ -112,11 +111,11 @@ def take_turns(
             break
         turn, found, used = number % len(names), {}, {}
         for name in names[turn:] + names[:turn]:
+            about_to(name)
             try:
                 found[name] = clock.ms(runs[name])
                 used |= {} if clock.cuda else {name: clock.processor_ms}
             except Exception as error:
-                about_to(name)
                 timed.failed[name] = reason(error)
                 rounds[name] = 0
         timed.rounds.append(found)

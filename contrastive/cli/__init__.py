@@ -47,7 +47,7 @@ from contrastive.cli import (
 from contrastive.cli.options import app
 from contrastive.cli.verb import CtrlC, Verb
 from contrastive.config.foreign_errors import SHOW, foreign_error
-from contrastive.console import noted_omissions, printable, say
+from contrastive.console import noted_omissions, printable, said_once, say
 from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
 
@@ -89,7 +89,12 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     # a name or a caption may hold what the encoding of the terminal lacks
     cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
-    with noted_omissions() as omissions, warnings.catch_warnings(), _no_dropped_interrupt():
+    with (
+        said_once(),
+        noted_omissions() as omissions,
+        warnings.catch_warnings(),
+        _no_dropped_interrupt(),
+    ):
         warnings.simplefilter("always", RenamedWarning)
         warnings.showwarning = _show_warning
         try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 from contrastive.config.arguments import path_of
+from contrastive.config.mistakes import VALUE_ERROR
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, SpecError
 
@@ -50,7 +52,11 @@ class Verb(TyperCommand):
         args = _with_new_names(args, RENAMED_OPTIONS.get(self.name or ""))
         if not ctx.resilient_parsing:
             self._check_values(ctx, args)
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except BadParameter as error:
+            error.message = error.message.removeprefix(VALUE_ERROR)
+            raise
         for param in self.params:
             ctx.params[str(param.name)] = _local(param, ctx.params[str(param.name)])
         if rest and not ctx.resilient_parsing:

@@ -18,6 +18,8 @@ ADDRESS = re.compile(
     re.IGNORECASE,
 )
 
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS has not fetched."""
 UNSIZED = 1 << 16
 """Bytes that are read of a file whose size is told as less, as of those in /proc."""
 
@@ -58,22 +60,36 @@ def read_bounded(path: str | PathLike[str], most: int) -> bytes:
     """Return what a regular file holds, if that is at most ``most`` bytes.
 
     Raises:
-        OSError: it cannot be read, is larger, or is a pipe or a device, which may never end.
+        OSError: it cannot be read, is larger, is a pipe or a device, which may never end, or only
+            points to the file.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         size = _size(path, os.fstat(file.fileno()))
         if size > most:
             raise OSError(errno.EFBIG, too_large(size, most), os.fspath(path))
-        return file.read(min(most, max(size, UNSIZED)) + 1)  # for which memory is taken first
+        content = file.read(min(most, max(size, UNSIZED)) + 1)  # for which memory is taken first
+    _check_content(path, content)
+    return content
 
 
 def check_regular(path: str | PathLike[str]) -> int:
     """Return the size of a regular file, for libraries that open it themselves.
 
     Raises:
-        OSError: it is not there, or is a pipe or a device, which may never end.
+        OSError: it is not there, is a pipe or a device, which may never end, or only points to
+            the file.
     """
-    return _size(path, Path(path).stat())
+    size = _size(path, Path(path).stat())
+    if size < UNSIZED:
+        with open(path, "rb", opener=_open_at_once) as file:
+            _check_content(path, file.read(len(POINTER)))
+    return size
+
+
+def _check_content(path: str | PathLike[str], content: bytes) -> None:
+    if content.startswith(POINTER):
+        what = "is a pointer of Git LFS, not the file; run in its folder: git lfs pull"
+        raise OSError(errno.EINVAL, what, os.fspath(path))
 
 
 def _size(path: str | PathLike[str], about: os.stat_result) -> int:

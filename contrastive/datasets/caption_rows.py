@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 from unicodedata import normalize
 
@@ -16,7 +16,6 @@ from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from contrastive.data.images import ImageSource
     from contrastive.data.samples import Sample
@@ -211,6 +210,10 @@ class FileIndex:
         self.folder = folder
         self.places = [f"{place}/" if place else "" for place in places]
         self.listings: dict[str, dict[str, str]] = {}
+        self.home = Path(os.path.realpath(folder))
+        self.links: set[str] = set()
+        self.parents: dict[str, Path] = {}
+        self.names: dict[Path, str] = {}
 
     def __contains__(self, path: str) -> bool:
         return self._found(path) is not None
@@ -220,6 +223,33 @@ class FileIndex:
 
     def __str__(self) -> str:
         return str(self.folder)
+
+    def name_of(self, path: str) -> str:
+        """Return the one name of a file, whatever it is called: by a table, or through a link.
+
+        Example:
+            >>> FileIndex(Path("photos")).name_of("red")
+            'red.png'
+        """
+        if leaves_folder(path) or (found := self._found(path)) is None:
+            return path
+        parent, _, name = found.rpartition("/")
+        if parent not in self.parents:
+            self.parents[parent] = Path(os.path.realpath(self.home / parent))
+        if found not in self.links and self.parents[parent] == self.home / parent:
+            return self._short(found)
+        real = Path(os.path.realpath(self.parents[parent] / name))
+        below = real.relative_to(self.home).as_posix() if real.is_relative_to(self.home) else ""
+        if below and self._found(below) == below:
+            return self._short(below)
+        return self.names.setdefault(real, self._short(found))
+
+    def _short(self, found: str) -> str:
+        """Return a file's path without the place, if it is found without."""
+        names = (found.removeprefix(place) for place in self.places if found.startswith(place))
+        short = min((name for name in names if self._found(name) == found), key=len, default=found)
+        usual = normalize("NFC", short)
+        return usual if self._found(usual) == found else short
 
     def _found(self, path: str) -> str | None:
         """Return a file's path as the disk has it, which may spell an accent otherwise (NFD)."""
@@ -239,11 +269,12 @@ class FileIndex:
         for spelling in dict.fromkeys((parent, normalize("NFC", parent), normalize("NFD", parent))):
             try:
                 with os.scandir(self.folder / spelling) as entries:
-                    names = [entry.name for entry in entries if _is_file(entry)]
+                    files = {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
             except (OSError, ValueError):  # ValueError: a NUL in the path
                 continue
-            paths = {name: f"{spelling}/{name}" if spelling else name for name in names}
-            return {normalize("NFC", name): paths[name] for name in paths} | paths
+            paths = {name: f"{spelling}/{name}" if spelling else name for name in files}
+            self.links.update(paths[name] for name, is_link in files.items() if is_link)
+            return {normalize("NFC", name): path for name, path in paths.items()} | paths
         return {}
 
 

@@ -15,6 +15,7 @@ from contrastive.datasets.single_modality import RowList, filled, wanted_splits
 from contrastive.datasets.splits import SPLITS, one_of, split_named, split_of, tell_of_others
 from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError
+from contrastive.prompts import tell_of_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +57,7 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
         say(f"{folder}: {labels['']} is in no folder of a class, so that there are no classes")
     classes = () if "" in labels else tuple(sorted(labels))
     if config.captions and purpose == "training":
+        tell_of_names(classes, config.captions)
         rows = [_captioned(row, classes, config.captions, folder) for row in rows]
     return filled(RowList(rows, BadRows(budget=config.max_bad), classes), split, folder)
 

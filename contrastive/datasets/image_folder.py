@@ -7,6 +7,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import unquote
 
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
@@ -14,6 +15,7 @@ from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather, leaves_folder
+from contrastive.datasets.conversations import CONVERSATIONS, first_answer
 from contrastive.datasets.known_files import (
     BESIDE,
     CAPTION_TABLES,
@@ -40,6 +42,7 @@ from contrastive.datasets.text_tables import (
     cells_of,
     choose_columns,
     name_list,
+    quoted,
     read_lines,
 )
 from contrastive.errors import DataError
@@ -53,12 +56,13 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "image": ("image", "file_name", "filename", "filepath"),
-    "text": ("text", "caption", "title"),
+    "text": ("text", "caption", "title", *CONVERSATIONS),
     "group": ("group", "group_id"),  # not "id", which mostly numbers rows
     "label": ("label",),
     "split": ("split",),
 }
 GAP = "{split}"
+LOCAL = "file:///"
 ADDRESSED = (
     "its image is a URL, which is not fetched; download the images, for example with img2dataset, "
     "and give the folder that it wrote"
@@ -97,7 +101,7 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
             hashed, origin = not given, folder
         else:
             tables = _find_tables(folder, config)
-            opened = [_opened(table, images, config, group_of) for table in tables]
+            opened = [_opened(table, index, config, group_of) for table in tables]
             rows = chain.from_iterable(rows for rows, _ in opened)
             hashed = not all(has_splits for _, has_splits in opened)
             origin = tables[0].path if len(tables) == 1 else folder
@@ -174,7 +178,7 @@ def _tell_which(table: Path) -> None:
 
 
 def _opened(
-    table: Table, images: Path, config: ImageFolder, group_of: GroupOf
+    table: Table, images: FileIndex, config: ImageFolder, group_of: GroupOf
 ) -> tuple[Iterator[Row], bool]:
     """Return the rows of a table, and whether each knows its split."""
     columns, records = read_table(table.path)
@@ -206,30 +210,40 @@ def _rows(
     table: Table,
     chosen: dict[str, str],
     records: Iterator[TableRecord],
-    images: Path,
+    images: FileIndex,
     config: ImageFolder,
     group_of: GroupOf,
 ) -> Iterator[Row]:
     is_text = form_of(table.path) not in (".json", ".parquet")
-    for record in _captions(records, chosen["text"]):
+    for record in _captions(records, chosen["text"], table.path):
         source = f"{table.name}{':' if is_text else ': row '}{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
-        if not problem and ADDRESS.match(cells["image"]):
+        if not problem and _is_elsewhere(cells["image"]):
             problem = ADDRESSED
         if problem:
             yield Row(source, problem=problem)
             continue
-        image = _below(images, table.below, cells["image"])
+        image = images.name_of(_below(images.folder, table.below, cells["image"]))
         group = cells.get("group") or group_of(image)
         split = table.split or cells.get("split") or split_of(group, config.holdout)
         split = split_named(split) or split
         yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
 
 
-def _captions(records: Iterator[TableRecord], column: str) -> Iterator[TableRecord]:
-    """Make a record of each caption, where a cell holds several."""
+def _is_elsewhere(name: str) -> bool:
+    return bool(ADDRESS.match(name)) and not name.lower().startswith(LOCAL)
+
+
+def _captions(records: Iterator[TableRecord], column: str, path: Path) -> Iterator[TableRecord]:
+    """Make a record of each caption, where a cell holds several, or of a conversation's answer."""
+    told = False
     for record in records:
         cell = caption_list(record.cells.get(column))
+        if (answer := first_answer(cell)) is not None:
+            if not told:
+                say(f"{path}: {quoted(column)}: the first answer of each conversation is a caption")
+            told = True
+            cell = [answer]
         if not isinstance(cell, list):
             yield record
             continue
@@ -268,6 +282,8 @@ def _rows_beside(
 
 def _below(images: Path, parent: str, name: str) -> str:
     """Return an image's path below the folder of images; as it is, if it lies elsewhere."""
+    if name.lower().startswith(LOCAL):
+        name = unquote(name[len(LOCAL) - 1 :])
     if "\\" in name and "/" not in name:  # written on Windows
         name = PureWindowsPath(name).as_posix()
     if not PurePath(name).is_absolute():

@@ -22,6 +22,7 @@ from contrastive.datasets.text_tables import (
     read_json,
     read_lines,
     text_of,
+    text_problem,
 )
 from contrastive.errors import DataError
 
@@ -183,7 +184,7 @@ def karpathy_name(image: dict[str, object]) -> object:
 
 
 def _parquet(path: Path) -> Table:
-    """Read a Parquet file; columns of bytes, such as images, are left out."""
+    """Read a Parquet file; columns of bytes are left out, but for texts."""
     parquet, arrow = require("pyarrow.parquet", extra="parquet"), require("pyarrow")
     with_file = _named_mistakes(path)
 
@@ -193,7 +194,10 @@ def _parquet(path: Path) -> Table:
 
     file = with_file(open_file)
     schema = file.schema_arrow
-    held = [field.name for field in schema if _is_bytes(field.type, arrow.types)]
+    binary = [field.name for field in schema if _is_bytes(field.type, arrow.types)]
+    plain = [name for name in binary if not arrow.types.is_struct(schema.field(name).type)]
+    texts = with_file(lambda: _columns_of_text(file, plain))
+    held = [name for name in binary if name not in texts]
     if held:
         say(f"{path}: {name_list(held)} holds bytes, not names of files; left out")
     columns = [name for name in schema.names if name not in held]
@@ -209,9 +213,27 @@ def _parquet(path: Path) -> Table:
         while (batch := with_file(lambda: next(batches, None))) is not None:
             for cells in with_file(batch.to_pylist):
                 number += 1
-                yield TableRecord(number, cells)
+                read = {name: _decoded(cells[name]) for name in texts}
+                yield TableRecord(number, cells | read)
 
     return columns, records()
+
+
+def _columns_of_text(file: Any, names: list[str]) -> list[str]:
+    """Return the columns of bytes whose first rows are UTF-8, as Hive and Impala write texts."""
+    first = next(file.iter_batches(FIRST_ROWS, columns=names), None) if names else None
+    if first is None:
+        return []
+    columns = {name: [x for x in first.column(name).to_pylist() if x] for name in names}
+    return [name for name, cells in columns.items() if cells and all(map(_is_utf8, cells))]
+
+
+def _is_utf8(cell: bytes) -> bool:
+    return not text_problem(_decoded(cell))
+
+
+def _decoded(cell: Any) -> Any:
+    return cell.decode("utf-8", "surrogateescape") if isinstance(cell, bytes) else cell
 
 
 def _is_bytes(kind: Any, types: Any) -> bool:

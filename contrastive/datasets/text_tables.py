@@ -35,6 +35,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 # as numpy writes an array of texts: without the commas that keep Python from joining them
 QUOTED_LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:\s+(?:{QUOTED.pattern}))*\s*\]")
+NO_VALUE = ("\\N", "NULL", "NaN", "nan", "<NA>")  # as programs write what is not there
+NO_CAPTION = (*NO_VALUE, "null", "None", "NA", "N/A", "#N/A")  # which may be names of classes
+EXCEL = re.compile(r'"?sep=.?"?\r?', re.IGNORECASE)  # its first line, which names the separator
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
@@ -157,13 +160,16 @@ def read_delimited(path: Path, form: str) -> tuple[list[str], Iterator[TableReco
         DataError: as ``read_text``, or the header is broken.
     """
     lines = read_lines(path)
+    if EXCEL.fullmatch(lines[0]):
+        lines[0] = ""  # which counts as a line
     rows = _delimited(lines, _delimiter(path, DELIMITERS[form], lines))
     line, header = next(rows)
     if isinstance(header, str):
         msg = f"{path}:{line}: the header is {header}"
         raise DataError(msg)
     columns = [column.strip() for column in header]
-    if len(set(columns)) < len(columns):
+    named = [column for column in columns if column]  # Excel writes columns that are empty
+    if len(set(named)) < len(named):
         msg = f"{path}:{line}: the header names a column twice; it has {name_list(columns)}"
         raise DataError(msg)
     return columns, _records(columns, rows)
@@ -200,6 +206,7 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
     while start < len(lines):
         ahead = (line + "\n" for line in lines[start : start + MAX_SPAN])
         reader = csv.reader(ahead, delimiter=delimiter, strict=True)
+        limit = csv.field_size_limit(MAX_BYTES)  # of the process; the file's own size bounds cells
         try:
             cells = next(reader)
         except csv.Error as error:
@@ -210,6 +217,8 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
             if cells:
                 yield start + 1, cells
             start += reader.line_num
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _json_lines(lines: Sequence[str]) -> Iterator[TableRecord]:
@@ -217,7 +226,7 @@ def _json_lines(lines: Sequence[str]) -> Iterator[TableRecord]:
         if not line.strip():
             continue
         try:
-            value = parse_json(line)
+            value = parse_json(line.rstrip().removesuffix(","))  # of an array without its brackets
         except ValueError as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else error
             yield TableRecord(number, {}, f"not valid JSON: {why}")
@@ -339,6 +348,11 @@ def cells_of(
     problem = ""
     for role, column in chosen.items():
         cell = record.cells.get(column)
+        nothing = NO_CAPTION if role == "text" else NO_VALUE
+        if isinstance(cell, str) and cell.strip() in nothing:
+            if role in needed:
+                problem = problem or f"{quoted(column)} is {quoted(cell.strip())}: no value"
+            cell = None
         if (text := text_of(cell)) or role in needed:
             cells[role] = text
         if not text and role in needed:

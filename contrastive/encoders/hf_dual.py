@@ -30,10 +30,12 @@ from contrastive.encoders.huggingface import (
     load_image_processor,
     load_weights,
 )
-from contrastive.encoders.image import check_one_size
+from contrastive.encoders.image import check_one_size, mode_for
+from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
+from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError, WeightsError
 
@@ -48,10 +50,8 @@ FIRST = ("flava",)
 """Models, by their ``model_type``, that give an embedding for each token; the first is the one."""
 
 
-class HFDualImageModule(EncoderModule):
+class HFDualImageModule(ImageEncoder):
     """What the image processor gives, to embeddings ``[B, D]`` before normalisation."""
-
-    modality = "image"
 
     def __init__(self, spec: HFDualImage) -> None:
         """Load the half and its image processor."""
@@ -60,13 +60,15 @@ class HFDualImageModule(EncoderModule):
         self.model, folder = load_dual_half(spec, self.who)
         self.folder_config = folder_config(folder)
         processor = load_image_processor(folder, self.who)
-        self.preprocess = ProcessImages(processor, " ".join(processor.to_json_string().split()))
+        mode = mode_for(getattr(self.model.config, "vision_config", None), processor, self.who)
+        steps = " ".join(processor.to_json_string().split())
+        self.preprocess = ProcessImages(processor, steps, mode)
         self.reproducible = spec.pretrained
         sample = Image.new("RGB", (64, 64))
         self.out_dim = measure_out_dim(self, sample, self.who)
         keep_used(self, sample)
 
-    def forward(self, **inputs: Tensor) -> Tensor:
+    def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the image processor gives."""
         return embedding(self.model.get_image_features(**inputs), self.model, self.who)
 
@@ -92,8 +94,9 @@ class HFDualTextModule(EncoderModule):
         self.preprocess = tokenizing(
             tokenizer, length, who=self.who, padding="longest" if masked else "max_length"
         )
+        known = vocabulary_size(self, tokenizer, self.who)
         taken = longest_taken(self, length, config.text_config)
-        self.preprocess = replace(self.preprocess, max_length=taken)
+        self.preprocess = replace(self.preprocess, max_length=taken, vocabulary=known)
         self.reproducible = spec.pretrained
         self.out_dim = measure_out_dim(self, "a picture", self.who)
         keep_used(self, "a picture")
@@ -114,6 +117,7 @@ class ProcessImages:
     processor: Any = field(repr=False)
     steps: str
     """Every step and parameter of it, for the ``repr``."""
+    mode: str = field(default="RGB", repr=False)
 
     def __call__(self, samples: Sequence[ImageSource]) -> dict[str, Tensor]:
         """Return ``{"pixel_values": [B, ...], ...}``.
@@ -123,7 +127,9 @@ class ProcessImages:
             SizesDifferError: the processor gives images of different sizes.
         """
         images = [open_image(sample) for sample in sample_list(samples, "image", least=1)]
-        each = [self.processor(images=image, return_tensors="pt") for image in images]
+        each = [
+            self.processor(images=image.convert(self.mode), return_tensors="pt") for image in images
+        ]
         check_one_size(next(iter(one.values())) for one in each)
         tensors = [name for name, value in each[0].items() if isinstance(value, Tensor)]
         return {name: torch.cat([one[name] for one in each]) for name in tensors}

@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from contrastive.console import say
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
-from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_of
-from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_for
+from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
 from contrastive.errors import SpecError
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from contrastive.encoders import HFImage
 
 
-class HFImageModule(EncoderModule):
+class HFImageModule(ImageEncoder):
     """What the image processor gives, to pooled hidden states ``[B, F]``."""
-
-    modality = "image"
 
     def __init__(self, spec: HFImage) -> None:
         """Load the model and its image processor."""
@@ -42,18 +40,13 @@ class HFImageModule(EncoderModule):
         self.folder_config = folder_config(folder)
         self.needed = _required(self.model)
         processor = load_image_processor(folder, self.who)
-        mode = mode_of(getattr(config, "num_channels", 3), self.who)
-        if mode == "L" and len(processor.image_mean) != 1:
-            msg = (
-                f"{self.who}: the model takes grey images, and its processor makes them of 3 "
-                "channels; give image_mean and image_std one number each in "
-                "preprocessor_config.json"
-            )
-            raise SpecError(msg)
+        mode = mode_for(config, processor, self.who)
         steps = " ".join(processor.to_json_string().split())
         self.preprocess = ImageTransform(Process(processor, mode), steps)
         if self.needed - {"pixel_values"} or "pixel_values" not in processor.model_input_names:
-            self.preprocess = ProcessImages(processor, steps)  # with the places of patches, say
+            self.preprocess = ProcessImages(
+                processor, steps, mode
+            )  # with the places of patches, say
         # Hiera's config has a mask_ratio, too, of which its encoder makes no use
         self.drops_patches = hasattr(getattr(self.model, "embeddings", None), "random_masking")
         if self.drops_patches and (ratio := self.model.config.mask_ratio):
@@ -73,7 +66,7 @@ class HFImageModule(EncoderModule):
             say(f"{self.who}: its images keep their shapes, so those of a size are run together")
             return measure_out_dim(self, sample, self.who)
 
-    def forward(
+    def encode(
         self, image: Tensor | None = None, size: Tensor | None = None, **inputs: Tensor
     ) -> Tensor:
         """Return features ``[B, F]``."""

@@ -15,6 +15,7 @@ from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
+from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import folder_config, loading_weights
 from contrastive.errors import SpecError, WeightsError
 from contrastive.nn.memory import out_of_memory
@@ -47,9 +48,10 @@ class HFTextModule(TokenEncoder):
         limit = int(min(positions(config), tokenizer.model_max_length))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, spec.prompt, who=self.who)
+        known = vocabulary_size(self, tokenizer, self.who)
         taken = longest_taken(self, max_length, config)
         check_length(spec.max_length, taken, self.who)
-        self.preprocess = replace(self.preprocess, max_length=taken)
+        self.preprocess = replace(self.preprocess, max_length=taken, vocabulary=known)
         self.out_dim = measure_out_dim(self, "a picture", self.who)
         self.reproducible = spec.pretrained
 

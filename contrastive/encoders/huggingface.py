@@ -6,14 +6,16 @@ import logging
 import math
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from contrastive.config.extras import require
 from contrastive.encoders.pooling import POOLINGS
-from contrastive.encoders.weights import find_weights, loading_weights
+from contrastive.encoders.weights import begin_with, find_weights, loading_weights
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def load_half(spec: HFImage | HFText, who: str) -> tuple[Any, Any, Path]:
     two_parts = getattr(config, "is_encoder_decoder", False) or _is_encoder_alone(config)
     model = whole_model.get_encoder() if two_parts and spec.modality == "text" else whole_model
     kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
-    computed = _never_saved(whole_model)
+    computed = never_saved(whole_model)
     missing = [
         name
         for name in missing
@@ -74,7 +76,7 @@ def _is_encoder_alone(config: Any) -> bool:
     return name.endswith("EncoderModel") and written_by_it
 
 
-def _never_saved(model: Any) -> tuple[str, ...]:
+def never_saved(model: Any) -> tuple[str, ...]:
     """Return the weights that a model computes, such as Marian's sinusoids: no file has them."""
     classes = vars(sys.modules[type(model).__module__]).values()
     lists = (getattr(cls, "_keys_to_ignore_on_save", None) or () for cls in classes)
@@ -183,9 +185,34 @@ def check_no_missing_weights(missing: list[str], place: Path, who: str) -> None:
     Example:
         >>> check_no_missing_weights([], Path("folder"), "encoder")  # silent: none is missing
     """
-    if missing:
-        msg = f"{who}: the weights in {place} lack {missing[0]} ({len(missing)} in all)"
-        raise WeightsError(msg)
+    if not missing:
+        return
+    msg = f"{who}: the weights in {place} lack {missing[0]} ({len(missing)} in all)"
+    names = _names_in(place)
+    if any(name.endswith(f".{missing[0]}") for name in names) and (prefix := _shared_prefix(names)):
+        msg = f"{who}: {place}: {begin_with(prefix)}"
+    raise WeightsError(msg)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names of all tensors in a model's folder."""
+    names: list[str] = []
+    for file in sorted(folder.glob("model*.safetensors")):
+        with cast("Any", safe_open(file, "pt")) as tensors:
+            names += tensors.keys()
+    return names
+
+
+def _shared_prefix(names: list[str]) -> str:
+    """Return the parts, each with its dot, that all names begin with.
+
+    Example:
+        >>> _shared_prefix(["module.visual.a", "module.visit.a"])
+        'module.'
+    """
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = takewhile(lambda several: len({*several}) == 1, parts)
+    return "".join(f"{several[0]}." for several in shared)
 
 
 def drop_pooler(model: Any) -> None:

@@ -42,6 +42,24 @@ def mode_of(channels: int, who: str) -> str:
     return MODES[channels]
 
 
+def mode_for(config: Any, processor: Any, who: str) -> str:
+    """Return the mode of images for a model of transformers, and let its processor keep it.
+
+    Raises:
+        SpecError: they take other images, or the processor makes 3 channels of a grey one.
+    """
+    mode = mode_of(getattr(config, "num_channels", 3), who)
+    if mode == "L" and len(processor.image_mean) != 1:
+        msg = (
+            f"{who}: the model takes grey images, and its processor makes them of 3 channels; "
+            "give image_mean and image_std one number each in preprocessor_config.json"
+        )
+        raise SpecError(msg)
+    if mode == "L":
+        processor.do_convert_rgb = False  # as CLIP's does, which makes 3 channels of one
+    return mode
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """Opens images and transforms each: the ``preprocess`` of an image encoder.

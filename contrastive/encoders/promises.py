@@ -18,6 +18,7 @@ from torch import Tensor
 
 from contrastive.console import say
 from contrastive.data.loading import preprocessed
+from contrastive.encoders.image_encoder import Choices, ImageEncoder
 from contrastive.encoders.module import run_forward
 from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
@@ -94,10 +95,26 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
 def _trial(module: EncoderModule, samples: Sequence[Any], who: str) -> tuple[Tensor, Broken | None]:
     """Try the samples that an encoder takes: those of its language, if it takes none of ours."""
     known = _taken(module, samples) or _own_texts(module) or samples[:1]
+    if isinstance(module, ImageEncoder):
+        return _tried_images(module, known, who)
     features, broken = _tried(module, known)
     if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
         return _without_padding(module, known, who)
     return features, broken
+
+
+def _tried_images(
+    module: ImageEncoder, samples: Sequence[Any], who: str
+) -> tuple[Tensor, Broken | None]:
+    """Try images, which a module is to run one by one where their batch counts, or may count."""
+    with Choices() as choices:
+        features, broken = _tried(module, samples)
+    mixed = broken.promise == "batch" if broken else choices.made
+    if module.one_by_one or not mixed:
+        return features, broken
+    module.one_by_one = True
+    say(f"{who}: its features change with the batch, so images are run one by one")
+    return _tried(module, samples)
 
 
 def _taken(module: EncoderModule, samples: Sequence[Any]) -> list[Any]:
@@ -232,12 +249,13 @@ def _wrong_rows(features: Any, samples: int) -> Broken | None:
 
 
 def _another(module: EncoderModule) -> Any:
-    """Return another sample: an upright image, or a text that is cut off, by most models."""
+    """Return another sample: an upright noisy image, or a text that is cut off, by most models."""
     match module.modality:
         case "text":
             large = sum(p.numel() for p in module.parameters()) > LARGE
             return "a picture of " + "two brown dogs on wet grass " * (FEW if large else MANY)
         case "image":
-            return Image.linear_gradient("L").resize((48, 80)).convert("RGB")
+            noise = torch.randint(256, (80, 48, 3), generator=torch.Generator().manual_seed(0))
+            return Image.fromarray(noise.byte().numpy())
         case _:  # only who calls knows what it takes
             return None

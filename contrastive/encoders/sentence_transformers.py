@@ -6,8 +6,9 @@ Shapes: B texts, L tokens, F features.
 from __future__ import annotations
 
 import copy
+import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from contrastive.config.extras import require
 from contrastive.encoders.hf_text import LONGEST, check_length, longest_taken, positions
-from contrastive.encoders.huggingface import drop_pooler, quiet_huggingface
+from contrastive.encoders.huggingface import (
+    check_no_missing_weights,
+    drop_pooler,
+    never_saved,
+    quiet_huggingface,
+)
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import texts
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
+from contrastive.encoders.vocabulary import check_ids, vocabulary_size
 from contrastive.encoders.weights import file_hash, find_weights, loading_weights
 from contrastive.errors import BadSample, ContrastiveError, SpecError
 
@@ -63,6 +70,9 @@ class SentenceTransformersModule(TokenEncoder):
         with _told(who):
             found = self.preprocess.all_of(["a picture"])
         self.constants = {name: x for name, x in found.items() if not isinstance(x, Tensor)}
+        if tokenizer := self.preprocess.tokenizer:
+            known = vocabulary_size(self, tokenizer, who)
+            self.preprocess = replace(self.preprocess, vocabulary=known)
         if (inner := self.model.transformers_model) is not None and length:
             taken = longest_taken(self, length, inner.config)
             check_length(spec.max_length, taken, who)
@@ -91,11 +101,8 @@ class SentenceTransformersModule(TokenEncoder):
     def words(self) -> list[str]:
         """Return some words that the model knows."""
         preprocess: Any = self.preprocess
-        for part in preprocess.first.modules():
-            tokenizer: Any = getattr(part, "tokenizer", None)
-            if hasattr(tokenizer, "get_vocab"):
-                return some_words(tokenizer.get_vocab())
-        return []
+        tokenizer = preprocess.tokenizer
+        return some_words(tokenizer.get_vocab()) if tokenizer else []
 
     def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, F]`` of what the preprocessing gives."""
@@ -117,6 +124,8 @@ class SentencePreprocess:
     """Of the model's route, length and template."""
     digest: str
     """SHA-256 of the model's files but its weights, for the ``repr``."""
+    vocabulary: int = field(default=sys.maxsize, repr=False)
+    """Tokens that the model has embeddings for."""
 
     def __post_init__(self) -> None:
         """Cut and pad as asked; on the right, so that no text depends on the others' lengths."""
@@ -127,10 +136,15 @@ class SentencePreprocess:
             if hasattr(tokenizer, "padding_side"):
                 tokenizer.padding_side = "right"
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, if there is one."""
+        several = (getattr(part, "tokenizer", None) for part in self.first.modules())
+        return next((one for one in several if hasattr(one, "get_vocab")), None)
+
     def cut_at(self, max_length: int) -> SentencePreprocess:
         """Return the same for other lengths."""
-        first = copy.deepcopy(self.first)
-        return SentencePreprocess(first, max_length, self.prompt, self.task, self.digest)
+        return replace(self, first=copy.deepcopy(self.first), max_length=max_length)
 
     def all_of(self, samples: Sequence[str]) -> dict[str, Any]:
         """Return all that the model's preprocessing gives: tensors, and what all texts share."""
@@ -142,19 +156,20 @@ class SentencePreprocess:
         """Return tensors with a row for each text.
 
         Raises:
-            BadSample: a sample is not a text, or has no tokens.
+            BadSample: a sample is not a text, or has no tokens, or one that the model lacks.
         """
         found = self.all_of(texts(samples))
         inputs = _padded({name: x for name, x in found.items() if isinstance(x, Tensor)})
         if (mask := inputs.get("attention_mask")) is not None and not mask.any(1).all():
             msg = "a text without tokens"
             raise BadSample(msg)
+        check_ids(inputs, self.vocabulary, self.tokenizer)
         return inputs
 
 
 def _load(folder: Path, who: str) -> Any:
     library = require("sentence_transformers", extra="sentence-transformers")
-    with quiet_huggingface(), loading_weights(who, "the model", folder):
+    with quiet_huggingface(), loading_weights(who, "the model", folder), _no_weights_missing(who):
         return library.SentenceTransformer(
             str(folder),
             device="cpu",
@@ -167,6 +182,38 @@ def _load(folder: Path, who: str) -> Any:
                 "use_kernels": False,
             },
         )
+
+
+@contextmanager
+def _no_weights_missing(who: str) -> Generator[None]:
+    """Within a block, insist that models of transformers find all weights but a pooler's.
+
+    sentence-transformers asks not, and random weights look like a model.
+
+    Raises:
+        WeightsError: some are missing; names the first.
+    """
+    kind = require("transformers", extra="sentence-transformers").PreTrainedModel
+    load = kind.__dict__["from_pretrained"]
+
+    def checked(cls: Any, name: str, *args: Any, **options: Any) -> Any:
+        if options.get("output_loading_info"):
+            return load.__func__(cls, name, *args, **options)
+        model, info = load.__func__(cls, name, *args, **options, output_loading_info=True)
+        ignored = never_saved(model)
+        missing = sorted(
+            key
+            for key in info["missing_keys"]
+            if not key.startswith("pooler.") and not key.endswith(ignored)
+        )
+        check_no_missing_weights(missing, Path(name), who)
+        return model
+
+    kind.from_pretrained = classmethod(checked)
+    try:
+        yield
+    finally:
+        kind.from_pretrained = load
 
 
 def _prompt(model: Any, spec: SentenceTransformers, who: str) -> str | None:

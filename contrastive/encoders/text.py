@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from contrastive.data.raw_samples import sample_list
+from contrastive.encoders.vocabulary import check_ids
 from contrastive.errors import BadSample, SpecError, a_type
 
 if TYPE_CHECKING:
@@ -39,12 +41,14 @@ class Tokenize:
     """SHA-256 of the tokenizer's content, for the ``repr``."""
     padding: Padding = "longest"
     """Up to where short texts are padded."""
+    vocabulary: int = field(default=sys.maxsize, repr=False)
+    """Tokens that the model has embeddings for."""
 
     def __call__(self, samples: Sequence[str]) -> dict[str, Tensor]:
         """Return ``{"input_ids": [B, L], "attention_mask": [B, L], ...}``.
 
         Raises:
-            BadSample: a sample is not a text, or has no tokens.
+            BadSample: a sample is not a text, has no tokens, or one that the model lacks.
         """
         tokens = self.tokenizer(
             [self.prompt + text for text in texts(samples)],
@@ -58,6 +62,7 @@ class Tokenize:
         if not tokens["attention_mask"].any(1).all():
             msg = "a text without tokens"
             raise BadSample(msg)
+        check_ids(tokens, self.vocabulary, self.tokenizer)
         return dict(tokens)
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 
 from contrastive.config.extras import require
-from contrastive.config.local_files import read_bounded
+from contrastive.config.local_files import check_regular, read_bounded
 from contrastive.errors import ContrastiveError, WeightsError
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
         encoder: cannot load model.safetensors: the header is broken
     """
     try:
+        for file in {file for pattern in FILES for file in folder.glob(pattern)} if folder else ():
+            check_regular(file)
         yield
     except (ContrastiveError, MemoryError):  # the latter says nothing of the files
         raise
@@ -201,10 +203,7 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[
     wanted = model.state_dict()
     for prefix in WRAPPERS:
         if all(k.startswith(prefix) and k.removeprefix(prefix) in wanted for k in found) and found:
-            msg = (
-                f"{who}: weights: {path}: all names begin with {prefix!r}, of what it was in; "
-                f"save it without: {{k.removeprefix({prefix!r}): v for k, v in tensors.items()}}"
-            )
+            msg = f"{who}: weights: {path}: {begin_with(prefix)}"
             raise WeightsError(msg)
     found = {k: v for k, v in found.items() if k in wanted or k not in leave_out}
     filled = {wanted[k].data_ptr() for k in wanted.keys() & found.keys()}
@@ -223,6 +222,19 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[
         msg = f"{who}: weights: {path} is not of this model: it {'; it '.join(said)}"
         raise WeightsError(msg)
     model.load_state_dict(found, strict=False)
+
+
+def begin_with(prefix: str) -> str:
+    """Return what to say of weights that were saved in a wrapper.
+
+    Example:
+        >>> begin_with("module.").split(";")[0]
+        "all names begin with 'module.', of what it was in"
+    """
+    return (
+        f"all names begin with {prefix!r}, of what it was in; save it without: "
+        f"{{k.removeprefix({prefix!r}): v for k, v in tensors.items()}}"
+    )
 
 
 def _few(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from contrastive.config.arguments import check_model
 from contrastive.data.raw_samples import text_list
 from contrastive.errors import SpecError
-from contrastive.prompts import TEMPLATES
+from contrastive.prompts import TEMPLATES, tell_of_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,6 +78,8 @@ def embed_classes(
     if wrong := [template for template in templates if "{}" not in template]:
         msg = f"template {wrong[0]!r} has no {{}} for the class"
         raise SpecError(msg)
+    if what == "class":
+        tell_of_names(names, templates)
     sentences = [template.replace("{}", name) for name in names for template in templates]
     embeddings = model.embed("text", sentences, cache=cache)
     return normalize(embeddings.view(len(names), len(templates), -1).mean(1), dim=-1)

@@ -7,12 +7,21 @@ is read when it is asked for by name. Radford et al. 2021 (arXiv:2103.00020) mea
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from unicodedata import name as name_of_letter
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
+from contrastive.console import say
 from contrastive.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+IDS = re.compile(r"n\d{8}|\d{2,}|\d+\.0")
+"""Of WordNet, and numbers; one digit may be what an image shows."""
 
 SETS = (
     "aircraft",
@@ -77,3 +86,24 @@ Templates = Annotated[
 
 TEMPLATES = ("a picture of a {}", "a photo of a {}", "{}")
 """Sentences for the classes of zero-shot classification."""
+
+
+def tell_of_names(classes: Sequence[str], sentences: Sequence[str]) -> None:
+    """Tell of classes that sentences make no sense of: ids, and names of another script."""
+    if 2 * len(ids := [name for name in classes if IDS.fullmatch(name)]) > len(classes):
+        say(
+            f"classes such as {ids[0]!r} are ids, of which a text encoder knows nothing; call "
+            "their folders or labels by names, such as 'tench'"
+        )
+    foreign = [name for name in classes if _scripts(name) and "LATIN" not in _scripts(name)]
+    latin = [sentence for sentence in sentences if _scripts(sentence) == {"LATIN"}]
+    if latin and 2 * len(foreign) > len(classes):
+        say(
+            f"classes such as {foreign[0]!r} are in another language than the template "
+            f"{latin[0]!r}; give templates of their language, or '{{}}' alone"
+        )
+
+
+def _scripts(text: str) -> set[str]:
+    """Return the scripts of a text's letters, such as LATIN and CJK."""
+    return {name_of_letter(letter, "").split(" ")[0] for letter in text if letter.isalpha()}

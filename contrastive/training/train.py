@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.config.arguments import check_cache
-from contrastive.console import bar, note_omission, noted_omissions, say
+from contrastive.console import bar, note_omission, noted_omissions, said_once, say
 from contrastive.data.samples import rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.ranks import Ranks, launched_ranks
@@ -129,7 +129,7 @@ def train(
         RngState(),  # the caller's generators, of all devices, stay as they were
     ):
         unmeasured: list[str] = []
-        with noted_omissions():  # how many rows may be bad is said by the spec
+        with said_once(), noted_omissions():  # how many rows may be bad is said by the spec
             model = _train(spec, folder, ranks, device, unmeasured, resume=resume, cache=cache)
         for line in unmeasured:
             note_omission(line)

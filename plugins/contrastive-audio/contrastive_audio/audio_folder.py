@@ -13,6 +13,7 @@ from contrastive.interface import (
     DataError,
     FileIndex,
     RowList,
+    UnknownSplit,
     cells_of,
     choose_columns,
     leaves_folder,
@@ -78,8 +79,9 @@ def read(config: AudioFolder, split: str) -> RowList:
             needed=("audio", "text"),
         )
         known = set[str]() if "split" in chosen else {*SPLITS}
-        rows = _rows(table.name, chosen, records, config.holdout)
-        for row in _checked(rows, FileIndex(folder)):
+        files = FileIndex(folder)
+        rows = _rows(table.name, chosen, records, config.holdout, files)
+        for row in _checked(rows, files):
             id_ = ids.setdefault(row.group, len(ids))
             known.add(row.split)
             labels.add(row.cells.get("label", ""))
@@ -93,7 +95,7 @@ def read(config: AudioFolder, split: str) -> RowList:
     if known and (unknown := wanted - known):
         there = name_list(sorted(known))
         msg = f"{table}: no split {name_list(sorted(unknown))}; there are: {there}"
-        raise DataError(msg)
+        raise UnknownSplit(msg)
     bad_rows.check(len(samples) + bad_rows.bad)
     if not samples:
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
@@ -113,13 +115,17 @@ def _table(folder: Path, given: Path | None) -> Path:
 
 
 def _rows(
-    name: str, chosen: dict[str, str], records: Iterator[TableRecord], holdout: float
+    name: str,
+    chosen: dict[str, str],
+    records: Iterator[TableRecord],
+    holdout: float,
+    files: FileIndex,
 ) -> Iterator[Row]:
     for record in records:
         cells, problem = cells_of(record, chosen, needed=("audio", "text", "split"))
         for role in FILES:
             if cells.get(role):
-                cells[role] = str(PurePosixPath(cells[role]))
+                cells[role] = files.name_of(str(PurePosixPath(cells[role])))
         group = cells.get("group") or cells["audio"]
         split = cells.get("split", split_of(group, holdout) if group else "")
         split = SPLIT_ALIASES.get(split, split)

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 
 from pydantic import Field
 
-from contrastive.interface import DataError, Dataset, Purpose
+from contrastive.interface import Dataset, Purpose, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,13 +78,13 @@ class Emoji(Dataset):
                 Google's images, 500 in ``test`` and 150 in ``val``); ``training`` all of them.
 
         Raises:
-            DataError: there is no such split.
+            UnknownSplit: there is no such split.
         """
         wanted = split.split("+")
         if unknown := [name for name in wanted if name not in SPLITS]:
             known = ", ".join(SPLITS)
             msg = f"emoji: no split {unknown[0]!r}; there are: {known}, and sums such as train+val"
-            raise DataError(msg)
+            raise UnknownSplit(msg)
         rows = self._training_rows() if purpose == "training" else self._evaluation_rows()
         return EmojiSamples(tuple(row for row in rows if row.split in wanted))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from contrastive.interface import DataError
+from contrastive.interface import DataError, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,8 @@ def rows_of(file: Path, splits: Sequence[str]) -> list[Sample]:
     The captions of one image have one id, so that they are positives of each other.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or has no row of these splits.
+        DataError: the file cannot be read, or lacks a column.
+        UnknownSplit: it has no row of these splits.
     """
     rows: list[Sample] = []
     ids: dict[str, int] = {}
@@ -45,5 +46,5 @@ def rows_of(file: Path, splits: Sequence[str]) -> list[Sample]:
         raise DataError(f"{file}: cannot be read: {error}") from None
     if missing := [split for split in splits if split not in known]:
         there = ", ".join(sorted(known)) or "none"
-        raise DataError(f"{file}: there is no split {' or '.join(missing)}; there are: {there}")
+        raise UnknownSplit(f"{file}: there is no split {' or '.join(missing)}; there are: {there}")
     return rows
