@@ -46,11 +46,11 @@ def vocabulary_size(module: EncoderModule, tokenizer: Any, who: str) -> int:
     special = {i for i, token in added.items() if token.special} - used
     beyond = {i: token for token, i in vocabulary.items() if i >= size and i not in special}
     if beyond:
-        first = beyond[min(beyond)]
+        first = min(beyond)
         msg = (
-            f"{who}: the tokenizer has {len(vocabulary)} tokens, such as {first!r}, and the "
-            f"model embeddings for {size}; put the tokenizer that the model was trained with into "
-            "its folder: tokenizer.save_pretrained(FOLDER)"
+            f"{who}: {beyond[first]!r} is the tokenizer's token of number {first}, and the model "
+            f"has embeddings for {size}, from 0; put the tokenizer that the model was trained with "
+            "into its folder: tokenizer.save_pretrained(FOLDER)"
         )
         raise SpecError(msg)
     return size

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *map(chr, range(33, 127))])}
+LETTERS = [chr(number) for number in range(33, 127)]
+VOCABULARY = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *WORDS, *LETTERS]))}
 
 
 def _each(types: tuple[str, ...], numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
