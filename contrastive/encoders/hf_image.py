@@ -44,9 +44,8 @@ class HFImageModule(ImageEncoder):
         steps = " ".join(processor.to_json_string().split())
         self.preprocess = ImageTransform(Process(processor, mode), steps)
         if self.needed - {"pixel_values"} or "pixel_values" not in processor.model_input_names:
-            self.preprocess = ProcessImages(
-                processor, steps, mode
-            )  # with the places of patches, say
+            # with the places of patches, say
+            self.preprocess = ProcessImages(processor, steps, mode)
         # Hiera's config has a mask_ratio, too, of which its encoder makes no use
         self.drops_patches = hasattr(getattr(self.model, "embeddings", None), "random_masking")
         if self.drops_patches and (ratio := self.model.config.mask_ratio):
