@@ -228,11 +228,3 @@ def test_the_losses_are_measured(block, follow):
         ("--rounds 9", "--rounds 1 --sections speed"),
     )
     assert Path("runs/h200/results.json").is_file()
-
-
-@pytest.mark.nightly  # tests/test_first_contact.py has all of it
-@instead_of("docs/benchmarks.md 2")
-def test_the_first_minutes(block, follow):
-    tiny = "--sizes 64 --widths 16 --rounds 1 --ours eager --sections speed --losses infonce"
-    follow(block, ("--device cuda --deadline 300", f"--device cpu {tiny}"))
-    assert Path("runs/benchmark/results.json").is_file()

@@ -62,6 +62,11 @@ def optimizer_of(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
 
+def takes_one_pass(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer updates all weights in one pass."""
+    return bool(optimizer.param_groups[0]["fused"])
+
+
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> float:
     """Set each group to a share of its peak; return the largest rate."""
     for group in optimizer.param_groups:

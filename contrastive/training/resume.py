@@ -37,6 +37,7 @@ from contrastive.model.run_checkpoints import (
 )
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.finite import check_saved
+from contrastive.training.optimizer import takes_one_pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -212,8 +213,9 @@ def save_step(
         WeightsError: it cannot be written.
     """
     step = checkpoint_folder(folder, progress.step)
-    fused = bool(optimizer.param_groups[0]["fused"])
-    write_step(step, spec, model, optimizer.state, batches, progress, fused=fused)
+    write_step(
+        step, spec, model, optimizer.state, batches, progress, fused=takes_one_pass(optimizer)
+    )
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
@@ -228,7 +230,7 @@ def write_step(
     batches: TrainingBatches,
     progress: Progress,
     *,
-    fused: bool = False,
+    fused: bool,
 ) -> None:
     """Write the folder of a checkpoint; ``fused`` says how the optimizer updates weights."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}

@@ -14,6 +14,7 @@ from contrastive.data.decodable import undecodable
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.model.checkpoint import remove_folder
 from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
+from contrastive.training.optimizer import takes_one_pass
 from contrastive.training.resume import Progress, write_step
 
 if TYPE_CHECKING:
@@ -76,7 +77,15 @@ def check_room(
     needed = sum(t.nbytes for of_one in moments.values() for t in of_one.values())
     needed += sum(t.nbytes for t in model.state_dict().values())
     try:
-        write_step(place, spec, model, optimizer.state or moments, batches, Progress())
+        write_step(
+            place,
+            spec,
+            model,
+            optimizer.state or moments,
+            batches,
+            Progress(),
+            fused=takes_one_pass(optimizer),
+        )
         needed = sum(path.stat().st_size for path in place.iterdir())
         remove_folder(place)
     except (OSError, WeightsError) as error:
