@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "steps", "is_first", "is_last"
+_INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "steps", "before", "is_last"
 _NUMBERS = dict.fromkeys(_INTEGERS, "i32") | {"least_row": "fp32", "least_column": "fp32"}
 _KINDS = {"weigh": ("diagonal",), "group_sums": ("groups",)}  # of all kinds, or of some only
 _STRIDES = {"stride": "i32", "exps_stride": "i32"}

@@ -146,7 +146,9 @@ def complete(
             tl.store(g_at, own_RC.to(g.dtype.element_ty), mask=there_RC)
             column += C
         if KIND != "groups":
-            there_R = (exactly == 0) & (rows_R < n) & (match_R >= 0) & (match_R < m)
+            # Triton 3.9 interprets no scalar & vector
+            stop = tl.where(exactly, 0, n)
+            there_R = (rows_R < stop) & (match_R >= 0) & (match_R < m)
             pull_R += tl.load(column_pull + match_R, mask=there_R, other=0.0) * lift
             g_at = g + rows_R.to(tl.int64) * stride + match_R
             tl.store(g_at, (-pull_R).to(g.dtype.element_ty), mask=there_R)

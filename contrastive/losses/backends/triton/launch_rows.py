@@ -158,7 +158,7 @@ def fold(
         down=tiles[1],
         n=lines[0],
         m=lines[1],
-        is_first=int(first),
+        before=0 if first else lines[1],
         is_last=int(last),
         least_row=LEAST * terms[0],
         least_column=LEAST * terms[1],

@@ -86,7 +86,7 @@ def largest(x, n, B: tl.constexpr):
         "down",
         "n",
         "m",
-        "is_first",
+        "before",
         "is_last",
         "least_row",
         "least_column",
@@ -108,7 +108,7 @@ def fold(
     down,
     n,
     m,
-    is_first,
+    before,
     is_last,
     least_row,
     least_column,
@@ -119,9 +119,10 @@ def fold(
     """Write the natural logarithms of the sums of rows, and those of columns.
 
     Sums of rows are complete in a block of rows: those of ``row_parts`` ``[across, N]``. Sums of
-    columns, of ``column_parts`` ``[down, M]``, are added to those of the blocks before unless it is
-    the first, and their logarithms are taken in the last. ``exact`` is set where a sum is
-    less than the least that has lost nothing to the ``shift``. ``POSITIVES`` are added up likewise.
+    columns, of ``column_parts`` ``[down, M]``, are added to those of the blocks ``before``, which
+    have sums of so many columns: none or all; their logarithms are taken in the last. ``exact`` is
+    set where a sum is less than the least that has lost nothing to the ``shift``. ``POSITIVES`` are
+    added up likewise.
     """
     line = tl.program_id(0) * R
     if line < n:
@@ -133,7 +134,7 @@ def fold(
             tl.store(row_positive + lines_R, own_R, mask=lines_R < n)
     else:
         lines_R = line - tl.cdiv(n, R) * R + tl.arange(0, R)
-        there_R = (lines_R < m) & (is_first == 0)
+        there_R = lines_R < before
         total_R = added(column_parts, lines_R, down, m, T)
         total_R += tl.load(column_log + lines_R, mask=there_R, other=0.0)
         if is_last:

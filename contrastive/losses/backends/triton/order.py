@@ -19,6 +19,7 @@ import torch
 
 from contrastive.losses.backends.triton import order_kernels
 from contrastive.losses.backends.triton.blocks import Pairs
+from contrastive.losses.backends.triton.launch_rows import FUSION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,7 @@ def sort(a_ids: Tensor, b_ids: Tensor, kind: str, offset: int = 0, *, count: boo
         KIND=kind,
         COUNT=count,
         R=AT_ONCE,
+        **FUSION,
     )
     return Bands(rows, columns, first, last, match, counts if count else None)
 

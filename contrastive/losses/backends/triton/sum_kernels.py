@@ -72,16 +72,9 @@ def sums(
     rows_R, columns_C, row, column, tile_row, tile_column = tile_position(
         tl.program_id(0), n, m, R, C
     )
-    # a slot for each tile, since no two programs may write to one address; tiles x N may pass 2^31
-    row_at = tile_column.to(tl.int64) * n + rows_R
-    column_at = tile_row.to(tl.int64) * m + columns_C
     if KIND == "groups":
         if meets(first, last, rows_R, columns_C, column, n, offset):
             return
-        tl.store(row_positive + row_at, tl.zeros((R,), tl.float32), mask=rows_R < n)
-        if COLUMNS:
-            none_C = tl.zeros((C,), tl.float32)
-            tl.store(column_positive + column_at, none_C, mask=columns_C < m)
     dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
     # exp2 is one instruction, exp is not
     e_RC = tl.exp2(dot_RC * (tl.load(scale) * LOG2E) - tl.load(shift))
@@ -95,9 +88,16 @@ def sums(
         there_RC = inside(rows_R, columns_C, n, stride)
         kept_RC = e_RC.to(exps.dtype.element_ty)
         tl.store(at(exps, rows_R, columns_C, row, column, stride), kept_RC, mask=there_RC)
+    # a slot for each tile, since no two programs may write to one address; tiles x N may pass 2^31
+    row_at = tile_column.to(tl.int64) * n + rows_R
     tl.store(row_sum + row_at, tl.sum(e_RC, 1), mask=rows_R < n)
     if COLUMNS:
+        column_at = tile_row.to(tl.int64) * m + columns_C
         tl.store(column_sum + column_at, tl.sum(e_RC, 0), mask=columns_C < m)
+    if KIND == "groups":
+        tl.store(row_positive + row_at, tl.zeros((R,), tl.float32), mask=rows_R < n)
+        if COLUMNS:
+            tl.store(column_positive + column_at, tl.zeros((C,), tl.float32), mask=columns_C < m)
 
 
 @triton.jit(do_not_specialize=VARIABLE, do_not_specialize_on_alignment=UNALIGNED)
