@@ -72,7 +72,7 @@ def sums(
     rows_R, columns_C, row, column, tile_row, tile_column = tile_position(
         tl.program_id(0), n, m, R, C
     )
-    if KIND == "groups":
+    if KIND == "groups":  # noqa: SIM102 - what is known at compile time comes first
         if meets(first, last, rows_R, columns_C, column, n, offset):
             return
     dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
