@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
     from contrastive.datasets.tables import read_table
+    from contrastive.datasets.text_files import text_problem
     from contrastive.datasets.text_tables import (
         TableRecord,
         cells_of,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         name_list,
         quoted,
         text_of,
-        text_problem,
     )
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
@@ -201,8 +201,8 @@ __getattr__, __dir__ = lazy_names(
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
-        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of "
-        "text_problem",
+        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of",
+        "datasets.text_files": "text_problem",
         "datasets.tables": "read_table",
     },
 )

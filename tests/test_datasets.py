@@ -247,7 +247,7 @@ def test_a_bad_json_line_is_reported_once_and_the_next_is_read(folder, bad, prob
         ("captions.csv", b'"image,text\n', ":1: the header is not valid CSV"),
         ("captions.csv", b'"a\nb",text\n', r"there are: 'a\nb', 'text'"),
         ("captions.csv", b"image,text,text\n", ":1: the header names a column twice"),
-        ("captions.csv", "image,text\n".encode("utf-16"), ":1: this is UTF-16"),
+        ("captions.csv", "image,text\n".encode("utf-16-be"), ":1: this is UTF-16BE"),
         ("captions.jsonl", b"{}\n", ":1: no column"),
         ("captions.jsonl", b"image,text\n", ":1: not valid JSON"),
         ("captions.csv", b"image,text\n/x,a\n../y,b\nz,c\n", "3 of 3 samples are bad"),
@@ -351,7 +351,7 @@ def test_what_programs_leave_beside_images_is_left_out_and_told(folder, capsys):
 def test_what_is_not_there_is_said(folder):
     assert "looked for captions or metadata with .csv, .tsv, " in message(folder)
     assert "no such file" in message(folder, captions="x.csv")
-    assert "a table is a .csv, .tsv, .txt, .jsonl, .json or .parquet file" in message(
+    assert "a table is a .csv, .tsv, .txt, .jsonl, .ndjson, .json or .parquet file" in message(
         folder, captions=NAMES[0]
     )
     assert "no such folder" in message(folder / "nowhere")

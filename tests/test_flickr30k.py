@@ -12,7 +12,7 @@ from PIL import Image
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Flickr30k
-from contrastive.datasets import text_tables as tables
+from contrastive.datasets import text_files as tables
 from contrastive.datasets.caption_rows import Pairs
 from contrastive.errors import DataError
 from tests.miniature import FORMS, Picture, write_flickr30k
@@ -360,13 +360,13 @@ BROKEN = {
     "empty csv": (HF, b"\n \n", ":1: the file is empty"),
     "empty pipes": (PIPES, b"", ":1: the file is empty"),
     "empty token": (TOKEN, b"\xef\xbb\xbf", ":1: the file is empty"),
-    "UTF-16": (TOKEN, "a#0\tA dog".encode("utf-16"), ":1: this is UTF-16"),
+    "UTF-16": (TOKEN, "a#0\tA dog".encode("utf-16-le"), ":1: this is UTF-16LE"),
     "cut off": (JSON, b'{"images": [\n{"filename":', ":2: not valid JSON: Expecting value"),
     "two documents": (JSON, b"{}\n{}", ":2: not valid JSON: Extra data"),
     "single quotes": (JSON, b"{'images': []}", ":1: not valid JSON"),
     "deep": (JSON, b"[" * 100_000, ":1: not valid JSON: nested too deeply"),
     "long number": (JSON, b'{"images": [' + b"9" * 5000 + b"]}", ":1: not valid JSON"),
-    "bytes": (JSON, b"\x80\x81", ":1: not valid JSON"),
+    "bytes": (JSON, b"\x80\x81", ":1: is not UTF-8"),
     "a list": (JSON, b"[]", ":1: there is no list 'images'"),
     "NaN": (JSON, b"NaN", ":1: there is no list 'images'"),
     "images no list": (JSON, b'{"images": {}}', ":1: there is no list 'images'"),
@@ -381,7 +381,7 @@ BROKEN = {
     "header only": (HF, b"raw,split,filename\n", "no samples in split 'train'"),
     "pipes, no header": (PIPES, b"a.jpg| 0| A dog\n", ":1: the columns are 'a.jpg'"),
     "pipes, other header": (PIPES, b"image|caption\n", ":1: the columns are 'image', 'caption'"),
-    "pipes, line feed": (PIPES, b"a\x0bb|\x85c\n", ":1: the columns are"),
+    "pipes, line feed": (PIPES, b"a\x0bb|c\x0c\n", ":1: the columns are"),
     "prose": (TOKEN, b"Once\nupon\na\ntime\n", "samples are bad"),
     "a JPEG": (TOKEN, b"\xff\xd8\xff\xe0\x00\x10JFIF\n\x00" * 9, "samples are bad"),
 }

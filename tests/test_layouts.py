@@ -354,7 +354,7 @@ def test_an_image_without_its_text_file_is_a_bad_row(here):
 
 
 URL = "https://example.org/1.jpg"
-BAD_JSON = "JSON is read as an array of objects, a line each, or in the form of COCO's captions or "
+BAD_JSON = "JSON is read as an array of objects, a line each, or in the forms of pandas, of COCO's "
 WRONG = {
     "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is a URL, which"),
     "addresses": (

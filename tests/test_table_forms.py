@@ -154,7 +154,7 @@ def test_captions_of_an_id_that_names_no_one_image_are_faults(folder, images, pr
     ("name", "content", "problem"),
     [
         ("captions.json", "[]", ":1: has no rows"),
-        ("captions.json", '[["0.png", "a"]]', ":1: not a JSON object"),
+        ("captions.json", '[["0.png", "a"]]', ":1: its rows have no names of columns"),
         ("captions.json", coco([(1, "0.png")], []), "its annotations have no captions; take"),
         ("captions.json", coco([(1, "0.png")] * 2, [(2, "a")]), ":1: no image has the id '2'"),
         ("captions.json", '{"images": [{"id": 1}]}', "its annotations have no captions; take"),

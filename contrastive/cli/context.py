@@ -297,7 +297,7 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
         raise SpecError(msg)
     if not file:
         return names_in(text)
-    from contrastive.datasets.text_tables import read_lines, text_problem
+    from contrastive.datasets.text_files import read_lines, text_problem
 
     names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}
     for number, name in names.items():

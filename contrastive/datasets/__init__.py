@@ -140,9 +140,10 @@ class Flickr30k(Dataset):
 class ImageFolder(Dataset):
     """Your own images, with captions in a table, or each in a text file beside its image.
 
-    A table is CSV, TSV, JSON lines, an array of JSON objects, Parquet, or the JSON of COCO or of
-    Karpathy. The splits are those of the split column; else of the folders train, val and test,
-    each with its own table; else a hash of each image's name (or group) decides, always the same.
+    A table is CSV, TSV, JSON lines, an array of JSON objects, Parquet, or the JSON of pandas, of
+    COCO or of Karpathy. The splits are those of the split column; else of the folders train, val
+    and test, each with its own table; else a hash of each image's name (or group) decides, always
+    the same.
     """
 
     folder: PathField = Field(examples=["pictures"])

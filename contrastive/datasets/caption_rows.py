@@ -11,7 +11,8 @@ from unicodedata import normalize
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.text_tables import name_list, quoted, text_problem
+from contrastive.datasets.text_files import text_problem
+from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from contrastive.datasets.known_files import (
     fitting_type,
 )
 from contrastive.datasets.splits import SPLITS, split_of
-from contrastive.datasets.text_tables import quoted, read_lines
+from contrastive.datasets.text_files import read_lines
+from contrastive.datasets.text_tables import quoted
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

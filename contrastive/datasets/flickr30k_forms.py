@@ -11,15 +11,10 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.tables import karpathy_name, read_table
-from contrastive.datasets.text_tables import (
-    name_list,
-    parse_json,
-    quoted,
-    read_json,
-    read_lines,
-    text_problem,
-)
+from contrastive.datasets.json_tables import karpathy_name
+from contrastive.datasets.tables import read_table
+from contrastive.datasets.text_files import parse_json, read_json, read_lines, text_problem
+from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

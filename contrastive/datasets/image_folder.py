@@ -34,7 +34,8 @@ from contrastive.datasets.splits import (
     split_of,
     tell_of_others,
 )
-from contrastive.datasets.tables import form_of, read_table
+from contrastive.datasets.tables import form_of, images_inside, read_table
+from contrastive.datasets.text_files import read_lines
 from contrastive.datasets.text_tables import (
     DELIMITERS,
     TableRecord,
@@ -43,7 +44,6 @@ from contrastive.datasets.text_tables import (
     choose_columns,
     name_list,
     quoted,
-    read_lines,
 )
 from contrastive.errors import DataError
 
@@ -187,7 +187,13 @@ def _opened(
     if chosen:
         records = chain([TableRecord(1, {column: column for column in columns})], records)
     else:
-        chosen = choose_columns(given, table.path, columns, usual=COLUMNS, needed=("image", "text"))
+        try:
+            chosen = choose_columns(
+                given, table.path, columns, usual=COLUMNS, needed=("image", "text")
+            )
+        except DataError as error:
+            msg = images_inside(table.path) or f"{error}{_without_names(table.path, columns)}"
+            raise DataError(msg) from None
     rows = _rows(table, chosen, records, images, config, group_of)
     return rows, bool(table.split or "split" in chosen)
 
@@ -195,7 +201,7 @@ def _opened(
 def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
     """Return what is image and text in the two columns of a table of text without a header."""
     known = {name for names in COLUMNS.values() for name in names} | {*given.values()}
-    named = [n for n in columns if n.lower().endswith(SUFFIXES) or ADDRESS.match(n)]
+    named = [*filter(_names_image, columns)]
     if form_of(path) not in DELIMITERS or len(columns) != 2 or known & {*columns}:
         return {}
     if len(named) != 1:
@@ -204,6 +210,25 @@ def _without_header(path: Path, columns: list[str], given: dict[str, str | None]
     order = " and ".join("images" if name in named else "captions" for name in columns)
     say(f"{path}: has no header; its columns are taken for {order}")
     return {"image": named[0], "text": text}
+
+
+def _without_names(path: Path, columns: list[str]) -> str:
+    """Return what to write into a table of text whose first line is a row already."""
+    if form_of(path) not in DELIMITERS:
+        return ""
+    words = columns[0].split()
+    if any(map(_names_image, columns)):
+        return (
+            "; its first line looks like a row; put one before it that names the columns, such as "
+            f"{','.join(['image', 'text', 'split'][: len(columns)])}"
+        )
+    if words[1:] and _names_image(words[0]):
+        return "; its first line looks like a row; put a tab between the image and its caption"
+    return ""
+
+
+def _names_image(cell: str) -> bool:
+    return cell.lower().endswith(SUFFIXES) or bool(ADDRESS.match(cell))
 
 
 def _rows(

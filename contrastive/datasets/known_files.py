@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from contrastive.data.folders import folders_below
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.splits import split_folders
+from contrastive.datasets.tables import OTHER_FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ Example:
     >>> CAPTION_TABLES[0]
     'captions.csv'
 """
+MAYBE_TABLES = (*TABLE_SUFFIXES, ".ndjson", ".ndjson.gz", *OTHER_FORMS)
+"""Suffixes of tables that are told of, if they have another name or are not read."""
 LOOKED_FOR = (
     "captions or metadata with .csv, .tsv, .jsonl, .json or .parquet, captions.txt, here or in "
     "train, val, test, and a .txt beside each image"
@@ -65,7 +68,7 @@ def other_table(folder: Path) -> str:
         path.relative_to(folder).as_posix()
         for place in (folder, folder / "annotations")
         for path in place.glob("*")
-        if path.name.lower().endswith(TABLE_SUFFIXES) and not path.name.startswith(".")
+        if path.name.lower().endswith(MAYBE_TABLES) and not path.name.startswith(".")
         if not any(path.with_suffix(suffix).exists() for suffix in SUFFIXES)
     ]
     likely = sorted(names, key=lambda name: ("captions" not in name, "train" not in name, name))

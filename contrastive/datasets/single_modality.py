@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.splits import SPLITS, split_of
-from contrastive.datasets.text_tables import (
-    name_list,
-    quoted,
-    read_lines,
-    text_problem,
-)
+from contrastive.datasets.text_files import read_lines, text_problem
+from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:

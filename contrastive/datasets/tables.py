@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular
 from contrastive.console import say
+from contrastive.datasets.json_tables import read_json_table
+from contrastive.datasets.text_files import text_problem
 from contrastive.datasets.text_tables import (
     DELIMITERS,
     FIRST_ROWS,
     TableRecord,
-    json_lines,
     name_list,
-    parse_json,
-    quoted,
     read_delimited,
-    read_json,
-    read_lines,
-    text_of,
-    text_problem,
 )
 from contrastive.errors import DataError
 
@@ -31,13 +24,20 @@ if TYPE_CHECKING:
 
     Table = tuple[list[str], Iterator[TableRecord]]
 
-FORMS = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
+FORMS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 """Suffixes of tables; those of text may have .gz after them.
 
 Example:
     >>> FORMS[0]
     '.csv'
 """
+OTHER_FORMS = {
+    **dict.fromkeys((".xlsx", ".xlsm"), ("read_excel", "pandas openpyxl")),
+    **dict.fromkeys((".feather", ".arrow"), ("read_feather", "pandas pyarrow")),
+    ".orc": ("read_orc", "pandas pyarrow"),
+    **dict.fromkeys((".zip", ".bz2", ".xz"), ("read_csv", "pandas")),
+}
+"""Tables that are not read: what of pandas reads each, and the packages that it needs."""
 MOST_ROWS = 20_000_000  # of a Parquet file, whose bytes do not bound them; CC12M has 12 million
 
 
@@ -57,12 +57,13 @@ def read_table(path: Path) -> Table:
 
     The columns of JSON are the keys of all its objects. Where the separator of the suffix leaves
     the header in one piece, the one among ``, ; TAB |`` that does not is taken, and told. A
-    ``.json`` file may be an array of objects, lines of them, COCO's captions (columns
-    ``file_name``, ``caption``) or Karpathy's (``filename``, ``text``, ``split``).
+    ``.json`` file may be an array of objects, lines of them, what pandas writes, an object by the
+    name of each image, COCO's captions (columns ``file_name``, ``caption``) or Karpathy's
+    (``filename``, ``text``, ``split``).
 
     Raises:
-        DataError: the file cannot be read, is empty, too large or UTF-16, the header is broken, or
-            the suffix is another.
+        DataError: the file cannot be read, is empty, too large or of another encoding than UTF-8
+            and UTF-16, the header is broken, or the suffix is another.
         MissingExtra: it is Parquet, and pyarrow is not installed.
 
     Example:
@@ -73,131 +74,93 @@ def read_table(path: Path) -> Table:
     form = form_of(path)
     if form == ".parquet":
         return _parquet(path)
-    if form in (".json", ".jsonl"):
-        lines = read_lines(path)
-        first = [*islice((line for line in lines if line.strip()), FIRST_ROWS)]
-        is_array = first[0].lstrip().startswith("[")
-        in_lines = (form == ".jsonl" and not is_array) or (
-            len(first) > 1 and 2 * sum(map(_is_object, first)) > len(first)
-        )
-        columns, records = json_lines(lines) if in_lines else _document(path)
-        if not columns and (problem := next((record.problem for record in records), "has no rows")):
-            msg = f"{path}:1: {problem}"
-            raise DataError(msg)
-        return columns, records
+    if form in (".json", ".jsonl", ".ndjson"):
+        return read_json_table(path, form)
     if form in DELIMITERS:
         return read_delimited(path, form)
-    msg = f"{path}: a table is a {', '.join(FORMS[:-1])} or {FORMS[-1]} file"
+    known = f"{', '.join(FORMS[:-1])} or {FORMS[-1]}"
+    msg = f"{path}: a table is a {known} file; write it as one{_as_csv(path)}"
     raise DataError(msg)
 
 
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(parse_json(line), dict)
-    except ValueError:
-        return False
+def _as_csv(path: Path) -> str:
+    """Return how Python writes a table that is not read as a CSV."""
+    reader, packages = OTHER_FORMS.get(path.suffix.lower(), ("", ""))
+    if not reader or not path.is_file():
+        return ""
+    csv = path.with_name(f"{path.name.partition('.')[0]}.csv")
+    return (
+        f" in Python (pip install {packages}): import pandas; "
+        f"pandas.{reader}({str(path)!r}).to_csv({str(csv)!r}, index=False)"
+    )
 
 
-def _document(path: Path) -> Table:
-    """Read a JSON document: an array of objects, or one that holds such arrays."""
-    document = read_json(path)
-    if isinstance(document, list):
-        entries = cast("list[object]", document)
-        rows: Iterator[dict[str, object] | str] = (_object(entry) for entry in entries)
-    else:
-        fields = _fields(document)
-        images, annotations = fields.get("images"), fields.get("annotations")
-        if not isinstance(images, list):
-            msg = (
-                f"{path}:1: is no table; JSON is read as an array of objects, a line each, or in "
-                "the form of COCO's captions or of Karpathy's dataset_coco.json"
-            )
-            raise DataError(msg)
-        entries = cast("list[object]", images)
-        if any("sentences" in _fields(entry) for entry in entries):
-            rows = (_karpathy(entry) for entry in entries)
-        else:
-            told = cast("list[object]", annotations) if isinstance(annotations, list) else []
-            rows = _coco(path, entries, told)
-    records = [
-        TableRecord(number, {}, row) if isinstance(row, str) else TableRecord(number, row)
-        for number, row in enumerate(rows, 1)
-    ]
-    return list({key: None for record in records for key in record.cells}), iter(records)
+def images_inside(path: Path) -> str:
+    """Return how to write the images that a Parquet file holds to files; "" if it holds none.
 
-
-def _object(entry: object) -> dict[str, object] | str:
-    return cast("dict[str, object]", entry) if isinstance(entry, dict) else "not a JSON object"
-
-
-def _fields(entry: object) -> dict[str, object]:
-    return cast("dict[str, object]", entry) if isinstance(entry, dict) else {}
-
-
-def _coco(
-    path: Path, images: list[object], annotations: list[object]
-) -> Iterator[dict[str, object] | str]:
-    """Yield the captions of ``captions_train2017.json`` and its kin."""
-    names: dict[str, set[str]] = defaultdict(set)
-    for each in map(_fields, images):
-        names[_id(each.get("id"))].add(text_of(each.get("file_name")))
-    entries = [_fields(each) for each in annotations]
-    if not any("caption" in entry for entry in entries):
-        msg = f"{path}: its annotations have no captions; take captions_*.json of COCO"
-        raise DataError(msg)
-    for entry in entries:
-        id_ = _id(entry.get("image_id"))
-        found = names[id_] if id_ in names and id_ else set[str]()
-        if len(found) == 1:
-            yield {"file_name": min(found), "caption": entry.get("caption")}
-        elif found:
-            yield f"several images have the id {quoted(id_)}"
-        else:
-            yield f"no image has the id {quoted(id_)}" if id_ else "has no image_id"
-
-
-def _id(value: object) -> str:
-    """Return an id as text, such as it is in JSON, where a list may be one."""
-    return text_of(value) or ("" if value is None else str(value))
-
-
-def _karpathy(entry: object) -> dict[str, object] | str:
-    """Return an image of Karpathy's ``dataset_coco.json``, ``dataset_flickr8k.json``."""
-    row = _object(entry)
-    if isinstance(row, str):
-        return row
-    sentences = row.get("sentences")
-    several = cast("list[object]", sentences) if isinstance(sentences, list) else []
-    captions = [_fields(sentence).get("raw") for sentence in several]
-    return {"filename": karpathy_name(row), "text": captions, "split": row.get("split")}
-
-
-def karpathy_name(image: dict[str, object]) -> object:
-    """Return the path of an image in Karpathy's JSON, that of COCO in the folder that it names.
-
-    Example:
-        >>> karpathy_name({"filepath": "val2014", "filename": "1.jpg"})
-        'val2014/1.jpg'
+    Raises:
+        DataError: it cannot be read.
     """
-    folder, name = image.get("filepath"), image.get("filename")
-    return f"{folder}/{name}" if isinstance(folder, str) and folder.strip() and name else name
+    if form_of(path) != ".parquet":
+        return ""
+    file = _open_parquet(path)
+    held = _columns_of_bytes(file)
+    if not held:
+        return ""
+    types, schema = require("pyarrow").types, file.schema_arrow
+    structs = [name for name in held if types.is_struct(schema.field(name).type)]
+    name = (structs or held)[0]
+    content = f"r[{name!r}]['bytes']" if structs else f"r[{name!r}]"
+    others = [other for other in schema.names if other not in held]
+    table = path.with_suffix(".jsonl")
+    code = (
+        f"import json, pathlib, pyarrow.parquet; p = pathlib.Path({str(path.parent)!r}); "
+        f"rows = pyarrow.parquet.read_table(p / {path.name!r}).to_pylist(); "
+        f"[(p / f'{{i:06}}.jpg').write_bytes({content}) for i, r in enumerate(rows)]; "
+        f"(p / {table.name!r}).write_text(chr(10).join(json.dumps({{'image': f'{{i:06}}.jpg'}} | "
+        f"{{c: r[c] for c in {others}}}, default=str) for i, r in enumerate(rows)))"
+    )
+    return (
+        f"{path}: {name!r} holds the images themselves, which are read from files; write them in "
+        f"Python: {code}; then set folder: {path.parent}, captions: {table.name}"
+    )
 
 
-def _parquet(path: Path) -> Table:
-    """Read a Parquet file; columns of bytes are left out, but for texts."""
-    parquet, arrow = require("pyarrow.parquet", extra="parquet"), require("pyarrow")
-    with_file = _named_mistakes(path)
+def _open_parquet(path: Path) -> Any:
+    parquet = require("pyarrow.parquet", extra="parquet")
 
     def open_file() -> Any:
         check_regular(path)
         return parquet.ParquetFile(path)
 
-    file = with_file(open_file)
+    return _named_mistakes(path)(open_file)
+
+
+def _columns_of_bytes(file: Any) -> list[str]:
+    """Return the columns that hold images, or other bytes that are no texts."""
+    schema, types = file.schema_arrow, require("pyarrow").types
+    binary = [field.name for field in schema if _is_bytes(field.type, types)]
+    structs = [name for name in binary if types.is_struct(schema.field(name).type)]
+    plain = [name for name in binary if name not in structs]
+    empty = [name for name in structs if _is_null(file, f"{name}.bytes")]  # its path is the image
+    texts = _columns_of_text(file, plain)
+    return [name for name in binary if name not in (*texts, *empty)]
+
+
+def _is_null(file: Any, column: str) -> bool:
+    """Say whether a column of a Parquet file holds nothing, as its own statistics say."""
+    about = file.metadata
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    found = [chunk for chunk in chunks if chunk.path_in_schema == column]
+    return all(c.statistics and c.statistics.null_count == c.num_values for c in found)
+
+
+def _parquet(path: Path) -> Table:
+    """Read a Parquet file; columns of bytes are left out, but for texts."""
+    with_file, file = _named_mistakes(path), _open_parquet(path)
     schema = file.schema_arrow
-    binary = [field.name for field in schema if _is_bytes(field.type, arrow.types)]
-    plain = [name for name in binary if not arrow.types.is_struct(schema.field(name).type)]
-    texts = with_file(lambda: _columns_of_text(file, plain))
-    held = [name for name in binary if name not in texts]
+    held = with_file(lambda: _columns_of_bytes(file))
     if held:
         say(f"{path}: {name_list(held)} holds bytes, not names of files; left out")
     columns = [name for name in schema.names if name not in held]
@@ -213,8 +176,7 @@ def _parquet(path: Path) -> Table:
         while (batch := with_file(lambda: next(batches, None))) is not None:
             for cells in with_file(batch.to_pylist):
                 number += 1
-                read = {name: _decoded(cells[name]) for name in texts}
-                yield TableRecord(number, cells | read)
+                yield TableRecord(number, {name: _decoded(cells[name]) for name in columns})
 
     return columns, records()
 

@@ -1,4 +1,4 @@
-"""Text, and tables of text, that somebody else made: bounded, with the line of every mistake.
+"""Tables of text that somebody else made: bounded, with the line of every mistake.
 
 A file that is broken as a whole is a ``DataError``. A broken row is a ``TableRecord`` with a
 problem; the rows after it are read.
@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
-import io
 import json
 import math
 import re
-import zlib
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from contrastive.config.local_files import read_bounded, too_large
 from contrastive.console import say
-from contrastive.data.folders import readable_folder
+from contrastive.datasets.text_files import MAX_BYTES, parse_json, read_lines
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
 FIRST_ROWS = 100  # rows, to tell the form of a table
 MAX_SPAN = 100  # lines of one quoted record; more is a quote that nobody closed
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}
@@ -38,7 +33,6 @@ QUOTED_LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:\s+(?:{QUOTED.pattern}))
 NO_VALUE = ("\\N", "NULL", "NaN", "nan", "<NA>")  # as programs write what is not there
 NO_CAPTION = (*NO_VALUE, "null", "None", "NA", "N/A", "#N/A")  # which may be names of classes
 EXCEL = re.compile(r'"?sep=.?"?\r?', re.IGNORECASE)  # its first line, which names the separator
-NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 
 
 class TableRecord(NamedTuple):
@@ -55,96 +49,6 @@ class TableRecord(NamedTuple):
     """By column; text, or any JSON value in JSON lines."""
     problem: str = ""
     """Why it cannot be used, if it cannot."""
-
-
-def read_text(path: Path) -> str:
-    """Read a text file; bytes that are not UTF-8 stay as lone surrogates, for ``text_problem``.
-
-    Raises:
-        DataError: the file cannot be read, is empty, too large or UTF-16.
-    """
-    with readable_folder(path.parent):
-        try:
-            raw = read_bounded(path, MAX_BYTES)
-        except FileNotFoundError:
-            msg = f"{path}: no such file"
-            raise DataError(msg) from None
-    if path.suffix.lower() == ".gz":
-        raw = _decompressed(path, raw)
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:2]:
-        msg = f"{path}:1: this is UTF-16; save the file as UTF-8"
-        raise DataError(msg)
-    text = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    if not text.strip():
-        msg = f"{path}:1: the file is empty"
-        raise DataError(msg)
-    return text
-
-
-def _decompressed(path: Path, raw: bytes) -> bytes:
-    try:
-        with gzip.open(io.BytesIO(raw)) as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        msg = f"{path}: not readable gzip: {error}"
-        raise DataError(msg) from None
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{path}: decompressed, {too_large(len(content), MAX_BYTES)}")
-    return content
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read a text file as ``read_text`` does, line by line."""
-    text = read_text(path)  # splitlines would also split at U+2028 and form feeds
-    return text.split("\n" if "\n" in text else "\r")  # which alone ends lines of old Macs
-
-
-def text_problem(text: str) -> str:
-    """Return what is wrong with a text that should be a name or a caption, or nothing.
-
-    Example:
-        >>> text_problem("a red square"), text_problem("")
-        ('', 'is empty')
-    """
-    if not text.strip():
-        return "is empty"
-    if "\0" in text:
-        return "has a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return NOT_TEXT
-    return ""
-
-
-def read_json(path: Path) -> object:
-    """Read a JSON document.
-
-    Raises:
-        DataError: as ``read_text``, or it is not JSON: ``file:line: problem``.
-    """
-    try:
-        return parse_json(read_text(path))
-    except json.JSONDecodeError as error:
-        msg = f"{path}:{error.lineno}: not valid JSON: {error.msg}; was it copied completely?"
-    except DataError:
-        raise
-    except ValueError as error:
-        msg = f"{path}:1: not valid JSON: {error}"
-    raise DataError(msg)
-
-
-def parse_json(text: str) -> object:
-    """Parse JSON.
-
-    Raises:
-        ValueError: it is not JSON, or not of a sane depth.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        msg = "nested too deeply"
-        raise ValueError(msg) from None
 
 
 def json_lines(lines: Sequence[str]) -> tuple[list[str], Iterator[TableRecord]]:
@@ -320,6 +224,9 @@ def text_of(cell: object) -> str:
         >>> text_of(12), text_of(12.0), text_of(1.5), text_of(None)
         ('12', '12', '1.5', '')
     """
+    if isinstance(cell, dict):  # the hub's {"bytes": None, "path": "0.png"}
+        held = cast("dict[str, object]", cell)
+        cell = held.get("path") if "path" in held and not held.get("bytes") else None
     if isinstance(cell, float) and cell.is_integer():  # as pandas writes a column with gaps
         cell = int(cell)
     if isinstance(cell, bool) or not isinstance(cell, (str, int, float)):
