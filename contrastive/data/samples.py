@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from numbers import Real
 from os import PathLike
@@ -104,6 +104,18 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
             raise DataError(msg)
     ids = group_numbers([row["id"] for row in rows])
     return [{**row, "id": number} for row, number in zip(rows, ids, strict=True)]
+
+
+def read_again(samples: Samples | Iterator[Sample]) -> Samples:
+    """Return what a dataset built so that its rows can be read more than once.
+
+    Raises:
+        DataError: it built nothing.
+    """
+    if cast("Any", samples) is None:
+        msg = "the dataset returns None, which is no rows; an empty list says that there are none"
+        raise DataError(msg)
+    return list(samples) if isinstance(samples, Iterator) else samples
 
 
 def _no_rows(samples: Any) -> str:

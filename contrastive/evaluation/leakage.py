@@ -31,7 +31,7 @@ def _check_held_out(
     """
     name = _named(split)
     if not rows:
-        msg = f"{name} is empty; there is nothing to measure"
+        msg = f"{name} is empty; measure a split that has rows"
         raise DataError(msg)
     for modality, hits in _shared(seen, rows).items():
         if hits:

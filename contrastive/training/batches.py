@@ -113,7 +113,8 @@ class TrainingBatches:
         self.bad_rows.check(self.total_rows)
         self.good = np.array([i for i in range(len(self.rows)) if i not in self.bad])
         if len(self.good) < 2:
-            msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two"
+            msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two; "
+            msg += "choose a split by training.split"
             raise DataError(msg)
         self.ids = torch.tensor([int(row["id"]) for row in self.rows])
         self.batch_size = min(settings.batch_size, len(self.good))

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, said_once, say
-from contrastive.data.samples import rows_of
+from contrastive.data.samples import read_again, rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.ranks import Ranks, launched_ranks
-from contrastive.errors import ContrastiveError, DataError, TrainingError
+from contrastive.errors import ContrastiveError, DataError, TrainingError, UnknownSplit
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec, TrainingSpec
     from contrastive.training.batches import Batch
+
+UNMEASURED = "set evaluation.split, or null to measure nothing after an epoch"
 
 
 class Interrupted(ContrastiveError):  # noqa: N818
@@ -263,12 +265,15 @@ def _check_same_start(
 def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     """Return what is trained on, and what is measured after each epoch."""
     held_out = spec.evaluation.split
-    samples = spec.data.build(spec.training.split, purpose="training")
     try:
-        return samples, spec.data.build(held_out) if held_out else None
-    except DataError as error:
-        msg = f"{error}; set evaluation.split, or null to measure nothing after an epoch"
+        samples = read_again(spec.data.build(spec.training.split, purpose="training"))
+    except UnknownSplit as error:
+        msg = f"{error}; choose one by training.split"
         raise DataError(msg) from error
+    try:
+        return samples, read_again(spec.data.build(held_out)) if held_out else None
+    except DataError as error:
+        raise DataError(f"{error}; {UNMEASURED}") from error
 
 
 def _remember_samples(
@@ -281,7 +286,10 @@ def _remember_samples(
         say(line)
     if held_out is not None:
         split, rows = str(spec.evaluation.split), rows_of(held_out)
-        rows = held_out_rows(model.seen, rows, split, spec.evaluation.shared)
+        try:
+            rows = held_out_rows(model.seen, rows, split, spec.evaluation.shared)
+        except DataError as error:
+            raise DataError(f"{error}; {UNMEASURED}") from error
         check_images(model, held_out, rows, split, workers=worker_count(spec.training.workers))
 
 
