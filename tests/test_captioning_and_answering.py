@@ -203,6 +203,9 @@ def test_what_cannot_be_captioned_with_is_refused(model, paths, corpus, settings
         ("图中有几只狗？", "图中有{}只狗"),
         ("猫在哪里？", "猫在{}"),
         ("图中有狗吗？", "图中有{}"),
+        ("這隻貓是什麼顏色的？", "這隻貓是{}的"),
+        ("圖中有幾隻狗？", "圖中有{}隻狗"),
+        ("貓在哪裡？", "貓在{}"),
         ("猫は何色ですか？", "猫は{}です"),
         ("犬は何匹いますか？", "犬は{}匹います"),
         ("猫はどこにいますか？", "猫は{}にいます"),
@@ -234,8 +237,40 @@ def test_templates_hold_the_statement_or_the_question():
         "Pregunta: ¿Qué es esto? Respuesta: {}",
     ]
     assert sentences_of("it is {}") == ["it is {}", "a photo where it is {}"]
+    assert sentences_of("貓在哪裡？")[1:] == ["一張照片,貓在{}", "問題:貓在哪裡？答案:{}"]
     assert sentences_of("it is {}", ["Q: {question} A: {}"]) == ["it is {}"]
     assert sentences_of(r"why \1 {statement}?", ["{question} {}"]) == [r"why \1 {statement}? {}"]
+
+
+OTHERS = {
+    "Italian": ("Di che colore è la macchina?", "la macchina è {}"),
+    "Dutch": ("Welke kleur heeft de auto?", "de auto is {}"),
+    "Polish": ("Jakiego koloru jest samochód?", "samochód jest {}"),
+    "Turkish": ("Araba ne renk?", "araba {}"),
+    "Swedish": ("Vilken färg har bilen?", "bilen är {}"),
+    "Danish": ("Hvor er katten?", "katten er {}"),
+    "Finnish": ("Missä kissa on?", "kissa on {}"),
+    "Romanian": ("Unde este pisica?", "pisica este {}"),
+    "Catalan": ("De quin color és el cotxe?", "el cotxe és {}"),
+    "Czech": ("Kde je kočka?", "kočka je {}"),
+    "Indonesian": ("Di mana kucing itu?", "kucing itu di {}"),
+    "Vietnamese": ("Xe màu gì?", "xe màu {}"),
+    "Russian": ("Какого цвета машина?", "машина {}"),
+    "Korean": ("차는 무슨 색입니까?", "차는 {}입니다"),
+    "Arabic": ("ما لون السيارة؟", "لون السيارة {}"),
+}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_language_without_forms_is_told_and_its_statements_stay_its_own(
+    language, model, paths, capsys
+):
+    question, statement = OTHERS[language]
+    answer(model, paths[:1], question, ["a", "b"])
+    assert "no form fits the question" in capsys.readouterr().err
+    assert sentences_of(statement) == [statement]
+    answer(model, paths[:1], statement, ["a", "b"])
+    assert not capsys.readouterr().err
 
 
 def test_answers_are_ranked_as_classes_in_these_sentences(model, paths):
@@ -342,8 +377,11 @@ def test_the_command_answers_and_says_in_which_sentences(here, model, command):
     assert own["sentences"] == ["the circle is {} ."]
 
 
-def test_yes_and_no_are_answered_with_a_warning(here, command):
-    ended = command("answer", "0.png", "--question", "is it red?", "--answers", "Yes,no")
+@pytest.mark.parametrize(
+    "answers", ["Yes,no", "sí,no", "Ja,Nein", "oui,non", "是,不是", "はい,いいえ"]
+)
+def test_yes_and_no_are_answered_with_a_warning(here, command, answers):
+    ended = command("answer", "0.png", "--question", "is it red?", "--answers", answers)
     assert ended.code == 0
     assert "captions hardly say yes or no" in ended.err
 

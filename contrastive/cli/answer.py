@@ -38,12 +38,13 @@ def answer(
     from contrastive.console import say
     from contrastive.inference.question_answering import answer as probabilities_of
     from contrastive.inference.question_answering import sentences_of
+    from contrastive.inference.question_forms import YES_OR_NO
     from contrastive.reporting.tables import classes_table
 
     probabilities = probabilities_of(
         loaded, images, question, names, templates=template, cache=context.cache
     )
-    if {"yes", "no"} & {name.lower() for name in names}:
+    if YES_OR_NO & {name.lower() for name in names}:
         say("captions hardly say yes or no; better answers say what is seen: 'a dog,an empty room'")
     if len(names) == 1:
         say("one answer alone always has 100 %; give several: --answers red,blue")

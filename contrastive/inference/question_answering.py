@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from contrastive.console import say
 from contrastive.data.raw_samples import one_text, text_list
 from contrastive.errors import SpecError
-from contrastive.inference.question_forms import ENGLISH, LANGUAGES
+from contrastive.inference.question_forms import ENGLISH, ENGLISH_WORDS, LANGUAGES
 from contrastive.inference.zero_shot import classify
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 AROUND = ' ?!.¿¡\uff1f\uff01\u3002"\u201c\u201d\u201e\u00ab\u00bb'
 """What may stand around a question: its marks, quotes and spaces."""
+
+
+MARKS = " ?\uff1f\u061f"
 
 
 def answer(
@@ -85,7 +88,7 @@ def sentences_of(question: str, templates: Sequence[str] | None = None) -> list[
         msg = "the question is empty; ask something, such as: what color is the car?"
         raise SpecError(msg)
     if templates is None:
-        templates = (form_of(question) or (ENGLISH, ""))[0].templates
+        templates = _usual_templates(question)
     templates = text_list(templates, "template")
     for template in templates:
         if "{}" not in template and "{statement}" not in template:
@@ -101,6 +104,14 @@ def sentences_of(question: str, templates: Sequence[str] | None = None) -> list[
     ]
 
 
+def _usual_templates(question: str) -> Sequence[str]:
+    """Return the templates of a question's language; of another's statement, that alone."""
+    if found := form_of(question):
+        return found[0].templates
+    is_english = ENGLISH_WORDS & {*question.lower().split()}
+    return ENGLISH.templates if is_english or "{}" not in question else ("{statement}",)
+
+
 def statement_of(question: str) -> str:
     """Return what a caption would say, with ``{}`` for the answer.
 
@@ -111,7 +122,7 @@ def statement_of(question: str) -> str:
     if "{}" in asked:
         return asked
     found = form_of(asked)
-    return found[1] if found else f"the answer to '{asked.rstrip(' ?')}?' is {{}}"
+    return found[1] if found else f"the answer to '{asked.rstrip(MARKS)}?' is {{}}"
 
 
 def form_of(question: str) -> tuple[Language, str] | None:

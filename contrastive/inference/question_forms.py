@@ -120,6 +120,14 @@ CHINESE = Language(
     ),
 )
 
+TO_TRADITIONAL = str.maketrans(
+    "什么颜东动里儿几谁没吗张问题干做", "什麼顏東動裡兒幾誰沒嗎張問題幹做"
+)
+TRADITIONAL_CHINESE = Language(
+    tuple(template.translate(TO_TRADITIONAL) for template in CHINESE.templates),
+    tuple((form.translate(TO_TRADITIONAL), said) for form, said in CHINESE.rewrites),
+)
+
 KANA = r"(?=.*[\u3041-\u30ff])"  # 何 is Chinese, too
 JAPANESE = Language(
     ("{statement}", "写真:{statement}", "質問:{question} 答え:{}"),
@@ -131,4 +139,16 @@ JAPANESE = Language(
     ),
 )
 
-LANGUAGES = (ENGLISH, SPANISH, GERMAN, FRENCH, PORTUGUESE, JAPANESE, CHINESE)
+LANGUAGES = (
+    *(ENGLISH, SPANISH, GERMAN, FRENCH, PORTUGUESE, JAPANESE),
+    *(CHINESE, TRADITIONAL_CHINESE),
+)
+ENGLISH_WORDS = frozenset(("the", "there", "it", "this", "these", "with"))
+"""Words that statements in English have, and other languages in Latin script do not."""
+YES_OR_NO = frozenset(
+    (
+        *("yes", "no", "sí", "ja", "nein", "oui", "non", "sim", "não", "sì", "nee", "tak", "nie"),
+        *("nej", "evet", "да", "нет", "是", "不是", "有", "没有", "沒有", "はい", "いいえ", "네"),
+    )
+)
+"""Answers that captions hardly say."""
