@@ -29,7 +29,9 @@ def readable_folder(folder: Path) -> Generator[None]:
     """
     try:
         if not folder.is_dir():
-            msg = f"{folder}: no such folder"
+            packed = folder.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"))
+            what = f"is a file; {'unpack it, and give that' if packed else 'give its'} folder"
+            msg = f"{folder}: {what if folder.is_file() else 'no such folder'}"
             raise DataError(msg)
         yield
     except OSError as error:

@@ -151,15 +151,16 @@ class ImageFolder(Dataset):
     captions: PathField | None = None
     """The table of captions, relative to the folder; found as captions or metadata with the suffix
     .csv, .tsv, .jsonl, .json or .parquet, or captions.txt. With {split} in it, a table for each
-    split: captions_{split}2017.json. "*.txt" reads a text file beside each image, a caption a line,
-    which is also done where there is no table."""
+    split: captions_{split}2017.json. "*.txt" or "*.caption" reads a text file beside each image, a
+    caption a line, which is also done where there is no table."""
     images: PathField | None = None
     """The folder that captions name images relative to, itself relative to the folder, which it is
     if not given (images or Images in it are looked through, too); it may have {split} in it."""
     image_column: str | None = None
     """Path of the image; found as image, file_name, filename or filepath."""
     text_column: str | None = None
-    """The caption, or in JSON lines a list of them; found as text, caption or title."""
+    """The caption, or in JSON lines a list of them; found as text, caption, title or
+    captions, or in columns that are numbered, caption_1 and so on."""
     group_column: str | None = None
     """Rows with equal values are positives of each other; found as group or group_id. Without it,
     or where it is blank, they are the captions of one image."""

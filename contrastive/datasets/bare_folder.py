@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.data.folders import readable_folder
@@ -9,7 +10,6 @@ from contrastive.data.images import images_below
 from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
-    BESIDE,
     PLACES,
     caption_table,
     captions_beside,
@@ -20,8 +20,6 @@ from contrastive.datasets.known_files import (
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from contrastive.datasets import Dataset
 
 
@@ -34,8 +32,8 @@ def dataset_in(folder: Path) -> Dataset:
     with readable_folder(folder):
         if caption_table(folder):
             return ImageFolder(folder=folder)
-        if captions_beside(folder):
-            return ImageFolder(folder=folder, captions=BESIDE)
+        if suffix := captions_beside(folder):
+            return ImageFolder(folder=folder, captions=Path(f"*{suffix}"))
         if first_file(folder, ANNOTATIONS, PLACES):
             return Flickr30k(folder=folder)
         if (folder / "model").is_dir() or (folder / "checkpoints").is_dir():

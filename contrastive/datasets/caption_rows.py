@@ -263,7 +263,8 @@ class FileIndex:
         if parent not in self.listings:
             self.listings[parent] = self._list(parent)
         files = self.listings[parent]
-        return files.get(name) or files.get(normalize("NFC", name))
+        usual = normalize("NFC", name)
+        return files.get(name) or files.get(usual) or files.get(_with_lower_suffix(usual))
 
     def _list(self, parent: str) -> dict[str, str]:
         """Return the paths of a folder's files by name, and by the usual spelling of that."""
@@ -275,8 +276,14 @@ class FileIndex:
                 continue
             paths = {name: f"{spelling}/{name}" if spelling else name for name in files}
             self.links.update(paths[name] for name, is_link in files.items() if is_link)
-            return {normalize("NFC", name): path for name, path in paths.items()} | paths
+            usual = {normalize("NFC", name): path for name, path in paths.items()}
+            return {_with_lower_suffix(name): path for name, path in usual.items()} | usual | paths
         return {}
+
+
+def _with_lower_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{dot}{suffix.lower()}"
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
 from functools import cache
 from itertools import chain
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
-from urllib.parse import unquote
 
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
@@ -16,6 +15,7 @@ from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather, leaves_folder
 from contrastive.datasets.conversations import CONVERSATIONS, first_answer
+from contrastive.datasets.image_names import image_path, image_problem, outside_problem
 from contrastive.datasets.known_files import (
     BESIDE,
     CAPTION_TABLES,
@@ -38,12 +38,14 @@ from contrastive.datasets.tables import form_of, images_inside, read_table
 from contrastive.datasets.text_files import read_lines
 from contrastive.datasets.text_tables import (
     DELIMITERS,
+    NO_CAPTION,
     TableRecord,
     caption_list,
     cells_of,
     choose_columns,
     name_list,
     quoted,
+    text_of,
 )
 from contrastive.errors import DataError
 
@@ -56,17 +58,19 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "image": ("image", "file_name", "filename", "filepath"),
-    "text": ("text", "caption", "title", *CONVERSATIONS),
+    "text": ("text", "caption", "title", "captions", *CONVERSATIONS),
     "group": ("group", "group_id"),  # not "id", which mostly numbers rows
     "label": ("label",),
     "split": ("split",),
 }
 GAP = "{split}"
-LOCAL = "file:///"
-ADDRESSED = (
-    "its image is a URL, which is not fetched; download the images, for example with img2dataset, "
-    "and give the folder that it wrote"
-)
+NUMBERED = re.compile(r"(captions?|texts?|titles?|sentences?|comments?)[ _-]?\d+", re.IGNORECASE)
+"""Columns of several captions of an image."""
+OTHER_NAMES = {
+    "split": ("set", "subset", "partition", "fold", "phase", "data_split", "is_train"),
+    "label": ("class", "class_name", "category"),
+}
+"""Columns that may have a role, and are only told of."""
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
@@ -95,9 +99,10 @@ def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
     group_of = _content_of(index) if config.group_by == "content" else _itself
     with readable_folder(folder), readable_folder(images):
         if _is_beside(config, folder):
-            say(f"{folder}: the captions are those of the .txt beside each image")
+            suffix = str(config.captions or "")[1:] or captions_beside(folder)
+            say(f"{folder}: the captions are those of the {suffix} beside each image")
             given = split_folders(images)
-            rows = _rows_beside(images, given, config.holdout, group_of)
+            rows = _rows_beside(images, suffix, given, config.holdout, group_of)
             hashed, origin = not given, folder
         else:
             tables = _find_tables(folder, config)
@@ -137,8 +142,8 @@ def _content_of(images: FileIndex) -> GroupOf:
 
 def _is_beside(config: ImageFolder, folder: Path) -> bool:
     if config.captions:
-        return str(config.captions) == BESIDE
-    return not caption_table(folder) and captions_beside(folder)
+        return str(config.captions) in BESIDE
+    return not caption_table(folder) and bool(captions_beside(folder))
 
 
 def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
@@ -183,6 +188,8 @@ def _opened(
     """Return the rows of a table, and whether each knows its split."""
     columns, records = read_table(table.path)
     given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
+    if not given["text"] and not {*COLUMNS["text"]} & {*map(str.lower, columns)}:
+        columns, records = _with_captions(table.path, columns, records)
     chosen = _without_header(table.path, columns, given)
     if chosen:
         records = chain([TableRecord(1, {column: column for column in columns})], records)
@@ -194,8 +201,37 @@ def _opened(
         except DataError as error:
             msg = images_inside(table.path) or f"{error}{_without_names(table.path, columns)}"
             raise DataError(msg) from None
+    _tell_of_others(table.path, columns, chosen, given)
     rows = _rows(table, chosen, records, images, config, group_of)
     return rows, bool(table.split or "split" in chosen)
+
+
+def _with_captions(
+    path: Path, columns: list[str], records: Iterator[TableRecord]
+) -> tuple[list[str], Iterator[TableRecord]]:
+    """Make one column of those that are numbered, caption_1 and so on."""
+    several = [column for column in columns if NUMBERED.fullmatch(column)]
+    if not several:
+        return columns, records
+    say(f"{path}: {name_list(several)} are captions of one image")
+
+    def joined(record: TableRecord) -> TableRecord:
+        cells = [record.cells.get(column) for column in several]
+        texts = [cell for cell in cells if text_of(cell) and cell not in NO_CAPTION]
+        return record._replace(cells={**record.cells, "text": texts})
+
+    return [*columns, "text"], map(joined, records)
+
+
+def _tell_of_others(
+    path: Path, columns: list[str], chosen: dict[str, str], given: dict[str, str | None]
+) -> None:
+    """Tell of columns that may say the split or the class, by a name that is not known."""
+    for role, names in OTHER_NAMES.items():
+        others = [column for column in columns if column.lower() in names]
+        if others and role not in chosen and given[role] is None:
+            what = f"is not read; if it is the {role}, set {role}_column to it"
+            say(f"{path}: {quoted(others[0])} {what}")
 
 
 def _without_header(path: Path, columns: list[str], given: dict[str, str | None]) -> dict[str, str]:
@@ -243,20 +279,15 @@ def _rows(
     for record in _captions(records, chosen["text"], table.path):
         source = f"{table.name}{':' if is_text else ': row '}{record.line}"
         cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
-        if not problem and _is_elsewhere(cells["image"]):
-            problem = ADDRESSED
-        if problem:
+        if problem := problem or image_problem(cells["image"]):
             yield Row(source, problem=problem)
             continue
-        image = images.name_of(_below(images.folder, table.below, cells["image"]))
+        image = images.name_of(image_path(images, table.below, cells["image"]))
         group = cells.get("group") or group_of(image)
         split = table.split or cells.get("split") or split_of(group, config.holdout)
         split = split_named(split) or split
-        yield Row(source, image, cells["text"], split, group, cells.get("label", ""))
-
-
-def _is_elsewhere(name: str) -> bool:
-    return bool(ADDRESS.match(name)) and not name.lower().startswith(LOCAL)
+        label, outside = cells.get("label", ""), outside_problem(images, image, cells["image"])
+        yield Row(source, image, cells["text"], split, group, label, outside)
 
 
 def _captions(records: Iterator[TableRecord], column: str, path: Path) -> Iterator[TableRecord]:
@@ -277,13 +308,13 @@ def _captions(records: Iterator[TableRecord], column: str, path: Path) -> Iterat
 
 
 def _rows_beside(
-    images: Path, splits: dict[str, str], holdout: float, group_of: GroupOf
+    images: Path, suffix: str, splits: dict[str, str], holdout: float, group_of: GroupOf
 ) -> Iterator[Row]:
     """Yield each line of the text file beside each image."""
     others: list[str] = []
     for path in images_below(images):
         image = path.relative_to(images).as_posix()
-        text = path.with_suffix(".txt")
+        text = path.with_suffix(suffix)
         top = image.partition("/")[0]
         group = group_of(image)
         split = splits.get(top, "") if splits else split_of(group, holdout)
@@ -303,17 +334,3 @@ def _rows_beside(
             if line.strip():
                 yield Row(f"{name}:{number}", image, line, split, group)
     tell_of_others(images, others)
-
-
-def _below(images: Path, parent: str, name: str) -> str:
-    """Return an image's path below the folder of images; as it is, if it lies elsewhere."""
-    if name.lower().startswith(LOCAL):
-        name = unquote(name[len(LOCAL) - 1 :])
-    if "\\" in name and "/" not in name:  # written on Windows
-        name = PureWindowsPath(name).as_posix()
-    if not PurePath(name).is_absolute():
-        return f"{parent}{PurePosixPath(name)}"
-    for folder in (images.absolute(), images.resolve()):
-        with suppress(ValueError):
-            return PurePath(name).relative_to(folder).as_posix()
-    return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,10 @@ Example:
     >>> CAPTION_TABLES[0]
     'captions.csv'
 """
-MAYBE_TABLES = (*TABLE_SUFFIXES, ".ndjson", ".ndjson.gz", *OTHER_FORMS)
+MAYBE_TABLES = (
+    *(*TABLE_SUFFIXES, ".ndjson", ".ndjson.gz", *OTHER_FORMS),
+    *(f"{suffix}.txt" for suffix in OF_TEXT),  # as Windows names what it shows without .txt
+)
 """Suffixes of tables that are told of, if they have another name or are not read."""
 LOOKED_FOR = (
     "captions or metadata with .csv, .tsv, .jsonl, .json or .parquet, captions.txt, here or in "
@@ -38,8 +42,10 @@ IMAGES = (
     *("flickr30k-images", "flickr30k_images", "images", "Images"),
     *("Flicker8k_Dataset", "Flickr8k_Dataset"),  # its archive has the first spelling
 )
-BESIDE = "*.txt"
+BESIDE = ("*.txt", "*.caption")
 """Captions in a text file beside each image, in place of a table's name."""
+WORD = re.compile(r"[A-Za-z]{2}|[^\W\d_\x00-\x7f]")  # not as in 1e-05, of boxes
+SEEN = 20  # texts, to tell captions from numbers
 TAR_SHARDS = (
     "; .tar shards (WebDataset) are not read yet; unpack them into a folder, each image with its "
     ".txt beside it"
@@ -75,25 +81,39 @@ def other_table(folder: Path) -> str:
     return "".join(likely[:1]).replace("train", "{split}")
 
 
-def captions_beside(folder: Path) -> bool:
-    """Say whether half of the images below have a .txt beside them; the first folders tell."""
-    beside = [
-        f"{Path(name).stem}.txt" in names
-        for names in _names_below(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-    return 2 * sum(beside) > len(beside)
+def captions_beside(folder: Path) -> str:
+    """Return the suffix of the texts that half of the images have beside them, or nothing.
+
+    The first folders tell. Texts without words are no captions, such as the boxes of YOLO.
+    """
+    for suffix in (pattern[1:] for pattern in BESIDE):
+        texts = [
+            parent / f"{Path(name).stem}{suffix}" if f"{Path(name).stem}{suffix}" in names else None
+            for parent, names in _names_below(folder)
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+        found = [*filter(None, texts)]
+        if 2 * len(found) > len(texts) and any(map(_has_words, found[:SEEN])):
+            return suffix
+    return ""
 
 
-def _names_below(folder: Path) -> Iterator[set[str]]:
-    """Yield the names of the files of each folder."""
-    for _, _, names in islice(folders_below(folder, tell=False), LOOKED_AT):
-        yield {*names}
+def _has_words(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return bool(WORD.search(file.read(1000).decode("utf-8", "replace")))
+
+
+def _names_below(folder: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Yield each folder and the names of its files."""
+    for parent, _, names in islice(folders_below(folder, tell=False), LOOKED_AT):
+        yield parent, {*names}
 
 
 def _is_there(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    return any(n.lower().endswith(suffixes) for names in _names_below(folder) for n in names)
+    return any(n.lower().endswith(suffixes) for _, names in _names_below(folder) for n in names)
 
 
 def fitting_type(folder: Path) -> str:
@@ -106,4 +126,21 @@ def fitting_type(folder: Path) -> str:
         return TAR_SHARDS if _is_there(folder, (".tar",)) else ""
     if table := other_table(folder):
         return f'; if {table} has the captions, take type: image-folder, captions: "{table}"'
+    if texts := _texts_elsewhere(folder):
+        return texts
     return "; type: class-folders reads images without captions, in folders by class or not"
+
+
+def _texts_elsewhere(folder: Path) -> str:
+    """Return what to do with texts that have the images' names, but are not beside them."""
+    found = [(parent / name) for parent, names in _names_below(folder) for name in sorted(names)]
+    images = {path.stem for path in found if path.suffix.lower() in SUFFIXES}
+    for suffix in (".txt", ".caption", ".json"):
+        texts = [path for path in found if path.suffix == suffix and path.stem in images]
+        if 2 * len(texts) <= len(images):
+            continue
+        if suffix == ".json":
+            return "; a .json for each image is not read; write the captions to .txt beside them"
+        if any(map(_has_words, texts[:SEEN])):
+            return f"; {texts[0]} and its like have to lie beside their images: move them there"
+    return ""

@@ -99,7 +99,10 @@ def _records(
         if isinstance(cells, str):
             yield TableRecord(line, {}, cells)
         elif len(cells) != len(columns):
-            yield TableRecord(line, {}, f"{len(cells)} fields, but the header has {len(columns)}")
+            problem = f"{len(cells)} fields, but the header has {len(columns)}"
+            more = len(cells) > len(columns)
+            problem += "; a text that holds the separator needs double quotes" if more else ""
+            yield TableRecord(line, {}, problem)
         else:
             yield TableRecord(line, dict(zip(columns, cells, strict=True)))
 
