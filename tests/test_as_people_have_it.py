@@ -127,6 +127,25 @@ def test_commas_without_quotes_are_told_and_quoted_as_is_told(folder):
     assert read(folder) == [(name, f"{text}, really") for name, text in PAIRS]
 
 
+def test_quotes_after_a_backslash_are_read(folder):
+    write(folder, [r'0.png,"he said \"hi, dog\" to it"', r'1.png,"a ""cat"""', r"2.png,a \ cow"])
+    assert read(folder) == [
+        ("0.png", 'he said "hi, dog" to it'),
+        ("1.png", 'a "cat"'),
+        ("2.png", r"a \ cow"),
+    ]
+    write(folder, [r'0.png,"cut \"off'])
+    assert "captions.csv:2: not valid CSV" in told(folder)
+
+
+def test_comments_before_the_header_are_taken_out_as_is_told(folder):
+    write(folder, ["image,text", *map(",".join, PAIRS)], "# mine")
+    assert told(folder).endswith("; its first line looks like a comment; take it out")
+    table = folder / "captions.csv"
+    table.write_text(table.read_text().partition("\n")[2])
+    assert read(folder) == PAIRS
+
+
 @pytest.mark.parametrize("names", ["caption_1,caption_2", "text 0,text 1", "Caption1,Caption2"])
 def test_columns_that_are_numbered_are_captions_of_one_image(folder, names, capsys):
     write(folder, ["0.png,a dog,it runs", "1.png,a cat,", "2.png,NULL,a cow"], f"image,{names}")

@@ -253,6 +253,8 @@ def _without_names(path: Path, columns: list[str]) -> str:
     if form_of(path) not in DELIMITERS:
         return ""
     words = columns[0].split()
+    if columns[0].startswith("#"):
+        return "; its first line looks like a comment; take it out"
     if any(map(_names_image, columns)):
         return (
             "; its first line looks like a row; put one before it that names the columns, such as "

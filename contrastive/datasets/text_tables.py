@@ -111,11 +111,9 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
     """Yield the line and the cells of each row, or why it has none; go on with the next line."""
     start = 0
     while start < len(lines):
-        ahead = (line + "\n" for line in lines[start : start + MAX_SPAN])
-        reader = csv.reader(ahead, delimiter=delimiter, strict=True)
         limit = csv.field_size_limit(MAX_BYTES)  # of the process; the file's own size bounds cells
         try:
-            cells = next(reader)
+            cells, read = _next_row(lines, start, delimiter)
         except csv.Error as error:
             why = "a quote is not closed" if "end of data" in str(error) else str(error)
             yield start + 1, f"not valid CSV: {why}"
@@ -123,9 +121,31 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
         else:
             if cells:
                 yield start + 1, cells
-            start += reader.line_num
+            start += read
         finally:
             csv.field_size_limit(limit)
+
+
+def _next_row(lines: list[str], start: int, delimiter: str) -> tuple[list[str], int]:
+    """Return the cells of the row that starts at a line, and how many lines it takes.
+
+    Quotes within quotes are doubled, as in RFC 4180; where that is not so, after a backslash, as
+    MySQL and Spark write them.
+    """
+
+    def read(escape: str | None) -> tuple[list[str], int]:
+        ahead = (line + "\n" for line in lines[start : start + MAX_SPAN])
+        reader = csv.reader(
+            ahead, delimiter=delimiter, strict=True, escapechar=escape, doublequote=not escape
+        )
+        return next(reader), reader.line_num
+
+    try:
+        return read(None)
+    except csv.Error:
+        if '\\"' not in lines[start]:
+            raise
+    return read("\\")
 
 
 def _json_lines(lines: Sequence[str]) -> Iterator[TableRecord]:
