@@ -128,7 +128,8 @@ def _rows(
                 cells[role] = files.name_of(str(PurePosixPath(cells[role])))
         group = cells.get("group") or cells["audio"]
         split = cells.get("split", split_of(group, holdout) if group else "")
-        split = SPLIT_ALIASES.get(split, split)
+        usual = split.lower()  # in a table, Train is train
+        split = SPLIT_ALIASES.get(usual, usual if usual in SPLITS else split)
         yield Row(f"{name}:{record.line}", cells, group, split, problem)
 
 

@@ -32,7 +32,8 @@ def test_a_row_has_its_sound_caption_picture_and_class(folder):
         "audio,text,image,group,label,split",
         "clips/0.wav,a dog barks,dog.png,dog,animal,train",
         "./clips/1.wav,a dog howls,dog.png,dog,animal,training",
-        "clips/2.wav,rain,dog.png,rain,weather,dev",
+        "clips/2.wav,rain,dog.png,rain,weather,Dev",
+        "clips/3.wav,snow,dog.png,snow,weather,TEST",
     )
     one, two = rows_of(config.build("train"))
     assert one == {
@@ -45,6 +46,7 @@ def test_a_row_has_its_sound_caption_picture_and_class(folder):
     }
     assert two["id"] == one["id"]
     assert config.build("val")[0]["id"] == 1
+    assert len(config.build("test")) == 1
     assert config.build("val").classes == ("animal", "weather")
 
 
