@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,38 @@ from benchmarks.peers.arms import RESULT, work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+@dataclass(frozen=True)
+class Functions:
+    """Functions that pytest-benchmark times."""
+
+    file: str
+    timer: str
+    bar: float
+    """What ours may take of a peer's time."""
+    only: tuple[str, ...] = ("",)
+    """How the groups and peers begin for which the bar counts."""
+
+    @property
+    def unit(self) -> str:
+        """Name what the timer counts."""
+        return "s of processor time" if self.timer == "time.process_time" else "s"
+
+    def bar_of(self, group: str, peer: str) -> float | None:
+        """Return the bar of a group against a peer, if it has one."""
+        return self.bar if f"{group}, {peer}".startswith(self.only) else None
+
+
 FUNCTIONS = {
-    "search": "benchmarks/test_search.py",
-    "recall": "benchmarks/test_recall.py",
-    "metric_losses": "benchmarks/test_metric_losses.py",
+    "search": Functions("benchmarks/test_search.py", "time.perf_counter", 1.1),
+    "recall": Functions(
+        "benchmarks/test_recall.py",
+        "time.process_time",
+        0.2,
+        tuple(f"recall, 5,000 x 25,000, {peer}" for peer in ("clip_benchmark", "ranx")),
+    ),
+    "metric_losses": Functions("benchmarks/test_metric_losses.py", "time.perf_counter", 1.1),
 }
-"""Works that are functions, which pytest-benchmark times."""
 SHOWN = 2000  # last characters of what a program that fails printed
 LIMIT = 3600  # seconds for one program
 
@@ -116,9 +143,16 @@ def functions(
                 "-p",
                 "no:cacheprovider",
             )
-            command = [sys.executable, "-m", "pytest", FUNCTIONS[name], *options]
+            command = [sys.executable, "-m", "pytest", FUNCTIONS[name].file, *options]
             done = subprocess.run(
-                [*command, f"--benchmark-json={file}"], capture_output=True, text=True, check=False
+                [
+                    *command,
+                    f"--benchmark-json={file}",
+                    f"--benchmark-timer={FUNCTIONS[name].timer}",
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             data = json.loads(file.read_text() or "{}") if file.exists() else {}
         groups: dict[str, dict[str, float]] = {}
