@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 LOWEST := $(VENV)-lowest
 NEWEST := $(VENV)-newest
 WHEEL := $(VENV)-wheel
+# of the packages that this one is measured beside
+PEERS := $(VENV)-peers
 # and one for the site, which needs neither torch nor this package
 SITE := $(VENV)-docs
 # files and folders for test-lowest and test-newest, or else all
@@ -21,7 +23,7 @@ EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-fast test-nightly sweep test-lowest test-newest test-wheel test-bare smoke lint \
-	docs bench bench-losses bench-gpu clean
+	docs bench bench-losses bench-gpu bench-peers clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
@@ -85,6 +87,9 @@ bench-gpu: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-deps memeff siglip-kernel inf-cl cut-cross-entropy
 	$(BIN)/python -m benchmarks.losses --device cuda --deadline 420 --output runs/benchmark
 
+bench-peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m benchmarks.peers
+
 $(VENV)/installed: pyproject.toml $(PLUGINS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -97,6 +102,15 @@ $(NEWEST)/installed: RESOLUTION := highest
 $(LOWEST)/installed $(NEWEST)/installed: pyproject.toml $(PLUGINS) | $(VENV)/installed
 	$(PYTHON) -m venv --clear $(@D)
 	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --resolution $(RESOLUTION) $(EVERYTHING)
+	touch $@
+
+# clip-benchmark asks for packages that its evaluation of embeddings does not need
+$(PEERS)/installed: pyproject.toml plugins/contrastive-metric-learning/pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet -e ".[all]" -e plugins/contrastive-metric-learning \
+		--group peers
+	$(PEERS)/bin/python -m pip install --quiet --no-deps clip-benchmark
 	touch $@
 
 .PHONY: $(NEWEST)/installed  # made anew each time: what is newest changes
@@ -112,4 +126,4 @@ $(EDITOR_SERVER): tests/editor/package-lock.json | $(VENV)/installed
 	-$(BIN)/npm ci --prefix tests/editor
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(WHEEL) $(SITE) build dist runs tests/editor/node_modules
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(WHEEL) $(SITE) $(PEERS) build dist runs tests/editor/node_modules

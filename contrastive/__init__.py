@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.probe import probe
     from contrastive.features.cache import FeatureCache
     from contrastive.inference.captioning import caption
+    from contrastive.inference.embedding_folder import EmbeddingFolder, embed
     from contrastive.inference.generation import generate, rerank
     from contrastive.inference.question_answering import answer
     from contrastive.inference.search import search
@@ -32,6 +33,7 @@ __all__ = [
     "INTERFACE",
     "ContrastiveError",
     "ContrastiveModel",
+    "EmbeddingFolder",
     "EvaluationSpec",
     "FeatureCache",
     "ModelSpec",
@@ -46,6 +48,7 @@ __all__ = [
     "compare",
     "compositional",
     "diagnose",
+    "embed",
     "evaluate",
     "generate",
     "load_model",
@@ -68,6 +71,7 @@ __getattr__, __dir__ = lazy_names(
         "inference.question_answering": "answer",
         "model.loading": "build_model load_model",
         "inference.captioning": "caption",
+        "inference.embedding_folder": "EmbeddingFolder embed",
         "inference.search": "search",
         "inference.zero_shot": "classify",
         "evaluation.caption_choice": "compositional",

@@ -47,6 +47,7 @@ COMMANDS = {
     "caption": ["caption {image} -m {run}", "caption {image} -m base -d {run}/model/run.json"],
     "answer": ["answer {image} --question what? --answers a,b -m {run}"],
     "search": ["search a -m {run}", "search a -m base -d {run}/model/run.json"],
+    "embed": ["embed {run}/model/run.json -m base -o made", "embed data -m {run} -o made"],
     "generate": ["generate a -o made.png -m {run} --steps 1 --size 32"],
     "plugins": ["plugins"],
     "plugins show": ["plugins show linear"],

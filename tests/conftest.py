@@ -18,11 +18,16 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from contrastive import cli
 from contrastive.components import REGISTRIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads this when it is imported, and so the next one
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -175,6 +180,24 @@ def in_ranks(forkserver):
             for rank in ranks:
                 rank.kill()
         assert [rank.exitcode for rank in ranks] == [-9 * (i == killed) for i in range(size)]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """Make a folder once for all workers: ``shared_folder("several", make)``."""
+    own = tmp_path_factory.getbasetemp()
+    base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def call(name: str, make: Callable[[Path], None]) -> Path:
+        folder = base / name
+        with FileLock(base / f"{name}.lock"):
+            if not (folder / "made").exists():
+                folder.mkdir(exist_ok=True)
+                make(folder)
+                (folder / "made").touch()
+        return folder
 
     return call
 

@@ -18,11 +18,9 @@ CASES = cases()
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory, in_ranks):
+def folder(shared_folder, in_ranks):
     """Run the processes, once for all tests; return where they leave what they found."""
-    folder = tmp_path_factory.mktemp("several")
-    in_ranks(main, SIZE, folder)
-    return folder
+    return shared_folder("several", lambda made: in_ranks(main, SIZE, made))
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from contrastive.cli import (
     compare,
     compositional,
     doctor,
+    embed,
     evaluate,
     generate,
     init,
@@ -45,7 +46,7 @@ from contrastive.cli import (
     validate,
 )
 from contrastive.cli.options import app
-from contrastive.cli.verb import CtrlC, Verb
+from contrastive.cli.verb import LEFT_OUT, CtrlC, Verb
 from contrastive.config.foreign_errors import SHOW, foreign_error
 from contrastive.console import noted_omissions, printable, said_once, say
 from contrastive.distributed.launcher import is_main
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from io import TextIOWrapper
     from typing import TextIO
 
-LEFT_OUT = 3
 _show_any_warning = warnings.showwarning
 PANELS = {  # in the order of the help
     "Begin": (init.init, validate.validate, schema.schema),
@@ -68,7 +68,14 @@ PANELS = {  # in the order of the help
         compare.compare,
         doctor.doctor,
     ),
-    "Use": (classify.classify, caption.caption, answer.answer, search.search, generate.generate),
+    "Use": (
+        classify.classify,
+        caption.caption,
+        answer.answer,
+        search.search,
+        embed.embed,
+        generate.generate,
+    ),
 }
 for panel, verbs in PANELS.items():
     for verb in verbs:

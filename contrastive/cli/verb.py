@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from typer import Context
 
+LEFT_OUT = 3  # exit code
 RENAMED_VERBS = {"pairs": "compositional"}
 RENAMED_OPTIONS = {
     "compare": {"--spec": "--data", "--picture": "--plot"},

@@ -1,0 +1,200 @@
+"""Embeddings in a folder: what the model's own ``embed`` gives, in shards that any tool reads."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch.nn.functional import normalize
+
+from contrastive import EmbeddingFolder, RunSpec, embed, load_model, train
+from contrastive.errors import DataError, SpecError
+from contrastive.evaluation.retrieval import recall
+from contrastive.evaluation.stored_recall import recall_as_stored
+from contrastive.inference import embedding_folder
+from contrastive.inference.embedding_folder import Form
+from tests.toys import toy_dict
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Return a folder with data and a run on them."""
+    shop = tmp_path_factory.mktemp("shop")
+    spec = toy_dict(shop / "data", epochs=1)
+    (shop / "toy.yaml").write_text(json.dumps(spec))
+    train(RunSpec.model_validate(spec), shop / "runs" / "toy")
+    return shop
+
+
+@pytest.fixture
+def here(shop, monkeypatch):
+    monkeypatch.chdir(shop)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def model(shop):
+    return load_model(shop / "runs" / "toy")
+
+
+@pytest.fixture(scope="module")
+def rows(shop):
+    run = RunSpec.model_validate(json.loads((shop / "toy.yaml").read_text()))
+    data = run.data.build("train")
+    return [data[i] for i in range(len(data))]
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(embedding_folder, "SHARD_ROWS", 8)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_other_tools_read_what_the_model_embeds(model, rows, tmp_path):
+    folder = embed(model, rows, tmp_path / "out")
+    for modality in ("image", "text"):
+        shards = sorted((tmp_path / "out").glob(f"{modality}-*.safetensors"))
+        assert len(shards) > 1
+        found = np.concatenate([load_file(shard)["embeddings"] for shard in shards])
+        tables = [pq.ParquetFile(shard.with_suffix(".parquet")).read() for shard in shards]
+        table = [row for one in tables for row in one.to_pylist()]
+        samples = [rows[row["row"]][modality] for row in table]
+        assert [row["sample"] for row in table] == [str(sample) for sample in samples]
+        assert [row["source"] for row in table] == [rows[row["row"]]["source"] for row in table]
+        np.testing.assert_allclose(found, model.embed(modality, samples).numpy(), atol=1e-6)
+        np.testing.assert_array_equal(folder.embeddings(modality).numpy(), found)
+        assert folder.table(modality)["id"] == [row["id"] for row in table]
+    images = folder.table("image")
+    assert len(set(images["sample"])) == len(images["sample"]), "an image of two captions is one"
+    assert {*images["id"]} == {*folder.table("text")["id"]} == {row["id"] for row in rows}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_what_was_written_stays_and_the_rest_is_added(model, rows, tmp_path):
+    half = embed(model, rows, tmp_path / "out", part=(0, 2))
+    before = contents(tmp_path / "out")
+    assert half.missing()
+    with pytest.raises(DataError, match="shards are not written yet; run contrastive embed again"):
+        half.embeddings("image")
+    torn = next(x for x in (tmp_path / "out").glob("image-00000-*.parquet"))
+    torn.unlink()  # a crash between the two files of a shard
+    whole = embed(model, rows, tmp_path / "out")
+    assert not whole.missing()
+    assert contents(tmp_path / "out").items() >= before.items()
+    at_once = embed(model, rows, tmp_path / "at-once")
+    assert contents(whole.path) == contents(at_once.path)
+
+
+def test_another_model_data_or_form_is_refused_and_changes_nothing(model, rows, tmp_path):
+    embed(model, rows, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    for samples, options, other in (
+        (rows[:4], {}, "data, rows"),
+        (rows, {"dim": 4}, "dim"),
+        (rows, {"quantize": "int8"}, "quantize"),
+    ):
+        with pytest.raises(DataError, match=f"with another {other}; give another folder"):
+            embed(model, samples, tmp_path / "out", **options)
+    changed = model.__class__(model.spec)
+    with pytest.raises(DataError, match="with another model"):
+        embed(changed, rows, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"is there already, and holds no embeddings\.json"):
+        embed(model, rows, tmp_path / "mine")
+    assert [*contents(tmp_path / "mine")] == ["notes.txt"]
+
+
+def test_forms_are_what_they_say():
+    rows_QD = normalize(torch.randn(50, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    whole = Form().stored(rows_QD)["embeddings"]
+    torch.testing.assert_close(whole, rows_QD)
+    cut = Form(dim=8).stored(rows_QD)["embeddings"]
+    torch.testing.assert_close(cut, normalize(rows_QD[:, :8], dim=1))
+    int8 = Form(quantize="int8")
+    assert int8.stored(rows_QD)["embeddings"].dtype == torch.int8
+    error = (int8.restored(int8.stored(rows_QD)) - rows_QD).abs().amax(1)
+    assert (error <= rows_QD.abs().amax(1) / 127).all()
+    binary = Form(quantize="binary")
+    bits = np.packbits(rows_QD.numpy() > 0, axis=1)
+    np.testing.assert_array_equal(binary.stored(rows_QD)["embeddings"].numpy(), bits)
+    signs = torch.where(rows_QD > 0, 1.0, -1.0)
+    torch.testing.assert_close(binary.restored(binary.stored(rows_QD)), normalize(signs, dim=1))
+
+
+def test_a_zero_row_has_a_form_too():
+    for form in (Form(), Form(quantize="int8"), Form(quantize="binary")):
+        assert form.restored(form.stored(torch.zeros(1, 8))).isfinite().all()
+
+
+def test_what_a_form_loses_is_recall_of_what_is_stored(model, rows, tmp_path):
+    form = Form(dim=8, quantize="binary")
+    found = {(one.query, one.target): one for one in recall_as_stored(model, rows, form)}
+    folder = embed(model, rows, tmp_path / "out", dim=8, quantize="binary")
+    sides = [folder.embeddings(name) for name in ("text", "image")]
+    ids = [torch.tensor(folder.table(name)["id"]) for name in ("text", "image")]
+    expected = recall(*sides, *ids, ks=[10]).recall[10].value
+    assert found["text", "image"].stored == pytest.approx(expected)
+    assert found.keys() == {("text", "image"), ("image", "text")}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"dim": 1000}, r"dim: 1000 is more than the \d+ numbers of an embedding"),
+        ({"dim": 4, "quantize": "binary"}, "binary stores eight signs in a byte; give dim=8"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(model, rows, tmp_path, options, told):
+    with pytest.raises(SpecError, match=told):
+        embed(model, rows, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_processes_write_what_one_writes(command, tmp_path):
+    asked = ("embed", "toy.yaml", "--model", "runs/toy", "--split", "train", "--json")
+    one = command(*asked, "-o", tmp_path / "one", "--quantize", "int8")
+    assert one.code == 0, one.err
+    found = json.loads(one.out)
+    assert found["rows"]["image"] > 0
+    assert {x["query"] for x in found["recall"]} == {"image", "text"}
+    two = command(*asked, "-o", tmp_path / "two", "--quantize", "int8", "--processes", 2)
+    assert two.code == 0, two.err
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_bad_image_is_told_and_the_rest_is_embedded(here, command, tmp_path, model):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    lines = ["image,text,split"]
+    for i in range(3):
+        from tests.miniature import Picture
+
+        Picture(i).draw().save(photos / f"{i}.png")
+        lines.append(f"{i}.png,caption {i},test")
+    (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:-200])
+    (photos / "captions.csv").write_text("\n".join(lines))
+    done = command("embed", photos, "-m", here / "runs" / "toy", "-o", tmp_path / "out")
+    assert done.code == 3
+    assert "1.png" in done.err
+    assert "Traceback" not in done.err
+    table = EmbeddingFolder(tmp_path / "out").table("image")
+    assert [path.rpartition("/")[2] for path in table["sample"]] == ["0.png", "2.png"]
+    assert EmbeddingFolder(tmp_path / "out").embeddings("image").shape[0] == len(table["id"])
+
+
+def test_a_folder_without_embeddings_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"holds no embeddings\.json; give a folder that"):
+        EmbeddingFolder(tmp_path)
