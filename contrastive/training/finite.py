@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from contrastive.config.provenance import described
 from contrastive.errors import TrainingError
 from contrastive.nn.fingerprint import first_not_finite
 from contrastive.training.step import embedded
@@ -58,6 +59,27 @@ def check_step(
             msg = (
                 f"the {name} is {value.item()} at step {step} (logit scale {model.scale:.4g}), "
                 f"which is not applied: {cause}"
+            )
+            raise TrainingError(msg)
+
+
+def check_reached(model: ContrastiveModel) -> None:
+    """Insist that a loss has a gradient in every part that is to train.
+
+    Raises:
+        TrainingError: it has none in all of an encoder or a head; names that part.
+    """
+    for modality in {name for pair in model.spec.modality_pairs for name in pair}:
+        tower = model.tower(modality)
+        parts = {"head": (tower.head, tower.spec.head), "encoder": (tower.encoder, None)}
+        for name, (module, head) in parts.items():
+            trained = [p for p in module.parameters() if p.requires_grad]
+            if not trained or any(p.grad is not None for p in trained):
+                continue
+            who = described(type(head or tower.spec.encoder))
+            msg = (
+                f"no gradient reaches towers.{modality}.{name}, {who}: its forward detaches; let "
+                f"it not, or set towers.{modality}.frozen: {'all' if head else 'encoder'}"
             )
             raise TrainingError(msg)
 
