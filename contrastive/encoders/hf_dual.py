@@ -20,7 +20,13 @@ from torch import Tensor
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.hf_text import LONGEST, load_tokenizer, longest_taken, positions
+from contrastive.encoders.hf_text import (
+    LONGEST,
+    load_tokenizer,
+    longest_taken,
+    positions,
+    told_length,
+)
 from contrastive.encoders.huggingface import (
     PADDED,
     check_no_missing_weights,
@@ -86,7 +92,7 @@ class HFDualTextModule(EncoderModule):
         self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
         config = self.model.config
-        length = int(min(positions(config.text_config), tokenizer.model_max_length, LONGEST))
+        length = min(positions(config.text_config), told_length(tokenizer), LONGEST)
         # the tokenizer of a SigLIP says that the model is to see no mask
         named = signature(self.model.get_text_features).parameters
         self.takes = frozenset(named) & frozenset(tokenizer.model_input_names)
