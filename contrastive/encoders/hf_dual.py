@@ -43,7 +43,7 @@ from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import find_weights, folder_config
-from contrastive.errors import SpecError, WeightsError
+from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,8 +151,6 @@ def load_dual_half(spec: HFDualImage | HFDualText, who: str) -> tuple[Any, Path]
     require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find_weights(who, spec.name, spec.revision)
     config = load_dual_config(folder, who)
-    if spec.pretrained:
-        weight_files(folder, who)
     model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
     check_no_missing_weights(missing, folder, who)
     for name, _ in [*model.named_parameters(recurse=False)]:  # the scale and the bias
@@ -206,22 +204,6 @@ def load_dual_config(folder: Path, who: str) -> Any:
         )
         raise SpecError(msg)
     return config
-
-
-def weight_files(folder: Path, who: str) -> list[Path]:
-    """Return the safetensors files of a model's folder.
-
-    Raises:
-        WeightsError: there are none; says how to get them.
-    """
-    if files := sorted(folder.glob("model*.safetensors")):
-        return files
-    msg = (
-        f"{who}: {folder} has no file model.safetensors, and pickles (pytorch_model.bin) are never "
-        "loaded; take a revision that has it, or convert a model that you trust: "
-        "transformers.AutoModel.from_pretrained(NAME).save_pretrained(FOLDER)"
-    )
-    raise WeightsError(msg)
 
 
 def embedding(output: Any, model: Any, who: str) -> Tensor:
