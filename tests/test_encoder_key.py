@@ -41,6 +41,8 @@ import torch
 from contrastive.interface import EncoderModule
 from . import helper
 
+WORDS, LATER = "words.txt", ".by_name"  # read and imported while it runs
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -76,12 +78,16 @@ def site(tmp_path, monkeypatch):
         (root / "__init__.py").write_text(ENCODER.format(package=package, name=name, field=field))
         (root / "network.py").write_text(NETWORK.format(library="some_library"))
         (root / "helper.py").write_text("FACTOR = 1\n")
-        (root / "other.py").write_text("")
+        for file in ("other.py", "by_name.py", "README.md"):
+            (root / file).write_text("")
+        (root / "data").mkdir()
+        (root / "data" / "words.txt").write_text("a dog")
     library(folder, "1.0")
     (folder / "some_library.py").write_text("")
     (tmp_path / "own_helper.py").write_text("FACTOR = 1\n")
     text = ENCODER.format(package="inner_pkg", name="Own", field="size: int = 1")
-    (tmp_path / "own_file.py").write_text(f"import own_helper\n{text}")
+    (tmp_path / "own_file.py").write_text(f"import own_helper\nWORDS = 'own_words.txt'\n{text}")
+    (tmp_path / "own_words.txt").write_text("a dog")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.syspath_prepend(tmp_path)
     yield folder
@@ -125,6 +131,10 @@ def specs():
         ("outer_pkg/helper.py", {"nested"}),
         ("../own_file.py", {"own"}),
         ("../own_helper.py", {"own"}),
+        ("../own_words.txt", {"own"}),
+        ("inner_pkg/by_name.py", {"alone", "nested", "own"}),
+        ("inner_pkg/data/words.txt", {"alone", "nested", "own"}),
+        ("inner_pkg/README.md", set()),
         ("a library", {"alone", "nested", "own"}),
     ],
 )
@@ -136,9 +146,25 @@ def test_a_change_of_what_an_encoder_runs_changes_its_key(site, changed, who):
         clear()
     else:
         path = site / changed
-        path.write_text(path.read_text() + "\n# other code\n")
+        path.write_text(path.read_text() + "\nOTHER = 1\n")
     after = {name: key_of(spec) for name, spec in specs().items()}
     assert {name for name in before if before[name] != after[name]} == who
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("FACTOR = 1", "FACTOR = 1  # of nothing"),
+        ("FACTOR = 1", '"""Words."""\n\nFACTOR = 1'),
+        ("FACTOR = 1", "FACTOR   =   1\n\n"),
+        ("FACTOR = 1", "FACTOR = (1)"),
+    ],
+)
+def test_comments_docstrings_and_layout_throw_nothing_away(site, before, after):
+    known = {name: key_of(spec) for name, spec in specs().items()}
+    for path in (site / "inner_pkg" / "helper.py", site.parent / "own_helper.py"):
+        path.write_text(path.read_text().replace(before, after))
+    assert {name: key_of(spec) for name, spec in specs().items()} == known
 
 
 def clear():

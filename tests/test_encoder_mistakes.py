@@ -52,7 +52,7 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(models, tmp_path):
         (Timm(name="hf-hub:owner/name@v1"), "hf download owner/name --revision v1"),
         (HFText(name="./nonesuch"), "no such folder: ./nonesuch"),
         (HFText(name="not a name"), "not a name"),
-        (HFText(name=no_weights), "no file named model.safetensors"),
+        (HFText(name=no_weights), "no file model.safetensors, and pickles .* hf download NAME"),
         (HFText(name=no_tokenizer), "no tokenizer"),
         (HFImage(name=no_processor), "cannot load preprocessor_config.json"),
         (HFText(name=no_config), "cannot load config.json"),

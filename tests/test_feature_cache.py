@@ -253,7 +253,7 @@ def test_edited_code_misses(cache, tmp_path, monkeypatch):
     import own_encoder
 
     before = cache.table(Spec(), own_encoder.Own(), TEXTS)[range(5)]
-    (tmp_path / "own_encoder.py").write_text(source + "# edited\n")
+    (tmp_path / "own_encoder.py").write_text(source + "EDITED = 1\n")
     module = own_encoder.Own()
     cache.table(Spec(), module, TEXTS)
     assert encoded(module) == sorted(set(TEXTS))

@@ -74,6 +74,29 @@ def test_a_run_names_the_part_that_failed_and_its_package(spec, command, part, w
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.parametrize("where", ["build", "item"])
+def test_a_plugin_does_not_end_the_run_in_silence(spec, command, where):
+    part = "data" if where == "item" else "encoder"
+    ended = command("train", spec(part, f"{where}, exit"))
+    assert ended.code == 2
+    assert f"{NAMES[part]} raised SystemExit at __init__.py:" in ended.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("exit", "SystemExit"),
+        ("pipe", "BrokenPipeError: [Errno 32] Broken pipe"),
+        ("mute", "MuteError: (its __str__ raises AttributeError)"),
+    ],
+)
+def test_whatever_preprocessing_raises_names_the_encoder(spec, command, how, said, workers):
+    ended = command("train", spec("encoder", f"preprocess, {how}", workers=workers))
+    assert ended.code == 2
+    assert f"{NAMES['encoder']} raised {said} at " in ended.err.splitlines()[-1]
+
+
 def test_a_mistake_while_a_spec_is_checked_is_attributed(spec, command):
     ended = command("validate", spec("encoder", "validator"))
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)

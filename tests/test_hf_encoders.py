@@ -72,6 +72,15 @@ def test_a_tokenizer_needs_neither_special_tokens_nor_a_limit(special, models, t
     torch.testing.assert_close(features(module, TEXTS), alone)
 
 
+@pytest.mark.parametrize("told", ["24", 0, -1, None])
+def test_a_length_that_is_no_count_is_none(told, models, tmp_path):
+    folder = shutil.copytree(models / "bert", tmp_path / "bert")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["model_max_length"] = told
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert HFText(name=str(folder)).build().preprocess.max_length == 24
+
+
 @pytest.mark.parametrize(
     ("family", "longest"), [("Bert", 26), ("Roberta", 24), ("XLMRoberta", 24), ("MPNet", 24)]
 )

@@ -11,12 +11,13 @@ from contrastive import RunSpec, build_model, train
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
-from contrastive.errors import SpecError
+from contrastive.errors import DataError, SpecError, TrainingError
 from contrastive.heads import Head
 from contrastive.losses import Loss
 from contrastive.losses.module import LossModule
 
 HERE = "tests.test_part_contracts"
+FLAT = f"{HERE}:Flat"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,15 @@ class TextsModule(EncoderModule):
         super().__init__()
         self.how, self.preprocess = config.how, Lengths(config.how)
         self.net = nn.Sequential(nn.Linear(1, 3), nn.Dropout(0.2))
+        if config.how == "a width in words":
+            self.out_dim = "3"
+        if config.how == "no function":
+            self.preprocess = 5
 
     def forward(self, x):
         features = self.net(x)
+        if self.how == "detached":
+            return features.detach()
         if self.how == "mixed":
             return features - features.mean(0)
         return {"tokens": features[:, None], "narrow": features[:, :2], "a list": [features]}.get(
@@ -61,10 +68,29 @@ class Flat(Head):
     """A line."""
 
     width: int = 4
+    how: str = ""
 
     def build(self, in_dim, out_dim):
         del out_dim
-        return nn.Linear(in_dim, self.width) if self.width else None
+        return FlatModule(in_dim, self.width, self.how) if self.width else None
+
+
+class FlatModule(nn.Linear):
+    def __init__(self, in_dim, width, how):
+        super().__init__(in_dim, width)
+        self.how = how
+
+    def forward(self, x):
+        rows = super().forward(x)
+        odd = {"one row": rows[:1], "complex": rows * 1j, "detached": rows.detach()}
+        return odd.get(self.how, rows)
+
+
+class Alone(Head):
+    """Is not told the widths."""
+
+    def build(self):
+        return nn.Linear(3, 4)
 
 
 class Apart(Loss):
@@ -83,20 +109,60 @@ class ApartModule(LossModule):
 
     def forward(self, a, b, a_ids=None, b_ids=None):
         rows = (a - b).norm(dim=1) * self.log_scale.exp()
-        return {"rows": (rows, {}), "bare": rows.mean()}.get(self.how, (rows.mean(), {}))
+        loss = rows.mean()
+        odd = {
+            "rows": (rows, {}),
+            "bare": loss,
+            "detached": (loss.detach(), {}),
+            "whole": (loss.long(), {}),
+            "a metric of rows": (loss, {"distance": rows.detach()}),
+            "a metric that is logged": (loss, {"lr": loss.detach()}),
+            "a metric without a name": (loss, {1: loss.detach()}),
+        }
+        return odd.get(self.how, (loss, {}))
 
 
 class Letters(Dataset):
     """Letters."""
 
+    how: str = ""
+
     def build(self, split, *, purpose="evaluation"):
-        return [{"text": "a" * (i // 4 + 1), "id": i // 4} for i in range(32)]
+        rows = [{"text": "a" * (i // 4 + 1), "id": i // 4} for i in range(32)]
+        odd = {
+            "nothing": None,
+            "a class": Half,
+            "half a length": Half(rows),
+            "texts": ["a", "b"],
+            "ids that are floats": [{**row, "id": 0.5} for row in rows],
+            "labels that are numbers": [{**row, "label": 1} for row in rows],
+            "bad rows": Counted(rows),
+            "large ids": [{**row, "id": 2**64 + row["id"]} for row in rows],
+            "a generator": (row for row in rows),
+        }
+        return odd.get(self.how, rows)
 
 
-def spec(*, encoder="", head=4, loss=""):
+class Half(list):
+    def __len__(self):
+        return 1.5  # noqa: PLE0303
+
+
+class Counted(list):
+    bad_rows = 3
+
+
+class Narrow(Dataset):
+    """Knows no purpose."""
+
+    def build(self, split):
+        return []
+
+
+def spec(*, encoder="", head=4, loss="", data=""):
     tower = {
         "encoder": {"type": f"{HERE}:Texts", "how": encoder},
-        "head": {"type": f"{HERE}:Flat", "width": head},
+        "head": head if isinstance(head, dict) else {"type": f"{HERE}:Flat", "width": head},
     }
     model = {
         "embed_dim": 4,
@@ -106,7 +172,7 @@ def spec(*, encoder="", head=4, loss=""):
     }
     return {
         "model": model,
-        "data": {"type": f"{HERE}:Letters"},
+        "data": data if isinstance(data, dict) else {"type": f"{HERE}:Letters", "how": data},
         "training": {"epochs": 1, "batch_size": 4, "workers": 0, "device": "cpu"},
         "evaluation": {"split": None},
     }
@@ -122,6 +188,17 @@ def run(folder, **parts):
         ({"encoder": "nothing"}, rf"encoder {HERE}:Texts: build returned a NoneType; it has to"),
         ({"encoder": "no width"}, "its Linear has no out_dim or preprocess; set it in __init__"),
         ({"encoder": "names"}, r"TextsModule: forward does not take .* gives \(y\): .*'x'; use"),
+        ({"encoder": "a width in words"}, "TextsModule.out_dim is '3'; set it to the width of its"),
+        ({"encoder": "no function"}, "TextsModule.preprocess is an int; set it to a function of"),
+        ({"head": {"type": f"{HERE}:Alone"}}, "Alone: build does not take what it is given: .*;"),
+        ({"head": {"type": FLAT, "how": "one row"}}, r"the shape \(1, 4\); .* give \[4, 4\]$"),
+        ({"head": {"type": FLAT, "how": "complex"}}, r"complex numbers .*\[4, 4\], real numbers$"),
+        ({"loss": "detached"}, "Apart: its loss has no gradient; compute it from the embeddings"),
+        ({"loss": "whole"}, "gave a loss of torch.int64; it has to give a real floating-point"),
+        ({"loss": "a metric of rows"}, r"shape \(4,\) as the metric 'distance'; give a real"),
+        ({"loss": "a metric that is logged"}, "named 'lr'; name it by another string than step"),
+        ({"loss": "a metric without a name"}, "metric named 1; name it by another string"),
+        ({"data": {"type": f"{HERE}:Narrow"}}, f"dataset {HERE}:Narrow: build does not take .*;"),
         ({"encoder": "mixed"}, "text: .* with what else is in its batch; choose another encoder"),
         ({"head": 0}, rf"head {HERE}:Flat: build returned a NoneType; it has to return a module"),
         ({"loss": "nothing"}, rf"loss {HERE}:Apart: build returned a NoneType; it has to return"),
@@ -158,5 +235,49 @@ def test_an_encoder_that_breaks_one_embeds_nothing(how, said):
         model.embed("text", ["a", "aa"])
 
 
-def test_parts_that_keep_them_train(tmp_path):
-    run(tmp_path)
+@pytest.mark.parametrize("how", ["", "large ids", "a generator"])
+def test_parts_that_keep_them_train(how, tmp_path):
+    run(tmp_path, data=how)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("nothing", "a NoneType holds no rows of data; give a built dataset, or a list of dicts"),
+        ("a class", "Half holds no rows of data; it is a class; give an object of it"),
+        ("half a length", "the length of a Half is not known: .*; let __len__ return a count"),
+        ("texts", "row 0 of the data is a str; give dicts, such as"),
+        ("ids that are floats", "the id of row 0 is 0.5; ids are integers or strings"),
+        ("labels that are numbers", "the label of row 0 is an int; give the name of its class"),
+        ("bad rows", "its bad_rows are an int; give a contrastive.interface.BadRows"),
+    ],
+)
+def test_rows_that_are_none_are_told_with_their_dataset(tmp_path, how, said):
+    with pytest.raises(DataError, match=f"^dataset {HERE}:Letters: {said}") as caught:
+        run(tmp_path, data=how)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "who", "remedy"),
+    [
+        ({"encoder": "detached"}, "Texts", {"frozen": "encoder"}),
+        ({"head": {"type": FLAT, "how": "detached"}}, "Flat", {"frozen": "all"}),
+    ],
+)
+def test_a_part_that_no_gradient_reaches_is_told_at_the_first_step(
+    tmp_path, parts, who, remedy, capsys
+):
+    frozen = remedy["frozen"]
+    run(tmp_path / "first", **parts)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "no gradient reaches" in x]
+    assert f":{who}: its forward detaches; let it not, or set" in line
+    assert line.endswith(f"set towers.text.frozen: {frozen}")
+    given = spec(**parts)
+    given["model"]["towers"]["text"] |= remedy
+    if frozen == "encoder":
+        given["model"]["towers"]["text"]["head"] = {"type": "mlp", "dropout": 0.1}
+        train(RunSpec.model_validate(given), tmp_path / "run")
+    else:  # with all frozen there is nothing to train but the scale: views have to differ
+        with pytest.raises(TrainingError, match="the two views of each text are the same"):
+            train(RunSpec.model_validate(given), tmp_path / "run")

@@ -50,6 +50,28 @@ def test_listing_imports_no_plugin_into_this_process(installed, command):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("group", ["contrastive.encoder", "contrastive_encoders"])
+def test_a_group_that_nobody_reads_is_told_with_the_one_that_is_meant(
+    site, command, monkeypatch, group
+):
+    folder = site("good")
+    (points,) = folder.glob("*.dist-info/entry_points.txt")
+    text = points.read_text()
+    points.write_text(
+        text.replace("contrastive.encoders", group) + "\n[contrastive.miners]\na = b:c"
+    )
+    monkeypatch.syspath_prepend(folder)
+    (broken,) = [
+        entry
+        for entry in result(command("plugins", "--json", "--limit", "600"))
+        if entry["state"] == "broken" and entry["package"] == "contrastive-good"
+    ]
+    assert broken["why"] == (
+        f"nothing reads its entry points in {group}; did you mean contrastive.encoders?"
+    )
+
+
+@pytest.mark.slow
 def test_every_component_that_is_listed_can_be_shown(command):
     for registry in REGISTRIES:
         for name, cls in registry.registered.items():

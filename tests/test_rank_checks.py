@@ -7,6 +7,7 @@ import pytest
 from torch import distributed as dist
 
 from contrastive.errors import TrainingError
+from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.training.train import train
 from tests.toys import toy_dict
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.slow
 PARTS = "tests.rank_parts"
 ANOTHER = "is another loss on 2 ranks than on one"
 NORM = "takes the statistics of the whole batch, which a rank does not have; set batch_norm to eval"
+HEADS = {"head": "NormHead", "routed": "RoutedHead"}
 CASES = {
     "a plain loss": ({"loss": {"type": f"{PARTS}:Plain"}}, "none", {}, ANOTHER),
     "a loss that gathers nothing": (
@@ -39,6 +41,7 @@ CASES = {
     "a trained norm": ({}, "image", {}, NORM),
     "a norm in a head": ({}, "head", {}, NORM),
     "a norm by choice": ({}, "head", {"batch_norm": "eval"}, ""),
+    "weights that one rank uses": ({}, "routed", {}, ""),
 }
 
 
@@ -49,8 +52,9 @@ def in_rank(rank, size, specs, folder):
     told = {}
     for name, spec in specs.items():
         try:
-            train(spec, folder / name)
+            model = train(spec, folder / name)
             told[name] = ""
+            told[f"{name}, weights"] = weights_fingerprint(model)
         except TrainingError as error:
             told[name] = str(error)
         except SystemExit:
@@ -72,8 +76,8 @@ def told(tmp_path_factory, in_ranks):
         image = spec["model"]["towers"]["image"]
         if norm == "image":
             image["frozen"] = "none"
-        if norm == "head":
-            image["head"] = {"type": f"{PARTS}:NormHead"}
+        if norm in HEADS:
+            image["head"] = {"type": f"{PARTS}:{HEADS[norm]}"}
     in_ranks(in_rank, 2, specs, folder)
     return json.loads((folder / "0.json").read_text()), json.loads((folder / "1.json").read_text())
 
@@ -85,3 +89,8 @@ def test_what_ranks_would_make_another_is_refused_in_one_line(told, case):
     assert expected in first
     assert "\n" not in first
     assert bool(first) == bool(expected) == bool(second)
+
+
+def test_weights_that_one_rank_alone_uses_stay_the_same_on_all(told):
+    name = "weights that one rank uses, weights"
+    assert told[0][name] == told[1][name]

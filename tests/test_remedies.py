@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from functools import partial
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
 from contrastive import RunSpec, answer, build_model, classify, evaluate, load_model, search, train
 from contrastive.datasets import ClassFolders, ImageFolder
 from contrastive.doctor import diagnose
-from contrastive.encoders import HFImage, Timm
+from contrastive.encoders import HFImage, HFText, SentenceTransformers, Timm
 from contrastive.errors import ContrastiveError
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import InfoNCE
@@ -51,6 +53,39 @@ def told(act) -> str:
         act()
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+SEVERAL = {
+    "names": lambda state: state,
+    "a checkpoint": lambda state: {"state_dict": state, "epoch": 3},
+    "other strides": lambda state: {
+        k: v.T.contiguous().T if v.ndim == 2 else v for k, v in state.items()
+    },
+    "shared memory": lambda state: state | {"cls_token": state["pos_embed"][:, :1]},
+}
+
+
+@pytest.mark.parametrize("form", SEVERAL)
+def test_a_pickle_is_converted_as_the_message_says(here, form):
+    net = Timm(name="test_vit", pretrained=False).build().net
+    (here / "weights").mkdir()
+    state = {k: v if v.ndim > 1 else v.clone() for k, v in net.state_dict().items()}
+    torch.save(SEVERAL[form](state), here / "weights" / "x.pth")
+    said = told(lambda: Timm(name="test_vit", weights="weights/x.pth").build())
+    exec(said.split("you trust: ")[1], {"torch": torch, "safetensors": safetensors})
+    Timm(name="test_vit", weights="weights/x.safetensors").build()
+
+
+@pytest.mark.parametrize("kind", [HFText, SentenceTransformers])
+def test_a_folder_with_a_pickle_is_converted_as_the_message_says(here, models, kind):
+    source = models / ("bert" if kind is HFText else "sentences")
+    folder = shutil.copytree(source, here / "model")
+    (file,) = folder.rglob("model.safetensors")
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    said = told(lambda: kind(name=str(folder)).build())
+    exec(f"import transformers, sentence_transformers\n{said.split('you trust: ')[1]}")
+    kind(name=str(folder)).build()
 
 
 IMAGE, TEXT = "model.towers.image", "model.towers.text"

@@ -1,5 +1,6 @@
 """Encoders of timm: its transforms, its widths, its weights."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def test_timm_uses_the_transform_of_the_model(models):
     samples = samples_of(module)
     expected = torch.stack([transform(sample) for sample in samples])
     assert torch.equal(module.preprocess(samples)["image"], expected)
+
+
+def test_a_transform_that_timm_does_not_have_is_one_line(models, tmp_path):
+    folder = Path(shutil.copytree(models / "timm", tmp_path / "timm"))
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["interpolation"] = "cubical"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"cannot load the transform .*cubical"):
+        Timm(name=f"local-dir:{folder}").build()
 
 
 def test_timm_takes_the_safetensors_of_a_folder_whatever_lies_beside_them(models, tmp_path):

@@ -125,7 +125,7 @@ def run_guarded(work: Callable[[], Any]) -> None:
     except BrokenPipeError:
         _end_for_lack_of_a_reader()
     except SystemExit as done:
-        if isinstance(done.__context__, BrokenPipeError):  # which typer and rich turn into a 1
+        if isinstance(done.__context__, BrokenPipeError):
             _end_for_lack_of_a_reader()
         raise
     except OSError as error:  # the disk is full, or a folder may not be written
@@ -148,9 +148,12 @@ def _attributed(work: Callable[[], Any]) -> None:
     """
     try:
         work()
-    except BrokenPipeError:
-        raise
-    except Exception as error:
+    except BaseException as error:  # a plugin may call sys.exit
+        told = error.__context__ if isinstance(error, SystemExit) else None
+        if isinstance(told, BrokenPipeError):  # which typer and rich turn into a 1
+            error = told
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise
         if "torch" in sys.modules:
             from contrastive.nn.memory import out_of_memory
 
@@ -159,6 +162,16 @@ def _attributed(work: Callable[[], Any]) -> None:
         if found := foreign_error(error):
             raise found from error
         raise
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is our own output that nobody reads, rather than a plugin's pipe."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager

@@ -141,8 +141,10 @@ class Context:
             DataError: they cannot be read; ``remedy`` names the option that gives others, if they
                 are those of the model and no longer where they were.
         """
+        from contrastive.datasets.built_split import build_split
+
         try:
-            return run.data.build(split)
+            return build_split(run.data, split)
         except UnknownSplit as error:
             msg = f"{error}; choose one by {option}"
             raise DataError(msg) from error

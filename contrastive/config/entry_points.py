@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import distributions, entry_points
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from importlib.metadata import Distribution, EntryPoint
 
 CORE = "contrastive-kit"
@@ -26,6 +29,7 @@ NO_EXTENSIONS = {
     "TRITON_BACKENDS_IN_TREE": "1",
 }
 """Settings of libraries that look for extensions of theirs in every package, to look in none."""
+GROUP = re.compile(r"contrastive[._-](\w+)")
 REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)")
 
 
@@ -109,6 +113,24 @@ def unreadable() -> list[tuple[str, str, str]]:
                 problem = " ".join(f"{type(error).__name__}: {error}".split())
                 about = f"its entry_points.txt cannot be read: {problem}"
                 found.append((_name_of(dist), _version_of(dist), about))
+    return found
+
+
+def misnamed(groups: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Return name, version and problem of packages that offer in a group that nobody reads.
+
+    Only where it is nearly one of ``groups``: packages may have groups of their own.
+    """
+    known = {group.partition(".")[2]: group for group in groups}
+    found: list[tuple[str, str, str]] = []
+    for dist in distributions():
+        with suppress(Exception):  # those that cannot be read are told by ``unreadable``
+            for group in sorted({point.group for point in dist.entry_points} - {*known.values()}):
+                match = GROUP.fullmatch(group)
+                if match and (close := get_close_matches(match[1], known, n=1, cutoff=0.75)):
+                    meant = known[close[0]]
+                    about = f"nothing reads its entry points in {group}; did you mean {meant}?"
+                    found.append((_name_of(dist), _version_of(dist), about))
     return found
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from contrastive.config.base import Config
 from contrastive.config.provenance import described, is_ours, package_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SHOW = "CONTRASTIVE_TRACEBACK"
 """An environment variable: what is one line has its traceback above it, for authors."""
 BUILT = {"EncoderModule": "encoder", "LossModule": "loss"}
+CALLERS = {"preprocessed": "encoder", "rows_of": "dataset", "build_split": "dataset"}
+"""Functions of ours that call what a component of a kind made."""
 MACHINES = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 """Numbers of errors that are the machine's, whoever meets them: no space, too many open files."""
 LONGEST = 300  # characters of somebody else's message
@@ -31,27 +33,24 @@ def foreign_error(error: BaseException) -> PluginError | None:
     That is the innermost code of any package that offers a component in use: libraries below it
     and our own code are called by it.
     """
-    if isinstance(error, ContrastiveError) or not isinstance(error, Exception):
+    if isinstance(error, (ContrastiveError, KeyboardInterrupt)):
         return None
     if isinstance(error, OSError) and error.errno in MACHINES:
         return None
     known: dict[str, list[type[Config]]] = {}
     for cls in _foreign_components(Config):
         known.setdefault(_top(cls.__module__), []).append(cls)
-    frames = [
-        (frame, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if _top(str(frame.f_globals.get("__name__"))) in known
-    ]
+    walked = [*traceback.walk_tb(error.__traceback__)]
+    frames = [(frame, line) for frame, line in walked if _module_of(frame) in known]
     if not frames:
         return None
     frame, line = frames[-1]
-    own = known[_top(frame.f_globals["__name__"])]
+    own = known[_module_of(frame)]
     who = next(filter(None, (_component_of(f, own) for f, _ in reversed(frames))), None)
-    if who is None and len(own) == 1:
-        who = own[0]
-    name = described(who) if who else " ".join(package_of(own[0]) or (_top(own[0].__module__),))
-    checked = who.registry.name_of(who) if who else "NAME"
+    who = who or _only([cls for cls in own if cls.kind in _kinds_called(walked)]) or _only(own)
+    name = described(who) if who else " ".join(package_of(own[0]) or (_module_of(frame),))
+    several = [who] if who else own
+    checked = ", or ".join(sorted({cls.registry.name_of(cls) for cls in several}))
     said = reason(error)
     said = said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
     place = f"{Path(frame.f_code.co_filename).name}:{line}"
@@ -60,14 +59,28 @@ def foreign_error(error: BaseException) -> PluginError | None:
     return PluginError(msg)
 
 
+def _module_of(frame: FrameType) -> str:
+    return _top(str(frame.f_globals.get("__name__")))
+
+
+def _only(several: list[type[Config]]) -> type[Config] | None:
+    return several[0] if len(several) == 1 else None
+
+
+def _kinds_called(walked: list[tuple[FrameType, int]]) -> set[str | None]:
+    """Return the kinds of component that code of ours called within a traceback."""
+    ours = (frame for frame, _ in walked if _module_of(frame) == "contrastive")
+    return {CALLERS.get(frame.f_code.co_name) for frame in ours}
+
+
 def _component_of(frame: FrameType, own: list[type[Config]]) -> type[Config] | None:
-    """Return the component that a frame is a method of, or of whose built module."""
-    made_of = cast("type", type(frame.f_locals.get("self")))
-    if issubclass(made_of, Config) and made_of in own:
-        return made_of
-    kinds = {BUILT.get(base.__name__) for base in made_of.__mro__}
-    fitting = [cls for cls in own if cls.kind in kinds]
-    return fitting[0] if len(fitting) == 1 else None
+    """Return the component that a frame is a method of, or of whose built module or part."""
+    me: object = frame.f_locals.get("self")
+    for one in (me, *getattr(me, "__dict__", {}).values()):
+        if isinstance(one, Config) and type(one) in own:
+            return type(one)
+    kinds = {BUILT.get(base.__name__) for base in type(me).__mro__}
+    return _only([cls for cls in own if cls.kind in kinds])
 
 
 def _foreign_components(cls: type[Config]) -> Iterator[type[Config]]:

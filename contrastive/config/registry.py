@@ -267,4 +267,8 @@ def path_of(cls: type) -> str:
 
 def reason(error: BaseException) -> str:
     """Return an error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception as flaw:  # of somebody else's __str__
+        said = f"(its __str__ raises {type(flaw).__name__})"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

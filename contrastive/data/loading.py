@@ -224,7 +224,7 @@ class _ReturnErrors:
             return self.job[group]
         except ContrastiveError as error:
             return error
-        except Exception as error:
+        except BaseException as error:  # a sys.exit of a plugin's would end the worker
             if get_worker_info() is None or not (found := foreign_error(error)):
                 raise
             found.add_note(traceback.format_exc())  # which is lost on the way

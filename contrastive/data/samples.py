@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from numbers import Real
 from os import PathLike
@@ -62,6 +62,7 @@ Example:
 
 
 EXAMPLE = "{'image': path, 'text': 'a dog', 'id': 0}"
+ID_LIMIT = 2**63  # numbers on each side of zero, of 64 bits
 NOT_MODALITIES = ("id", "source", "label")
 """Keys of a row that are not modalities."""
 
@@ -79,22 +80,10 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
         >>> [row["text"] for row in rows_of(iter(rows))]
         ['red', 'blue']
     """
-    if remedy := _no_rows(samples):
-        name = samples.__name__ if isinstance(samples, type) else a_type(samples)
-        msg = f"{name} holds no rows of data; {remedy}"
-        raise DataError(msg)
-    if hasattr(samples, "__getitem__"):
-        by_index = cast("Samples", samples)
-        rows = [by_index[i] for i in range(len(by_index))]
-    else:
-        rows = list(cast("Iterable[Sample]", samples))
-    for i, row in enumerate(cast("list[Any]", rows)):
-        if not isinstance(row, Mapping):
-            msg = f"row {i} of the data is {a_type(row)}; give dicts, such as {EXAMPLE}"
-            raise DataError(msg)
+    rows = plain_rows(samples)
     if not needs_ids and not any("id" in row for row in rows):
         return [{**row, "id": i} for i, row in enumerate(rows)]
-    if all(type(row.get("id")) is int for row in rows):
+    if all(type(each := row.get("id")) is int and -ID_LIMIT <= each < ID_LIMIT for row in rows):
         return rows
     for i, row in enumerate(rows):
         if row.get("id") is None:
@@ -106,25 +95,50 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
     return [{**row, "id": number} for row, number in zip(rows, ids, strict=True)]
 
 
-def read_again(samples: Samples | Iterator[Sample]) -> Samples:
-    """Return what a dataset built so that its rows can be read more than once.
+def plain_rows(samples: Samples | Iterable[Sample]) -> list[Sample]:
+    """Return every row of a built dataset as it is.
 
     Raises:
-        DataError: it built nothing.
+        DataError: these are no rows; says what to give.
+
+    Example:
+        >>> plain_rows(rows)[0]["text"]
+        'red'
     """
-    if cast("Any", samples) is None:
-        msg = "the dataset returns None, which is no rows; an empty list says that there are none"
+    if remedy := _no_rows(samples):
+        name = samples.__name__ if isinstance(samples, type) else a_type(samples)
+        msg = f"{name} holds no rows of data; {remedy}"
         raise DataError(msg)
-    return list(samples) if isinstance(samples, Iterator) else samples
+    if hasattr(samples, "__getitem__"):
+        by_index = cast("Samples", samples)
+        rows = [by_index[i] for i in range(_length(by_index))]
+    else:
+        rows = list(cast("Iterable[Sample]", samples))
+    for i, row in enumerate(cast("list[Any]", rows)):
+        if not isinstance(row, Mapping):
+            msg = f"row {i} of the data is {a_type(row)}; give dicts, such as {EXAMPLE}"
+            raise DataError(msg)
+    return rows
+
+
+def _length(samples: Samples) -> int:
+    try:
+        return len(samples)
+    except (TypeError, ValueError, OverflowError) as error:
+        if error.__traceback__ and error.__traceback__.tb_next:  # raised within it
+            raise
+        msg = f"the length of {a_type(samples)} is not known: {error}; let __len__ return a count"
+        raise DataError(msg) from error
 
 
 def _no_rows(samples: Any) -> str:
     """Return what to give instead of something that is not iterated over as rows; else nothing."""
     if isinstance(samples, Config) or (isinstance(samples, type) and issubclass(samples, Config)):
         return "build a split of it: data.build('test')"
+    if isinstance(samples, type):
+        return "it is a class; give an object of it"
     if isinstance(samples, (str, bytes, PathLike)):
         return "build a dataset: contrastive.datasets.ImageFolder(folder=...).build('test')"
-    samples = cast("Any", samples)
     if hasattr(samples, "to_dict") and hasattr(samples, "columns"):  # of pandas or polars
         to_rows = "to_dicts()" if hasattr(samples, "to_dicts") else "to_dict('records')"
         return f"give its rows: frame.{to_rows}"
@@ -161,7 +175,7 @@ def group_numbers(ids: Iterable[Any]) -> list[int]:
             continue
         msg = f"the id of row {i} is {each!r}; ids are integers or strings, equal in a group"
         raise DataError(msg)
-    if any(isinstance(each, str) or not -(2**63) <= each < 2**63 for each in listed):
+    if any(isinstance(each, str) or not -ID_LIMIT <= each < ID_LIMIT for each in listed):
         number = {each: i for i, each in enumerate(dict.fromkeys(listed))}
         return [number[each] for each in listed]
     return [int(each) for each in listed]

@@ -53,7 +53,11 @@ def check_foreign(
         return
     problem = _unpicklable(module) if workers and _started_anew() else ""
     few = [] if problem else _few_of(samples[:LOOKED_AT], module)
-    broken = broken_promise(module, few) if len(few) > tried else None
+    try:
+        broken = broken_promise(module, few) if len(few) > tried else None
+    except SpecError as error:  # of its preprocessing, or of what its forward takes
+        msg = f"towers.{module.modality}: {_name(spec)}: {error}"
+        raise SpecError(msg) from error
     if broken and broken.promise in promises:
         problem = f"{broken.problem}; choose another encoder, or let it {broken.remedy}"
     if problem:

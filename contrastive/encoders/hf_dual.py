@@ -20,7 +20,13 @@ from torch import Tensor
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.hf_text import LONGEST, load_tokenizer, longest_taken, positions
+from contrastive.encoders.hf_text import (
+    LONGEST,
+    load_tokenizer,
+    longest_taken,
+    positions,
+    told_length,
+)
 from contrastive.encoders.huggingface import (
     PADDED,
     check_no_missing_weights,
@@ -37,7 +43,7 @@ from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import find_weights, folder_config
-from contrastive.errors import SpecError, WeightsError
+from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +92,7 @@ class HFDualTextModule(EncoderModule):
         self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
         config = self.model.config
-        length = int(min(positions(config.text_config), tokenizer.model_max_length, LONGEST))
+        length = min(positions(config.text_config), told_length(tokenizer), LONGEST)
         # the tokenizer of a SigLIP says that the model is to see no mask
         named = signature(self.model.get_text_features).parameters
         self.takes = frozenset(named) & frozenset(tokenizer.model_input_names)
@@ -145,8 +151,6 @@ def load_dual_half(spec: HFDualImage | HFDualText, who: str) -> tuple[Any, Path]
     require("transformers", extra="transformers")  # before anything is downloaded for it
     folder = find_weights(who, spec.name, spec.revision)
     config = load_dual_config(folder, who)
-    if spec.pretrained:
-        weight_files(folder, who)
     model, missing = load_weights(config, folder, who, pretrained=spec.pretrained)
     check_no_missing_weights(missing, folder, who)
     for name, _ in [*model.named_parameters(recurse=False)]:  # the scale and the bias
@@ -200,22 +204,6 @@ def load_dual_config(folder: Path, who: str) -> Any:
         )
         raise SpecError(msg)
     return config
-
-
-def weight_files(folder: Path, who: str) -> list[Path]:
-    """Return the safetensors files of a model's folder.
-
-    Raises:
-        WeightsError: there are none; says how to get them.
-    """
-    if files := sorted(folder.glob("model*.safetensors")):
-        return files
-    msg = (
-        f"{who}: {folder} has no file model.safetensors, and pickles (pytorch_model.bin) are never "
-        "loaded; take a revision that has it, or convert a model that you trust: "
-        "transformers.AutoModel.from_pretrained(NAME).save_pretrained(FOLDER)"
-    )
-    raise WeightsError(msg)
 
 
 def embedding(output: Any, model: Any, who: str) -> Tensor:

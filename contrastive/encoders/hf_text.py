@@ -45,7 +45,7 @@ class HFTextModule(TokenEncoder):
         self.model, config, folder = load_half(spec, self.who)
         self.folder_config = folder_config(folder)
         tokenizer = load_tokenizer(folder, self.who)
-        limit = int(min(positions(config), tokenizer.model_max_length))
+        limit = min(positions(config), told_length(tokenizer))
         max_length = check_length(spec.max_length, limit, self.who) or min(limit, LONGEST)
         self.preprocess = tokenizing(tokenizer, max_length, spec.prompt, who=self.who)
         known = vocabulary_size(self, tokenizer, self.who)
@@ -95,6 +95,13 @@ def lower_if_asked(tokenizer: Any, who: str) -> None:
     steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
     backend.normalizer = normalizers.Sequence(steps)
     say(f"{who}: texts are put into lower case, as the tokenizer's config says")
+
+
+def told_length(tokenizer: Any) -> int:
+    """Return how many tokens a tokenizer says that a model takes; very many if it says none."""
+    told = tokenizer.model_max_length
+    is_count = isinstance(told, (int, float)) and told > 0
+    return int(min(told, sys.maxsize)) if is_count else sys.maxsize
 
 
 def positions(config: Any) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from contrastive.config.extras import require
 from contrastive.encoders.pooling import POOLINGS
-from contrastive.encoders.weights import begin_with, find_weights, loading_weights
+from contrastive.encoders.weights import begin_with, find_weights, loading_weights, weight_files
 from contrastive.errors import SpecError, WeightsError
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
     auto = transformers.AutoModel
     if _is_encoder_alone(config):
         auto = transformers.AutoModelForTextEncoding
+    if pretrained:
+        weight_files(folder, who)
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
             model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)

@@ -28,7 +28,7 @@ from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import texts
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
 from contrastive.encoders.vocabulary import check_ids, vocabulary_size
-from contrastive.encoders.weights import file_hash, find_weights, loading_weights
+from contrastive.encoders.weights import file_hash, find_weights, loading_weights, weight_files
 from contrastive.errors import BadSample, ContrastiveError, SpecError
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ class SentencePreprocess:
 
 def _load(folder: Path, who: str) -> Any:
     library = require("sentence_transformers", extra="sentence-transformers")
+    if any(folder.rglob("*.bin")):
+        weight_files(folder, who, loader="sentence_transformers.SentenceTransformer")
     with quiet_huggingface(), loading_weights(who, "the model", folder), _no_weights_missing(who):
         return library.SentenceTransformer(
             str(folder),

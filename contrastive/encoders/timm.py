@@ -63,9 +63,10 @@ def build_timm(spec: Timm) -> ImageModule:
         )
     if spec.weights and spec.pretrained:
         load_strictly(who, net, Path(spec.weights), leave_out=_whole(name).state_dict().keys())
-    config = timm.data.resolve_model_data_config(net)
-    mode = mode_of(config["input_size"][0], who)
-    transform = timm.data.create_transform(**config, is_training=False)
+    with loading_weights(who, "the transform that its config describes"):
+        config = timm.data.resolve_model_data_config(net)
+        mode = mode_of(config["input_size"][0], who)
+        transform = timm.data.create_transform(**config, is_training=False)
     if mode == "L":
         v = require("torchvision.transforms", extra="timm")
         transform = v.Compose([v.Grayscale(), transform])

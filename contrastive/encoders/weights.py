@@ -170,6 +170,26 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
         raise WeightsError(msg) from error
 
 
+def weight_files(folder: Path, who: str, loader: str = "transformers.AutoModel") -> list[Path]:
+    """Return the safetensors files of a model's folder; ``loader`` is what reads its pickles.
+
+    Raises:
+        WeightsError: there are none; says how to get them.
+    """
+    pattern = "model*.safetensors"
+    if files := sorted(folder.glob(pattern)) or sorted(folder.rglob(pattern)):
+        return files
+    here = repr(str(folder)) if any(folder.rglob("*.bin")) else "FOLDER"
+    first = "" if here != "FOLDER" else "hf download NAME --local-dir FOLDER, and in Python "
+    load = f"{loader}.from_pretrained" if loader.startswith("transformers") else loader
+    msg = (
+        f"{who}: {folder} has no file model.safetensors, and pickles (pytorch_model.bin) are never "
+        f"loaded; take a revision that has it, or convert a model that you trust: {first}"
+        f"{load}({here}).save_pretrained({here})"
+    )
+    raise WeightsError(msg)
+
+
 def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[str] = ()) -> None:
     """Load a safetensors file, every name and shape as in the model.
 
@@ -194,9 +214,10 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[
         problem = f"not a readable safetensors file: {_reason(error)}"
         if path.suffix in PICKLES:
             problem = (
-                "a pickle, which is never loaded; convert one that you trust: safetensors.torch."
-                f"save_file(torch.load({path.name!r}, weights_only=True), "
-                f"{path.with_suffix('.safetensors').name!r})"
+                "a pickle, which is never loaded; convert one that you trust: x = torch.load("
+                f"{str(path)!r}, weights_only=True); safetensors.torch.save_file({{k: "
+                "v.clone().contiguous() for k, v in x.get('state_dict', x).items()}, "
+                f"{str(path.with_suffix('.safetensors'))!r})"
             )
         msg = f"{who}: weights: {path}: {problem}"
         raise WeightsError(msg) from error

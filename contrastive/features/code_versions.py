@@ -6,24 +6,25 @@ and the answer does not depend on what a process happens to have loaded.
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib.util
 import re
 import sys
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from contrastive.data.content_index import content_index
 from contrastive.features.reached_code import Code, hash_typed, reached_code
+from contrastive.features.source_code import SourceFile, read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 OURS = "contrastive"
+CODE = (".py", ".pyc", ".pyi", ".so", ".pyd")
 INSTALLED = {"site-packages", "dist-packages"}
 REQUIRED = re.compile(r"[\w.-]+")
 
@@ -50,24 +51,6 @@ def code_versions(
     return found.hashes, found.versions
 
 
-@dataclass(frozen=True)
-class _File:
-    """The source of a module."""
-
-    name: str
-    path: Path
-
-    @property
-    def package(self) -> str:
-        return self.name if self.path.stem == "__init__" else self.name.rpartition(".")[0]
-
-    @property
-    def root(self) -> Path:
-        """The folder that its top-level package or module is in."""
-        levels = self.name.count(".") + (self.path.stem == "__init__")
-        return self.path.parents[levels]
-
-
 class _Code:
     """What was found so far."""
 
@@ -75,7 +58,8 @@ class _Code:
         self.plugins = plugins
         self.hashes: dict[str, str] = {}
         self.versions: dict[str, str] = {}
-        self.waiting: list[_File] = []
+        self.waiting: list[SourceFile] = []
+        self.trees: dict[Path, list[tuple[Path, set[str]]]] = {}
 
     def add(self, one: Code) -> None:
         """Note a module, or that which a class or function is written in."""
@@ -86,7 +70,7 @@ class _Code:
         if self._is_library(_top(name), file):
             return
         if file.suffix == ".py":
-            self.waiting.append(_File(name, file))
+            self.waiting.append(SourceFile(name, file))
         elif not isinstance(one, ModuleType):
             key = f"{name}.{one.__qualname__}"
             several = {*self.hashes.get(key, "").split(), hash_typed(one)}
@@ -112,15 +96,32 @@ class _Code:
                 continue
             seen.add(file.path)
             try:
-                about = file.path.stat()
-                hashed, imports = _read(file, about.st_mtime_ns, about.st_size)
+                source = read_source(file)
             except OSError:
                 continue
-            self.hashes[file.name] = hashed
-            for name in imports:
+            self.hashes[file.name] = source.hash
+            for name in source.imports:
                 self._add_import(name, file)
+            for path in self._named_files(file, source.texts):
+                with suppress(OSError):
+                    place = path.relative_to(file.root).as_posix()
+                    self.hashes[place] = content_index().hash_of(path).hex()[:32]
 
-    def _add_import(self, name: str, importer: _File) -> None:
+    def _named_files(self, file: SourceFile, texts: Collection[str]) -> Iterator[Path]:
+        """Yield files, not of code, that a module's strings name and that lie in its package."""
+        beside = file.path.parent
+        if not (beside / "__init__.py").is_file():  # a folder of anything
+            places = (beside / text for text in texts if not Path(text).is_absolute())
+            yield from (place for place in places if _is_data(place) and place.parent == beside)
+            return
+        package = file.root / _top(file.name)
+        if package not in self.trees:
+            self.trees[package] = _files_in(package)
+        for path, ends in self.trees[package]:
+            if ends & {*texts} and _is_data(path):
+                yield path
+
+    def _add_import(self, name: str, importer: SourceFile) -> None:
         top = _top(name)
         if not self._counts(name) or not (place := _place(top, importer.root)):
             return
@@ -132,7 +133,7 @@ class _Code:
             base = root.joinpath(*parts[:depth])
             for path in (base / "__init__.py", base.with_suffix(".py")):
                 if path.is_file():
-                    self.waiting.append(_File(".".join(parts[:depth]), path))
+                    self.waiting.append(SourceFile(".".join(parts[:depth]), path))
                     break
 
     def _is_library(self, top: str, place: Path) -> bool:
@@ -149,32 +150,25 @@ class _Code:
         return top != OURS and (top not in sys.stdlib_module_names or top == "__main__")
 
 
+def _is_data(path: Path) -> bool:
+    """Whether a path is a file that is no code."""
+    try:
+        return path.suffix not in CODE and path.is_file()
+    except (OSError, ValueError):  # a text that is no name
+        return False
+
+
 def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
-@lru_cache(maxsize=4096)
-def _read(file: _File, _changed: int, _size: int) -> tuple[str, frozenset[str]]:
-    """Return the hash of a file, and all that it imports."""
-    source = file.path.read_bytes()
-    try:
-        names = frozenset(_imports(ast.parse(source), file.package))
-    except (SyntaxError, ValueError):
-        names = frozenset[str]()
-    return hashlib.sha256(source).hexdigest()[:32], names
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=names):
-                yield from (alias.name for alias in names)
-            case ast.ImportFrom(module=module, names=names, level=level):
-                above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
-                base = ".".join([*above, *([module] if module else [])])
-                yield from (f"{base}.{alias.name}" for alias in names)
-            case _:
-                pass
+def _files_in(package: Path) -> list[tuple[Path, set[str]]]:
+    """Return what is in a package, each with the ends of its path, by which code may name it."""
+    found: list[tuple[Path, set[str]]] = []
+    for path in sorted(package.rglob("*")):
+        parts = path.relative_to(package).parts
+        found.append((path, {"/".join(parts[i:]) for i in range(len(parts))}))
+    return found
 
 
 def _place(top: str, root: Path) -> Path | None:

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from contrastive.config.part_calls import call_part
 from contrastive.config.provenance import described
 from contrastive.errors import SpecError, TrainingError, a_type
 
 if TYPE_CHECKING:
     from contrastive.config.base import Config
+    from contrastive.encoders.module import EncoderModule
     from contrastive.losses.module import LossModule
     from contrastive.spec import ModelSpec
+
+
+LOGGED = ("step", "epoch", "loss", "lr", "grad_norm")
+"""What each line of a log has besides a loss's metrics."""
 
 
 def checked_module(module: Any, part: Config, *needed: str) -> Any:
@@ -36,17 +42,41 @@ def checked_module(module: Any, part: Config, *needed: str) -> Any:
     return module
 
 
-def checked_rows(rows: Any, width: int, part: Config, what: str) -> Tensor:
-    """Return what an encoder or a head gave, if it is ``[B, width]``.
+def checked_encoder(module: Any, part: Config) -> EncoderModule:
+    """Return what an encoder's ``build`` returned, if the rest can rely on what it says.
+
+    Raises:
+        SpecError: its width or its preprocessing is something else; names the encoder.
+    """
+    module = checked_module(module, part, "out_dim", "preprocess")
+    width: Any = module.out_dim
+    problem = ""
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        problem = f"out_dim is {width!r}; set it to the width of its features, an int"
+    elif not callable(module.preprocess):
+        problem = f"preprocess is {a_type(module.preprocess)}; set it to a function of samples"
+    if problem:
+        msg = f"{described(type(part))}: {type(module).__qualname__}.{problem}"
+        raise SpecError(msg)
+    return module
+
+
+def checked_rows(
+    rows: Any, width: int, part: Config, what: str, *, count: int | None = None
+) -> Tensor:
+    """Return what an encoder or a head gave, if it is ``[B, width]``; B is ``count`` if given.
 
     Raises:
         SpecError: it is something else; names the component.
     """
-    if isinstance(rows, Tensor) and rows.ndim == 2 and rows.shape[1] == width:
+    fits = isinstance(rows, Tensor) and rows.ndim == 2 and rows.shape[1] == width
+    if fits and len(rows) == (count or len(rows)) and not rows.is_complex():
         return rows
     given = f"the shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else a_type(rows)
-    msg = f"{described(type(part))}: forward gave {what} of {given}; it has to give [B, {width}]"
-    raise SpecError(msg)
+    given = f"complex numbers and {given}" if fits and rows.is_complex() else given
+    of = f"[{count or 'B'}, {width}]"
+    msg = f"{described(type(part))}: forward gave {what} of {given}; it has to give {of}"
+    raise SpecError(f"{msg}, real numbers" if "complex" in given else msg)
 
 
 def loss_and_metrics(
@@ -57,17 +87,44 @@ def loss_and_metrics(
     Raises:
         SpecError: it is something else; names the component.
     """
-    found: Any = loss(a, b, ids, ids)
+    found: Any = call_part(spec.loss, loss, a, b, ids, ids)
     pair: tuple[Any, ...] = cast("Any", found) if isinstance(found, tuple) else (found,)
     scalar = isinstance(pair[0], Tensor) and pair[0].ndim == 0
     if len(pair) == 2 and scalar and isinstance(pair[1], Mapping):
-        return pair[0], cast("dict[str, Tensor]", pair[1])
+        about = cast("dict[str, Tensor]", pair[1])
+        trains = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+        if flaw := _flaw_of_loss(pair[0], trains=trains) or _flaw_of_metrics(about):
+            msg = f"{described(type(spec.loss))}: {flaw}"
+            raise SpecError(msg)
+        return pair[0], about
     kinds = [f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else a_type(x) for x in pair]
     msg = (
         f"{described(type(spec.loss))}: forward gave {' and '.join(kinds)}; it has to give a "
         "scalar tensor and a dict of metrics"
     )
     raise SpecError(msg)
+
+
+def _flaw_of_loss(loss: Tensor, *, trains: bool) -> str:
+    if not loss.is_floating_point():
+        return f"forward gave a loss of {loss.dtype}; it has to give a real floating-point number"
+    if trains and not loss.requires_grad:
+        return "its loss has no gradient; compute it from the embeddings without detach or item"
+    return ""
+
+
+def _flaw_of_metrics(metrics: Mapping[Any, Any]) -> str:
+    for name, value in metrics.items():
+        if not isinstance(name, str) or name in LOGGED:
+            taken = ", ".join(LOGGED)
+            return f"forward gave a metric named {name!r}; name it by another string than {taken}"
+        plain = value is None or isinstance(value, (int, float, str))
+        if isinstance(value, Tensor):
+            plain = value.numel() == 1 and not value.is_complex()
+        if not plain:
+            given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else a_type(value)
+            return f"forward gave {given} as the metric {name!r}; give a real scalar"
+    return ""
 
 
 def check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:

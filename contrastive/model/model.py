@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.config.arguments import check_cache, count, path_of
+from contrastive.config.part_calls import call_part
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
@@ -89,7 +90,9 @@ class ContrastiveModel(nn.Module):
                 )
                 raise SpecError(msg)
             try:
-                encoder = (encoders or {}).get(modality) or tower.encoder.build()
+                encoder = (encoders or {}).get(modality) or call_part(
+                    tower.encoder, tower.encoder.build
+                )
                 self.towers[modality] = TowerModule(tower, encoder, spec.embed_dim)
             except SpecError as error:
                 msg = f"towers.{modality}: {error}"
@@ -99,7 +102,7 @@ class ContrastiveModel(nn.Module):
                     msg = f"towers.{modality}: {problem}; choose smaller sizes, or another encoder"
                     raise SpecError(msg) from error
                 raise
-        self.loss: LossModule = checked_module(spec.loss.build(), spec.loss)
+        self.loss: LossModule = checked_module(call_part(spec.loss, spec.loss.build), spec.loss)
         self.seen: dict[str, Tensor] = {}
         """Hashes of the samples that it was trained on, by modality (not text)."""
 

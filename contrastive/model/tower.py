@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from contrastive.config.part_calls import call_part
 from contrastive.encoders.module import run_forward
-from contrastive.model.contracts import checked_module, checked_rows
+from contrastive.model.contracts import checked_encoder, checked_module, checked_rows
 from contrastive.model.freezing import freeze_, set_modes
 from contrastive.model.local_paths import whole_paths
 
@@ -25,10 +26,10 @@ class TowerModule(nn.Module):
         """Put a head on an encoder and freeze what ``spec.frozen`` says."""
         super().__init__()
         self.spec = spec
-        self.encoder = checked_module(encoder, spec.encoder, "out_dim", "preprocess")
+        self.encoder = checked_encoder(encoder, spec.encoder)
         self.embed_dim = embed_dim
         self.paths = whole_paths(spec.encoder)
-        head = spec.head.build(self.encoder.out_dim, embed_dim)
+        head = call_part(spec.head, spec.head.build, self.encoder.out_dim, embed_dim)
         self.head = checked_module(head, spec.head)
         freeze_(self.encoder, self.head, spec)
         self.train()
@@ -58,8 +59,11 @@ class TowerModule(nn.Module):
             SpecError: the head gave something else.
         """
         weight = next(self.head.parameters(), features_BF)
-        projected = self.head(features_BF.to(weight.dtype))  # an encoder may be of bf16
-        projected = checked_rows(projected, self.embed_dim, self.spec.head, "embeddings")
+        features_BF = features_BF.to(weight.dtype)  # an encoder may be of bf16
+        projected = call_part(self.spec.head, self.head, features_BF)
+        projected = checked_rows(
+            projected, self.embed_dim, self.spec.head, "embeddings", count=len(features_BF)
+        )
         with torch.autocast(projected.device.type, enabled=False):
             return normalize(projected.float(), dim=-1)
 

@@ -45,11 +45,11 @@ def told_memory(what: str, remedy: str) -> Generator[None]:
 
 def out_of_memory(error: BaseException) -> str:
     """Return a line about the memory that an error says is not there; empty if it is another."""
+    is_of_memory = isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError))
+    if not is_of_memory and not isinstance(error, (RuntimeError, TypeError)):
+        return ""
     text = str(error)
-    if not (
-        isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError))
-        or (isinstance(error, (RuntimeError, TypeError)) and any(sign in text for sign in SIGNS))
-    ):
+    if not is_of_memory and not any(sign in text for sign in SIGNS):
         return ""
     if not (asked := ASKED.search(text)):
         return "out of memory"

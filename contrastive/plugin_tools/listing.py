@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from contrastive.config.entry_points import (
     PluginEntry,
     chosen_packages,
+    misnamed,
     normalized_name,
     unreadable,
 )
@@ -85,7 +86,8 @@ def listing(
     trials = dict(import_isolated(*registries, limit=limit, advance=advance))
     found = [entry for registry in registries for entry in _entries(registry, trials)]
     chosen = chosen_packages()
-    broken = [Entry("?", "?", *about[:2], "?", "broken", about[2]) for about in unreadable()]
+    flaws = [*unreadable(), *misnamed(registry.group for registry in registries)]
+    broken = [Entry("?", "?", *about[:2], "?", "broken", about[2]) for about in flaws]
     return found + [
         one for one in broken if chosen is None or normalized_name(one.package) in chosen
     ]

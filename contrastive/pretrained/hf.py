@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
-from contrastive.encoders.hf_dual import load_dual_config, weight_files
+from contrastive.encoders.hf_dual import load_dual_config
 from contrastive.encoders.huggingface import dual_class
-from contrastive.encoders.weights import find_weights
+from contrastive.encoders.weights import find_weights, weight_files
 from contrastive.pretrained.duals import dual_spec, local_folder
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from contrastive.config.provenance import described
+from contrastive.console import say
 from contrastive.errors import TrainingError
 from contrastive.nn.fingerprint import first_not_finite
 from contrastive.training.step import embedded
@@ -32,7 +34,7 @@ def check_step(
     ranks: Ranks,
     **values: Tensor,
 ) -> None:
-    """Insist on a finite loss and gradient, before weights are touched.
+    """Insist on a finite loss and gradient, before weights are touched; tell which have none.
 
     Args:
         step: its number, from 1.
@@ -45,6 +47,8 @@ def check_step(
     Raises:
         TrainingError: something is not; says what was the first, and of which rows.
     """
+    if step == 1 and (line := _unreached(model)):
+        say(line)
     for name, value in values.items():
         if not value.isfinite():
             cause = _cause(model, batch, settings)
@@ -60,6 +64,23 @@ def check_step(
                 f"which is not applied: {cause}"
             )
             raise TrainingError(msg)
+
+
+def _unreached(model: ContrastiveModel) -> str:
+    """Return what to say where a loss has no gradient in all of an encoder or a head."""
+    for modality in {name for pair in model.spec.modality_pairs for name in pair}:
+        tower = model.tower(modality)
+        parts = {"head": (tower.head, tower.spec.head), "encoder": (tower.encoder, None)}
+        for name, (module, head) in parts.items():
+            trained = [p for p in module.parameters() if p.requires_grad]
+            if not trained or any(p.grad is not None for p in trained):
+                continue
+            who = described(type(head or tower.spec.encoder))
+            return (
+                f"no gradient reaches towers.{modality}.{name}, {who}: its forward detaches; let "
+                f"it not, or set towers.{modality}.frozen: {'all' if head else 'encoder'}"
+            )
+    return ""
 
 
 def _cause(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from contrastive.data.loading import prepare
 from contrastive.data.samples import check_modalities, rows_of
+from contrastive.datasets.built_split import build_split
 from contrastive.errors import DataError, SpecError, TrainingError
 from contrastive.nn.device import pick_device
 from contrastive.nn.memory import out_of_memory
@@ -52,7 +53,7 @@ def spec_memory(spec: RunSpec) -> tuple[StepMemory, str]:
     device, where = _device(settings)
     with RngState():
         model = built_for_training(spec, device).train()
-        rows = rows_of(spec.data.build(settings.split, purpose="training"))
+        rows = rows_of(build_split(spec.data, settings.split, purpose="training"))
         check_modalities(rows, model.towers)
         # a GPU that is not here is taken for one of today
         bf16 = uses_bf16(settings, device) or (bool(where) and settings.precision == "auto")

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, said_once, say
-from contrastive.data.samples import read_again, rows_of
+from contrastive.data.samples import rows_of
 from contrastive.data.worker_processes import worker_count
+from contrastive.datasets.built_split import build_split
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, DataError, TrainingError, UnknownSplit
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
@@ -231,6 +232,7 @@ def _backward(
     """Compute the gradients of the global batch; return its loss, and metrics."""
     loss, metrics = step_loss(model, batch, settings, bf16=bf16)
     loss.backward()
+    _fill_gradients_(model, ranks)
     # each rank's gradient is W times its share, so that the mean is the global batch's
     ranks.all_reduce_mean_([loss.detach(), *_trained_gradients(model)])
     return loss.detach(), metrics
@@ -266,12 +268,12 @@ def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     """Return what is trained on, and what is measured after each epoch."""
     held_out = spec.evaluation.split
     try:
-        samples = read_again(spec.data.build(spec.training.split, purpose="training"))
+        samples = build_split(spec.data, spec.training.split, purpose="training")
     except UnknownSplit as error:
         msg = f"{error}; choose one by training.split"
         raise DataError(msg) from error
     try:
-        return samples, read_again(spec.data.build(held_out)) if held_out else None
+        return samples, build_split(spec.data, held_out) if held_out else None
     except DataError as error:
         raise DataError(f"{error}; {UNMEASURED}") from error
 
@@ -303,6 +305,18 @@ def _schedule(step: int, total: int, warmup: float) -> float:
 
 def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def _fill_gradients_(model: ContrastiveModel, ranks: Ranks) -> None:
+    """Give weights that this rank's rows did not use, but another's did, a gradient of zero."""
+    unused = [p.grad is None for p in _trained(model)]
+    if ranks.size == 1 or not ranks.all_reduce_max(int(any(unused))):
+        return
+    used = torch.tensor([not each for each in unused], dtype=torch.float32, device=model.device)
+    ranks.all_reduce_mean_([used])
+    for p, share in zip(_trained(model), used, strict=True):
+        if p.grad is None and share > 0:
+            p.grad = torch.zeros_like(p)
 
 
 def _trained_gradients(model: ContrastiveModel) -> list[Tensor]:

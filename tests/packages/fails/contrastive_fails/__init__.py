@@ -2,11 +2,19 @@
 
 import errno
 import os
+import sys
 from typing import Any, ClassVar
 
 from pydantic import model_validator
 
 from contrastive.interface import Dataset, Encoder, Head, Loss
+
+
+class MuteError(Exception):
+    """Cannot say what it is."""
+
+    def __str__(self):
+        raise AttributeError
 
 
 class Fails:
@@ -19,6 +27,12 @@ class Fails:
             raise KeyError(place)
         if where == f"{place}, full disk":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scratch.bin")
+        if where == f"{place}, exit":
+            sys.exit()
+        if where == f"{place}, pipe":
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if where == f"{place}, mute":
+            raise MuteError
 
 
 class Text(Encoder, Fails):
