@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import BatchGroup, PairShards, RowShards
-    from contrastive.losses import MatmulDtype, Unfused
+    from contrastive.losses import Execution, MatmulDtype
     from contrastive.losses.backends.base import LossBackend
     from contrastive.losses.backends.pair_labels import PairLabels
 
@@ -48,6 +48,7 @@ class SupConLoss(AnchorLoss[SupCon]):
     """Supervised contrastive learning; ``supcon`` has the equation."""
 
     options = ()
+    fused = True
 
     def of_batch(self, *batch: Any, **how: Any) -> Tensor:
         """Return ``supcon`` of the batch."""
@@ -65,7 +66,7 @@ def supcon(
     b_ids: Tensor | None = None,
     *,
     log_scale: Tensor,
-    execution: Unfused = "auto",
+    execution: Execution = "auto",
     matmul_dtype: MatmulDtype = "auto",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
@@ -101,9 +102,7 @@ def supcon(
     check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     shards = pair_shards(a, b, group)
     z = sum(global_sizes(a, b, shards))
-    how = choose_for(
-        execution, a, b, matmul_dtype=matmul_dtype, shards=shards, sizes=(z, z), fused=False
-    )
+    how = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards, sizes=(z, z))
     if how == "eager":
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
         sums = _of_all_logits(a, b, a_ids, b_ids, log_scale, matmul_dtype)

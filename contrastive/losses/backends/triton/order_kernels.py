@@ -39,9 +39,9 @@ def bands(
 ):
     """Write which columns have the id of a row; and how many positives each row and column has.
 
-    Of kind ``masked`` also the column that a row is matched with: row i of the raw a with column
-    ``i + offset`` of the raw b, whose ids are ``b_raw``. Sorting is stable, so that column is where
-    its id and its number are.
+    If there is a ``match``, also the column that a row is matched with: row i of the raw a with
+    column ``i + offset`` of the raw b, whose ids are ``b_raw``. Sorting is stable, so that column
+    is where its id and its number are.
     """
     line = tl.program_id(0) * R
     if line < n:
@@ -53,14 +53,15 @@ def bands(
         tl.store(first + rows_R, first_R, mask=there_R)
         tl.store(last + rows_R, last_R, mask=there_R)
         count_R = (last_R - first_R).to(tl.float32)
-        if KIND == "masked":
+        if match is not None:
             raw_R = tl.load(a_order + rows_R, mask=there_R, other=0) + offset
             known_R = there_R & (raw_R >= 0) & (raw_R < m)
             raw_R = tl.where(known_R, raw_R, 0)
             raw_id_R = tl.load(b_raw + raw_R, mask=known_R, other=0)
             column_R = place(b_ids, b_order, raw_id_R, raw_R, m, steps, "earlier")
             tl.store(match + rows_R, tl.where(known_R, column_R, NO_MATCH), mask=there_R)
-            count_R = known_R.to(tl.float32)
+            if KIND == "masked":
+                count_R = known_R.to(tl.float32)
         if COUNT:
             tl.store(row_count + rows_R, count_R, mask=there_R)
     elif COUNT:

@@ -29,6 +29,7 @@ from contrastive.losses.backends.triton.device_functions import (
     band,
     dots,
     inside,
+    match_of,
     meets,
     negatives,
     same,
@@ -106,6 +107,7 @@ def group_sums(
     b,
     first,
     last,
+    match,
     row_count,
     column_count,
     scale,
@@ -127,8 +129,9 @@ def group_sums(
 ):
     """Write what ``sums`` writes, of the tiles that it leaves; and the sums of positive logits.
 
-    The positives of a row that has several are among its exps; so for a column. A program takes
-    some rows, and of their tiles those that have a positive.
+    The positives of a row that has several are among its exps; so for a column. What a row is
+    matched with is itself, and takes no part. A program takes some rows, and of their tiles those
+    that have a positive.
     """
     tile_row = tl.program_id(0)
     rows_R = tile_row * R + tl.arange(0, R)
@@ -143,6 +146,9 @@ def group_sums(
             many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
             dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
             there_RC = inside(rows_R, columns_C, n, m)
+            if match is not None:
+                itself_R = match_of(match, rows_R, n, offset)
+                there_RC = there_RC & (itself_R[:, None] != columns_C[None, :])
             same_RC = there_RC & same(first, last, rows_R, columns_C, n, offset)
             # the loss needs the positives' logits themselves, not their exps
             x_RC = tl.where(same_RC, dot_RC * s, 0.0)
@@ -249,7 +255,11 @@ def exact_logs(
         counts_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
         if KIND == "groups":
             many_L = tl.load(count + lines_L, mask=lines_L < lines, other=0.0) > 1
-            counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & tl.expand_dims(many_L, AXIS))
+            there_RC = inside(rows_R, columns_C, n, m) & tl.expand_dims(many_L, AXIS)
+            if match is not None:
+                itself_R = match_of(match, rows_R, n, offset)
+                there_RC = there_RC & (itself_R[:, None] != columns_C[None, :])
+            counts_RC = counts_RC | there_RC
         x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
         log_L = logsumexp2(tl.join(log_L, logsumexp2(x_RC, AXIS)), 1)
         other += C if AXIS == 1 else R
