@@ -13,22 +13,26 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from contrastive.losses import SupCon
-from contrastive.losses.backends.pair_labels import check_devices, matched_ids
-from contrastive.losses.backends.pair_sums import own_sums, pair_sums
-from contrastive.losses.choice import choose_for, global_sizes
+from contrastive.losses.arguments import (
+    as_log_scale,
+    check_devices,
+    check_embeddings,
+    check_options,
+    pair_shards,
+)
+from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
+from contrastive.losses.backends.pair_sums import own_labels, own_sums, pair_sums
+from contrastive.losses.choice import choose_for, global_sizes, in_common_dtype
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
     gather_global_batch,
-    labels_of,
-    pair_shards,
-    swap_sides,
 )
+from contrastive.losses.global_labels import labels_of, swap_sides
 from contrastive.losses.row_softmax import (
     AnchorLoss,
     AnchorSums,
     mean,
-    own_labels,
     softmax_loss,
     sums_of_logits,
 )
@@ -65,7 +69,7 @@ def supcon(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
+    log_scale: Tensor | float,
     execution: Execution = "auto",
     matmul_dtype: MatmulDtype = "auto",
     group: BatchGroup | PairShards | None = None,
@@ -98,17 +102,22 @@ def supcon(
     Raises:
         ValueError: the ids do not fit the embeddings.
     """
+    check_embeddings(a, b, a_ids, b_ids)
+    check_options(execution=execution, matmul_dtype=matmul_dtype)
+    log_scale = as_log_scale(log_scale, None, a, b)
+    check_devices(a, log_scale=log_scale)
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
-    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     shards = pair_shards(a, b, group)
-    z = sum(global_sizes(a, b, shards))
+    sizes = global_sizes(a, b, shards)
+    check_pair_counts(*sizes)
+    z = sum(sizes)
     how = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards, sizes=(z, z))
     if how == "eager":
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
         sums = _of_all_logits(a, b, a_ids, b_ids, log_scale, matmul_dtype)
         assert sums.positive_logs is not None
         return softmax_loss(sums, sums.positive_logs[0], sums.negative_logs[0])
-    a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    a, b, a_ids, b_ids, shards = swap_sides(*in_common_dtype(a, b), a_ids, b_ids, shards)
     return _by_passes(a, b, a_ids, b_ids, log_scale, partial(backend_of, how, matmul_dtype), shards)
 
 

@@ -120,13 +120,14 @@ class How:
 
     def summed_rows(self, pairs: Pairs, *, columns: bool) -> int:
         """Return of how many rows the sums of tiles are held at once, with or without columns'."""
-        return self.rows or tiles.partial_rows(
+        rows = tiles.partial_rows(
             self.tile_of("sums", pairs),
             len(pairs.b),
             most=self.partial_bytes,
             of_columns=columns,
             groups=pairs.kind == "groups",
         )
+        return min(self.rows, rows) if self.rows else rows
 
 
 def _some(x: Tensor | None, chosen: slice) -> Tensor | None:

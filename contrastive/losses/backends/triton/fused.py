@@ -220,9 +220,9 @@ class FusedBackend(LossBackend):
         """Return how products in ``dtype`` are made, as an operator takes it."""
         how = self.how
         if self.low_memory and not how.columns:
-            rows = how.rows or blocks.chunk_rows(a, len(b), dtype)
+            rows = how.rows or min(tiles.PARTIAL_ROWS, blocks.chunk_rows(a, len(b), dtype))
             columns = tiles.low_memory_columns(rows, blocks.NUMBERS[dtype])
-            how = replace(how, columns=columns)
+            how = replace(how, rows=rows, columns=columns)
         return how.numbers
 
     def _multiplied(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from contrastive.losses.backends.once import once
 from contrastive.losses.backends.triton import launch_pairs, launch_rows, order, passes
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded
 from contrastive.losses.backends.triton.launch_pairs import Kernels
@@ -226,7 +226,7 @@ class _InfoNCE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

@@ -110,7 +110,8 @@ class Ordered:
         """
         if not ids:
             return cls(replace(pairs, row_count=None, column_count=None), None, None)
-        bands = sort(*ids, pairs.kind, pairs.offset, count=False)
+        a_ids, b_ids = ids
+        bands = sort(a_ids, b_ids, pairs.kind, pairs.offset, count=False)
         rows, columns = bands.rows, bands.columns
         kind = "groups" if pairs.kind == "others" else pairs.kind
         counts = None
