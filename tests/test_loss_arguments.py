@@ -10,9 +10,11 @@ import torch
 
 from contrastive.losses import execution, functional
 from contrastive.losses.dcl import dcl
+from contrastive.losses.distillation import distillation
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon
 from tests.pair_losses import unit
+from tests.row_losses import CONFIGS, call, config_names
 
 N, D = 6, 5
 HOW = ["eager", "chunked"]
@@ -108,6 +110,28 @@ def test_the_plain_functions_refuse_the_same(loss):
         given, line = BAD[mistake]
         with pytest.raises(ValueError, match=f"^{line}"):
             loss(**{"a": a, "b": b, "log_scale": 1.5} | given)
+
+
+@pytest.mark.parametrize("mistake", ["three dimensions", "8 bits", "sparse", "widths", "no rows"])
+def test_a_teacher_and_its_student_are_checked_alike(mistake):
+    given, line = BAD[mistake]
+    a, b = sides()
+    student = {"a": a, "b": b} | given
+    teacher = {f"teacher_{name}": x for name, x in student.items()}
+    with pytest.raises(ValueError, match=f"^{line}"):
+        distillation(**student, teacher_a=a, teacher_b=b, log_scale=1.5, teacher_log_scale=2.0)
+    with pytest.raises(ValueError, match=r"teacher_[ab] (has|is|\d)|teacher_a and teacher_b have"):
+        distillation(a=a, b=b, **teacher, log_scale=1.5, teacher_log_scale=2.0)
+
+
+@config_names
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint16])
+def test_a_module_takes_ids_of_any_integer_type(name, dtype):
+    a, b = unit(N, 8, dtype=torch.float32), unit(N, 8, seed=1, dtype=torch.float32)
+    found, right = (call(CONFIGS[name].build(), a, b, x)[0] for x in (IDS.to(dtype), IDS))
+    assert torch.equal(found, right)
+    with pytest.raises(ValueError, match=r"^a_ids is of torch\.float32; give integers"):
+        call(CONFIGS[name].build(), a, b, IDS.float())
 
 
 @every_way

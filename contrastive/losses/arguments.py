@@ -45,14 +45,18 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-def check_embeddings(a: Any, b: Any, a_ids: Any = None, b_ids: Any = None) -> None:
+def check_embeddings(
+    a: Any, b: Any, a_ids: Any = None, b_ids: Any = None, *, prefix: str = ""
+) -> None:
     """Refuse what is no matrix of embeddings, and ids that are no integers beside them.
+
+    ``prefix`` is what their names have before a and b.
 
     Raises:
         ValueError: a or b is not ``[N, D]`` of floating-point numbers, they differ in width, or
             something is on another device; ids are no tensors of integers.
     """
-    for name, x in (("a", a), ("b", b)):
+    for name, x in ((f"{prefix}a", a), (f"{prefix}b", b)):
         if not isinstance(x, torch.Tensor):
             msg = f"{name} is {a_type(x)}; give a tensor [N, D]"
             raise ValueError(msg)  # noqa: TRY004  (as of any other value that does not fit)
@@ -67,7 +71,7 @@ def check_embeddings(a: Any, b: Any, a_ids: Any = None, b_ids: Any = None) -> No
             )
             raise ValueError(msg)
     if a.shape[1] != b.shape[1]:
-        msg = f"embeddings differ in width (a {a.shape[1]}, b {b.shape[1]})"
+        msg = f"embeddings differ in width ({prefix}a {a.shape[1]}, {prefix}b {b.shape[1]})"
         raise ValueError(msg)
     for name, ids in (("a_ids", a_ids), ("b_ids", b_ids)):
         if ids is None:
@@ -78,9 +82,9 @@ def check_embeddings(a: Any, b: Any, a_ids: Any = None, b_ids: Any = None) -> No
         if ids.is_floating_point() or ids.is_complex():
             msg = f"{name} is of {ids.dtype}; give integers, as {name}.long()"
             raise ValueError(msg)
-    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids)
+    check_devices(a, **{f"{prefix}b": b}, a_ids=a_ids, b_ids=b_ids)
     if a.is_meta:
-        msg = "a and b are on the meta device, which holds no numbers; give them on a CPU or GPU"
+        msg = f"{prefix}a is on the meta device, which holds no numbers; give it on a CPU or GPU"
         raise ValueError(msg)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from triton.runtime.interpreter import GridExecutor
 
 from contrastive.losses import execution
 from contrastive.losses.backends.triton import tiles
+from contrastive.losses.dcl import dcl
+from contrastive.losses.supcon import supcon
 from contrastive.nn.live_bytes import LiveBytes
 from tests.interpreted.judge import KINDS, TILE, embeddings, fused, ids, labels_of
 
@@ -115,6 +118,19 @@ def test_nothing_waits_for_the_gpu(loss, given, kind, how, watched):
     run = call(loss, kind, how, **given)
     with watched() as seen:
         run()
+    assert not WAITS.intersection(seen)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+@pytest.mark.parametrize("how", ["fused", "eager"])
+@pytest.mark.parametrize("loss", [supcon, partial(dcl, candidates="both", sigma=0.5)])
+def test_losses_of_row_sums_do_not_wait_either(loss, how, with_ids, watched):
+    a, b = (x.requires_grad_() for x in embeddings())
+    log_scale = torch.tensor(2.0, requires_grad=True)
+    of_both = ids("groups") if with_ids else (None, None)
+    with watched() as seen:
+        value = loss(a, b, *of_both, log_scale=log_scale, execution=how)
+        torch.autograd.grad(value, [a, b, log_scale])
     assert not WAITS.intersection(seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -52,3 +53,18 @@ def test_sums_of_supcon_too_small_for_the_shift_are_taken_again(name):
 def test_dcl_of_both_sides_is_that_of_all_logits(name, positives):
     given = {"positives": positives, "candidates": "both"}
     assert error(dcl, embeddings(fit=0.5), *IDS[name], 14.0, **given) < 1e-5
+
+
+# torch's own, in 2.11
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("loss", [supcon, partial(dcl, candidates="both")])
+def test_a_compiled_loss_is_one_graph_with_the_same_numbers(loss):
+    def compute(a, b, log_scale):
+        return loss(a, b, *IDS["some ids"], log_scale=log_scale, execution="fused")
+
+    found = []
+    for way in (compute, torch.compile(compute, backend="aot_eager", fullgraph=True)):
+        leaves = [x.clone().requires_grad_() for x in (*embeddings(), torch.tensor(2.0))]
+        found.append(gradients(way(*leaves), leaves))
+    for x, y in zip(*found, strict=True):
+        torch.testing.assert_close(x, y)
