@@ -75,6 +75,7 @@ _SMALL = Tile(64, 128, 32, 4, 3)  # 36 KB: any GPU has as much
 _SMALL_8 = Tile(64, 128, 32, 8, 3)
 _SHALLOW_8 = Tile(128, 128, 32, 8, 3)
 _SINGLE = Tile(128, 64, 32, 8, 2)  # fp32 products have no tensor cores, but many registers
+_SINGLE_SHALLOW = Tile(128, 64, 16, 8, 2)  # 32 deep, positives spill (Triton 3.9)
 # what is for few tiles loops over them, and its counters come on top: 128 rows spill (Triton 3.8)
 _FEW = Tile(64, 64, 32, 8, 2)
 _PEAKS = Tile(64, 64, 32, 4, 2)
@@ -109,7 +110,7 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int) 
     if kernel in {"peaks", "complete"}:
         return _FEW
     if number == "fp32":
-        return _SINGLE
+        return _SINGLE_SHALLOW if kernel == "group_sums" else _SINGLE
     small = _SMALL_8 if kernel == "group_sums" else _SMALL
     entries = _HALF.get((capability, kernel), ((WIDEST, small),))
     return next((found for most, found in entries if width <= most), entries[-1][1])
