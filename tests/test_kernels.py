@@ -129,3 +129,17 @@ def test_blocks_of_low_memory_are_small(width):
     columns = tiles.low_memory_columns(rows, "bf16")
     assert columns % 128 == 0
     assert rows * columns * 2 <= tiles.LOW_MEMORY_BYTES
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("columns", [1, 5000, 2**15, 2**20])
+def test_sums_of_tiles_are_held_in_so_many_bytes(columns, groups):
+    tile = tiles.tile("sums", capability=(9, 0), number="bf16", width=512)
+    for most in (tiles.LOW_MEMORY_BYTES, tiles.PARTIAL_BYTES):
+        rows = tiles.partial_rows(tile, columns, most=most, groups=groups)
+        down, across = rows // tile.rows, -(-columns // tile.columns)
+        assert rows == down * tile.rows
+        assert 4 * (1 + groups) * (across * rows + down * columns) <= most
+        assert rows == tiles.PARTIAL_ROWS or most < 2 * 4 * (1 + groups) * (
+            across * rows + down * columns
+        )

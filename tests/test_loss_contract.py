@@ -111,7 +111,7 @@ def test_training_separates_the_pairs(name):
         ("{type: hard-negative, beta: -1}", "beta"),
         ("{type: hard-negative, tau_plus: 1}", "tau_plus"),
         ("{type: dcl, sigma: 0}", "sigma"),
-        ("{type: supcon, execution: fused}", "execution"),
+        ("{type: hard-negative, execution: fused}", "execution"),
         ("{type: matryoshka, loss: {type: infonce}, widths: []}", "widths"),
         ("{type: matryoshka, loss: {type: infonce}, widths: [8, 8]}", "name one twice"),
         (

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _INTEGERS = "n", "m", "p", "offset", "room", "across", "down", "steps", "before", "is_last"
 _NUMBERS = dict.fromkeys(_INTEGERS, "i32") | {"least_row": "fp32", "least_column": "fp32"}
 _KINDS = {"weigh": ("diagonal",), "group_sums": ("groups",)}  # of all kinds, or of some only
+# groups in which a row is matched with itself: what else they take is that of groups
+_OTHERS = "group_sums", "peaks", "complete"
 _STRIDES = {"stride": "i32", "exps_stride": "i32"}
 _IDS = dict.fromkeys(("a_ids", "b_ids", "b_raw", "a_order", "b_order"), "*i64")
 _POINTERS = {"exact": "*u8"} | _IDS | dict.fromkeys(("first", "last", "match"), "*i32")  # else fp32
@@ -63,6 +65,8 @@ def builds() -> Iterator[Build]:
     for shipped in tiles.shipped():
         for kind in _KINDS.get(shipped.kernel, ("diagonal", "masked", "groups")):
             yield from _over_pairs(shipped, kind)
+        if shipped.kernel in _OTHERS:
+            yield from _over_pairs(shipped, "others")
     for capability in tiles.CAPABILITIES:
         yield from _over_rows(capability)
 
@@ -77,7 +81,7 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
         "PRECISION": "ieee",
         "INTERPRETED": False,
     }
-    of_kind = {"KIND": kind}
+    of_kind = {"KIND": "groups" if kind == "others" else kind}
     lift = {"LIFT": launch_pairs.LIFT if shipped.number == "fp16" else 0.0}
     columns = {"COLUMNS": True}
     options = {"num_warps": tile.warps, "num_stages": tile.stages, **launch_rows.FUSION}
@@ -89,15 +93,15 @@ def _over_pairs(shipped: tiles.Shipped, kind: str) -> Iterator[Build]:
         "complete": [(gradient_kernels.complete, of_kind | lift)],
         "sigmoid": [(gradient_kernels.sigmoid, of_kind | lift | {"GRADIENTS": True})],
     }
-    if kind != "groups" and shipped.number != "fp16":
+    if kind in {"diagonal", "masked"} and shipped.number != "fp16":
         each["sums"] += [(sum_kernels.sums, of_kind | columns | {"KEEP": True})]
     for fn, own in each[shipped.kernel]:
         unused: set[str] = set()
         if kind == "diagonal":
             unused |= {"first", "last"}
-        if kind != "masked":
+        if kind in {"diagonal", "groups"}:
             unused |= {"match"}
-        if kind != "groups":
+        if kind in {"diagonal", "masked"}:
             unused |= {"row_count", "column_count", "row_positive", "column_positive"}
         if not own.get("KEEP"):
             unused |= {"exps"}
@@ -126,6 +130,7 @@ def _over_rows(capability: tiles.Capability) -> Iterator[Build]:
         (gradient_kernels.rescale, scaled, set()),
         (order_kernels.bands, sorted_by | {"KIND": "masked"}, set()),
         (order_kernels.bands, sorted_by | {"KIND": "groups"}, matches),
+        (order_kernels.bands, sorted_by | {"KIND": "others", "COUNT": False}, none),
         (row_kernels.prepare, width | some | unit | {"KIND": "diagonal"}, {"x_columns"} | orders),
         (row_kernels.prepare, width | some | unit | {"KIND": "masked"}, set()),
         (row_kernels.prepare, width | some | unit | {"KIND": "groups"}, {"x_rows", "x_columns"}),

@@ -258,9 +258,9 @@ class SupCon(Scaled):
 
     temperature: Rate = 0.1
     """Divides the cosines; the initial value if it is learned. Between 1/max_scale and 1."""
-    execution: Unfused = "auto"
-    """eager holds all logits, chunked some rows of them. auto is eager for small batches, else
-    chunked."""
+    execution: Execution = "auto"
+    """eager holds all logits, chunked some rows of them, fused a tile of them (GPU). auto is eager
+    for small batches; else fused for products in bf16 or fp16 on a GPU, else chunked."""
     matmul_dtype: MatmulDtype = "auto"
     """Dtype of the matrix products of fp32 embeddings; sums are always fp32. auto is bf16 where
     training on a GPU runs in bf16, else fp32. A CPU takes bf16 in chunked only."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -66,8 +66,11 @@ def choose_for(
     """Return ``choose`` for embeddings of this rank ``[n, D]`` and ``[m, D]``.
 
     ``sizes`` are the numbers of anchors and of candidates; those of all rows if None.
+
+    Raises:
+        ValueError: a transform of ``torch.func`` asks for what is not ``eager``.
     """
-    return choose(
+    how = choose(
         execution,
         *(global_sizes(a, b, shards) if sizes is None else sizes),
         a.shape[1],
@@ -76,6 +79,11 @@ def choose_for(
         matmul_dtype=matmul_dtype,
         fused=fused,
     )
+    transforms = not torch.compiler.is_compiling() and cast("Any", torch)._C
+    if how != "eager" and transforms and transforms._are_functorch_transforms_active():
+        msg = f"transforms of torch.func take no loss by execution {how}; take execution eager"
+        raise ValueError(msg)
+    return how
 
 
 def global_sizes(a: Tensor, b: Tensor, shards: PairShards | None) -> tuple[int, int]:
@@ -115,6 +123,12 @@ def described(how: Chosen, matmul_dtype: MatmulDtype, device: torch.device) -> s
 def common_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     """Return the dtype of both, or that of sums where they differ."""
     return a.dtype if a.dtype == b.dtype else accumulation_dtype(a, b)
+
+
+def in_common_dtype(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in ``common_dtype``, so that what one side adds up alone is as exact."""
+    dtype = common_dtype(a, b)
+    return a.to(dtype), b.to(dtype)
 
 
 def reduced_dtype(

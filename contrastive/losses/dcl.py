@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.losses import DCL
+from contrastive.losses.arguments import as_log_scale, check_embeddings, check_options
 from contrastive.losses.row_softmax import (
     MASKED_LOGIT,
     AnchorLoss,
@@ -42,7 +43,7 @@ def dcl(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
+    log_scale: Tensor | float,
     positives: Positives = "multi",
     direction: Direction = "both",
     candidates: Candidates = "other",
@@ -91,6 +92,10 @@ def dcl(
     Raises:
         ValueError: the ids do not fit the embeddings.
     """
+    check_embeddings(a, b, a_ids, b_ids)
+    log_scale = as_log_scale(log_scale, None, a, b)
+    if sigma is not None:
+        check_options(sigma=sigma)
     sides = both_sides(
         a,
         b,

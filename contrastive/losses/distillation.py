@@ -15,6 +15,8 @@ import torch
 from torch.nn.functional import kl_div
 
 from contrastive.errors import TrainingError
+from contrastive.losses.arguments import as_scalar, check_devices, check_embeddings
+from contrastive.losses.backends.pair_labels import check_pair_counts
 from contrastive.losses.execution import gather_global_batch
 from contrastive.losses.functional import similarity
 from contrastive.losses.wrapper import WrapperLoss
@@ -63,13 +65,15 @@ class DistillationLoss(WrapperLoss):
                 "teacher_a= and teacher_b=, in a training loop of your own"
             )
             raise TrainingError(msg)
+        check_embeddings(teacher_a, teacher_b, prefix="teacher_")
         loss, metrics = self.inner(a, b, a_ids, b_ids)
         group = self.batch_group()
         a, b, _, _ = gather_global_batch(a, b, None, None, group=group)
         teacher_a, teacher_b, _, _ = gather_global_batch(
             teacher_a.detach(), teacher_b.detach(), None, None, group=group
         )
-        scale = torch.tensor(-math.log(self.config.teacher_temperature), device=a.device)
+        # a copy from the host would wait
+        scale = torch.full((), -math.log(self.config.teacher_temperature), device=a.device)
         agreement = distillation(
             a, b, teacher_a, teacher_b, log_scale=self.log_scale, teacher_log_scale=scale
         )
@@ -84,8 +88,8 @@ def distillation(
     teacher_a: Tensor,
     teacher_b: Tensor,
     *,
-    log_scale: Tensor,
-    teacher_log_scale: Tensor,
+    log_scale: Tensor | float,
+    teacher_log_scale: Tensor | float,
 ) -> Tensor:
     r"""Return how far the student's choices are from the teacher's, in nats.
 
@@ -112,8 +116,15 @@ def distillation(
         Scalar, fp32 (float64 for float64 embeddings of the student).
 
     Raises:
-        ValueError: the teacher's embeddings are not of as many samples.
+        ValueError: something is no embeddings or no number, or the teacher's are not of as many
+            samples.
     """
+    check_embeddings(a, b)
+    check_embeddings(teacher_a, teacher_b, prefix="teacher_")
+    check_devices(a, teacher_a=teacher_a)
+    check_pair_counts(len(a), len(b))
+    log_scale = as_scalar(log_scale, a, b, name="log_scale")
+    teacher_log_scale = as_scalar(teacher_log_scale, teacher_a, teacher_b, name="teacher_log_scale")
     if (len(teacher_a), len(teacher_b)) != (len(a), len(b)):
         given = (len(teacher_a), len(teacher_b))
         msg = f"teacher_a and teacher_b have {given} rows for {(len(a), len(b))} embeddings"

@@ -5,7 +5,6 @@ Shapes: N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, assert_never, cast
 
 import torch
@@ -13,29 +12,32 @@ from torch.nn.functional import normalize as unit_rows
 
 from contrastive.config.extras import require
 from contrastive.config.renamed import renamed_parameters
-from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import functional
+from contrastive.losses.arguments import (
+    as_log_scale,
+    as_scalar,
+    check_devices,
+    check_embeddings,
+    check_options,
+    pair_shards,
+)
 from contrastive.losses.backends import base as engine
 from contrastive.losses.backends import ring as rings
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
-from contrastive.losses.backends.pair_labels import (
-    PairLabels,
-    check_devices,
-    check_embeddings,
-    matched_ids,
-)
 from contrastive.losses.backends.products import cosines
 from contrastive.losses.choice import choose_for, common_dtype, reduced_dtype
+from contrastive.losses.global_labels import gather_ids, labels_of, swap_sides
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from contrastive.distributed.global_batch import PairShards
+    from contrastive.distributed.global_batch import BatchGroup, PairShards
     from contrastive.losses import Direction, Exchange, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
     from contrastive.losses.backends.chunked_operators import ChunkedOperators
+    from contrastive.losses.backends.pair_labels import PairLabels
     from contrastive.losses.backends.triton.fused import FusedBackend
 
 
@@ -91,8 +93,16 @@ def infonce(
             there are no pairs; or not one of ``log_scale`` and ``temperature`` is given.
         MissingExtra: ``fused`` without Triton.
     """
-    check_embeddings(a, b)
-    log_scale = functional.as_log_scale(log_scale, temperature, a)
+    check_embeddings(a, b, a_ids, b_ids)
+    check_options(
+        positives=positives,
+        direction=direction,
+        label_smoothing=label_smoothing,
+        execution=execution,
+        matmul_dtype=matmul_dtype,
+        exchange=exchange,
+    )
+    log_scale = as_log_scale(log_scale, temperature, a, b)
     shards = pair_shards(a, b, group)
     if direction == "b_to_a":
         a_ids, b_ids = (a_ids if b_ids is None else b_ids), a_ids
@@ -120,7 +130,7 @@ def infonce(
             direction=direction,
             label_smoothing=label_smoothing,
         )
-    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
+    check_devices(a, log_scale=log_scale)
     if execution == "fused" and direction == "both" and shards is None and not label_smoothing:
         backend = _fused_backend()(matmul_dtype=_reduced(matmul_dtype, a, b))
         return backend.infonce(
@@ -169,9 +179,12 @@ def sigmoid(
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
     """Return ``functional.sigmoid``; arguments as in ``infonce``, and the scalar ``bias``."""
-    check_embeddings(a, b)
-    log_scale = functional.as_log_scale(log_scale, temperature, a)
-    bias = functional.as_scalar(bias, a)
+    check_embeddings(a, b, a_ids, b_ids)
+    check_options(
+        positives=positives, execution=execution, matmul_dtype=matmul_dtype, exchange=exchange
+    )
+    log_scale = as_log_scale(log_scale, temperature, a, b)
+    bias = as_scalar(bias, a, b)
     shards = pair_shards(a, b, group)
     if exchange == "ring" and shards is not None:
         a, b, ring, backend = _around(
@@ -183,7 +196,7 @@ def sigmoid(
         a, b, a_ids, b_ids = _gather_global_batch(a, b, a_ids, b_ids, shards, normalize=normalize)
         logits_NM = all_logits(a, b, log_scale=log_scale, bias=bias, matmul_dtype=matmul_dtype)
         return functional.sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
-    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale, bias=bias)
+    check_devices(a, log_scale=log_scale, bias=bias)
     a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
     _, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     return engine.sigmoid(
@@ -239,11 +252,6 @@ def all_logits(
     with torch.autocast(a.device.type, enabled=False):
         logits_NM = cosines(a, b, dtype) * log_scale.float().exp()
         return logits_NM if bias is None else logits_NM + bias.float()
-
-
-def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
-    """Return how the global batch is sharded: a collective, unless that is known already."""
-    return group.pair_shards(a, b) if isinstance(group, BatchGroup) else group
 
 
 def backend_of(
@@ -344,56 +352,6 @@ def _gather_global_batch(
         a, b = (unit_rows(x.to(engine.accumulation_dtype(x, x)), dim=1) for x in (a, b))
     if shards is None:
         return a, b, a_ids, b_ids
-    a_ids, b_ids = _gather_ids(a, b, a_ids, b_ids, shards)
+    a_ids, b_ids = gather_ids(a, b, a_ids, b_ids, shards)
     a, b = shards.rows.all_gather_with_gradient(a), shards.columns.all_gather_with_gradient(b)
     return a, b, a_ids, b_ids
-
-
-def _gather_ids(
-    a: Tensor, b: Tensor, a_ids: Tensor | None, b_ids: Tensor | None, shards: PairShards
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
-    if a_ids is None or b_ids is None:
-        return None, None
-    # both, though they are often the same: another rank may have given two
-    return shards.rows.all_gather(a_ids), shards.columns.all_gather(b_ids)
-
-
-def swap_sides(
-    a: Tensor,
-    b: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
-    shards: PairShards | None,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, PairShards | None]:
-    """Return a and b such that the rows of a rank are contiguous in the global a."""
-    if shards is None or shards.rows.all_matched:
-        return a, b, a_ids, b_ids, shards
-    return b, a, a_ids if b_ids is None else b_ids, a_ids, shards.swapped()
-
-
-def labels_of(
-    a: Tensor,
-    b: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
-    positives: Positives,
-    shards: PairShards | None,
-) -> tuple[PairLabels, PairLabels]:
-    """Return the labels of the global batch, and those of this rank's rows of a.
-
-    The latter are the first rows only, where the others have no part in what rows choose.
-    """
-    if shards is None:
-        labels = PairLabels.of(len(a), len(b), a_ids, b_ids, positives=positives, device=a.device)
-        return labels, labels
-    rows, columns = shards.rows, shards.columns
-    ids = _gather_ids(a, b, a_ids, b_ids, shards)
-    labels = PairLabels.of(rows.total, columns.total, *ids, positives=positives, device=a.device)
-    if labels.kind != "groups":
-        return labels, labels.block(rows.start, rows.start + rows.own_matched)
-    assert labels.a_ids_N is not None
-    mine = replace(
-        labels, a_ids_N=rows.own(labels.a_ids_N), row_count_N=rows.own(labels.row_count_N)
-    )
-    return labels, mine

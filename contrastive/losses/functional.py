@@ -9,18 +9,18 @@ Shapes: N rows of a, M rows of b, D wide, K = min(N, M) matched pairs.
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-from typing import TYPE_CHECKING, assert_never, cast
+from typing import TYPE_CHECKING, assert_never
 
 import torch
 from torch.nn.functional import logsigmoid, pad
 
-from contrastive.losses.backends.pair_labels import (
+from contrastive.losses.arguments import (
+    as_log_scale,
+    as_scalar,
     check_embeddings,
-    check_pair_counts,
-    matched_ids,
+    check_options,
 )
+from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,39 +65,6 @@ def similarity(a: Tensor, b: Tensor, *, log_scale: Tensor, bias: Tensor | None =
         scaled_ND = a.to(dtype) * log_scale.to(dtype).exp()  # not the product, which is larger
         b_DM = b.to(dtype).T
         return scaled_ND @ b_DM if bias is None else torch.addmm(bias.to(dtype), scaled_ND, b_DM)
-
-
-def as_scalar(x: Tensor | float, like: Tensor) -> Tensor:
-    """Return a scalar tensor on the device of ``like``, fp32 (float64 if ``like`` is)."""
-    if isinstance(x, torch.Tensor):
-        return x
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.full((), x, dtype=dtype, device=like.device)  # a copy from the host would wait
-
-
-def as_log_scale(
-    log_scale: Tensor | float | None, temperature: Tensor | float | None, like: Tensor
-) -> Tensor:
-    """Return the log scale, of whichever of the two is given.
-
-    Raises:
-        ValueError: both are given or none, one is not a single number, or the temperature is a
-            number that is not above 0.
-    """
-    if (temperature is None) == (log_scale is None):
-        msg = "give one of log_scale and temperature"
-        raise ValueError(msg)
-    name, given = ("log_scale", log_scale) if temperature is None else ("temperature", temperature)
-    one = given.numel() == 1 if isinstance(given, torch.Tensor) else isinstance(given, Real)
-    if not one:
-        msg = f"{name} is {given!r}; give one number"
-        raise ValueError(msg)
-    if temperature is None:
-        return as_scalar(cast("Tensor | float", given), like)
-    if not isinstance(temperature, torch.Tensor) and not 0 < temperature < math.inf:
-        msg = f"temperature is {temperature}; it has to be above 0"
-        raise ValueError(msg)
-    return -as_scalar(temperature, like).log()
 
 
 def infonce(
@@ -155,8 +122,8 @@ def infonce(
         >>> infonce(a, b, temperature=0.5)  # ln(1 + 3 exp(-2))
         tensor(0.3408)
     """
-    check_embeddings(a, b)
-    logits_NM = similarity(a, b, log_scale=as_log_scale(log_scale, temperature, a))
+    check_embeddings(a, b, a_ids, b_ids)
+    logits_NM = similarity(a, b, log_scale=as_log_scale(log_scale, temperature, a, b))
     return infonce_from_logits(
         logits_NM,
         a_ids,
@@ -182,6 +149,7 @@ def infonce_from_logits(
         >>> infonce_from_logits(torch.zeros(4, 4))  # chance: ln 4
         tensor(1.3863)
     """
+    check_options(positives=positives, direction=direction, label_smoothing=label_smoothing)
     if a_ids is None and b_ids is None:
         positives = "ignore"  # the same loss, and the cheapest way to it
     positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
@@ -241,9 +209,9 @@ def sigmoid(
         >>> sigmoid(torch.eye(2), torch.eye(2), temperature=0.1, bias=-10.0)
         tensor(0.6932)
     """
-    check_embeddings(a, b)
-    log_scale = as_log_scale(log_scale, temperature, a)
-    logits_NM = similarity(a, b, log_scale=log_scale, bias=as_scalar(bias, a))
+    check_embeddings(a, b, a_ids, b_ids)
+    log_scale = as_log_scale(log_scale, temperature, a, b)
+    logits_NM = similarity(a, b, log_scale=log_scale, bias=as_scalar(bias, a, b))
     return sigmoid_from_logits(logits_NM, a_ids, b_ids, positives=positives)
 
 
@@ -260,6 +228,7 @@ def sigmoid_from_logits(
         >>> sigmoid_from_logits(torch.zeros(2, 2))  # 4 pairs of ln 2, over 2 matched pairs
         tensor(1.3863)
     """
+    check_options(positives=positives)
     positive_NM, negative_NM = _roles(logits_NM, a_ids, b_ids, positives)
     signed_NM = torch.where(positive_NM, logits_NM, -logits_NM)
     if positives == "mask":

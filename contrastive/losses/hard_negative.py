@@ -6,11 +6,12 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from contrastive.losses import HardNegative
+from contrastive.losses.arguments import as_log_scale, check_embeddings, check_options
 from contrastive.losses.row_softmax import (
     MASKED_LOGIT,
     AnchorLoss,
@@ -42,7 +43,7 @@ def hard_negative(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
+    log_scale: Tensor | float,
     beta: float,
     tau_plus: float = 0.0,
     positives: Positives = "multi",
@@ -95,6 +96,12 @@ def hard_negative(
     Raises:
         ValueError: the ids do not fit the embeddings.
     """
+    check_embeddings(a, b, a_ids, b_ids)
+    log_scale = as_log_scale(log_scale, None, a, b)
+    check_options(beta=beta, tau_plus=tau_plus)
+    if cast("str", execution) == "fused":
+        msg = "hard_negative has no execution fused; take auto, eager or chunked"
+        raise ValueError(msg)
     sides = both_sides(
         a,
         b,
@@ -129,7 +136,7 @@ def _log_negatives(
         of_many = hard_positive_N - positive_weight_N
         positive_N = torch.where(sums.positives_N > 1, of_many, sums.target_N)
         excess_N = math.log(tau_plus) + positive_N + log_count_N - log_N
-        left_N = excess_N < 0  # something is left when the positives' share is subtracted
+        left_N = ~(excess_N >= 0)  # something is left of the positives' share; or it is NaN
         rest_N = torch.log(-torch.expm1(torch.where(left_N, excess_N, -1)))
         debiased_N = log_N + rest_N - math.log1p(-tau_plus)
         least_N = log_count_N - log_scale.to(hard_N.dtype).exp()

@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.errors import SpecError
+from contrastive.losses.arguments import check_embeddings
 from contrastive.losses.backends.base import accumulation_dtype
-from contrastive.losses.backends.pair_labels import check_embeddings
 from contrastive.losses.wrapper import WrapperLoss
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class MatryoshkaLoss(WrapperLoss):
         Raises:
             SpecError: a width is larger than the embeddings.
         """
-        check_embeddings(a, b)
+        check_embeddings(a, b, a_ids, b_ids)
         widths = self.config.widths
         if (largest := max(widths)) > a.shape[1]:
             msg = f"matryoshka: width {largest} of embeddings that are {a.shape[1]} wide; lower it"

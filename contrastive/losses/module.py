@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import Scaled
-from contrastive.losses.backends.pair_labels import check_embeddings
+from contrastive.losses.arguments import check_embeddings
 from contrastive.losses.choice import check_precision
 from contrastive.losses.functional import collisions, similarity
 
@@ -125,7 +125,7 @@ class ScaledLoss(LossModule, Generic[C]):
 
         The first call warns of rows that are not L2-normalised, and of products in TF32.
         """
-        check_embeddings(a, b)
+        check_embeddings(a, b, a_ids, b_ids)
         if not (self._rows_checked or torch.compiler.is_compiling()):
             self._rows_checked = True
             _warn_if_not_normalised(a=a, b=b)
@@ -155,7 +155,7 @@ class ScaledLoss(LossModule, Generic[C]):
 def _warn_if_not_normalised(**sides: Tensor) -> None:
     """Warn of rows whose length is not 1; reading it waits for the device."""
     for side, x in sides.items():
-        if x.is_meta or not len(x):
+        if not len(x):
             continue
         length_N = x.float().square().sum(-1).sqrt()
         farthest = float(length_N[(length_N - 1).abs().argmax()])

@@ -31,7 +31,8 @@ from torch.func import functional_call  # pyright: ignore[reportUnknownVariableT
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.errors import SpecError
 from contrastive.losses import Direction, Loss
-from contrastive.losses.backends.pair_labels import check_embeddings, matched_ids
+from contrastive.losses.arguments import check_embeddings
+from contrastive.losses.backends.pair_labels import matched_ids
 from contrastive.losses.execution import gather_global_batch
 from contrastive.losses.wrapper import WrapperLoss
 
@@ -81,7 +82,7 @@ class QueueLoss(WrapperLoss):
             ValueError: the sides have different numbers of rows, or ids that do not fit.
             SpecError: the queue is of embeddings of another width.
         """
-        check_embeddings(a, b)
+        check_embeddings(a, b, a_ids, b_ids)
         filled = {"queue": torch.full((), float(len(self.a_past)), device=a.device)}
         if not (self.training and self.config.size):
             loss, metrics = self.inner(a, b, a_ids, b_ids)

@@ -19,21 +19,30 @@ from torch.nn.functional import logsigmoid
 
 from contrastive.distributed.global_batch import PairShards
 from contrastive.losses import AnchorConfig, SupCon
+from contrastive.losses.arguments import (
+    check_devices,
+    check_options,
+    pair_shards,
+)
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
-from contrastive.losses.backends.pair_labels import PairLabels, check_devices, matched_ids
-from contrastive.losses.backends.pair_sums import LineSums, own_sums, pair_sums
+from contrastive.losses.backends.pair_labels import PairLabels, check_pair_counts, matched_ids
+from contrastive.losses.backends.pair_sums import LineSums, own_labels, own_sums, pair_sums
 from contrastive.losses.backends.power_sums import power_sums
-from contrastive.losses.choice import choose, choose_for, described, global_sizes
+from contrastive.losses.choice import (
+    choose,
+    choose_for,
+    described,
+    global_sizes,
+    in_common_dtype,
+)
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
     gather_global_batch,
-    labels_of,
-    pair_shards,
-    swap_sides,
 )
 from contrastive.losses.functional import MASKED_LOGIT, accuracy
+from contrastive.losses.global_labels import labels_of, swap_sides
 from contrastive.losses.module import ScaledLoss
 
 if TYPE_CHECKING:
@@ -174,11 +183,19 @@ def both_sides(
     Raises:
         ValueError: the ids do not fit the embeddings.
     """
+    check_options(
+        positives=positives,
+        direction=direction,
+        candidates=candidates,
+        execution=execution,
+        matmul_dtype=matmul_dtype,
+    )
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
-    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
+    check_devices(a, log_scale=log_scale)
     if positives == "ignore":
         a_ids = b_ids = None
     shards = pair_shards(a, b, group)
+    check_pair_counts(*global_sizes(a, b, shards))
     how = choose_for(
         execution, a, b, matmul_dtype=matmul_dtype, shards=shards, fused=powers is None
     )
@@ -227,7 +244,7 @@ def _by_passes(
 ) -> tuple[AnchorSums, AnchorSums]:
     """Return the sums of the rows of a and of the rows of b."""
     swapped = shards is not None and not shards.rows.all_matched
-    a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    a, b, a_ids, b_ids, shards = swap_sides(*in_common_dtype(a, b), a_ids, b_ids, shards)
     labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     lines = _between(a, b, log_scale, mine, powers, backend_for(a, b, mine), shards)
     of_each = (
@@ -289,34 +306,6 @@ def _within(
     return found.in_order(order), labels.negative_count if order is None else labels.negative_count[
         order
     ]
-
-
-def own_labels(
-    x: Tensor, ids: Tensor | None, rows: RowShards | None, *, positives: Positives
-) -> tuple[PairLabels, PairLabels, Tensor | None]:
-    """Return what the rows of one side are to each other.
-
-    Args:
-        x: ``[N, D]``, the rows of this rank.
-        ids: ``[N]``, theirs.
-        rows: which rank has which rows, if there are several.
-        positives: ``mask``, equal ids are left out; ``multi``, they are positives, but oneself.
-
-    Returns:
-        The labels of the whole side, one rank's rows after the other's; those of this rank's rows;
-        and in which order the rows of the global batch are among the former, unless it is the same.
-    """
-    if rows is None:
-        labels = PairLabels.of(len(x), len(x), ids, ids, positives=positives, device=x.device)
-        labels = replace(labels, without_self=True)
-        return labels, labels, None
-    ranks = rows.contiguous
-    every = None if ids is None else ranks.all_gather(ids)
-    n = ranks.total
-    labels = PairLabels.of(n, n, every, every, positives=positives, device=x.device)
-    labels = replace(labels, without_self=True)
-    mine = labels.block(ranks.start, ranks.start + len(x))
-    return labels, mine, None if rows.all_matched else rows.order.to(x.device)
 
 
 def _of_all_logits(

@@ -13,22 +13,26 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from contrastive.losses import SupCon
-from contrastive.losses.backends.pair_labels import check_devices, matched_ids
-from contrastive.losses.backends.pair_sums import own_sums, pair_sums
-from contrastive.losses.choice import choose_for, global_sizes
+from contrastive.losses.arguments import (
+    as_log_scale,
+    check_devices,
+    check_embeddings,
+    check_options,
+    pair_shards,
+)
+from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
+from contrastive.losses.backends.pair_sums import own_labels, own_sums, pair_sums
+from contrastive.losses.choice import choose_for, global_sizes, in_common_dtype
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
     gather_global_batch,
-    labels_of,
-    pair_shards,
-    swap_sides,
 )
+from contrastive.losses.global_labels import labels_of, swap_sides
 from contrastive.losses.row_softmax import (
     AnchorLoss,
     AnchorSums,
     mean,
-    own_labels,
     softmax_loss,
     sums_of_logits,
 )
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import BatchGroup, PairShards, RowShards
-    from contrastive.losses import MatmulDtype, Unfused
+    from contrastive.losses import Execution, MatmulDtype
     from contrastive.losses.backends.base import LossBackend
     from contrastive.losses.backends.pair_labels import PairLabels
 
@@ -48,6 +52,7 @@ class SupConLoss(AnchorLoss[SupCon]):
     """Supervised contrastive learning; ``supcon`` has the equation."""
 
     options = ()
+    fused = True
 
     def of_batch(self, *batch: Any, **how: Any) -> Tensor:
         """Return ``supcon`` of the batch."""
@@ -64,8 +69,8 @@ def supcon(
     a_ids: Tensor | None = None,
     b_ids: Tensor | None = None,
     *,
-    log_scale: Tensor,
-    execution: Unfused = "auto",
+    log_scale: Tensor | float,
+    execution: Execution = "auto",
     matmul_dtype: MatmulDtype = "auto",
     group: BatchGroup | PairShards | None = None,
 ) -> Tensor:
@@ -97,19 +102,22 @@ def supcon(
     Raises:
         ValueError: the ids do not fit the embeddings.
     """
+    check_embeddings(a, b, a_ids, b_ids)
+    check_options(execution=execution, matmul_dtype=matmul_dtype)
+    log_scale = as_log_scale(log_scale, None, a, b)
+    check_devices(a, log_scale=log_scale)
     a_ids, b_ids = matched_ids(len(a), len(b), a_ids, b_ids)
-    check_devices(a, b=b, a_ids=a_ids, b_ids=b_ids, log_scale=log_scale)
     shards = pair_shards(a, b, group)
-    z = sum(global_sizes(a, b, shards))
-    how = choose_for(
-        execution, a, b, matmul_dtype=matmul_dtype, shards=shards, sizes=(z, z), fused=False
-    )
+    sizes = global_sizes(a, b, shards)
+    check_pair_counts(*sizes)
+    z = sum(sizes)
+    how = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards, sizes=(z, z))
     if how == "eager":
         a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=shards)
         sums = _of_all_logits(a, b, a_ids, b_ids, log_scale, matmul_dtype)
         assert sums.positive_logs is not None
         return softmax_loss(sums, sums.positive_logs[0], sums.negative_logs[0])
-    a, b, a_ids, b_ids, shards = swap_sides(a, b, a_ids, b_ids, shards)
+    a, b, a_ids, b_ids, shards = swap_sides(*in_common_dtype(a, b), a_ids, b_ids, shards)
     return _by_passes(a, b, a_ids, b_ids, log_scale, partial(backend_of, how, matmul_dtype), shards)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from triton.runtime.interpreter import GridExecutor
 
 from contrastive.losses import execution
-from tests.interpreted.judge import KINDS, embeddings, fused, ids
+from contrastive.losses.backends.triton import tiles
+from contrastive.losses.dcl import dcl
+from contrastive.losses.supcon import supcon
+from contrastive.nn.live_bytes import LiveBytes
+from tests.interpreted.judge import KINDS, TILE, embeddings, fused, ids, labels_of
 
 aten = torch.ops.aten
 # on a GPU these copy from the host or read what is computed, and wait for that
@@ -116,6 +121,19 @@ def test_nothing_waits_for_the_gpu(loss, given, kind, how, watched):
     assert not WAITS.intersection(seen)
 
 
+@pytest.mark.parametrize("with_ids", [True, False])
+@pytest.mark.parametrize("how", ["fused", "eager"])
+@pytest.mark.parametrize("loss", [supcon, partial(dcl, candidates="both", sigma=0.5)])
+def test_losses_of_row_sums_do_not_wait_either(loss, how, with_ids, watched):
+    a, b = (x.requires_grad_() for x in embeddings())
+    log_scale = torch.tensor(2.0, requires_grad=True)
+    of_both = ids("groups") if with_ids else (None, None)
+    with watched() as seen:
+        value = loss(a, b, *of_both, log_scale=log_scale, execution=how)
+        torch.autograd.grad(value, [a, b, log_scale])
+    assert not WAITS.intersection(seen)
+
+
 def launches(seen):
     """Return what would be a launch on a GPU: all but views and new memory."""
 
@@ -148,3 +166,22 @@ def test_each_chunk_takes_six_more_launches(watched):
     # of the first sweep the sums and what adds them up; of the second G, its matched pairs, and the
     # products with it
     assert counts == [15, 21, 27]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_low_memory_holds_the_sums_of_few_tiles(kind, watched, monkeypatch):
+    monkeypatch.setattr(tiles, "LOW_MEMORY_BYTES", 2**13)
+    size, groups = 192, 1 + (kind == "groups")
+    a, b = embeddings(size, size)
+    labels = labels_of(a, b, kind, *ids(kind, size, size))
+    held, wanted = [], []
+    for low_memory, most in ((False, tiles.PARTIAL_BYTES), (True, 2**13)):
+        backend = fused(low_memory=low_memory, rows=None)
+        with watched(), LiveBytes((a, b)) as count:
+            backend.sums(a, b, torch.tensor(14.0), labels, gradients=False)
+        held.append(max(count.after))
+        rows = min(size, tiles.partial_rows(TILE, size, most=most, groups=kind == "groups"))
+        down, across = rows // TILE.rows, size // TILE.columns
+        wanted.append(4 * groups * (across * rows + down * size))
+    assert held[0] - held[1] == wanted[0] - wanted[1] > 0
+    assert wanted[1] <= 2**13

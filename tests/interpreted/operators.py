@@ -14,7 +14,7 @@ from tests.interpreted.judge import KINDS, LOSSES, N, embeddings, found, fused, 
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
-CHOICES = {"tile": [16, 32, 16, 4, 1], "rows": 16, "precision": "ieee"}
+HOW = fused().how.numbers
 WAYS = [{}, {"columns": 32}, {"cache_bytes": 2**20}]
 nightly = pytest.mark.nightly  # by day, each setting in some case
 
@@ -69,9 +69,9 @@ def plain(kind):
     a, b = embeddings()
     a_ids, b_ids = ids(kind)
     labels = labels_of(a, b, kind, a_ids, b_ids)
-    sizes = {"row_count": labels.row_count_N, "column_count": labels.column_count_M}
-    named = {"a_ids": a_ids, "b_ids": b_ids, **sizes, "kind": labels.kind, "offset": 0}
-    return (a, b, torch.tensor(14.0)), named | CHOICES
+    tensors = [labels.row_count_N, labels.column_count_M, a_ids, b_ids]
+    named = {"labels": tensors, "kind": labels.kind, "offset": 0, "how": HOW}
+    return (a, b, torch.tensor(14.0)), named
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -84,7 +84,7 @@ def test_the_sums_are_an_operator(keep):
 def test_the_gradients_are_an_operator(kept):
     given, named = plain("masked")
     *found, exact, exps, shift = operators.infonce_sums(*given, **named, keep=kept)
-    sides = {"row_side": [found[0]] * 3, "column_side": [found[1]] * 3, "columns": 0}
+    sides = {"row_side": [found[0]] * 3, "column_side": [found[1]] * 3}
     of_sums = {"shift": shift, "exact": exact, "kept": exps if kept else None}
     opcheck(operators.infonce_gradients.operator, given, named | sides | of_sums)
 
@@ -96,18 +96,17 @@ def test_infonce_as_a_whole_is_two_operators(kind, keep):
     a, b = (x.half() if kind == "groups" else x for x in embeddings(unit=False))
     log_scale, outer = torch.tensor(2.6), torch.tensor(0.5)
     a_ids, b_ids = ids(kind)
-    dtype, choices = a.dtype, {"tile": [16, 32, 16, 4, 1], "rows": 16, "precision": "ieee"}
-    given = a, b, log_scale, a_ids, b_ids, kind, dtype, True, keep
-    opcheck(whole.infonce_forward.operator, given, choices)
-    _, *saved = whole.infonce_forward(*given, **choices)
-    given = outer, saved, kind, torch.float32, dtype
-    opcheck(whole.infonce_backward.operator, given, choices | {"columns": 0})
+    of_both = [] if a_ids is None else [a_ids, b_ids]
+    given = a, b, log_scale, of_both, kind, a.dtype, True, keep, HOW
+    opcheck(whole.infonce_forward.operator, given)
+    _, *saved = whole.infonce_forward(*given)
+    opcheck(whole.infonce_backward.operator, (outer, saved, kind, torch.float32, a.dtype, HOW))
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_the_losses_of_one_sweep_are_operators(gradients):
     given, named = plain("masked")
-    named |= {"gradients": gradients, "columns": 0}
+    named |= {"gradients": gradients}
     opcheck(operators.infonce_one_sided.operator, given, named)
     opcheck(operators.sigmoid_sweep.operator, (*given, torch.tensor(-3.0)), named)
 

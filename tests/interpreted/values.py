@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -151,12 +153,16 @@ def test_nothing_but_positives(kind):
             torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("itself", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind):
+def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind, itself):
     a, b = embeddings()
     a_ids, b_ids = ids(kind)
+    if itself:  # rows of one side among themselves, each without itself
+        a, a_ids = b, b_ids
     here, scale = slice(3, 20), torch.tensor(14.0)
-    labels = labels_of(a, b, kind, a_ids, b_ids).block(here.start, here.stop)
+    labels = replace(labels_of(a, b, kind, a_ids, b_ids), without_self=itself)
+    labels = labels.block(here.start, here.stop)
     sweep, judge = fused(columns=32), ChunkedBackend()
     a64, b64, one = a[here].double(), b.double(), torch.ones((), dtype=torch.float64)
     mine, right = (

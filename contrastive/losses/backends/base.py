@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from contrastive.losses.backends.once import once
 from contrastive.losses.backends.row_stats import RowStats, row_stats
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class _InfoNCE(torch.autograd.Function):
         return (row_loss / n_rows + column_loss_M.sum() / n_columns) / 2
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -322,7 +322,7 @@ class _OneSweep(torch.autograd.Function):
         return total * factor
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

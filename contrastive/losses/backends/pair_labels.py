@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-
-from contrastive.errors import a_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,38 +204,15 @@ def matched_ids(
     if (*a_ids.shape, *b_ids.shape) != (n, m):
         msg = f"a_ids and b_ids have {(*a_ids.shape, *b_ids.shape)} entries for {(n, m)} embeddings"
         raise ValueError(msg)
-    return a_ids.contiguous(), b_ids.contiguous()
+    if a_ids is b_ids:
+        a_ids = b_ids = _sortable(a_ids)
+    return _sortable(a_ids), _sortable(b_ids)
 
 
-def check_embeddings(a: Any, b: Any) -> None:
-    """Refuse what is no matrix of embeddings.
-
-    Raises:
-        ValueError: a or b is not ``[N, D]`` of floating-point numbers, or they differ in width.
-    """
-    for name, x in (("a", a), ("b", b)):
-        if not isinstance(x, torch.Tensor):
-            msg = f"{name} is {a_type(x)}; give a tensor [N, D]"
-            raise ValueError(msg)  # noqa: TRY004  (as of any other value that does not fit)
-        if x.ndim != 2 or not x.is_floating_point():
-            about = f"shape {tuple(x.shape)} and type {x.dtype}"
-            msg = f"{name} has {about}; give embeddings [N, D] of floating-point numbers"
-            raise ValueError(msg)
-    if a.shape[1] != b.shape[1]:
-        msg = f"embeddings differ in width (a {a.shape[1]}, b {b.shape[1]})"
-        raise ValueError(msg)
-
-
-def check_devices(a: Tensor, **others: Tensor | None) -> None:
-    """Refuse what is on another device than the embeddings, before a kernel meets it.
-
-    Raises:
-        ValueError: names both devices.
-    """
-    for name, x in others.items():
-        if x is not None and x.device != a.device:
-            msg = f"{name} is on {x.device}, a on {a.device}; give {name}.to({str(a.device)!r})"
-            raise ValueError(msg)
+def _sortable(ids: Tensor) -> Tensor:
+    """Return ids of a type that torch sorts and searches; equal ones stay equal."""
+    wider = ids.dtype in {torch.bool, torch.uint16, torch.uint32, torch.uint64}
+    return (ids.long() if wider else ids).contiguous()
 
 
 def check_pair_counts(n: int, m: int) -> None:

@@ -12,11 +12,10 @@ Shapes: n rows of this rank, N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from contrastive.losses.backends.base import (
     finalize_gradients,
@@ -24,14 +23,16 @@ from contrastive.losses.backends.base import (
     own_rows,
     per_rank,
 )
+from contrastive.losses.backends.once import once
+from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.row_stats import RowStats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.global_batch import PairShards, RowShards
+    from contrastive.losses import Positives
     from contrastive.losses.backends.base import LossBackend
-    from contrastive.losses.backends.pair_labels import PairLabels
 
 EMPTY = -1e30  # logarithm of an empty sum: finite, so that no gradient is NaN
 
@@ -110,6 +111,34 @@ def own_sums(
     return LineSums(log[None], positive)
 
 
+def own_labels(
+    x: Tensor, ids: Tensor | None, rows: RowShards | None, *, positives: Positives
+) -> tuple[PairLabels, PairLabels, Tensor | None]:
+    """Return what the rows of one side are to each other.
+
+    Args:
+        x: ``[N, D]``, the rows of this rank.
+        ids: ``[N]``, theirs.
+        rows: which rank has which rows, if there are several.
+        positives: ``mask``, equal ids are left out; ``multi``, they are positives, but oneself.
+
+    Returns:
+        The labels of the whole side, one rank's rows after the other's; those of this rank's rows;
+        and in which order the rows of the global batch are among the former, unless it is the same.
+    """
+    if rows is None:
+        labels = PairLabels.of(len(x), len(x), ids, ids, positives=positives, device=x.device)
+        labels = replace(labels, without_self=True)
+        return labels, labels, None
+    ranks = rows.contiguous
+    every = None if ids is None else ranks.all_gather(ids)
+    n = ranks.total
+    labels = PairLabels.of(n, n, every, every, positives=positives, device=x.device)
+    labels = replace(labels, without_self=True)
+    mine = labels.block(ranks.start, ranks.start + len(x))
+    return labels, mine, None if rows.all_matched else rows.order.to(x.device)
+
+
 class _PairSums(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -137,7 +166,7 @@ class _PairSums(torch.autograd.Function):
         return row[0].clamp(min=EMPTY), row[1], column_log.clamp(min=EMPTY), column_positive
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -196,7 +225,7 @@ class _OwnSums(torch.autograd.Function):
         return logs.clamp(min=EMPTY), positive
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from contrastive.losses.backends.base import (
     finalize_gradients,
@@ -21,6 +20,7 @@ from contrastive.losses.backends.base import (
     per_rank,
 )
 from contrastive.losses.backends.chunked_powers import PowerWeights
+from contrastive.losses.backends.once import once
 from contrastive.losses.backends.pair_sums import EMPTY, LineSums
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _PowerSums(torch.autograd.Function):
         return tuple(x.clamp(min=EMPTY) if x.ndim == 2 else x for x in (*rows, *columns))
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

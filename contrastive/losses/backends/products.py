@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from contrastive.losses.backends.once import once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ class _Cosines(torch.autograd.Function):
         return out_NM
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor, Tensor, None]:

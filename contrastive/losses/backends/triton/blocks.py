@@ -6,7 +6,7 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+Precision = Literal["ieee", "tf32x3", "tf32"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 NUMBERS: dict[torch.dtype, tiles.Number] = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
@@ -41,7 +43,8 @@ class Pairs:
     last: Tensor | None = None
     """``[N]`` int32: the column after the last one."""
     match: Tensor | None = None
-    """``[N]`` int32: the column that a row is matched with; of kind ``masked`` only."""
+    """``[N]`` int32: the column that a row is matched with, of kind ``masked``; in groups, the one
+    that is the row itself and takes no part, if there is one."""
     row_count: Tensor | None = None
     """``[N]`` fp32: how many positives a row has; of groups only."""
     column_count: Tensor | None = None
@@ -75,19 +78,28 @@ class Pairs:
 class How:
     """The choices that change speed and memory, not results."""
 
-    tile: Sequence[int]
-    """The fields of a ``Tile`` for all kernels; if empty, from the table."""
     rows: int
     """Rows of G made at once; if 0, from the table."""
     columns: int
     """Columns of G made at once; if 0, all."""
-    precision: str
+    partial_bytes: int
+    """Of the sums of tiles, before they are added up; see ``tiles.partial_rows``."""
+    precision: Precision
     """How a kernel multiplies fp32; a Triton ``input_precision``."""
+    tile: tuple[int, ...]
+    """The fields of a ``Tile`` for all kernels; if empty, from the table."""
 
     @classmethod
-    def of(cls, tile: Sequence[int], rows: int, columns: int, precision: str) -> How:
-        """Return the choices from the plain arguments of an operator."""
-        return cls(tuple(tile), rows, columns, precision)
+    def of(cls, numbers: Sequence[int]) -> How:
+        """Return the choices from what an operator takes."""
+        rows, columns, partial_bytes, precision, *tile = numbers
+        return cls(rows, columns, partial_bytes, PRECISIONS[precision], tuple(tile))
+
+    @property
+    def numbers(self) -> list[int]:
+        """The choices as an operator takes them."""
+        precision = PRECISIONS.index(self.precision)
+        return [self.rows, self.columns, self.partial_bytes, precision, *self.tile]
 
     def tile_of(self, kernel: tiles.Kernel, pairs: Pairs) -> tiles.Tile:
         """Return the tile of a kernel."""
@@ -104,7 +116,18 @@ class How:
 
     def chunk(self, pairs: Pairs) -> int:
         """Return how many rows of G are made at once."""
-        return self.rows or chunk_rows(pairs.a, len(pairs.b))
+        return self.rows or chunk_rows(pairs.a, len(pairs.b), pairs.a.dtype)
+
+    def summed_rows(self, pairs: Pairs, *, columns: bool) -> int:
+        """Return of how many rows the sums of tiles are held at once, with or without columns'."""
+        rows = tiles.partial_rows(
+            self.tile_of("sums", pairs),
+            len(pairs.b),
+            most=self.partial_bytes,
+            of_columns=columns,
+            groups=pairs.kind == "groups",
+        )
+        return min(self.rows, rows) if self.rows else rows
 
 
 def _some(x: Tensor | None, chosen: slice) -> Tensor | None:
@@ -116,12 +139,12 @@ def slices(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def chunk_rows(a: Tensor, m: int) -> int:
+def chunk_rows(a: Tensor, m: int, dtype: torch.dtype) -> int:
     """Return how many rows of G, with m columns, are best made at once on the device of ``a``."""
     if not a.is_cuda:
         return 1024
     n, width = a.shape
-    return tiles.chunk_rows(width, n, m, number=NUMBERS[a.dtype], processors=processors(a.device))
+    return tiles.chunk_rows(width, n, m, number=NUMBERS[dtype], processors=processors(a.device))
 
 
 def processors(device: torch.device) -> int:

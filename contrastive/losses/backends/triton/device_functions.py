@@ -116,7 +116,7 @@ def special(
     else:
         found = found | meets(first, last, rows_R, columns_C, column, n, offset)
     if KIND == "masked":
-        column_R = match_of(match, rows_R, n, offset, KIND)
+        column_R = match_of(match, rows_R, n, offset)
         found = found | some((column_R >= column) & (column_R < beyond))
     return found
 
@@ -157,9 +157,9 @@ def same(first, last, rows_R, columns_C, n, offset):
 
 
 @triton.jit
-def match_of(match, rows_R, n, offset, KIND: tl.constexpr):
+def match_of(match, rows_R, n, offset):
     """Return the columns that rows are matched with; a negative one, or one beyond, if none."""
-    if KIND == "masked":
+    if match is not None:
         return tl.load(match + rows_R, mask=rows_R < n, other=NO_MATCH) + offset
     else:
         return rows_R + offset
@@ -176,7 +176,7 @@ def negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND: tl.cons
     """Return which pairs of a tile are negatives."""
     mask_RC = inside(rows_R, columns_C, n, m)
     if KIND != "groups":
-        column_R = match_of(match, rows_R, n, offset, KIND)
+        column_R = match_of(match, rows_R, n, offset)
         mask_RC = mask_RC & (column_R[:, None] != columns_C[None, :])
     if KIND != "diagonal":
         mask_RC = mask_RC & ~same(first, last, rows_R, columns_C, n, offset)

@@ -11,8 +11,8 @@ Shapes: N rows of a, M rows of b, D wide.
 
 from __future__ import annotations
 
-from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import astuple, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,7 +44,7 @@ class FusedBackend(LossBackend):
         self,
         *,
         matmul_dtype: torch.dtype | None = None,
-        precision: Literal["ieee", "tf32x3", "tf32"] = "ieee",
+        precision: blocks.Precision = "ieee",
         low_memory: bool = False,
         cache_bytes: int | None = None,
         tile: tiles.Tile | None = None,
@@ -57,7 +57,8 @@ class FusedBackend(LossBackend):
             matmul_dtype: type in which fp32 embeddings are multiplied; fp32 if None. Those of half
                 precision are multiplied as they are.
             precision: how the kernels multiply fp32; a Triton ``input_precision``.
-            low_memory: make G in blocks of 64 MB instead of whole rows.
+            low_memory: make G in blocks of 64 MB instead of whole rows, and hold as much of the
+                sums of tiles (``tiles.partial_rows``): memory grows with N and M, not with N x M.
             cache_bytes: keep all exps of the first sweep for the second if they fit in so much
                 memory; InfoNCE then takes three units. If None, 4 GB on a GPU, and none with
                 ``low_memory``. Not for groups, and not in fp16.
@@ -66,12 +67,11 @@ class FusedBackend(LossBackend):
             columns: of a block of G; if None, all, or from the table for ``low_memory``.
         """
         self.matmul_dtype = matmul_dtype
-        self.precision = precision
         self.low_memory = low_memory
         self.cache_bytes = cache_bytes
-        self.tile = () if tile is None else astuple(tile)
-        self.rows = rows or 0
-        self.columns = columns or 0
+        partial_bytes = tiles.LOW_MEMORY_BYTES if low_memory else tiles.PARTIAL_BYTES
+        sizes = () if tile is None else astuple(tile)
+        self.how = blocks.How(rows or 0, columns or 0, partial_bytes, precision, sizes)
 
     def sums(
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
@@ -85,9 +85,7 @@ class FusedBackend(LossBackend):
             scale.float(),
             **_plain(labels),
             keep=keep,
-            tile=self.tile,
-            rows=self.rows,
-            precision=self.precision,
+            how=self.how.numbers,
         )
         return SoftmaxSums(*found, kept=kept if keep else shift)
 
@@ -118,7 +116,7 @@ class FusedBackend(LossBackend):
             exact=exact,
             kept=exps,
             **_plain(labels),
-            **self.choices(a, b),
+            how=self.how_of(a, b, a.dtype),
         )
 
     def one_sided(
@@ -127,7 +125,12 @@ class FusedBackend(LossBackend):
         """See ``LossBackend``."""
         a, b = self._multiplied(a, b)
         return operators.infonce_one_sided(
-            a, b, scale.float(), **_plain(labels), gradients=gradients, **self.choices(a, b)
+            a,
+            b,
+            scale.float(),
+            **_plain(labels),
+            gradients=gradients,
+            how=self.how_of(a, b, a.dtype),
         )
 
     def sigmoid(
@@ -149,7 +152,7 @@ class FusedBackend(LossBackend):
             bias.float(),
             **_plain(labels),
             gradients=gradients,
-            **self.choices(a, b),
+            how=self.how_of(a, b, a.dtype),
         )
 
     def normalize_rows(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,15 +190,17 @@ class FusedBackend(LossBackend):
         kind = "diagonal" if a_ids is None else _KINDS[positives]
         if kind == "diagonal":
             a_ids = b_ids = None
+        dtype = self.multiplied_in(a, b)
         return whole.infonce(
             a,
             b,
             log_scale,
-            a_ids,
-            None if b_ids is a_ids else b_ids,
+            [] if a_ids is None or b_ids is None else [a_ids] if a_ids is b_ids else [a_ids, b_ids],
             kind,
-            backend=self,
+            dtype=dtype,
             normalize=normalize,
+            keep=self.keeps(a, b, dtype, kind),
+            how=self.how_of(a, b, dtype),
         )
 
     def multiplied_in(self, a: Tensor, b: Tensor) -> torch.dtype:
@@ -209,15 +214,16 @@ class FusedBackend(LossBackend):
         if bound is None:
             bound = CACHE_BYTES if a.is_cuda and not self.low_memory else 0
         size = a.shape[0] * blocks.padded(b.shape[0]) * dtype.itemsize
-        return kind != "groups" and dtype != torch.float16 and size <= bound
+        return kind in {"diagonal", "masked"} and dtype != torch.float16 and size <= bound
 
-    def choices(self, a: Tensor, b: Tensor) -> dict[str, Any]:
-        """Return the arguments of an operator that makes gradients."""
-        rows, columns = self.rows, self.columns
-        if self.low_memory and not columns:
-            rows = rows or blocks.chunk_rows(a, len(b))
-            columns = tiles.low_memory_columns(rows, blocks.NUMBERS[a.dtype])
-        return {"tile": self.tile, "rows": rows, "columns": columns, "precision": self.precision}
+    def how_of(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> list[int]:
+        """Return how products in ``dtype`` are made, as an operator takes it."""
+        how = self.how
+        if self.low_memory and not how.columns:
+            rows = how.rows or min(tiles.PARTIAL_ROWS, blocks.chunk_rows(a, len(b), dtype))
+            columns = tiles.low_memory_columns(rows, blocks.NUMBERS[dtype])
+            how = replace(how, rows=rows, columns=columns)
+        return how.numbers
 
     def _multiplied(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings in the type of the products."""
@@ -228,13 +234,13 @@ class FusedBackend(LossBackend):
 
 
 def _plain(labels: PairLabels) -> dict[str, Any]:
-    a_ids, b_ids = labels.a_ids_N, labels.b_ids_M
+    """Return labels as an operator takes them."""
+    ids = [] if labels.kind == "diagonal" else [labels.a_ids_N, labels.b_ids_M]
+    tensors = [labels.row_count_N, labels.column_count_M, *(x for x in ids if x is not None)]
+    others = labels.kind == "groups" and labels.without_self
     return {
-        "a_ids": None if a_ids is None else a_ids.contiguous(),
-        "b_ids": None if b_ids is None else b_ids.contiguous(),
-        "row_count": labels.row_count_N.contiguous(),
-        "column_count": labels.column_count_M.contiguous(),
-        "kind": labels.kind,
+        "labels": [x.contiguous() for x in tensors],
+        "kind": "others" if others else labels.kind,
         "offset": labels.offset,
     }
 

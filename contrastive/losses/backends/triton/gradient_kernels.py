@@ -111,7 +111,7 @@ def complete(
     while row < n:
         rows_R = row + tl.arange(0, R)
         pull_R = tl.load(row_pull + rows_R, mask=rows_R < n, other=0.0) * lift
-        match_R = match_of(match, rows_R, n, offset, KIND)
+        match_R = match_of(match, rows_R, n, offset)
         column = 0
         end = m
         if not exactly:
@@ -129,6 +129,8 @@ def complete(
                 x_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED) * k
             if KIND == "groups":
                 own_RC = exps(x_RC, row_same, column_same, rows_R, columns_C, n, m, lift) - pull_RC
+                if match is not None:  # the row itself
+                    own_RC = tl.where(match_R[:, None] == columns_C[None, :], 0.0, own_RC)
             there_RC = inside(rows_R, columns_C, n, m)
             if exactly:
                 g_RC = exps(x_RC, row_log, column_log, rows_R, columns_C, n, m, lift)
@@ -147,8 +149,7 @@ def complete(
             column += C
         if KIND != "groups":
             # Triton 3.9 interprets no scalar & vector
-            stop = tl.where(exactly, 0, n)
-            there_R = (rows_R < stop) & (match_R >= 0) & (match_R < m)
+            there_R = (rows_R < tl.where(exactly, 0, n)) & (match_R >= 0) & (match_R < m)
             pull_R += tl.load(column_pull + match_R, mask=there_R, other=0.0) * lift
             g_at = g + rows_R.to(tl.int64) * stride + match_R
             tl.store(g_at, (-pull_R).to(g.dtype.element_ty), mask=there_R)
@@ -270,4 +271,4 @@ def positives(first, last, match, rows_R, columns_C, n, offset, KIND: tl.constex
     if KIND == "groups":
         return same(first, last, rows_R, columns_C, n, offset)
     else:
-        return match_of(match, rows_R, n, offset, KIND)[:, None] == columns_C[None, :]
+        return match_of(match, rows_R, n, offset)[:, None] == columns_C[None, :]

@@ -15,36 +15,16 @@ Shapes: N rows of a, M rows of b, D wide.
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - operators read annotations
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from contrastive.losses.backends.once import once
 from contrastive.losses.backends.triton import launch_pairs, launch_rows, order, passes
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded
 from contrastive.losses.backends.triton.launch_pairs import Kernels
 from contrastive.losses.backends.triton.operators import exps_type, operator
-
-
-class Settings(Protocol):
-    """What ``fused.FusedBackend`` has of its choices."""
-
-    tile: tuple[Any, ...]
-    rows: int
-    precision: str
-
-    def multiplied_in(self, a: Tensor, b: Tensor) -> torch.dtype:
-        """Return the type of the products."""
-        ...
-
-    def keeps(self, a: Tensor, b: Tensor, dtype: torch.dtype, kind: str) -> bool:
-        """Return whether exps of the first sweep are kept for the second."""
-        ...
-
-    def choices(self, a: Tensor, b: Tensor) -> dict[str, Any]:
-        """Return the last arguments of ``infonce_backward``."""
-        ...
 
 
 @operator
@@ -52,34 +32,33 @@ def infonce_forward(
     a: Tensor,
     b: Tensor,
     log_scale: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
+    ids: Sequence[Tensor],
     kind: str,
     dtype: torch.dtype,
     normalize: bool,
     keep: bool,
-    tile: Sequence[int],
-    rows: int,
-    precision: str,
+    how: Sequence[int],
 ) -> list[Tensor]:
     """Return the loss, and the ``saved`` of ``infonce_backward``.
 
-    ``b_ids`` that are the same tensor as ``a_ids`` are None.
+    ``ids`` are those of a and of b: both, one if they are the same tensor, or none. ``dtype`` is
+    that of the products, ``keep`` whether exps are kept, ``how`` the numbers of a ``How``.
     """
     with torch.cuda.device_of(a):
         n, m = len(a), len(b)
         scale = log_scale.exp().float()
         bands = None
-        if a_ids is not None:
-            bands = order.sort(a_ids, a_ids if b_ids is None else b_ids, kind, count=True)
+        if ids:
+            bands = order.sort(ids[0], ids[-1], kind, count=True)
         orders = None if bands is None else (bands.rows, bands.columns)
         counts = None if bands is None else bands.counts
         units, lengths, positive, longest = launch_rows.prepare(
             a, b, scale, orders, kind=kind, dtype=dtype, normalize=normalize
         )
         scalars, exact = launch_rows.scalars(longest, scale, n, m, counts)
-        pairs = _pairs(*(units if len(units[0]) else (a, b)), kind, bands)
-        kernels = Kernels(scale, How.of(tile, rows, 0, precision))
+        rows = units if len(units[0]) else (a, b)
+        pairs = Pairs(*rows, kind, 0) if bands is None else bands.pairs(*rows, kind, counts)
+        kernels = Kernels(scale, How.of(how))
         kept = pairs.buffer((n, padded(m)) if keep else (0, 0), exps_type(pairs.a))
         found = passes.first_sweep(
             pairs, kernels, shift=scalars, exact=exact, exps=kept if keep else None
@@ -90,7 +69,7 @@ def infonce_forward(
         loss, row_side, column_side = launch_rows.stats(logs, positive, counts, scalars)
         of_ids = [a.new_empty(0, dtype=x) for x in _OF_IDS]
         if bands is not None:
-            columns = of_ids[1] if b_ids is None else bands.columns
+            columns = of_ids[1] if len(ids) == 1 else bands.columns
             of_ids = [bands.rows, columns, bands.first, bands.last, bands.match]
         numbers = [scale, scalars, exact, row_side, column_side, kept]
         return [loss, *units, *lengths, *of_ids, *numbers]
@@ -104,15 +83,14 @@ def _(
     a: Tensor,
     b: Tensor,
     _: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
+    ids: Sequence[Tensor],
     kind: str,
     dtype: torch.dtype,
     normalize: bool,
     keep: bool,
-    *choices: Any,
+    how: Sequence[int],
 ) -> list[Tensor]:
-    del choices
+    del how
     n, m = a.shape[0], b.shape[0]  # len would make them constants
     write = launch_rows.writes(a, b, dtype, kind, normalize=normalize)
     exps = exps_type(a.new_empty(0, dtype=dtype))
@@ -121,8 +99,8 @@ def _(
         return a.new_empty(shape, dtype=dtype)
 
     lines = [0, 0, 0, 0, 0]
-    if a_ids is not None:
-        lines = [n, 0 if b_ids is None else m, n, n, n if kind == "masked" else 0]
+    if ids:
+        lines = [n, 0 if len(ids) == 1 else m, n, n, n if kind == "masked" else 0]
     return [
         new(),
         *(new(*(x.shape if write else (0, 0)), dtype=dtype) for x in (a, b)),
@@ -143,10 +121,7 @@ def infonce_backward(
     kind: str,
     a_dtype: torch.dtype,
     b_dtype: torch.dtype,
-    tile: Sequence[int],
-    rows: int,
-    columns: int,
-    precision: str,
+    how: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of a, of b, in their types, and of the log scale.
 
@@ -159,10 +134,7 @@ def infonce_backward(
         kind: see ``Pairs``.
         a_dtype: of the gradient.
         b_dtype: likewise.
-        tile: see ``FusedBackend``; so are the others.
-        rows: of a chunk.
-        columns: of a chunk.
-        precision: of products in fp32.
+        how: the numbers of a ``How``.
     """
     a, b, a_length, b_length, of_rows, of_columns, first, last, match, scale, *rest = saved
     scalars, exact, row_side, column_side, kept = rest
@@ -171,8 +143,8 @@ def infonce_backward(
         if kind != "diagonal":
             of_columns = of_columns if len(of_columns) else of_rows
             bands = order.Bands(of_rows, of_columns, first, last, match)
-        pairs = _pairs(a, b, kind, bands)
-        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
+        pairs = Pairs(a, b, kind, 0) if bands is None else bands.pairs(a, b, kind)
+        kernels = Kernels(scale, How.of(how))
         grads = passes.second_sweep(
             pairs,
             kernels,
@@ -202,9 +174,9 @@ def _(
     _: str,
     a_dtype: torch.dtype,
     b_dtype: torch.dtype,
-    *choices: Any,
+    how: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    del choices
+    del how
     a_grad, b_grad = (
         torch.empty_like(x, dtype=y) for x, y in zip(saved, (a_dtype, b_dtype), strict=False)
     )
@@ -215,16 +187,17 @@ def infonce(
     a: Tensor,
     b: Tensor,
     log_scale: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
+    ids: Sequence[Tensor],
     kind: str,
     *,
-    backend: Settings,
+    dtype: torch.dtype,
     normalize: bool,
+    keep: bool,
+    how: Sequence[int],
 ) -> Tensor:
     """Return the symmetric ``functional.infonce``; arguments as in ``infonce_forward``."""
     with torch.autocast(a.device.type, enabled=False):
-        out = _InfoNCE.apply(a, b, log_scale, a_ids, b_ids, kind, backend, normalize)
+        out = _InfoNCE.apply(a, b, log_scale, ids, kind, dtype, normalize, keep, how)
         return cast("Tensor", out)
 
 
@@ -235,52 +208,29 @@ class _InfoNCE(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         log_scale: Tensor,
-        a_ids: Tensor | None,
-        b_ids: Tensor | None,
+        ids: Sequence[Tensor],
         kind: str,
-        backend: Settings,
+        dtype: torch.dtype,
         normalize: bool,
+        keep: bool,
+        how: Sequence[int],
     ) -> Tensor:
-        ctx.rest = backend, kind, a.dtype, b.dtype
+        ctx.rest = kind, a.dtype, b.dtype, how
         a, b = a.contiguous(), b.contiguous()
-        dtype = backend.multiplied_in(a, b)
-        keep = any(ctx.needs_input_grad) and backend.keeps(a, b, dtype, kind)
-        loss, *units_and_rest = infonce_forward(
-            a,
-            b,
-            log_scale,
-            a_ids,
-            b_ids,
-            kind,
-            dtype,
-            normalize,
-            keep,
-            backend.tile,
-            backend.rows,
-            backend.precision,
-        )
+        keep = keep and any(ctx.needs_input_grad)
+        found = infonce_forward(a, b, log_scale, ids, kind, dtype, normalize, keep, how)
+        loss, *units_and_rest = found
         written = launch_rows.writes(a, b, dtype, kind, normalize=normalize)
         units = units_and_rest[:2] if written else (a, b)
         ctx.save_for_backward(*units, *units_and_rest[2:])
         return loss
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        backend, kind, *dtypes = ctx.rest
         with torch.autocast(saved[0].device.type, enabled=False):
-            choices = backend.choices(*saved[:2])
-            grads = infonce_backward(outer[0], list(saved), kind, *dtypes, **choices)
-        return *grads, None, None, None, None, None
-
-
-def _pairs(a: Tensor, b: Tensor, kind: str, bands: order.Bands | None) -> Pairs:
-    """Return all pairs, of rows in their order."""
-    if bands is None:
-        return Pairs(a, b, kind, 0)
-    if kind == "masked":
-        return Pairs(a, b, kind, 0, bands.first, bands.last, bands.match)
-    return Pairs(a, b, kind, 0, bands.first, bands.last, None, *(bands.counts or (None, None)))
+            grads = infonce_backward(outer[0], list(saved), *ctx.rest)
+        return *grads, None, None, None, None, None, None

@@ -69,6 +69,7 @@ class Kernels:
             sum_kernels.group_sums[(down,)](
                 **self._common(pairs, tile),
                 **where,
+                match=pairs.match,
                 row_count=pairs.row_count,
                 column_count=pairs.column_count,
             )

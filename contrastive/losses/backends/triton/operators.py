@@ -1,8 +1,9 @@
 """The passes as custom operators of torch, so that ``torch.compile`` takes each as a whole.
 
-Their arguments are plain: tensors, numbers and strings. ``kind``, ``offset``, the ids and the
-counts are those of ``PairLabels``; ``tile``, ``rows``, ``columns`` and ``precision`` are those of
-``FusedBackend``. Nothing here waits for the GPU, so a CUDA graph can hold it.
+Their arguments are plain: tensors, numbers and strings. ``labels`` are the counts of ``PairLabels``
+and maybe the ids, of rows and of columns; ``kind`` (see ``order.Ordered``) and ``offset`` are
+theirs, too; ``how`` are the numbers of a ``How``. Nothing here waits for the GPU, so a CUDA graph
+can hold it.
 
 Shapes: N rows of a, M rows of b, D wide, T tiles, K matched pairs.
 """
@@ -22,7 +23,7 @@ from torch.library import custom_op
 
 from contrastive.losses.backends.row_stats import RowStats, row_stats
 from contrastive.losses.backends.triton import launch_rows, passes, tiles
-from contrastive.losses.backends.triton.blocks import How, padded, slices
+from contrastive.losses.backends.triton.blocks import How, Pairs, padded, slices
 from contrastive.losses.backends.triton.launch_pairs import Kernels
 from contrastive.losses.backends.triton.order import Ordered, back, there
 
@@ -58,25 +59,20 @@ def infonce_sums(
     a: Tensor,
     b: Tensor,
     scale: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
-    row_count: Tensor,
-    column_count: Tensor,
+    labels: Sequence[Tensor],
     kind: str,
     offset: int,
     keep: bool,
-    tile: Sequence[int],
-    rows: int,
-    precision: str,
+    how: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the fields of ``SoftmaxSums`` in order, then the shift.
 
     Unless ``keep``, no exps are kept for ``infonce_gradients`` and that field is empty.
     """
     with torch.cuda.device_of(a):
-        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = _ordered(a, b, labels, kind, offset)
         pairs = known.pairs
-        kernels = Kernels(scale, How.of(tile, rows, 0, precision))
+        kernels = Kernels(scale, How.of(how))
         n, m = pairs.shape
         kept = pairs.buffer((n, padded(m)) if keep else (0, 0), exps_type(a))
         shift = launch_rows.shift(a, b, scale)
@@ -95,7 +91,7 @@ def infonce_sums(
 
 @infonce_sums.operator.register_fake
 def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    keep = rest[7]
+    keep = rest[4]
     n, m = a.shape[0], b.shape[0]  # len would make them constants
     row, column = (a.new_empty(x, dtype=torch.float32) for x in (n, m))
     exact = a.new_empty((), dtype=torch.bool)
@@ -121,22 +117,16 @@ def infonce_gradients(
     shift: Tensor,
     exact: Tensor,
     kept: Tensor | None,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
-    row_count: Tensor,
-    column_count: Tensor,
+    labels: Sequence[Tensor],
     kind: str,
     offset: int,
-    tile: Sequence[int],
-    rows: int,
-    columns: int,
-    precision: str,
+    how: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Return ``s G b`` and ``s G^T a``; the sides are the fields of ``RowStats`` in order."""
     with torch.cuda.device_of(a):
-        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = _ordered(a, b, labels, kind, offset)
         pairs = known.pairs
-        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
+        kernels = Kernels(scale, How.of(how))
         grads = passes.second_sweep(
             pairs,
             kernels,
@@ -160,31 +150,25 @@ def infonce_one_sided(
     a: Tensor,
     b: Tensor,
     scale: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
-    row_count: Tensor,
-    column_count: Tensor,
+    labels: Sequence[Tensor],
     kind: str,
     offset: int,
     gradients: bool,
-    tile: Sequence[int],
-    rows: int,
-    columns: int,
-    precision: str,
+    how: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of the rows' losses, ``s G b`` and ``s G^T a``, or two empty tensors."""
     with torch.cuda.device_of(a):
-        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = _ordered(a, b, labels, kind, offset)
         pairs = known.pairs
-        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
+        kernels = Kernels(scale, How.of(how))
         shift = launch_rows.shift(a, b, scale)
         loss_N = pairs.buffer(len(a))
         positive_N, _ = (
             (None, None) if kind == "groups" else launch_rows.matched_logits(a, b, scale, offset)
         )
         positive_N = None if positive_N is None else there(positive_N, known.rows)
-        count_N = there(row_count, known.rows)
-        none = torch.full_like(column_count, torch.inf, dtype=torch.float32)
+        count_N = there(labels[0], known.rows)
+        none = torch.full_like(labels[1], torch.inf)
         column_side = none, none, torch.zeros_like(none)
         exact = torch.empty((), dtype=torch.uint8, device=a.device)
         of_rows: list[Tensor] = []
@@ -218,12 +202,12 @@ def infonce_one_sided(
                 kernels.weigh(block, g, shift=shift, **sides)
             kernels.complete(block, g, exact=exact, **sides)
 
-        whole = columns == 0 or columns >= len(b)
+        whole = not 0 < kernels.how.columns < len(b)
         if gradients:
             grads = passes.unlift(passes.gradients(pairs, kernels, write), pairs, kernels)
         else:
             grads = pairs.buffer(0), pairs.buffer(0)
-            for here in slices(len(a), rows or tiles.BLOCK_ROWS):
+            for here in slices(len(a), kernels.how.rows or tiles.PARTIAL_ROWS):
                 look(here, None)
             return loss_N.sum(dtype=torch.float64).float(), *grads
         a_grad, b_grad = (back(*x) for x in zip(grads, (known.rows, known.columns), strict=True))
@@ -232,7 +216,7 @@ def infonce_one_sided(
 
 @infonce_one_sided.operator.register_fake
 def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    gradients = rest[7]
+    gradients = rest[4]
     total = a.new_empty((), dtype=torch.float32)
     return total, *((_like(a), _like(b)) if gradients else (_like(a, 0), _like(b, 0)))
 
@@ -243,26 +227,20 @@ def sigmoid_sweep(
     b: Tensor,
     scale: Tensor,
     bias: Tensor,
-    a_ids: Tensor | None,
-    b_ids: Tensor | None,
-    row_count: Tensor,
-    column_count: Tensor,
+    labels: Sequence[Tensor],
     kind: str,
     offset: int,
     gradients: bool,
-    tile: Sequence[int],
-    rows: int,
-    columns: int,
-    precision: str,
+    how: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the sum of the pairs' losses, ``s G b``, ``s G^T a`` and the sum of G.
 
     Without ``gradients`` the two in the middle are empty and the last is 0.
     """
     with torch.cuda.device_of(a):
-        known = Ordered.of(a, b, a_ids, b_ids, row_count, column_count, kind, offset)
+        known = _ordered(a, b, labels, kind, offset)
         pairs = known.pairs
-        kernels = Kernels(scale, How.of(tile, rows, columns, precision))
+        kernels = Kernels(scale, How.of(how))
         total, g_total = (torch.zeros((), dtype=torch.float64, device=a.device) for _ in range(2))
 
         def write(g: Tensor | None, here: slice, across: slice) -> None:
@@ -282,7 +260,7 @@ def sigmoid_sweep(
 
 @sigmoid_sweep.operator.register_fake
 def _(a: Tensor, b: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    gradients = rest[8]
+    gradients = rest[5]
     total, g_total = (a.new_empty((), dtype=torch.float32) for _ in range(2))
     grads = (_like(a), _like(b)) if gradients else (_like(a, 0), _like(b, 0))
     return total, *grads, g_total
@@ -304,7 +282,7 @@ def _(raw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def finalize_gradient(
     x: Tensor, grad: Tensor, factor: Tensor, length: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return what ``LossBackend.finish`` does."""
+    """Return what ``LossBackend.finalize_gradient`` does."""
     with torch.cuda.device_of(x):
         out, dot_N = launch_rows.finalize_gradient(x, grad, factor, length, dtype)
         return out, dot_N.sum()
@@ -313,6 +291,12 @@ def finalize_gradient(
 @finalize_gradient.operator.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=rest[-1]), x.new_empty((), dtype=torch.float32)
+
+
+def _ordered(a: Tensor, b: Tensor, labels: Sequence[Tensor], kind: str, offset: int) -> Ordered:
+    row_count, column_count, *ids = labels
+    pairs = Pairs(a, b, kind, offset, row_count=row_count, column_count=column_count)
+    return Ordered.of(pairs, ids)
 
 
 def _like(x: Tensor, *shape: int) -> Tensor:

@@ -12,7 +12,7 @@ Shapes: N rows of a, M rows of b.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,8 @@ from contrastive.losses.backends.triton.blocks import Pairs
 from contrastive.losses.backends.triton.launch_rows import FUSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 AT_ONCE = 128  # rows of a program
@@ -38,9 +40,17 @@ class Bands:
     """See ``Pairs``; so are the others."""
     last: Tensor
     match: Tensor
-    """Empty unless of kind ``masked``."""
+    """Empty if there is none."""
     counts: tuple[Tensor, Tensor] | None = None
     """How many positives rows have, and columns, fp32."""
+
+    def pairs(
+        self, a: Tensor, b: Tensor, kind: str, counts: tuple[Tensor, Tensor] | None = None
+    ) -> Pairs:
+        """Return the pairs of rows and counts that are in this order."""
+        row_count, column_count = (counts if kind == "groups" else None) or (None, None)
+        match = self.match if len(self.match) else None
+        return Pairs(a, b, kind, 0, self.first, self.last, match, row_count, column_count)
 
 
 def sort(a_ids: Tensor, b_ids: Tensor, kind: str, offset: int = 0, *, count: bool) -> Bands:
@@ -49,27 +59,27 @@ def sort(a_ids: Tensor, b_ids: Tensor, kind: str, offset: int = 0, *, count: boo
     Args:
         a_ids: ``[N]``.
         b_ids: ``[M]``; sorted once if it is the same tensor.
-        kind: see ``Pairs``.
+        kind: see ``Pairs``; or ``others``, see ``Ordered``.
         offset: likewise.
         count: whether positives are counted: of a whole batch only.
     """
     n, m = len(a_ids), len(b_ids)
-    masked = kind == "masked"
+    matched = kind in {"masked", "others"}
     a_sorted, rows = a_ids.sort(stable=True)
     b_sorted, columns = (a_sorted, rows) if a_ids is b_ids else b_ids.sort(stable=True)
     first, last = (rows.new_empty(n, dtype=torch.int32) for _ in range(2))
-    match = rows.new_empty(n if masked else 0, dtype=torch.int32)
+    match = rows.new_empty(n if matched else 0, dtype=torch.int32)
     counts = rows.new_empty(n, dtype=torch.float32), rows.new_empty(m, dtype=torch.float32)
     lines = (n, m) if count else (n,)
     order_kernels.bands[(sum(-(-x // AT_ONCE) for x in lines),)](
         a_ids=a_sorted,
         b_ids=b_sorted,
-        b_raw=b_ids if masked else None,
-        a_order=rows if masked else None,
-        b_order=columns if masked else None,
+        b_raw=b_ids if matched else None,
+        a_order=rows if matched else None,
+        b_order=columns if matched else None,
         first=first,
         last=last,
-        match=match if masked else None,
+        match=match if matched else None,
         row_count=counts[0] if count else None,
         column_count=counts[1] if count else None,
         n=n,
@@ -93,34 +103,21 @@ class Ordered:
     columns: Tensor | None
 
     @classmethod
-    def of(
-        cls,
-        a: Tensor,
-        b: Tensor,
-        a_ids: Tensor | None,
-        b_ids: Tensor | None,
-        row_count: Tensor,
-        column_count: Tensor,
-        kind: str,
-        offset: int,
-    ) -> Ordered:
-        """Sort what an operator is given."""
-        if a_ids is None or b_ids is None or kind == "diagonal":
-            return cls(Pairs(a, b, "diagonal", offset), None, None)
-        bands = sort(a_ids, b_ids, kind, offset, count=False)
-        groups = kind == "groups"
-        pairs = Pairs(
-            a[bands.rows],
-            b[bands.columns],
-            kind,
-            0,
-            bands.first,
-            bands.last,
-            bands.match if kind == "masked" else None,
-            row_count[bands.rows] if groups else None,
-            column_count[bands.columns] if groups else None,
-        )
-        return cls(pairs, bands.rows, bands.columns)
+    def of(cls, pairs: Pairs, ids: Sequence[Tensor]) -> Ordered:
+        """Sort pairs by the ids of their rows and of their columns, if there are any.
+
+        Of kind ``others`` are groups in which a row is matched with itself, which takes no part.
+        """
+        if not ids:
+            return cls(replace(pairs, row_count=None, column_count=None), None, None)
+        a_ids, b_ids = ids
+        bands = sort(a_ids, b_ids, pairs.kind, pairs.offset, count=False)
+        rows, columns = bands.rows, bands.columns
+        kind = "groups" if pairs.kind == "others" else pairs.kind
+        counts = None
+        if pairs.row_count is not None and pairs.column_count is not None:
+            counts = pairs.row_count[rows], pairs.column_count[columns]
+        return cls(bands.pairs(pairs.a[rows], pairs.b[columns], kind, counts), rows, columns)
 
 
 def there(x: Tensor, order: Tensor | None) -> Tensor:

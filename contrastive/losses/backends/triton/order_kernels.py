@@ -39,28 +39,29 @@ def bands(
 ):
     """Write which columns have the id of a row; and how many positives each row and column has.
 
-    Of kind ``masked`` also the column that a row is matched with: row i of the raw a with column
-    ``i + offset`` of the raw b, whose ids are ``b_raw``. Sorting is stable, so that column is where
-    its id and its number are.
+    If there is a ``match``, also the column that a row is matched with: row i of the raw a with
+    column ``i + offset`` of the raw b, whose ids are ``b_raw``. Sorting is stable, so that column
+    is where its id and its number are.
     """
     line = tl.program_id(0) * R
     if line < n:
         rows_R = line + tl.arange(0, R)
         there_R = rows_R < n
         id_R = tl.load(a_ids + rows_R, mask=there_R, other=0)
-        first_R = bound(b_ids, id_R, m, steps, False)
-        last_R = bound(b_ids, id_R, m, steps, True)
+        first_R = place(b_ids, None, id_R, None, m, steps, "none")
+        last_R = place(b_ids, None, id_R, None, m, steps, "all")
         tl.store(first + rows_R, first_R, mask=there_R)
         tl.store(last + rows_R, last_R, mask=there_R)
         count_R = (last_R - first_R).to(tl.float32)
-        if KIND == "masked":
+        if match is not None:
             raw_R = tl.load(a_order + rows_R, mask=there_R, other=0) + offset
             known_R = there_R & (raw_R >= 0) & (raw_R < m)
             raw_R = tl.where(known_R, raw_R, 0)
             raw_id_R = tl.load(b_raw + raw_R, mask=known_R, other=0)
-            column_R = place(b_ids, b_order, raw_id_R, raw_R, m, steps)
+            column_R = place(b_ids, b_order, raw_id_R, raw_R, m, steps, "earlier")
             tl.store(match + rows_R, tl.where(known_R, column_R, NO_MATCH), mask=there_R)
-            count_R = known_R.to(tl.float32)
+            if KIND == "masked":
+                count_R = known_R.to(tl.float32)
         if COUNT:
             tl.store(row_count + rows_R, count_R, mask=there_R)
     elif COUNT:
@@ -71,14 +72,19 @@ def bands(
             count_R = ((raw_R >= 0) & (raw_R < n)).to(tl.float32)
         else:
             id_R = tl.load(b_ids + columns_R, mask=there_R, other=0)
-            first_R = bound(a_ids, id_R, n, steps, False)
-            count_R = (bound(a_ids, id_R, n, steps, True) - first_R).to(tl.float32)
+            first_R = place(a_ids, None, id_R, None, n, steps, "none")
+            last_R = place(a_ids, None, id_R, None, n, steps, "all")
+            count_R = (last_R - first_R).to(tl.float32)
         tl.store(column_count + columns_R, count_R, mask=there_R)
 
 
 @triton.jit
-def bound(ids, id_R, m, steps, AFTER: tl.constexpr):
-    """Return how many of M sorted ids are less than some, or not more if ``AFTER``."""
+def place(ids, order, id_R, raw_R, m, steps, EQUAL: tl.constexpr):
+    """Return how many of M sorted ids come before some.
+
+    Of equal ones as ``EQUAL`` says: none, all, or the earlier, those that ``order`` has from before
+    row ``raw_R``.
+    """
     low_R = tl.zeros(id_R.shape, tl.int32)
     high_R = low_R + m
     step = 0
@@ -86,26 +92,13 @@ def bound(ids, id_R, m, steps, AFTER: tl.constexpr):
         open_R = low_R < high_R
         middle_R = (low_R + high_R) // 2
         found_R = tl.load(ids + middle_R, mask=open_R, other=0)
-        less_R = found_R <= id_R if AFTER else found_R < id_R
-        low_R = tl.where(open_R & less_R, middle_R + 1, low_R)
-        high_R = tl.where(open_R & ~less_R, middle_R, high_R)
-        step += 1
-    return low_R
-
-
-@triton.jit
-def place(ids, order, id_R, raw_R, m, steps):
-    """Return where among M sorted ids those are that come from some places before sorting."""
-    low_R = tl.zeros(id_R.shape, tl.int32)
-    high_R = low_R + m
-    step = 0
-    while step < steps:
-        open_R = low_R < high_R
-        middle_R = (low_R + high_R) // 2
-        found_R = tl.load(ids + middle_R, mask=open_R, other=0)
-        from_R = tl.load(order + middle_R, mask=open_R, other=0)
-        less_R = (found_R < id_R) | ((found_R == id_R) & (from_R < raw_R))
-        low_R = tl.where(open_R & less_R, middle_R + 1, low_R)
-        high_R = tl.where(open_R & ~less_R, middle_R, high_R)
+        before_R = found_R < id_R
+        if EQUAL == "all":
+            before_R = found_R <= id_R
+        if EQUAL == "earlier":
+            from_R = tl.load(order + middle_R, mask=open_R, other=0)
+            before_R = before_R | ((found_R == id_R) & (from_R < raw_R))
+        low_R = tl.where(open_R & before_R, middle_R + 1, low_R)
+        high_R = tl.where(open_R & ~before_R, middle_R, high_R)
         step += 1
     return low_R

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses.backends.products import multiply
-from contrastive.losses.backends.triton import launch_pairs, launch_rows, tiles
+from contrastive.losses.backends.triton import launch_pairs, launch_rows
 from contrastive.losses.backends.triton.blocks import padded, slices, tiles_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def first_sweep(
     row_log, column_log = pairs.buffer(n), pairs.buffer(m)
     row_positive, column_positive = (pairs.buffer(x) if groups else None for x in (n, m))
     tile = kernels.how.tile_of("sums", pairs)
-    blocks = slices(n, kernels.how.rows or tiles.BLOCK_ROWS)
+    blocks = slices(n, kernels.how.summed_rows(pairs, columns=columns))
     largest = pairs.block(blocks[0])
     down, across = tiles_of(largest, tile)
     row_parts = pairs.buffer(across * len(largest.a))

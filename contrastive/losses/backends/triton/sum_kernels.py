@@ -29,6 +29,7 @@ from contrastive.losses.backends.triton.device_functions import (
     band,
     dots,
     inside,
+    match_of,
     meets,
     negatives,
     same,
@@ -106,6 +107,7 @@ def group_sums(
     b,
     first,
     last,
+    match,
     row_count,
     column_count,
     scale,
@@ -127,8 +129,9 @@ def group_sums(
 ):
     """Write what ``sums`` writes, of the tiles that it leaves; and the sums of positive logits.
 
-    The positives of a row that has several are among its exps; so for a column. A program takes
-    some rows, and of their tiles those that have a positive.
+    The positives of a row that has several are among its exps; so for a column. What a row is
+    matched with is itself, and takes no part. A program takes some rows, and of their tiles those
+    that have a positive.
     """
     tile_row = tl.program_id(0)
     rows_R = tile_row * R + tl.arange(0, R)
@@ -143,6 +146,9 @@ def group_sums(
             many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
             dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
             there_RC = inside(rows_R, columns_C, n, m)
+            if match is not None:
+                itself_R = match_of(match, rows_R, n, offset)
+                there_RC = there_RC & (itself_R[:, None] != columns_C[None, :])
             same_RC = there_RC & same(first, last, rows_R, columns_C, n, offset)
             # the loss needs the positives' logits themselves, not their exps
             x_RC = tl.where(same_RC, dot_RC * s, 0.0)
@@ -193,39 +199,71 @@ def peaks(
     strip = tl.program_id(0)
     down = tl.cdiv(n, R)
     if strip < down:
-        rows_R = strip * R + tl.arange(0, R)
-        many_R = tl.zeros((R,), tl.int1)
-        if KIND == "groups":
-            many_R = tl.load(row_count + rows_R, mask=rows_R < n, other=0.0) > 1
-        log_R = tl.full((R,), float("-inf"), tl.float32)
-        column = 0
-        while column < m:
-            columns_C = column + tl.arange(0, C)
-            dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-            counts_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
-            if KIND == "groups":
-                counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & many_R[:, None])
-            x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
-            log_R = logsumexp2(tl.join(log_R, logsumexp2(x_RC, 1)), 1)
-            column += C
-        tl.store(row_log + rows_R, log_R * LN2, mask=rows_R < n)
+        exact_logs(
+            a, b, first, last, match, row_count, scale, row_log, strip * R, n, m, n, m, offset,
+            D, R, C, K, KIND, 1, PRECISION, INTERPRETED,
+        )  # fmt: skip
     else:
-        columns_C = (strip - down) * C + tl.arange(0, C)
-        many_C = tl.zeros((C,), tl.int1)
+        exact_logs(
+            a, b, first, last, match, column_count, scale, column_log, (strip - down) * C, m, n, n,
+            m, offset, D, R, C, K, KIND, 0, PRECISION, INTERPRETED,
+        )  # fmt: skip
+
+
+@triton.jit
+def exact_logs(
+    a,
+    b,
+    first,
+    last,
+    match,
+    count,
+    scale,
+    log,
+    line,
+    lines,
+    others,
+    n,
+    m,
+    offset,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    KIND: tl.constexpr,
+    AXIS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Write the logarithms of the rows from ``line`` on, along ``AXIS`` 1; 0, those of columns.
+
+    There are ``lines`` of them, each with as many terms as there are ``others``.
+    """
+    rows_R = tl.arange(0, R)
+    columns_C = tl.arange(0, C)
+    lines_L = line + (rows_R if AXIS == 1 else columns_C)
+    log_L = tl.full(lines_L.shape, float("-inf"), tl.float32)
+    other = 0
+    while other < others:
+        if AXIS == 1:
+            rows_R = lines_L
+            columns_C = other + tl.arange(0, C)
+        else:
+            rows_R = other + tl.arange(0, R)
+            columns_C = lines_L
+        dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
+        counts_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
         if KIND == "groups":
-            many_C = tl.load(column_count + columns_C, mask=columns_C < m, other=0.0) > 1
-        log_C = tl.full((C,), float("-inf"), tl.float32)
-        row = 0
-        while row < n:
-            rows_R = row + tl.arange(0, R)
-            dot_RC = dots(a, b, rows_R, columns_C, n, m, D, K, PRECISION, INTERPRETED)
-            counts_RC = negatives(first, last, match, rows_R, columns_C, n, m, offset, KIND)
-            if KIND == "groups":
-                counts_RC = counts_RC | (inside(rows_R, columns_C, n, m) & many_C[None, :])
-            x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
-            log_C = logsumexp2(tl.join(log_C, logsumexp2(x_RC, 0)), 1)
-            row += R
-        tl.store(column_log + columns_C, log_C * LN2, mask=columns_C < m)
+            many_L = tl.load(count + lines_L, mask=lines_L < lines, other=0.0) > 1
+            there_RC = inside(rows_R, columns_C, n, m) & tl.expand_dims(many_L, AXIS)
+            if match is not None:
+                itself_R = match_of(match, rows_R, n, offset)
+                there_RC = there_RC & (itself_R[:, None] != columns_C[None, :])
+            counts_RC = counts_RC | there_RC
+        x_RC = tl.where(counts_RC, dot_RC * (tl.load(scale) * LOG2E), float("-inf"))
+        log_L = logsumexp2(tl.join(log_L, logsumexp2(x_RC, AXIS)), 1)
+        other += C if AXIS == 1 else R
+    tl.store(log + lines_L, log_L * LN2, mask=lines_L < lines)
 
 
 @triton.jit

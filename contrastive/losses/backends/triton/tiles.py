@@ -31,7 +31,8 @@ SIZES: tuple[tuple[Number, int], ...] = (
 )
 KERNELS: tuple[Kernel, ...] = ("sums", "group_sums", "peaks", "weigh", "complete", "sigmoid")
 WIDEST = 4096  # the kernels for single rows hold a whole row
-BLOCK_ROWS = 2**14  # rows whose partial sums are held at once: 67 MB for 128k columns
+PARTIAL_ROWS = 2**14  # rows whose sums of tiles are held at once: 134 MB for 128k columns
+PARTIAL_BYTES = 2**28
 LOW_MEMORY_BYTES = 64 * 2**20
 ONE_CHUNK_BYTES = 512 * 2**20
 CHUNK_BYTES = 2**30
@@ -74,6 +75,7 @@ _SMALL = Tile(64, 128, 32, 4, 3)  # 36 KB: any GPU has as much
 _SMALL_8 = Tile(64, 128, 32, 8, 3)
 _SHALLOW_8 = Tile(128, 128, 32, 8, 3)
 _SINGLE = Tile(128, 64, 32, 8, 2)  # fp32 products have no tensor cores, but many registers
+_SINGLE_SHALLOW = Tile(128, 64, 16, 8, 2)  # 32 deep, positives spill (Triton 3.9)
 # what is for few tiles loops over them, and its counters come on top: 128 rows spill (Triton 3.8)
 _FEW = Tile(64, 64, 32, 8, 2)
 _PEAKS = Tile(64, 64, 32, 4, 2)
@@ -108,7 +110,7 @@ def tile(kernel: Kernel, *, capability: Capability, number: Number, width: int) 
     if kernel in {"peaks", "complete"}:
         return _FEW
     if number == "fp32":
-        return _SINGLE
+        return _SINGLE_SHALLOW if kernel == "group_sums" else _SINGLE
     small = _SMALL_8 if kernel == "group_sums" else _SMALL
     entries = _HALF.get((capability, kernel), ((WIDEST, small),))
     return next((found for most, found in entries if width <= most), entries[-1][1])
@@ -131,6 +133,20 @@ def chunk_rows(width: int, rows: int, columns: int, *, number: Number, processor
     wave = 128 * max(8, min(66, processors // across, most))
     waves = min(-(-ENOUGH_ROWS // wave), max(1, CHUNK_BYTES // (wave * row_bytes)))
     return wave * waves
+
+
+def partial_rows(
+    tile: Tile, columns: int, *, most: int, of_columns: bool = True, groups: bool = False
+) -> int:
+    """Return for how many rows the sums of tiles are held before they are added up.
+
+    Those of a row of tiles, R x C each, take ``4 k (R ceil(M / C) + M)`` bytes for M columns, the
+    second term where columns are summed, and k = 2 in groups, else 1. So many rows of tiles as take
+    ``most`` bytes, one at least, and ``PARTIAL_ROWS`` rows at most: memory does not grow with N.
+    """
+    across = -(-columns // tile.columns)
+    size = 4 * (1 + groups) * (tile.rows * across + columns * of_columns)
+    return tile.rows * max(1, min(PARTIAL_ROWS // tile.rows, most // size))
 
 
 def low_memory_columns(rows: int, number: Number) -> int:
