@@ -25,8 +25,8 @@ MEMORY = 16 << 30  # bytes of addresses
 
 def verdicts(
     makers: Mapping[str, Callable[[Path], Candidate]], *, processes: int, seconds: int
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the verdict on each candidate, in the order in which they end."""
+) -> Iterator[tuple[str, Verdict, float]]:
+    """Yield the verdict on each candidate and its CPU seconds, in the order in which they end."""
     root = Path(tempfile.mkdtemp(prefix="sweep-"))
     running: dict[int, str] = {}
     ahead = [*makers.items()]
@@ -37,9 +37,10 @@ def verdicts(
                 if (pid := os.fork()) == 0:
                     _child(make, root / str(os.getpid()), seconds)
                 running[pid] = name
-            pid, status = os.wait()
+            pid, status, used = os.wait4(-1, 0)
             if pid in running:
-                yield running.pop(pid), _read(root / str(pid), status)
+                cost = used.ru_utime + used.ru_stime
+                yield running.pop(pid), _read(root / str(pid), status), cost
                 shutil.rmtree(root / str(pid), ignore_errors=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
