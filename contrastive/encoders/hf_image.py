@@ -60,6 +60,7 @@ class HFImageModule(ImageEncoder):
             return measure_out_dim(self, sample, self.who)
         except SizesDifferError:
             if not isinstance(self.preprocess, ImageTransform):
+                self(**self.preprocess([sample]))  # tells what else is missing
                 raise
             self.preprocess = PadImages(self.preprocess)
             say(f"{self.who}: its images keep their shapes, so those of a size are run together")

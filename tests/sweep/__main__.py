@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tests.sweep.processes import verdicts
+from tests.sweep.processes import share_imports, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +54,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     makers = candidates(asked.names)
+    share_imports({name.partition(" ")[0]: make for name, make in reversed(makers.items())}.values())
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     costs: Counter[str] = Counter()
     if asked.output:
