@@ -54,7 +54,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     makers = candidates(asked.names)
-    share_imports({name.partition(" ")[0]: make for name, make in reversed(makers.items())}.values())
+    first = {name.partition(" ")[0]: make for name, make in reversed(makers.items())}
+    share_imports(first.values())
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     costs: Counter[str] = Counter()
     if asked.output:

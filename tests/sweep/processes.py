@@ -53,7 +53,7 @@ def share_imports(makers: Iterable[Callable[[Path], Candidate]]) -> None:
 
     Garbage collection, which would make a copy of it all in each process, leaves it alone.
     """
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         for make in makers:
             with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
                 verdict(make, Path(folder))

@@ -114,7 +114,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "cvt": {"depth": [1, 2, 3]},  # of which each stage wants more than the stages before it
     **_each(("minicpm_ocr_vision", "minicpmv4_7_vision"), {"patch_size": 14}),
     **_each(QUERIES, {"num_queries": 8}),
-    **_each(("swin", "donut-swin"), {"image_size": 224}),  # whose windows are of seven patches of four pixels
+    **_each(("swin", "donut-swin"), {"image_size": 224}),  # for windows of 7 patches
     "edgetam": {"vision_config": EDGETAM},
     "edgetam_video": {"vision_config": EDGETAM | {"model_type": "edgetam_vision_model"}},
     "edgetam_vision_model": EDGETAM,
