@@ -57,7 +57,10 @@ class HFImageModule(ImageEncoder):
     def _measured(self, sample: Image.Image) -> int:
         """Return F, and let images keep their sizes if they have several."""
         try:
-            return measure_out_dim(self, sample, self.who)
+            width = measure_out_dim(self, sample, self.who)
+            if isinstance(self.preprocess, ImageTransform):
+                self.preprocess([sample, sample.resize((640, 480))])  # some round small sizes up
+            return width
         except SizesDifferError:
             if not isinstance(self.preprocess, ImageTransform):
                 self(**self.preprocess([sample]))  # tells what else is missing
