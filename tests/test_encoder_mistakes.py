@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers as t
 from safetensors.torch import load_file, save_file
 
 from contrastive.encoders import Encoder, HFImage, HFText, ResNet, SentenceTransformers, Timm, ViT
@@ -84,13 +85,26 @@ def test_what_does_not_fit_the_model_is_said_in_one_line(models):
         (HFText(name=f"{models}/bert", max_length=25), "25 is more than the 24 tokens"),
         (HFText(name=f"{models}/bert", max_length=2), "no room beside 2 special tokens"),
         (SentenceTransformers(name=f"{models}/sentences", max_length=25), "more than the 24"),
-        (HFImage(name=f"{models}/bert"), "does not take what its preprocessing gives"),
-        (HFText(name=f"{models}/vit"), "does not take what its preprocessing gives"),
+        (HFImage(name=f"{models}/bert"), "does not take what .* gives: .*; choose another model"),
+        (HFText(name=f"{models}/vit"), "does not take what .* gives: .*; choose another model"),
     ]
     for spec, said in cases:
         with pytest.raises(SpecError, match=said) as error:
             spec.build()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_model_that_needs_the_grid_of_its_patches_is_refused_for_that(tmp_path):
+    """And not for images of several sizes, which no setting of its processor could help."""
+    t.Glm4vVisionConfig(hidden_size=32, num_heads=4, depth=1).save_pretrained(tmp_path)
+    t.Glm4vImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(SpecError) as error:
+        HFImage(name=str(tmp_path), pretrained=False).build()
+    assert str(error.value) == (
+        f"hf-image {str(tmp_path)!r}: the model needs grid_thw, hidden_states, which its image "
+        "processor does not give; choose another model"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
 
 from contrastive.encoders import HFImage, HFText, SentenceTransformers
 from contrastive.encoders.weights import FILES
@@ -121,6 +122,16 @@ def test_image_pooling_is_that_of_the_model_itself(name, models):
     for pooling, expected in [("mean", mean), ("pooler", out.pooler_output.flatten(1))]:
         module = HFImage(name=str(models / name), pooling=pooling).build()
         torch.testing.assert_close(features(module, samples), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_images_whose_sizes_differ_only_if_they_are_large_are_run_by_size(models, tmp_path):
+    folder = shutil.copytree(models / "resnet", tmp_path / "resnet")
+    transformers.Swin2SRImageProcessor(size_divisor=96).save_pretrained(folder)
+    encoder = HFImage(name=str(folder)).build().eval()
+    images = [Image.new("RGB", (side, 90), "teal") for side in (60, 90, 200)]
+    together = features(encoder, images)
+    alone = torch.cat([features(encoder, [image]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_sentence_embeddings_are_those_of_encode(models):

@@ -57,13 +57,17 @@ class HFImageModule(ImageEncoder):
     def _measured(self, sample: Image.Image) -> int:
         """Return F, and let images keep their sizes if they have several."""
         try:
-            return measure_out_dim(self, sample, self.who)
+            width = measure_out_dim(self, sample, self.who)
+            if isinstance(self.preprocess, ImageTransform):
+                self.preprocess([sample, sample.resize((640, 480))])  # some round small sizes up
         except SizesDifferError:
             if not isinstance(self.preprocess, ImageTransform):
+                self(**self.preprocess([sample]))  # tells what else is missing
                 raise
             self.preprocess = PadImages(self.preprocess)
             say(f"{self.who}: its images keep their shapes, so those of a size are run together")
-            return measure_out_dim(self, sample, self.who)
+            width = measure_out_dim(self, sample, self.who)
+        return width
 
     def encode(
         self, image: Tensor | None = None, size: Tensor | None = None, **inputs: Tensor

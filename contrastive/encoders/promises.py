@@ -78,7 +78,8 @@ def measure_out_dim(module: EncoderModule, sample: object, who: str) -> int:
         raise
     except Exception as error:  # the model may be of any kind: audio, video, ...
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        msg = f"{who}: the model does not take what its preprocessing gives: {reason}"
+        what = f"the model does not take what its preprocessing gives: {reason}"
+        msg = f"{who}: {what}; choose another model"
         raise SpecError(msg) from error
     if broken:
         msg = f"{who}: {broken.problem}; choose another model"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tests.sweep.processes import verdicts
+from tests.sweep.processes import share_imports, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,18 +54,24 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     makers = candidates(asked.names)
+    first = {name.partition(" ")[0]: make for name, make in reversed(makers.items())}
+    share_imports(first.values())
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    costs: Counter[str] = Counter()
     if asked.output:
         asked.output.parent.mkdir(parents=True, exist_ok=True)
     file = asked.output.open("w") if asked.output else sys.stdout
     limits = {"processes": asked.processes, "seconds": asked.seconds}
-    for name, found in verdicts(makers, **limits):
-        counts[name.partition(" ")[0]][found.outcome] += 1
-        print(name, found.outcome, found.reason, sep="\t", file=file, flush=True)
+    for name, found, cost in verdicts(makers, **limits):
+        catalogue = name.partition(" ")[0]
+        counts[catalogue][found.outcome] += 1
+        costs[catalogue] += cost
+        print(name, found.outcome, f"{cost:.1f}", found.reason, sep="\t", file=file, flush=True)
     file.flush()
-    print(f"{'':22}", *(f"{outcome:>10}" for outcome in OUTCOMES))
+    print(f"{'':22}", *(f"{title:>10}" for title in [*OUTCOMES, "CPU min"]))
     for catalogue, count in counts.items():
-        print(f"{catalogue:22}", *(f"{count[outcome]:>10}" for outcome in OUTCOMES))
+        numbers = (f"{count[outcome]:>10}" for outcome in OUTCOMES)
+        print(f"{catalogue:22}", *numbers, f"{costs[catalogue] / 60:>10.1f}")
     return int(any(count["wrong"] or count["traceback"] for count in counts.values()))
 
 

@@ -58,7 +58,9 @@ def image(model_type: str, folder: Path) -> Candidate:
     small, own = folder / "small", folder / "own"
     try:
         return _tried(_image(model_type, small, IMAGE, SIDE))
-    except Exception:
+    except Exception as error:
+        if "required positional argument" in str(error):  # whatever its size
+            return _untaken(model_type, folder / "untaken", error)
         try:
             return _tried(_image(model_type, own, {}, None))
         except Exception as error:
@@ -81,7 +83,7 @@ def _image(model_type: str, folder: Path, numbers: dict[str, Any], side: int | N
 
 def _untaken(model_type: str, folder: Path, error: Exception) -> Candidate:
     """Return a candidate of which the library itself makes nothing, for a reason."""
-    t.CONFIG_MAPPING[model_type]().save_pretrained(folder)
+    config_of(model_type, IMAGE).save_pretrained(folder)
     kind = _kind(model_type)
     with suppress(TypeError):  # of one that needs something
         kind().save_pretrained(folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from safetensors.torch import save_model
+from timm.models import _registry as registry
 from timm.models import save_for_hf
 
 from contrastive.encoders import Timm
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 SHALLOW = ("deepseek_vit", "gemma4_vit", "qwen3_vit")
 """Modules whose models, of language models, take minutes for an image."""
+LARGE = ("base", "large", "huge", "giant", "gigantic", "enormous", "so400m", "so150m")
 
 
 def candidates() -> dict[str, Callable[[Path], Candidate]]:
@@ -34,8 +37,20 @@ def smallest(module: str, folder: Path) -> Candidate:
             return sum(p.numel() for p in timm.create_model(name).parameters())
 
     names = [name for name in timm.list_models(module=module) if not name.startswith("test_")]
-    name = min(names, key=parameters)
-    return shallow(name, folder) if module in SHALLOW else made(name, folder)
+    others = [name for name in names if not any(word in name for word in LARGE)]
+    name = min(others or names, key=parameters)
+    if module in SHALLOW:
+        return shallow(name, folder)
+    few_layers(name)
+    return made(name, folder)
+
+
+def few_layers(name: str) -> None:
+    """Give a model two layers in this process, if one number says how many it has."""
+    model = registry._model_entrypoints[name]
+    with suppress(TypeError, ValueError), torch.device("meta"):
+        model(depth=2)
+        registry._model_entrypoints[name] = partial(model, depth=2)
 
 
 def shallow(name: str, folder: Path) -> Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 from tests.sweep.judge import Verdict, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tests.sweep.judge import Candidate
 
@@ -25,8 +27,8 @@ MEMORY = 16 << 30  # bytes of addresses
 
 def verdicts(
     makers: Mapping[str, Callable[[Path], Candidate]], *, processes: int, seconds: int
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the verdict on each candidate, in the order in which they end."""
+) -> Iterator[tuple[str, Verdict, float]]:
+    """Yield the verdict on each candidate and its CPU seconds, in the order in which they end."""
     root = Path(tempfile.mkdtemp(prefix="sweep-"))
     running: dict[int, str] = {}
     ahead = [*makers.items()]
@@ -37,12 +39,26 @@ def verdicts(
                 if (pid := os.fork()) == 0:
                     _child(make, root / str(os.getpid()), seconds)
                 running[pid] = name
-            pid, status = os.wait()
+            pid, status, used = os.wait4(-1, 0)
             if pid in running:
-                yield running.pop(pid), _read(root / str(pid), status)
+                cost = used.ru_utime + used.ru_stime
+                yield running.pop(pid), _read(root / str(pid), status), cost
                 shutil.rmtree(root / str(pid), ignore_errors=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def share_imports(makers: Iterable[Callable[[Path], Candidate]]) -> None:
+    """Judge a few candidates in this process: those forked later share what they imported.
+
+    Garbage collection, which would make a copy of it all in each process, leaves it alone.
+    """
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        for make in makers:
+            with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+                verdict(make, Path(folder))
+    gc.collect()
+    gc.freeze()
 
 
 def _child(make: Callable[[Path], Candidate], folder: Path, seconds: int) -> None:

@@ -90,6 +90,14 @@ FEATURES = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
 EDGETAM = FEATURES | {"backbone_config": REPVIT}
 SAM = {"image_size": 64, "num_hidden_layers": 2, "global_attn_indexes": [1]}
 SAM3 = SAM | {"image_size": 56, "hidden_size": 64, "intermediate_size": 96, "window_size": 2}
+ROWS: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "embed_dim", "out_hidden_size", "text_hidden_size"), 64),
+    **dict.fromkeys(("num_heads", "num_attention_heads"), 4),
+    **{"intermediate_size": 96, "depth": 2, "num_hidden_layers": 2},
+}
+"""Of a model that takes patches in a row."""
+QUERIES = ("d_fine", "deimv2", "pp_doclayout_v3", "pp_doclayout_v4")
+QUERIES += ("rf_detr", "rt_detr", "rt_detr_v2")
 SAM3_VISION = FEATURES | {"backbone_config": SAM3 | {"model_type": "sam3_vit_model"}}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     **_each(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), {"layer_types": HYBRID}),
@@ -103,18 +111,24 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "intermediate_feature_dims": [16, 16],
         "scaled_images_feature_dims": [16, 16, 16],
     },
-    "donut-swin": {"image_size": 224},  # whose windows are of seven patches of four pixels
+    "cvt": {"depth": [1, 2, 3]},  # of which each stage wants more than the stages before it
+    **_each(("minicpm_ocr_vision", "minicpmv4_7_vision"), {"patch_size": 14}),
+    **_each(QUERIES, {"num_queries": 8}),
+    **_each(("swin", "donut-swin"), {"image_size": 224}),  # for windows of 7 patches
     "edgetam": {"vision_config": EDGETAM},
-    "edgetam_video": {"vision_config": EDGETAM},
+    "edgetam_video": {"vision_config": EDGETAM | {"model_type": "edgetam_vision_model"}},
     "edgetam_vision_model": EDGETAM,
     "hiera": {"image_size": [SIDE, SIDE]},
     **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), SAM),
     **_each(("sam", "sam_hq"), {"vision_config": SAM}),
     "sam3_vit_model": SAM3,
     "sam3_vision_model": SAM3_VISION,
-    **_each(("sam3_tracker", "sam3_tracker_video"), {"vision_config": SAM3_VISION}),
+    "sam3_tracker": {"vision_config": SAM3_VISION},
+    "sam3_tracker_video": {
+        "vision_config": SAM3_VISION | {"model_type": "sam3_vision_model"},
+        "image_size": 56,
+    },
     "lw_detr": {"projector_scale_factors": [1.0], "num_queries": 8},
-    "rf_detr": {"num_queries": 8},
     "pp_ocrv6_small_det": {
         "backbone_config": LCNET,
         "layer_list_out_channels": [16, 16, 32, 32],
@@ -127,6 +141,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "scale_factor_list": [1, 2, 4, 8],
         "kernel_list": [3, 2, 2],
     },
+    "swin2sr": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},  # of pixels
     "timm_backbone": {"backbone": "test_resnet"},
     "timm_wrapper": {
         "architecture": "test_vit",
@@ -252,7 +267,7 @@ PEERS: dict[str, dict[str, Any]] = {
 SIDE_OF_14 = {"height": 56, "width": 56}  # for patches of 14 pixels
 PROCESSORS: dict[str, dict[str, Any]] = {
     "depth_pro": {"size": {"height": 128, "width": 128}},  # four times a patch of its own
-    "donut-swin": {"size": {"height": 224, "width": 224}},
+    **_each(("swin", "donut-swin"), {"size": {"height": 224, "width": 224}}),
     "lw_detr": {"size": {"height": SIDE, "width": SIDE}},  # for its windows
     **_each(("rf_detr", "sam3_vit_model", "sam3_vision_model"), {"size": SIDE_OF_14}),
     **_each(("sam3_tracker", "sam3_tracker_video"), {"size": SIDE_OF_14}),
@@ -279,6 +294,8 @@ def config_of(model_type: str, numbers: dict[str, Any]) -> Any:
             fields[name] = [1] * len(value)
     if plain.attribute_map.get("num_hidden_layers") == "num_stages":
         fields.pop("num_hidden_layers", None)
+    if model_type.endswith("_vision") and model_type not in EXCEPTIONS:
+        fields |= {name: value for name, value in ROWS.items() if _is_number(plain, name)}
     fields |= EXCEPTIONS.get(model_type, {})
     return kind(**{name: value for name, value in fields.items() if value is not ...})
 
