@@ -25,16 +25,9 @@ FEW = {
     },
     "hf-dual-text clip": partial(of_transformers.half, "clip", "text"),
 }
-NIGHTLY = {"timm test_convnext", "timm test_efficientnet"}  # by day, others of their kind
-NIGHTLY |= {f"hf-text {name}" for name in ("distilbert", "roberta", "electra", "mpnet", "llama")}
-NIGHTLY |= {f"hf-text {name}" for name in ("bart", "fnet")}
-NIGHTLY |= {f"hf-image {name}" for name in ("levit", "mobilenet_v2", "vit")}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.nightly] if name in NIGHTLY else []) for name in FEW],
-)
+@pytest.mark.parametrize("name", FEW)
 def test_an_encoder_does_what_its_library_does(name, tmp_path):
     """Alone, in a batch, frozen, saved and loaded; in a process of its own in the whole sweep."""
     torch.set_num_threads(1)

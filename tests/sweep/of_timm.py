@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SHALLOW = ("deepseek_vit", "gemma4_vit", "qwen3_vit")
-"""Modules whose models, of language models, take minutes for an image."""
+SMALLER: dict[str, dict[str, int]] = {
+    "deepseek_vit": {"depth": 1},
+    "gemma4_vit": {"depth": 1},
+    "mobilenetv5": {},
+    "qwen3_vit": {"depth": 1},
+}
+"""Modules whose models, of language models, take minutes for an image of the usual size."""
 LARGE = ("base", "large", "huge", "giant", "gigantic", "enormous", "so400m", "so150m")
 
 
@@ -39,8 +44,8 @@ def smallest(module: str, folder: Path) -> Candidate:
     names = [name for name in timm.list_models(module=module) if not name.startswith("test_")]
     others = [name for name in names if not any(word in name for word in LARGE)]
     name = min(others or names, key=parameters)
-    if module in SHALLOW:
-        return shallow(name, folder)
+    if module in SMALLER:
+        return smaller(name, folder, **SMALLER[module])
     few_layers(name)
     return made(name, folder)
 
@@ -53,11 +58,11 @@ def few_layers(name: str) -> None:
         registry._model_entrypoints[name] = partial(model, depth=2)
 
 
-def shallow(name: str, folder: Path) -> Candidate:
-    """Make a model of timm of one layer for small images, saved as a folder."""
+def smaller(name: str, folder: Path, **arguments: int) -> Candidate:
+    """Make a model of timm for small images, maybe of one layer, saved as a folder."""
     size = {"input_size": (3, 336, 336)}
-    whole = timm.create_model(name, depth=1, pretrained_cfg_overlay=size).eval()
-    save_for_hf(whole, folder, model_args={"depth": 1}, safe_serialization=True)
+    whole = timm.create_model(name, pretrained_cfg_overlay=size, **arguments).eval()
+    save_for_hf(whole, folder, model_args=arguments, safe_serialization=True)
     return _candidate(Timm(name=f"local-dir:{folder}"), whole)
 
 
