@@ -18,6 +18,7 @@ from contrastive.losses.supcon import supcon
 from contrastive.nn.live_bytes import LiveBytes
 from tests.interpreted.judge import KINDS, TILE, embeddings, fused, ids, labels_of
 
+nightly = pytest.mark.nightly  # by day, each setting in some case
 aten = torch.ops.aten
 # on a GPU these copy from the host or read what is computed, and wait for that
 WAITS = {
@@ -168,7 +169,9 @@ def test_each_chunk_takes_six_more_launches(watched):
     assert counts == [15, 21, 27]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["groups", *(pytest.param(kind, marks=nightly) for kind in ("diagonal", "masked"))]
+)
 def test_low_memory_holds_the_sums_of_few_tiles(kind, watched, monkeypatch):
     monkeypatch.setattr(tiles, "LOW_MEMORY_BYTES", 2**13)
     size, groups = 192, 1 + (kind == "groups")

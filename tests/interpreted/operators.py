@@ -74,13 +74,13 @@ def plain(kind):
     return (a, b, torch.tensor(14.0)), named
 
 
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("keep", [True, pytest.param(False, marks=nightly)])
 def test_the_sums_are_an_operator(keep):
     given, named = plain("masked")
     opcheck(operators.infonce_sums.operator, given, named | {"keep": keep})
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", [True, pytest.param(False, marks=nightly)])
 def test_the_gradients_are_an_operator(kept):
     given, named = plain("masked")
     *found, exact, exps, shift = operators.infonce_sums(*given, **named, keep=kept)
@@ -90,7 +90,12 @@ def test_the_gradients_are_an_operator(kept):
 
 
 @pytest.mark.parametrize(
-    ("kind", "keep"), [("diagonal", True), ("masked", True), ("groups", False)]
+    ("kind", "keep"),
+    [
+        pytest.param("diagonal", True, marks=nightly),
+        ("masked", True),
+        pytest.param("groups", False, marks=nightly),
+    ],
 )
 def test_infonce_as_a_whole_is_two_operators(kind, keep):
     a, b = (x.half() if kind == "groups" else x for x in embeddings(unit=False))
@@ -103,7 +108,7 @@ def test_infonce_as_a_whole_is_two_operators(kind, keep):
     opcheck(whole.infonce_backward.operator, (outer, saved, kind, torch.float32, a.dtype, HOW))
 
 
-@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("gradients", [True, pytest.param(False, marks=nightly)])
 def test_the_losses_of_one_sweep_are_operators(gradients):
     given, named = plain("masked")
     named |= {"gradients": gradients}

@@ -15,6 +15,7 @@ from contrastive.losses.backends.triton.device_functions import meets
 from tests.interpreted.judge import KINDS, embeddings
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+nightly = pytest.mark.nightly  # by day, each setting in some case
 
 
 def some_ids(n, m, how, seed):
@@ -37,8 +38,8 @@ def some_ids(n, m, how, seed):
     ("how", "n", "m"),
     [("any", 140, 100), ("of pairs", 100, 140), ("unlabelled", 140, 100), ("one", 100, 140)],
 )
-@pytest.mark.parametrize("kind", ["masked", "groups"])
-@pytest.mark.parametrize("loss", ["infonce", pytest.param("sigmoid", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kind", [pytest.param("masked", marks=nightly), "groups"])
+@pytest.mark.parametrize("loss", ["infonce", pytest.param("sigmoid", marks=nightly)])
 def test_a_loss_with_ids_is_that_of_all_logits_in_float64(loss, kind, how, n, m):
     a_ids, b_ids = some_ids(n, m, how, seed=n)
     found = []

@@ -13,6 +13,7 @@ from contrastive.losses.supcon import supcon
 from tests.interpreted.judge import embeddings, gradients, ids, worst
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+nightly = pytest.mark.nightly  # by day, each setting in some case
 IDS = {
     "no ids": (None, None),
     "some ids": ids("groups"),
@@ -33,7 +34,9 @@ def error(loss, sides, a_ids, b_ids, scale, **given):
 
 
 # logits of 100 are rounded by 1e-5, and what the gradient of the scale adds up cancels
-@pytest.mark.parametrize(("scale", "most"), [(14.0, 1e-5), (100.0, 5e-4)])
+@pytest.mark.parametrize(
+    ("scale", "most"), [pytest.param(14.0, 1e-5, marks=nightly), (100.0, 5e-4)]
+)
 @pytest.mark.parametrize("name", IDS)
 def test_supcon_is_that_of_all_logits(name, scale, most):
     assert error(supcon, embeddings(fit=0.5), *IDS[name], scale) < most
@@ -48,7 +51,7 @@ def test_sums_of_supcon_too_small_for_the_shift_are_taken_again(name):
     assert error(supcon, list(sides), *IDS[name], 300.0) < 2e-4
 
 
-@pytest.mark.parametrize("positives", ["multi", "mask"])
+@pytest.mark.parametrize("positives", ["multi", pytest.param("mask", marks=nightly)])
 @pytest.mark.parametrize("name", ["no ids", "some ids"])
 def test_dcl_of_both_sides_is_that_of_all_logits(name, positives):
     given = {"positives": positives, "candidates": "both"}
@@ -57,7 +60,9 @@ def test_dcl_of_both_sides_is_that_of_all_logits(name, positives):
 
 # torch's own, in 2.11
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("loss", [supcon, partial(dcl, candidates="both")])
+@pytest.mark.parametrize(
+    "loss", [supcon, pytest.param(partial(dcl, candidates="both"), marks=nightly)]
+)
 def test_a_compiled_loss_is_one_graph_with_the_same_numbers(loss):
     def compute(a, b, log_scale):
         return loss(a, b, *IDS["some ids"], log_scale=log_scale, execution="fused")
