@@ -62,7 +62,11 @@ def test_a_run_that_ends_at_any_operation_is_resumed_as_if_it_had_not(
     assert not ended(partial(Training, epochs, steps), [how], step, but)
 
 
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize(
+    "exchange",
+    [True, pytest.param(False, marks=nightly)],
+    ids=["exchange", "two renames"],
+)
 def test_saving_over_a_model_leaves_one_of_the_two_whole(ended, exchange):
     """A file that somebody has put beside the weights stays, too."""
     assert not ended(partial(Saving, exchange), HOWS)

@@ -85,6 +85,7 @@ def contact(tmp_path):
     return run
 
 
+@pytest.mark.nightly
 def test_a_call_that_hangs_ends_alone_and_is_named(contact):
     few = "--sections speed --losses infonce --dtype fp32 --ids none --rounds 1"
     found = contact(f"{SMALL} {few} --deadline 900 --peers planted:HANGS")

@@ -26,6 +26,7 @@ PRINTED = {  # whatever the model has learned
     "classify": r"│ dog\.png +│ (animal|food|vehicle|flower|instrument) +│ +\d+\.\d% │",
     "caption": r"│ taxi\.png │ +-?\d\.\d{3} │ \S",
     "answer": r"│ rose\.png │ (red|blue|yellow) +│ +\d+\.\d% │",
+    "embed": r"^saved: runs/emoji/embedded$",
     "generate": r"^saved: runs/emoji/heart\.png; cosine ",
     "train": r"^epoch 1: image to text R@1 ",
     "compare": r"^the models agree on [0-6] of 6 images",

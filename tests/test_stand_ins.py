@@ -217,6 +217,7 @@ def test_two_ranks(block, follow, reader):
     assert Path("runs/clip/model").is_dir()
 
 
+@pytest.mark.nightly  # tests/test_first_contact.py runs the program
 @instead_of("docs/benchmarks.md 1")
 def test_the_losses_are_measured(block, follow):
     tiny = "--sizes 64 --widths 16 --rounds 1 --ours eager --sections speed --losses infonce"

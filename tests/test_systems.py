@@ -10,6 +10,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_without_what_windows_lacks_all_is_imported_and_a_model_trained_resumed_and_used(tmp_path):
     script = Path(__file__).with_name("like_windows.py")
