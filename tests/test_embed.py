@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +14,7 @@ from safetensors.numpy import load_file
 from torch.nn.functional import normalize
 
 from contrastive import EmbeddingFolder, RunSpec, embed, load_model, train
-from contrastive.errors import DataError, SpecError
+from contrastive.errors import ContrastiveError, DataError, SpecError
 from contrastive.evaluation.retrieval import recall
 from contrastive.evaluation.stored_recall import recall_as_stored
 from contrastive.inference import embedding_folder
@@ -99,7 +101,7 @@ def test_another_model_data_or_form_is_refused_and_changes_nothing(model, rows, 
     embed(model, rows, tmp_path / "out")
     before = contents(tmp_path / "out")
     for samples, options, other in (
-        (rows[:4], {}, "data, rows"),
+        (rows[:4], {}, "data, samples"),
         (rows, {"dim": 4}, "dim"),
         (rows, {"quantize": "int8"}, "quantize"),
     ):
@@ -198,3 +200,57 @@ def test_a_bad_image_is_told_and_the_rest_is_embedded(here, command, tmp_path, m
 def test_a_folder_without_embeddings_is_told(tmp_path):
     with pytest.raises(DataError, match=r"holds no embeddings\.json; give a folder that"):
         EmbeddingFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "embeddings.json: not a JSON file"),
+        ("[]", "embeddings.json: cannot be read: "),
+        ('{"format": 2}', "a newer release wrote it; update contrastive-kit"),
+        ('{"format": 1, "dim": 8}', "embeddings.json: cannot be read: "),
+        (
+            '{"format": 1, "model": "", "data": "", "dim": 8, "quantize": null, "samples": {}, '
+            '"shards": {"../image": 1}}',
+            "embeddings.json: cannot be read: ",
+        ),
+    ],
+)
+def test_a_folder_that_somebody_changed_is_told_in_one_line(tmp_path, content, told):
+    (tmp_path / "embeddings.json").write_text(content)
+    with pytest.raises(ContrastiveError, match=re.escape(told)) as raised:
+        EmbeddingFolder(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("toy.yaml", "-o", "toy.yaml"),
+            "toy.yaml: is there already, and holds no embeddings.json",
+        ),
+        (("toy.yaml", "-o", "/proc/embedded"), "name another folder for the embeddings"),
+        (("toy.yaml", "-o", "out", "--split", "none"), "choose one by --split"),
+        (("nowhere", "-o", "out"), "nowhere"),
+        (("toy.yaml", "-o", "out", "--dim", "0"), "--dim"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(command, words, told):
+    ended = command("embed", *words, "--model", "runs/toy")
+    assert ended.code == 2
+    assert told in ended.err
+    assert "Traceback" not in ended.err
+    assert not Path("out").exists()
+
+
+def test_a_modality_that_the_data_lack_is_told(model, rows, tmp_path, capsys):
+    images = [{"image": row["image"], "id": row["id"], "source": row["source"]} for row in rows]
+    assert embed(model, images, tmp_path / "out").modalities == ["image"]
+    assert "not embedded: text, of which the data have none" in capsys.readouterr().err
+    with pytest.raises(DataError, match="has no embeddings of 'text'; take image"):
+        EmbeddingFolder(tmp_path / "out").table("text")
+    with pytest.raises(DataError, match="nothing to embed: there are no rows"):
+        embed(model, [], tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()

@@ -55,7 +55,8 @@ def embed(
     written = work.part(context, (0, 1) if processes == 1 else NONE)
     if written.missing():
         _in_processes(work, processes, written)
-    about: dict[str, Any] = {"folder": str(output), "rows": written.about["rows"]}
+    rows = {modality: written.rows(modality) for modality in written.modalities}
+    about: dict[str, Any] = {"folder": str(output), "rows": rows}
     lines = [f"saved: {output}"]
     if dim or quantize:
         from contrastive.evaluation.stored_recall import recall_as_stored

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
+from pydantic import Field, StringConstraints, ValidationError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
@@ -29,14 +29,17 @@ from torch.nn.functional import normalize
 
 from contrastive.config.arguments import check_model, count, path_of
 from contrastive.config.extras import require
-from contrastive.console import bar, say_omission
+from contrastive.config.mistakes import in_one_line
+from contrastive.console import bar, say, say_omission
 from contrastive.data.atomic_files import replace_file
+from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.content_hash import sample_key
+from contrastive.data.folders import check_writable_folder
 from contrastive.data.images import StoredImage
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import BadSample, DataError, SpecError
 from contrastive.inference.embed_dataset import distinct_rows
-from contrastive.model.saved_files import read_json
+from contrastive.model.saved_files import Shape, read_json
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -51,7 +54,9 @@ ABOUT = "embeddings.json"
 SHARD_ROWS = 8192
 INT8_MOST = 127
 BITS = 8
+MOST_SHARDS = 100_000
 Quantize = Literal["int8", "binary"]
+Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,21 @@ class Form:
         return stored
 
 
+class About(Shape):
+    """``embeddings.json``."""
+
+    format: int
+    model: str
+    """The SHA-256 of its weights."""
+    data: str
+    """The SHA-256 of the contents and ids of all samples."""
+    dim: int
+    quantize: Quantize | None
+    samples: dict[Name, int]
+    """How many are distinct in their group, by modality; those that cannot be read among them."""
+    shards: dict[Name, Annotated[int, Field(ge=0, le=MOST_SHARDS)]]
+
+
 class EmbeddingFolder:
     """Embeddings of the distinct samples of a dataset, by modality.
 
@@ -107,37 +127,49 @@ class EmbeddingFolder:
         """
         self.path = Path(path)
         try:
-            self.about: dict[str, Any] = read_json(self.path / ABOUT)
-        except FileNotFoundError:
+            data = read_json(self.path / ABOUT)
+        except (FileNotFoundError, NotADirectoryError):
             msg = f"{path}: holds no {ABOUT}; give a folder that contrastive embed wrote"
             raise DataError(msg) from None
-        if self.about.get("format") != FORMAT:
-            msg = f"{path}: has another format; update contrastive-kit"
+        if isinstance(data, dict) and cast("dict[str, Any]", data).get("format", FORMAT) != FORMAT:
+            msg = f"{path}: a newer release wrote it; update contrastive-kit"
             raise DataError(msg)
+        try:
+            self.about = About.model_validate(data)
+        except ValidationError as error:
+            problem = in_one_line(error.errors(include_url=False)[0])
+            msg = f"{self.path / ABOUT}: cannot be read: {problem}; embed into another folder"
+            raise DataError(msg) from None
 
     @cached_property
     def form(self) -> Form:
         """How the embeddings are stored."""
-        return Form(self.about["dim"], self.about["quantize"])
+        return Form(self.about.dim, self.about.quantize)
 
     @property
     def modalities(self) -> list[str]:
         """The modalities that are embedded."""
-        return [*self.about["shards"]]
+        return [*self.about.shards]
 
     def missing(self) -> list[tuple[str, int]]:
         """Return the shards that are not written yet: modality and number."""
         return [
             (modality, number)
-            for modality, shards in self.about["shards"].items()
+            for modality, shards in self.about.shards.items()
             for number in range(shards)
             if not self.shard(modality, number).with_suffix(".parquet").exists()
         ]
 
     def shard(self, modality: str, number: int) -> Path:
         """Return the place of a shard's tensors; its table ends in ``.parquet``."""
-        many = self.about["shards"][modality]
+        many = self.about.shards[modality]
         return self.path / f"{modality}-{number:05}-of-{many:05}.safetensors"
+
+    def rows(self, modality: str) -> int:
+        """Return how many embeddings of a modality there are."""
+        parquet = require("pyarrow.parquet", extra="parquet")
+        tables = (path.with_suffix(".parquet") for path in self._shards(modality))
+        return sum(parquet.ParquetFile(table).metadata.num_rows for table in tables)
 
     def embeddings(self, modality: str) -> Tensor:
         """Return all embeddings ``[Q, D]`` of a modality, fp32, L2-normalised."""
@@ -160,7 +192,11 @@ class EmbeddingFolder:
                 f"{self.path}: {len(left)} shards are not written yet; run contrastive embed again"
             )
             raise DataError(msg)
-        return [self.shard(modality, n) for n in range(self.about["shards"][modality])]
+        if modality not in self.about.shards:
+            there = ", ".join(self.modalities)
+            msg = f"{self.path}: has no embeddings of {modality!r}; take {there}"
+            raise DataError(msg)
+        return [self.shard(modality, n) for n in range(self.about.shards[modality])]
 
     def __repr__(self) -> str:
         return f"EmbeddingFolder({str(self.path)!r}: {', '.join(self.modalities)})"
@@ -207,9 +243,16 @@ def embed(
     workers = count("workers", workers, least=0)
     form = Form(_checked_dim(model, dim, quantize), quantize)
     rows = rows_of(samples, needs_ids=False)
+    if not rows:
+        msg = "nothing to embed: there are no rows; give another split, or other data"
+        raise DataError(msg)
+    for line in bad_rows_of(samples).lines:
+        say_omission(line)
     known = {name for row in rows for name in row}
     modalities = [modality for modality in model.towers if modality in known]
     check_modalities(rows, modalities or [*model.towers], remedy="give other data")
+    if others := [modality for modality in model.towers if modality not in known]:
+        say(f"not embedded: {', '.join(others)}, of which the data have none")
     distinct = {
         modality: [first for first, *_ in distinct_rows(rows, modality)] for modality in modalities
     }
@@ -243,17 +286,19 @@ def _folder(
     form: Form,
 ) -> EmbeddingFolder:
     """Make the folder, or open one that was begun with the same model, data and form."""
-    about = {
-        "format": FORMAT,
-        "model": weights_fingerprint(model),
-        "data": _data_fingerprint(rows, distinct),
-        **asdict(form),
-        "rows": {modality: len(first) for modality, first in distinct.items()},
-        "shards": {modality: -(-len(first) // SHARD_ROWS) for modality, first in distinct.items()},
-    }
+    samples = {modality: len(first) for modality, first in distinct.items()}
+    about = About(
+        format=FORMAT,
+        model=weights_fingerprint(model),
+        data=_data_fingerprint(rows, distinct),
+        dim=form.dim or model.spec.embed_dim,
+        quantize=form.quantize,
+        samples=samples,
+        shards={modality: -(-count // SHARD_ROWS) for modality, count in samples.items()},
+    )
     if (path / ABOUT).exists():
         found = EmbeddingFolder(path)
-        other = [name for name, value in about.items() if found.about.get(name) != value]
+        other = [name for name, value in about if getattr(found.about, name) != value]
         if other:
             msg = f"{path}: holds embeddings with another {', '.join(other)}; give another folder"
             raise DataError(msg)
@@ -261,8 +306,9 @@ def _folder(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         msg = f"{path}: is there already, and holds no {ABOUT}; give another folder"
         raise DataError(msg)
+    check_writable_folder(path, what="embeddings")
     path.mkdir(parents=True, exist_ok=True)
-    replace_file(path / ABOUT, json.dumps(about, indent=1).encode())
+    replace_file(path / ABOUT, about.model_dump_json(indent=1).encode())
     return EmbeddingFolder(path)
 
 
