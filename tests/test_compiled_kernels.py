@@ -26,9 +26,9 @@ from contrastive.losses.backends.triton import fused, tiles
 pytestmark = pytest.mark.slow  # the compiler's assembler is a process
 CHECKED = r"^(?!.*(masked|groups|others) fp)"
 BUILDS = [build for gpu in tiles.CAPABILITIES for build in machine_code.builds(gpu, CHECKED)]
-# nightly: fp16, which compiles as bf16 does; masked, whose parts diagonal and groups have; of
-# the older GPU all but the two largest kernels
-NIGHTLY = r" fp16 | masked |^sm_80 (?!(sums|sigmoid) groups )"
+# nightly: fp16, which compiles as bf16 does; masked, whose parts diagonal and groups have; of fp32
+# and of the older GPU all but the largest kernel
+NIGHTLY = r" fp16 | masked |(?<! sums diagonal) fp32 |^sm_80 (?!sums groups )"
 NAMES = ["sm_{}{} ".format(*build.capability) + build.name for build in BUILDS]
 SHIPPED = [
     pytest.param(build, id=name, marks=[pytest.mark.nightly] if re.search(NIGHTLY, name) else [])

@@ -44,6 +44,11 @@ MOST = 12  # blocks that do not run as they are
 CLIPS = 8  # sounds of whoever reads the page about audio
 
 
+def by_night(page):
+    """Mark the page about audio, which takes long: its plugin has tests of its own."""
+    return [pytest.mark.nightly] if page.parent.name == "contrastive-audio" else []
+
+
 # of Lightning, in docs/own_loop.md
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -51,8 +56,11 @@ CLIPS = 8  # sounds of whoever reads the page about audio
 @pytest.mark.filterwarnings("ignore::contrastive.errors.RenamedWarning")  # a page shows it
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != TUTORIAL],
-    ids=lambda page: page.relative_to(ROOT).as_posix(),
+    [
+        pytest.param(page, id=page.relative_to(ROOT).as_posix(), marks=by_night(page))
+        for page in PAGES
+        if page != TUTORIAL
+    ],
 )
 def test_the_examples_of_a_page_run(page, reader, record_property):
     if page.parent.name == "contrastive-audio":

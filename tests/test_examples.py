@@ -320,6 +320,7 @@ EMOJI = EXAMPLES / "emoji"
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_clip_from_scratch_finds_emoji_it_has_never_seen(tmp_path):
     """A smaller network on fewer pairs, a few seconds long; chance is outside of the interval."""
     spec = load_spec(

@@ -16,7 +16,7 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("seed", "trials", "method"),
     [
-        (0, 2, "fork"),
+        pytest.param(0, 2, "fork", marks=pytest.mark.nightly),
         pytest.param(1, 60, "fork", marks=pytest.mark.nightly),
         pytest.param(0, 4, "forkserver", marks=pytest.mark.nightly),  # Python 3.14's default
     ],

@@ -100,7 +100,13 @@ def ways_to_differ():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ways_to_differ())
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, marks=[pytest.mark.nightly] if how in ("more steps", "resume") else [])
+        for how in ways_to_differ()
+    ],
+)
 def test_ranks_that_differ_end_before_the_first_step(tmp_path, in_ranks, how):
     *different, resume, message = ways_to_differ()[how]
     specs = []

@@ -80,6 +80,7 @@ def limited(spec, run):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no limits here")
+@pytest.mark.nightly
 def test_a_real_limit_is_met_before_the_first_step(tmp_path, forkserver):
     spec = toy_dict(tmp_path / "data")
     process = forkserver.Process(target=limited, args=(spec, tmp_path / "run"))

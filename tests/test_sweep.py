@@ -1,14 +1,24 @@
 """A few architectures of every library: ``python -m tests.sweep`` judges all of them."""
 
+import json
+import os
+import subprocess
+import sys
+import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.sweep import of_images, of_sentence_transformers, of_timm, of_transformers
-from tests.sweep.judge import verdict
+from tests.sweep.processes import share_imports, verdicts
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("offline")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
+]
+ROOT = Path(__file__).parents[1]
 
 TIMM = ["test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_mambaout"]
 TEXTS = ["bert", "distilbert", "roberta", "electra", "mpnet", "gpt2", "llama", "qwen3", "t5"]
@@ -27,9 +37,32 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_an_encoder_does_what_its_library_does(name, tmp_path):
-    """Alone, in a batch, frozen, saved and loaded; in a process of its own in the whole sweep."""
+@pytest.fixture(scope="module")
+def judged():
+    """Judge all in processes that share what is imported, as the whole sweep does."""
+    code = "from tests.test_sweep import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    """Print the verdicts on all."""
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = verdict(FEW[name], tmp_path)
-    assert (found.outcome, found.reason) == ("right", "")
+    share_imports([FEW["timm test_vit"], FEW["hf-text bert"], FEW["sentences bert mean"]])
+    found = verdicts(FEW, processes=1, seconds=120)
+    print(json.dumps({name: [one.outcome, one.reason] for name, one, _ in found}))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_an_encoder_does_what_its_library_does(name, judged):
+    """Alone, in a batch, frozen, saved and loaded."""
+    assert judged[name] == ["right", ""]
