@@ -103,7 +103,7 @@ def call(loss, kind, how, *, sides=None, **given):
     return run
 
 
-@pytest.mark.parametrize("how", ["fused", "eager"])
+@pytest.mark.parametrize("how", ["fused", pytest.param("eager", marks=nightly)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("loss", "given"),
@@ -123,7 +123,7 @@ def test_nothing_waits_for_the_gpu(loss, given, kind, how, watched):
 
 
 @pytest.mark.parametrize("with_ids", [True, False])
-@pytest.mark.parametrize("how", ["fused", "eager"])
+@pytest.mark.parametrize("how", ["fused", pytest.param("eager", marks=nightly)])
 @pytest.mark.parametrize("loss", [supcon, partial(dcl, candidates="both", sigma=0.5)])
 def test_losses_of_row_sums_do_not_wait_either(loss, how, with_ids, watched):
     a, b = (x.requires_grad_() for x in embeddings())
@@ -146,7 +146,7 @@ def launches(seen):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("size", [(21, 37), (24, 24)], ids=str)
+@pytest.mark.parametrize("size", [(21, 37), pytest.param((24, 24), marks=nightly)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_infonce_takes_few_launches(kind, size, normalize, watched):
     run = call("infonce", kind, "fused", sides=embeddings(*size), normalize=normalize)
