@@ -35,12 +35,15 @@ def ours(folder: Path, modality: str) -> float:
     """Encode by ``embed`` of a model that a spec builds."""
     from contrastive import ModelSpec, build_model
 
-    tower = {
-        "encoder": {"type": f"hf-dual-{modality}", "name": str(folder / "clip")},
-        "head": {"type": "identity"},
+    towers = {
+        name: {
+            "encoder": {"type": f"hf-dual-{name}", "name": str(folder / "clip")},
+            "head": {"type": "identity"},
+        }
+        for name in ("image", "text")
     }
-    spec = {"embed_dim": SIZES.embed_dim, "towers": {modality: tower, "other": tower}}
-    model = build_model(ModelSpec.model_validate(spec | {"loss": {"type": "infonce"}}))
+    spec = {"embed_dim": SIZES.embed_dim, "towers": towers, "loss": {"type": "infonce"}}
+    model = build_model(ModelSpec.model_validate(spec))
     if SIZES.gpu:
         model.to("cuda")
     workers = SIZES.loaders if modality == "image" else 0

@@ -42,7 +42,7 @@ def spec_and_model(folder: Path) -> None:
     values = {"embed_dim": SIZES.embed_dim, "clip": folder / "clip", "images": folder / "images"}
     (folder / "start.yaml").write_text(SPEC.format(**values))
     command = [sys.executable, "-m", "contrastive", "train", folder / "start.yaml"]
-    subprocess.run([*command, "-o", folder / "started", "--overwrite"], check=True)
+    subprocess.run([*command, "-o", folder / "started"], check=True)
 
 
 def process(*arguments: object) -> float:
