@@ -19,6 +19,7 @@ from contrastive.evaluation.retrieval import recall
 from contrastive.evaluation.stored_recall import recall_as_stored
 from contrastive.inference import embedding_folder
 from contrastive.inference.embedding_folder import Form
+from tests.miniature import Picture
 from tests.toys import toy_dict
 
 pytestmark = pytest.mark.slow
@@ -182,8 +183,6 @@ def test_a_bad_image_is_told_and_the_rest_is_embedded(here, command, tmp_path, m
     photos.mkdir()
     lines = ["image,text,split"]
     for i in range(3):
-        from tests.miniature import Picture
-
         Picture(i).draw().save(photos / f"{i}.png")
         lines.append(f"{i}.png,caption {i},test")
     (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:-200])

@@ -36,11 +36,13 @@ def device_name(device: str) -> str:
     return f"{names[0]}, threads: {torch.get_num_threads()} ({', '.join(flags)})"
 
 
-def about(arguments: list[str]) -> dict[str, Any]:
+def about(
+    arguments: list[str], *, module: str = "benchmarks.losses", packages: list[str] = PACKAGES
+) -> dict[str, Any]:
     """Return the command and the versions of a run."""
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.losses", *_public(arguments)]),
-        "versions": versions(PACKAGES),
+        "command": shlex.join(["python", "-m", module, *_public(arguments)]),
+        "versions": versions(packages),
     }
 
 

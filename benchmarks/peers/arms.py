@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORKS = ("step", "frozen", "encode", "start", "search", "recall", "metric_losses")
+PROGRAMS = ("step", "frozen", "encode", "start")
+"""The works, each a module of this package."""
 RESULT = "RESULT "
 """How the line begins on which an arm says what it measured."""
 
@@ -43,8 +43,6 @@ class Work:
     bars: tuple[Bar, ...] = ()
     inputs: tuple[Callable[[Path], None], ...] = ()
     """Make what the arms read, once; each is given the folder."""
-    about: dict[str, Any] = field(default_factory=dict)
-    """Sizes, for the table."""
 
     @property
     def more_is_better(self) -> bool:
@@ -53,7 +51,7 @@ class Work:
 
 
 def work(name: str) -> Work:
-    """Return a work by its name, one of ``WORKS``."""
+    """Return a work by its name, one of ``PROGRAMS``."""
     return import_module(f"benchmarks.peers.{name}").WORK
 
 
@@ -70,13 +68,12 @@ def main(name: str, arm: str, folder: str) -> None:
         for make in chosen.inputs:
             make(Path(folder))
         return
-    started = time.perf_counter()
     try:
         value = chosen.arms[arm](Path(folder))
     except ModuleNotFoundError as error:
         result = {"missing": (error.name or str(error)).partition(".")[0]}
     else:
-        result = {"value": value, "whole": time.perf_counter() - started}
+        result = {"value": value}
     print(RESULT + json.dumps(result), flush=True)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.losses.about import about_device, versions
-from benchmarks.peers.arms import Work, work
+from benchmarks.losses.about import about, about_device
+from benchmarks.peers.arms import PROGRAMS, Work, work
 from benchmarks.peers.race import FUNCTIONS, functions, race
 from benchmarks.peers.report import write_report
 from benchmarks.peers.sizes import VARIABLE
@@ -21,7 +20,6 @@ from contrastive.console import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAMS = ("step", "frozen", "encode", "start")
 PACKAGES = [
     *("torch", "contrastive-kit", "transformers", "sentence-transformers", "open-clip-torch"),
     *("faiss-cpu", "ranx", "clip-benchmark", "pytorch-metric-learning"),
@@ -54,9 +52,9 @@ def main(arguments: list[str]) -> None:
     os.environ |= TINY if asked.tiny else FULL
     asked.output.mkdir(parents=True, exist_ok=True)
     path = asked.output / "results.json"
-    command = shlex.join(["python", "-m", "benchmarks.peers", *_without_output(arguments)])
     data: dict[str, Any] = {
-        "about": {"command": command, "versions": versions(PACKAGES)} | about_device(asked.device),
+        "about": about(arguments, module="benchmarks.peers", packages=PACKAGES)
+        | about_device(asked.device),
         "works": {},
     }
     ends = time.monotonic() + asked.deadline
@@ -115,12 +113,3 @@ def _described(chosen: Work) -> dict[str, Any]:
         "more_is_better": chosen.more_is_better,
         "pairs": [(*pair, barred.get(pair)) for pair in pairs],
     }
-
-
-def _without_output(arguments: list[str]) -> list[str]:
-    """Leave out where the output went, which is of no use to others."""
-    kept = list(arguments)
-    if "--output" in kept:
-        at = kept.index("--output")
-        del kept[at : at + 2]
-    return [x for x in kept if not x.startswith("--output=")]

@@ -6,8 +6,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from benchmarks.peers import step
 from benchmarks.peers.arms import Bar, Work
-from benchmarks.peers.inputs import captions, clip_folder, image_folder, image_names
+from benchmarks.peers.inputs import captions, image_folder, image_names, towers
 from benchmarks.peers.sizes import sizes
 
 if TYPE_CHECKING:
@@ -35,15 +36,8 @@ def ours(folder: Path, modality: str) -> float:
     """Encode by ``embed`` of a model that a spec builds."""
     from contrastive import ModelSpec, build_model
 
-    towers = {
-        name: {
-            "encoder": {"type": f"hf-dual-{name}", "name": str(folder / "clip")},
-            "head": {"type": "identity"},
-        }
-        for name in ("image", "text")
-    }
-    spec = {"embed_dim": SIZES.embed_dim, "towers": towers, "loss": {"type": "infonce"}}
-    model = build_model(ModelSpec.model_validate(spec))
+    spec = {"embed_dim": SIZES.embed_dim, "towers": towers(folder, "identity")}
+    model = build_model(ModelSpec.model_validate(spec | {"loss": {"type": "infonce"}}))
     if SIZES.gpu:
         model.to("cuda")
     workers = SIZES.loaders if modality == "image" else 0
@@ -115,10 +109,6 @@ WORK = Work(
     ),
     inputs=(
         image_folder(SIZES.encoded_images),
-        clip_folder(
-            SIZES.tower(SIZES.width) | {"patch_size": 32},
-            SIZES.tower(SIZES.text_width),
-            SIZES.embed_dim,
-        ),
+        step.CLIP,
     ),
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.peers import step
 from benchmarks.peers.arms import Bar, Work
-from benchmarks.peers.inputs import CAPTIONS, captions, image_names
+from benchmarks.peers.inputs import CAPTIONS, captions, image_names, towers
 from benchmarks.peers.sizes import sizes
 
 if TYPE_CHECKING:
@@ -46,17 +46,13 @@ def ours(folder: Path, *, epochs: int, cache: str = "auto", again: bool = False)
     """Train heads, on features that are computed once, or else each epoch."""
     from contrastive import FeatureCache, RunSpec, train
 
-    towers = {
-        name: {
-            "encoder": {"type": f"hf-dual-{name}", "name": str(folder / "clip")},
-            "head": {"type": "linear"},
-            "frozen": "encoder",
-        }
-        for name in ("image", "text")
-    }
     spec = RunSpec.model_validate(
         {
-            "model": {"embed_dim": SIZES.embed_dim, "towers": towers, "loss": {"type": "infonce"}},
+            "model": {
+                "embed_dim": SIZES.embed_dim,
+                "towers": towers(folder, "linear", frozen="encoder"),
+                "loss": {"type": "infonce"},
+            },
             "data": {"type": "image-folder", "folder": str(folder / FOLDER)},
             "training": {"batch_size": SIZES.batch, "epochs": epochs, "cache": cache},
             "evaluation": {"split": None},
@@ -74,40 +70,14 @@ def ours(folder: Path, *, epochs: int, cache: str = "auto", again: bool = False)
 
 def sentence_transformers(folder: Path, *, epochs: int) -> float:
     """Train a dense layer on a frozen CLIP, which encodes each row in each epoch."""
-    from datasets import Dataset, Image
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
-    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
     from sentence_transformers.models import Dense
 
-    device = None if SIZES.gpu else "cpu"
-    model = SentenceTransformer(str(folder / "clip"), device=device)
+    model = step.sentence_transformer(folder)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     width = SIZES.embed_dim
     model.append(Dense(width, width, activation_function=None).to(model.device))
-    with (folder / FOLDER / CAPTIONS).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = {
-        "anchor": [str(folder / FOLDER / row["image"]) for row in rows],
-        "positive": [row["text"] for row in rows],
-    }
-    arguments = Arguments(
-        output_dir=str(folder / "sentence-transformers"),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=SIZES.batch,
-        report_to="none",
-        save_strategy="no",
-        bf16=SIZES.gpu,
-        use_cpu=not SIZES.gpu,
-        dataloader_drop_last=True,
-        dataloader_num_workers=SIZES.loaders,
-    )
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_dict(columns).cast_column("anchor", Image()),
-        loss=losses.MultipleNegativesSymmetricRankingLoss(model),
-    )
+    trainer = step.trainer(model, folder, FOLDER, epochs)
     started = time.perf_counter()
     trainer.train()
     return time.perf_counter() - started

@@ -21,14 +21,14 @@ CAPTIONS = "captions.csv"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def image_names(folder: Path) -> list[str]:
+def image_names(folder: Path, images: str = "images") -> list[str]:
     """Return the paths of the images, in the order of the captions."""
-    return [str(folder / "images" / row["image"]) for row in _rows(folder)]
+    return [str(folder / images / row["image"]) for row in _rows(folder / images)]
 
 
-def captions(folder: Path) -> list[str]:
-    """Return one caption for each image."""
-    return [row["text"] for row in _rows(folder)]
+def captions(folder: Path, images: str = "images") -> list[str]:
+    """Return the captions, one for each of ``image_names``."""
+    return [row["text"] for row in _rows(folder / images)]
 
 
 def image_folder(count: int) -> Callable[[Path], None]:
@@ -79,20 +79,20 @@ def clip_folder(
     return make
 
 
-def text_model_folder(folder: Path) -> None:
-    """Save a DistilBERT of six layers, 384 wide, with random weights, in ``distilbert``."""
-    import torch
-    from transformers import DistilBertConfig, DistilBertModel
-
-    torch.manual_seed(0)
-    sizes = {"dim": 384, "hidden_dim": 1536, "n_layers": 6, "n_heads": 6}
-    config = DistilBertConfig(vocab_size=VOCABULARY, pad_token_id=1, **sizes)
-    DistilBertModel(config).save_pretrained(folder / "distilbert")
-    _tokenizer(captions(folder)).save_pretrained(folder / "distilbert")
+def towers(folder: Path, head: str, **more: Any) -> dict[str, Any]:
+    """Return the towers of the CLIP in ``clip``, for a spec."""
+    return {
+        name: {
+            "encoder": {"type": f"hf-dual-{name}", "name": str(folder / "clip")},
+            "head": {"type": head},
+            **more,
+        }
+        for name in ("image", "text")
+    }
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "images" / CAPTIONS).open(newline="") as file:
+    with (folder / CAPTIONS).open(newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -87,5 +87,5 @@ WORK = Work(
         Bar("import open_clip", 0.3, ours="contrastive validate"),
         Bar("sentence-transformers encode", 0.3, ours="contrastive search"),
     ),
-    inputs=(image_folder(IMAGES), step.WORK.inputs[1], spec_and_model),
+    inputs=(image_folder(IMAGES), step.CLIP, spec_and_model),
 )

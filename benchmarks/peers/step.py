@@ -12,7 +12,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.arms import Bar, Work
-from benchmarks.peers.inputs import IMAGE_SIZE, captions, clip_folder, image_folder, image_names
+from benchmarks.peers.inputs import (
+    IMAGE_SIZE,
+    captions,
+    clip_folder,
+    image_folder,
+    image_names,
+    towers,
+)
 from benchmarks.peers.sizes import sizes
 
 if TYPE_CHECKING:
@@ -42,16 +49,13 @@ def ours(folder: Path) -> float:
     """Train by a spec that names what the others are told, and defaults otherwise."""
     from contrastive import RunSpec, train
 
-    towers = {
-        name: {
-            "encoder": {"type": f"hf-dual-{name}", "name": str(folder / "clip")},
-            "head": {"type": "identity"},
-        }
-        for name in ("image", "text")
-    }
     spec = RunSpec.model_validate(
         {
-            "model": {"embed_dim": SIZES.embed_dim, "towers": towers, "loss": {"type": "infonce"}},
+            "model": {
+                "embed_dim": SIZES.embed_dim,
+                "towers": towers(folder, "identity"),
+                "loss": {"type": "infonce"},
+            },
             "data": {"type": "image-folder", "folder": str(folder / "images")},
             "training": {"batch_size": SIZES.batch, "epochs": SIZES.epochs, "lr": LEARNING_RATE},
             "evaluation": {"split": None},
@@ -123,34 +127,47 @@ class Pairs:
 
 
 def sentence_transformers(folder: Path) -> float:
-    """Train by the trainer of sentence-transformers, which saves nothing."""
-    from datasets import Dataset, Image
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
-    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
-
-    model = SentenceTransformer(str(folder / "clip"), device=None if SIZES.gpu else "cpu")
-    columns = {"anchor": image_names(folder), "positive": captions(folder)}
-    arguments = Arguments(
-        output_dir=str(folder / "sentence-transformers"),
-        num_train_epochs=SIZES.epochs,
-        per_device_train_batch_size=SIZES.batch,
-        learning_rate=LEARNING_RATE,
-        report_to="none",
-        save_strategy="no",
-        bf16=SIZES.gpu,
-        use_cpu=not SIZES.gpu,
-        dataloader_drop_last=True,
-        dataloader_num_workers=SIZES.loaders,
-        optim="adamw_torch_fused" if SIZES.gpu else "adamw_torch",
-    )
+    """Train by the trainer of sentence-transformers."""
+    model = sentence_transformer(folder)
+    optimizer = "adamw_torch_fused" if SIZES.gpu else "adamw_torch"
     times = StepTimes()
-    SentenceTransformerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_dict(columns).cast_column("anchor", Image()),
-        loss=losses.MultipleNegativesSymmetricRankingLoss(model),
+    trainer(
+        model, folder, "images", SIZES.epochs, learning_rate=LEARNING_RATE, optim=optimizer
     ).train()
     return times.rate()
+
+
+def sentence_transformer(folder: Path) -> Any:
+    """Return the CLIP as a model of sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder / "clip"), device=None if SIZES.gpu else "cpu")
+
+
+def trainer(model: Any, folder: Path, images: str, epochs: int, **arguments: Any) -> Any:
+    """Return a trainer of sentence-transformers on a folder of images; it saves nothing."""
+    from datasets import Dataset, Image
+    from sentence_transformers import SentenceTransformerTrainer, losses
+    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+
+    columns = {"anchor": image_names(folder, images), "positive": captions(folder, images)}
+    return SentenceTransformerTrainer(
+        model=model,
+        args=Arguments(
+            output_dir=str(folder / "sentence-transformers"),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=SIZES.batch,
+            report_to="none",
+            save_strategy="no",
+            bf16=SIZES.gpu,
+            use_cpu=not SIZES.gpu,
+            dataloader_drop_last=True,
+            dataloader_num_workers=SIZES.loaders,
+            **arguments,
+        ),
+        train_dataset=Dataset.from_dict(columns).cast_column("anchor", Image()),
+        loss=losses.MultipleNegativesSymmetricRankingLoss(model),
+    )
 
 
 def open_clip(folder: Path) -> float:
@@ -194,6 +211,9 @@ def open_clip(folder: Path) -> float:
     return times.rate()
 
 
+CLIP = clip_folder(
+    SIZES.tower(SIZES.width) | {"patch_size": 32}, SIZES.tower(SIZES.text_width), SIZES.embed_dim
+)
 WORK = Work(
     title=f"training step, CLIP, {SIZES.layers} layers {SIZES.width} wide, batch {SIZES.batch}",
     unit="samples/s",
@@ -209,10 +229,6 @@ WORK = Work(
     ),
     inputs=(
         image_folder(SIZES.pairs),
-        clip_folder(
-            SIZES.tower(SIZES.width) | {"patch_size": 32},
-            SIZES.tower(SIZES.text_width),
-            SIZES.embed_dim,
-        ),
+        CLIP,
     ),
 )

@@ -32,13 +32,13 @@ from contrastive.config.extras import require
 from contrastive.config.mistakes import in_one_line
 from contrastive.console import bar, say, say_omission
 from contrastive.data.atomic_files import replace_file
-from contrastive.data.bad_rows import bad_rows_of
+from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.content_hash import sample_key
 from contrastive.data.folders import check_writable_folder
 from contrastive.data.images import StoredImage
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import BadSample, DataError, SpecError
-from contrastive.inference.embed_dataset import distinct_rows
+from contrastive.inference.embed_dataset import distinct_rows, embed_modality
 from contrastive.model.saved_files import Shape, read_json
 from contrastive.nn.fingerprint import weights_fingerprint
 
@@ -335,23 +335,17 @@ def _write_shard(
     cache: FeatureCache | None,
     workers: int,
 ) -> None:
-    bad: set[int] = set()
-
-    def note(index: int, problem: str) -> None:
-        bad.add(index)
-        say_omission(f"{rows[first[index]].get('source', '')}: {problem}; left out".lstrip(": "))
-
-    samples = [rows[i][modality] for i in first]
-    embeddings_QD = model.embed(modality, samples, cache=cache, workers=workers, on_bad=note)
-    good = [i for i in range(len(first)) if i not in bad]
+    some = [rows[i] for i in first]
+    bad_rows = BadRows(on_report=lambda line: say(f"{line}; left out"))
+    found = embed_modality(model, some, modality, bad_rows, cache=cache, workers=workers)
     columns = {
-        "row": [first[i] for i in good],
-        "id": [int(rows[first[i]]["id"]) for i in good],
-        "source": [str(rows[first[i]].get("source", "")) for i in good],
-        "sample": [_name(samples[i]) for i in good],
+        "row": [first[i] for i in found.rows],
+        "id": [int(some[i]["id"]) for i in found.rows],
+        "source": [str(some[i].get("source", "")) for i in found.rows],
+        "sample": [_name(some[i][modality]) for i in found.rows],
     }
     place = folder.shard(modality, number)
-    replace_file(place, tensors_to_bytes(folder.form.stored(embeddings_QD[good])))
+    replace_file(place, tensors_to_bytes(folder.form.stored(found.embeddings_QD)))
     arrow, parquet = require("pyarrow"), require("pyarrow.parquet", extra="parquet")
     types = zip(
         columns, (arrow.int64(), arrow.int64(), arrow.string(), arrow.string()), strict=True
