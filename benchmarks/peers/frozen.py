@@ -44,7 +44,7 @@ def five_captions(folder: Path) -> None:
 
 def ours(folder: Path, *, epochs: int, cache: str = "auto", again: bool = False) -> float:
     """Train heads, on features that are computed once, or else each epoch."""
-    from contrastive import FeatureCache, RunSpec, train
+    from contrastive import FeatureCache, RunSpec, build_model, train
 
     spec = RunSpec.model_validate(
         {
@@ -58,6 +58,7 @@ def ours(folder: Path, *, epochs: int, cache: str = "auto", again: bool = False)
             "evaluation": {"split": None},
         }
     )
+    build_model(spec.model)  # imports what the towers are made of, which is not timed
     features = folder / "features"
     shutil.rmtree(features, ignore_errors=True)
     for _ in range(1 + again):  # the last one counts
