@@ -31,14 +31,14 @@ MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-BINARY = {  # in commands, FILE is the file, and KEPT keeps what it was
+BINARY = {  # in commands, FILE is the file, and OLD keeps what it was
     b"PAR1": "Parquet; end its name with .parquet",
     b"PK\x03\x04": "a zip archive, or Excel; unpack it, or save the sheet as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "of Excel; save the sheet as CSV in UTF-8",
     b"SQLite format 3\0": "a database; write its table to a CSV",
-    b"BZh": "compressed by bzip2; decompress it: cp FILE KEPT && bzip2 -dc < KEPT > FILE",
-    b"\xfd7zXZ": "compressed by xz; decompress it: cp FILE KEPT && xz -dc < KEPT > FILE",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it: cp FILE KEPT && zstd -dc < KEPT > FILE",
+    b"BZh": "compressed by bzip2; decompress it: cp FILE OLD && bzip2 -dc < OLD > FILE",
+    b"\xfd7zXZ": "compressed by xz; decompress it: cp FILE OLD && xz -dc < OLD > FILE",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it: cp FILE OLD && zstd -dc < OLD > FILE",
 }
 GUESSES = ("GB18030", "SHIFT_JIS", "CP1251")
 """Encodings of letters that are several bytes, or none of them ASCII; CP1252 is of the others."""
@@ -63,8 +63,7 @@ def read_text(path: Path) -> str:
     for start, what in BINARY.items():
         if raw.startswith(start):
             file, kept = _quoted(path)
-            what = what.replace("FILE", file).replace("KEPT", kept)
-            msg = f"{path}: is no text but {what}"
+            msg = f"{path}: is no text but " + what.replace("FILE", file).replace("OLD", kept)
             raise DataError(msg)
     text = _decoded(path, raw, compressed=compressed).removeprefix("\ufeff")
     if not text.strip():
