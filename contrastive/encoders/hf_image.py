@@ -17,7 +17,7 @@ from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_fo
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
-from contrastive.errors import SpecError
+from contrastive.errors import ContrastiveError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,13 +60,19 @@ class HFImageModule(ImageEncoder):
             width = measure_out_dim(self, sample, self.who)
             if isinstance(self.preprocess, ImageTransform):
                 self.preprocess([sample, sample.resize((640, 480))])  # some round small sizes up
-        except SizesDifferError:
+        except SizesDifferError as error:
             if not isinstance(self.preprocess, ImageTransform):
                 self(**self.preprocess([sample]))  # tells what else is missing
                 raise
             self.preprocess = PadImages(self.preprocess)
+            try:
+                width = measure_out_dim(self, sample, self.who)
+            except SpecError as other:
+                if other.__cause__ is None or isinstance(other.__cause__, ContrastiveError):
+                    raise
+                msg = f"{self.who}: {str(error).removeprefix(f'{self.who}: ')}"
+                raise SpecError(msg) from other  # the model takes images of one size alone
             say(f"{self.who}: its images keep their shapes, so those of a size are run together")
-            width = measure_out_dim(self, sample, self.who)
         return width
 
     def encode(
