@@ -171,7 +171,7 @@ def check_batch_norm(
         if norm.running_mean is None:
             msg = (
                 f"{who} keeps no running statistics, so that it always needs the whole batch; use "
-                f"another norm, freeze it, or {without}"
+                f"another norm, or {without}"
             )
             raise TrainingError(msg)
         if norm.training and batch_norm == "train":
