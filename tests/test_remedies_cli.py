@@ -9,7 +9,6 @@ import shutil
 import pytest
 
 from contrastive import build_model
-from contrastive.datasets.miniature import write_class_folders, write_image_folder
 from tests.toys import tiny_model, write_noise
 
 
@@ -18,10 +17,14 @@ def place(tmp_path_factory):
     """Return a folder with a saved model and with data, whose commands leave it as it is."""
     place = tmp_path_factory.mktemp("place")
     build_model(tiny_model("infonce")).save(place / "saved")
-    write_image_folder(place / "images")
-    write_class_folders(place / "classes")
-    (place / "shots").mkdir()
+    for name in ("images", "shots"):
+        (place / name).mkdir()
     write_noise(place / "shots")
+    for i, path in enumerate(write_noise(place / "images", 40)):
+        (place / "classes" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / "classes" / f"{i % 2}")
+    lines = (f"{i}.png,a {i % 2} of {i},{('train', 'val', 'test')[i % 3]}" for i in range(40))
+    (place / "images" / "captions.csv").write_text("\n".join(["image,text,split", *lines]))
     for name in ("shots/0.png", "shots/1.png"):
         shutil.copy(place / name, place)
     (place / "words.txt").write_text("a red circle\na blue square\n")
@@ -41,6 +44,7 @@ def here(place, monkeypatch):
 
 
 CLASSIFY = "classify 0.png"
+PROBE = "probe --data classes --seeds 1 -k 5"
 INIT = "init image-folder -o"
 COMPARE = "compare saved other"
 ASK = "answer 0.png --question 'is there a dog?'"
@@ -172,16 +176,13 @@ LINES = [  # what is typed, what is told, and what is typed instead
         "give other data",
         "search 0.png --data images",
     ),
-    ("probe --data classes --shots 1,x", "write 1,2,4", "probe --data classes --shots 1,2,4"),
-    (
-        "probe --data classes --plot NEW.png",
+    (f"{PROBE} --shots 1,x", "write 1,2,4", f"{PROBE} --shots 1,2,4"),
+    (f"{PROBE} --train-split dev", "choose one by --train-split", f"{PROBE} --train-split train"),
+    pytest.param(
+        f"{PROBE} --plot NEW.png",
         "give --shots 1,2,4,8,16",
-        "probe --data classes --plot NEW.png --shots 1,2,4,8,16",
-    ),
-    (
-        "probe --data images --train-split dev",
-        "choose one by --train-split",
-        "probe --data classes",
+        f"{PROBE} --plot NEW.png --shots 1,2,4,8,16",
+        marks=pytest.mark.nightly,
     ),
     (f"{INIT} - --with-data", "give a file, or leave out", f"{INIT} -"),
     (f"{INIT} - --json", "give a file, or leave out", f"{INIT} NEW/clip.yaml --json"),
