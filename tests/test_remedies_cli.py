@@ -158,7 +158,6 @@ LINES = [  # what is typed, what is told, and what is typed instead
     ("validate saved --memory", "give a run, or its spec", "validate run.json --memory"),
     ("validate saved a.b=1", "leave the override out", "validate saved"),
     ("validate run.json -o NEW.yaml", "leave it out", "validate run.json"),
-    ("schema --of spec", "write run or model", "schema --of model"),
     ("search 'a dog' --data images --images shots", "not both", "search 'a dog' --images shots"),
     ("search 'a dog'", "give --data, --images or --texts", "search 'a dog' --images shots"),
     (
