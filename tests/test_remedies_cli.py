@@ -45,6 +45,7 @@ def here(place, monkeypatch):
 
 CLASSIFY = "classify 0.png"
 PROBE = "probe --data classes --seeds 1 -k 5"
+NEW = "plugins new"
 INIT = "init image-folder -o"
 COMPARE = "compare saved other"
 ASK = "answer 0.png --question 'is there a dog?'"
@@ -182,6 +183,31 @@ LINES = [  # what is typed, what is told, and what is typed instead
         "give --shots 1,2,4,8,16",
         f"{PROBE} --plot NEW.png --shots 1,2,4,8,16",
         marks=pytest.mark.nightly,
+    ),
+    (
+        f"{NEW} resnet --kind encoder -o NEW",
+        "choose another name",
+        f"{NEW} a-net --kind encoder -o NEW",
+    ),
+    (
+        f"{NEW} A_Net --kind encoder -o NEW",
+        "write lower-case letters, digits and single hyphens",
+        f"{NEW} a-net --kind encoder -o NEW",
+    ),
+    (
+        f"{NEW} a-net --kind encoder --modality Audio -o NEW",
+        "write it in lower case, such as image, text or audio",
+        f"{NEW} a-net --kind encoder --modality audio -o NEW",
+    ),
+    (
+        f"{NEW} a-net --kind head --modality image -o NEW",
+        "only an encoder has one; leave it out",
+        f"{NEW} a-net --kind head -o NEW",
+    ),
+    (
+        f"{NEW} a-net --kind loss -o images",
+        "choose another with --output",
+        f"{NEW} a-net --kind loss --output NEW",
     ),
     (f"{INIT} - --with-data", "give a file, or leave out", f"{INIT} -"),
     (f"{INIT} - --json", "give a file, or leave out", f"{INIT} NEW/clip.yaml --json"),

@@ -15,7 +15,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from contrastive import RunSpec, build_model, evaluate, load_model, probe, train
+from contrastive import RunSpec, build_model, diagnose, evaluate, load_model, probe, train
 from contrastive.errors import ContrastiveError
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.heads import Head, heads
@@ -278,3 +278,66 @@ def test_a_batch_norm_without_statistics_is_replaced_as_is_told(made, tmp_path, 
     )
     assert said in told(lambda: train(spec(made, *fields, *MICRO), tmp_path / "run", cache=None))
     train(spec(made, *fields, *MICRO).with_(*right), tmp_path / "new", cache=None)
+
+
+LN_100 = 4.60517
+
+
+def log_of(losses: list[float], run: Any = (), **values: Any) -> list[dict[str, Any]]:
+    """Return the lines of a run with a value for each loss."""
+    about = {"batch": 6, "loss": {"type": "infonce", "max_scale": 100.0}} | dict(run)
+    steps = [{"step": i, "loss": x, "lr": 0.1} | values for i, x in enumerate(losses, 1)]
+    return [{"step": 0, "run": about}, *steps]
+
+
+FOUND = [  # a log, the finding, what is told, and that as an override
+    (
+        log_of([1.79] * 200, log_scale=0.0),
+        "scale-at-one",
+        "set model.loss.temperature to 0.07",
+        "model.loss.temperature=0.07",
+    ),
+    (
+        log_of([0.5] * 200, log_scale=LN_100),
+        "scale-at-bound",
+        "raise model.loss.max_scale",
+        "model.loss.max_scale=200",
+    ),
+    (
+        log_of([1.79] * 200, log_scale=2.6, lr=1e-9),
+        "lr-too-low",
+        "raise training.lr",
+        "training.lr=0.1",
+    ),
+    (
+        log_of([1.79] * 200, log_scale=2.6),
+        "no-learning",
+        "try another training.lr",
+        "training.lr=0.1",
+    ),
+    (
+        log_of([1.79] * 50 + [0.1] * 200 + [1.7] * 100, log_scale=2.6),
+        "diverged",
+        "or lengthen training.warmup",
+        "training.warmup=0.2",
+    ),
+    (
+        log_of([1.0] * 200, log_scale=2.6, gradients={"image.encoder": 0.0, "text.head": 1.0}),
+        "no-gradient",
+        "or set model.towers.image.frozen to encoder",
+        "model.towers.image.frozen=encoder",
+    ),
+    (
+        log_of([1.0] * 200, log_scale=2.6, gradients={"image.head": 0.0, "text.head": 1.0}),
+        "no-gradient",
+        "or set model.towers.image.frozen to all",
+        "model.towers.image.frozen=all",
+    ),
+]
+
+
+@pytest.mark.parametrize(("lines", "code", "said", "override"), FOUND)
+def test_fields_that_the_doctor_names_are_set(made, lines, code, said, override):
+    (finding,) = (one for one in diagnose(lines) if one.code == code)
+    assert said in finding.remedy
+    spec(made, override)
