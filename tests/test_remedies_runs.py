@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from contrastive import RunSpec, build_model, diagnose, evaluate, load_model, probe, train
+from contrastive.encoders import CBOW, encoders
 from contrastive.errors import ContrastiveError
 from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.heads import Head, heads
@@ -86,7 +87,6 @@ SPECS = [  # overrides, what is told, and overrides after those
         "towers.text",
         ("training.lr_factors={towers.text.*: 2}",),
     ),
-    (("evaluation.split=train",), "", ("evaluation.split=val",)),
 ]
 
 
@@ -278,6 +278,36 @@ def test_a_batch_norm_without_statistics_is_replaced_as_is_told(made, tmp_path, 
     )
     assert said in told(lambda: train(spec(made, *fields, *MICRO), tmp_path / "run", cache=None))
     train(spec(made, *fields, *MICRO).with_(*right), tmp_path / "new", cache=None)
+
+
+class Reads:
+    """Preprocessing whose repr does not say what it does."""
+
+    def __init__(self, preprocess):
+        self.preprocess = preprocess
+
+    def __call__(self, samples):
+        return self.preprocess(samples)
+
+
+class Words(CBOW):
+    """Words, read by such preprocessing."""
+
+    def build(self):
+        """Return the module."""
+        module = super().build()
+        module.preprocess = Reads(module.preprocess)
+        return module
+
+
+def test_features_that_cannot_be_cached_are_not_as_is_told(made, tmp_path):
+    encoders.register("words")(Words)
+    text = "model.towers.text"
+    odd = spec(made, f"{text}.encoder={{type: words, width: 8}}", f"{text}.frozen=encoder")
+    kept = odd.with_("training.cache=auto")
+    cache = FeatureCache(tmp_path / "cache")
+    assert told(lambda: train(kept, tmp_path / "run", cache=cache)).endswith("training.cache: off")
+    train(kept.with_("training.cache=off"), tmp_path / "new", cache=cache)
 
 
 LN_100 = 4.60517

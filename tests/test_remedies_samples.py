@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +223,25 @@ def test_a_width_is_lowered_as_is_told():
         "lower it"
     )
     kind(widths=[8], loss=losses["infonce"]()).build()(A, B)
+
+
+def test_an_image_that_is_too_much_is_made_smaller_or_saved_anew_as_is_told(model, tmp_path):
+    Image.new("L", (1, 200_000)).save(tmp_path / "long.png")
+    assert told(lambda: model.embed("image", tmp_path / "long.png")).endswith("make it smaller")
+    Image.open(tmp_path / "long.png").resize((8, 8)).save(tmp_path / "long.png")
+    model.embed("image", tmp_path / "long.png")
+    Image.fromarray(RGB).resize((32, 32)).save(tmp_path / "scans.jpg", progressive=True)
+    whole = (tmp_path / "scans.jpg").read_bytes()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    (tmp_path / "scans.jpg").write_bytes(whole[:-2] + 200 * scan + whole[-2:])
+    assert told(lambda: model.embed("image", tmp_path / "scans.jpg")).endswith("save it anew")
+    Image.open(tmp_path / "scans.jpg").save(tmp_path / "anew.jpg")
+    model.embed("image", tmp_path / "anew.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:.*is now")
+def test_a_field_under_two_names_is_given_under_the_one_that_is_told():
+    given = {"products": "bf16", "matmul_dtype": "bf16"}
+    said = told(lambda: losses["infonce"](**given))
+    del given[re.search("remove (.*)$", said)[1]]
+    assert losses["infonce"](**given).matmul_dtype == "bf16"

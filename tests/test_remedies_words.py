@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.main import get_command
@@ -122,6 +123,7 @@ def needed_by(names: tuple[str, ...]) -> set[str]:
     return found
 
 
+@pytest.mark.nightly
 def test_a_library_that_lacks_is_brought_by_what_is_installed_as_is_told():
     distributions = packages_distributions()
     calls = 0
