@@ -67,10 +67,11 @@ SPECS = [  # overrides, what is told, and overrides after those
     (MICRO, "freeze it", (f"{IMAGE}.frozen=encoder",)),
     (MICRO, "or do without micro_batch", ("training.micro_batch=null",)),
     (("training.split=dev",), "choose one by training.split", ("training.split=val",)),
-    (
+    pytest.param(
         ("training.lr=1000", "training.weight_decay=1000", "training.epochs=3"),
         "try a lower training.lr",
         ("training.lr=1e-6",),
+        marks=pytest.mark.nightly,
     ),
     (
         ("model.loss={type: distillation, loss: {type: infonce}}",),
