@@ -112,7 +112,7 @@ def test_the_flagship_by_commands(block, follow, photos, tiny):
     follow(
         block,
         ("/data/flickr30k", "flickr30k"),
-        ("~/Pictures", "flickr30k/flickr30k-images"),
+        ("~/photos", "flickr30k/flickr30k-images"),
         ("hf:openai/clip-vit-base-patch32", "hf:tiny-clip"),
         train=tiny,
     )
@@ -120,7 +120,7 @@ def test_the_flagship_by_commands(block, follow, photos, tiny):
 
 @instead_of("examples/flickr30k_clip/README.md 1")
 def test_the_example_by_commands(block, follow, photos, tiny):
-    folders = ("~/Pictures", "flickr30k/flickr30k-images")
+    folders = ("~/photos", "flickr30k/flickr30k-images")
     follow(block, ("/data/flickr30k", "flickr30k"), folders, train=tiny)
 
 
