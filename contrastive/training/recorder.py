@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
+    from contrastive.training.step_log import StepLog
 
 
 @dataclass
@@ -64,22 +65,28 @@ class Recorder:
                 _tell(error, f"the embeddings before the first step are not measured: {error}")
         self.ranks.barrier()
 
-    def after_step(self, log: Log, done: int, *, stop: bool) -> None:
-        """Save if it is time, or the run stops; measure at the end of an epoch."""
+    def is_due(self, done: int) -> bool:
+        """Whether it is time for a checkpoint."""
         every = self.spec.training.checkpoint_every
-        end_of_epoch = done % self.batches.steps_per_epoch == 0
-        if not (end_of_epoch or stop or (every and done % every == 0)):
+        return done % self.batches.steps_per_epoch == 0 or bool(every and done % every == 0)
+
+    def after_step(self, step_log: StepLog, done: int, *, stop: bool) -> None:
+        """Save if it is time, or the run stops; measure at the end of an epoch."""
+        if not (stop or self.is_due(done)):
             return
+        end_of_epoch = done % self.batches.steps_per_epoch == 0
+        step_log.settle()
         if self.ranks.is_main:
-            progress = self._save(log, done)
+            progress = self._save(step_log.log, done)
             if end_of_epoch and not stop:
-                self._measure(log, progress)
+                self._measure(step_log.log, progress)
         self.ranks.barrier()
 
-    def save_once(self, log: Log, done: int) -> None:
+    def save_once(self, step_log: StepLog, done: int) -> None:
         """Save a step that is done, unless it is saved."""
+        step_log.settle()
         if not checkpoint_folder(self.folder, done).exists():
-            self._save(log, done)
+            self._save(step_log.log, done)
 
     def _save(self, log: Log, done: int) -> Progress:
         end_of_epoch = done % self.batches.steps_per_epoch == 0

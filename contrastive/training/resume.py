@@ -277,16 +277,17 @@ def restore_step(
     """Restore weights and moments; return how far the run is."""
     restore_weights(model, saved)
     parameters = dict(model.named_parameters())
-    for key, value in saved.tensors("optimizer.safetensors").items():
-        name, _, kind = key.rpartition("|")
-        _check_moment(saved, key, value, parameters.get(name), kind)
-        # AdamW counts its steps on the CPU, whatever the device
-        device = "cpu" if kind == "step" else model.device
-        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     state: dict[str, Any] = saved.json("state.json")
     if not state.get("fused"):  # as the run began, to the last bit
         for group in optimizer.param_groups:
             group["fused"] = None
+    # AdamW counts its steps on the CPU, whatever the device, unless it takes one pass
+    counts = model.device if takes_one_pass(optimizer) else "cpu"
+    for key, value in saved.tensors("optimizer.safetensors").items():
+        name, _, kind = key.rpartition("|")
+        _check_moment(saved, key, value, parameters.get(name), kind)
+        device = counts if kind == "step" else model.device
+        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
     return progress_of(saved)
