@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ class Waits(TorchDispatchMode):
 
     def _noted(self, name, real):
         def method(*args, **kwargs):
-            self.found.append(name)
+            if threading.current_thread() is threading.main_thread():  # not of a checkpoint
+                self.found.append(name)
             return real(*args, **kwargs)
 
         return method

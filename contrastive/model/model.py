@@ -332,9 +332,8 @@ class ContrastiveModel(nn.Module):
         metrics: dict[str, Tensor] = {}
         for a, b in self.spec.modality_pairs:
             first, second = views[a][0], views[b][-1]
-            if a == b and a not in self._differing:  # once: looking waits for the device
-                check_views_differ(a, first, second)
-                self._differing.add(a)
+            if a == b:
+                check_views_differ(a, first, second, known=self._differing)
             loss, about = loss_and_metrics(self.loss, self.spec, first, second, ids)
             losses[f"loss_{a}_{b}"] = loss
             metrics = metrics or about

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self.good)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
         total = hashlib.sha256()

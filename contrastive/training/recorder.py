@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
+    from contrastive.training.background import BackgroundJobs
     from contrastive.training.batches import TrainingBatches
     from contrastive.training.step_log import StepLog
 
@@ -49,6 +50,8 @@ class Recorder:
     held_out: Samples | None
     cache: FeatureCache | None
     ranks: Ranks
+    background: BackgroundJobs
+    """Writes checkpoints while the run goes on."""
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
 
@@ -72,12 +75,13 @@ class Recorder:
 
     def after_step(self, step_log: StepLog, done: int, *, stop: bool) -> None:
         """Save if it is time, or the run stops; measure at the end of an epoch."""
+        self.background.check()
         if not (stop or self.is_due(done)):
             return
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         step_log.settle()
         if self.ranks.is_main:
-            progress = self._save(step_log.log, done)
+            progress = self._save(None if stop else self.background, step_log.log, done)
             if end_of_epoch and not stop:
                 self._measure(step_log.log, progress)
         self.ranks.barrier()
@@ -85,15 +89,18 @@ class Recorder:
     def save_once(self, step_log: StepLog, done: int) -> None:
         """Save a step that is done, unless it is saved."""
         step_log.settle()
+        self.background.wait()  # it may be this one
         if not checkpoint_folder(self.folder, done).exists():
-            self._save(step_log.log, done)
+            self._save(None, step_log.log, done)
 
-    def _save(self, log: Log, done: int) -> Progress:
+    def _save(self, background: BackgroundJobs | None, log: Log, done: int) -> Progress:
+        self.background.wait()  # one copy of a checkpoint is held at a time
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         norms = gradients(self.model) if end_of_epoch else {}
         log.flush()
         progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
-        save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+        about = self.spec, self.model, self.optimizer, self.batches
+        save_step(background, self.folder, *about, progress)
         return progress
 
     def take_up(self, log: Log, progress: Progress) -> None:
@@ -110,7 +117,8 @@ class Recorder:
             self._check_up(log, progress)
         if measured:
             log.flush()
-            save_progress(self.folder, replace(progress, measured=True, log_lines=log.lines))
+            progress = replace(progress, measured=True, log_lines=log.lines)
+            save_progress(self.background, self.folder, progress)
 
     def _evaluate(self, log: Log, step: int) -> bool:
         if self.held_out is None:

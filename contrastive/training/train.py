@@ -32,6 +32,7 @@ from contrastive.model.loading import run_spec
 from contrastive.nn.fingerprint import hash_tensors
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
+from contrastive.training.background import BackgroundJobs
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import built_for_training, uses_bf16
 from contrastive.training.memory_plan import advice
@@ -177,7 +178,8 @@ def _train(
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     data = batches, held_out, cache
-    recorder = Recorder(folder, spec, model, optimizer, *data, ranks, unmeasured)
+    background = BackgroundJobs()
+    recorder = Recorder(folder, spec, model, optimizer, *data, ranks, background, unmeasured)
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
@@ -187,6 +189,7 @@ def _train(
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
+        background,
         finished_steps_saved(
             model,
             ranks,
