@@ -8,9 +8,11 @@ resumed run, from the checkpoint of that step.
 from __future__ import annotations
 
 import traceback
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say
@@ -18,14 +20,15 @@ from contrastive.data.worker_processes import worker_count
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
+from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
+from contrastive.training.background import BackgroundJobs
+from contrastive.training.built import uses_bf16
 from contrastive.training.health_check import check_up, geometry_at_start, gradients
 from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import torch
 
     from contrastive.data.samples import Samples
     from contrastive.distributed.ranks import Ranks
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
-    from contrastive.training.background import BackgroundJobs
     from contrastive.training.batches import TrainingBatches
     from contrastive.training.step_log import StepLog
 
@@ -50,16 +52,16 @@ class Recorder:
     held_out: Samples | None
     cache: FeatureCache | None
     ranks: Ranks
-    background: BackgroundJobs
-    """Writes checkpoints while the run goes on."""
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
+    background: BackgroundJobs = field(default_factory=BackgroundJobs)
+    """Writes checkpoints while the run goes on."""
 
     def begin(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
         if self.ranks.is_main and self.held_out is not None:
             try:
-                with RngState():
+                with RngState(), self._precision():
                     lie = geometry_at_start(self.model, self.held_out, self.cache)
                 log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
             except TrainingError:  # the log cannot be written
@@ -125,15 +127,16 @@ class Recorder:
             return True
         epoch = step / self.batches.steps_per_epoch
         try:
-            report = evaluate(
-                self.model,
-                self.held_out,
-                split=str(self.spec.evaluation.split),
-                templates=self.spec.evaluation.templates,
-                shared=self.spec.evaluation.shared,
-                cache=self.cache,
-                workers=worker_count(self.spec.training.workers),
-            )
+            with self._precision():
+                report = evaluate(
+                    self.model,
+                    self.held_out,
+                    split=str(self.spec.evaluation.split),
+                    templates=self.spec.evaluation.templates,
+                    shared=self.spec.evaluation.shared,
+                    cache=self.cache,
+                    workers=worker_count(self.spec.training.workers),
+                )
         except Exception as error:  # hours of training are worth more
             problem = foreign_error(error) or error
             line = f"epoch {epoch:.0f} is not measured: {problem}"
@@ -144,6 +147,11 @@ class Recorder:
         log.evaluation(step, epoch, report)
         say(f"epoch {epoch:.0f}: {report.summary()}")
         return True
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """Return what lets the towers embed in the precision in which they train."""
+        bf16 = uses_bf16(self.spec.training, self.model.device)
+        return embedding_in(torch.bfloat16 if bf16 else None)
 
     def _check_up(self, log: Log, progress: Progress) -> None:
         step, norms = progress.step, progress.gradients

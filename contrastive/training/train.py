@@ -32,9 +32,10 @@ from contrastive.model.loading import run_spec
 from contrastive.nn.fingerprint import hash_tensors
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
-from contrastive.training.background import BackgroundJobs
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import built_for_training, uses_bf16
+from contrastive.training.data_wait import DataWait
+from contrastive.training.device_copies import copied_to
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
 from contrastive.training.rank_checks import check_loss_of_ranks
@@ -178,8 +179,7 @@ def _train(
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     data = batches, held_out, cache
-    background = BackgroundJobs()
-    recorder = Recorder(folder, spec, model, optimizer, *data, ranks, background, unmeasured)
+    recorder = Recorder(folder, spec, model, optimizer, *data, ranks, unmeasured)
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
@@ -189,7 +189,7 @@ def _train(
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
-        background,
+        recorder.background,
         finished_steps_saved(
             model,
             ranks,
@@ -200,13 +200,20 @@ def _train(
             ),
         ) as steps,
     ):
+        given = DataWait(copied_to(device, batches.iterate(start, total), settings))
         step_log = StepLog(
-            log, model, optimizer, settings, ranks, epoch=batches.steps_per_epoch, advance=advance
+            log,
+            model,
+            optimizer,
+            settings,
+            ranks,
+            epoch=batches.steps_per_epoch,
+            advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
         )
         if not start:
             recorder.begin(log)
         recorder.take_up(log, progress)
-        for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
+        for step, batch in zip(range(start, total), given, strict=True):
             steps.begin(batch)
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
