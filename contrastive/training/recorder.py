@@ -8,9 +8,9 @@ resumed run, from the checkpoint of that step.
 from __future__ import annotations
 
 import traceback
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -61,7 +61,7 @@ class Recorder:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
         if self.ranks.is_main and self.held_out is not None:
             try:
-                with RngState(), self._precision():
+                with RngState(), self._precision(), self._uncompiled():
                     lie = geometry_at_start(self.model, self.held_out, self.cache)
                 log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
             except TrainingError:  # the log cannot be written
@@ -114,7 +114,8 @@ class Recorder:
             self.ranks.barrier()
 
     def _measure(self, log: Log, progress: Progress) -> None:
-        with RngState():  # a resumed run may have no need to do it again
+        # a resumed run may have no need to do it again
+        with RngState(), self._uncompiled():
             measured = self._evaluate(log, progress.step)
             self._check_up(log, progress)
         if measured:
@@ -152,6 +153,11 @@ class Recorder:
         """Return what lets the towers embed in the precision in which they train."""
         bf16 = uses_bf16(self.spec.training, self.model.device)
         return embedding_in(torch.bfloat16 if bf16 else None)
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Return what lets compiled towers run plain, for shapes that are met once an epoch."""
+        compiled = self.spec.training.compile == "towers"
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def _check_up(self, log: Log, progress: Progress) -> None:
         step, norms = progress.step, progress.gradients

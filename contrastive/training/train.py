@@ -33,7 +33,7 @@ from contrastive.nn.fingerprint import hash_tensors
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
-from contrastive.training.built import built_for_training, uses_bf16
+from contrastive.training.built import built_for_training, compiled_towers, uses_bf16
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
 from contrastive.training.memory_plan import advice
@@ -190,6 +190,7 @@ def _train(
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
         recorder.background,
+        compiled_towers(model, settings, batches.live),
         finished_steps_saved(
             model,
             ranks,
