@@ -8,7 +8,7 @@ import torch
 from contrastive import build_model
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.modes import embedding_in
-from contrastive.training import recorder
+from contrastive.training import batches, recorder
 from contrastive.training.data_wait import DataWait
 from contrastive.training.train import train
 from tests.toys import tiny_model, toy_spec, write_noise
@@ -79,6 +79,18 @@ def test_the_share_of_time_that_data_are_waited_for_is_that_of_the_latest_steps(
     assert shares[0] == 1
     assert shares[1] > 0.5
     assert shares[-1] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_the_workers_of_a_run_are_those_of_all_its_epochs(tmp_path, monkeypatch):
+    started, real = [], batches.map_in_workers
+
+    def counted(job, groups, *, workers):
+        started.append(workers)
+        return real(job, groups, workers=0)
+
+    monkeypatch.setattr(batches, "map_in_workers", counted)
+    train(toy_spec(tmp_path / "data", epochs=3, workers=2), tmp_path / "run")
+    assert started == [2]
 
 
 def test_the_progress_line_has_it(tmp_path, capsys):
