@@ -166,7 +166,7 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
             model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
-            return model, []
+            return whole_at_once(model), []
         model, info = auto.from_pretrained(
             folder,
             config=config,
@@ -175,7 +175,18 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
             trust_remote_code=False,
             output_loading_info=True,
         )
-        return model, sorted(info["missing_keys"])
+        return whole_at_once(model), sorted(info["missing_keys"])
+
+
+def whole_at_once(model: Any) -> Any:
+    """Return a model whose feed-forward layers take all tokens at once, for the same numbers.
+
+    Where its config says to chunk them, a text of another length than a multiple would raise.
+    """
+    for part in model.modules():
+        if hasattr(part, "chunk_size_feed_forward"):
+            part.chunk_size_feed_forward = 0
+    return model
 
 
 def check_no_missing_weights(missing: list[str], place: Path, who: str) -> None:

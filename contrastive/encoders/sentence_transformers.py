@@ -23,6 +23,7 @@ from contrastive.encoders.huggingface import (
     drop_pooler,
     never_saved,
     quiet_huggingface,
+    whole_at_once,
 )
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import texts
@@ -93,6 +94,7 @@ class SentenceTransformersModule(TokenEncoder):
         if (inner := self.model.transformers_model) is None:
             return max(saved, default=None)
         drop_pooler(inner)
+        whole_at_once(inner)
         inner.config.use_cache = False  # nothing is generated, and layers may run twice
         limit = positions(inner.config)
         check_length(asked, limit, who)
