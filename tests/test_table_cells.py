@@ -133,3 +133,13 @@ def test_texts_that_parquet_holds_as_bytes_are_read(folder):
         ("a.png", "a dog"),
         ("b.png", "a café"),
     ]
+
+
+def test_labels_and_captions_that_may_be_meant_otherwise_are_told_and_kept(folder, capsys):
+    rows = ["a.png,salt &amp; pepper,Cat", "b.png,a dog<br/>runs,cat", "images/c.png,a <3 & b;,dog"]
+    data = read(folder, "image,text,label\n" + "\n".join(rows))
+    assert [row["text"] for row in data] == ["salt &amp; pepper", "a dog<br/>runs", "a <3 & b;"]
+    assert data.classes == ("Cat", "cat", "dog")
+    said = capsys.readouterr().err
+    assert "'Cat', 'cat' are 2 classes, and differ in case, spaces or form alone" in said
+    assert "HTML in 2 captions, such as 'salt &amp; pepper' (captions.csv:2); they are taken" in said
