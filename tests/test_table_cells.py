@@ -116,6 +116,25 @@ def test_a_conversation_without_an_answer_is_a_row_that_is_left_out(folder):
         read(folder, json.dumps(rows), "captions.json")
 
 
+def test_conversations_are_read_as_programs_write_them(folder, capsys):
+    said = [("Human", "?"), ("GPT", "<image>\nA cat.")]
+    rows = [
+        {"images": ["a.png"], "messages": [{"from": who, "value": text} for who, text in said]},
+        {"images": ["b.png"], "messages": json.dumps(turns("chat", "?", "A dog."))},
+        {"images": ["a.png", "b.png"], "messages": turns("chat", "?", "Two.")},
+        {"messages": turns("chat", "?", "None.")},
+    ]
+    data = read(folder, json.dumps(rows), "captions.json", max_bad=0.5)
+    assert [(row["image"].name, row["text"]) for row in data] == [
+        ("a.png", "A cat."),
+        ("b.png", "A dog."),
+    ]
+    assert [line.partition("row ")[2] for line in data.bad_rows.lines] == [
+        "3: 'images' lists 2 images; a row is of one",
+        "4: 'images' is empty or not a text",
+    ]
+
+
 def test_the_first_line_and_the_empty_columns_of_excel_are_no_mistake(folder):
     rows = "sep=;\r\nimage;text;;\r\na.png;one;;\r\nb.png;two;;\r\n"
     assert [row["text"] for row in read(folder, rows)] == ["one", "two"]
@@ -142,4 +161,6 @@ def test_labels_and_captions_that_may_be_meant_otherwise_are_told_and_kept(folde
     assert data.classes == ("Cat", "cat", "dog")
     said = capsys.readouterr().err
     assert "'Cat', 'cat' are 2 classes, and differ in case, spaces or form alone" in said
-    assert "HTML in 2 captions, such as 'salt &amp; pepper' (captions.csv:2); they are taken" in said
+    assert (
+        "HTML in 2 captions, such as 'salt &amp; pepper' (captions.csv:2); they are taken" in said
+    )
