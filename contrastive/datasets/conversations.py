@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import Any, cast
 
+from contrastive.datasets.text_files import parse_json
+
 CONVERSATIONS = ("conversations", "messages")
 """Usual names of columns of conversations."""
-IMAGES = "images"
+IMAGE_LISTS = "images"
 """Usual name of a column of the images of a conversation, of which there has to be one."""
 ANSWERS = ("gpt", "assistant", "model")
 """Who answers."""
-PLACES = ("<image>", "<img>")
+IMAGE_TOKENS = ("<image>", "<img>")
 """What stands in a text where the image is seen."""
 
 
@@ -24,8 +25,8 @@ def first_answer(cell: object) -> str | None:
         'A dog.'
     """
     if isinstance(cell, str) and cell.lstrip().startswith("[{"):
-        with suppress(ValueError, RecursionError):
-            cell = json.loads(cell)
+        with suppress(ValueError):
+            cell = parse_json(cell)
     if not isinstance(cell, list) or not cell:
         return None
     turns = cast("list[Any]", cell)
@@ -63,6 +64,6 @@ def _text(content: Any) -> str:
         return " ".join(_text(part.get("text")) for part in parts if isinstance(part, dict)).strip()
     if not isinstance(content, str):
         return ""
-    for place in PLACES:
+    for place in IMAGE_TOKENS:
         content = content.replace(place, "")
     return content.strip()

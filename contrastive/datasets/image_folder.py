@@ -14,7 +14,7 @@ from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather, leaves_folder
-from contrastive.datasets.conversations import CONVERSATIONS, IMAGES, first_answer, one_image
+from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS, first_answer, one_image
 from contrastive.datasets.image_names import image_path, image_problem, outside_problem
 from contrastive.datasets.known_files import (
     BESIDE,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     GroupOf = Callable[[str], str]
 
 COLUMNS = {
-    "image": ("image", "file_name", "filename", "filepath", IMAGES),
+    "image": ("image", "file_name", "filename", "filepath", IMAGE_LISTS),
     "text": ("text", "caption", "title", "captions", *CONVERSATIONS),
     "group": ("group", "group_id"),  # not "id", which mostly numbers rows
     "label": ("label",),

@@ -368,7 +368,7 @@ class ContrastiveModel(nn.Module):
                 m: weights_fingerprint(self.tower(m).encoder, only=names)
                 for m, names in rebuilt.items()
             },
-            "configs": {m: configs_hash(self.tower(m).encoder) for m in rebuilt},
+            "configs": {m: configs_hash(self.tower(m).encoder) for m in self.towers},
             "preprocess": {m: h for m, t in self._towers() if (h := preprocess_hash(t.encoder))},
             "paths": {m: t.paths for m, t in self._towers() if t.paths},
             "packages": packages(found),
