@@ -59,7 +59,7 @@ def read_texts(config: Lines, split: str) -> RowList:
         for text in _texts(line, f"{path.name}:{number}", bad_rows)
     ]
     bad_rows.check(len(rows) + bad_rows.bad)
-    tell_of_markup(((row["text"], row["source"]) for row in rows), path)
+    tell_of_markup(((str(row["text"]), str(row["source"])) for row in rows), path)
     return filled(RowList(rows, bad_rows), split, path)
 
 
