@@ -235,57 +235,6 @@ def test_running_texts_of_a_length_together_does_not_hide_what_a_batch_changes()
         measure_out_dim(LessTheirMean(), "a picture", "it")
 
 
-class Chunked(TokenEncoder):
-    """Tokens to the mean of those that are none of the padding, in texts of whole chunks only."""
-
-    def __init__(self, chunk):
-        super().__init__()
-        self.preprocess = tokenizing(bert_tokenizer(), 24, who="it")
-        self.table, self.chunk = torch.nn.Embedding(32, 4), chunk
-
-    def encode(self, input_ids, attention_mask, **_):
-        parts = input_ids.unflatten(1, (-1, self.chunk)).flatten(1)
-        mask = attention_mask[..., None]
-        return (self.table(parts) * mask).sum(1) / mask.sum(1)
-
-
-@pytest.mark.parametrize("chunk", [2, 3, 4, 24])
-def test_a_model_that_takes_multiples_of_a_length_has_texts_padded_alike(chunk, capsys):
-    module = Chunked(chunk)
-    measure_out_dim(module, "a picture", "it")
-    assert (
-        "not take texts of every length, so all texts are padded to 24" in capsys.readouterr().err
-    )
-    for words in range(1, 26):
-        assert features(module, ["cat " * words]).isfinite().all()
-    with pytest.raises(SpecError, match=r"it: the model does not take what .*; choose another"):
-        measure_out_dim(Chunked(5), "a picture", "it")
-
-
-def test_a_text_of_any_length_is_taken_where_the_config_says_to_chunk_it(tmp_path):
-    plain = t.BertModel(t.BertConfig(**BODY))
-    found = []
-    for chunk in (0, 4):
-        plain.config.chunk_size_feed_forward = chunk
-        module = HFText(name=save(plain, tmp_path / str(chunk))).build()
-        assert module.preprocess.padding == "longest"
-        found.append(features(module, [*TEXTS, "a"]))
-    assert torch.equal(*found)
-
-
-def test_a_clip_of_old_whose_padding_comes_after_the_end_embeds_as_without_padding(tmp_path):
-    """Its config calls the end 2, so that transformers takes the place of the largest id."""
-    tokenizer = duals.clip_tokenizer()
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    texts = BODY | {"vocab_size": len(tokenizer), "eos_token_id": 2, "pad_token_id": 1}
-    config = t.CLIPConfig(text_config=texts, vision_config=duals.TINY | duals.SEEN)
-    model = t.CLIPModel(config).eval()
-    module = HFDualText(name=save(model, tmp_path, tokenizer)).build()
-    found = model.get_text_features(**tokenizer(TEXTS[1], return_tensors="pt"))
-    found = getattr(found, "pooler_output", found)
-    torch.testing.assert_close(features(module, TEXTS)[1:2], found.detach())
-
-
 LIMITS = {
     "none": (
         lambda: t.XLNetModel(t.XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=24)),

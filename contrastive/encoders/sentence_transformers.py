@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from contrastive.config.extras import require
 from contrastive.encoders.hf_text import LONGEST, check_length, longest_taken, positions
 from contrastive.encoders.huggingface import (
+    check_loaded,
     check_no_missing_weights,
     drop_pooler,
     never_saved,
@@ -203,7 +204,9 @@ def _no_weights_missing(who: str) -> Generator[None]:
     def checked(cls: Any, name: str, *args: Any, **options: Any) -> Any:
         if options.get("output_loading_info"):
             return load.__func__(cls, name, *args, **options)
-        model, info = load.__func__(cls, name, *args, **options, output_loading_info=True)
+        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = load.__func__(cls, name, *args, **options | told)
+        check_loaded(model, info, Path(name), who)
         ignored = never_saved(model)
         missing = sorted(
             key
