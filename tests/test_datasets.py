@@ -102,8 +102,8 @@ def test_columns_may_have_other_names(folder):
     assert "no column 'text'" in message(folder, text_column="text", image_column="bild")
     assert message(folder).endswith(
         ":1: no column image or file_name or filename or filepath or images, nor text or caption "
-        "or title or captions or conversations or messages; there are: 'bild', 'satz', 'set', 'who'; set "
-        "image_column and text_column"
+        "or title or captions or conversations or messages; there are: 'bild', 'satz', 'set', "
+        "'who'; set image_column and text_column"
     )
 
 

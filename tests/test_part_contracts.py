@@ -27,6 +27,7 @@ class Lengths:
     def __call__(self, samples):
         lengths = torch.tensor([[float(len(text))] for text in samples])
         given = {"a tensor": lengths, "lists": {"x": lengths.tolist()}, "names": {"y": lengths}}
+        given["a number"] = {1: lengths}
         return given.get(self.how, {"x": lengths})
 
 
@@ -52,9 +53,18 @@ class TextsModule(EncoderModule):
             self.out_dim = "3"
         if config.how == "no function":
             self.preprocess = 5
+        if config.how == "no numbers":
+            self.net = self.net.to("meta")
 
     def forward(self, x):
         features = self.net(x)
+        if self.how == "another weight" and self.training:
+            self.net = nn.Sequential(nn.Linear(1, 3), nn.Dropout(0.2))
+        if self.how == "in place":
+            return features.exp().mul_(2)
+        if self.how == "inference":
+            with torch.inference_mode():
+                return self.net(x)
         if self.how == "detached":
             return features.detach()
         if self.how == "mixed":
@@ -83,6 +93,9 @@ class FlatModule(nn.Linear):
     def forward(self, x):
         rows = super().forward(x)
         odd = {"one row": rows[:1], "complex": rows * 1j, "detached": rows.detach()}
+        odd |= {"turned": rows.flip(0)}
+        if self.how == "noisy":
+            return rows + torch.rand_like(rows)
         return odd.get(self.how, rows)
 
 
@@ -199,6 +212,12 @@ def run(folder, **parts):
         ({"loss": "a metric that is logged"}, "named 'lr'; name it by another string than step"),
         ({"loss": "a metric without a name"}, "metric named 1; name it by another string"),
         ({"data": {"type": f"{HERE}:Narrow"}}, f"dataset {HERE}:Narrow: build does not take .*;"),
+        ({"encoder": "a number"}, "gave a dict with the key 1; it has to give a dict of tensors"),
+        ({"encoder": "no numbers"}, "0.weight is on the device meta, without numbers; fill it in"),
+        ({"encoder": "in place"}, rf"{HERE}:Texts or .*:Apart changes a tensor in place that its"),
+        ({"encoder": "inference"}, "Apart runs in torch.inference_mode, whose tensors have no"),
+        ({"head": {"type": FLAT, "how": "turned"}}, "Flat: its embeddings change by .* the batch;"),
+        ({"head": {"type": FLAT, "how": "noisy"}}, "Flat: its embeddings differ between two calls"),
         ({"encoder": "mixed"}, "text: .* with what else is in its batch; choose another encoder"),
         ({"head": 0}, rf"head {HERE}:Flat: build returned a NoneType; it has to return a module"),
         ({"loss": "nothing"}, rf"loss {HERE}:Apart: build returned a NoneType; it has to return"),
@@ -233,6 +252,20 @@ def test_an_encoder_that_breaks_one_embeds_nothing(how, said):
     model = build_model(spec(encoder=how)["model"])
     with pytest.raises(SpecError, match=said):
         model.embed("text", ["a", "aa"])
+
+
+def test_a_head_that_breaks_one_embeds_nothing():
+    model = build_model(spec(head={"type": FLAT, "how": "turned"})["model"])
+    with pytest.raises(SpecError, match=f"^head {FLAT}: its embeddings change by .* own features$"):
+        model.embed("text", ["a", "aa"])
+
+
+def test_weights_that_are_replaced_in_a_run_are_told_before_they_are_saved(tmp_path):
+    said = (
+        r"text.encoder.net.0.weight \(encoder .*:Texts\) is new since training began, .* in place$"
+    )
+    with pytest.raises(TrainingError, match=said):
+        run(tmp_path, encoder="another weight")
 
 
 @pytest.mark.parametrize("how", ["", "large ids", "a generator"])

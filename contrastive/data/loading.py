@@ -82,11 +82,12 @@ def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Te
     found: Any = preprocess(samples)
     wrong = [found] if not isinstance(found, Mapping) else []
     wrong = wrong or [x for x in cast("Any", found).values() if not isinstance(x, Tensor)]
-    if not wrong:
+    keys = [] if wrong else [key for key in cast("Any", found) if not isinstance(key, str)]
+    if not wrong and not keys:
         return cast("dict[str, Tensor]", found)
     name = getattr(preprocess, "__name__", type(preprocess).__name__)
     inside = " in a dict" if isinstance(found, Mapping) else ""
-    what = f"{a_type(wrong[0])}{inside}"
+    what = f"{a_type(wrong[0])}{inside}" if wrong else f"a dict with the key {keys[0]!r}"
     msg = f"the preprocess {name} gave {what}; it has to give a dict of tensors, a row a sample"
     raise SpecError(msg)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from contrastive.console import say
 from contrastive.data.loading import preprocessed
@@ -226,11 +226,11 @@ def _tried(module: EncoderModule, samples: Sequence[Any]) -> tuple[Tensor, Broke
             alone = _features(module, [sample])
             if broken := _wrong_rows(alone, 1):
                 return together, broken
-            if share := _gap_on(module, alone[0], together[i]):
+            if share := gap_on(module, alone[0], together[i]):
                 break
         else:
             return together, None
-        again = _gap_on(module, _features(module, [sample]), alone)
+        again = gap_on(module, _features(module, [sample]), alone)
         drew = not torch.equal(random_state, torch.get_rng_state())
     if again or drew:
         differ = SHARE.format(again or share)
@@ -265,7 +265,8 @@ def gap(found: Tensor, expected: Tensor, close: float = CLOSE_ROWS) -> float:
     return 0.0 if error <= close else error
 
 
-def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
+def gap_on(module: nn.Module, found: Tensor, expected: Tensor) -> float:
+    """Return the ``gap`` of what a module gives, where its weights and device round more, too."""
     if any(p.dtype in SHORT for p in module.parameters()):
         return gap(found, expected, CLOSE_IN_SHORT)
     on_cpu = device_of(module).type == "cpu"

@@ -37,6 +37,7 @@ from contrastive.model.run_checkpoints import (
 )
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.finite import check_saved
+from contrastive.training.foreign_gradients import check_same_weights
 from contrastive.training.optimizer import takes_one_pass
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def save_step(
         TrainingError: it is not finite, or cannot be read back.
         WeightsError: it cannot be written.
     """
+    check_same_weights(model, optimizer)
     step = checkpoint_folder(folder, progress.step)
     write_step(
         step, spec, model, optimizer.state, batches, progress, fused=takes_one_pass(optimizer)
