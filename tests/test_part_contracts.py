@@ -1,5 +1,6 @@
 """A run checks what the parts owe each other: a part that breaks it is one line that names it."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from contrastive import RunSpec, build_model, train
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
@@ -150,6 +152,8 @@ class Letters(Dataset):
             "ids that are floats": [{**row, "id": 0.5} for row in rows],
             "labels that are numbers": [{**row, "label": 1} for row in rows],
             "bad rows": Counted(rows),
+            "a text that is none": Strict([*rows[:5], {**rows[5], "text": None}, *rows[6:]]),
+            "a text of pandas": Strict([*rows[:5], {**rows[5], "text": math.nan}, *rows[6:]]),
             "large ids": [{**row, "id": 2**64 + row["id"]} for row in rows],
             "a generator": (row for row in rows),
         }
@@ -163,6 +167,12 @@ class Half(list):
 
 class Counted(list):
     bad_rows = 3
+
+
+class Strict(list):
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.bad_rows = BadRows(budget=0)
 
 
 class Narrow(Dataset):
@@ -289,6 +299,14 @@ def test_rows_that_are_none_are_told_with_their_dataset(tmp_path, how, said):
     with pytest.raises(DataError, match=f"^dataset {HERE}:Letters: {said}") as caught:
         run(tmp_path, data=how)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("a text that is none", "None"), ("a text of pandas", "nan")]
+)
+def test_a_sample_without_a_value_is_a_mistake_of_the_data(how, said, tmp_path):
+    with pytest.raises(DataError, match=rf"^1 of 32 .* \(max_bad: 0\): row 5: {said} is no sample"):
+        run(tmp_path, data=how)
 
 
 @pytest.mark.parametrize(

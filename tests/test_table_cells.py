@@ -69,6 +69,13 @@ def test_what_programs_write_for_nothing_is_no_caption(word, folder):
     assert [row["text"] for row in data] == ["a dog"]
 
 
+@pytest.mark.parametrize("text", ["\u200b", "\u200e \u200f", "\ufeff\u2060"])
+def test_what_cannot_be_seen_is_no_caption(text, folder):
+    data = read(folder, [f"a.png,{text}", "b.png,\u200ba dog\u200d"], max_bad=0.9)
+    assert [row["text"] for row in data] == ["\u200ba dog\u200d"]
+    assert data.bad_rows.lines == ["captions.csv:2: the caption has nothing that is seen"]
+
+
 def test_it_is_no_group_and_no_label_either(folder):
     rows = "image,text,group,label\na.png,one,nan,nan\nb.png,two,nan,None\n"
     data = read(folder, rows)

@@ -199,7 +199,8 @@ def check_loaded(model: Any, info: dict[str, Any], folder: Path, who: str) -> No
     Raises:
         WeightsError: weights are of other shapes than the config says; names the first.
     """
-    if mismatched := sorted(info.get("mismatched_keys") or ()):
+    mismatched: list[Any] = sorted(info.get("mismatched_keys") or [])
+    if mismatched:
         name, found, wanted = mismatched[0]
         msg = (
             f"{who}: config.json does not fit the weights in {folder}: {name} is {[*found]} in the "
@@ -208,7 +209,7 @@ def check_loaded(model: Any, info: dict[str, Any], folder: Path, who: str) -> No
         )
         raise WeightsError(msg)
     used = {NUMBER.sub(".", name) for name in model.state_dict()}
-    spare = [key for key in info.get("unexpected_keys") or () if NUMBER.search(key)]
+    spare: list[str] = [key for key in info.get("unexpected_keys") or [] if NUMBER.search(key)]
     if beyond := sorted(key for key in spare if NUMBER.sub(".", key) in used):
         say(
             f"{who}: {len(beyond)} weights in {folder} are not used, the first is {beyond[0]}: "

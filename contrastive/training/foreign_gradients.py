@@ -66,7 +66,9 @@ def check_same_weights(model: ContrastiveModel, optimizer: torch.optim.Optimizer
 def _of(model: ContrastiveModel, name: str) -> str:
     """Return the component that a weight belongs to, in brackets."""
     match name.split("."):
-        case ["towers", modality, "encoder" | "head" as part, *_]:
-            return f" ({described(type(getattr(model.spec.towers[modality], part)))})"
+        case ["towers", modality, "encoder", *_]:
+            return f" ({described(type(model.spec.towers[modality].encoder))})"
+        case ["towers", modality, "head", *_]:
+            return f" ({described(type(model.spec.towers[modality].head))})"
         case _:
             return ""
