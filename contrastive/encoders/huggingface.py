@@ -209,8 +209,8 @@ def check_loaded(model: Any, info: dict[str, Any], folder: Path, who: str) -> No
         )
         raise WeightsError(msg)
     used = {NUMBER.sub(".", name) for name in model.state_dict()}
-    spare: list[str] = [key for key in info.get("unexpected_keys") or [] if NUMBER.search(key)]
-    if beyond := sorted(key for key in spare if NUMBER.sub(".", key) in used):
+    spare: list[str] = sorted(info.get("unexpected_keys") or [])
+    if beyond := [key for key in spare if NUMBER.search(key) and NUMBER.sub(".", key) in used]:
         say(
             f"{who}: {len(beyond)} weights in {folder} are not used, the first is {beyond[0]}: "
             "config.json says fewer layers than the file has"
