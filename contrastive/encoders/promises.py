@@ -192,7 +192,9 @@ def _run_lengths(module: TokenEncoder) -> None:
     """Run a text of a word, and a text of a token more: no number divides both."""
     for word in _taken(module, AS_SHORT[:1]) or _own_texts(module)[:1]:
         inputs = preprocessed(module.preprocess, [word])
-        mask_BL = inputs["attention_mask"]
+        mask_BL = inputs.get("attention_mask")
+        if mask_BL is None:  # as of a bag of words, which has no lengths
+            return
         longer = {
             name: torch.cat([x, x[:, -1:]], 1) if x.shape[1:2] == mask_BL.shape[1:] else x
             for name, x in inputs.items()
