@@ -242,3 +242,16 @@ def test_captions_of_folders_called_by_ids_are_told(folder, capsys):
     (folder / "n02084071").rename(folder / "dog")
     data.build("train", purpose="training")
     assert "are ids" not in capsys.readouterr().err
+
+
+def test_classes_that_may_be_one_are_told_and_left_apart(folder, capsys):
+    names = ("Cat", "caf\u00e9", "cat", "dog_", "cafe\u0301 ")
+    for name in names:
+        (folder / name).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+    found = ClassFolders(folder=folder).build("train+val+test")
+    assert found.classes == ("Cat", "big cat", "caf\u00e9", "cat", "dog")
+    said = capsys.readouterr().err
+    told = "'Cat', 'cat' are 2 classes, and differ in case, spaces or form alone; if they are one"
+    assert f"{folder}: {told}" in said
+    assert "the folders 'caf\u00e9 ', 'caf\u00e9' are one class (2 such classes in all)" in said

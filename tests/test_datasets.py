@@ -101,9 +101,9 @@ def test_columns_may_have_other_names(folder):
     assert [row["id"] for row in rows(config.build("val"))] == [0, 0]
     assert "no column 'text'" in message(folder, text_column="text", image_column="bild")
     assert message(folder).endswith(
-        ":1: no column image or file_name or filename or filepath, nor text or caption or title "
-        "or captions or conversations or messages; there are: 'bild', 'satz', 'set', 'who'; set "
-        "image_column and text_column"
+        ":1: no column image or file_name or filename or filepath or images, nor text or caption "
+        "or title or captions or conversations or messages; there are: 'bild', 'satz', 'set', "
+        "'who'; set image_column and text_column"
     )
 
 

@@ -219,7 +219,7 @@ def test_a_config_beside_the_weights_counts_and_is_told_when_it_changes(
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("which", ["hf-text", "timm"])
 def test_a_saved_model_finds_what_it_names_by_a_relative_path_from_any_folder(
-    which, models, tmp_path, monkeypatch
+    which, models, tmp_path, monkeypatch, capsys
 ):
     folder, kind, *_ = CONFIGS[which]
     shutil.copytree(models / folder, tmp_path / "models" / folder)
@@ -231,6 +231,16 @@ def test_a_saved_model_finds_what_it_names_by_a_relative_path_from_any_folder(
     load_model("a/saved").save("again")
     model = load_model("again")
     assert model.spec.towers[spec.modality].encoder.name == name  # by which features are cached
+    edit(
+        shutil.copytree(models / folder, tmp_path / "b/models" / folder) / "config.json",
+        [],
+        {"?": 1},
+    )
+    (tmp_path / "b/c").mkdir()
+    monkeypatch.chdir(tmp_path / "b/c")  # where another one has the name
+    load_model(tmp_path / "again")
+    assert "has changed" not in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
     moved = (tmp_path / "models").rename(tmp_path / "moved")
     with pytest.raises(WeightsError, match=str(moved.parent / "models" / folder)):
         load_model("again")
@@ -255,10 +265,13 @@ def test_a_saved_model_says_when_its_tokenizer_or_processor_is_another(
     load_model(tmp_path / "saved")
     assert "preprocessing" not in capsys.readouterr().err
     path.write_text(path.read_text().replace(old, new))
+    edit(path.with_name("config.json"), [], {"hidden_act": "relu"})
     load_model(tmp_path / "saved")
     (modality,) = [m for m, tower in spec.towers.items() if isinstance(tower.encoder, kind)]
     said = f"saved: the {modality} encoder's preprocessing is not what it was when the model was"
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert f"saved: the config of the {modality} encoder has changed since the model was" in told
 
 
 def edit(path, place, changes):

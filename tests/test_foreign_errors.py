@@ -58,6 +58,7 @@ def spec(installed, tmp_path, monkeypatch):
         ("encoder", "preprocess", 0),
         ("encoder", "preprocess", 1),
         ("encoder", "forward", 0),
+        ("encoder", "backward", 0),
         ("head", "build", 0),
         ("loss", "build", 0),
         ("loss", "forward", 0),
@@ -109,6 +110,17 @@ def test_a_full_disk_is_the_machine_s(spec, command, workers):
     assert ended.code == 2
     assert ended.err.splitlines()[-1].endswith("scratch.bin: No space left on device")
     assert "plugins check" not in ended.err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_that_a_library_tells_in_its_own_words_is_the_machine_s(spec, command, workers):
+    ended = command(
+        "train", spec("encoder", "preprocess, full disk, by a library", workers=workers)
+    )
+    assert ended.code == 2
+    line = ended.err.splitlines()[-1]
+    assert line.startswith(f"No space left on device; free some space ({NAMES['encoder']} raised ")
+    assert "plugins check" not in line
 
 
 @pytest.mark.parametrize("workers", [0, 1])

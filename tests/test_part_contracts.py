@@ -1,5 +1,6 @@
 """A run checks what the parts owe each other: a part that breaks it is one line that names it."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from contrastive import RunSpec, build_model, train
+from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
@@ -27,6 +29,7 @@ class Lengths:
     def __call__(self, samples):
         lengths = torch.tensor([[float(len(text))] for text in samples])
         given = {"a tensor": lengths, "lists": {"x": lengths.tolist()}, "names": {"y": lengths}}
+        given["a number"] = {1: lengths}
         return given.get(self.how, {"x": lengths})
 
 
@@ -52,9 +55,18 @@ class TextsModule(EncoderModule):
             self.out_dim = "3"
         if config.how == "no function":
             self.preprocess = 5
+        if config.how == "no numbers":
+            self.net = self.net.to("meta")
 
     def forward(self, x):
         features = self.net(x)
+        if self.how == "another weight" and self.training:
+            self.net = nn.Sequential(nn.Linear(1, 3), nn.Dropout(0.2))
+        if self.how == "in place":
+            return features.exp().mul_(2)
+        if self.how == "inference":
+            with torch.inference_mode():
+                return self.net(x)
         if self.how == "detached":
             return features.detach()
         if self.how == "mixed":
@@ -83,6 +95,9 @@ class FlatModule(nn.Linear):
     def forward(self, x):
         rows = super().forward(x)
         odd = {"one row": rows[:1], "complex": rows * 1j, "detached": rows.detach()}
+        odd |= {"turned": rows.flip(0)}
+        if self.how == "noisy":
+            return rows + torch.rand_like(rows)
         return odd.get(self.how, rows)
 
 
@@ -137,6 +152,8 @@ class Letters(Dataset):
             "ids that are floats": [{**row, "id": 0.5} for row in rows],
             "labels that are numbers": [{**row, "label": 1} for row in rows],
             "bad rows": Counted(rows),
+            "a text that is none": Strict([*rows[:5], {**rows[5], "text": None}, *rows[6:]]),
+            "a text of pandas": Strict([*rows[:5], {**rows[5], "text": math.nan}, *rows[6:]]),
             "large ids": [{**row, "id": 2**64 + row["id"]} for row in rows],
             "a generator": (row for row in rows),
         }
@@ -150,6 +167,12 @@ class Half(list):
 
 class Counted(list):
     bad_rows = 3
+
+
+class Strict(list):
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.bad_rows = BadRows(budget=0)
 
 
 class Narrow(Dataset):
@@ -199,6 +222,12 @@ def run(folder, **parts):
         ({"loss": "a metric that is logged"}, "named 'lr'; name it by another string than step"),
         ({"loss": "a metric without a name"}, "metric named 1; name it by another string"),
         ({"data": {"type": f"{HERE}:Narrow"}}, f"dataset {HERE}:Narrow: build does not take .*;"),
+        ({"encoder": "a number"}, "gave a dict with the key 1; it has to give a dict of tensors"),
+        ({"encoder": "no numbers"}, "0.weight is on the device meta, without numbers; fill it in"),
+        ({"encoder": "in place"}, rf"{HERE}:Texts or .*:Apart changes a tensor in place that its"),
+        ({"encoder": "inference"}, "Apart runs in torch.inference_mode, whose tensors have no"),
+        ({"head": {"type": FLAT, "how": "turned"}}, "Flat: its embeddings change by .* the batch;"),
+        ({"head": {"type": FLAT, "how": "noisy"}}, "Flat: its embeddings differ between two calls"),
         ({"encoder": "mixed"}, "text: .* with what else is in its batch; choose another encoder"),
         ({"head": 0}, rf"head {HERE}:Flat: build returned a NoneType; it has to return a module"),
         ({"loss": "nothing"}, rf"loss {HERE}:Apart: build returned a NoneType; it has to return"),
@@ -235,6 +264,20 @@ def test_an_encoder_that_breaks_one_embeds_nothing(how, said):
         model.embed("text", ["a", "aa"])
 
 
+def test_a_head_that_breaks_one_embeds_nothing():
+    model = build_model(spec(head={"type": FLAT, "how": "turned"})["model"])
+    with pytest.raises(SpecError, match=f"^head {FLAT}: its embeddings change by .* own features$"):
+        model.embed("text", ["a", "aa"])
+
+
+def test_weights_that_are_replaced_in_a_run_are_told_before_they_are_saved(tmp_path):
+    said = (
+        r"text.encoder.net.0.weight \(encoder .*:Texts\) is new since training began, .* in place$"
+    )
+    with pytest.raises(TrainingError, match=said):
+        run(tmp_path, encoder="another weight")
+
+
 @pytest.mark.parametrize("how", ["", "large ids", "a generator"])
 def test_parts_that_keep_them_train(how, tmp_path):
     run(tmp_path, data=how)
@@ -256,6 +299,14 @@ def test_rows_that_are_none_are_told_with_their_dataset(tmp_path, how, said):
     with pytest.raises(DataError, match=f"^dataset {HERE}:Letters: {said}") as caught:
         run(tmp_path, data=how)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("a text that is none", "None"), ("a text of pandas", "nan")]
+)
+def test_a_sample_without_a_value_is_a_mistake_of_the_data(how, said, tmp_path):
+    with pytest.raises(DataError, match=rf"^1 of 32 .* \(max_bad: 0\): row 5: {said} is no sample"):
+        run(tmp_path, data=how)
 
 
 @pytest.mark.parametrize(

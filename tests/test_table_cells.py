@@ -69,6 +69,13 @@ def test_what_programs_write_for_nothing_is_no_caption(word, folder):
     assert [row["text"] for row in data] == ["a dog"]
 
 
+@pytest.mark.parametrize("text", ["\u200b", "\u200e \u200f", "\ufeff\u2060"])
+def test_what_cannot_be_seen_is_no_caption(text, folder):
+    data = read(folder, [f"a.png,{text}", "b.png,\u200ba dog\u200d"], max_bad=0.9)
+    assert [row["text"] for row in data] == ["\u200ba dog\u200d"]
+    assert data.bad_rows.lines == ["captions.csv:2: the caption has nothing that is seen"]
+
+
 def test_it_is_no_group_and_no_label_either(folder):
     rows = "image,text,group,label\na.png,one,nan,nan\nb.png,two,nan,None\n"
     data = read(folder, rows)
@@ -116,6 +123,25 @@ def test_a_conversation_without_an_answer_is_a_row_that_is_left_out(folder):
         read(folder, json.dumps(rows), "captions.json")
 
 
+def test_conversations_are_read_as_programs_write_them(folder, capsys):
+    said = [("Human", "?"), ("GPT", "<image>\nA cat.")]
+    rows = [
+        {"images": ["a.png"], "messages": [{"from": who, "value": text} for who, text in said]},
+        {"images": ["b.png"], "messages": json.dumps(turns("chat", "?", "A dog."))},
+        {"images": ["a.png", "b.png"], "messages": turns("chat", "?", "Two.")},
+        {"messages": turns("chat", "?", "None.")},
+    ]
+    data = read(folder, json.dumps(rows), "captions.json", max_bad=0.5)
+    assert [(row["image"].name, row["text"]) for row in data] == [
+        ("a.png", "A cat."),
+        ("b.png", "A dog."),
+    ]
+    assert [line.partition("row ")[2] for line in data.bad_rows.lines] == [
+        "3: 'images' lists 2 images; a row is of one",
+        "4: 'images' is empty or not a text",
+    ]
+
+
 def test_the_first_line_and_the_empty_columns_of_excel_are_no_mistake(folder):
     rows = "sep=;\r\nimage;text;;\r\na.png;one;;\r\nb.png;two;;\r\n"
     assert [row["text"] for row in read(folder, rows)] == ["one", "two"]
@@ -133,3 +159,15 @@ def test_texts_that_parquet_holds_as_bytes_are_read(folder):
         ("a.png", "a dog"),
         ("b.png", "a café"),
     ]
+
+
+def test_labels_and_captions_that_may_be_meant_otherwise_are_told_and_kept(folder, capsys):
+    rows = ["a.png,salt &amp; pepper,Cat", "b.png,a dog<br/>runs,cat", "images/c.png,a <3 & b;,dog"]
+    data = read(folder, "image,text,label\n" + "\n".join(rows))
+    assert [row["text"] for row in data] == ["salt &amp; pepper", "a dog<br/>runs", "a <3 & b;"]
+    assert data.classes == ("Cat", "cat", "dog")
+    said = capsys.readouterr().err
+    assert "'Cat', 'cat' are 2 classes, and differ in case, spaces or form alone" in said
+    assert (
+        "HTML in 2 captions, such as 'salt &amp; pepper' (captions.csv:2); they are taken" in said
+    )

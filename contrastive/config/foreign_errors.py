@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.config.base import Config
+from contrastive.config.code_users import users_of
 from contrastive.config.provenance import described, is_ours, package_of
 from contrastive.config.registry import reason
 from contrastive.errors import ContrastiveError, PluginError
@@ -24,6 +25,14 @@ CALLERS = {"preprocessed": "encoder", "rows_of": "dataset", "build_split": "data
 """Functions of ours that call what a component of a kind made."""
 MACHINES = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 """Numbers of errors that are the machine's, whoever meets them: no space, too many open files."""
+SAID = {
+    os.strerror(errno.ENOSPC): "free some space",
+    os.strerror(errno.EDQUOT): "free some space",
+    "disk is full": "free some space",  # of SQLite
+    os.strerror(errno.EMFILE): "raise their limit (ulimit -n)",
+}
+"""What libraries say of the machine in errors of their own, and the remedy."""
+DEEPEST = 10  # errors that one was made of: they may go in a circle
 LONGEST = 300  # characters of somebody else's message
 
 
@@ -47,7 +56,10 @@ def foreign_error(error: BaseException) -> PluginError | None:
     frame, line = frames[-1]
     own = known[_module_of(frame)]
     who = next(filter(None, (_component_of(f, own) for f, _ in reversed(frames))), None)
-    who = who or _only([cls for cls in own if cls.kind in _kinds_called(walked)]) or _only(own)
+    who = who or _only([cls for cls in own if cls.kind in _kinds_called(walked)])
+    if not who:  # as in a backward, which no method of a component calls
+        own = users_of(frame.f_code, own, _module_of(frame)) or own
+        who = _only(own)
     name = described(who) if who else " ".join(package_of(own[0]) or (_module_of(frame),))
     several = [who] if who else own
     checked = ", or ".join(sorted({cls.registry.name_of(cls) for cls in several}))
@@ -55,8 +67,25 @@ def foreign_error(error: BaseException) -> PluginError | None:
     said = said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
     place = f"{Path(frame.f_code.co_filename).name}:{line}"
     how = "" if SHOW in os.environ else f"; {SHOW}=1 shows the traceback"
+    if remedy := _of_machine(error):
+        msg = f"{remedy} ({name} raised {said} at {place}{how})"
+        return PluginError(msg)
     msg = f"{name} raised {said} at {place}; try: contrastive plugins check {checked}{how}"
     return PluginError(msg)
+
+
+def _of_machine(error: BaseException) -> str:
+    """Return what to do if an error, or one that it was made of, is the machine's."""
+    cause: BaseException | None = error
+    for _ in range(DEEPEST):
+        if cause is None:
+            break
+        said = reason(cause)
+        for text, remedy in SAID.items():
+            if text in said:
+                return f"{text}; {remedy}"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def _module_of(frame: FrameType) -> str:

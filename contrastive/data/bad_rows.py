@@ -42,6 +42,16 @@ class BadRows:
     bad: int = 0
     reported: set[str] = field(default_factory=set[str], repr=False)
 
+    def __post_init__(self) -> None:
+        """Check the budget.
+
+        Raises:
+            DataError: it is no share.
+        """
+        if not 0 <= self.budget <= 1:
+            msg = f"BadRows(budget={self.budget!r}): give the share of rows that may be bad, 0 to 1"
+            raise DataError(msg)
+
     def copy(self) -> Self:
         """Return a ledger that goes on from this one, which stays as it is."""
         return replace(self, lines=[*self.lines], reported={*self.reported})

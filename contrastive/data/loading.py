@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -73,20 +74,34 @@ def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[in
     return Prepared([indices[place] for place in good], inputs, problems)
 
 
+def has_no_value(sample: object) -> bool:
+    """Whether a sample is what stands for none, here or in pandas."""
+    return sample is None or (isinstance(sample, float) and math.isnan(sample))
+
+
 def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
     """Return the arguments of ``forward``.
 
     Raises:
+        BadSample: a sample is bad, such as None where preprocess takes none.
         SpecError: preprocess gave something else than a dict of tensors.
     """
-    found: Any = preprocess(samples)
+    try:
+        found: Any = preprocess(samples)
+    except (TypeError, AttributeError, ValueError, KeyError) as error:
+        none = [sample for sample in samples if has_no_value(sample)]
+        if isinstance(error, ContrastiveError) or not none:
+            raise
+        msg = f"{none[0]} is no sample, but what stands for none"
+        raise BadSample(msg) from error
     wrong = [found] if not isinstance(found, Mapping) else []
     wrong = wrong or [x for x in cast("Any", found).values() if not isinstance(x, Tensor)]
-    if not wrong:
+    keys = [] if wrong else [key for key in cast("Any", found) if not isinstance(key, str)]
+    if not wrong and not keys:
         return cast("dict[str, Tensor]", found)
     name = getattr(preprocess, "__name__", type(preprocess).__name__)
     inside = " in a dict" if isinstance(found, Mapping) else ""
-    what = f"{a_type(wrong[0])}{inside}"
+    what = f"{a_type(wrong[0])}{inside}" if wrong else f"a dict with the key {keys[0]!r}"
     msg = f"the preprocess {name} gave {what}; it has to give a dict of tensors, a row a sample"
     raise SpecError(msg)
 

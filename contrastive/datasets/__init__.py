@@ -157,7 +157,8 @@ class ImageFolder(Dataset):
     """The folder that captions name images relative to, itself relative to the folder, which it is
     if not given (images or Images in it are looked through, too); it may have {split} in it."""
     image_column: str | None = None
-    """Path of the image; found as image, file_name, filename or filepath."""
+    """Path of the image; found as image, file_name, filename,
+    filepath or images."""
     text_column: str | None = None
     """The caption, or in JSON lines a list of them; found as text, caption, title or
     captions, or in columns that are numbered, caption_1 and so on."""

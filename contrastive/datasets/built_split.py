@@ -9,6 +9,8 @@ from contrastive.config.part_calls import call_part
 from contrastive.config.provenance import described, is_ours
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import group_numbers, plain_rows
+from contrastive.datasets.caption_markup import tell_of_markup
+from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.single_modality import RowList
 from contrastive.errors import DataError, a_type
 
@@ -32,13 +34,18 @@ def build_split(data: Dataset, split: str, *, purpose: Purpose = "evaluation") -
     if is_ours(type(data)):
         return samples
     try:
-        return _checked(samples)
+        checked = _checked(samples)
     except DataError as error:
         msg = f"{described(type(data))}: {error}"
         raise DataError(msg) from error
+    who = described(type(data))
+    tell_of_alike(checked.classes, who)
+    texts = ((row.get("text"), str(row.get("source"))) for row in checked.rows)
+    tell_of_markup(((text, place) for text, place in texts if isinstance(text, str)), who)
+    return checked
 
 
-def _checked(samples: Any) -> Samples:
+def _checked(samples: Any) -> RowList:
     rows = plain_rows(samples)
     group_numbers(row["id"] for row in rows if row.get("id") is not None)
     bad_rows = getattr(samples, "bad_rows", None) or BadRows()

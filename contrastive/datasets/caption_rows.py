@@ -11,6 +11,8 @@ from unicodedata import normalize
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
+from contrastive.datasets.caption_markup import tell_of_markup
+from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.text_files import text_problem
 from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
@@ -169,7 +171,10 @@ def gather(
         why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
         msg = f"{origin}: no samples in split {quoted(split)}{why}"
         raise DataError(msg)
-    return Pairs(images, pairs, bad_rows, tuple(sorted(labels - {""})))
+    classes = tuple(sorted(labels - {""}))
+    tell_of_alike(classes, origin)
+    tell_of_markup(((pair.text, pair.source) for pair in pairs), origin)
+    return Pairs(images, pairs, bad_rows, classes)
 
 
 def _flaw_of(row: Row) -> str:

@@ -10,6 +10,7 @@ from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import first_of, is_hidden, readable_folder
 from contrastive.data.images import SUFFIXES, images_below
+from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.known_files import caption_table
 from contrastive.datasets.single_modality import RowList, filled, wanted_splits
 from contrastive.datasets.splits import SPLITS, one_of, split_named, split_of, tell_of_others
@@ -42,20 +43,27 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
     wanted = wanted_splits(split, tuple(dict.fromkeys(homes.values())) or SPLITS, folder)
     rows: list[Sample] = []
     labels: dict[str, str] = {}
+    spellings: dict[str, dict[str, None]] = {}
     for number, (path, place) in enumerate(zip(paths, places, strict=True)):
         top, _, rest = place.partition("/")
         home = homes.get(top) if rest else None
         if homes and home is None:
             continue  # beside the folders of the splits
         below = rest if home else place
-        label = normalize("NFC", below.rpartition("/")[0].replace("_", " ").strip())
+        name = normalize("NFC", below.rpartition("/")[0])
+        label = name.replace("_", " ").strip()
         labels.setdefault(label, place)
+        spellings.setdefault(label, {})[name] = None
         if (home or split_of(place, config.holdout)) in wanted:
             row: Sample = {"image": path, "id": number, "source": place}
             rows.append(row | {"label": label} if label else row)
     if len(labels) > 1 and "" in labels:
         say(f"{folder}: {labels['']} is in no folder of a class, so that there are no classes")
     classes = () if "" in labels else tuple(sorted(labels))
+    tell_of_alike(classes, folder)
+    if merged := [names for names in spellings.values() if len(names) > 1]:
+        more = f" ({len(merged)} such classes in all)" if len(merged) > 1 else ""
+        say(f"{folder}: the folders {name_list(merged[0])} are one class{more}")
     if config.captions and purpose == "training":
         tell_of_names(classes, config.captions)
         rows = [_captioned(row, classes, config.captions, folder) for row in rows]

@@ -14,7 +14,7 @@ from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather, leaves_folder
-from contrastive.datasets.conversations import CONVERSATIONS, first_answer
+from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS, first_answer, one_image
 from contrastive.datasets.image_names import image_path, image_problem, outside_problem
 from contrastive.datasets.known_files import (
     BESIDE,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     GroupOf = Callable[[str], str]
 
 COLUMNS = {
-    "image": ("image", "file_name", "filename", "filepath"),
+    "image": ("image", "file_name", "filename", "filepath", IMAGE_LISTS),
     "text": ("text", "caption", "title", "captions", *CONVERSATIONS),
     "group": ("group", "group_id"),  # not "id", which mostly numbers rows
     "label": ("label",),
@@ -280,7 +280,13 @@ def _rows(
     is_text = form_of(table.path) not in (".json", ".parquet")
     for record in _captions(records, chosen["text"], table.path):
         source = f"{table.name}{':' if is_text else ': row '}{record.line}"
-        cells, problem = cells_of(record, chosen, needed=("image", "text", "split"))
+        try:
+            seen = {chosen["image"]: one_image(record.cells.get(chosen["image"]))}
+        except ValueError as error:
+            yield Row(source, problem=f"{quoted(chosen['image'])} {error}")
+            continue
+        alone = record._replace(cells={**record.cells, **seen})
+        cells, problem = cells_of(alone, chosen, needed=("image", "text", "split"))
         if problem := problem or image_problem(cells["image"]):
             yield Row(source, problem=problem)
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import BadRows
+from contrastive.datasets.caption_markup import tell_of_markup
 from contrastive.datasets.splits import SPLITS, split_of
 from contrastive.datasets.text_files import read_lines, text_problem
 from contrastive.datasets.text_tables import name_list, quoted
@@ -58,6 +59,7 @@ def read_texts(config: Lines, split: str) -> RowList:
         for text in _texts(line, f"{path.name}:{number}", bad_rows)
     ]
     bad_rows.check(len(rows) + bad_rows.bad)
+    tell_of_markup(((str(row["text"]), str(row["source"])) for row in rows), path)
     return filled(RowList(rows, bad_rows), split, path)
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import shlex
+import unicodedata
 import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of this
+UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Categories of Unicode: spaces, of which some have no width, and marks of direction."""
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
 GZIP = b"\x1f\x8b"
 MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
@@ -137,6 +140,8 @@ def text_problem(text: str) -> str:
         return "is empty"
     if "\0" in text:
         return "has a NUL character"
+    if all(unicodedata.category(letter) in UNSEEN for letter in text):
+        return "has nothing that is seen"
     try:
         text.encode()
     except UnicodeEncodeError:

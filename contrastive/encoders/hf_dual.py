@@ -38,10 +38,10 @@ from contrastive.encoders.huggingface import (
 )
 from contrastive.encoders.image import check_one_size, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
-from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.pixels import BYTES, processor_bytes_first
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
+from contrastive.encoders.token_encoder import TokenEncoder, some_words
 from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError
@@ -81,10 +81,8 @@ class HFDualImageModule(ImageEncoder):
         return embedding(self.model.get_image_features(**inputs), self.model, self.who)
 
 
-class HFDualTextModule(EncoderModule):
+class HFDualTextModule(TokenEncoder):
     """Tokens ``[B, L]`` to embeddings ``[B, D]`` before normalisation."""
-
-    modality = "text"
 
     def __init__(self, spec: HFDualText) -> None:
         """Load the half and its tokenizer."""
@@ -109,7 +107,12 @@ class HFDualTextModule(EncoderModule):
         self.out_dim = measure_out_dim(self, "a picture", self.who)
         keep_used(self, "a picture")
 
-    def forward(self, **inputs: Tensor) -> Tensor:
+    def words(self) -> list[str]:
+        """Return some words that the model knows."""
+        preprocess: Any = self.preprocess
+        return some_words(preprocess.tokenizer.get_vocab())
+
+    def encode(self, **inputs: Tensor) -> Tensor:
         """Return features ``[B, D]`` of what the tokenizer gives."""
         taken = {name: tensor for name, tensor in inputs.items() if name in self.takes}
         return embedding(self.model.get_text_features(**taken), self.model, self.who)

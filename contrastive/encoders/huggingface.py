@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from contextlib import contextmanager
 from itertools import takewhile
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from contrastive.config.extras import require
+from contrastive.console import say
 from contrastive.encoders.pooling import POOLINGS
 from contrastive.encoders.weights import begin_with, find_weights, loading_weights, weight_files
 from contrastive.errors import SpecError, WeightsError
@@ -29,6 +31,8 @@ PARTS = {
     "text": ("text_model", "language_model"),
 }
 """What a model of several modalities calls its part for one."""
+NUMBER = re.compile(r"\.\d+\.")
+"""Of a layer, in the name of a weight."""
 PADDED = ("siglip", "siglip2")
 """Models, by their ``model_type``, that take the last of a fixed number of places for the text's
 embedding, and see the padding before it."""
@@ -135,6 +139,9 @@ def load_config(folder: Path, who: str) -> Any:
     transformers = require("transformers", extra="transformers")
     with quiet_huggingface(), loading_weights(who, "config.json", folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+            if part is not None:
+                part.return_dict = True  # else outputs have no names
         # OWNER/NAME would fetch a kernel from the Hub and run it
         config._attn_implementation = "eager" if config.model_type in EAGER else None
     return config
@@ -166,16 +173,59 @@ def load_weights(config: Any, folder: Path, who: str, *, pretrained: bool) -> tu
     with quiet_huggingface(), loading_weights(who, "the model", folder):
         if not pretrained:
             model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
-            return model, []
+            return whole_at_once(model), []
         model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # its error does not say which
             output_loading_info=True,
         )
-        return model, sorted(info["missing_keys"])
+        check_loaded(model, info, folder, who)
+        return whole_at_once(model), sorted(info["missing_keys"])
+
+
+def check_loaded(model: Any, info: dict[str, Any], folder: Path, who: str) -> None:
+    """Insist that a model's config fits its weights; tell of layers that are not used.
+
+    Args:
+        model: what was loaded.
+        info: what ``from_pretrained`` tells of it.
+        folder: that of the model.
+        who: the encoder, for messages.
+
+    Raises:
+        WeightsError: weights are of other shapes than the config says; names the first.
+    """
+    mismatched: list[Any] = sorted(info.get("mismatched_keys") or [])
+    if mismatched:
+        name, found, wanted = mismatched[0]
+        msg = (
+            f"{who}: config.json does not fit the weights in {folder}: {name} is {[*found]} in the "
+            f"file, and {[*wanted]} by the config ({len(mismatched)} such in all); put back the "
+            "config that they were saved with"
+        )
+        raise WeightsError(msg)
+    used = {NUMBER.sub(".", name) for name in model.state_dict()}
+    spare: list[str] = sorted(info.get("unexpected_keys") or [])
+    if beyond := [key for key in spare if NUMBER.search(key) and NUMBER.sub(".", key) in used]:
+        say(
+            f"{who}: {len(beyond)} weights in {folder} are not used, the first is {beyond[0]}: "
+            "config.json says fewer layers than the file has"
+        )
+
+
+def whole_at_once(model: Any) -> Any:
+    """Return a model whose feed-forward layers take all tokens at once, for the same numbers.
+
+    Where its config says to chunk them, a text of another length than a multiple would raise.
+    """
+    for part in model.modules():
+        if hasattr(part, "chunk_size_feed_forward"):
+            part.chunk_size_feed_forward = 0
+    return model
 
 
 def check_no_missing_weights(missing: list[str], place: Path, who: str) -> None:

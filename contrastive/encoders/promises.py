@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from contrastive.console import say
 from contrastive.data.loading import preprocessed
@@ -24,6 +24,7 @@ from contrastive.encoders.text import Tokenize
 from contrastive.encoders.token_encoder import TokenEncoder
 from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
 from contrastive.nn.device import device_of
+from contrastive.nn.memory import out_of_memory
 from contrastive.nn.modes import eval_mode
 from contrastive.nn.rng import RngState
 
@@ -98,10 +99,18 @@ def _trial(module: EncoderModule, samples: Sequence[Any], who: str) -> tuple[Ten
     known = _taken(module, samples) or _own_texts(module) or samples[:1]
     if isinstance(module, ImageEncoder):
         return _tried_images(module, known, who)
-    features, broken = _tried(module, known)
-    if broken and broken.promise == "padding" and isinstance(module, TokenEncoder):
-        return _without_padding(module, known, who)
-    return features, broken
+    if not isinstance(module, TokenEncoder):
+        return _tried(module, known)
+    try:
+        features, broken = _tried(module, known)
+        if broken and broken.promise == "padding":
+            return _without_padding(module, known, who)
+        if broken or _takes_lengths(module):
+            return features, broken
+    except Exception as error:  # models have errors of their own
+        if isinstance(error, ContrastiveError) or out_of_memory(error):
+            raise
+    return _padded_alike(module, known, who, "its model does not take texts of every length")
 
 
 def _tried_images(
@@ -148,15 +157,51 @@ def _without_padding(
     module.by_length = True
     with suppress(Exception):  # as a model may that makes one token of four
         features, broken = _tried(module, [*samples, *AS_SHORT])
-        if not broken:
+        if not broken and _takes_lengths(module):
             say(f"{who}: padding changes its features, so texts of a length are run together")
             return features, None
     module.by_length = False
-    if isinstance(tokenize := module.preprocess, Tokenize):
-        module.preprocess = replace(tokenize, padding="max_length")
-        length = tokenize.max_length
-        say(f"{who}: padding changes its features, so all texts are padded to {length} tokens")
-    return _tried(module, samples)
+    return _padded_alike(module, samples, who, "padding changes its features")
+
+
+def _padded_alike(
+    module: TokenEncoder, samples: Sequence[Any], who: str, why: str
+) -> tuple[Tensor, Broken | None]:
+    """Let all texts of a module be padded to its largest length."""
+    if not isinstance(tokenize := module.preprocess, Tokenize):
+        features, broken = _tried(module, samples)
+        if not broken:
+            _run_lengths(module)  # which raises
+        return features, broken
+    module.preprocess = replace(tokenize, padding="max_length")
+    features, broken = _tried(module, samples)
+    say(f"{who}: {why}, so all texts are padded to {tokenize.max_length} tokens")
+    return features, broken
+
+
+def _takes_lengths(module: TokenEncoder) -> bool:
+    """Whether a model takes short texts of any length: some want a multiple of a number."""
+    with suppress(Exception):
+        _run_lengths(module)
+        return True
+    return False
+
+
+@torch.no_grad()
+def _run_lengths(module: TokenEncoder) -> None:
+    """Run a text of a word, and a text of a token more: no number divides both."""
+    for word in _taken(module, AS_SHORT[:1]) or _own_texts(module)[:1]:
+        inputs = preprocessed(module.preprocess, [word])
+        mask_BL = inputs.get("attention_mask")
+        if mask_BL is None:  # as of a bag of words, which has no lengths
+            return
+        longer = {
+            name: torch.cat([x, x[:, -1:]], 1) if x.shape[1:2] == mask_BL.shape[1:] else x
+            for name, x in inputs.items()
+        }
+        with eval_mode(module), RngState():
+            for each in (inputs, longer):
+                run_forward(module, {name: x.to(device_of(module)) for name, x in each.items()})
 
 
 def broken_promise(module: EncoderModule, samples: Sequence[Any]) -> Broken | None:
@@ -183,11 +228,11 @@ def _tried(module: EncoderModule, samples: Sequence[Any]) -> tuple[Tensor, Broke
             alone = _features(module, [sample])
             if broken := _wrong_rows(alone, 1):
                 return together, broken
-            if share := _gap_on(module, alone[0], together[i]):
+            if share := gap_on(module, alone[0], together[i]):
                 break
         else:
             return together, None
-        again = _gap_on(module, _features(module, [sample]), alone)
+        again = gap_on(module, _features(module, [sample]), alone)
         drew = not torch.equal(random_state, torch.get_rng_state())
     if again or drew:
         differ = SHARE.format(again or share)
@@ -222,7 +267,8 @@ def gap(found: Tensor, expected: Tensor, close: float = CLOSE_ROWS) -> float:
     return 0.0 if error <= close else error
 
 
-def _gap_on(module: EncoderModule, found: Tensor, expected: Tensor) -> float:
+def gap_on(module: nn.Module, found: Tensor, expected: Tensor) -> float:
+    """Return the ``gap`` of what a module gives, where its weights and device round more, too."""
     if any(p.dtype in SHORT for p in module.parameters()):
         return gap(found, expected, CLOSE_IN_SHORT)
     on_cpu = device_of(module).type == "cpu"

@@ -19,10 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 from contrastive.config.extras import require
 from contrastive.encoders.hf_text import LONGEST, check_length, longest_taken, positions
 from contrastive.encoders.huggingface import (
+    check_loaded,
     check_no_missing_weights,
     drop_pooler,
     never_saved,
     quiet_huggingface,
+    whole_at_once,
 )
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import texts
@@ -93,6 +95,7 @@ class SentenceTransformersModule(TokenEncoder):
         if (inner := self.model.transformers_model) is None:
             return max(saved, default=None)
         drop_pooler(inner)
+        whole_at_once(inner)
         inner.config.use_cache = False  # nothing is generated, and layers may run twice
         limit = positions(inner.config)
         check_length(asked, limit, who)
@@ -201,7 +204,9 @@ def _no_weights_missing(who: str) -> Generator[None]:
     def checked(cls: Any, name: str, *args: Any, **options: Any) -> Any:
         if options.get("output_loading_info"):
             return load.__func__(cls, name, *args, **options)
-        model, info = load.__func__(cls, name, *args, **options, output_loading_info=True)
+        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = load.__func__(cls, name, *args, **options | told)
+        check_loaded(model, info, Path(name), who)
         ignored = never_saved(model)
         missing = sorted(
             key

@@ -266,4 +266,5 @@ def _few(names: Sequence[str]) -> str:
 
 def _reason(error: Exception) -> str:
     """Return the first sentence of a message; libraries go on for a page."""
-    return re.split(r"\.\s|\n", str(error).strip())[0].strip(".: ") or type(error).__name__
+    said = re.split(r"\.\s|\n", str(error).strip())[0].strip(".: ")
+    return f"no {said}" if isinstance(error, KeyError) and said else said or type(error).__name__

@@ -39,6 +39,11 @@ def checked_module(module: Any, part: Config, *needed: str) -> Any:
     if missing := [name for name in needed if not hasattr(module, name)]:
         msg = f"{who}: its {type(module).__qualname__} has no {' or '.join(missing)}; set it"
         raise SpecError(f"{msg} in __init__")
+    if torch.get_default_device().type != "meta":  # where memory is estimated, all is
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.is_meta:
+                msg = f"{who}: {name} is on the device meta, without numbers; fill it in build"
+                raise SpecError(msg)
     return module
 
 

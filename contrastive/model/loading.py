@@ -215,13 +215,7 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
                 f"{saved.path}: the {modality} encoder's weights are not those it was trained with"
             )
             raise WeightsError(msg)
-        expected = saved.json("parts.json").get("configs", {}).get(modality)
-        if expected and configs_hash(tower.encoder) != expected:
-            say(
-                f"{saved.path}: the config of the {modality} encoder has changed since the model "
-                f"was saved, so its embeddings may be others; put back the files that it had"
-            )
-    _check_preprocessing(model, saved)
+    _check_files(model, saved)
     weights = saved.tensors("model.safetensors")
     known = model.state_dict()
     for name, tensor in weights.items():
@@ -245,10 +239,16 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         raise WeightsError(msg)
 
 
-def _check_preprocessing(model: ContrastiveModel, saved: SavedFolder) -> None:
-    """Tell of preprocessing that is not what it was when the model was saved."""
-    known = saved.json("parts.json").get("preprocess", {})
+def _check_files(model: ContrastiveModel, saved: SavedFolder) -> None:
+    """Tell of configs and preprocessing that are not what they were when the model was saved."""
+    parts = saved.json("parts.json")
+    configs, known = parts.get("configs", {}), parts.get("preprocess", {})
     for modality in model.towers:
+        if configs.get(modality) not in (None, configs_hash(model.tower(modality).encoder)):
+            say(
+                f"{saved.path}: the config of the {modality} encoder has changed since the model "
+                f"was saved, so its embeddings may be others; put back the files that it had"
+            )
         if known.get(modality) not in (None, preprocess_hash(model.tower(modality).encoder)):
             say(
                 f"{saved.path}: the {modality} encoder's preprocessing is not what it was when the "

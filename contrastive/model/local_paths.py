@@ -23,7 +23,9 @@ def whole_paths(encoder: Encoder) -> dict[str, str]:
 
 
 def found_again(encoder: Encoder, known: Mapping[str, str]) -> Encoder:
-    """Return an encoder that names by whole paths what is not here.
+    """Return an encoder that names by whole paths what is there, or is not here.
+
+    Another folder of the name may lie in the working folder.
 
     Args:
         encoder: its spec.
@@ -32,7 +34,7 @@ def found_again(encoder: Encoder, known: Mapping[str, str]) -> Encoder:
     changes = {
         field: f"{prefix}{known[field]}"
         for field, prefix, path in _relative(encoder)
-        if field in known and not Path(path).exists()
+        if field in known and (Path(known[field]).exists() or not Path(path).exists())
     }
     return encoder.model_copy(update=changes) if changes else encoder
 

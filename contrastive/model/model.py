@@ -25,6 +25,7 @@ from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
+from contrastive.model.foreign_heads import check_head
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
@@ -78,11 +79,8 @@ class ContrastiveModel(nn.Module):
         self.spec = spec
         self.towers = nn.ModuleDict()
         for modality, tower in spec.towers.items():
-            if (
-                modality in ("", "ids", "self", *NOT_MODALITIES)
-                or "." in modality
-                or hasattr(self.towers, modality)
-            ):
+            taken = modality in ("", "ids", "self", *NOT_MODALITIES)
+            if taken or "." in modality or hasattr(self.towers, modality):
                 msg = (
                     f"towers: {modality!r} cannot name a modality: it is empty, has a dot, or is "
                     "taken by torch or by other columns of a row; choose another"
@@ -253,6 +251,7 @@ class ContrastiveModel(nn.Module):
         """Yield indices and their embeddings, piece by piece."""
         tower = self.tower(modality)
         encoder, spec = tower.encoder, tower.spec.encoder
+        check_head(tower)
         if cache and tower.encoder_frozen:
             table = cache.table(spec, encoder, samples, on_bad=on_bad, workers=workers)
             good = table.good.nonzero()[0]
@@ -368,7 +367,7 @@ class ContrastiveModel(nn.Module):
                 m: weights_fingerprint(self.tower(m).encoder, only=names)
                 for m, names in rebuilt.items()
             },
-            "configs": {m: configs_hash(self.tower(m).encoder) for m in rebuilt},
+            "configs": {m: configs_hash(self.tower(m).encoder) for m in self.towers},
             "preprocess": {m: h for m, t in self._towers() if (h := preprocess_hash(t.encoder))},
             "paths": {m: t.paths for m, t in self._towers() if t.paths},
             "packages": packages(found),

@@ -89,5 +89,5 @@ def builds(subject: HeadSubject) -> None:
 HEAD_CHECKS: tuple[Check, ...] = (
     Check("build", builds),
     *row_checks("build"),
-    Check("save and load", keeps_its_weights, needs=("eval mode", "round trip")),
+    Check("save and load", keeps_its_weights, needs=("eval mode", "round trip", "batch size")),
 )

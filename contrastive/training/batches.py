@@ -23,6 +23,7 @@ from contrastive.encoders.foreign import LOOKED_AT, check_foreign
 from contrastive.encoders.pixels import PixelNormalisation, bytes_first
 from contrastive.encoders.promises import PROMISES
 from contrastive.errors import DataError
+from contrastive.model.foreign_heads import check_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,6 +87,7 @@ class TrainingBatches:
         self.rows: list[Sample] = rows_of(samples)
         check_modalities(self.rows, model.towers)
         for modality in model.towers:
+            check_head(model.tower(modality))
             check_foreign(
                 model.spec.towers[modality].encoder,
                 model.tower(modality).encoder,

@@ -38,6 +38,7 @@ from contrastive.model.run_checkpoints import (
 )
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.finite import check_saved
+from contrastive.training.foreign_gradients import check_same_weights
 from contrastive.training.optimizer import takes_one_pass
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def save_step(
         TrainingError: it is not finite, or cannot be read back.
         WeightsError: it cannot be written.
     """
+    check_same_weights(model, optimizer)
     fused = takes_one_pass(optimizer)
     files = step_files(spec, model, optimizer.state, batches, progress, fused=fused)
     if background:

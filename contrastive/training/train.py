@@ -36,6 +36,7 @@ from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import built_for_training, compiled_towers, uses_bf16
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
+from contrastive.training.foreign_gradients import told_by_part
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
 from contrastive.training.rank_checks import check_loss_of_ranks
@@ -242,8 +243,9 @@ def _backward(
     model: ContrastiveModel, batch: Batch, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the gradients of the global batch; return its loss, and metrics."""
-    loss, metrics = step_loss(model, batch, settings, bf16=bf16)
-    loss.backward()
+    with told_by_part(model):
+        loss, metrics = step_loss(model, batch, settings, bf16=bf16)
+        loss.backward()
     _fill_gradients_(model, ranks)
     # each rank's gradient is W times its share, so that the mean is the global batch's
     ranks.all_reduce_mean_([loss.detach(), *_trained_gradients(model)])

@@ -27,6 +27,8 @@ class Fails:
             raise KeyError(place)
         if where == f"{place}, full disk":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scratch.bin")
+        if where == f"{place}, full disk, by a library":
+            raise RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error {errno.ENOSPC})")
         if where == f"{place}, exit":
             sys.exit()
         if where == f"{place}, pipe":
