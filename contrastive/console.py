@@ -9,19 +9,10 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from rich.console import Console
 
 EVERY = 10.0  # seconds between plain lines: enough to see life, few enough to read a log
 
@@ -61,6 +52,8 @@ class _Stderr(io.TextIOBase):
 
 def console() -> Console:
     """Return a console on stderr, where results do not go; writing to it never fails."""
+    from rich.console import Console  # here, since what prints no line should not wait for it
+
     return Console(file=cast("TextIO", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -138,6 +131,16 @@ def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[i
     if _quiet.get() or not screen.is_terminal or screen.is_dumb_terminal:
         yield _lines(description, total, done)
         return
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
