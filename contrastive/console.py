@@ -84,13 +84,29 @@ def said_once() -> Generator[None]:
         _said.reset(token)
 
 
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Generator[None]:
+    """Within a block, give each line to ``listener``, which has another process print it.
+
+    Progress is not shown.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def say(line: str) -> None:
     """Print one plain line; control characters and markup in it are shown, not obeyed."""
     if _quiet.get() or ((said := _said.get()) is not None and line in said):
         return
     if said is not None:
         said.add(line)
-    _print(line)
+    (_listener.get() or _print)(line)
 
 
 def _print(line: str) -> None:
@@ -128,7 +144,7 @@ def say_omission(line: str) -> None:
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""
     screen = console()
-    if _quiet.get() or not screen.is_terminal or screen.is_dumb_terminal:
+    if _listener.get() or _quiet.get() or not screen.is_terminal or screen.is_dumb_terminal:
         yield _lines(description, total, done)
         return
     from rich.markup import escape
@@ -176,7 +192,7 @@ def _lines(description: str, total: int, done: int) -> Callable[[int, str], None
 
 
 def _progress(line: str) -> None:
-    if not _quiet.get():
+    if not _quiet.get() and not _listener.get():
         _print(line)
 
 
