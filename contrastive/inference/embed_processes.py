@@ -79,7 +79,8 @@ def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
                         say(line)
                     for line in report.omissions:
                         note_omission(line)
-                    advance(report.shards, "")
+                    if report.shards:
+                        advance(report.shards, "")
                     if report.problem:
                         problems.append(report.problem)
                     job = None if report.problem or not left else plan.job(*left.popleft())
