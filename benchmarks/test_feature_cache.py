@@ -16,7 +16,7 @@ from contrastive.datasets import Dataset, Purpose
 from contrastive.features.cache import FeatureCache
 from contrastive.training.train import train
 
-ROWS = 512  # two captions of 256 pictures
+ROWS = 512  # two captions of 256 images
 
 
 class First(Dataset):

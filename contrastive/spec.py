@@ -206,6 +206,9 @@ class TrainingSpec(Section):
     """Gradient clipping: maximum norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
+    compile: Literal["off", "towers"] = "off"
+    """towers compiles (torch.compile) the encoders that run in each step. The first step takes
+    up to minutes longer, those after it less time. Rounding differs, and what dropout draws."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Operations:
         self.at = at
         self.every = every
         self.names: list[str] = []
+        self.lock = threading.Lock()
         sys.addaudithook(self._audit)
         self._stand_for(os, "fsync", _path_of)
         self._stand_for(os, "write", lambda descriptor, _: _path_of(descriptor))
@@ -62,8 +64,9 @@ class Operations:
     def _count(self, name: str, path: str, before: Callable[[], None] = lambda: None) -> None:
         if not str(path).startswith(self.folder):
             return
-        number = len(self.names)
-        self.names.append(f"{name} {path.removeprefix(self.folder)}")
+        with self.lock:  # a checkpoint is written in a thread of its own
+            number = len(self.names)
+            self.names.append(f"{name} {path.removeprefix(self.folder)}")
         if number == self.at or (self.every and number > self.at >= 0):
             before()
             self.act()

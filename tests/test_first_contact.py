@@ -178,6 +178,7 @@ def test_the_threshold_is_where_fused_comes_to_beat_eager_for_good(ratios, line)
     assert last.startswith(line)
 
 
+@pytest.mark.nightly  # two more starts
 def test_a_module_that_is_missing_is_named_and_comes_from_a_folder_of_wheels(contact, tmp_path):
     name = "annotated_types"
     absent = f"raise ModuleNotFoundError('No module named {name}', name='{name}')"

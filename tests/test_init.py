@@ -173,6 +173,18 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, monkeypatch, command):
     assert "train was called while a worker process imports your script" in ended.stderr
 
 
+@pytest.mark.nightly
+def test_a_script_with_the_guard_that_is_told_trains(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    command("init", "flickr30k", "--with-data")
+    text = (tmp_path / "clip.yaml").read_text().replace("workers: 0", "workers: 1")
+    (tmp_path / "clip.yaml").write_text(text)
+    *above, call = SCRIPT.strip().splitlines()
+    guarded = "\n".join([*above, 'if __name__ == "__main__":', f"    {call}"])
+    (tmp_path / "script.py").write_text(guarded)
+    subprocess.run([sys.executable, "script.py"], check=True)
+
+
 def test_another_kind_is_refused_in_plain_words(command):
     refused = command("init", "flick")
     assert refused.code == 2

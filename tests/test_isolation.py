@@ -66,7 +66,7 @@ def test_a_command_that_names_no_broken_package_does_as_if_there_were_none(
     assert ended.out == expected.out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # by day, the list that it is made from
 def test_the_schema_has_what_is_good_and_says_nothing_of_the_rest(process, sites):
     with_bad = process("schema", "--limit", "2", site=sites[1])
     alone = process("schema", site=sites[0])

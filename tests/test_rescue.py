@@ -161,7 +161,7 @@ def resumed(tmp_path):
 @pytest.mark.parametrize("when", ["between steps", "in an update"])
 def test_a_killed_worker_costs_no_finished_step(tmp_path, monkeypatch, resumed, when):
     spec = hard_to_take_up(tmp_path / "data", workers=1)
-    left = [6]
+    left, at = [6], 7 if when == "between steps" else 6  # a step is logged with the one after it
 
     def kill(real, *args, **kwargs):
         left[0] -= 1
@@ -177,7 +177,7 @@ def test_a_killed_worker_costs_no_finished_step(tmp_path, monkeypatch, resumed, 
     monkeypatch.setattr(place, name, lambda *args, **kwargs: kill(real, *args, **kwargs))
     with pytest.raises(LostWorker, match="was killed by SIGKILL") as error:
         train(spec, tmp_path / "broken")
-    resumed(spec, error, at=6)
+    resumed(spec, error, at=at)
 
 
 def fails_once(real, call, *args, **kwargs):
@@ -297,6 +297,7 @@ def test_samples_that_vanish_cost_no_finished_step(tmp_path, monkeypatch):
                 path.unlink()
 
     monkeypatch.setattr(Log, "step", step)
-    with pytest.raises(DataError, match=r"samples are bad.*; saved at step 5; go on with resume"):
+    with pytest.raises(DataError, match=r"samples are bad.*; saved at step 6; go on with resume"):
         train(spec, tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir()
+    # the fifth step is logged when the sixth is done, which was the last with samples
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()

@@ -112,7 +112,7 @@ def test_the_flagship_by_commands(block, follow, photos, tiny):
     follow(
         block,
         ("/data/flickr30k", "flickr30k"),
-        ("~/Pictures", "flickr30k/flickr30k-images"),
+        ("~/photos", "flickr30k/flickr30k-images"),
         ("hf:openai/clip-vit-base-patch32", "hf:tiny-clip"),
         train=tiny,
     )
@@ -120,7 +120,7 @@ def test_the_flagship_by_commands(block, follow, photos, tiny):
 
 @instead_of("examples/flickr30k_clip/README.md 1")
 def test_the_example_by_commands(block, follow, photos, tiny):
-    folders = ("~/Pictures", "flickr30k/flickr30k-images")
+    folders = ("~/photos", "flickr30k/flickr30k-images")
     follow(block, ("/data/flickr30k", "flickr30k"), folders, train=tiny)
 
 
@@ -153,6 +153,7 @@ def test_a_model_from_scratch(block, follow):
     follow(block, train=f"{smaller} training.workers=0")
 
 
+@pytest.mark.nightly  # by day, tests/test_modality_pairs.py trains on two views
 @instead_of("examples/views/README.md 1")
 def test_two_views(block, follow, photos):
     write_image_folder(Path("images"))
@@ -186,6 +187,7 @@ def test_a_model_of_open_clip(block, follow, photos):
     follow(block, ("open_clip:ViT-B-32/laion2b_s34b_b79k", "open_clip:tiny"))
 
 
+@pytest.mark.nightly  # by day, tests/interpreted has more of it
 @instead_of("docs/losses.md 1")
 def test_the_fused_loss_in_the_interpreter(block, tmp_path, record_property):
     if not importlib.util.find_spec("triton"):

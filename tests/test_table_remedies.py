@@ -146,7 +146,7 @@ def test_a_table_of_another_program_is_written_as_csv_as_is_told(folder, name):
     [
         (b"PK\x03\x04", "is no text but a zip archive, or Excel; unpack it, or save the sheet as"),
         (b"\xd0\xcf\x11\xe0", "is no text but of Excel; save the sheet as CSV in UTF-8"),
-        (b"BZh9", "is no text but compressed by bzip2; decompress it: bzip2 -d"),
+        (b"BZh9", "is no text but compressed by bzip2; decompress it: cp captions.csv"),
     ],
 )
 def test_what_another_program_wrote_is_known_by_its_content(folder, start, said):

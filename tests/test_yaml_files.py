@@ -45,7 +45,7 @@ NOT_YAML = [  # instead of the first, the second: on that line, this is said
     ("  embed_dim", " embed_dim", 3, "mapping values are not allowed here"),
     ("lr: 1e-3", "lr: is: small", 14, "put a text with ': ' in quotes"),
     ("pictures", "@home", 12, "put the text in quotes"),
-    ("pictures", "{split}2017", 12, "put a whole text that begins with {, [ or a quote in quotes"),
+    ("pictures", "{split}2017", 12, "a whole text that begins with {, [ or a quote in quotes"),
     (TEMPLATES, "[a {}]", 17, "put a text with {} in quotes"),
     (TEMPLATES, "[a, b", 18, "that starts on line 17, expected ',' or ']'"),
     ('the {}"', "the {}", 18, "that starts on line 17, found unexpected end of stream"),

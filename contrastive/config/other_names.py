@@ -48,8 +48,9 @@ VISION = (
     r"(?:[\w]*resne|vit|efficientnet|convnext|mobilenet|swin|deit|regnet|densenet|beit|eva|maxvit)"
 )
 TEXT = r"(?:\w*bert|gpt|t5|mpnet|bge|e5|gte|xlm|deberta)"
+CLIP = "openai/clip-vit-base-patch32"
 ENCODERS: Mapping[str, str] = {
-    r"(?:openai-?)?clip": "{type: hf-image, name: openai/clip-vit-base-patch32} or hf-text",
+    r"(?:openai-?)?clip": f"{{type: hf-image, name: {CLIP}}} or {{type: hf-text, name: {CLIP}}}",
     r".+/.+": "{type: hf-text, name: NAME} or {type: hf-image, name: NAME}",
     r"bert": "{type: hf-text, name: google-bert/bert-base-uncased}",
     rf"{TEXT}.+": "{type: hf-text, name: NAME}",
@@ -60,8 +61,8 @@ ENCODERS: Mapping[str, str] = {
 LOSSES: Mapping[str, str] = {
     r"clip|open-?clip|simclr|nt-?xent|contrastive|cross-?entropy|multiple-?negatives.*": "infonce",
     r"sig-?lip\d?": "sigmoid",
-    r"moco": "queue",
-    r"mrl": "matryoshka",
+    r"moco": "{type: queue, size: 4096, loss: {type: infonce}}",
+    r"mrl": "{type: matryoshka, widths: [64, 128], loss: {type: infonce}}",
     r"triplet.*": "pml-triplet-margin",
 }
 """Patterns of losses' names elsewhere."""

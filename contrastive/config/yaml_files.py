@@ -24,6 +24,7 @@ from contrastive.config.mistakes import in_one_line
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
 from contrastive.config.stored import FORMAT_KEY, is_stored
+from contrastive.config.yaml_remedies import remedy_for
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -36,14 +37,6 @@ MAX_BYTES = 100_000  # a spec is a page; more is a mistake or an attack, and tak
 MAX_NODES = 20_000
 MAX_DEPTH = 50
 TAGS = "tag:yaml.org,2002:"
-REMEDIES = {
-    "found character '\\t'": "indent with spaces",
-    "cannot start any token": "put the text in quotes",
-    "mapping values are not allowed here": "put a text with ': ' in quotes",
-    "but got '{'": "put a text with {} in quotes",
-    "'<scalar>'": "put a whole text that begins with {, [ or a quote in quotes",
-    "found another document": "remove the '---'",
-}
 
 
 def load_spec(
@@ -185,9 +178,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 class _YAMLError(Exception):
     """A text that is not a document of plain data."""
 
-    def __init__(self, problem: str, line: int) -> None:
-        remedies = [remedy for sign, remedy in REMEDIES.items() if sign in problem]
-        super().__init__("; ".join([" ".join(problem.split()), *remedies[:1]]))
+    def __init__(self, problem: str, line: int, remedy: str = "") -> None:
+        super().__init__("; ".join(filter(None, [" ".join(problem.split()), remedy])))
         self.line = line
 
 
@@ -230,12 +222,13 @@ def _parse(text: str) -> tuple[object, dict[KeyPath, int]]:
         node = yaml.compose(text)
     except MarkedYAMLError as error:
         about: Any = error  # the library has no types here
-        line, problem = about.problem_mark.line + 1, about.problem
+        mark, problem = about.problem_mark, about.problem
+        start = (about.context_mark or mark).line if about.context else mark.line
         if about.context:
-            start = (about.context_mark or about.problem_mark).line + 1
-            since = f" that starts on line {start}" if start < line else ""
+            since = f" that starts on line {start + 1}" if start < mark.line else ""
             problem = f"{about.context}{since}, {problem}"
-        raise _YAMLError(problem, line) from None
+        remedy = remedy_for(problem, text, start, mark.line, mark.column)
+        raise _YAMLError(problem, mark.line + 1, remedy) from None
     except ReaderError as error:
         at = int(cast("Any", error).position)
         problem = f"character #x{ord(text[at]):04x} is not allowed in YAML"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
 BUILT, DROPPED = ".tmp", ".old"
@@ -26,11 +26,12 @@ _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 """What a kernel, a disk or a sandbox without exchange answers."""
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a new file to the disk."""
+def write(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Write a new file to the disk, piece by piece."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     try:
-        write_all(descriptor, data)
+        for piece in pieces:
+            write_all(descriptor, piece)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -39,7 +40,7 @@ def write(path: Path, data: bytes) -> None:
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
 
 
-def write_all(descriptor: int, data: bytes | memoryview) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of ``data``, of which one call may write a part."""
     rest = memoryview(data).cast("B")
     while rest:
@@ -50,7 +51,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Replace a file; one process at a time, which sweeps up what a killed one left."""
     building = path.with_name(f".{path.name}{BUILT}")
     try:
-        write(building, data)
+        write(building, [data])
         building.replace(path)
         flush_folder(path.parent)
     finally:

@@ -26,7 +26,10 @@ REFUSED = {
     "set": "it has no order, and rows would be in another; give a list",
     "frozenset": "it has no order, and rows would be in another; give a list",
 }
-"""By the name of a type that would be iterated over with nonsense as the result, a remedy."""
+"""By the name of a type that would be iterated over with nonsense as the result, a remedy.
+
+In it, ``'text'`` stands for the modality.
+"""
 
 
 def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
@@ -46,16 +49,17 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
         >>> sample_list("a dog", "text"), sample_list(("a dog", "a cat"), "text")
         (['a dog'], ['a dog', 'a cat'])
     """
-    if isinstance(given, ONE) or hasattr(given, "read"):  # a file is not to be read line by line
-        return [_one(given, modality)]
     name = type(given).__name__
+    if name not in REFUSED and (isinstance(given, ONE) or hasattr(given, "read")):
+        return [_one(given, modality)]  # a file is not to be read line by line
     if hasattr(given, "__dlpack__") and hasattr(given, "ndim"):  # an array of any library
         given = _of_array(given if isinstance(given, Tensor) else np.asanyarray(given), modality)
     elif hasattr(given, "to_pylist") and name not in REFUSED:  # of pyarrow, which yields boxes
         given = given.to_pylist()
     elif name in REFUSED or not isinstance(given, Iterable):
         usual = "give a str, or a list of them" if modality == "text" else "give one, or a list"
-        msg = f"{a_type(given)} holds no {modality} samples; {REFUSED.get(name, usual)}"
+        remedy = REFUSED.get(name, usual).replace("'text'", repr(modality))
+        msg = f"{a_type(given)} holds no {modality} samples; {remedy}"
         raise BadSample(msg)
     samples = list(cast("Iterable[Any]", given))
     if len(samples) < least:

@@ -133,16 +133,19 @@ def _length(samples: Samples) -> int:
 
 def _no_rows(samples: Any) -> str:
     """Return what to give instead of something that is not iterated over as rows; else nothing."""
-    if isinstance(samples, Config) or (isinstance(samples, type) and issubclass(samples, Config)):
-        return "build a split of it: data.build('test')"
+    kind = getattr(samples, "kind", "")
     if isinstance(samples, type):
-        return "it is a class; give an object of it"
+        built = f"build a split of an object of it: {samples.__name__}(...).build('test')"
+        return built if kind == "dataset" else "it is a class; give an object of it"
+    if isinstance(samples, Config) and (kind == "dataset" or hasattr(samples, "data")):
+        name, what = ("data", "it") if kind == "dataset" else ("spec.data", "its data")
+        return f"build a split of {what}: {name}.build('test')"
     if isinstance(samples, (str, bytes, PathLike)):
         return "build a dataset: contrastive.datasets.ImageFolder(folder=...).build('test')"
     if hasattr(samples, "to_dict") and hasattr(samples, "columns"):  # of pandas or polars
         to_rows = "to_dicts()" if hasattr(samples, "to_dicts") else "to_dict('records')"
         return f"give its rows: frame.{to_rows}"
-    if isinstance(samples, Mapping) or not (
+    if isinstance(samples, (Mapping, Config)) or not (
         isinstance(samples, Iterable) or hasattr(samples, "__getitem__")
     ):
         return f"give a built dataset, or a list of dicts such as {EXAMPLE}"

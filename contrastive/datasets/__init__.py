@@ -146,7 +146,7 @@ class ImageFolder(Dataset):
     the same.
     """
 
-    folder: PathField = Field(examples=["pictures"])
+    folder: PathField = Field(examples=["images"])
     """The images, in folders as you like; captions name them relative to it."""
     captions: PathField | None = None
     """The table of captions, relative to the folder; found as captions or metadata with the suffix

@@ -107,17 +107,18 @@ def images_inside(path: Path) -> str:
     held = _columns_of_bytes(file)
     if not held:
         return ""
-    types, schema = require("pyarrow").types, file.schema_arrow
+    types, schema = require("pyarrow", extra="parquet").types, file.schema_arrow
     structs = [name for name in held if types.is_struct(schema.field(name).type)]
     name = (structs or held)[0]
     content = f"r[{name!r}]['bytes']" if structs else f"r[{name!r}]"
     others = [other for other in schema.names if other not in held]
     table = path.with_suffix(".jsonl")
+    image = repr(f"{path.stem.replace('%', '%%')}-%06d.jpg")  # other shards lie beside it
     code = (
         f"import json, pathlib, pyarrow.parquet; p = pathlib.Path({str(path.parent)!r}); "
         f"rows = pyarrow.parquet.read_table(p / {path.name!r}).to_pylist(); "
-        f"[(p / f'{{i:06}}.jpg').write_bytes({content}) for i, r in enumerate(rows)]; "
-        f"(p / {table.name!r}).write_text(chr(10).join(json.dumps({{'image': f'{{i:06}}.jpg'}} | "
+        f"[(p / ({image} % i)).write_bytes({content}) for i, r in enumerate(rows)]; "
+        f"(p / {table.name!r}).write_text(chr(10).join(json.dumps({{'image': {image} % i}} | "
         f"{{c: r[c] for c in {others}}}, default=str) for i, r in enumerate(rows)))"
     )
     return (
@@ -138,7 +139,7 @@ def _open_parquet(path: Path) -> Any:
 
 def _columns_of_bytes(file: Any) -> list[str]:
     """Return the columns that hold images, or other bytes that are no texts."""
-    schema, types = file.schema_arrow, require("pyarrow").types
+    schema, types = file.schema_arrow, require("pyarrow", extra="parquet").types
     binary = [field.name for field in schema if _is_bytes(field.type, types)]
     structs = [name for name in binary if types.is_struct(schema.field(name).type)]
     plain = [name for name in binary if name not in structs]

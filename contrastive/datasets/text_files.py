@@ -31,14 +31,14 @@ MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-BINARY = {
+BINARY = {  # in commands, FILE is the file, and OLD keeps what it was
     b"PAR1": "Parquet; end its name with .parquet",
     b"PK\x03\x04": "a zip archive, or Excel; unpack it, or save the sheet as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "of Excel; save the sheet as CSV in UTF-8",
     b"SQLite format 3\0": "a database; write its table to a CSV",
-    b"BZh": "compressed by bzip2; decompress it: bzip2 -d",
-    b"\xfd7zXZ": "compressed by xz; decompress it: xz -d",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it: zstd -d",
+    b"BZh": "compressed by bzip2; decompress it: cp FILE OLD && bzip2 -dc < OLD > FILE",
+    b"\xfd7zXZ": "compressed by xz; decompress it: cp FILE OLD && xz -dc < OLD > FILE",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it: cp FILE OLD && zstd -dc < OLD > FILE",
 }
 GUESSES = ("GB18030", "SHIFT_JIS", "CP1251")
 """Encodings of letters that are several bytes, or none of them ASCII; CP1252 is of the others."""
@@ -62,7 +62,8 @@ def read_text(path: Path) -> str:
         raw = _decompressed(path, raw)
     for start, what in BINARY.items():
         if raw.startswith(start):
-            msg = f"{path}: is no text but {what}"
+            file, kept = _quoted(path)
+            msg = f"{path}: is no text but " + what.replace("FILE", file).replace("OLD", kept)
             raise DataError(msg)
     text = _decoded(path, raw, compressed=compressed).removeprefix("\ufeff")
     if not text.strip():
@@ -195,9 +196,14 @@ def _is_in(raw: bytes, encoding: str) -> bool:
     return True
 
 
+def _quoted(path: Path) -> tuple[str, str]:
+    """Return a file, and another beside it that keeps what it was, as a shell reads them."""
+    return shlex.quote(str(path)), shlex.quote(f"{path}.orig")
+
+
 def _conversion(path: Path, encoding: str, *, compressed: bool) -> str:
     """Return commands that write a file anew in UTF-8, and keep what it was beside it."""
-    file, kept = shlex.quote(str(path)), shlex.quote(f"{path}.orig")
+    file, kept = _quoted(path)
     convert = f"iconv -f {encoding} -t UTF-8 {kept}"
     if compressed:
         return f"write it in UTF-8: gzip -dc {file} > {kept} && {convert} | gzip > {file}"

@@ -39,6 +39,7 @@ from contrastive.encoders.huggingface import (
 from contrastive.encoders.image import check_one_size, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.pixels import BYTES, processor_bytes_first
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.vocabulary import vocabulary_size
@@ -46,11 +47,12 @@ from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from contrastive.data.images import ImageSource
     from contrastive.encoders import HFDualImage, HFDualText
+    from contrastive.encoders.pixels import PixelNormalisation
 
 FIRST = ("flava",)
 """Models, by their ``model_type``, that give an embedding for each token; the first is the one."""
@@ -124,6 +126,13 @@ class ProcessImages:
     steps: str
     """Every step and parameter of it, for the ``repr``."""
     mode: str = field(default="RGB", repr=False)
+    changed: Mapping[str, bool] = field(default_factory=dict[str, bool], repr=False, hash=False)
+    """Which of its steps are done or not, unlike in its config."""
+
+    def bytes_first(self) -> tuple[ProcessImages, PixelNormalisation] | None:
+        """Return one that does not rescale and normalise, and what does, where these come last."""
+        normalise = processor_bytes_first(self.processor)
+        return None if normalise is None else (replace(self, changed=BYTES), normalise)
 
     def __call__(self, samples: Sequence[ImageSource]) -> dict[str, Tensor]:
         """Return ``{"pixel_values": [B, ...], ...}``.
@@ -134,7 +143,8 @@ class ProcessImages:
         """
         images = [open_image(sample) for sample in sample_list(samples, "image", least=1)]
         each = [
-            self.processor(images=image.convert(self.mode), return_tensors="pt") for image in images
+            self.processor(images=image.convert(self.mode), return_tensors="pt", **self.changed)
+            for image in images
         ]
         check_one_size(next(iter(one.values())) for one in each)
         tensors = [name for name, value in each[0].items() if isinstance(value, Tensor)]

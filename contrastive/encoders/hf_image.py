@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,17 +15,19 @@ from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
 from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
+from contrastive.encoders.pixels import BYTES, processor_bytes_first
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
-from contrastive.errors import SpecError
+from contrastive.errors import ContrastiveError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from contrastive.data.images import ImageSource
     from contrastive.encoders import HFImage
+    from contrastive.encoders.pixels import PixelNormalisation
 
 
 class HFImageModule(ImageEncoder):
@@ -60,13 +62,19 @@ class HFImageModule(ImageEncoder):
             width = measure_out_dim(self, sample, self.who)
             if isinstance(self.preprocess, ImageTransform):
                 self.preprocess([sample, sample.resize((640, 480))])  # some round small sizes up
-        except SizesDifferError:
+        except SizesDifferError as error:
             if not isinstance(self.preprocess, ImageTransform):
                 self(**self.preprocess([sample]))  # tells what else is missing
                 raise
             self.preprocess = PadImages(self.preprocess)
+            try:
+                width = measure_out_dim(self, sample, self.who)
+            except SpecError as other:
+                if other.__cause__ is None or isinstance(other.__cause__, ContrastiveError):
+                    raise
+                msg = f"{self.who}: {str(error).removeprefix(f'{self.who}: ')}"
+                raise SpecError(msg) from other  # the model takes images of one size alone
             say(f"{self.who}: its images keep their shapes, so those of a size are run together")
-            width = measure_out_dim(self, sample, self.who)
         return width
 
     def encode(
@@ -113,6 +121,13 @@ class Process:
 
     processor: Any
     mode: str = "RGB"
+    steps: Mapping[str, bool] = field(default_factory=dict[str, bool], hash=False)
+    """Which of its steps are done or not, unlike in its config."""
+
+    def bytes_first(self) -> tuple[Process, PixelNormalisation] | None:
+        """Return one that does not rescale and normalise, and what does, where these come last."""
+        normalise = processor_bytes_first(self.processor)
+        return None if normalise is None else (replace(self, steps=BYTES), normalise)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return ``[3, H, W]``, or ``[1, H, W]`` of a grey image.
@@ -120,9 +135,8 @@ class Process:
         Raises:
             SpecError: it gives several images for one.
         """
-        pixels: Tensor = self.processor(images=image.convert(self.mode), return_tensors="pt")[
-            "pixel_values"
-        ]
+        found = self.processor(images=image.convert(self.mode), return_tensors="pt", **self.steps)
+        pixels: Tensor = found["pixel_values"]
         if pixels.ndim != 4:
             msg = (
                 f"the processor makes {[*pixels.shape]} of an image: frames of a video, or tiles; "

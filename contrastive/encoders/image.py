@@ -14,6 +14,7 @@ from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
 from contrastive.encoders.module import EncoderModule
+from contrastive.encoders.pixels import composed_bytes_first
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.images import ImageSource
     from contrastive.encoders import Augment
+    from contrastive.encoders.pixels import PixelNormalisation
 
 MODES = {1: "L", 3: "RGB"}
 """Of PIL, by the channels that a network takes."""
@@ -85,6 +87,14 @@ class ImageTransform:
         images = self.each(samples)
         check_one_size(images)
         return {"image": torch.stack(images)}
+
+    def bytes_first(self) -> tuple[ImageTransform, PixelNormalisation] | None:
+        """Return a transform without rescaling and normalising, and these, where they come last."""
+        split = getattr(self.transform, "bytes_first", lambda: composed_bytes_first(self.transform))
+        if (found := split()) is None:
+            return None
+        raw, normalise = found
+        return ImageTransform(raw, f"bytes of {self.steps}"), normalise
 
     def each(self, samples: Sequence[ImageSource]) -> list[Tensor]:
         """Return images ``[C, H, W]``, each of its own size."""

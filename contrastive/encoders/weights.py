@@ -180,12 +180,13 @@ def weight_files(folder: Path, who: str, loader: str = "transformers.AutoModel")
     if files := sorted(folder.glob(pattern)) or sorted(folder.rglob(pattern)):
         return files
     here = repr(str(folder)) if any(folder.rglob("*.bin")) else "FOLDER"
-    first = "" if here != "FOLDER" else "hf download NAME --local-dir FOLDER, and in Python "
+    elsewhere = here == "FOLDER"
+    first = "hf download NAME --local-dir FOLDER, and in Python " if elsewhere else ""
     load = f"{loader}.from_pretrained" if loader.startswith("transformers") else loader
     msg = (
         f"{who}: {folder} has no file model.safetensors, and pickles (pytorch_model.bin) are never "
         f"loaded; take a revision that has it, or convert a model that you trust: {first}"
-        f"{load}({here}).save_pretrained({here})"
+        f"{load}({here}).save_pretrained({here}){', then give FOLDER as name' if elsewhere else ''}"
     )
     raise WeightsError(msg)
 

@@ -259,7 +259,11 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
         normalize(torch.as_tensor(part.features_NF), dim=-1) for part in (data.train, data.test)
     )
     if count("k", k) > len(train_NF):
-        msg = f"{k} neighbours cannot vote: split {data.train_split!r} has {len(train_NF)} samples"
+        most = len(train_NF)
+        msg = (
+            f"{k} neighbours cannot vote: split {data.train_split!r} has {most} samples; give "
+            f"k={most} (-k {most}) or less"
+        )
         raise DataError(msg)
     truth_N = torch.as_tensor(data.train.truth_N)
     votes_QK = torch.zeros(len(test_QF), len(data.classes), dtype=torch.float64)

@@ -234,7 +234,7 @@ def write_shard(
     }
     place = folder.shard(modality, job.number)
     replace_file(place, tensors_to_bytes(folder.form.stored(found.embeddings_QD)))
-    arrow, parquet = require("pyarrow"), require("pyarrow.parquet", extra="parquet")
+    arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
     types = zip(
         columns, (arrow.int64(), arrow.int64(), arrow.string(), arrow.string()), strict=True
     )

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
-from safetensors.torch import save as tensors_to_bytes
 
 from contrastive.config.stored import MANIFEST
 from contrastive.data.atomic_files import (
@@ -43,6 +42,7 @@ from contrastive.model.saved_files import (
     read_json,
     shaped,
 )
+from contrastive.model.tensor_pieces import Counted, Piece, safetensors_pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,9 +135,8 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         building.mkdir()
         listed: dict[str, dict[str, Any]] = {}
         for name, content in files.items():
-            data = _encode(name, content)
-            write(building / name, data)
-            listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            write(building / name, counted := Counted(_encode(name, content)))
+            listed[name] = {"bytes": counted.bytes, "sha256": counted.sha256}
         known = _read_manifest(folder) if keep else {}
         for name in keep:
             link(folder / name, building / name)
@@ -322,14 +321,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _encode(name: str, content: Content) -> bytes:
-    if not name.endswith(".safetensors"):
-        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-    owned: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for key, tensor in content.items():
-        here: Tensor = tensor.detach().cpu().contiguous()
-        storage = here.untyped_storage().data_ptr()
-        owned[key] = here.clone() if storage in storages else here  # tied weights share theirs
-        storages.add(storage)
-    return tensors_to_bytes(owned)
+def _encode(name: str, content: Content) -> Iterable[Piece]:
+    if name.endswith(".safetensors"):
+        return safetensors_pieces(content)
+    return [(json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()]

@@ -127,15 +127,20 @@ def _flaw_of_metrics(metrics: Mapping[Any, Any]) -> str:
     return ""
 
 
-def check_views_differ(modality: str, first: Tensor, second: Tensor) -> None:
+def check_views_differ(modality: str, first: Tensor, second: Tensor, *, known: set[str]) -> None:
     """Refuse identical views: each row would match itself, and nothing would be learned.
+
+    Those of a modality that is ``known`` to differ are not looked at: that waits for the device.
 
     Raises:
         TrainingError: they are the same.
     """
+    if modality in known:
+        return
     if torch.equal(first.detach(), second.detach()):
         msg = (
             f"the two views of each {modality} are the same; give towers.{modality} an augment "
             "or dropout, in a part that trains"
         )
         raise TrainingError(msg)
+    known.add(modality)

@@ -32,7 +32,7 @@ from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.memory import out_of_memory, told_memory
-from contrastive.nn.modes import eval_mode
+from contrastive.nn.modes import embedded_by, eval_mode
 from contrastive.spec import ModelSpec, Tower
 
 if TYPE_CHECKING:
@@ -49,9 +49,8 @@ if TYPE_CHECKING:
 
 EmbeddingViews = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
-HEAD_BATCH = (
-    4096  # cached features that go through a head at a time: it is cheap, memory is bounded
-)
+HEAD_BATCH = 4096
+"""Cached features that go through a head at a time: it is cheap, memory is bounded."""
 
 
 class ContrastiveModel(nn.Module):
@@ -103,6 +102,7 @@ class ContrastiveModel(nn.Module):
                     raise SpecError(msg) from error
                 raise
         self.loss: LossModule = checked_module(call_part(spec.loss, spec.loss.build), spec.loss)
+        self._differing: set[str] = set()
         self.seen: dict[str, Tensor] = {}
         """Hashes of the samples that it was trained on, by modality (not text)."""
 
@@ -258,7 +258,7 @@ class ContrastiveModel(nn.Module):
             good = table.good.nonzero()[0]
             for start in range(0, len(good), HEAD_BATCH):
                 rows = good[start : start + HEAD_BATCH]
-                yield rows, tower.project(table[rows].to(self.device))
+                yield rows, embedded_by(tower.project, self.device, table[rows].to(self.device))
             return
         check_foreign(spec, encoder, samples, workers=workers)
         everything, prepare = range(len(samples)), encoder.preprocess
@@ -269,7 +269,7 @@ class ContrastiveModel(nn.Module):
                 on_bad(index, problem)
             if batch.indices:
                 inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-                yield batch.indices, tower(**inputs)
+                yield batch.indices, embedded_by(tower, self.device, **inputs)
 
     def forward(
         self,
@@ -332,7 +332,7 @@ class ContrastiveModel(nn.Module):
         for a, b in self.spec.modality_pairs:
             first, second = views[a][0], views[b][-1]
             if a == b:
-                check_views_differ(a, first, second)
+                check_views_differ(a, first, second, known=self._differing)
             loss, about = loss_and_metrics(self.loss, self.spec, first, second, ids)
             losses[f"loss_{a}_{b}"] = loss
             metrics = metrics or about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Return the name of the first tensor with a NaN or an infinity, or nothing."""
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            return name
-    return ""
+    real = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    finite: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
+    for _, tensor in real:
+        finite[tensor.device].append(tensor.isfinite().all())
+    if all(bool(torch.stack(flags).all()) for flags in finite.values()):  # a device is asked once
+        return ""
+    return next(name for name, tensor in real if not tensor.isfinite().all())
 
 
 def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None = None) -> str:

@@ -1,14 +1,18 @@
-"""Eval mode within a block."""
+"""Modes of modules within a block: eval mode, and the precision in which models embed."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
-    import torch
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -20,3 +24,30 @@ def eval_mode(module: torch.nn.Module) -> Generator[None]:
         yield
     finally:
         module.train(training)
+
+
+_embedding_dtype: ContextVar[torch.dtype | None] = ContextVar("embedding_dtype", default=None)
+
+
+@contextmanager
+def embedding_in(dtype: torch.dtype | None) -> Generator[None]:
+    """Within a block, let models embed under autocast; None is fp32, as everywhere else.
+
+    The features of frozen encoders are cached, so that they stay fp32.
+    """
+    token = _embedding_dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _embedding_dtype.reset(token)
+
+
+def embedded_by(
+    tower: Callable[P, R], device: torch.device, *args: P.args, **inputs: P.kwargs
+) -> R:
+    """Return what a tower on a device gives, in the precision in which models embed."""
+    dtype = _embedding_dtype.get()
+    if dtype is None:  # whatever the caller's own autocast is
+        return tower(*args, **inputs)
+    with torch.autocast(device.type, dtype):
+        return tower(*args, **inputs)

@@ -177,7 +177,7 @@ def keeps_precision(subject: LossSubject) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = subject.value(a, b.roll(1, 0), log_scale=highest)
     problem = f"under autocast to bf16 the loss is {found:.6g} instead of {expected:.6g}"
-    expect(close(found, expected), problem, "take logits from losses.functional.similarity")
+    expect(close(found, expected), problem, "take logits from LossModule.logits")
 
 
 def ignores_order(subject: LossSubject) -> None:

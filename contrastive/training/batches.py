@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.encoders.foreign import LOOKED_AT, check_foreign
+from contrastive.encoders.pixels import PixelNormalisation, bytes_first
 from contrastive.encoders.promises import PROMISES
 from contrastive.errors import DataError
 
@@ -52,6 +54,8 @@ class Batch:
     inputs: dict[str, InputViews] = field(default_factory=dict[str, InputViews])
     """Arguments of the encoder by modality, where it runs live; two views of those that are
     compared with themselves."""
+    convert: dict[str, PixelNormalisation] = field(default_factory=dict[str, PixelNormalisation])
+    """What makes of ``inputs``, on the device, what the encoder takes, where these are bytes."""
 
 
 class TrainingBatches:
@@ -110,6 +114,11 @@ class TrainingBatches:
                 if tower.encoder.augment:
                     augmented.add(modality)
         self.augmented = frozenset(augmented)
+        self.convert: dict[str, PixelNormalisation] = {}
+        if takes_bytes(model.device):
+            for modality, found in [(m, bytes_first(x)) for m, x in self.live.items()]:
+                if found:
+                    self.live[modality], self.convert[modality] = found
         self.bad_rows.check(self.total_rows)
         self.good = np.array([i for i in range(len(self.rows)) if i not in self.bad])
         if len(self.good) < 2:
@@ -129,7 +138,7 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self.good)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
         total = hashlib.sha256()
@@ -163,7 +172,8 @@ class TrainingBatches:
 
     def _batch(self, indices: Sequence[int], inputs: dict[str, InputViews]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
-        return Batch(self.ids[list(indices)], self._sources(indices), features, inputs)
+        sources = self._sources(indices)
+        return Batch(self.ids[list(indices)], sources, features, inputs, self.convert)
 
     def _sources(self, indices: Sequence[int]) -> list[str]:
         return [str(self.rows[i].get("source") or f"row {i}") for i in indices]
@@ -187,6 +197,11 @@ class TrainingBatches:
             self.bad.add(index)
             self.bad_rows.report(str(self.rows[index].get("source", f"row {index}")), problem)
             self.bad_rows.check(self.total_rows)
+
+
+def takes_bytes(device: torch.device) -> bool:
+    """Whether images cross to a device as bytes; for a CPU, worker processes rather normalise."""
+    return device.type != "cpu"
 
 
 def augmentation_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:

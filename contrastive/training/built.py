@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, TrainingError
 from contrastive.model.loading import build_model
 from contrastive.training.gradient_cache import check_towers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec, TrainingSpec
@@ -46,3 +47,34 @@ def uses_bf16(settings: TrainingSpec, device: torch.device) -> bool:
         return settings.precision == "bf16"
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+BACKEND = "inductor"  # of torch.compile
+
+
+@contextmanager
+def compiled_towers(
+    model: ContrastiveModel, settings: TrainingSpec, live: Iterable[str]
+) -> Generator[None]:
+    """Within a block, run the encoders of ``live`` towers compiled, if the spec asks for it.
+
+    They are compiled in place, so that no name in a saved model changes.
+
+    Raises:
+        TrainingError: one cannot be compiled.
+    """
+    encoders = [model.tower(name).encoder for name in live if settings.compile == "towers"]
+    for encoder in encoders:  # dynamic: kernels do not depend on which sizes came before
+        encoder.compile(backend=BACKEND, dynamic=True)
+    try:
+        yield
+    except Exception as error:
+        if encoders and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            why = " ".join(lines[:2])  # who says it, and what
+            msg = f"training.compile: an encoder cannot be compiled ({why}); set it to off"
+            raise TrainingError(msg) from error
+        raise
+    finally:
+        for encoder in encoders:
+            vars(encoder).pop("_compiled_call_impl")  # the model that is returned is a plain one

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrastive.config.provenance import described
 from contrastive.console import say
@@ -32,13 +33,13 @@ def check_step(
     batch: Batch,
     settings: TrainingSpec,
     ranks: Ranks,
-    **values: Tensor,
+    **values: float,
 ) -> None:
-    """Insist on a finite loss and gradient, before weights are touched; tell which have none.
+    """Insist on a finite loss and gradient of a step; tell which have none.
 
     Args:
         step: its number, from 1.
-        model: with its gradients.
+        model: with the weights before that step, which was not applied.
         batch: this rank's part.
         settings: the training's.
         ranks: all of which call this, and have the same values.
@@ -50,7 +51,7 @@ def check_step(
     if step == 1 and (line := _unreached(model)):
         say(line)
     for name, value in values.items():
-        if not value.isfinite():
+        if not math.isfinite(value):
             cause = _cause(model, batch, settings)
             finder = ranks.all_reduce_max(ranks.rank + 1 if cause else 0)
             if cause and not ranks.is_main:
@@ -60,7 +61,7 @@ def check_step(
             else:
                 cause = f"inputs, weights and embeddings are finite; {LOWER}"
             msg = (
-                f"the {name} is {value.item()} at step {step} (logit scale {model.scale:.4g}), "
+                f"the {name} is {value} at step {step} (logit scale {model.scale:.4g}), "
                 f"which is not applied: {cause}"
             )
             raise TrainingError(msg)
@@ -113,14 +114,13 @@ def _odd_rows(tensor_B: Tensor, batch: Batch) -> str:
     return ", ".join(found[:SHOWN]) + more
 
 
-def check_weights(step: int, model: ContrastiveModel) -> None:
-    """Insist that a step left weights whose norm is finite.
+def check_weights(step: int, model: ContrastiveModel, *, norm: float) -> None:
+    """Insist that a step left weights whose ``norm`` is finite.
 
     Raises:
         TrainingError: it did not.
     """
-    trained = [p.detach() for p in model.parameters() if p.requires_grad]
-    if trained and not nn.utils.get_total_norm(trained).isfinite():
+    if not math.isfinite(norm):
         name = first_not_finite(model.state_dict().items()) or "the norm of the weights"
         msg = f"{name} is not finite after step {step}, which is not saved; {LOWER}"
         raise TrainingError(msg)

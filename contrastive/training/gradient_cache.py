@@ -13,6 +13,7 @@ Shapes: B samples, R rows of a micro-batch, D the embedding's width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -25,12 +26,13 @@ from contrastive.errors import TrainingError
 from contrastive.nn.rng import RngState
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator
 
     from contrastive.model.model import ContrastiveModel
     from contrastive.model.tower import TowerModule
 
 Inputs = dict[str, Tensor]
+Convert = Callable[[Mapping[str, Tensor]], Inputs]
 BatchNormMode = Literal["train", "eval"]
 
 
@@ -41,6 +43,7 @@ def embed(
     rows: int | None,
     batch_norm: BatchNormMode = "train",
     device: torch.device | None = None,
+    convert: Convert = dict,
 ) -> Tensor:
     """Return ``tower(**inputs)``, by micro-batches; arguments as in ``forward_in_micro_batches``.
 
@@ -49,9 +52,10 @@ def embed(
     """
     if not tower.encoder_frozen:
         return forward_in_micro_batches(
-            tower, inputs, rows=rows, batch_norm=batch_norm, device=device
+            tower, inputs, rows=rows, batch_norm=batch_norm, device=device, convert=convert
         )
-    features = [tower.encode(**_moved(piece, device)) for piece in _pieces(inputs, rows)]
+    pieces = (convert(_moved(piece, device)) for piece in _pieces(inputs, rows))
+    features = [tower.encode(**piece) for piece in pieces]
     return project(tower, torch.cat(features), batch_norm=batch_norm)
 
 
@@ -70,6 +74,7 @@ def forward_in_micro_batches(
     rows: int | None,
     batch_norm: BatchNormMode = "train",
     device: torch.device | None = None,
+    convert: Convert = dict,
 ) -> Tensor:
     """Return ``module(**inputs)`` ``[B, D]``, with the activations of ``rows`` samples at a time.
 
@@ -85,6 +90,7 @@ def forward_in_micro_batches(
             statistics and leaves them as they are.
         device: where the module is; each micro-batch is moved there when its turn comes. None
             leaves the inputs where they are.
+        convert: makes of each micro-batch, once it is there, what ``module`` takes.
 
     Raises:
         TrainingError: ``module`` has BatchNorm that needs the whole batch; names it.
@@ -94,7 +100,7 @@ def forward_in_micro_batches(
 
     def forward(piece: Inputs) -> Tensor:
         with _running_statistics(module) if batch_norm == "eval" else nullcontext():
-            return module(**_moved(piece, device))
+            return module(**convert(_moved(piece, device)))
 
     if rows is not None:
         check_batch_norm(module, batch_norm)
@@ -171,7 +177,7 @@ def check_batch_norm(
         if norm.running_mean is None:
             msg = (
                 f"{who} keeps no running statistics, so that it always needs the whole batch; use "
-                f"another norm, freeze it, or {without}"
+                f"another norm, or {without}"
             )
             raise TrainingError(msg)
         if norm.training and batch_norm == "train":
@@ -213,4 +219,7 @@ def _pieces(inputs: Mapping[str, Tensor], rows: int | None) -> list[Inputs]:
 
 
 def _moved(piece: Inputs, device: torch.device | None) -> Inputs:
-    return piece if device is None else {k: tensor.to(device) for k, tensor in piece.items()}
+    if device is None:
+        return piece
+    pinned = device.type == "cuda"  # then nobody waits for the copy
+    return {k: tensor.to(device, non_blocking=pinned) for k, tensor in piece.items()}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contrastive.spec import TrainingSpec
 
 NOT_COUNTED = (
-    "what kernels take inside an operation, batches that workers prepare ahead, Python and torch; "
+    "what kernels take inside an operation, batches that are prepared ahead, Python and torch; "
     "on a GPU its context (about 0.5 GiB) and what torch's allocator holds in reserve"
 )
 FEW, MORE = 2, 4  # rows that are measured; one is too few for BatchNorm
@@ -250,6 +250,7 @@ def _taken(batch: Batch, rows: int, device: torch.device) -> Batch:
     places = torch.arange(rows) % len(batch.ids)
     return Batch(
         batch.ids[places],
+        convert=batch.convert,
         features={m: x[places].to(device) for m, x in batch.features.items()},
         inputs={
             m: [{name: x[places].to(device) for name, x in view.items()} for view in views]

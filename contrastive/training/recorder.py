@@ -8,9 +8,11 @@ resumed run, from the checkpoint of that step.
 from __future__ import annotations
 
 import traceback
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say
@@ -18,14 +20,15 @@ from contrastive.data.worker_processes import worker_count
 from contrastive.errors import ContrastiveError, TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
+from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
+from contrastive.training.background import BackgroundJobs
+from contrastive.training.built import uses_bf16
 from contrastive.training.health_check import check_up, geometry_at_start, gradients
 from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import torch
 
     from contrastive.data.samples import Samples
     from contrastive.distributed.ranks import Ranks
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
+    from contrastive.training.step_log import StepLog
 
 
 @dataclass
@@ -50,12 +54,14 @@ class Recorder:
     ranks: Ranks
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
+    background: BackgroundJobs = field(default_factory=BackgroundJobs)
+    """Writes checkpoints while the run goes on."""
 
     def begin(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
         if self.ranks.is_main and self.held_out is not None:
             try:
-                with RngState():
+                with RngState(), self._precision(), self._uncompiled():
                     lie = geometry_at_start(self.model, self.held_out, self.cache)
                 log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
             except TrainingError:  # the log cannot be written
@@ -64,29 +70,39 @@ class Recorder:
                 _tell(error, f"the embeddings before the first step are not measured: {error}")
         self.ranks.barrier()
 
-    def after_step(self, log: Log, done: int, *, stop: bool) -> None:
-        """Save if it is time, or the run stops; measure at the end of an epoch."""
+    def is_due(self, done: int) -> bool:
+        """Whether it is time for a checkpoint."""
         every = self.spec.training.checkpoint_every
-        end_of_epoch = done % self.batches.steps_per_epoch == 0
-        if not (end_of_epoch or stop or (every and done % every == 0)):
+        return done % self.batches.steps_per_epoch == 0 or bool(every and done % every == 0)
+
+    def after_step(self, step_log: StepLog, done: int, *, stop: bool) -> None:
+        """Save if it is time, or the run stops; measure at the end of an epoch."""
+        self.background.check()
+        if not (stop or self.is_due(done)):
             return
+        end_of_epoch = done % self.batches.steps_per_epoch == 0
+        step_log.settle()
         if self.ranks.is_main:
-            progress = self._save(log, done)
+            progress = self._save(None if stop else self.background, step_log.log, done)
             if end_of_epoch and not stop:
-                self._measure(log, progress)
+                self._measure(step_log.log, progress)
         self.ranks.barrier()
 
-    def save_once(self, log: Log, done: int) -> None:
+    def save_once(self, step_log: StepLog, done: int) -> None:
         """Save a step that is done, unless it is saved."""
+        step_log.settle()
+        self.background.wait()  # it may be this one
         if not checkpoint_folder(self.folder, done).exists():
-            self._save(log, done)
+            self._save(None, step_log.log, done)
 
-    def _save(self, log: Log, done: int) -> Progress:
+    def _save(self, background: BackgroundJobs | None, log: Log, done: int) -> Progress:
+        self.background.wait()  # one copy of a checkpoint is held at a time
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         norms = gradients(self.model) if end_of_epoch else {}
         log.flush()
         progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
-        save_step(self.folder, self.spec, self.model, self.optimizer, self.batches, progress)
+        about = self.spec, self.model, self.optimizer, self.batches
+        save_step(background, self.folder, *about, progress)
         return progress
 
     def take_up(self, log: Log, progress: Progress) -> None:
@@ -98,27 +114,30 @@ class Recorder:
             self.ranks.barrier()
 
     def _measure(self, log: Log, progress: Progress) -> None:
-        with RngState():  # a resumed run may have no need to do it again
+        # a resumed run may have no need to do it again
+        with RngState(), self._uncompiled():
             measured = self._evaluate(log, progress.step)
             self._check_up(log, progress)
         if measured:
             log.flush()
-            save_progress(self.folder, replace(progress, measured=True, log_lines=log.lines))
+            progress = replace(progress, measured=True, log_lines=log.lines)
+            save_progress(self.background, self.folder, progress)
 
     def _evaluate(self, log: Log, step: int) -> bool:
         if self.held_out is None:
             return True
         epoch = step / self.batches.steps_per_epoch
         try:
-            report = evaluate(
-                self.model,
-                self.held_out,
-                split=str(self.spec.evaluation.split),
-                templates=self.spec.evaluation.templates,
-                shared=self.spec.evaluation.shared,
-                cache=self.cache,
-                workers=worker_count(self.spec.training.workers),
-            )
+            with self._precision():
+                report = evaluate(
+                    self.model,
+                    self.held_out,
+                    split=str(self.spec.evaluation.split),
+                    templates=self.spec.evaluation.templates,
+                    shared=self.spec.evaluation.shared,
+                    cache=self.cache,
+                    workers=worker_count(self.spec.training.workers),
+                )
         except Exception as error:  # hours of training are worth more
             problem = foreign_error(error) or error
             line = f"epoch {epoch:.0f} is not measured: {problem}"
@@ -129,6 +148,16 @@ class Recorder:
         log.evaluation(step, epoch, report)
         say(f"epoch {epoch:.0f}: {report.summary()}")
         return True
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """Return what lets the towers embed in the precision in which they train."""
+        bf16 = uses_bf16(self.spec.training, self.model.device)
+        return embedding_in(torch.bfloat16 if bf16 else None)
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Return what lets compiled towers run plain, for shapes that are met once an epoch."""
+        compiled = self.spec.training.compile == "towers"
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def _check_up(self, log: Log, progress: Progress) -> None:
         step, norms = progress.step, progress.gradients

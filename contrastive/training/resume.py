@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec
+    from contrastive.training.background import BackgroundJobs
     from contrastive.training.batches import TrainingBatches
 
 CHANGEABLE_ON_RESUME = (
@@ -199,6 +201,7 @@ def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
 
 
 def save_step(
+    background: BackgroundJobs | None,
     folder: Path,
     spec: RunSpec,
     model: ContrastiveModel,
@@ -208,22 +211,41 @@ def save_step(
 ) -> None:
     """Write a checkpoint, then drop those that are no longer needed.
 
+    In the background it is written from a copy in the memory of the CPU; without, from where the
+    weights are.
+
     Raises:
         TrainingError: it is not finite, or cannot be read back.
         WeightsError: it cannot be written.
     """
-    step = checkpoint_folder(folder, progress.step)
-    write_step(
-        step, spec, model, optimizer.state, batches, progress, fused=takes_one_pass(optimizer)
-    )
+    fused = takes_one_pass(optimizer)
+    files = step_files(spec, model, optimizer.state, batches, progress, fused=fused)
+    if background:
+        background.submit(partial(_write_and_verify, folder, _copied(files), progress.step))
+    else:
+        _write_and_verify(folder, files, progress.step)
+
+
+def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
+    """Return the files of a checkpoint with a copy of each tensor, which no step changes."""
+    return {
+        name: {key: x.detach().to("cpu", copy=True) for key, x in content.items()}
+        if name.endswith(".safetensors")
+        else content
+        for name, content in files.items()
+    }
+
+
+def _write_and_verify(folder: Path, files: Mapping[str, Content], number: int) -> None:
+    step = checkpoint_folder(folder, number)
+    write_folder(step, files)
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
-    drop_superseded(folder, progress.step)
+    drop_superseded(folder, number)
 
 
-def write_step(
-    step: Path,
+def step_files(
     spec: RunSpec,
     model: ContrastiveModel,
     optimizer_state: Mapping[Tensor, Mapping[str, Tensor]],
@@ -231,8 +253,12 @@ def write_step(
     progress: Progress,
     *,
     fused: bool,
-) -> None:
-    """Write the folder of a checkpoint; ``fused`` says how the optimizer updates weights."""
+) -> dict[str, Content]:
+    """Return what a checkpoint consists of; ``fused`` says how the optimizer updates weights.
+
+    Raises:
+        TrainingError: a number is not finite; names its tensor.
+    """
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     moments = {
         f"{names[p]}|{key}": value
@@ -250,19 +276,22 @@ def write_step(
         "ranks": batches.ranks.size,
         "fused": fused,
     }
-    files = run_files(spec, model) | {
+    return run_files(spec, model) | {
         "optimizer.safetensors": moments,
         "random.safetensors": random,
         "state.json": state | asdict(progress),
     }
-    write_folder(step, files)
 
 
-def save_progress(folder: Path, progress: Progress) -> None:
+def save_progress(background: BackgroundJobs, folder: Path, progress: Progress) -> None:
     """Note in the checkpoint of a step that its epoch is measured; the other files stay."""
-    saved = open_folder(checkpoint_folder(folder, progress.step))
+    background.submit(partial(_write_progress, checkpoint_folder(folder, progress.step), progress))
+
+
+def _write_progress(step: Path, progress: Progress) -> None:
+    saved = open_folder(step)
     state = saved.json("state.json") | asdict(progress)
-    write_folder(saved.path, {"state.json": state}, keep=saved.files - {"state.json"})
+    write_folder(step, {"state.json": state}, keep=saved.files - {"state.json"})
 
 
 def progress_of(saved: SavedFolder) -> Progress:
@@ -277,16 +306,17 @@ def restore_step(
     """Restore weights and moments; return how far the run is."""
     restore_weights(model, saved)
     parameters = dict(model.named_parameters())
-    for key, value in saved.tensors("optimizer.safetensors").items():
-        name, _, kind = key.rpartition("|")
-        _check_moment(saved, key, value, parameters.get(name), kind)
-        # AdamW counts its steps on the CPU, whatever the device
-        device = "cpu" if kind == "step" else model.device
-        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     state: dict[str, Any] = saved.json("state.json")
     if not state.get("fused"):  # as the run began, to the last bit
         for group in optimizer.param_groups:
             group["fused"] = None
+    # AdamW counts its steps on the CPU, whatever the device, unless it takes one pass
+    counts = model.device if takes_one_pass(optimizer) else "cpu"
+    for key, value in saved.tensors("optimizer.safetensors").items():
+        name, _, kind = key.rpartition("|")
+        _check_moment(saved, key, value, parameters.get(name), kind)
+        device = counts if kind == "step" else model.device
+        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
     return progress_of(saved)

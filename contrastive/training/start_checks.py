@@ -12,10 +12,10 @@ from torch import Tensor
 from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.decodable import undecodable
 from contrastive.errors import DataError, TrainingError, WeightsError
-from contrastive.model.checkpoint import remove_folder
+from contrastive.model.checkpoint import remove_folder, write_folder
 from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
 from contrastive.training.optimizer import takes_one_pass
-from contrastive.training.resume import Progress, write_step
+from contrastive.training.resume import Progress, step_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,15 +77,8 @@ def check_room(
     needed = sum(t.nbytes for of_one in moments.values() for t in of_one.values())
     needed += sum(t.nbytes for t in model.state_dict().values())
     try:
-        write_step(
-            place,
-            spec,
-            model,
-            optimizer.state or moments,
-            batches,
-            Progress(),
-            fused=takes_one_pass(optimizer),
-        )
+        fused, state = takes_one_pass(optimizer), optimizer.state or moments
+        write_folder(place, step_files(spec, model, state, batches, Progress(), fused=fused))
         needed = sum(path.stat().st_size for path in place.iterdir())
         remove_folder(place)
     except (OSError, WeightsError) as error:

@@ -60,7 +60,8 @@ def embedded_by(
         features = batch.features[modality].to(device)
         views = range(model.spec.views(modality))
         return [project(tower, features, batch_norm=settings.batch_norm) for _ in views]
+    convert, batch_norm = batch.convert.get(modality, dict), settings.batch_norm
     return [
-        embed(tower, inputs, rows=rows, batch_norm=settings.batch_norm, device=device)
-        for inputs in batch.inputs[modality]
+        embed(tower, x, rows=rows, batch_norm=batch_norm, device=device, convert=convert)
+        for x in batch.inputs[modality]
     ]

@@ -33,8 +33,9 @@ from contrastive.nn.fingerprint import hash_tensors
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
-from contrastive.training.built import built_for_training, uses_bf16
-from contrastive.training.finite import check_step, check_weights
+from contrastive.training.built import built_for_training, compiled_towers, uses_bf16
+from contrastive.training.data_wait import DataWait
+from contrastive.training.device_copies import copied_to
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
 from contrastive.training.rank_checks import check_loss_of_ranks
@@ -52,6 +53,7 @@ from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import loss_autocast, step_loss
+from contrastive.training.step_log import StepLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -187,39 +189,49 @@ def _train(
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
+        recorder.background,
+        compiled_towers(model, settings, batches.live),
         finished_steps_saved(
             model,
             ranks,
             start,
-            save=lambda done: recorder.save_once(log, done),
+            save=lambda done: recorder.save_once(step_log, done),
             advise=lambda batch: advice(
                 model, batch, settings, rows=len(batch.ids), bf16=bf16, ranks=ranks.size
             ),
         ) as steps,
     ):
+        given = DataWait(copied_to(device, batches.iterate(start, total), settings))
+        step_log = StepLog(
+            log,
+            model,
+            optimizer,
+            settings,
+            ranks,
+            epoch=batches.steps_per_epoch,
+            advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
+        )
         if not start:
             recorder.begin(log)
         recorder.take_up(log, progress)
-        for step, batch in zip(range(start, total), batches.iterate(start, total), strict=True):
+        for step, batch in zip(range(start, total), given, strict=True):
             steps.begin(batch)
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
             optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
             loss, metrics = _backward(model, batch, settings, ranks, bf16=bf16)
             norm = clip_gradients_(_trained(model), settings.clip_norm)
-            done = step + 1
-            check_step(done, model, batch, settings, ranks, loss=loss, gradient=norm)
             with steps.update():
-                optimizer.step()
+                step_log.update(loss, norm)
                 model.loss.clamp_()  # the logit scale back into its bounds
-                check_weights(done, model)
 
-            epoch = done / batches.steps_per_epoch
-            log.step(done, epoch, loss=loss, lr=lr, grad_norm=norm, **metrics)
-            advance(1, f"loss {loss.item():.3f}  scale {model.scale:.1f}")
+            done = step + 1
+            step_log.add(done, batch, loss=loss, lr=lr, gradient_norm=norm, metrics=metrics)
+            if recorder.is_due(done):  # what is saved is known to be finite
+                step_log.settle()
             # a signal may reach one rank a step before another: all stop at the same step
             stop = ranks.all_reduce_max(pending_signals[0] if pending_signals else 0)
-            recorder.after_step(log, done, stop=bool(stop))
+            recorder.after_step(step_log, done, stop=bool(stop))
             if stop:
                 raise Interrupted(stop, done, total)
 

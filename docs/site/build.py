@@ -2,7 +2,7 @@
 
 The pages are those of the repository, at their paths, so that links mean the same on the site and
 on a Git host. The site has what ``nav`` in ``zensical.toml`` names and what is linked from there:
-pages as pages, pictures and data as files, source code as pages of code. A link to nothing ends the
+pages as pages, images and data as files, source code as pages of code. A link to nothing ends the
 build; so does an anchor that is not there, which Zensical looks for.
 """
 

@@ -1,4 +1,4 @@
-"""Train, measure, classify and search; write ``report/`` and ``pictures/`` into the run's folder.
+"""Train, measure, classify and search; write ``report/`` and ``images/`` into the run's folder.
 
 Run it as ``python examples/emoji/demo.py [A.B=VALUE]...``.
 """
@@ -67,11 +67,11 @@ def demo(overrides: list[str]) -> None:
     draw_curves(folder / "log.jsonl", report / "curves.png")
     draw_hits(searches, report / "retrieved.png")
     (report / "results.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    images = folder / "images"
+    images.mkdir()
     for row in rows:
         if row["text"] in SAVED:
-            open_image(row["image"]).save(pictures / f"{row['text']}.png")
+            open_image(row["image"]).save(images / f"{row['text']}.png")
     say(f"{time.monotonic() - started:.0f} s; report: {report}")
 
 

@@ -86,12 +86,12 @@ def main() -> None:
     args = parser.parse_args()
 
     emoji = read_emoji(args.emojibase)
-    pictures = {
+    images = {
         "google": read_google(args.google, emoji),
         "fluent": read_fluent(args.fluent, emoji),
     }
-    emoji = [e for e in emoji if any(e["code"] in by_code for by_code in pictures.values())]
-    for e, concept in zip(emoji, concepts(emoji, pictures), strict=True):
+    emoji = [e for e in emoji if any(e["code"] in by_code for by_code in images.values())]
+    for e, concept in zip(emoji, concepts(emoji, images), strict=True):
         e["concept"] = concept
     split = splits({e["concept"] for e in emoji})
 
@@ -101,12 +101,12 @@ def main() -> None:
             "concept": e["concept"],
             "label": e["label"],
             "split": split[e["concept"]],
-            "vendors": [vendor for vendor in pictures if e["code"] in pictures[vendor]],
+            "vendors": [vendor for vendor in images if e["code"] in images[vendor]],
         }
         for e in emoji
     ]
     write_lines(DATA / "emoji.json", "[]", [to_json(row) for row in rows])
-    for vendor, by_code in pictures.items():
+    for vendor, by_code in images.items():
         write_zip(DATA / f"{vendor}.zip", {e["code"]: by_code.get(e["code"]) for e in emoji})
     for language in LANGUAGES:
         write_captions(args.emojibase, language, [e["code"] for e in emoji])
@@ -163,16 +163,16 @@ def read_fluent(folder: Path, emoji: list[Emoji]) -> dict[str, Image.Image]:
 def read_images(vendor: str, files: dict[str, Path], emoji: list[Emoji]) -> dict[str, Image.Image]:
     """Read the right ones of the existing files as square images with transparency."""
     side, _ = ENCODING[vendor]
-    pictures: dict[str, Image.Image] = {}
+    images: dict[str, Image.Image] = {}
     for code in (e["code"] for e in emoji):
         if code in files and files[code].exists() and code not in WRONG[vendor]:
             with Image.open(files[code]) as image:
                 square = ImageOps.pad(image.convert("RGBA"), (max(image.size), max(image.size)))
-            pictures[code] = square.resize((side, side), Image.Resampling.LANCZOS)
-    return pictures
+            images[code] = square.resize((side, side), Image.Resampling.LANCZOS)
+    return images
 
 
-def concepts(emoji: list[Emoji], pictures: dict[str, dict[str, Image.Image]]) -> list[str]:
+def concepts(emoji: list[Emoji], images: dict[str, dict[str, Image.Image]]) -> list[str]:
     """Give each emoji the code of its concept's base emoji.
 
     Two emoji are one concept if they differ by gender or by the direction someone faces, or if
@@ -189,7 +189,7 @@ def concepts(emoji: list[Emoji], pictures: dict[str, dict[str, Image.Image]]) ->
     alike: defaultdict[Any, list[str]] = defaultdict(list)
     for code in parent:
         alike[neutral(code)].append(code)
-        for vendor, by_code in pictures.items():
+        for vendor, by_code in images.items():
             if code in by_code:
                 alike[vendor, by_code[code].tobytes()].append(code)
     for first, *others in alike.values():
@@ -231,14 +231,14 @@ def write_captions(folder: Path, language: str, codes: list[str]) -> None:
     write_lines(DATA / "captions" / f"{language}.json", "{}", lines)
 
 
-def write_zip(file: Path, pictures: dict[str, Image.Image | None]) -> None:
+def write_zip(file: Path, images: dict[str, Image.Image | None]) -> None:
     """Write an archive that does not depend on when and where it is made."""
     _, quality = ENCODING[file.stem]
     with ZipFile(file, "w", ZIP_STORED) as archive:
-        for code, picture in pictures.items():
-            if picture:
+        for code, image in images.items():
+            if image:
                 encoded = io.BytesIO()
-                picture.save(encoded, "WEBP", quality=quality, method=5)
+                image.save(encoded, "WEBP", quality=quality, method=5)
                 archive.writestr(ZipInfo(f"{code}.webp"), encoded.getvalue())
 
 

@@ -53,7 +53,7 @@ PHRASES = {  # but for English, worded to fit a noun of any gender and case
 
 
 class Emoji(Dataset):
-    """Pictures of emoji with their names and keywords; nothing is downloaded.
+    """Images of emoji with their names and keywords; nothing is downloaded.
 
     The group id stands for one emoji, whoever drew it. Splits are by concept: the man, the woman
     and the person who run are one, and so are flags that look the same.
@@ -142,7 +142,7 @@ class EmojiSamples:
             return [self[i] for i in range(len(self))[index]]
         row = self.rows[index]
         return {
-            "image": _pictures(row.vendor, os.getpid()).read(f"{row.code}.webp"),
+            "image": _images(row.vendor, os.getpid()).read(f"{row.code}.webp"),
             "text": row.text,
             "id": row.group,
             "label": row.label,
@@ -164,6 +164,6 @@ def _read(file: str) -> Any:
 
 
 @cache
-def _pictures(vendor: str, process: int) -> ZipFile:  # noqa: ARG001
+def _images(vendor: str, process: int) -> ZipFile:  # noqa: ARG001
     # one for each process: forked workers would share the file's position
     return ZipFile(DATA / f"{vendor}.zip")

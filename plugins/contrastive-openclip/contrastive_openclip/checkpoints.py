@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
+PICKLE = "open_clip_pytorch_model.bin"
 PARTS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 """What every config has, by kind."""
 ATTENTION = (None, "eager", "sdpa")
@@ -135,10 +136,13 @@ def weights_file(spec: OpenCLIPImage | OpenCLIPText, who: str) -> Path:
         return file
     problem = "no such file" if file.suffix == ".safetensors" else "not safetensors"
     source = spec.name if spec.weights or spec.tag else place_of(spec, who)
+    pickles = [file] if file.suffix != ".safetensors" else [file.with_name(PICKLE)]
+    pickled = next((str(path) for path in pickles if path.is_file()), "FILE.pt")
     msg = (
         f"{who}: {file}: {problem}, and pickles are never loaded; convert one that you trust: "
-        f"safetensors.torch.save_model(open_clip.create_model({source!r}, 'FILE.pt'), "
-        f"{file.with_suffix('.safetensors').name!r})"
+        f"m = open_clip.create_model({source!r}, load_weights=False); "
+        f"open_clip.load_checkpoint(m, {pickled!r}); "  # create_model ignores it beside a folder
+        f"safetensors.torch.save_model(m, {str(file.with_suffix('.safetensors'))!r})"
     )
     raise WeightsError(msg)
 
@@ -153,7 +157,12 @@ def _published(name: str, tag: str, who: str) -> Path:
         raise SpecError(msg)
     repository, _, pickled = str(config.get("hf_hub", "")).rpartition("/")
     if not repository:
-        msg = f"{who}: {tag} is published as a pickle only; convert it and give it as weights"
+        msg = (
+            f"{who}: {tag} is published as a pickle only; convert one that you trust: "
+            f"safetensors.torch.save_model(open_clip.create_model({name!r}, {tag!r}), "
+            f"'{name}.safetensors'), and give it as weights, of a whole model as "
+            f"open_clip:{name}@{name}.safetensors"
+        )
         raise WeightsError(msg)
     file = str(Path(pickled).with_suffix(".safetensors")) if pickled else WEIGHTS
     otherwise = "give its safetensors file as weights, of a whole model as open_clip:NAME@FILE"

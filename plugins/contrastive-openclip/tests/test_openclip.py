@@ -9,6 +9,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import safetensors
 import torch
 from contrastive_openclip import OpenCLIPImage, OpenCLIPText
 from safetensors.torch import load_file, save_file
@@ -194,7 +195,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, caplog):
         ),
         "ViT-B-33/openai": (SpecError, "no architecture ViT-B-33; did you mean ViT-B-32"),
         "ViT-B-32/nonesuch": (SpecError, "no published weights nonesuch; it has: openai"),
-        "ViT-B-32@model.pt": (WeightsError, r"model.pt: not safetensors.*save_model\(open_clip"),
+        "ViT-B-32@model.pt": (WeightsError, r"model.pt: not safetensors.*save_model\(m"),
         "hf-hub:owner/clip": (WeightsError, "open_clip_config.json, open_clip_model.safetensors"),
         "url:owner/clip": (SpecError, "'url' is no source"),
         "./nonesuch": (WeightsError, "no such folder: .*nonesuch"),
@@ -205,6 +206,48 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, caplog):
             pretrained_spec(f"open_clip:{name}")
         assert "\n" not in str(error.value)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "a pickle of another name"])
+def test_a_pickle_is_converted_as_the_message_says(originals, tmp_path, monkeypatch, texts, form):
+    monkeypatch.chdir(tmp_path)
+    folder, model, _ = originals["softmax"]
+    shutil.copytree(folder, "m")
+    Path("m/open_clip_model.safetensors").unlink()
+    config = json.loads(Path("m/open_clip_config.json").read_text())["model_cfg"]
+    Path("tiny-pickled.json").write_text(json.dumps(config))
+    open_clip.add_model_config("tiny-pickled.json")
+    pickled = "m/mine.pt" if form == "a pickle of another name" else "m/open_clip_pytorch_model.bin"
+    torch.save(model.state_dict(), pickled)
+    name = f"tiny-pickled@{pickled}" if form == "file" else "./m"
+    with pytest.raises(WeightsError) as error:
+        load_model(f"open_clip:{name}")
+    code = str(error.value).split("that you trust: ")[1].replace("FILE.pt", pickled)
+    exec(code, {"safetensors": safetensors, "open_clip": open_clip})
+    ours = load_model(f"open_clip:{name}".replace(".bin", ".safetensors"))
+    with torch.no_grad():
+        expected = model.encode_text(open_clip.get_tokenizer("tiny-pickled")(texts), True)
+    torch.testing.assert_close(ours.embed("text", texts), expected, atol=1e-6, rtol=0)
+
+
+def test_a_tag_of_a_pickle_is_converted_as_the_message_says(originals, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, model, _ = originals["softmax"]
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    Path("tiny-tag.json").write_text(json.dumps(config))
+    open_clip.add_model_config("tiny-tag.json")
+    torch.save(model.state_dict(), "there.pt")
+    tags = {"mine": {"url": "https://example.org/there.pt", "quick_gelu": True}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-tag", tags)
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: "there.pt")
+    with pytest.raises(WeightsError) as error:
+        load_model("open_clip:tiny-tag/mine")
+    code, name = re.fullmatch(
+        r".*you trust: (.*), and give it as weights, of a whole model as (\S+)", str(error.value)
+    ).groups()
+    exec(code, {"safetensors": safetensors, "open_clip": open_clip})
+    state = load_model(name).state_dict()
+    assert any(torch.equal(model.token_embedding.weight, value) for value in state.values())
 
 
 @pytest.mark.parametrize(

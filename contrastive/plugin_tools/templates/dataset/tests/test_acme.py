@@ -31,7 +31,7 @@ def test_it_keeps_the_promises_of_a_dataset(file):
     check_component(AcmeDataset(file=file))
 
 
-def test_captions_of_one_picture_share_an_id(file):
+def test_captions_of_one_image_share_an_id(file):
     rows = AcmeDataset(file=file).build("train+test")
     assert [row["id"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert rows[7]["text"] == "all white"

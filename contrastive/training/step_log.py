@@ -1,0 +1,178 @@
+"""The numbers of each step, read one step late: who asks a device at once waits for it.
+
+A step leaves its loss, its norms and its metrics on the device in one vector, which is copied once.
+They are read when the next step is on its way, or before a checkpoint. Until then nobody knows
+whether they are finite, so the update of a step that is not, and of any that come after it, is left
+out by the device itself: ``leave_out`` is 1 from there on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from contrastive.training.finite import check_step, check_weights
+from contrastive.training.optimizer import takes_one_pass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from contrastive.distributed.ranks import Ranks
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.reporting.run_log import Log
+    from contrastive.spec import TrainingSpec
+    from contrastive.training.batches import Batch
+
+Number = bool | int | float
+
+
+class StepLog:
+    """Updates the weights by each step, and logs it once its numbers have left the device."""
+
+    def __init__(
+        self,
+        log: Log,
+        model: ContrastiveModel,
+        optimizer: torch.optim.AdamW,
+        settings: TrainingSpec,
+        ranks: Ranks,
+        *,
+        epoch: int,
+        advance: Callable[[int, str], None],
+    ) -> None:
+        """Begin with no step.
+
+        Args:
+            log: gets a line for each.
+            model: that is trained.
+            optimizer: over its parameters.
+            settings: the training's.
+            ranks: all of which do the same.
+            epoch: steps in one.
+            advance: is called with 1 and a note for each step that is logged.
+        """
+        self.log = log
+        self._model, self._optimizer = model, optimizer
+        self._settings, self._ranks = settings, ranks
+        self._epoch, self._advance = epoch, advance
+        self._pending: _Pending | None = None
+        self.leave_out = torch.zeros((), device=model.device)
+        """1 on the device once a number was not finite: no update is applied any more."""
+        self._one_pass = takes_one_pass(optimizer)
+        if self._one_pass:
+            vars(optimizer)["found_inf"] = self.leave_out  # which fused AdamW looks for
+
+    def update(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        """Apply a step, unless its loss or gradient, or a number before them, is not finite."""
+        self._note(loss, gradient_norm)
+        if self._one_pass or not self.leave_out:
+            self._optimizer.step()
+
+    def add(
+        self,
+        done: int,
+        batch: Batch,
+        *,
+        loss: Tensor,
+        lr: float,
+        gradient_norm: Tensor,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """Take up the numbers of a step that is applied; log the one before it.
+
+        Raises:
+            TrainingError: the one before is not finite, or left weights that are not.
+        """
+        trained = [p.detach() for p in self._model.parameters() if p.requires_grad]
+        weights_norm = nn.utils.get_total_norm(trained)
+        self._note(weights_norm)
+        own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
+        scale = self._model.loss.log_scale.exp()
+        values = _Values(own | dict(metrics), [weights_norm, scale], self._model.device)
+        before, self._pending = self._pending, _Pending(done, batch, values)
+        if before:
+            self._settle(before)
+
+    def settle(self) -> None:
+        """Log the last step, if it is not yet; this waits for the device.
+
+        Raises:
+            TrainingError: as of ``add``.
+        """
+        last, self._pending = self._pending, None
+        if last:
+            self._settle(last)
+
+    def _note(self, *numbers: Tensor) -> None:
+        odd = ~torch.stack([x.detach() for x in numbers]).isfinite().all()
+        torch.maximum(self.leave_out, odd.to(self.leave_out.dtype), out=self.leave_out)
+
+    def _settle(self, step: _Pending) -> None:
+        shown, (weights_norm, scale) = step.values.read()
+        check_step(
+            step.done,
+            self._model,
+            step.batch,
+            self._settings,
+            self._ranks,
+            loss=shown["loss"],
+            gradient=shown["grad_norm"],
+        )
+        check_weights(step.done, self._model, norm=weights_norm)
+        self.log.step(step.done, step.done / self._epoch, **shown)
+        self._advance(1, f"loss {shown['loss']:.3f}  scale {scale:.1f}")
+
+
+@dataclass
+class _Pending:
+    """A step whose numbers are on their way."""
+
+    done: int
+    batch: Batch
+    values: _Values
+
+
+class _Values:
+    """Scalars on a device, by name and without; those of one type leave it together."""
+
+    def __init__(
+        self, named: Mapping[str, Any], unnamed: list[Tensor], device: torch.device
+    ) -> None:
+        """Start to copy them; what is no tensor stays as it is."""
+        self._named = dict(named)
+        by_type: defaultdict[torch.dtype, list[tuple[str | int, Tensor]]] = defaultdict(list)
+        for key, value in [*named.items(), *enumerate(unnamed)]:
+            if isinstance(value, Tensor):
+                by_type[value.dtype].append((key, value.detach().to(device).reshape(())))
+        self._keys = [(key, dtype) for dtype, same in by_type.items() for key, _ in same]
+        wide = torch.float32 if device.type == "mps" else torch.float64  # all that MPS has
+        columns = [torch.stack([x for _, x in same]).to(wide) for same in by_type.values()]
+        self._all, self._copied = torch.cat(columns), None
+        if device.type == "cuda":  # of pinned memory, the copy is one that nobody waits for
+            host = torch.empty(self._all.shape, dtype=wide, pin_memory=True)
+            self._all = host.copy_(self._all, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(device))
+
+    def read(self) -> tuple[dict[str, Any], list[float]]:
+        """Return all of them as plain numbers, as ``item`` would."""
+        if self._copied:
+            self._copied.synchronize()
+        numbers = cast("list[float]", self._all.tolist())
+        found = {key: _plain(x, dtype) for (key, dtype), x in zip(self._keys, numbers, strict=True)}
+        unnamed = sorted(key for key in found if isinstance(key, int))
+        return (
+            {name: found.get(name, value) for name, value in self._named.items()},
+            [float(found[key]) for key in unnamed],
+        )
+
+
+def _plain(x: float, dtype: torch.dtype) -> Number:
+    if dtype == torch.bool or (not dtype.is_floating_point and math.isfinite(x)):
+        return bool(x) if dtype == torch.bool else int(x)
+    return x

@@ -1,0 +1,155 @@
+"""Checkpoints are written beside the steps: of the step that they are of, one at a time, whole."""
+
+import hashlib
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, load_file
+
+from contrastive.errors import TrainingError, WeightsError
+from contrastive.model import tensor_pieces
+from contrastive.model.tensor_pieces import Counted, safetensors_pieces
+from contrastive.reporting.run_log import read_log
+from contrastive.training import resume
+from contrastive.training import train as training
+from contrastive.training.background import BackgroundJobs
+from contrastive.training.train import train
+from tests.toys import toy_spec
+
+LONG = 20  # seconds, after which a test has failed
+SHARED = torch.arange(12.0)
+TENSORS = {
+    "none": {},
+    "types": {str(t): torch.ones(3, dtype=t) for t in tensor_pieces.NAMES},
+    "other types": {"c": torch.ones(2, dtype=torch.complex64), "f": torch.ones(2)},
+    "shapes": {
+        "scalar": torch.tensor(2.5),
+        "empty": torch.empty(0, 3),
+        "é\n": torch.randn(2, 3, 4),
+    },
+    "views": {"whole": SHARED, "tied": SHARED, "slice": SHARED[2:9:3], "t": SHARED.view(3, 4).T},
+    "long": {"a": torch.randn(1000), "b": torch.randn(3), "c": torch.randn(777).bfloat16()},
+    "not finite": {"x": torch.tensor([math.nan, math.inf, -0.0])},
+}
+
+
+@pytest.mark.parametrize("piece", [1 << 22, 100])
+@pytest.mark.parametrize("what", TENSORS)
+def test_pieces_are_the_file_that_the_library_reads(monkeypatch, what, piece):
+    monkeypatch.setattr(tensor_pieces, "PIECE", piece)
+    counted = Counted(safetensors_pieces(TENSORS[what]))
+    pieces = [bytes(each) for each in counted]
+    data = b"".join(pieces)
+    found = load(data)
+    assert found.keys() == TENSORS[what].keys()
+    for name, tensor in TENSORS[what].items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
+    assert counted.bytes == len(data)
+    assert counted.sha256 == hashlib.sha256(data).hexdigest()
+    if what == "long":
+        assert max(map(len, pieces[1:]), default=0) <= piece
+
+
+def test_what_is_written_is_not_copied(monkeypatch):
+    monkeypatch.setattr(tensor_pieces, "PIECE", 64)
+    tensor = torch.randn(100)
+    _, *pieces = safetensors_pieces({"x": tensor})
+    views = [np.frombuffer(each, np.uint8) for each in pieces if len(each)]
+    assert sum(map(len, views)) == 400
+    assert all(np.shares_memory(view, tensor.numpy()) for view in views)
+
+
+def losses(run):
+    return [line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line]
+
+
+@pytest.mark.slow
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """Each is held back until the step after it has run, and is that of its own step."""
+    spec = toy_spec(tmp_path / "data", checkpoint_every=1)
+    train(spec, tmp_path / "whole")
+    ran, writing, met = {i: threading.Event() for i in range(1, 9)}, [], []
+    real, real_write = training.step_loss, resume.write_folder
+
+    def step_loss(*args, **how):
+        found = real(*args, **how)
+        ran[next(i for i in ran if not ran[i].is_set())].set()
+        return found
+
+    def write(folder, files, **how):
+        writing.append(folder)
+        number = int(folder.name[5:])
+        if number < 8 and not how:
+            met.append(ran[number + 1].wait(LONG))
+        assert len(writing) == 1
+        real_write(folder, files, **how)
+        writing.remove(folder)
+
+    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(resume, "write_folder", write)
+    train(spec, tmp_path / "run")
+    assert met == [True] * 7
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    for step in ("step-00000007", "step-00000008"):
+        for path in (tmp_path / "run" / "checkpoints" / step).glob("*.safetensors"):
+            a = load_file(path)
+            b = load_file(tmp_path / "whole" / "checkpoints" / step / path.name)
+            assert a.keys() == b.keys()
+            assert all(torch.equal(a[name], b[name]) for name in a), path
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_read_back_ends_the_run_and_costs_none(tmp_path, monkeypatch):
+    real = resume.is_whole
+    monkeypatch.setattr(resume, "is_whole", lambda step: step.name[-1] in "12" and real(step))
+    with pytest.raises(TrainingError, match=r"step-00000003: cannot be read back as it was writte"):
+        train(toy_spec(tmp_path / "data", checkpoint_every=1), tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000001", "step-00000002", "step-00000003"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    def write(folder, *_, **__):
+        raise WeightsError(f"{folder}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(resume, "write_folder", write)
+    with pytest.raises(WeightsError, match="step-00000002: cannot be written: No space"):
+        train(toy_spec(tmp_path / "data", checkpoint_every=2), tmp_path / "run")
+
+
+def failing():
+    raise OSError(5, "I/O error")
+
+
+def test_jobs_are_done_in_order_and_none_comes_after_one_that_failed():
+    done, go = [], threading.Event()
+    with BackgroundJobs() as jobs:
+        jobs.submit(lambda: done.append(go.wait(LONG)))
+        jobs.submit(lambda: done.append(2))
+        assert done == []
+        go.set()
+        jobs.wait()
+        assert done == [True, 2]
+        jobs.submit(failing)
+        with pytest.raises(OSError, match="I/O error"):
+            jobs.wait()
+        jobs.submit(lambda: done.append(3))
+    assert done == [True, 2]
+
+
+def test_a_job_that_fails_is_raised_at_the_end_or_told_beside_another_error(capsys):
+    with pytest.raises(OSError, match="I/O error"), BackgroundJobs() as jobs:
+        jobs.submit(failing)
+
+    def fail_beside_it():
+        with BackgroundJobs() as jobs:
+            jobs.submit(failing)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_beside_it()
+    assert capsys.readouterr().err == "[Errno 5] I/O error\n"
