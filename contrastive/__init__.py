@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from contrastive.evaluation.probe import probe
     from contrastive.features.cache import FeatureCache
     from contrastive.inference.captioning import caption
-    from contrastive.inference.embedding_folder import EmbeddingFolder, embed
+    from contrastive.inference.embed import embed
+    from contrastive.inference.embedding_folder import EmbeddingFolder
     from contrastive.inference.generation import generate, rerank
     from contrastive.inference.question_answering import answer
     from contrastive.inference.search import search
@@ -71,7 +72,8 @@ __getattr__, __dir__ = lazy_names(
         "inference.question_answering": "answer",
         "model.loading": "build_model load_model",
         "inference.captioning": "caption",
-        "inference.embedding_folder": "EmbeddingFolder embed",
+        "inference.embed": "embed",
+        "inference.embedding_folder": "EmbeddingFolder",
         "inference.search": "search",
         "inference.zero_shot": "classify",
         "evaluation.caption_choice": "compositional",

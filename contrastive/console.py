@@ -9,19 +9,10 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from rich.console import Console
 
 EVERY = 10.0  # seconds between plain lines: enough to see life, few enough to read a log
 
@@ -61,6 +52,8 @@ class _Stderr(io.TextIOBase):
 
 def console() -> Console:
     """Return a console on stderr, where results do not go; writing to it never fails."""
+    from rich.console import Console  # here, since what prints no line should not wait for it
+
     return Console(file=cast("TextIO", _Stderr()), highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -91,13 +84,29 @@ def said_once() -> Generator[None]:
         _said.reset(token)
 
 
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Generator[None]:
+    """Within a block, give each line to ``listener``, which has another process print it.
+
+    Progress is not shown.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def say(line: str) -> None:
     """Print one plain line; control characters and markup in it are shown, not obeyed."""
     if _quiet.get() or ((said := _said.get()) is not None and line in said):
         return
     if said is not None:
         said.add(line)
-    _print(line)
+    (_listener.get() or _print)(line)
 
 
 def _print(line: str) -> None:
@@ -135,9 +144,19 @@ def say_omission(line: str) -> None:
 def bar(description: str, total: int, *, done: int = 0) -> Generator[Callable[[int, str], None]]:
     """Show progress within a block; call the yielded ``advance(n, note)`` after each piece."""
     screen = console()
-    if _quiet.get() or not screen.is_terminal or screen.is_dumb_terminal:
+    if _listener.get() or _quiet.get() or not screen.is_terminal or screen.is_dumb_terminal:
         yield _lines(description, total, done)
         return
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -173,7 +192,7 @@ def _lines(description: str, total: int, done: int) -> Callable[[int, str], None
 
 
 def _progress(line: str) -> None:
-    if not _quiet.get():
+    if not _quiet.get() and not _listener.get():
         _print(line)
 
 

@@ -319,7 +319,7 @@ def test_ctrl_c_while_the_command_is_imported_is_no_traceback():
         from contrastive.__main__ import main
 
         def interrupted(name, *args, real=builtins.__import__):
-            if name == "pydantic":
+            if name == "typer":
                 signal.raise_signal(signal.SIGINT)
             return real(name, *args)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
+import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,11 @@ from safetensors.numpy import load_file
 from torch.nn.functional import normalize
 
 from contrastive import EmbeddingFolder, RunSpec, embed, load_model, train
-from contrastive.errors import ContrastiveError, DataError, SpecError
+from contrastive.errors import ContrastiveError, DataError, SpecError, TrainingError
 from contrastive.evaluation.retrieval import recall
 from contrastive.evaluation.stored_recall import recall_as_stored
-from contrastive.inference import embedding_folder
+from contrastive.inference.embed import plan_embedding
+from contrastive.inference.embed_processes import embed_in_processes
 from contrastive.inference.embedding_folder import Form
 from tests.miniature import Picture
 from tests.toys import toy_dict
@@ -55,7 +60,7 @@ def rows(shop):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(embedding_folder, "SHARD_ROWS", 8)
+    monkeypatch.setattr("contrastive.inference.embed.SHARD_ROWS", 8)
 
 
 def contents(folder):
@@ -165,35 +170,68 @@ def test_widths_that_do_not_fit_are_refused(model, rows, tmp_path, options, told
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("here")
-def test_processes_write_what_one_writes(command, tmp_path):
-    asked = ("embed", "toy.yaml", "--model", "runs/toy", "--split", "train", "--json")
-    one = command(*asked, "-o", tmp_path / "one", "--quantize", "int8")
-    assert one.code == 0, one.err
-    found = json.loads(one.out)
-    assert found["rows"]["image"] > 0
-    assert {x["query"] for x in found["recall"]} == {"image", "text"}
-    two = command(*asked, "-o", tmp_path / "two", "--quantize", "int8", "--processes", 2)
-    assert two.code == 0, two.err
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-
-
-def test_a_bad_image_is_told_and_the_rest_is_embedded(here, command, tmp_path, model):
+@pytest.fixture
+def photos(tmp_path):
+    """Return a folder of ten images with captions, of which one cannot be read."""
     photos = tmp_path / "photos"
     photos.mkdir()
     lines = ["image,text,split"]
-    for i in range(3):
+    for i in range(10):
         Picture(i).draw().save(photos / f"{i}.png")
         lines.append(f"{i}.png,caption {i},test")
     (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:-200])
     (photos / "captions.csv").write_text("\n".join(lines))
-    done = command("embed", photos, "-m", here / "runs" / "toy", "-o", tmp_path / "out")
-    assert done.code == 3
-    assert "1.png" in done.err
-    assert "Traceback" not in done.err
-    table = EmbeddingFolder(tmp_path / "out").table("image")
-    assert [path.rpartition("/")[2] for path in table["sample"]] == ["0.png", "2.png"]
-    assert EmbeddingFolder(tmp_path / "out").embeddings("image").shape[0] == len(table["id"])
+    return photos
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_processes_write_what_one_writes_and_tell_it_once(here, photos, command, tmp_path):
+    asked = ("embed", photos, "-m", here / "runs" / "toy", "--json", "--quantize", "int8")
+    one = command(*asked, "-o", tmp_path / "one")
+    two = command(*asked, "-o", tmp_path / "two", "--processes", 2)
+    for done in (one, two):
+        assert done.code == 3, done.err
+        told = [line for line in done.err.splitlines() if "1.png" in line]
+        assert len(told) == 1, done.err
+        assert told[0].endswith("; left out")
+        assert "Traceback" not in done.err
+        found = json.loads(done.out)
+        assert found["rows"] == {"image": 9, "text": 10}
+        assert {x["query"] for x in found["recall"]} == {"image", "text"}
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    table = EmbeddingFolder(tmp_path / "two").table("image")
+    assert [path.rpartition("/")[2] for path in table["sample"]] == [
+        f"{i}.png" for i in range(10) if i != 1
+    ]
+
+
+def _load_and_die(run, of, how):
+    """Load a model; of two processes, the one that comes second ends itself instead."""
+    try:
+        Path(of).touch(exist_ok=False)
+    except FileExistsError:
+        if how == "refused":
+            raise SpecError("no room") from None
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load_model(run), None
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("killed", "one of the processes was ended by SIGKILL (out of memory?); what is written"),
+        pytest.param("refused", "no room; what is written is kept", marks=pytest.mark.nightly),
+    ],
+)
+def test_what_a_lost_process_leaves_is_done_by_the_others(shop, model, rows, tmp_path, how, told):
+    plan = plan_embedding(model, rows, tmp_path / "out")
+    load = partial(_load_and_die, shop / "runs" / "toy", tmp_path / "first", how)
+    with pytest.raises(TrainingError, match=re.escape(told)):
+        embed_in_processes(plan, 2, load)
+    assert not multiprocessing.active_children()
+    assert not plan.folder.missing()
+    assert contents(tmp_path / "out") == contents(embed(model, rows, tmp_path / "one").path)
 
 
 def test_a_folder_without_embeddings_is_told(tmp_path):

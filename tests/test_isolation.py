@@ -207,8 +207,9 @@ def install_many(folder, count):
     return folder
 
 
-# The command line reads the metadata of all packages once, to see that they are readable. A name
-# that is not built in costs one more reading, of its own group.
+# A spec of built-in components is checked without the metadata of any package; a name that is not
+# built in costs one reading, of its own group. Verbs that import torch see first, by one more,
+# whether all are readable.
 COUNTING = """\
 import collections, runpy, sys
 reads = collections.Counter()
@@ -227,9 +228,9 @@ print(len(reads), max(reads.values(), default=0), *(m for m in sys.modules if "m
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("head", "cost"), [("linear", "50 1"), ("many-0", "50 2 contrastive_many_0")]
+    ("head", "cost"), [("linear", "0 0"), ("many-0", "50 1 contrastive_many_0")]
 )
-def test_of_fifty_plugins_only_the_one_named_is_imported_and_metadata_are_read_once_more(
+def test_of_fifty_plugins_only_the_one_named_is_imported_and_metadata_are_read_for_it_alone(
     head, cost, tmp_path
 ):
     (tmp_path / "clip.yaml").write_text(f"""\
@@ -242,7 +243,7 @@ loss: {{type: infonce}}
     path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     ended = subprocess.run(
         [sys.executable, "-c", COUNTING, SCRIPT, "validate", tmp_path / "clip.yaml"],
-        env=os.environ | NO_EXTENSIONS | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,

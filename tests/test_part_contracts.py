@@ -1,6 +1,8 @@
 """A run checks what the parts owe each other: a part that breaks it is one line that names it."""
 
+import gc
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +22,7 @@ from contrastive.losses.module import LossModule
 
 HERE = "tests.test_part_contracts"
 FLAT = f"{HERE}:Flat"
+COLLECTS = []
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Texts(Encoder):
     how: str = ""
 
     def build(self):
+        COLLECTS.append(gc.isenabled())
         built = {"nothing": None, "no width": nn.Linear(1, 3)}
         return built[self.how] if self.how in built else TextsModule(self)
 
@@ -332,3 +336,12 @@ def test_a_part_that_no_gradient_reaches_is_told_at_the_first_step(
     else:  # with all frozen there is nothing to train but the scale: views have to differ
         with pytest.raises(TrainingError, match="the two views of each text are the same"):
             train(RunSpec.model_validate(given), tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["", "nothing"])
+def test_python_looks_for_no_garbage_while_an_encoder_is_built(how):
+    assert gc.isenabled()
+    with nullcontext() if how == "" else pytest.raises(SpecError, match="build returned a None"):
+        build_model(spec(encoder=how)["model"])
+    assert COLLECTS[-1] is False
+    assert gc.isenabled()

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from contrastive.cli.options import app
+from contrastive.cli.panels import add_verbs
 from tests.pages import PAGES, ROOT, stood_in
 
 SMALLER = [
@@ -74,6 +75,7 @@ def test_every_use_runs_from_its_line_on_the_model_of_the_demo(
 
 
 def test_the_section_has_every_verb_that_uses_a_model():
+    add_verbs()
     verbs = set(typer.main.get_command(app).commands)
     assert {verb for verb, *_ in typed()} == set(PRINTED) == verbs - ABOUT_SPECS
 
@@ -81,4 +83,5 @@ def test_the_section_has_every_verb_that_uses_a_model():
 def test_the_readme_names_every_verb():
     text = PAGES[0].read_text(encoding="utf-8")
     named = set(re.findall(r"\bcontrastive ([a-z]+)", text))
+    add_verbs()
     assert set(typer.main.get_command(app).commands) - named == set()

@@ -27,27 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from contrastive.cli import (
-    answer,
-    caption,
-    classify,
-    compare,
-    compositional,
-    doctor,
-    embed,
-    evaluate,
-    generate,
-    init,
-    plugins,
-    probe,
-    schema,
-    search,
-    train,
-    validate,
-)
 from contrastive.cli.options import app
-from contrastive.cli.verb import LEFT_OUT, CtrlC, Verb
-from contrastive.config.foreign_errors import SHOW, foreign_error
+from contrastive.cli.panels import add_verbs
+from contrastive.cli.verb import LEFT_OUT, CtrlC
 from contrastive.console import noted_omissions, printable, said_once, say
 from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning
@@ -58,29 +40,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _show_any_warning = warnings.showwarning
-PANELS = {  # in the order of the help
-    "Begin": (init.init, validate.validate, schema.schema),
-    "Train": (train.train,),
-    "Measure": (
-        evaluate.evaluate,
-        probe.probe,
-        compositional.compositional,
-        compare.compare,
-        doctor.doctor,
-    ),
-    "Use": (
-        classify.classify,
-        caption.caption,
-        answer.answer,
-        search.search,
-        embed.embed,
-        generate.generate,
-    ),
-}
-for panel, verbs in PANELS.items():
-    for verb in verbs:
-        app.command(cls=Verb, rich_help_panel=panel)(verb)
-app.add_typer(plugins.plugins, name="plugins", rich_help_panel="Inspect")
 
 
 def main() -> None:
@@ -105,11 +64,16 @@ def main() -> None:
         warnings.simplefilter("always", RenamedWarning)
         warnings.showwarning = _show_warning
         try:
-            run_guarded(app)
+            run_guarded(_command_line)
         except SystemExit as done:
             if not done.code and omissions:
                 sys.exit(LEFT_OUT)
             raise
+
+
+def _command_line() -> None:
+    add_verbs(sys.argv[1:])
+    app()
 
 
 def run_guarded(work: Callable[[], Any]) -> None:
@@ -117,6 +81,8 @@ def run_guarded(work: Callable[[], Any]) -> None:
     try:
         _attributed(work)
     except ContrastiveError as error:
+        from contrastive.config.foreign_errors import SHOW
+
         if SHOW in os.environ:
             traceback.print_exception(error)
         _end(str(error), getattr(error, "exit_code", 2))
@@ -159,8 +125,11 @@ def _attributed(work: Callable[[], Any]) -> None:
 
             if out_of_memory(error):
                 raise
-        if found := foreign_error(error):
-            raise found from error
+        if "contrastive.config.base" in sys.modules:  # else there is no component
+            from contrastive.config.foreign_errors import foreign_error
+
+            if found := foreign_error(error):
+                raise found from error
         raise
 
 

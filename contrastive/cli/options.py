@@ -9,6 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from contrastive.cli.verb import Verbs
+from contrastive.config.entry_points import (
+    NO_PYDANTIC_PLUGINS,
+    SWITCH,
+    disable_entry_point_scans,
+)
 
 app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -36,6 +41,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -52,9 +58,11 @@ def options(
 ) -> None:
     """Contrastive learning from a typed spec."""
     del version  # printed by its callback
-    from contrastive.config.entry_points import SWITCH, disable_entry_point_scans
-
-    disable_entry_point_scans()
+    # none is for specs, and pydantic would look for them in every package
+    for name, value in NO_PYDANTIC_PLUGINS.items():
+        os.environ.setdefault(name, value)
+    if context.invoked_subcommand != "validate":  # which looks itself if it is to import torch
+        disable_entry_point_scans()
     if no_plugins:
         os.environ[SWITCH] = "none"  # processes that we start inherit it
 

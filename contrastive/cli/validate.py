@@ -10,6 +10,7 @@ import typer
 from contrastive.cli.context import Context, load_any, load_run
 from contrastive.cli.options import Json, Overrides, Trusted
 from contrastive.cli.output import show
+from contrastive.config.entry_points import disable_entry_point_scans
 from contrastive.errors import SpecError
 
 
@@ -45,6 +46,8 @@ def validate(
     if output and (spec.is_dir() or not upgrade):
         msg = f"--output {output}: only a spec that is upgraded is written there; leave it out"
         raise SpecError(msg)
+    if memory or spec.is_dir():
+        disable_entry_point_scans()
     if memory:
         _memory(spec, overrides, trusted, as_json)
     elif spec.is_dir():

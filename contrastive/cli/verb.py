@@ -9,7 +9,6 @@ from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 from contrastive.config.arguments import path_of
-from contrastive.config.mistakes import VALUE_ERROR
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, SpecError
 
@@ -56,6 +55,8 @@ class Verb(TyperCommand):
         try:
             rest = super().parse_args(ctx, args)
         except BadParameter as error:
+            from contrastive.config.mistakes import VALUE_ERROR
+
             error.message = error.message.removeprefix(VALUE_ERROR)
             raise
         for param in self.params:

@@ -10,7 +10,6 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-from contrastive.config.base import Config
 from contrastive.config.local_files import local_path
 from contrastive.errors import SpecError, a_type
 
@@ -105,6 +104,8 @@ def check_model(model: Any) -> None:
     """
     if hasattr(model, "embed") and not isinstance(model, type):
         return
+    from contrastive.config.base import Config  # here, since the help of a verb needs no pydantic
+
     if is_path(model):
         msg = f"a model comes first, not its name; load it: load_model({str(model)!r})"
     elif isinstance(model, (Config, Mapping)):

@@ -1,5 +1,7 @@
 """What installed packages offer, from their metadata alone: nothing of them is imported here.
 
+Nor is what reads metadata before it is used: a spec of built-in components needs none.
+
 The environment variable ``CONTRASTIVE_PLUGINS`` says whose offers count: packages by name, joined
 by commas; ``none``, or nothing after the ``=``, for no package's. Without it all count.
 """
@@ -12,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import distributions, entry_points
 from typing import TYPE_CHECKING
 
 from contrastive.version import INTERFACE, __version__
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 CORE = "contrastive-kit"
 SWITCH = "CONTRASTIVE_PLUGINS"
+NO_PYDANTIC_PLUGINS = {"PYDANTIC_DISABLE_PLUGINS": "__all__"}
 NO_EXTENSIONS = {
-    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    **NO_PYDANTIC_PLUGINS,
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
     "TRITON_BACKENDS_IN_TREE": "1",
 }
@@ -92,6 +94,8 @@ def disable_entry_point_scans() -> None:
 
     They would fail on import. Child processes inherit the setting.
     """
+    from importlib.metadata import entry_points
+
     try:
         entry_points(group="contrastive")
     except Exception:  # a stranger's file fails in many ways
@@ -104,6 +108,8 @@ def unreadable() -> list[tuple[str, str, str]]:
 
     Only of those that seem to offer something to this library.
     """
+    from importlib.metadata import distributions
+
     found: list[tuple[str, str, str]] = []
     for dist in distributions():
         try:
@@ -121,6 +127,8 @@ def misnamed(groups: Iterable[str]) -> list[tuple[str, str, str]]:
 
     Only where it is nearly one of ``groups``: packages may have groups of their own.
     """
+    from importlib.metadata import distributions
+
     known = {group.partition(".")[2]: group for group in groups}
     found: list[tuple[str, str, str]] = []
     for dist in distributions():
@@ -140,6 +148,8 @@ def normalized_name(name: str) -> str:
 
 
 def _entry_points(group: str) -> list[EntryPoint]:
+    from importlib.metadata import distributions, entry_points
+
     try:
         return list(entry_points(group=group))
     except Exception:  # one package's entry points cannot be read; the others can

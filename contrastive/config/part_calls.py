@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -34,3 +35,21 @@ def call_part(part: Config, method: Callable[..., Any], *args: Any, **options: A
             )
             raise SpecError(msg) from error
         raise
+
+
+def build_part(part: Config, build: Callable[[], Any]) -> Any:
+    """Return what a component builds; Python does not look for garbage meanwhile.
+
+    An encoder imports thousands of modules, which are none; to look through them over and over is a
+    sixth of the processor time of a process's start.
+
+    Raises:
+        SpecError: ``build`` takes arguments.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return call_part(part, build)
+    finally:
+        if was_on:
+            gc.enable()

@@ -13,7 +13,6 @@ import sys
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from functools import cached_property
-from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from contrastive.config.base import Config
@@ -173,6 +172,8 @@ class Registry(Generic[C]):
         Raises:
             PluginError: chained to its cause.
         """
+        from importlib.metadata import EntryPoint
+
         if not EntryPoint.pattern.match(offer.path):
             msg = f"{self.interface.kind} {offer} is not an import path; write package.module:Class"
             raise PluginError(msg)

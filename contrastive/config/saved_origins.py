@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.entry_points import CORE
@@ -63,6 +62,8 @@ def _sane(package: object, saved: object) -> bool:
 def _version_here(package: str) -> str | None:
     if package == CORE:
         return __version__
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

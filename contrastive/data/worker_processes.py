@@ -126,7 +126,14 @@ def end_with_parent() -> None:
     on Linux, that is another one, which lives as long as its workers.
     """
     parent = parent_process()
-    if parent is None or parent.pid == os.getppid():
+    if parent is not None and parent.pid != os.getppid():
+        exit_with_parent()
+
+
+def exit_with_parent() -> None:
+    """Let this process, which multiprocessing started, end when the one that uses it does."""
+    parent = parent_process()
+    if parent is None:
         return
 
     def watch() -> None:

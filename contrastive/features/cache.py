@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -39,7 +40,6 @@ from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from pathlib import Path
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
@@ -141,8 +141,9 @@ class FeatureCache:
                     problems |= dict.fromkeys(odd, NOT_FINITE.format("features are"))
                     advance(len(batch.indices) + len(batch.problems), "")
         table = rows.table(keys)
+        good_N = table.good
         for i, key in enumerate(keys):
-            if key is not None and not table.good[i]:
+            if key is not None and not good_N[i]:
                 on_bad(i, problems[first[key]])
         return table
 
@@ -262,9 +263,15 @@ def _filled(tensor_B: Tensor, more: int) -> Tensor:
 
 def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:
     keys: list[bytes | None] = []
+    known: dict[Any, bytes] = {}  # an image with five captions is looked up once
     for i, sample in enumerate(samples):
         try:
-            keys.append(sample_key(sample, modality))
+            if not isinstance(sample, (str, Path)):
+                keys.append(sample_key(sample, modality))
+                continue
+            if sample not in known:
+                known[sample] = sample_key(sample, modality)
+            keys.append(known[sample])
         except BadSample as error:
             on_bad(i, str(error))
             keys.append(None)

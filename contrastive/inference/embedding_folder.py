@@ -13,45 +13,24 @@ Shapes: Q samples of a shard, D wide.
 
 from __future__ import annotations
 
-import hashlib
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, StringConstraints, ValidationError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from contrastive.config.arguments import check_model, count, path_of
 from contrastive.config.extras import require
 from contrastive.config.mistakes import in_one_line
-from contrastive.console import bar, say, say_omission
-from contrastive.data.atomic_files import replace_file
-from contrastive.data.bad_rows import BadRows, bad_rows_of
-from contrastive.data.content_hash import sample_key
-from contrastive.data.folders import check_writable_folder
-from contrastive.data.images import StoredImage
-from contrastive.data.samples import check_modalities, rows_of
-from contrastive.errors import BadSample, DataError, SpecError
-from contrastive.inference.embed_dataset import distinct_rows, embed_modality
+from contrastive.errors import DataError
 from contrastive.model.saved_files import Shape, read_json
-from contrastive.nn.fingerprint import weights_fingerprint
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from contrastive.data.samples import Sample, Samples
-    from contrastive.features.cache import FeatureCache
-    from contrastive.model.model import ContrastiveModel
 
 FORMAT = 1
 ABOUT = "embeddings.json"
-SHARD_ROWS = 8192
 INT8_MOST = 127
 BITS = 8
 MOST_SHARDS = 100_000
@@ -200,161 +179,3 @@ class EmbeddingFolder:
 
     def __repr__(self) -> str:
         return f"EmbeddingFolder({str(self.path)!r}: {', '.join(self.modalities)})"
-
-
-def embed(
-    model: ContrastiveModel,
-    samples: Samples,
-    folder: str | Path,
-    *,
-    dim: int | None = None,
-    quantize: Quantize | None = None,
-    cache: FeatureCache | None = None,
-    workers: int = 0,
-    part: tuple[int, int] = (0, 1),
-) -> EmbeddingFolder:
-    """Write the embeddings of a dataset's distinct samples, or what is missing of them.
-
-    Each sample of a group is embedded once: an image with five captions is one image. Samples that
-    cannot be read are told and left out.
-
-    Args:
-        model: the model.
-        samples: a built dataset.
-        folder: is made; or holds what an interrupted call has written of the same.
-        dim: store only the first numbers of each embedding, for a model trained with
-            ``matryoshka``; normalised again.
-        quantize: ``int8``, a quarter of the size, or ``binary``, a 32nd.
-        cache: keeps the features of frozen encoders.
-        workers: processes that decode samples.
-        part: which shards this process writes: ``(i, n)`` those with a number of i modulo n.
-
-    Raises:
-        DataError: the folder holds something else, or there is nothing that the model embeds.
-        MissingExtra: pyarrow is not installed.
-        SpecError: ``dim`` is wider than the embeddings, or not a multiple of 8 for ``binary``.
-
-    Example:
-        >>> embed(model, rows, "embedded").modalities
-        ['image', 'text']
-    """
-    check_model(model)
-    require("pyarrow.parquet", extra="parquet")
-    workers = count("workers", workers, least=0)
-    form = Form(_checked_dim(model, dim, quantize), quantize)
-    rows = rows_of(samples, needs_ids=False)
-    if not rows:
-        msg = "nothing to embed: there are no rows; give another split, or other data"
-        raise DataError(msg)
-    for line in bad_rows_of(samples).lines:
-        say_omission(line)
-    known = {name for row in rows for name in row}
-    modalities = [modality for modality in model.towers if modality in known]
-    check_modalities(rows, modalities or [*model.towers], remedy="give other data")
-    if others := [modality for modality in model.towers if modality not in known]:
-        say(f"not embedded: {', '.join(others)}, of which the data have none")
-    distinct = {
-        modality: [first for first, *_ in distinct_rows(rows, modality)] for modality in modalities
-    }
-    written = _folder(path_of("folder", folder), model, rows, distinct, form)
-    left = [shard for shard in written.missing() if shard[1] % part[1] == part[0]]
-    with bar("embedding shards", len(left)) as advance:
-        for modality, number in left:
-            first = distinct[modality][number * SHARD_ROWS : (number + 1) * SHARD_ROWS]
-            _write_shard(written, model, rows, first, modality, number, cache, workers)
-            advance(1, "")
-    return written
-
-
-def _checked_dim(model: ContrastiveModel, dim: int | None, quantize: Quantize | None) -> int:
-    width = model.spec.embed_dim
-    dim = width if dim is None else count("dim", dim)
-    if dim > width:
-        msg = f"dim: {dim} is more than the {width} numbers of an embedding; lower it"
-        raise SpecError(msg)
-    if quantize == "binary" and dim % BITS:
-        msg = f"quantize: binary stores eight signs in a byte; give dim={dim - dim % BITS or BITS}"
-        raise SpecError(msg)
-    return dim
-
-
-def _folder(
-    path: Path,
-    model: ContrastiveModel,
-    rows: Sequence[Sample],
-    distinct: dict[str, list[int]],
-    form: Form,
-) -> EmbeddingFolder:
-    """Make the folder, or open one that was begun with the same model, data and form."""
-    samples = {modality: len(first) for modality, first in distinct.items()}
-    about = About(
-        format=FORMAT,
-        model=weights_fingerprint(model),
-        data=_data_fingerprint(rows, distinct),
-        dim=form.dim or model.spec.embed_dim,
-        quantize=form.quantize,
-        samples=samples,
-        shards={modality: -(-count // SHARD_ROWS) for modality, count in samples.items()},
-    )
-    if (path / ABOUT).exists():
-        found = EmbeddingFolder(path)
-        other = [name for name, value in about if getattr(found.about, name) != value]
-        if other:
-            msg = f"{path}: holds embeddings with another {', '.join(other)}; give another folder"
-            raise DataError(msg)
-        return found
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        msg = f"{path}: is there already, and holds no {ABOUT}; give another folder"
-        raise DataError(msg)
-    check_writable_folder(path, what="embeddings")
-    path.mkdir(parents=True, exist_ok=True)
-    replace_file(path / ABOUT, about.model_dump_json(indent=1).encode())
-    return EmbeddingFolder(path)
-
-
-def _data_fingerprint(rows: Sequence[Sample], distinct: dict[str, list[int]]) -> str:
-    """Return a hash of the contents and ids of all samples."""
-    total = hashlib.sha256()
-    for modality, first in distinct.items():
-        for row in first:
-            try:
-                key = sample_key(rows[row][modality], modality)
-            except BadSample as problem:
-                key = str(problem).encode()
-            total.update(f"{modality}\0{row}\0{rows[row]['id']}\0".encode() + key)
-    return total.hexdigest()
-
-
-def _write_shard(
-    folder: EmbeddingFolder,
-    model: ContrastiveModel,
-    rows: Sequence[Sample],
-    first: list[int],
-    modality: str,
-    number: int,
-    cache: FeatureCache | None,
-    workers: int,
-) -> None:
-    some = [rows[i] for i in first]
-    bad_rows = BadRows(on_report=lambda line: say(f"{line}; left out"))
-    found = embed_modality(model, some, modality, bad_rows, cache=cache, workers=workers)
-    columns = {
-        "row": [first[i] for i in found.rows],
-        "id": [int(some[i]["id"]) for i in found.rows],
-        "source": [str(some[i].get("source", "")) for i in found.rows],
-        "sample": [_name(some[i][modality]) for i in found.rows],
-    }
-    place = folder.shard(modality, number)
-    replace_file(place, tensors_to_bytes(folder.form.stored(found.embeddings_QD)))
-    arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
-    types = zip(
-        columns, (arrow.int64(), arrow.int64(), arrow.string(), arrow.string()), strict=True
-    )
-    buffer = io.BytesIO()
-    parquet.write_table(arrow.table(columns, schema=arrow.schema([*types])), buffer)
-    replace_file(place.with_suffix(".parquet"), buffer.getvalue())  # last: the shard is whole
-
-
-def _name(sample: Any) -> str | None:
-    """Return a text, a path or the name of a stored image; None for what has no name."""
-    return str(sample) if isinstance(sample, (str, Path, StoredImage)) else None

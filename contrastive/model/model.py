@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.config.arguments import check_cache, count, path_of
-from contrastive.config.part_calls import call_part
+from contrastive.config.part_calls import build_part, call_part
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
@@ -87,7 +87,7 @@ class ContrastiveModel(nn.Module):
                 )
                 raise SpecError(msg)
             try:
-                encoder = (encoders or {}).get(modality) or call_part(
+                encoder = (encoders or {}).get(modality) or build_part(
                     tower.encoder, tower.encoder.build
                 )
                 self.towers[modality] = TowerModule(tower, encoder, spec.embed_dim)
