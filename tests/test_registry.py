@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from contrastive.config import entry_points as installed
 from contrastive.config.base import Config
 from contrastive.config.json_schema import json_schema
 from contrastive.config.registry import Registry, names_only
@@ -144,7 +143,9 @@ def test_only_finished_components_of_the_kind_can_be_registered():
 def test_a_spec_of_registered_names_reads_no_package_metadata(monkeypatch):
     encoders.register("eye")(Eye)
     encoders.register("ear")(Ear)
-    monkeypatch.setattr(installed, "entry_points", lambda **_: pytest.fail("metadata were read"))
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda **_: pytest.fail("metadata were read")
+    )
     spec = ModelSpec.model_validate(MODEL)
     assert spec.loss == InfoNCE()
     assert ModelSpec.model_validate(spec.model_dump()) == spec

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from contrastive import RunSpec
 from contrastive.cli.options import app
+from contrastive.cli.panels import add_verbs
 from contrastive.components import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,7 @@ def test_fields_that_messages_name_are_there():
 
 
 def test_options_and_verbs_that_messages_name_are_there():
+    add_verbs()
     verbs = get_command(app).commands
     several = [each for v in verbs.values() for each in (v, *getattr(v, "commands", {}).values())]
     options = {
