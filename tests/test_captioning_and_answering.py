@@ -17,6 +17,8 @@ from contrastive.inference.question_answering import sentences_of, statement_of
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 CORPUS = [text for number in range(24) for text in Picture(number).captions]
 QUESTION = "What color is the circle?"
 ANSWERS = ["red", "blue", "green"]
@@ -334,7 +336,6 @@ def test_what_cannot_be_answered_is_refused(model, paths, question, answers, set
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
 def test_the_command_captions_from_a_file(here, model, command):
     found = result(
         command(
@@ -362,7 +363,6 @@ def test_a_model_without_a_run_needs_a_corpus(here, command):
     )
 
 
-@pytest.mark.slow
 def test_the_command_answers_and_says_in_which_sentences(here, model, command):
     asked = ("--question", QUESTION, "--answers", "red, blue,green")
     (found,) = result(command("answer", "0.png", *asked, "--json"))

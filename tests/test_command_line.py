@@ -18,6 +18,8 @@ from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 IMAGE = {"encoder": {"type": "resnet", "layers": [1, 1, 1, 1], "width": 4, "image_size": 24}}
 TEXT = {"encoder": {"type": "cbow", "width": 12, "buckets": 64}}
 HEAD = {"head": {"type": "linear"}}

@@ -19,6 +19,8 @@ from contrastive.features.cache import FeatureCache, _tell_once
 from contrastive.features.code_versions import _distribution
 from contrastive.features.encoder_key import encoder_key
 
+pytestmark = pytest.mark.slow
+
 ENCODER = """
 from dataclasses import dataclass
 from typing import ClassVar

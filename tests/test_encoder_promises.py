@@ -21,7 +21,7 @@ from tests import duals
 from tests.tiny_encoders import TEXTS, bert_tokenizer, features, gpt_tokenizer, samples_of
 from tests.toys import toy_dict
 
-pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_seed", "offline")]
 
 LONG = "the cat sat on a mat with two dogs " * 20
 BODY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32}

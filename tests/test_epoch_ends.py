@@ -13,6 +13,8 @@ from contrastive.training.data_wait import DataWait
 from contrastive.training.train import train
 from tests.toys import tiny_model, toy_spec, write_noise
 
+pytestmark = pytest.mark.slow
+
 
 def noted_types(module, found):
     """Note in what type the products of a module are."""
@@ -26,7 +28,6 @@ def noted_types(module, found):
             part.register_forward_hook(note)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_an_epoch_is_measured_in_the_precision_of_training(tmp_path, monkeypatch, precision):
     expected = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -8,6 +8,8 @@ import pytest
 from contrastive import train
 from contrastive.config.foreign_errors import SHOW
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     "encoder": "encoder contrastive_fails:Text (of contrastive-fails 0.2.0)",
     "head": "head contrastive_fails:Narrow (of contrastive-fails 0.2.0)",

@@ -26,7 +26,7 @@ from tests.tiny_encoders import (
     save_sentence_transformer,
 )
 
-pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_seed", "offline")]
 
 
 def test_the_repr_of_a_tokenizer_changes_with_its_vocabulary_and_length_only(models, tmp_path):
@@ -46,7 +46,6 @@ def test_the_repr_of_a_tokenizer_changes_with_its_vocabulary_and_length_only(mod
     assert repr(shorter.build().preprocess) != before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last", "pooler"])
 def test_text_pooling_is_that_of_the_model_itself(pooling, models):
     module = HFText(name=str(models / "bert"), pooling=pooling).build()

@@ -16,6 +16,8 @@ from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import TrainingError
 from tests.toys import toy_dict
 
+pytestmark = pytest.mark.slow
+
 ALONE = {"WORLD_SIZE": None, "RANK": None, "LOCAL_RANK": None, "MASTER_ADDR": None}
 TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 ODD = {
@@ -101,7 +103,6 @@ def test_waiting_for_ranks_that_do_not_come_is_told_and_ends(environment, monkey
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_the_waiting(environment, spec, tmp_path):
     environment(TWO | {"MASTER_PORT": free_port()})
     code = (

@@ -15,6 +15,8 @@ from contrastive.interface import Dataset
 from contrastive.reporting.run_log import read_log
 from tests.toys import tiny_model
 
+pytestmark = pytest.mark.slow
+
 NAMED = ("training.split=fit", "evaluation.split=check", "evaluation.final_split=final")
 
 

@@ -21,6 +21,8 @@ from contrastive.features.cache import FeatureCache
 from contrastive.losses import InfoNCE
 from tests.toys import network, toy_dict, write_noise
 
+pytestmark = pytest.mark.slow
+
 
 def spec(changes: dict[str, Any]) -> RunSpec:
     """Return a small run with some fields changed: ``{"training.lr": 1.0}``."""

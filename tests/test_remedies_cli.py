@@ -11,6 +11,8 @@ import pytest
 from contrastive import build_model
 from tests.toys import tiny_model, write_noise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -20,7 +20,7 @@ from tests.tiny_encoders import bert_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_seed", "offline")]
 
 
 def told(act) -> str:

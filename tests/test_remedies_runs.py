@@ -24,6 +24,8 @@ from contrastive.training.run_folder import LOCK
 from tests.hostile import seal
 from tests.toys import tiny_model, write_noise
 
+pytestmark = pytest.mark.slow
+
 IMAGE = "model.towers.image"
 SPLIT = ("train", "train", "train", "train", "val", "test")
 

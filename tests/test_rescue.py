@@ -26,6 +26,8 @@ from contrastive.training import train as training
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
+pytestmark = pytest.mark.slow
+
 TOO_MUCH = 2**50  # bytes: no machine has so many
 
 
@@ -48,7 +50,6 @@ class Dies:
         return group
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "told"),
     [
@@ -157,7 +158,6 @@ def resumed(tmp_path):
     return go_on
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", ["between steps", "in an update"])
 def test_a_killed_worker_costs_no_finished_step(tmp_path, monkeypatch, resumed, when):
     spec = hard_to_take_up(tmp_path / "data", workers=1)
@@ -189,7 +189,6 @@ def fails_once(real, call, *args, **kwargs):
     return result
 
 
-@pytest.mark.slow
 def test_a_step_without_memory_costs_no_finished_step(tmp_path, monkeypatch, resumed):
     spec = hard_to_take_up(tmp_path / "data")
     failing = partial(fails_once, training.step_loss, [7])
@@ -204,7 +203,6 @@ def test_a_step_without_memory_costs_no_finished_step(tmp_path, monkeypatch, res
     resumed(spec, error, at=6)
 
 
-@pytest.mark.slow
 def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch, command):
     spec = hard_to_take_up(tmp_path / "data")
     encoder = {"type": "vit", "width": 24, "depth": 2, "heads": 2, "image_size": 64}
@@ -284,7 +282,6 @@ def test_a_lack_of_memory_is_not_told_as_a_broken_file():
         raise MemoryError
 
 
-@pytest.mark.slow
 def test_samples_that_vanish_cost_no_finished_step(tmp_path, monkeypatch):
     spec = toy_spec(tmp_path / "data", cache="off")
     real, count = Log.step, [5]

@@ -26,6 +26,8 @@ from contrastive.training.train import train as start
 from tests import crashing_run
 from tests.crashing_run import spec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def train(tmp_path):

@@ -11,7 +11,7 @@ from contrastive.encoders import SentenceTransformers
 from contrastive.errors import SpecError
 from tests.tiny_encoders import TEXTS, WORDS, bert_tokenizer, features, gpt_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_seed", "offline")]
 
 SAMPLES = [*TEXTS, "The Cat", "the cat sat on a mat with two dogs " * 20]
 BODY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}

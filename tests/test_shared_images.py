@@ -17,6 +17,8 @@ from contrastive.evaluation.leakage import content_keys, copies_in, seen_samples
 from contrastive.interface import RowList
 from tests.toys import tiny_model
 
+pytestmark = pytest.mark.slow
+
 MODEL = tiny_model("infonce")
 
 

@@ -21,6 +21,8 @@ from contrastive.training.optimizer import clip_gradients_, optimizer_of
 from contrastive.training.step_log import StepLog
 from tests.toys import tiny_model, toy_dict
 
+pytestmark = pytest.mark.slow
+
 OPERATORS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select"}
 METHODS = ("cpu", "tolist", "numpy")  # which dispatch nothing on a CPU
 

@@ -13,7 +13,7 @@ from contrastive.encoders import Timm
 from contrastive.errors import WeightsError
 from tests.tiny_encoders import TIMM, features, samples_of
 
-pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_seed", "offline")]
 
 
 def test_timm_uses_the_transform_of_the_model(models):

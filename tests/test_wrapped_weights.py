@@ -10,7 +10,7 @@ from contrastive.errors import WeightsError
 from tests import duals
 from tests.tiny_encoders import bert_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_seed", "offline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_seed", "offline")]
 
 BODY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 BODY |= {"num_attention_heads": 2}
