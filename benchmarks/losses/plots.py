@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Case = dict[str, Any]
 Point = tuple[float, float, float]
+LETTERS = 12  # of a title, on an inch
 
 
 def plot(data: dict[str, Any], results: Path) -> list[Path]:
@@ -73,7 +75,9 @@ def _draw(
             axes.set(title=f"{panel[0]}, D = {panel[1]}", xlabel="N", ylabel=label)
             axes.grid(visible=True, alpha=0.3)
             axes.legend(frameon=False, fontsize="small")
-        figure.suptitle(f"{device}: forward and backward", fontsize="small")
+        title = f"{device}: forward and backward"
+        letters = int(LETTERS * figure.get_figwidth())
+        figure.suptitle(fill(title, letters), fontsize="small")
         path = results.with_name(f"{results.stem}_{what}.png")
         figure.savefig(path, dpi=130)
     return path
