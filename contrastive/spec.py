@@ -185,13 +185,13 @@ class TrainingSpec(Section):
     """Gradient caching: rows per forward pass of a trained tower, per rank. The loss and gradients
     are those of the whole batch, with less memory, for about one more forward pass. null is off."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm in what is trained. train: statistics of the batch, which micro_batch and several
-    ranks refuse, since a part of it does not have them. eval: running statistics, not updated."""
+    """BatchNorm of the trained layers. train: batch statistics, refused with micro_batch or several
+    ranks, which see a part of the batch. eval: running statistics, not updated."""
     lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
-    """Factors of the learning rate by glob patterns over the names of the model's parameters, such
-    as towers.text.encoder.*; where several match, all are multiplied."""
+    """Learning rate multipliers by glob patterns over the names of the model's parameters, such as
+    towers.text.encoder.*; where several match, all are multiplied."""
     layer_decay: dict[str, Decay] = Field(default_factory=dict)
     """Layer-wise learning rate decay of the encoder, by tower. The last of L layers has lr times
     this, what precedes the first layer lr times this to the power of L + 1."""
@@ -208,7 +208,7 @@ class TrainingSpec(Section):
     """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
     compile: Literal["off", "towers"] = "off"
     """towers compiles (torch.compile) the encoders that run in each step. The first step takes
-    up to minutes longer, those after it less time. Rounding differs, and what dropout draws."""
+    up to minutes longer, later ones less. Results differ by rounding, and in dropout masks."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -233,15 +233,15 @@ class EvaluationSpec(Section):
     """
 
     split: str | None = "val"
-    """Measured after each epoch; null measures nothing."""
+    """Validation split, evaluated after each epoch; null evaluates none."""
     final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""
     templates: Templates = TEMPLATES
     """Prompt templates for zero-shot classification, where the data have classes; or the name of a
     set of them, such as imagenet."""
     shared: Shared = "refuse"
-    """What is done if the training split has some of these images, under whatever name: refuse to
-    measure; or drop them and the other rows of their groups, and say how many."""
+    """Train/test leakage: if the training split has some of these images, under whatever name,
+    refuse to evaluate; or drop them and the other rows of their groups, and say how many."""
 
 
 class RunSpec(Section):

@@ -425,7 +425,7 @@ def test_what_cannot_be_asked_is_refused(model, options, said):
 
 
 def test_more_neighbours_than_samples_are_refused(model):
-    with pytest.raises(DataError, match=r"20 neighbours cannot vote: .* has 12 samples; give k=12"):
+    with pytest.raises(DataError, match=r"k=20 neighbours, but split .* has 12 samples; give k=12"):
         neighbours(model, Planted((6, 6)), Planted((6, 6), seed=1))
 
 

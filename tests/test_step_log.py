@@ -109,6 +109,11 @@ def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+def update(step_log, optimizer, loss, norm):
+    if step_log.is_applied(loss, norm):
+        optimizer.step()
+
+
 def same(model, before):
     return all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
@@ -120,7 +125,7 @@ def test_after_a_number_that_is_not_finite_no_update_is_applied(steps, what, odd
     features = {m: torch.randn(2, model.tower(m).encoder.out_dim) for m in model.towers}
     fine, batch = torch.tensor(1.0), Batch(torch.arange(2), ["a", "b"], features)
     numbers = {"loss": fine, "gradient_norm": fine}
-    step_log.update(*numbers.values())
+    update(step_log, optimizer, *numbers.values())
     if what == "weights":
         with torch.no_grad():
             next(model.parameters()).view(-1)[0] = odd
@@ -129,13 +134,13 @@ def test_after_a_number_that_is_not_finite_no_update_is_applied(steps, what, odd
     counted = [x["step"].clone() for x in optimizer.state.values()]
     of_two = numbers | {"loss": torch.tensor(odd)} if what == "loss" else numbers
     of_two = numbers | {"gradient_norm": torch.tensor(odd)} if what == "gradient" else of_two
-    step_log.update(*of_two.values())
+    update(step_log, optimizer, *of_two.values())
     told = "after step 1, which is not saved|at step 2 .* not applied"
 
     def go_on():
         for done, each in ((2, of_two), (3, numbers)):
             step_log.add(done, batch, **each, lr=0.1, metrics={})
-            step_log.update(fine, fine)
+            update(step_log, optimizer, fine, fine)
 
     with pytest.raises(TrainingError, match=told):
         go_on()
@@ -154,7 +159,7 @@ def test_a_finite_step_is_applied_as_ever(steps):
     for _ in range(3):
         for parameter in other.parameters():
             parameter.grad = torch.ones_like(parameter)
-        step_log.update(torch.tensor(1.0), torch.tensor(2.0))
+        update(step_log, optimizer, torch.tensor(1.0), torch.tensor(2.0))
         plain.step()
     assert same(model, weights(other))
 

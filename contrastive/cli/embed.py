@@ -30,11 +30,11 @@ def embed(
     split: Split = None,
     *,
     dim: Annotated[
-        int | None, typer.Option(min=1, help="Store the first numbers of each embedding alone.")
+        int | None, typer.Option(min=1, help="Truncate embeddings to this dimension (Matryoshka).")
     ] = None,
     quantize: Annotated[
         Literal["int8", "binary"] | None,
-        typer.Option(help="Store a quarter of the bytes, or a 32nd: the signs."),
+        typer.Option(help="Quantize the embeddings to int8 or to their signs (binary)."),
     ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that embed, each with the model.")

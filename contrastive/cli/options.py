@@ -83,7 +83,7 @@ Model = Annotated[
     ),
 ]
 Template = Annotated[
-    list[str] | None, typer.Option(help="A sentence with {} for the class; may be repeated.")
+    list[str] | None, typer.Option(help="A prompt template with {} for the class; may be repeated.")
 ]
 TemplateSet = Annotated[
     str | None,
@@ -97,7 +97,7 @@ Split = Annotated[
 SharedRows = Annotated[
     Literal["refuse", "drop"] | None,  # as in contrastive.spec, which takes long to import
     typer.Option(
-        help="Samples that training has: refuse to measure, or drop them; else the spec's.",
+        help="Train/test leakage: refuse to evaluate, or drop shared samples; else the spec's.",
         show_default=False,
     ),
 ]

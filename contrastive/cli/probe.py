@@ -34,7 +34,7 @@ def probe(
     shared: SharedRows = None,
     shots: Annotated[
         str | None,
-        typer.Option(help="Also fit on so many samples of each class, such as 1,2,4,8,16."),
+        typer.Option(help="Also fit few-shot: k samples of each class, such as 1,2,4,8,16."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of random draws per shot count.")] = 3,
     modality: Annotated[str, typer.Option(help="Modality of the tower to probe.")] = "image",

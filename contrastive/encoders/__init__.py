@@ -95,7 +95,7 @@ class Timm(Encoder):
     """A local safetensors file of trained weights, taken instead of the published ones; a
     classifier in it is left out."""
     augment: Augment = "none"
-    """Random changes while training, which switch the feature cache off: crop-flip, crops and
+    """Data augmentation in training, which disables the feature cache: crop-flip, crops and
     horizontal flips; simclr, small crops, flips, colours and blur, for two views of an image."""
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class HFText(Encoder):
 
 @encoders.register("hf-dual-image")
 class HFDualImage(Encoder):
-    """The image half of a dual model of transformers (CLIP, SigLIP, ...) with its projection.
+    """The image encoder of a dual encoder of transformers (CLIP, SigLIP, ...) with its projection.
 
     Features are the model's own embeddings, so its head is ``identity``; ``hf-image`` gives what
     comes before the projection.
@@ -193,7 +193,7 @@ class HFDualImage(Encoder):
 
 @encoders.register("hf-dual-text")
 class HFDualText(Encoder):
-    """The text half of a dual model of transformers (CLIP, SigLIP, ...) with its projection.
+    """The text encoder of a dual encoder of transformers (CLIP, SigLIP, ...) with its projection.
 
     Features are the model's own embeddings, so its head is ``identity``; texts are padded and cut
     off as the model was trained with.
@@ -264,7 +264,7 @@ class ResNet(Encoder):
     image_size: Side = 224
     """Side of the square that images are resized and cropped to, in pixels."""
     augment: Augment = "none"
-    """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
+    """Data augmentation in training: crop-flip, crops and horizontal flips; simclr, small crops,
     flips, colours and blur, for two views of an image."""
 
     def build(self) -> EncoderModule:
@@ -285,13 +285,13 @@ class ViT(Encoder):
     patch_size: Side = 16
     """Side of a patch, in pixels."""
     width: Width = 384
-    """Of each token, and so of the features."""
+    """Hidden size: dimension of each token, and so of the features."""
     depth: Layers = 12
     """Blocks."""
     heads: Width = 6
     """Attention heads of each block."""
     augment: Augment = "none"
-    """Random changes while training: crop-flip, crops and horizontal flips; simclr, small crops,
+    """Data augmentation in training: crop-flip, crops and horizontal flips; simclr, small crops,
     flips, colours and blur, for two views of an image."""
 
     @model_validator(mode="after")
@@ -314,7 +314,7 @@ class TextTransformer(Encoder):
     modality: ClassVar[str] = "text"
 
     width: Width = 256
-    """Of each token, and so of the features."""
+    """Hidden size: dimension of each token, and so of the features."""
     depth: Layers = 6
     """Blocks."""
     heads: Width = 4
@@ -322,7 +322,7 @@ class TextTransformer(Encoder):
     max_length: Tokens = 256
     """Bytes of a text that are read."""
     dropout: Probability = 0.1
-    """Share of activations that training drops."""
+    """Dropout probability."""
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:

@@ -261,7 +261,7 @@ def knn(data: Splits, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) 
     if count("k", k) > len(train_NF):
         most = len(train_NF)
         msg = (
-            f"{k} neighbours cannot vote: split {data.train_split!r} has {most} samples; give "
+            f"k={k} neighbours, but split {data.train_split!r} has {most} samples; give "
             f"k={most} (-k {most}) or less"
         )
         raise DataError(msg)

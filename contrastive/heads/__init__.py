@@ -73,7 +73,7 @@ class Mlp(Head):
     hidden: Width | None = None
     """Width between the layers; embed_dim if not given."""
     dropout: Probability = 0.1
-    """Share of values zeroed in training, before the second layer or, if residual, after it."""
+    """Dropout probability, before the second layer or, if residual, after it."""
     residual: bool = False
     """Add the first layer's output to the second's, and normalise the sum by a LayerNorm."""
 

@@ -320,7 +320,7 @@ def restore_step(
         device = counts if kind == "step" else model.device
         optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
-        say(f"saved by torch {state['torch']} on {state['device']}: not the same to the last bit")
+        say(f"saved by torch {state['torch']} on {state['device']}: not bit-identical")
     return progress_of(saved)
 
 

@@ -32,7 +32,7 @@ Number = bool | int | float
 
 
 class StepLog:
-    """Updates the weights by each step, and logs it once its numbers have left the device."""
+    """Logs each step once its numbers have left the device; says which are applied."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class StepLog:
             advance: is called with 1 and a note for each step that is logged.
         """
         self.log = log
-        self._model, self._optimizer = model, optimizer
+        self._model = model
         self._settings, self._ranks = settings, ranks
         self._epoch, self._advance = epoch, advance
         self._pending: _Pending | None = None
@@ -67,11 +67,14 @@ class StepLog:
         if self._one_pass:
             vars(optimizer)["found_inf"] = self.leave_out  # which fused AdamW looks for
 
-    def update(self, loss: Tensor, gradient_norm: Tensor) -> None:
-        """Apply a step, unless its loss or gradient, or a number before them, is not finite."""
+    def is_applied(self, loss: Tensor, gradient_norm: Tensor) -> bool:
+        """Whether the optimizer is to be called for a step.
+
+        Not if its loss or gradient, or a number before them, is not finite; fused AdamW is called
+        in any case, and leaves the weights as they are.
+        """
         self._note(loss, gradient_norm)
-        if self._one_pass or not self.leave_out:
-            self._optimizer.step()
+        return self._one_pass or not self.leave_out
 
     def add(
         self,

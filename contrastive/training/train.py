@@ -179,8 +179,7 @@ def _train(
     _check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
-    data = batches, held_out, cache
-    recorder = Recorder(folder, spec, model, optimizer, *data, ranks, unmeasured)
+    recorder = Recorder(folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured)
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
@@ -223,7 +222,8 @@ def _train(
             loss, metrics = _backward(model, batch, settings, ranks, bf16=bf16)
             norm = clip_gradients_(_trained(model), settings.clip_norm)
             with steps.update():
-                step_log.update(loss, norm)
+                if step_log.is_applied(loss, norm):
+                    optimizer.step()
                 model.loss.clamp_()  # the logit scale back into its bounds
 
             done = step + 1
