@@ -66,6 +66,20 @@ def test_a_command_that_names_no_broken_package_does_as_if_there_were_none(
     assert ended.out == expected.out
 
 
+@pytest.mark.slow
+def test_a_module_of_ones_own_that_imports_torch_is_valid_beside_a_broken_package(
+    process, sites, tmp_path
+):
+    (tmp_path / "clip.yaml").write_text(SPEC.replace("type: linear", "type: 'mine:Mine'"))
+    scans = "if os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD') != '0': entry_points()"  # as torch
+    (tmp_path / "mine.py").write_text(
+        f"import os\nfrom importlib.metadata import entry_points\n{scans}\n"
+        "from contrastive.heads import Linear\nclass Mine(Linear):\n    'Mine.'\n"
+    )
+    ended = process("validate", "clip.yaml", site=sites[1], cwd=tmp_path)
+    assert (ended.code, ended.out, ended.err) == (0, "clip.yaml: ok\n", "")
+
+
 @pytest.mark.nightly  # by day, the list that it is made from
 def test_the_schema_has_what_is_good_and_says_nothing_of_the_rest(process, sites):
     with_bad = process("schema", "--limit", "2", site=sites[1])

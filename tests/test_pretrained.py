@@ -170,6 +170,12 @@ def with_weights(saved, tmp_path, **scalars):
     return folder
 
 
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_nothing_is_told_of_texts_that_are_padded_alike_anyway(family, saved, capsys):
+    load_model(f"hf:{saved(family)}")
+    assert "padded" not in capsys.readouterr().err
+
+
 def test_siglip_pads_every_text_and_reads_it_in_lower_case(loaded):
     model = loaded("siglip")
     inputs = model.tower("text").encoder.preprocess(["a red circle"])

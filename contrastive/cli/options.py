@@ -61,7 +61,7 @@ def options(
     # none is for specs, and pydantic would look for them in every package
     for name, value in NO_PYDANTIC_PLUGINS.items():
         os.environ.setdefault(name, value)
-    if context.invoked_subcommand != "validate":  # which looks itself if it is to import torch
+    if context.invoked_subcommand != "validate":  # most specs import nothing
         disable_entry_point_scans()
     if no_plugins:
         os.environ[SWITCH] = "none"  # processes that we start inherit it

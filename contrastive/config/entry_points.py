@@ -99,8 +99,12 @@ def disable_entry_point_scans() -> None:
     try:
         entry_points(group="contrastive")
     except Exception:  # a stranger's file fails in many ways
-        for name, value in NO_EXTENSIONS.items():
-            os.environ.setdefault(name, value)
+        _disable_extensions()
+
+
+def _disable_extensions() -> None:
+    for name, value in NO_EXTENSIONS.items():
+        os.environ.setdefault(name, value)
 
 
 def unreadable() -> list[tuple[str, str, str]]:
@@ -153,6 +157,7 @@ def _entry_points(group: str) -> list[EntryPoint]:
     try:
         return list(entry_points(group=group))
     except Exception:  # one package's entry points cannot be read; the others can
+        _disable_extensions()  # of what is imported next
         points: list[EntryPoint] = []
         for dist in distributions():
             try:

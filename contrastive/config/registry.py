@@ -20,6 +20,7 @@ from contrastive.config.entry_points import (
     SWITCH,
     PluginEntry,
     chosen_packages,
+    disable_entry_point_scans,
     is_enabled,
     offered_in,
 )
@@ -177,6 +178,8 @@ class Registry(Generic[C]):
         if not EntryPoint.pattern.match(offer.path):
             msg = f"{self.interface.kind} {offer} is not an import path; write package.module:Class"
             raise PluginError(msg)
+        if not offer.dist:  # nothing was scanned for it; it may import torch, which scans
+            disable_entry_point_scans()
         try:
             # stdout carries our results, maybe JSON
             with _working_folder_importable(not offer.dist), redirect_stdout(sys.stderr):

@@ -181,6 +181,9 @@ def _padded_alike(
 
 def _takes_lengths(module: TokenEncoder) -> bool:
     """Whether a model takes short texts of any length: some want a multiple of a number."""
+    tokenize = module.preprocess
+    if isinstance(tokenize, Tokenize) and tokenize.padding == "max_length":
+        return True  # all have one
     with suppress(Exception):
         _run_lengths(module)
         return True

@@ -37,7 +37,15 @@ def check_head(tower: TowerModule) -> None:
     head, spec = tower.head, tower.spec.head
     if is_ours(type(spec)) or head in _tried:
         return
+    problem, remedy = _problem(tower, head)
+    if problem:
+        msg = f"{described(type(spec))}: its embeddings {problem}; let it {remedy}"
+        raise SpecError(msg)
     _tried.add(head)
+
+
+def _problem(tower: TowerModule, head: nn.Module) -> tuple[str, str]:
+    """Return what a head does to features at random, and what it should do; or nothing."""
     generator = torch.Generator().manual_seed(0)
     features_BF = torch.randn(ROWS, tower.encoder.out_dim, generator=generator)
     weight = next(head.parameters(), features_BF)
@@ -47,20 +55,17 @@ def check_head(tower: TowerModule) -> None:
             found = [head(features_BF), *(head(row[None]) for row in features_BF)]
             again = head(features_BF)
         except Exception:  # of features that it never meets; else it is told where they are
-            return
+            return "", ""
     together, *alone = found
     if not all(_are_rows(x, n) for x, n in zip(found, (ROWS, *(1 for _ in alone)), strict=True)):
-        return
+        return "", ""
     if share := gap_on(head, again, together):
         problem = f"differ between two calls in eval mode, by {SHARE.format(share)}"
-        remedy = "draw random numbers only if self.training"
-    elif share := gap_on(head, torch.cat(alone), together):
+        return problem, "draw random numbers only if self.training"
+    if share := gap_on(head, torch.cat(alone), together):
         problem = f"change by {SHARE.format(share)} with what else is in the batch"
-        remedy = "compute each row from its own features"
-    else:
-        return
-    msg = f"{described(type(spec))}: its embeddings {problem}; let it {remedy}"
-    raise SpecError(msg)
+        return problem, "compute each row from its own features"
+    return "", ""
 
 
 def _are_rows(found: object, number: int) -> bool:
