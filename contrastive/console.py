@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import sys
 import time
+import traceback
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO, cast
+
+from contrastive.errors import ContrastiveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -107,6 +110,14 @@ def say(line: str) -> None:
     if said is not None:
         said.add(line)
     (_listener.get() or _print)(line)
+
+
+def tell(error: BaseException, line: str) -> None:
+    """Print a line, below the traceback of an error that is not a user's mistake."""
+    if not isinstance(error, (ContrastiveError, OSError)):
+        with suppress(OSError):  # stderr may be gone
+            traceback.print_exception(error)
+    say(line)
 
 
 def _print(line: str) -> None:

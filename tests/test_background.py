@@ -121,6 +121,29 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, 
         train(toy_spec(tmp_path / "data", checkpoint_every=2), tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_fails_beside_a_bug_is_told(tmp_path, monkeypatch, capsys):
+    real, calls, third = training.step_loss, [], threading.Event()
+
+    def step_loss(*args, **how):
+        calls.append(1)
+        if len(calls) == 3:
+            third.set()
+            raise ZeroDivisionError
+        return real(*args, **how)
+
+    def write(folder, *_, **__):
+        third.wait(LONG)
+        raise WeightsError(f"{folder.name}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(resume, "write_folder", write)
+    with pytest.raises(ZeroDivisionError):
+        train(toy_spec(tmp_path / "data", checkpoint_every=2), tmp_path / "run")
+    line = "step 2 is not saved: step-00000002: cannot be written: No space left on device\n"
+    assert capsys.readouterr().err.endswith(line)
+
+
 def failing():
     raise OSError(5, "I/O error")
 
@@ -153,3 +176,47 @@ def test_a_job_that_fails_is_raised_at_the_end_or_told_beside_another_error(caps
     with pytest.raises(KeyError):
         fail_beside_it()
     assert capsys.readouterr().err == "[Errno 5] I/O error\n"
+
+
+def test_a_bug_beside_another_error_keeps_its_traceback(capsys):
+    def fail_beside_it():
+        with BackgroundJobs() as jobs:
+            jobs.submit(lambda: {}["a key"])
+            raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        fail_beside_it()
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("KeyError: 'a key'\n'a key'\n")
+
+
+def test_a_second_interruption_waits_for_no_job_and_begins_none():
+    begun, go, over = [], threading.Event(), threading.Event()
+
+    def interrupt():
+        with BackgroundJobs() as jobs:
+            jobs.submit(lambda: over.set() if go.wait(LONG) else None)
+            jobs.submit(lambda: begun.append(2))
+            raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert not over.is_set()
+    threads = set(threading.enumerate()) - before
+    assert all(thread.daemon for thread in threads)
+    go.set()
+    for thread in threads:
+        thread.join(LONG)
+    assert over.is_set()
+    assert begun == []
+
+
+def test_a_thread_that_cannot_be_started_is_told_as_such(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"), BackgroundJobs() as jobs:
+        jobs.submit(failing)

@@ -127,6 +127,9 @@ def test_a_large_batch_is_estimated_from_a_few_rows(tmp_path):
     assert large.activations["image"] == pytest.approx(2 * small.activations["image"], rel=0.01)
     assert large.weights == small.weights
     assert found(2000, batch_norm="eval", micro_batch=8).peak < small.peak / 4
+    on_gpu = found(1000, device="cuda")  # with the batch of the step before, which is to be logged
+    assert on_gpu.inputs == pytest.approx(2 * small.inputs, abs=1)
+    assert found(1000, device="cuda", micro_batch=1000).inputs == small.inputs
     assert found(8192).loss == pytest.approx(4 * found(2048).loss, rel=0.3)  # chunks, not pairs
 
 

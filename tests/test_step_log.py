@@ -14,10 +14,11 @@ from contrastive.distributed.ranks import Ranks
 from contrastive.errors import TrainingError
 from contrastive.reporting.run_log import Log
 from contrastive.spec import TrainingSpec
+from contrastive.training import optimizer as optimizers
 from contrastive.training import recorder
 from contrastive.training import train as training
 from contrastive.training.batches import Batch
-from contrastive.training.optimizer import clip_gradients_, optimizer_of
+from contrastive.training.optimizer import clip_gradients_, leaves_out_itself, optimizer_of
 from contrastive.training.step_log import StepLog
 from tests.toys import tiny_model, toy_dict
 
@@ -90,18 +91,21 @@ def test_clipping_on_a_device_does_not_wait():
     assert clip_gradients_([parameter], 1.0).device.type == "meta"
 
 
-@pytest.fixture(params=[True, False], ids=["one pass", "several passes"])
-def steps(request, tmp_path):
+@pytest.fixture(params=["one pass", "one pass, as on MPS", "several passes"])
+def steps(request, tmp_path, monkeypatch):
     """Return a model with gradients, its optimizer, and a log of its steps."""
     model = build_model(tiny_model("infonce"))
     settings = TrainingSpec(weight_decay=0.1)
     optimizer = optimizer_of(model, settings)
     for group in optimizer.param_groups:
-        group["fused"] = request.param or None
+        group["fused"] = request.param != "several passes" or None
+    if "MPS" in request.param:
+        monkeypatch.setattr(optimizers, "LEAVES_OUT", {"cuda"})
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     with Log(tmp_path / "log.jsonl") as log:
-        steps = StepLog(log, model, optimizer, settings, Ranks(), epoch=4, advance=lambda *_: None)
+        about = log, model, optimizer, settings, Ranks()
+        steps = StepLog(*about, steps_per_epoch=4, advance=lambda *_: None)
         yield model, optimizer, steps
 
 
@@ -122,8 +126,7 @@ def same(model, before):
 @pytest.mark.parametrize("what", ["loss", "gradient", "weights"])
 def test_after_a_number_that_is_not_finite_no_update_is_applied(steps, what, odd):
     model, optimizer, step_log = steps
-    features = {m: torch.randn(2, model.tower(m).encoder.out_dim) for m in model.towers}
-    fine, batch = torch.tensor(1.0), Batch(torch.arange(2), ["a", "b"], features)
+    fine, batch = torch.tensor(1.0), batch_of(model)
     numbers = {"loss": fine, "gradient_norm": fine}
     update(step_log, optimizer, *numbers.values())
     if what == "weights":
@@ -162,6 +165,49 @@ def test_a_finite_step_is_applied_as_ever(steps):
         update(step_log, optimizer, torch.tensor(1.0), torch.tensor(2.0))
         plain.step()
     assert same(model, weights(other))
+
+
+def test_a_device_that_ignores_found_inf_is_asked():
+    optimizer = optimizer_of(build_model(tiny_model("infonce")), TrainingSpec())
+    found = {t: leaves_out_itself(optimizer, torch.device(t)) for t in ("cpu", "cuda", "mps")}
+    assert found == {"cpu": True, "cuda": True, "mps": False}
+
+
+def batch_of(model):
+    features = {m: torch.randn(2, model.tower(m).encoder.out_dim) for m in model.towers}
+    return Batch(torch.arange(2), ["a", "b"], features)
+
+
+def test_parts_without_gradients_are_those_of_the_step_not_of_the_next(steps, capsys):
+    model, _, step_log = steps
+    one = torch.tensor(1.0)
+    step_log.add(1, batch_of(model), loss=one, lr=0.1, gradient_norm=one, metrics={})
+    model.zero_grad(set_to_none=True)  # as the next step begins
+    step_log.settle()
+    assert capsys.readouterr().err == ""
+
+
+class Unanswered(Ranks):
+    """One of two, of which the other is in a step."""
+
+    def all_reduce_max(self, number):
+        raise AssertionError(number)
+
+
+def test_the_main_rank_saves_what_was_done_without_the_others(tmp_path):
+    model = build_model(tiny_model("infonce"))
+    optimizer, settings, ranks = (
+        optimizer_of(model, TrainingSpec()),
+        TrainingSpec(),
+        Unanswered(0, 2),
+    )
+    odd, one = torch.tensor(math.nan), torch.tensor(1.0)
+    with Log(tmp_path / "log.jsonl") as log:
+        about = log, model, optimizer, settings, ranks
+        step_log = StepLog(*about, steps_per_epoch=4, advance=lambda *_: None)
+        step_log.add(2, batch_of(model), loss=odd, lr=0.1, gradient_norm=one, metrics={})
+        with pytest.raises(TrainingError, match="embeddings of rank 0 are finite"):
+            recorder.Recorder(tmp_path, *[None] * 8).save_once(step_log, 2)
 
 
 def test_a_line_has_the_numbers_that_item_gives(steps, tmp_path):

@@ -121,13 +121,13 @@ class Process:
 
     processor: Any
     mode: str = "RGB"
-    steps: Mapping[str, bool] = field(default_factory=dict[str, bool], hash=False)
+    changed: Mapping[str, bool] = field(default_factory=dict[str, bool], hash=False)
     """Which of its steps are done or not, unlike in its config."""
 
     def bytes_first(self) -> tuple[Process, PixelNormalisation] | None:
         """Return one that does not rescale and normalise, and what does, where these come last."""
         normalise = processor_bytes_first(self.processor)
-        return None if normalise is None else (replace(self, steps=BYTES), normalise)
+        return None if normalise is None else (replace(self, changed=BYTES), normalise)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return ``[3, H, W]``, or ``[1, H, W]`` of a grey image.
@@ -135,7 +135,7 @@ class Process:
         Raises:
             SpecError: it gives several images for one.
         """
-        found = self.processor(images=image.convert(self.mode), return_tensors="pt", **self.steps)
+        found = self.processor(images=image.convert(self.mode), return_tensors="pt", **self.changed)
         pixels: Tensor = found["pixel_values"]
         if pixels.ndim != 4:
             msg = (

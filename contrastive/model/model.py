@@ -33,7 +33,7 @@ from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.memory import out_of_memory, told_memory
-from contrastive.nn.modes import embedded_by, eval_mode
+from contrastive.nn.modes import eval_mode, run_in_precision
 from contrastive.spec import ModelSpec, Tower
 
 if TYPE_CHECKING:
@@ -257,7 +257,8 @@ class ContrastiveModel(nn.Module):
             good = table.good.nonzero()[0]
             for start in range(0, len(good), HEAD_BATCH):
                 rows = good[start : start + HEAD_BATCH]
-                yield rows, embedded_by(tower.project, self.device, table[rows].to(self.device))
+                features = table[rows].to(self.device)
+                yield rows, run_in_precision(tower.project, self.device, features)
             return
         check_foreign(spec, encoder, samples, workers=workers)
         everything, prepare = range(len(samples)), encoder.preprocess
@@ -268,7 +269,7 @@ class ContrastiveModel(nn.Module):
                 on_bad(index, problem)
             if batch.indices:
                 inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-                yield batch.indices, embedded_by(tower, self.device, **inputs)
+                yield batch.indices, run_in_precision(tower, self.device, **inputs)
 
     def forward(
         self,

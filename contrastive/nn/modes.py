@@ -42,8 +42,8 @@ def embedding_in(dtype: torch.dtype | None) -> Generator[None]:
         _embedding_dtype.reset(token)
 
 
-def embedded_by(
-    tower: Callable[P, R], device: torch.device, *args: P.args, **inputs: P.kwargs
+def run_in_precision(
+    tower: Callable[P, R], device: torch.device, /, *args: P.args, **inputs: P.kwargs
 ) -> R:
     """Return what a tower on a device gives, in the precision in which models embed."""
     dtype = _embedding_dtype.get()

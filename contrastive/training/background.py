@@ -6,7 +6,7 @@ import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Self
 
-from contrastive.console import say
+from contrastive.console import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 class BackgroundJobs:
     """Does jobs in the order in which they come; all are done when its block ends.
 
-    What a job raises is raised by the next call here, and no job comes after it.
+    What a job raises is raised by the next call here, and no job comes after it. Ctrl-C waits for
+    none and begins none, so that a job may end with the process, at any point.
     """
 
     def __init__(self) -> None:
         """Begin with none."""
         self._last: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._told = False
+        self._told = self._stopped = False
 
     def submit(self, job: Callable[[], None]) -> None:
         """Do a job after those before it, while the caller goes on."""
@@ -32,14 +33,15 @@ class BackgroundJobs:
         def run() -> None:
             if before:
                 before.join()
-            if self._error is None:
+            if self._error is None and not self._stopped:
                 try:
                     context.run(job)
                 except BaseException as error:  # it is raised where somebody can tell it
                     self._error = error
 
-        self._last = threading.Thread(target=run, name="contrastive-background")
-        self._last.start()
+        thread = threading.Thread(target=run, name="contrastive-background", daemon=True)
+        thread.start()  # which may fail, and a thread that is not started cannot be waited for
+        self._last = thread
 
     def check(self) -> None:
         """Raise what a job has raised, once."""
@@ -56,11 +58,13 @@ class BackgroundJobs:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._join()
+        self._stopped = kind is KeyboardInterrupt  # whoever asks twice is not kept waiting
+        if not self._stopped:
+            self._join()
         if kind is None:
             self.check()
         elif self._error and not self._told:  # another error is on its way
-            say(str(self._error))
+            tell(self._error, str(self._error))
 
     def _join(self) -> None:
         if self._last:

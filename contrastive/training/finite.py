@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from contrastive.config.provenance import described
-from contrastive.console import say
 from contrastive.errors import TrainingError
 from contrastive.nn.fingerprint import first_not_finite
 from contrastive.training.step import embedded
@@ -33,6 +32,8 @@ def check_step(
     batch: Batch,
     settings: TrainingSpec,
     ranks: Ranks,
+    *,
+    alone: bool = False,
     **values: float,
 ) -> None:
     """Insist on a finite loss and gradient of a step; tell which have none.
@@ -43,23 +44,24 @@ def check_step(
         batch: this rank's part.
         settings: the training's.
         ranks: all of which call this, and have the same values.
+        alone: this rank calls it without the others, and does not ask them.
         values: what is to be finite, by its name.
 
     Raises:
         TrainingError: something is not; says what was the first, and of which rows.
     """
-    if step == 1 and (line := _unreached(model)):
-        say(line)
     for name, value in values.items():
         if not math.isfinite(value):
             cause = _cause(model, batch, settings)
-            finder = ranks.all_reduce_max(ranks.rank + 1 if cause else 0)
+            mine = ranks.rank + 1 if cause else 0
+            finder = mine if alone else ranks.all_reduce_max(mine)
             if cause and not ranks.is_main:
                 ranks.say(f"rank {ranks.rank}: {cause}")
             elif finder:
                 cause = cause or f"rank {finder - 1} says why"
             else:
-                cause = f"inputs, weights and embeddings are finite; {LOWER}"
+                whose = f" of rank {ranks.rank}" if alone and ranks.size > 1 else ""
+                cause = f"inputs, weights and embeddings{whose} are finite; {LOWER}"
             msg = (
                 f"the {name} is {value} at step {step} (logit scale {model.scale:.4g}), "
                 f"which is not applied: {cause}"
@@ -67,8 +69,11 @@ def check_step(
             raise TrainingError(msg)
 
 
-def _unreached(model: ContrastiveModel) -> str:
-    """Return what to say where a loss has no gradient in all of an encoder or a head."""
+def unreached(model: ContrastiveModel) -> str:
+    """Return what to say where a loss has no gradient in all of an encoder or a head.
+
+    Ask before the next step, which begins with no gradients.
+    """
     for modality in {name for pair in model.spec.modality_pairs for name in pair}:
         tower = model.tower(modality)
         parts = {"head": (tower.head, tower.spec.head), "encoder": (tower.encoder, None)}

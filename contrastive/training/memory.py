@@ -51,7 +51,7 @@ class StepMemory:
     gradients: int
     """Of what trains."""
     inputs: int
-    """The batch itself."""
+    """The batch itself; on a GPU, and without micro-batches, that of the step before, too."""
     activations: dict[str, int]
     """What each tower keeps for the backward pass, of all rows that it takes at a time."""
     loss: int
@@ -121,12 +121,13 @@ def step_memory(
     gradients = _bytes(trained)
     gpu = "cuda" in (model.device.type, settings.device.partition(":")[0])
     moved = min(rows, settings.micro_batch or rows) if gpu else rows  # its part on the device
+    held = 2 if gpu and settings.micro_batch is None else 1  # a step is kept until its log line
     found = StepMemory(
         rows=rows,
         weights=_bytes([*model.parameters(), *model.buffers()]),
         optimizer=2 * gradients,
         gradients=gradients,
-        inputs=math.ceil(moved * _bytes(_tensors(batch)) / len(batch.ids)),
+        inputs=math.ceil(held * moved * _bytes(_tensors(batch)) / len(batch.ids)),
         activations={m: tower.kept for m, tower in towers.items()},
         loss=loss,
         peak=0,

@@ -20,6 +20,8 @@ from contrastive.nn.name_patterns import matching
 CLIP_EPS = 1e-6  # torch adds it to a norm
 FUSED = {"cpu", "cuda", "mps", "xpu"}
 """Devices on which AdamW updates all weights in one pass."""
+LEAVES_OUT = {"cpu", "cuda", "xpu"}
+"""Those whose kernel reads ``found_inf``; that of MPS takes it and updates all the same."""
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,11 @@ def optimizer_of(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim
 def takes_one_pass(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether an optimizer updates all weights in one pass."""
     return bool(optimizer.param_groups[0]["fused"])
+
+
+def leaves_out_itself(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """Return whether a device leaves out an update for which ``found_inf`` is 1."""
+    return takes_one_pass(optimizer) and device.type in LEAVES_OUT
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> float:

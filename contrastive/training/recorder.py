@@ -7,17 +7,16 @@ resumed run, from the checkpoint of that step.
 
 from __future__ import annotations
 
-import traceback
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from contrastive.config.foreign_errors import foreign_error
-from contrastive.console import say
+from contrastive.console import say, tell
 from contrastive.data.worker_processes import worker_count
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.errors import TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.modes import embedding_in
@@ -67,7 +66,7 @@ class Recorder:
             except TrainingError:  # the log cannot be written
                 raise
             except Exception as error:  # hours of training are worth more
-                _tell(error, f"the embeddings before the first step are not measured: {error}")
+                tell(error, f"the embeddings before the first step are not measured: {error}")
         self.ranks.barrier()
 
     def is_due(self, done: int) -> bool:
@@ -89,8 +88,8 @@ class Recorder:
         self.ranks.barrier()
 
     def save_once(self, step_log: StepLog, done: int) -> None:
-        """Save a step that is done, unless it is saved."""
-        step_log.settle()
+        """Save a step that is done, unless it is saved; the other ranks may be elsewhere."""
+        step_log.settle(alone=True)
         self.background.wait()  # it may be this one
         if not checkpoint_folder(self.folder, done).exists():
             self._save(None, step_log.log, done)
@@ -141,7 +140,7 @@ class Recorder:
         except Exception as error:  # hours of training are worth more
             problem = foreign_error(error) or error
             line = f"epoch {epoch:.0f} is not measured: {problem}"
-            _tell(problem, line)
+            tell(problem, line)
             self.unmeasured.append(line)
             log.note({"step": step, "epoch": epoch, "not_measured": str(problem)})
             return False
@@ -166,12 +165,4 @@ class Recorder:
         except TrainingError:  # the log cannot be written any more
             raise
         except Exception as error:  # hours of training are worth more
-            _tell(error, f"the doctor's check after step {step} failed: {error}")
-
-
-def _tell(error: Exception, line: str) -> None:
-    """Print a line, below the traceback of an error that is not a user's mistake."""
-    if not isinstance(error, (ContrastiveError, OSError)):
-        with suppress(OSError):  # stderr may be gone
-            traceback.print_exception(error)
-    say(line)
+            tell(error, f"the doctor's check after step {step} failed: {error}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from contrastive.console import say
+from contrastive.console import say, tell
 from contrastive.data.worker_processes import LostWorker
 from contrastive.distributed.collectives import LostRank
 from contrastive.errors import ContrastiveError, DataError
@@ -107,8 +107,11 @@ def finished_steps_saved(
 def _save_quietly(steps: Steps, ranks: Ranks, save: Callable[[int], None]) -> None:
     """Save what was done before a bug, which is raised whatever becomes of that."""
     if steps.undo() and steps.done > steps.start and ranks.is_main:
-        with suppress(ContrastiveError):
+        try:
             save(steps.done)
+        except Exception as error:  # of a checkpoint in the background, too
+            tell(error, f"step {steps.done} is not saved: {error}")
+        else:
             say(f"saved at step {steps.done}; {GO_ON}")
 
 

@@ -3,12 +3,11 @@
 A step leaves its loss, its norms and its metrics on the device in one vector, which is copied once.
 They are read when the next step is on its way, or before a checkpoint. Until then nobody knows
 whether they are finite, so the update of a step that is not, and of any that come after it, is left
-out by the device itself: ``leave_out`` is 1 from there on.
+out by the device itself: ``leave_out`` is 1 from there on. Where the device cannot, it is asked.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from contrastive.training.finite import check_step, check_weights
-from contrastive.training.optimizer import takes_one_pass
+from contrastive.console import say
+from contrastive.training.finite import check_step, check_weights, unreached
+from contrastive.training.optimizer import leaves_out_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class StepLog:
         settings: TrainingSpec,
         ranks: Ranks,
         *,
-        epoch: int,
+        steps_per_epoch: int,
         advance: Callable[[int, str], None],
     ) -> None:
         """Begin with no step.
@@ -53,28 +53,28 @@ class StepLog:
             optimizer: over its parameters.
             settings: the training's.
             ranks: all of which do the same.
-            epoch: steps in one.
+            steps_per_epoch: by which a step's epoch is known.
             advance: is called with 1 and a note for each step that is logged.
         """
         self.log = log
         self._model = model
         self._settings, self._ranks = settings, ranks
-        self._epoch, self._advance = epoch, advance
+        self._steps_per_epoch, self._advance = steps_per_epoch, advance
         self._pending: _Pending | None = None
         self.leave_out = torch.zeros((), device=model.device)
         """1 on the device once a number was not finite: no update is applied any more."""
-        self._one_pass = takes_one_pass(optimizer)
-        if self._one_pass:
+        self._by_device = leaves_out_itself(optimizer, model.device)
+        if self._by_device:
             vars(optimizer)["found_inf"] = self.leave_out  # which fused AdamW looks for
 
     def is_applied(self, loss: Tensor, gradient_norm: Tensor) -> bool:
         """Whether the optimizer is to be called for a step.
 
-        Not if its loss or gradient, or a number before them, is not finite; fused AdamW is called
-        in any case, and leaves the weights as they are.
+        Not if its loss or gradient, or a number before them, is not finite; where the device leaves
+        a step out, it is called in any case, and leaves the weights as they are.
         """
         self._note(loss, gradient_norm)
-        return self._one_pass or not self.leave_out
+        return self._by_device or not self.leave_out
 
     def add(
         self,
@@ -97,37 +97,44 @@ class StepLog:
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
         scale = self._model.loss.log_scale.exp()
         values = _Values(own | dict(metrics), [weights_norm, scale], self._model.device)
-        before, self._pending = self._pending, _Pending(done, batch, values)
+        line = unreached(self._model) if done == 1 else ""
+        before, self._pending = self._pending, _Pending(done, batch, values, line)
         if before:
             self._settle(before)
 
-    def settle(self) -> None:
+    def settle(self, *, alone: bool = False) -> None:
         """Log the last step, if it is not yet; this waits for the device.
+
+        Args:
+            alone: the other ranks do not come here, so that they are not asked.
 
         Raises:
             TrainingError: as of ``add``.
         """
         last, self._pending = self._pending, None
         if last:
-            self._settle(last)
+            self._settle(last, alone=alone)
 
     def _note(self, *numbers: Tensor) -> None:
         odd = ~torch.stack([x.detach() for x in numbers]).isfinite().all()
         torch.maximum(self.leave_out, odd.to(self.leave_out.dtype), out=self.leave_out)
 
-    def _settle(self, step: _Pending) -> None:
+    def _settle(self, step: _Pending, *, alone: bool = False) -> None:
         shown, (weights_norm, scale) = step.values.read()
+        if step.unreached:
+            say(step.unreached)
         check_step(
             step.done,
             self._model,
             step.batch,
             self._settings,
             self._ranks,
+            alone=alone,
             loss=shown["loss"],
             gradient=shown["grad_norm"],
         )
         check_weights(step.done, self._model, norm=weights_norm)
-        self.log.step(step.done, step.done / self._epoch, **shown)
+        self.log.step(step.done, step.done / self._steps_per_epoch, **shown)
         self._advance(1, f"loss {shown['loss']:.3f}  scale {scale:.1f}")
 
 
@@ -138,6 +145,8 @@ class _Pending:
     done: int
     batch: Batch
     values: _Values
+    unreached: str
+    """What to say of parts that have no gradient."""
 
 
 class _Values:
@@ -176,6 +185,6 @@ class _Values:
 
 
 def _plain(x: float, dtype: torch.dtype) -> Number:
-    if dtype == torch.bool or (not dtype.is_floating_point and math.isfinite(x)):
-        return bool(x) if dtype == torch.bool else int(x)
-    return x
+    if dtype == torch.bool:
+        return bool(x)
+    return x if dtype.is_floating_point else int(x)

@@ -208,7 +208,7 @@ def _train(
             optimizer,
             settings,
             ranks,
-            epoch=batches.steps_per_epoch,
+            steps_per_epoch=batches.steps_per_epoch,
             advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
         )
         if not start:
