@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +20,18 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn.functional import normalize
 
-from contrastive import EmbeddingFolder, RunSpec, embed, load_model, train
-from contrastive.errors import ContrastiveError, DataError, SpecError, TrainingError
+from contrastive import EmbeddingFolder, RunSpec, build_model, embed, load_model, train
+from contrastive.data.worker_processes import LostWorker
+from contrastive.errors import ContrastiveError, DataError, PluginError, SpecError
 from contrastive.evaluation.retrieval import recall
 from contrastive.evaluation.stored_recall import recall_as_stored
+from contrastive.inference import embed_processes
 from contrastive.inference.embed import plan_embedding
 from contrastive.inference.embed_processes import embed_in_processes
 from contrastive.inference.embedding_folder import Form
+from contrastive.nn.memory import OutOfMemory
 from tests.miniature import Picture
-from tests.toys import toy_dict
+from tests.toys import tiny_model, toy_dict
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +67,16 @@ def rows(shop):
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr("contrastive.inference.embed.SHARD_ROWS", 8)
+
+
+TEXTS = [{"text": f"a {i}", "id": i, "source": f"row {i}"} for i in range(8)]
+
+
+@pytest.fixture
+def tiny():
+    """Return a model of texts and images that embeds in no time."""
+    torch.manual_seed(0)
+    return build_model(tiny_model("infonce"))
 
 
 def contents(folder):
@@ -205,33 +221,120 @@ def test_processes_write_what_one_writes_and_tell_it_once(here, photos, command,
     ]
 
 
-def _load_and_die(run, of, how):
-    """Load a model; of two processes, the one that comes second ends itself instead."""
+def _load_and_die(run, of):
+    """Load a model; of two processes, the one that comes second is killed instead."""
     try:
         Path(of).touch(exist_ok=False)
     except FileExistsError:
-        if how == "refused":
-            raise SpecError("no room") from None
         os.kill(os.getpid(), signal.SIGKILL)
     return load_model(run), None
 
 
+KEPT = "what is written is kept, run the same again"
+LESS = "out of memory; use fewer processes (--processes), or another device"
+
+
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize(
-    ("how", "told"),
-    [
-        ("killed", "one of the processes was ended by SIGKILL (out of memory?); what is written"),
-        pytest.param("refused", "no room; what is written is kept", marks=pytest.mark.nightly),
-    ],
-)
-def test_what_a_lost_process_leaves_is_done_by_the_others(shop, model, rows, tmp_path, how, told):
+def test_what_a_lost_process_leaves_is_done_by_the_others(shop, model, rows, tmp_path):
     plan = plan_embedding(model, rows, tmp_path / "out")
-    load = partial(_load_and_die, shop / "runs" / "toy", tmp_path / "first", how)
-    with pytest.raises(TrainingError, match=re.escape(told)):
+    load = partial(_load_and_die, shop / "runs" / "toy", tmp_path / "first")
+    told = rf"^worker process \d+ was killed by SIGKILL \(out of memory\?\); .*; {KEPT}$"
+    with pytest.raises(LostWorker, match=told):
         embed_in_processes(plan, 2, load)
     assert not multiprocessing.active_children()
     assert not plan.folder.missing()
     assert contents(tmp_path / "out") == contents(embed(model, rows, tmp_path / "one").path)
+
+
+class InThread(threading.Thread):
+    """Stands for a process, whose exit code is that of one that a real-time signal killed."""
+
+    pid, exitcode = 1, -40
+
+    def terminate(self):
+        """Leave it: it has ended."""
+
+
+@pytest.fixture
+def threads_of(monkeypatch):
+    """Let threads be the processes; return how many cores each was given."""
+    given = []
+
+    def start(folder, load, threads):
+        here, there = multiprocessing.Pipe()
+        thread = InThread(target=embed_processes._work, args=(folder, there, partial(load, there)))
+        thread.start()
+        given.append(threads)
+        return here, thread
+
+    monkeypatch.setattr(embed_processes, "_start", start)
+    return given
+
+
+def raising(error):
+    raise error
+
+
+CHANGED = "M: the model has changed meanwhile; embed into another folder"
+
+
+@pytest.mark.parametrize(
+    ("met", "kind", "told"),
+    [
+        (DataError(CHANGED), DataError, CHANGED),
+        (OSError(errno.ENOSPC, "No space"), OSError, f"[Errno 28] No space; {KEPT}"),
+        (OSError(errno.ENOSPC, "No space", "a"), OSError, f"[Errno 28] No space; {KEPT}: 'a'"),
+        (OSError(errno.EACCES, "No", "a"), PermissionError, "[Errno 13] No: 'a'"),
+        (MemoryError(), OutOfMemory, LESS),
+        (ValueError("a flaw"), RuntimeError, "one of the processes raised ValueError: a flaw"),
+    ],
+)
+@pytest.mark.usefixtures("threads_of")
+def test_a_problem_in_a_process_is_told_as_in_a_single_one(tmp_path, tiny, met, kind, told, capfd):
+    plan = plan_embedding(tiny, TEXTS, tmp_path / "out")
+    with pytest.raises(kind) as error:
+        embed_in_processes(plan, 1, lambda _: raising(met))
+    assert (error.type, str(error.value)) == (kind, told)
+    notes = "".join(getattr(error.value, "__notes__", []))
+    assert notes.count("ValueError: a flaw") == (kind is RuntimeError), "where it was raised"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "raised"), [("forward", "KeyError: 'forward'"), ("forward, exit", "SystemExit")]
+)
+@pytest.mark.usefixtures("threads_of")
+def test_a_problem_of_a_plugin_in_a_process_names_it(installed, tiny, tmp_path, where, raised):
+    installed("fails")
+    text = {"encoder": {"type": "failing-text", "where": where}, "head": {"type": "linear"}}
+    spec = {"embed_dim": 8, "towers": {"text": text}, "pairs": [["text", "text"]]}
+    fails = build_model(spec | {"loss": {"type": "infonce"}})
+    plan = plan_embedding(tiny, TEXTS, tmp_path / "out")
+    with pytest.raises(PluginError) as error:
+        embed_in_processes(plan, 1, lambda _: (fails, None))
+    who = "encoder contrastive_fails:Text (of contrastive-fails 0.2.0)"
+    assert str(error.value).startswith(f"{who} raised {raised} at __init__.py:")
+
+
+@pytest.mark.usefixtures("threads_of")
+def test_a_process_that_a_real_time_signal_killed_is_told(tmp_path, tiny):
+    def vanish(pipe):
+        pipe.close()
+        raise OSError(errno.EPIPE, "its pipe is closed")
+
+    plan = plan_embedding(tiny, TEXTS, tmp_path / "out")
+    with pytest.raises(LostWorker, match=r"^worker process 1 was killed by signal 40 .*again$"):
+        embed_in_processes(plan, 1, vanish)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_processes_share_all_cores(tmp_path, tiny, threads_of, monkeypatch):
+    monkeypatch.setattr("contrastive.data.worker_processes.QUOTA", tmp_path / "none")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr("contrastive.inference.embed.SHARD_ROWS", 4)
+    plan = plan_embedding(tiny, TEXTS, tmp_path / "out")
+    embed_in_processes(plan, 2, lambda _: (tiny, None))
+    assert threads_of == [32, 32]
 
 
 def test_a_folder_without_embeddings_is_told(tmp_path):

@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 FEWER = "use fewer workers (training.workers), or smaller samples"
 TOO_MANY_FILES = f"too many open files; raise their limit (ulimit -n), or {FEWER}"
-CAUSES = {
-    "SIGKILL": f"out of memory?); {FEWER}",
-    "SIGBUS": f"is /dev/shm full?); give it more room, or {FEWER}",
-}
-OTHERS = "a crash of a library that reads samples?); update it, or set training.workers=0"
+NONE = "set training.workers=0"
 MOST = 16  # workers, unless more are asked for
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container
 FILES = 8  # of a worker, in each process: its queues, and tensors on their way
@@ -50,10 +46,11 @@ def worker_count(workers: int | Literal["auto"]) -> int:
         ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     except ValueError:  # whoever starts ranks says so
         ranks = 1
-    return max(1, min(MOST, int(_cores() / ranks)))
+    return max(1, min(MOST, int(usable_cores() / ranks)))
 
 
-def _cores() -> float:
+def usable_cores() -> float:
+    """Return how many cores this process may use; a container's quota may be a fraction of one."""
     if sys.platform == "linux":
         return min(len(os.sched_getaffinity(0)), _quota())
     return os.cpu_count() or 1
@@ -116,7 +113,7 @@ class Workers:
     def _check(self) -> None:
         for process in self._processes:
             if code := process.exitcode:
-                raise LostWorker(_told(process, code))
+                raise LostWorker(how_it_ended(process, code))
 
 
 def end_with_parent() -> None:
@@ -193,16 +190,28 @@ def _not_handed_out(
         sys.__excepthook__(kind, error, trace)
 
 
-def _told(process: BaseProcess, code: int) -> str:
+def how_it_ended(process: BaseProcess, code: int, fewer: str = FEWER, none: str = NONE) -> str:
+    """Return a line about a process that has ended before its work.
+
+    Args:
+        process: which.
+        code: its exit code; below zero, the signal that killed it.
+        fewer: the remedy if there was too little of something for so many.
+        none: the remedy if none can work.
+    """
     if code == errno.EMFILE:
         return TOO_MANY_FILES
-    if code > 0:
-        return f"worker process {process.pid} ended with exit code {code}; {FEWER}"
+    if code >= 0:
+        return f"worker process {process.pid} ended with exit code {code}; {fewer}"
     try:
         name = signal.Signals(-code).name
-    except ValueError:
+    except ValueError:  # real-time signals have no names
         name = f"signal {-code}"
-    return f"worker process {process.pid} was killed by {name} ({CAUSES.get(name, OTHERS)}"
+    cause, remedy = {
+        "SIGKILL": ("out of memory?", fewer),
+        "SIGBUS": ("is /dev/shm full?", f"give it more room, or {fewer}"),
+    }.get(name, ("a crash of a library that reads samples?", f"update it, or {none}"))
+    return f"worker process {process.pid} was killed by {name} ({cause}); {remedy}"
 
 
 _waiting = threading.local()

@@ -6,8 +6,10 @@ report when it has loaded the model and after each shard; without an answer it h
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
+import traceback
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +19,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import set_num_threads
 
+from contrastive.config.foreign_errors import foreign_error
+from contrastive.config.registry import reason
 from contrastive.console import bar, note_omission, noted_omissions, say, told_to
 from contrastive.data.content_index import content_index
-from contrastive.data.worker_processes import exit_with_parent, worker_count
-from contrastive.errors import ContrastiveError, TrainingError
+from contrastive.data.worker_processes import (
+    LostWorker,
+    exit_with_parent,
+    how_it_ended,
+    usable_cores,
+)
+from contrastive.errors import ContrastiveError, DataError
 from contrastive.inference.embed import write_shard
 from contrastive.inference.embedding_folder import EmbeddingFolder
+from contrastive.nn.memory import OutOfMemory, out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -36,6 +46,10 @@ if TYPE_CHECKING:
     Load = Callable[[], tuple[ContrastiveModel, FeatureCache | None]]
 
 KEPT = "what is written is kept, run the same again"
+FEWER = "use fewer processes (--processes)"
+NONE = "use one process"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Numbers of errors of a disk without space."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class _Report:
     lines: list[str]
     omissions: list[str]
     shards: int = 0
-    problem: str = ""
+    problem: Exception | None = None
 
 
 def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
@@ -57,16 +71,19 @@ def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
         load: called in each for its model and cache; it has to be picklable.
 
     Raises:
-        TrainingError: a process did not come to its end; the others have done the rest.
+        LostWorker: a process was killed or ended itself; the others have done the rest.
+        Exception: one has met a problem, which is raised as a single one would; the others have
+            done the rest.
+        DataError: shards that were written are gone.
     """
     left = deque(plan.folder.missing())
     if not left:
         return
     content_index().write()  # or each would read every file again for its hash
     processes = min(processes, len(left))
-    threads = max(1, worker_count("auto") // processes)
+    threads = max(1, int(usable_cores() / processes))
     running: dict[Any, BaseProcess] = {}
-    problems: list[str] = []
+    problems: list[Exception] = []
     try:
         for _ in range(processes):
             here, process = _start(plan.folder.path, load, threads)
@@ -75,10 +92,7 @@ def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
             while running:
                 for here in cast("list[Any]", wait([*running])):
                     report = _received(here, running[here])
-                    for line in report.lines:
-                        say(line)
-                    for line in report.omissions:
-                        note_omission(line)
+                    _print(report)
                     if report.shards:
                         advance(report.shards, "")
                     if report.problem:
@@ -92,9 +106,11 @@ def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
         for process in running.values():
             process.terminate()
             process.join()
-    if problems or plan.folder.missing():
-        msg = f"{problems[0] if problems else 'some shards are missing'}; {KEPT}"
-        raise TrainingError(msg)
+    if problems:
+        raise problems[0]
+    if plan.folder.missing():
+        msg = f"{plan.folder.path}: some shards are missing; {KEPT}"
+        raise DataError(msg)
 
 
 def _start(folder: Path, load: Load, threads: int) -> tuple[Any, BaseProcess]:
@@ -129,20 +145,29 @@ def _received(here: Any, process: BaseProcess) -> _Report:
         return here.recv()
     except (EOFError, OSError):
         process.join()
-    code = process.exitcode or 0
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-    out_of_memory = " (out of memory?)" if how.endswith("SIGKILL") else ""
-    return _Report([], [], problem=f"one of the processes {how}{out_of_memory}")
+    how = how_it_ended(process, process.exitcode or 0, fewer=FEWER, none=NONE)
+    return _Report([], [], problem=LostWorker(f"{how}; {KEPT}"))
+
+
+def _print(report: _Report) -> None:
+    for line in report.lines:
+        say(line)
+    for line in report.omissions:
+        note_omission(line)
 
 
 def _serve(folder: Path, parent: Any, load: Load, threads: int) -> None:
-    """Write the shards that the parent sends."""
     exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_num_threads(threads)
+    _work(folder, parent, load)
+
+
+def _work(folder: Path, parent: Any, load: Load) -> None:
+    """Write the shards that the parent sends; tell it a problem, and end."""
     lines: list[str] = []
 
-    def report(shards: int = 0, problem: str = "") -> None:
+    def report(shards: int = 0, problem: Exception | None = None) -> None:
         parent.send(_Report([*lines], [*omissions], shards, problem))
         lines.clear()
         omissions.clear()
@@ -155,9 +180,23 @@ def _serve(folder: Path, parent: Any, load: Load, threads: int) -> None:
             while job := parent.recv():
                 write_shard(written, model, job, cache=cache)
                 report(shards=1)
-        except ContrastiveError as error:
-            report(problem=str(error))
-        except OSError as error:  # the disk is full
-            if not error.strerror:
-                raise
-            report(problem=f"{error.filename}: {error.strerror}")
+        except BaseException as error:  # a plugin may call sys.exit
+            with suppress(OSError):  # the parent is gone
+                report(problem=_problem(error))
+
+
+def _problem(error: BaseException) -> Exception:
+    """Return what the parent raises: it can be pickled, and says what a single process would."""
+    if isinstance(error, ContrastiveError):
+        return error
+    if memory := out_of_memory(error):
+        return OutOfMemory(f"{memory}; {FEWER}, or another device")
+    if found := foreign_error(error):
+        found.add_note(traceback.format_exc())  # which is lost on the way
+        return found
+    if isinstance(error, OSError) and error.strerror:  # the disk is full, or a file may not be read
+        said = f"{error.strerror}; {KEPT}" if error.errno in FULL else error.strerror
+        return OSError(error.errno, said, error.filename)
+    bug = RuntimeError(f"one of the processes raised {reason(error)}")
+    bug.add_note(traceback.format_exc())
+    return bug
