@@ -123,14 +123,14 @@ def test_another_model_data_or_form_is_refused_and_changes_nothing(model, rows, 
     embed(model, rows, tmp_path / "out")
     before = contents(tmp_path / "out")
     for samples, options, other in (
-        (rows[:4], {}, "data, samples"),
+        (rows[:4], {}, "data"),
         (rows, {"dim": 4}, "dim"),
         (rows, {"quantize": "int8"}, "quantize"),
     ):
-        with pytest.raises(DataError, match=f"with another {other}; give another folder"):
+        with pytest.raises(DataError, match=f"of another {other}; give another folder"):
             embed(model, samples, tmp_path / "out", **options)
     changed = model.__class__(model.spec)
-    with pytest.raises(DataError, match="with another model"):
+    with pytest.raises(DataError, match="of another model"):
         embed(changed, rows, tmp_path / "out")
     assert contents(tmp_path / "out") == before
     (tmp_path / "mine").mkdir()

@@ -55,7 +55,7 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(models, tmp_path):
         (HFText(name="not a name"), "not a name"),
         (HFText(name=no_weights), "no file model.safetensors, and pickles .* hf download NAME"),
         (HFText(name=no_tokenizer), "no tokenizer"),
-        (HFImage(name=no_processor), "cannot load preprocessor_config.json"),
+        (HFImage(name=no_processor), "has no preprocessor_config.json; save .*save_pretrained"),
         (HFText(name=no_config), "cannot load config.json"),
         (HFText(name=garbage), "cannot load the model from .*header"),
         (HFText(name=partial_weights), r"lack encoder\.layer\.1\.output\.dense\.weight \(1 in all"),

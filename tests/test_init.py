@@ -103,9 +103,7 @@ def test_nothing_is_overwritten(there, tmp_path, monkeypatch, command):
     (tmp_path / there).write_text("mine")
     made = command("init", "flickr30k", "--with-data")
     assert made.code == 2
-    assert made.err.strip() == (
-        f"{there}: is there already; move it, or give --output in another folder"
-    )
+    assert made.err.strip() == (f"{there}: is there already; move it, or give another --output")
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert command("init", "flickr30k", "--with-data", "-o", "new/clip.yaml").code == 0
 

@@ -428,8 +428,8 @@ def test_a_table_of_another_name_is_told_of_with_what_to_set(here):
         dataset_in(Path("coco"))
     assert str(error.value) == (
         "coco: annotations/captions_{split}2017.json may have its captions; to read them, give "
-        "type=image-folder,folder=coco,captions=annotations/captions_{split}2017.json; for images "
-        "alone, type=class-folders,folder=coco"
+        "'type=image-folder,folder=coco,captions=annotations/captions_{split}2017.json,"
+        'images="{split}2017"\'; for images alone, type=class-folders,folder=coco'
     )
     with pytest.raises(DataError, match=r'captions: "annotations/captions_\{split\}2017.json"$'):
         ImageFolder(folder="coco").build("train")

@@ -217,7 +217,7 @@ LINES = [  # what is typed, what is told, and what is typed instead
     (f"{INIT} - --with-data", "give a file, or leave out", f"{INIT} -"),
     (f"{INIT} - --json", "give a file, or leave out", f"{INIT} NEW/clip.yaml --json"),
     (f"{INIT} classes", "give a file, such as classes/clip.yaml", f"{INIT} classes/clip.yaml"),
-    (f"{INIT} words.txt", "or give --output in another folder", f"{INIT} NEW/clip.yaml"),
+    (f"{INIT} words.txt", "or give another --output", f"{INIT} NEW/clip.yaml"),
     (f"{INIT} words.txt/clip.yaml", "give --output in another folder", f"{INIT} NEW/clip.yaml"),
 ]
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from contrastive import build_model
+from contrastive.cli.context import named_data
 from contrastive.datasets import ImageFolder, datasets
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.datasets.compositional import read_pair_tests
@@ -307,8 +308,46 @@ def test_classes_in_a_folder_of_a_folder_are_given_as_is_told(here, capsys):
 
 def test_a_folder_with_a_table_of_another_name_is_read_by_the_fields_that_are_told(here, capsys):
     write({"words.csv": CSV})
-    for fields in re.findall(r"type=[^;]*", told(lambda: dataset_in(Path("x/..")), capsys)):
+    given = re.findall(r"type=[^;]*", told(lambda: dataset_in(here), capsys))
+    assert len(given) == 2
+    for fields in given:
         assert read(fields + ",holdout=0")
+
+
+def test_a_folder_of_the_hub_s_parquet_files_is_written_out_as_is_told(here, capsys):
+    pandas = pytest.importorskip("pandas")
+    rows = [{"image": {"bytes": png(i), "path": n}, "text": TEXTS[i]} for i, n in enumerate(NAMES)]
+    Path("hub/data").mkdir(parents=True)
+    pandas.DataFrame(rows).to_parquet("hub/data/train-00000-of-00001.parquet")
+    code, folder, table = re.search(
+        r"in Python: (.*); then set folder: (.*), captions: (.*)",
+        told(lambda: dataset_in(Path("hub")), capsys),
+    ).groups()
+    exec(code, {})
+    assert read(f"folder={folder},captions={table}") == TEXTS
+
+
+def test_images_in_folders_of_their_splits_are_found_as_is_told(here, capsys):
+    for split, names in (("train", NAMES[:2]), ("val", NAMES[2:])):
+        document = {
+            "images": [{"id": i, "file_name": n} for i, n in enumerate(names)],
+            "annotations": [{"image_id": i, "caption": n} for i, n in enumerate(names)],
+        }
+        write({f"coco/annotations/captions_{split}2017.json": json.dumps(document)})
+        for name in names:
+            move((name, f"coco/{split}2017/{name}"))()
+    (fields,) = re.findall("give '(.*)'; for", told(lambda: dataset_in(Path("coco")), capsys))
+    found = named_data(fields).build("val")
+    assert [row["text"] for row in found] == NAMES[2:]
+
+
+def test_columns_are_separated_as_is_told(here, capsys):
+    write({"captions.csv": CSV.replace(",", "^")})
+    said = told(lambda: read(""), capsys)
+    assert said.endswith("there is one column; separate columns by a comma, semicolon, tab or |")
+    for separator in ",;\t|":
+        write({"captions.csv": CSV.replace(",", separator)})
+        assert read("") == TEXTS
 
 
 TESTS = [

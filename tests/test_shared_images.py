@@ -65,7 +65,9 @@ def test_shared_rows_and_their_groups_are_dropped_counted_and_told(shop):
         DataError, match=r"shares 2 of 12 image rows .*; measure on a split .*"
     ) as e:
         evaluate(model, samples, split="val")
-    assert "leave the shared rows out: evaluation.shared: drop (--shared drop)" in str(e.value)
+    assert "leave the shared rows out: evaluation.shared: drop (to measure: --shared drop)" in str(
+        e.value
+    )
     report = evaluate(model, samples, split="val", shared="drop")
     assert report.dropped == 4
     assert report.notes == [
@@ -115,7 +117,9 @@ def test_a_probe_drops_what_the_model_and_what_the_probe_have_seen(shop):
     train, test = labels(rows_of(data.build("train"))), rows_of(data.build("val"))[::2]
     model = trained_on(test[5:])
     for known in (test[:5], test[2:]):
-        with pytest.raises(DataError, match=r"shares 1 of . image rows with .*\(--shared drop\)"):
+        with pytest.raises(
+            DataError, match=r"shares 1 of . image rows with .*measure: --shared drop\)"
+        ):
             probe(model, train, labels(known), k=1)
     report = probe(model, train, labels(test), k=1, shared="drop")
     assert (report.dropped, report.test) == (3, 3)

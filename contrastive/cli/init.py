@@ -131,7 +131,7 @@ def _write(output: Path, text: str, kind: str, folder: Path | None) -> None:
         raise DataError(msg)
     for path in filter(None, (output, folder)):
         if path.exists():
-            msg = f"{path}: is there already; move it, or give --output in another folder"
+            msg = f"{path}: is there already; move it, or give another --output"
             raise DataError(msg)
     output.parent.mkdir(parents=True, exist_ok=True)
     if folder:

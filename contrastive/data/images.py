@@ -20,7 +20,7 @@ from contrastive.errors import BadSample, a_type, reason_of
 ENCODED = (bytes, bytearray, memoryview)
 WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its pixels do not need
 START_OF_SCAN = b"\xff\xda"  # marker; in what is compressed, 0 follows each 255
-A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg"
+A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg or FOLDER/*/*.jpg"
 
 
 class StoredImage(ABC):

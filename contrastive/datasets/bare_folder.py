@@ -15,8 +15,11 @@ from contrastive.datasets.known_files import (
     captions_beside,
     first_file,
     fitting_type,
+    images_by_split,
     other_table,
+    parquet_below,
 )
+from contrastive.datasets.tables import how_to_convert, images_inside
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,13 +45,18 @@ def dataset_in(folder: Path) -> Dataset:
         try:
             images_below(folder)  # of which there is at least one
         except DataError as error:
-            msg = f"{error}{fitting_type(folder)}"
-            raise DataError(msg) from None
+            inside = next(filter(None, map(images_inside, parquet_below(folder))), "")
+            raise DataError(inside or f"{error}{fitting_type(folder)}") from None
         if table := other_table(folder):
+            if convert := how_to_convert(folder / table):
+                msg = f"{folder}: {table} may have its captions; {convert}"
+                raise DataError(msg)
+            fields = f"type=image-folder,folder={folder},captions={table}"
+            if images := images_by_split(folder, table):
+                fields = f"'{fields},images=\"{images}\"'"
             msg = (
-                f"{folder}: {table} may have its captions; to read them, give type=image-folder,"
-                f"folder={folder},captions={table}; for images alone, type=class-folders,"
-                f"folder={folder}"
+                f"{folder}: {table} may have its captions; to read them, give {fields}; for images "
+                f"alone, type=class-folders,folder={folder}"
             )
             raise DataError(msg)
     return ClassFolders(folder=folder)

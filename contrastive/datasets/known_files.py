@@ -81,6 +81,27 @@ def other_table(folder: Path) -> str:
     return "".join(likely[:1]).replace("train", "{split}")
 
 
+def images_by_split(folder: Path, table: str) -> str:
+    """Return the folders of images that are named as a table for each split is; or nothing.
+
+    Example:
+        >>> (folder / "train2017").mkdir()
+        >>> images_by_split(folder, "annotations/captions_{split}2017.json")
+        '{split}2017'
+    """
+    if not (named := re.search(r"{split}\w*", table)):
+        return ""
+    return next(
+        (
+            f"{place}{named[0]}"
+            for place in ("", "images/")
+            for split in ("train", "val", "test")
+            if (folder / f"{place}{named[0]}".format(split=split)).is_dir()
+        ),
+        "",
+    )
+
+
 def captions_beside(folder: Path) -> str:
     """Return the suffix of the texts that half of the images have beside them, or nothing.
 
@@ -97,6 +118,12 @@ def captions_beside(folder: Path) -> str:
         if 2 * len(found) > len(texts) and any(map(_has_words, found[:SEEN])):
             return suffix
     return ""
+
+
+def parquet_below(folder: Path) -> Iterator[Path]:
+    """Yield the Parquet files in the first folders."""
+    for parent, names in _names_below(folder):
+        yield from (parent / name for name in sorted(names) if name.endswith(".parquet"))
 
 
 def _has_words(path: Path) -> bool:

@@ -79,18 +79,18 @@ def read_table(path: Path) -> Table:
     if form in DELIMITERS:
         return read_delimited(path, form)
     known = f"{', '.join(FORMS[:-1])} or {FORMS[-1]}"
-    msg = f"{path}: a table is a {known} file; write it as one{_as_csv(path)}"
+    msg = f"{path}: a table is a {known} file; {how_to_convert(path) or 'write it as one'}"
     raise DataError(msg)
 
 
-def _as_csv(path: Path) -> str:
-    """Return how Python writes a table that is not read as a CSV."""
+def how_to_convert(path: Path) -> str:
+    """Return how Python writes a table that is not read as a CSV; "" if there is no such way."""
     reader, packages = OTHER_FORMS.get(path.suffix.lower(), ("", ""))
     if not reader or not path.is_file():
         return ""
     csv = path.with_name(f"{path.name.partition('.')[0]}.csv")
     return (
-        f" in Python (pip install {packages}): import pandas; "
+        f"write it as one in Python (pip install {packages}): import pandas; "
         f"pandas.{reader}({str(path)!r}).to_csv({str(csv)!r}, index=False)"
     )
 

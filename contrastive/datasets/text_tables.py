@@ -210,9 +210,12 @@ def choose_columns(
             missing.append(quoted(asked) if asked else " or ".join(names))
             remedies.append(f"{role}_column")
     if missing:
+        remedy = f"set {' and '.join(remedies)}"
+        if len(columns) == 1 < len(needed):
+            remedy = "there is one column; separate columns by a comma, semicolon, tab or |"
         msg = (
-            f"{path}:1: no column {', nor '.join(missing)}; there are: "
-            f"{name_list(columns)}; set {' and '.join(remedies)}"
+            f"{path}:1: no column {', nor '.join(missing)}; there are: {name_list(columns)}; "
+            f"{remedy}"
         )
         raise DataError(msg)
     return chosen

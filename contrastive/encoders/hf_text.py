@@ -75,7 +75,10 @@ def load_tokenizer(folder: Path, who: str) -> Any:
     with quiet_huggingface(), loading_weights(who, "the tokenizer", folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of no files
-        msg = f"{who}: {folder} has no tokenizer (tokenizer.json)"
+        msg = (
+            f"{who}: {folder} has no tokenizer (tokenizer.json); save there the one that the model "
+            f"was trained with: tokenizer.save_pretrained({str(folder)!r})"
+        )
         raise WeightsError(msg)
     lower_if_asked(tokenizer, who)
     return tokenizer

@@ -154,6 +154,13 @@ def load_image_processor(folder: Path, who: str) -> Any:
         WeightsError: it is missing or damaged.
     """
     transformers = require("transformers", extra="transformers")
+    names = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).is_file() for name in names):
+        msg = (
+            f"{who}: {folder} has no {names[0]}; save the image processor that the model was "
+            f"trained with: transformers.ViTImageProcessor(...).save_pretrained({str(folder)!r})"
+        )
+        raise WeightsError(msg)
     with quiet_huggingface(), loading_weights(who, "preprocessor_config.json", folder):
         return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 

@@ -17,6 +17,7 @@ from contrastive.encoders.weights import (
     config_in,
     find_weights,
     folder_config,
+    how_to_convert,
     load_strictly,
     loading_weights,
 )
@@ -117,7 +118,11 @@ def _locate(spec: Timm, who: str) -> tuple[str, dict[str, Any] | None]:
         who, repository, revision or None, ["config.json", WEIGHTS], otherwise=OTHERWISE
     )
     if published and not (folder / WEIGHTS).is_file():
-        msg = f"{who}: {folder} has no {WEIGHTS}; give a safetensors file as weights"
+        pickled = next(iter(sorted(folder.glob("*.bin"))), None)
+        remedy = "give a safetensors file as weights"
+        if pickled:
+            remedy = f"{pickled.name} is a pickle, {how_to_convert(pickled, folder / WEIGHTS)}"
+        msg = f"{who}: {folder} has no {WEIGHTS}; {remedy}"
         raise WeightsError(msg)
     _check_config(folder, who)
     if not published:

@@ -170,6 +170,15 @@ def loading_weights(who: str, what: str, folder: Path | None = None) -> Generato
         raise WeightsError(msg) from error
 
 
+def how_to_convert(pickled: Path, to: Path) -> str:
+    """Return what a user does with a pickle of weights, which we never load."""
+    return (
+        "which is never loaded; convert one that you trust: x = torch.load("
+        f"{str(pickled)!r}, weights_only=True); safetensors.torch.save_file({{k: "
+        f"v.clone().contiguous() for k, v in x.get('state_dict', x).items()}}, {str(to)!r})"
+    )
+
+
 def weight_files(folder: Path, who: str, loader: str = "transformers.AutoModel") -> list[Path]:
     """Return the safetensors files of a model's folder; ``loader`` is what reads its pickles.
 
@@ -214,12 +223,7 @@ def load_strictly(who: str, model: nn.Module, path: Path, leave_out: Collection[
     except (OSError, SafetensorError) as error:
         problem = f"not a readable safetensors file: {_reason(error)}"
         if path.suffix in PICKLES:
-            problem = (
-                "a pickle, which is never loaded; convert one that you trust: x = torch.load("
-                f"{str(path)!r}, weights_only=True); safetensors.torch.save_file({{k: "
-                "v.clone().contiguous() for k, v in x.get('state_dict', x).items()}, "
-                f"{str(path.with_suffix('.safetensors'))!r})"
-            )
+            problem = f"a pickle, {how_to_convert(path, path.with_suffix('.safetensors'))}"
         msg = f"{who}: weights: {path}: {problem}"
         raise WeightsError(msg) from error
     wanted = model.state_dict()

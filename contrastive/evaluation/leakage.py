@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Seen = Mapping[str, Tensor]
 
-DROP = ", or leave the shared rows out: evaluation.shared: drop (--shared drop)"
+DROP = ", or leave the shared rows out: evaluation.shared: drop (to measure: --shared drop)"
 UNHASHED = ("text",)  # the same words may well stand in two splits; the same image may not
 
 

@@ -189,7 +189,8 @@ def _folder(
         found = EmbeddingFolder(path)
         other = [name for name, value in about if getattr(found.about, name) != value]
         if other:
-            msg = f"{path}: holds embeddings with another {', '.join(other)}; give another folder"
+            shown = [x for x in other if x not in ("samples", "shards")]  # as other data have
+            msg = f"{path}: holds embeddings of another {' and '.join(shown)}; give another folder"
             raise DataError(msg)
         return found
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -34,7 +34,9 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.empty(0, device=device)
     except Exception as error:  # each backend that is not there has an error of its own
         why = (str(error).splitlines() or [""])[0]
-        msg = f"device {name!r} is not available; choose auto: a GPU if there is one ({why})"
+        why = "" if why.startswith("Expected one of") else f" ({why})"  # a page of names
+        msg = f"device {name!r} is not available; choose cpu, cuda, or auto: a GPU if there is one"
+        msg += why
         raise SpecError(msg) from None
     if device.type == "meta":
         msg = "device 'meta' holds no numbers; choose cpu, cuda, ... or auto"
