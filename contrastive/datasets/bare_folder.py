@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from contrastive.datasets.known_files import (
     parquet_below,
 )
 from contrastive.datasets.tables import how_to_convert, images_inside
-from contrastive.errors import DataError
+from contrastive.errors import DataError, MissingExtra
 
 if TYPE_CHECKING:
     from contrastive.datasets import Dataset
@@ -45,8 +46,8 @@ def dataset_in(folder: Path) -> Dataset:
         try:
             images_below(folder)  # of which there is at least one
         except DataError as error:
-            inside = next(filter(None, map(images_inside, parquet_below(folder))), "")
-            raise DataError(inside or f"{error}{fitting_type(folder)}") from None
+            msg = _in_parquet(folder) or f"{error}{fitting_type(folder)}"
+            raise DataError(msg) from None
         if table := other_table(folder):
             if convert := how_to_convert(folder / table):
                 msg = f"{folder}: {table} may have its captions; {convert}"
@@ -60,3 +61,12 @@ def dataset_in(folder: Path) -> Dataset:
             )
             raise DataError(msg)
     return ClassFolders(folder=folder)
+
+
+def _in_parquet(folder: Path) -> str:
+    """Return how to write the images that a Parquet file of a folder holds to files; or nothing."""
+    for path in parquet_below(folder):
+        with suppress(DataError, MissingExtra):
+            if remedy := images_inside(path):
+                return remedy
+    return ""
