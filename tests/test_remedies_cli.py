@@ -60,6 +60,11 @@ LINES = [  # what is typed, what is told, and what is typed instead
         f"{CLASSIFY} --classes dog,cat",
     ),
     (
+        f"{CLASSIFY} --classes classes.txt",
+        "classes.txt is taken as a name; to read it, --classes-file classes.txt",
+        f"{CLASSIFY} --classes-file classes.txt",
+    ),
+    (
         f"{CLASSIFY} --classes dog,cat --classes-file classes.txt",
         "--classes and --classes-file: give one of them",
         f"{CLASSIFY} --classes-file classes.txt",

@@ -341,6 +341,14 @@ def test_images_in_folders_of_their_splits_are_found_as_is_told(here, capsys):
     assert [row["text"] for row in found] == NAMES[2:]
 
 
+@pytest.mark.parametrize("kind", ["image-folder", "class-folders"])
+def test_a_split_has_the_name_that_is_told(kind, here, capsys):
+    write({"captions.csv": "image,text,split\n" + "".join(f"{n},a,val\n" for n in NAMES)})
+    said = told(lambda: read(f"type={kind}", "validation"), capsys)
+    (name,) = re.findall("did you mean '(.*)'", said)
+    assert name == "val"
+
+
 def test_columns_are_separated_as_is_told(here, capsys):
     write({"captions.csv": CSV.replace(",", "^")})
     said = told(lambda: read(""), capsys)

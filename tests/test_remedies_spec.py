@@ -44,6 +44,12 @@ TEXTS = [  # a part of the spec, how it is written wrongly, what is told, how th
     ("epochs: 1\n", "epochs:1\n", "write a space after its ':'", "epochs: 1\n"),
     ("  epochs: 1\n", "  lr 1\n", "write a ':' after its name", "  lr: 1\n"),
     ("evaluation:", "  lr 1\nevaluation:", "write name: value", "  lr: 1\nevaluation:"),
+    (
+        "training:\n  epochs: 1\n  lr_factors: {}",
+        "training: {epochs:1}",
+        "put a space after its ':'",
+        "training: {epochs: 1}",
+    ),
     ("file: a", "file: a: b", "a text with ': ' in quotes", "file: 'a: b'"),
     (DATA, "output: a: b\n" + DATA, "put a text with ': ' in quotes", "output: 'a: b'\n" + DATA),
     (

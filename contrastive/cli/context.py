@@ -298,7 +298,10 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
         msg = "--classes and --classes-file: give one of them"
         raise SpecError(msg)
     if not file:
-        return names_in(text)
+        names = names_in(text)
+        if len(names) == 1 and (path := Path(names[0].removeprefix("@"))).is_file():
+            say(f"--classes: {names[0]} is taken as a name; to read it, --classes-file {path}")
+        return names
     from contrastive.datasets.text_files import read_lines, text_problem
 
     names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}

@@ -54,6 +54,8 @@ def unknown_field(
     ``inner`` are the fields of fields, such as those of ``training``.
     """
     fields = list(fields)
+    if name.partition(":")[0] in fields:
+        return "unknown field; put a space after its ':'"
     for field, within in inner.items():
         if meant := name if name in within else other_name(name, within):
             return f"unknown field; did you mean '{field}.{meant}'?"

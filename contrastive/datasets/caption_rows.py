@@ -13,12 +13,13 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_markup import tell_of_markup
 from contrastive.datasets.class_names import tell_of_alike
+from contrastive.datasets.splits import those_there
 from contrastive.datasets.text_files import text_problem
 from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from contrastive.data.images import ImageSource
     from contrastive.data.samples import Sample
@@ -163,8 +164,7 @@ def gather(
         bad_rows.report(source, f"image {quoted(image)} is not in {images}", rows=taken[image])
     known.discard("")
     if known and (unknown := wanted - known):
-        there = name_list(sorted(known))
-        msg = f"{origin}: no split {name_list(sorted(unknown))}; there are: {there}"
+        msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
         raise UnknownSplit(msg)
     bad_rows.check(len(pairs) + bad_rows.bad)
     if not pairs:
@@ -297,3 +297,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:
         return False
+
+
+def in_one_split(rows: Iterator[Row]) -> Iterator[Row]:
+    """Turn a row of an image that is in another split already into a fault."""
+    homes: dict[str, str | None] = {}
+    for row in rows:
+        home = homes.setdefault(row.image, row.split) if row.image else row.split
+        if home == row.split:
+            yield row
+        else:
+            problem = f"image {quoted(row.image)} is in split {home} already"
+            yield row._replace(problem=problem)

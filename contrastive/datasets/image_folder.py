@@ -13,7 +13,14 @@ from contrastive.console import say
 from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
-from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather, leaves_folder
+from contrastive.datasets.caption_rows import (
+    FileIndex,
+    Pairs,
+    Row,
+    gather,
+    in_one_split,
+    leaves_folder,
+)
 from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS, first_answer, one_image
 from contrastive.datasets.image_names import image_path, image_problem, outside_problem
 from contrastive.datasets.known_files import (
@@ -28,7 +35,6 @@ from contrastive.datasets.known_files import (
 from contrastive.datasets.splits import (
     SPLIT_ALIASES,
     SPLITS,
-    in_one_split,
     split_folders,
     split_named,
     split_of,

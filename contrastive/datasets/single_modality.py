@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.caption_markup import tell_of_markup
-from contrastive.datasets.splits import SPLITS, split_of
+from contrastive.datasets.splits import SPLITS, split_of, those_there
 from contrastive.datasets.text_files import read_lines, text_problem
 from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
@@ -79,8 +79,7 @@ def wanted_splits(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
     """
     wanted = {name.strip() for name in split.split("+")}
     if unknown := wanted - set(known):
-        there = name_list(sorted(known))
-        msg = f"{origin}: no split {name_list(sorted(unknown))}; there are: {there}"
+        msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
         raise UnknownSplit(msg)
     return wanted
 

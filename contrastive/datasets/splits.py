@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from contrastive.console import say
 from contrastive.data.folders import first_of
-from contrastive.datasets.text_tables import quoted
+from contrastive.datasets.text_tables import name_list, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
-
-    from contrastive.datasets.caption_rows import Row
 
 SPLITS = ("train", "val", "test")
 """The names of splits.
@@ -48,6 +46,19 @@ def split_named(name: str) -> str | None:
     """
     name = name.lower()
     return name if name in SPLITS else SPLIT_ALIASES.get(name)
+
+
+def those_there(unknown: Iterable[str], known: Collection[str]) -> str:
+    """Say which splits there are, and which one is probably meant by another name.
+
+    Example:
+        >>> those_there({"validation"}, ("train", "val"))
+        "there are: 'train', 'val'; did you mean 'val'?"
+    """
+    named = [split for name in sorted(unknown) if (split := split_named(name))]
+    meant = [split for split in named if split in known]
+    hint = f"; did you mean {quoted(meant[0])}?" if meant else ""
+    return f"there are: {name_list(sorted(known))}{hint}"
 
 
 def split_folders(folder: Path) -> dict[str, str]:
@@ -94,15 +105,3 @@ def _hash(key: str) -> bytes:
     except UnicodeEncodeError:  # half a character, as "\ud800" in JSON; its row will be a fault
         encoded = key.encode("utf-8", "surrogatepass")
     return hashlib.sha256(encoded).digest()
-
-
-def in_one_split(rows: Iterator[Row]) -> Iterator[Row]:
-    """Turn a row of an image that is in another split already into a fault."""
-    homes: dict[str, str | None] = {}
-    for row in rows:
-        home = homes.setdefault(row.image, row.split) if row.image else row.split
-        if home == row.split:
-            yield row
-        else:
-            problem = f"image {quoted(row.image)} is in split {home} already"
-            yield row._replace(problem=problem)
