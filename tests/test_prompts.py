@@ -76,7 +76,10 @@ def test_every_file_is_a_set_says_where_it_is_from_and_is_in_the_wheel():
         ("imagnet", "unknown templates 'imagnet'; did you mean 'imagenet'? there are: aircraft, "),
         ("xyz", "unknown templates 'xyz'; there are: aircraft, "),
         ("../LICENSE", "unknown templates '../LICENSE'; there are: aircraft, "),
-        ("a {}", "unknown templates 'a {}'; a sentence goes in a list; there are: aircraft, "),
+        (
+            "a {}",
+            "unknown templates 'a {}'; sentences of your own go in a list, each with {} for the class; ",
+        ),
     ],
 )
 def test_an_unknown_set_is_one_line_with_the_known_ones(name, hint):

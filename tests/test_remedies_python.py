@@ -133,7 +133,7 @@ CALLS = [  # each a function of a model
     ),
     (
         lambda m: templates("a {}"),
-        "a sentence goes in a list",
+        "sentences of your own go in a list",
         lambda m: classify(m, "0.png", TEXTS, templates=["a {}"]),
     ),
     (lambda m: templates("imagenett"), "did you mean 'imagenet'", lambda m: templates("imagenet")),

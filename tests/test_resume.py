@@ -414,7 +414,7 @@ def test_ctrl_c_within_a_verb_ends_with_its_sentence(tmp_path, command, monkeypa
     ended = command("train", path, "--output", tmp_path / "run")
     assert ended.code == 130
     assert ended.err.endswith(
-        "interrupted; files on disk are complete, and cached features are kept\n"
+        "interrupted; files on disk are complete, and cached features are kept: run it again\n"
     )
 
 

@@ -205,7 +205,7 @@ def check_modalities(
                 has = ", ".join(name for name in row if name not in NOT_MODALITIES)
                 msg = (
                     f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
-                    f"but {has or 'nothing'}; {remedy or 'take other data or other towers'}"
+                    f"it has {has or 'nothing'}; {remedy or 'take other data or other towers'}"
                 )
                 if not remedy and modality == "text" and "label" in row:
                     msg += "; with type: class-folders, data.captions makes captions of the classes"

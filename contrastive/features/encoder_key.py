@@ -33,7 +33,8 @@ def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:
     if ADDRESS.search(preprocess):
         msg = (
             f"the features of {type(spec).__name__} cannot be cached: the repr of its preprocess "
-            f"does not say what it does ({preprocess[:80]}); set training.cache: off"
+            f"does not say what it does ({preprocess[:80]}); make it an object of a dataclass, or "
+            "set training.cache: off"
         )
         raise DataError(msg)
     classes = {type(part) for part in components(spec)}

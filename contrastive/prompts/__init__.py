@@ -53,8 +53,8 @@ def templates(name: str) -> tuple[str, ...]:
     if name not in SETS:
         close = difflib.get_close_matches(name, SETS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        if "{}" in name:
-            hint = "a sentence goes in a list; "
+        if "{}" in name or " " in name:
+            hint = "sentences of your own go in a list, each with {} for the class; "
         msg = f"unknown templates {name!r}; {hint}there are: {', '.join(SETS)}"
         raise SpecError(msg)
     text = (Path(__file__).parent / f"{name}.txt").read_text(encoding="utf-8")
