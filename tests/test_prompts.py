@@ -78,7 +78,7 @@ def test_every_file_is_a_set_says_where_it_is_from_and_is_in_the_wheel():
         ("../LICENSE", "unknown templates '../LICENSE'; there are: aircraft, "),
         (
             "a {}",
-            "unknown templates 'a {}'; sentences of your own go in a list, each with {} for the class; ",
+            "unknown templates 'a {}'; sentences of your own go in a list, each with {} ",
         ),
     ],
 )

@@ -36,9 +36,8 @@ class CtrlC(ContrastiveError):  # noqa: N818
 
     def __init__(self) -> None:
         """Say what is left."""
-        super().__init__(
-            "interrupted; files on disk are complete, and cached features are kept: run it again"
-        )
+        kept = "files on disk are complete, and cached features are kept"
+        super().__init__(f"interrupted; {kept}: run it again")
 
 
 class Verb(TyperCommand):
