@@ -12,6 +12,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -271,10 +272,6 @@ def threads_of(monkeypatch):
     return given
 
 
-def raising(error):
-    raise error
-
-
 CHANGED = "M: the model has changed meanwhile; embed into another folder"
 
 
@@ -293,7 +290,7 @@ CHANGED = "M: the model has changed meanwhile; embed into another folder"
 def test_a_problem_in_a_process_is_told_as_in_a_single_one(tmp_path, tiny, met, kind, told, capfd):
     plan = plan_embedding(tiny, TEXTS, tmp_path / "out")
     with pytest.raises(kind) as error:
-        embed_in_processes(plan, 1, lambda _: raising(met))
+        embed_in_processes(plan, 1, Mock(side_effect=met))  # no code of a package with components
     assert (error.type, str(error.value)) == (kind, told)
     notes = "".join(getattr(error.value, "__notes__", []))
     assert notes.count("ValueError: a flaw") == (kind is RuntimeError), "where it was raised"

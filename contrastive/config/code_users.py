@@ -40,7 +40,7 @@ def _reached(root: type, package: str) -> Iterator[Named]:
 
 def _members(cls: type) -> Iterator[Named]:
     yield from cls.__bases__
-    for member in vars(cls).values():
+    for member in [*vars(cls).values()]:  # pydantic may add to them meanwhile
         inner: Any = getattr(member, "fget", None) or getattr(member, "__func__", member)
         if isinstance(inner, FunctionType):
             yield inner

@@ -183,6 +183,8 @@ def _work(folder: Path, parent: Any, load: Load) -> None:
         except BaseException as error:  # a plugin may call sys.exit
             with suppress(OSError):  # the parent is gone
                 report(problem=_problem(error))
+        finally:
+            parent.close()  # whatever happened, nobody waits for more
 
 
 def _problem(error: BaseException) -> Exception:
