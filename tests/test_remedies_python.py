@@ -269,7 +269,7 @@ CALLS = [  # each a function of a model
     ),
     (
         lambda m: pick_device("gpu"),
-        "or auto: a GPU if there is one",
+        "choose auto: a GPU if there is one",
         lambda m: pick_device("auto"),
     ),
     (lambda m: pick_device("meta"), "choose cpu, cuda, ... or auto", lambda m: pick_device("cpu")),

@@ -35,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
     except Exception as error:  # each backend that is not there has an error of its own
         why = (str(error).splitlines() or [""])[0]
         why = "" if why.startswith("Expected one of") else f" ({why})"  # a page of names
-        msg = f"device {name!r} is not available; choose cpu, cuda, or auto: a GPU if there is one"
+        msg = f"device {name!r} is not available; choose auto: a GPU if there is one; or cpu, cuda"
         msg += why
         raise SpecError(msg) from None
     if device.type == "meta":
