@@ -95,7 +95,7 @@ def test_a_run_on_class_folders_is_measured_by_their_names(folder, command):
         assert missing.err.endswith(f"'train', 'val'; choose one by {options[1]}\n")
     captioned = command("caption", "animals/dog/1.png")
     assert captioned.code == 2
-    assert captioned.err.endswith("but image; give sentences by --corpus or --data\n")
+    assert captioned.err.endswith("it has image; give sentences by --corpus or --data\n")
     searched = command("search", "animals/dog/1.png")
     assert searched.err.endswith("but image; give other data, or texts (texts=, --texts)\n")
 

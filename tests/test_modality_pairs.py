@@ -232,8 +232,8 @@ def test_data_without_a_towers_modality_are_refused_in_one_line(three, tmp_path)
     with pytest.raises(DataError) as caught:
         train(RunSpec.model_validate(three), tmp_path / "run")
     assert str(caught.value) == (
-        "thing 0: has no image for towers.image, but sound, smell, text; take other data or other "
-        "towers"
+        "thing 0: has no image for towers.image, it has sound, smell, text; take other data or "
+        "other towers"
     )
     with pytest.raises(DataError, match="thing 120: has no image for"):
         evaluate(build_model(three), Kinds().build("test"))

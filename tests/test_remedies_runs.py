@@ -233,7 +233,7 @@ def test_rows_that_training_has_are_dropped_as_is_told(made, tmp_path, command):
     data = spec(made).data
     both = data.build("train+val")
     said = told(lambda: evaluate(model, both))
-    assert "evaluation.shared: drop (--shared drop)" in said
+    assert "evaluation.shared: drop (to measure: --shared drop)" in said
     evaluate(model, both, shared="drop")
     where = ("--model", made / "run", "--split", "train+val")
     assert "--shared drop" in command("evaluate", *where).err
