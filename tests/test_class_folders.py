@@ -97,7 +97,7 @@ def test_a_run_on_class_folders_is_measured_by_their_names(folder, command):
     assert captioned.code == 2
     assert captioned.err.endswith("it has image; give sentences by --corpus or --data\n")
     searched = command("search", "animals/dog/1.png")
-    assert searched.err.endswith("but image; give other data, or texts (texts=, --texts)\n")
+    assert searched.err.endswith("it has image; give other data, or texts (texts=, --texts)\n")
 
 
 def test_zero_shot_accuracy_without_captions_is_that_of_classify(folder):
