@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
     from contrastive.encoders.huggingface import check_no_missing_weights, quiet_huggingface
-    from contrastive.encoders.image import ImageTransform
+    from contrastive.encoders.image_transform import ImageTransform
     from contrastive.encoders.module import EncoderModule
     from contrastive.encoders.pooling import masked_mean
     from contrastive.encoders.promises import measure_out_dim

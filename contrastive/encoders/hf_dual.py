@@ -36,7 +36,7 @@ from contrastive.encoders.huggingface import (
     load_image_processor,
     load_weights,
 )
-from contrastive.encoders.image import check_one_size, mode_for
+from contrastive.encoders.image_transform import check_one_size, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.pixels import BYTES, processor_bytes_first
 from contrastive.encoders.promises import measure_out_dim

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from contrastive.console import say
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
-from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_for
+from contrastive.encoders.image_transform import ImageTransform, SizesDifferError, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.pixels import BYTES, processor_bytes_first
 from contrastive.encoders.promises import measure_out_dim
