@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
     from contrastive.datasets.tables import read_table
-    from contrastive.datasets.text_files import text_problem
+    from contrastive.datasets.text_decoding import text_problem
     from contrastive.datasets.text_tables import (
         TableRecord,
         cells_of,
