@@ -13,7 +13,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.functional import normalize
 
-from contrastive.losses import InfoNCE, Sigmoid, choice, execution, functional
+from contrastive.losses import InfoNCE, Sigmoid, auto_execution, execution, functional
 from contrastive.losses.dcl import dcl
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
 from contrastive.errors import SpecError
-from contrastive.losses import InfoNCE, Loss, Sigmoid, choice
+from contrastive.losses import InfoNCE, Loss, Sigmoid, auto_execution
 from contrastive.losses.functional import accuracy, infonce, sigmoid, similarity
 from tests.pair_losses import MODULES, POSITIVES, call, unit
 

@@ -25,7 +25,7 @@ from contrastive.losses.backends import base as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton.tiles import Tile
-from contrastive.losses.choice import HAS_TRITON
+from contrastive.losses.auto_execution import HAS_TRITON
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem

@@ -27,7 +27,7 @@ from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
 from contrastive.losses.backends.products import cosines
-from contrastive.losses.choice import choose_for, common_dtype, reduced_dtype
+from contrastive.losses.auto_execution import choose_for, common_dtype, reduced_dtype
 from contrastive.losses.global_labels import gather_ids, labels_of, swap_sides
 
 if TYPE_CHECKING:

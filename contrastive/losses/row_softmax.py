@@ -29,7 +29,7 @@ from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.pair_labels import PairLabels, check_pair_counts, matched_ids
 from contrastive.losses.backends.pair_sums import LineSums, own_labels, own_sums, pair_sums
 from contrastive.losses.backends.power_sums import power_sums
-from contrastive.losses.choice import (
+from contrastive.losses.auto_execution import (
     choose,
     choose_for,
     described,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from contrastive.losses import Candidates, Direction, Execution, MatmulDtype, Positives
     from contrastive.losses.backends.base import LossBackend
     from contrastive.losses.backends.chunked_operators import ChunkedOperators
-    from contrastive.losses.choice import Chosen
+    from contrastive.losses.auto_execution import Chosen
 
 A = TypeVar("A", bound=AnchorConfig | SupCon)
 

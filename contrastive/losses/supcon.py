@@ -22,7 +22,7 @@ from contrastive.losses.arguments import (
 )
 from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
 from contrastive.losses.backends.pair_sums import own_labels, own_sums, pair_sums
-from contrastive.losses.choice import choose_for, global_sizes, in_common_dtype
+from contrastive.losses.auto_execution import choose_for, global_sizes, in_common_dtype
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
