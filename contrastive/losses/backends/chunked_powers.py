@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses.backends.base import accumulation_dtype
-from contrastive.losses.backends.sweep import LOST, shift_of
+from contrastive.losses.backends.logit_chunks import LOST, shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.losses.backends.pair_labels import PairLabels
-    from contrastive.losses.backends.sweep import Piece, Sweep
+    from contrastive.losses.backends.logit_chunks import Piece, Sweep
 
 
 @dataclass(frozen=True)
