@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import once
 from contrastive.losses.backends.row_stats import RowStats, row_stats
 
 if TYPE_CHECKING:

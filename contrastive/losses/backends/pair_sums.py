@@ -23,7 +23,7 @@ from contrastive.losses.backends.base import (
     own_rows,
     per_rank,
 )
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import once
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.row_stats import RowStats
 

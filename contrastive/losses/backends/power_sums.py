@@ -20,7 +20,7 @@ from contrastive.losses.backends.base import (
     per_rank,
 )
 from contrastive.losses.backends.chunked_powers import PowerWeights
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import once
 from contrastive.losses.backends.pair_sums import EMPTY, LineSums
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import once
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,7 +27,7 @@ import torch
 from contrastive.distributed.collectives import pass_on
 from contrastive.losses.backends.base import accumulation_dtype, finalize_gradients, per_rank
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import once
 from contrastive.losses.backends.row_stats import RowStats, row_stats
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import once
 from contrastive.losses.backends.triton import launch_pairs, launch_rows, order, passes
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded
 from contrastive.losses.backends.triton.launch_pairs import Kernels
