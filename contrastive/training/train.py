@@ -39,7 +39,7 @@ from contrastive.training.device_copies import copied_to
 from contrastive.training.foreign_gradients import told_by_part
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
-from contrastive.training.rank_checks import check_loss_of_ranks
+from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
