@@ -93,7 +93,7 @@ def verbs() -> set[str]:
     from typer.main import get_command
 
     from contrastive import cli
-    from contrastive.cli import panels
+    from contrastive.cli import verbs
 
     def below(command: Any, names: tuple[str, ...]) -> Iterator[str]:
         inner = getattr(command, "commands", None)
