@@ -175,7 +175,7 @@ __getattr__, __dir__ = lazy_names(
         "config.extras": "require",
         # Encoder modules: preprocessing, pooling, weights.
         "encoders.module": "EncoderModule",
-        "encoders.image": "ImageTransform",
+        "encoders.image_transform": "ImageTransform",
         "data.raw_samples": "sample_list",
         "data.images": "ImageSource StoredImage open_image",
         "encoders.text": "as_text tokenizer_hash",
@@ -202,7 +202,7 @@ __getattr__, __dir__ = lazy_names(
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
         "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of",
-        "datasets.text_files": "text_problem",
+        "datasets.text_decoding": "text_problem",
         "datasets.tables": "read_table",
     },
 )

@@ -102,7 +102,7 @@ def verbs() -> set[str]:
         for name, one in (inner or {}).items():
             yield from below(one, (*names, name))
 
-    panels.add_verbs()
+    verbs.add_verbs()
     return set(below(get_command(cli.app), ()))
 
 

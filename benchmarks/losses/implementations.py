@@ -21,11 +21,11 @@ from torch.nn.functional import normalize as unit
 
 from benchmarks.losses.problems import IDS
 from contrastive.losses import execution, losses
-from contrastive.losses.backends import base as engine
+from contrastive.losses.auto_execution import HAS_TRITON
+from contrastive.losses.backends import all_pairs as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton.tiles import Tile
-from contrastive.losses.auto_execution import HAS_TRITON
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem

@@ -1,4 +1,4 @@
-"""From how many pairs an execution beats ``eager``: the numbers to set in ``losses/choice.py``."""
+"""From how many pairs an execution beats ``eager``: the numbers for ``losses/auto_execution.py``."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import torch
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.module import EncoderModule
 from contrastive.encoders.device_normalisation import composed_bytes_first
+from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:

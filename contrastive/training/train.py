@@ -37,9 +37,9 @@ from contrastive.training.built import built_for_training, compiled_towers, uses
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
 from contrastive.training.foreign_gradients import told_by_part
+from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
-from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (

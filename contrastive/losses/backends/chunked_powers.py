@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.losses.backends.pair_labels import PairLabels
     from contrastive.losses.backends.logit_chunks import Piece, Sweep
+    from contrastive.losses.backends.pair_labels import PairLabels
 
 
 @dataclass(frozen=True)
