@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from contrastive.losses import execution, functional
+from contrastive.losses.backends import logit_chunks
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, nan_filled_memory

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contrastive.losses.backends import logit_chunks
 from contrastive.losses.dcl import dcl
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon

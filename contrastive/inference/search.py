@@ -18,7 +18,7 @@ from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets.text_decoding import read_lines, text_problem
 from contrastive.errors import DataError, a_type
-from contrastive.inference.embed_dataset import embed_modality
+from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:
