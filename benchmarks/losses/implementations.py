@@ -23,13 +23,13 @@ from benchmarks.losses.problems import IDS
 from contrastive.losses import execution, losses
 from contrastive.losses.auto_execution import HAS_TRITON
 from contrastive.losses.backends import all_pairs as engine
-from contrastive.losses.backends.base import LossBackend
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton.tiles import Tile
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem
+    from contrastive.losses.backends.base import LossBackend
 
 Call = Callable[[], Tensor]
 Mode = Literal["forward", "both"]
