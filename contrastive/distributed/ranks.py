@@ -8,7 +8,7 @@ rank 0 writes and logs; the other ranks wait at a barrier while it evaluates or 
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,6 +22,7 @@ from contrastive.distributed.launcher import (
     COLLECTIVE_TIMEOUT,
     launched,
     local_rank,
+    stopped_without_torchrun,
     told_waiting,
 )
 from contrastive.errors import ContrastiveError, TrainingError
@@ -121,6 +122,13 @@ class Ranks:
         all_reduce(found, self.cpu_group, maximum=True)
         return int(found)
 
+    def signal_of_any(self, pending: list[int]) -> int:
+        """Return the signal that one of the ranks was sent, 0 if none; ``pending`` are this one's."""
+        number = self.all_reduce_max(pending[0] if pending else 0)
+        if number and not pending:
+            say("another rank was told to stop")
+        return number
+
     def all_reduce_mean_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their mean over the ranks, in one collective for each dtype."""
         if self.size == 1:
@@ -184,7 +192,10 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
     cpu_group = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=RANK0_TIMEOUT))
     ranks = Ranks(rank, size, cpu_group=cpu_group)
     try:
-        with quiet(on=not ranks.is_main):
+        with (
+            quiet(on=not ranks.is_main),
+            stopped_without_torchrun(rank) if ours else nullcontext(),
+        ):
             yield ranks, here
     except ContrastiveError as error:
         # what one rank alone meets, such as a bad sample, ends the others by a lost rank

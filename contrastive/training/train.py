@@ -229,7 +229,7 @@ def _train(
             if recorder.is_due(done):  # what is saved is known to be finite
                 step_log.settle()
             # a signal may reach one rank a step before another: all stop at the same step
-            stop = ranks.all_reduce_max(pending_signals[0] if pending_signals else 0)
+            stop = ranks.signal_of_any(pending_signals)
             recorder.after_step(step_log, done, stop=bool(stop))
             if stop:
                 raise Interrupted(stop, done, total)
