@@ -123,7 +123,7 @@ class Ranks:
         return int(found)
 
     def signal_of_any(self, pending: list[int]) -> int:
-        """Return the signal that one of the ranks was sent, 0 if none; ``pending`` are this one's."""
+        """Return the signal that any rank was sent, 0 if none; ``pending`` are this one's."""
         number = self.all_reduce_max(pending[0] if pending else 0)
         if number and not pending:
             say("another rank was told to stop")
