@@ -77,8 +77,8 @@ class Work:
     forward_flops: float = 41e9
     """Operations of both towers for a pair, forward; backward takes twice as many."""
     overlap: float = 0.0
-    """Share of the gradients' all-reduce that may hide behind the backward pass: 0 for the run's own
-    loop, which sends them in one piece after it; DistributedDataParallel sends them in buckets."""
+    """Share of the gradients' all-reduce that may hide behind the backward pass: 0 for one piece
+    that is sent after it, 1 for buckets that are sent as they are ready."""
 
 
 def step_collectives(
@@ -267,7 +267,7 @@ def _count(rank: int, size: int, store: str) -> None:
 
 def main() -> None:
     """Print the table, or count."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--count", type=int, metavar="W", help="count a step of W processes")
     for field in (*fields(Work), *fields(Machine)):
         parser.add_argument(
