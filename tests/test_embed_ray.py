@@ -136,6 +136,33 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(
         embed_on_ray(plan, 3, lambda: (tiny, None), gpu=gpu)
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (
+            "n1:6379",
+            r"no cluster of Ray at RAY_ADDRESS=n1:6379 \(timed out\); start it, or unset it",
+        ),
+        (None, r"Ray does not start on this machine \(timed out\); take --engine local"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told(stand_in, tiny, tmp_path, monkeypatch, address, told):
+    def init(**_):
+        msg = "timed out.\nThis could happen because ..."
+        raise Exception(msg)  # noqa: TRY002 - as Ray does
+
+    plan = plan_embedding(tiny, TEXTS, tmp_path / "out")
+    ray = stand_in()
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(DataError, match=f"^{told}$"):
+        embed_on_ray(plan, 2, lambda: (tiny, None), gpu=False)
+    embed(tiny, TEXTS, tmp_path / "out")  # the remedy of the second
+    assert not plan.folder.missing()
+
+
 def test_without_ray_one_line_names_the_extra(command, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     ended = command("embed", "photos", "-o", tmp_path / "out", "--engine", "ray")

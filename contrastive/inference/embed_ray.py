@@ -109,9 +109,14 @@ def _cluster(ray: Any) -> Generator[None]:
     if ours:
         try:
             ray.init(log_to_driver=False, logging_level="ERROR")
-        except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS", "")
-            msg = f"no cluster of Ray at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS"
+        except Exception as error:  # of many kinds, plain ones too
+            cause = str(error).strip().partition("\n")[0].rstrip(".")
+            address = os.environ.get("RAY_ADDRESS")
+            msg = (
+                f"no cluster of Ray at RAY_ADDRESS={address} ({cause}); start it, or unset it"
+                if address
+                else f"Ray does not start on this machine ({cause}); take --engine local"
+            )
             raise DataError(msg) from error
     try:
         yield
