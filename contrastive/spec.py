@@ -184,6 +184,9 @@ class TrainingSpec(Section):
     micro_batch: Rows | None = None
     """Gradient caching: rows per forward pass of a trained tower, per rank. The loss and gradients
     are those of the whole batch, with less memory, for about one more forward pass. null is off."""
+    accumulate: Count = 1
+    """Gradient accumulation: batches per step, whose gradients are averaged. Each row's negatives
+    are those of its own batch, so that it is no larger batch; see micro_batch for that."""
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm of the trained layers. train: batch statistics, refused with micro_batch or several
     ranks, which see a part of the batch. eval: running statistics, not updated."""

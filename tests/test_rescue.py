@@ -22,6 +22,7 @@ from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.memory import OutOfMemory
 from contrastive.reporting.run_log import Log, read_log
+from contrastive.training import parallel
 from contrastive.training import train as training
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
@@ -191,8 +192,8 @@ def fails_once(real, call, *args, **kwargs):
 
 def test_a_step_without_memory_costs_no_finished_step(tmp_path, monkeypatch, resumed):
     spec = hard_to_take_up(tmp_path / "data")
-    failing = partial(fails_once, training.step_loss, [7])
-    monkeypatch.setattr(training, "step_loss", failing)
+    failing = partial(fails_once, parallel.step_loss, [7])
+    monkeypatch.setattr(parallel, "step_loss", failing)
     with pytest.raises(OutOfMemory) as error:
         train(spec, tmp_path / "broken")
     told = str(error.value)
@@ -209,7 +210,7 @@ def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch,
     spec["model"]["towers"]["image"]["encoder"] = encoder
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "step_loss", partial(fails_once, training.step_loss, [2]))
+        patch.setattr(parallel, "step_loss", partial(fails_once, parallel.step_loss, [2]))
         with pytest.raises(OutOfMemory) as error:
             train(spec, run)
     same, _, anew = str(error.value).partition("the same run with ")[2].partition(", or another")
@@ -227,13 +228,13 @@ def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch,
 
 
 def test_an_error_of_a_component_costs_no_finished_step(tmp_path, monkeypatch, capsys):
-    real, calls = training.step_loss, []
+    real, calls = parallel.step_loss, []
 
     def step_loss(*args, **how):
         calls.append(1)
         return real(*args, **how) if len(calls) < 3 else 1 / 0
 
-    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(parallel, "step_loss", step_loss)
     with pytest.raises(ZeroDivisionError):
         train(toy_spec(tmp_path / "data"), tmp_path / "run")
     assert "saved at step 2; go on with resume=True (--resume)" in capsys.readouterr().err

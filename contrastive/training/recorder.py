@@ -56,7 +56,14 @@ class Recorder:
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
 
-    def begin(self, log: Log) -> None:
+    def begin(self, log: Log, progress: Progress) -> None:
+        """Do what precedes the next step: of a new run, or left of the one that is resumed."""
+        if progress.step:
+            self._take_up(log, progress)
+        else:
+            self._note_start(log)
+
+    def _note_start(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
         if self.ranks.is_main and self.held_out is not None:
             try:
@@ -104,7 +111,7 @@ class Recorder:
         save_step(background, self.folder, *about, progress)
         return progress
 
-    def take_up(self, log: Log, progress: Progress) -> None:
+    def _take_up(self, log: Log, progress: Progress) -> None:
         """Measure the epoch at whose end a run was interrupted."""
         if not progress.measured:
             self.ranks.barrier()  # every rank has read the checkpoint, which is rewritten

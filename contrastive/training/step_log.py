@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from contrastive.console import say
 from contrastive.training.finite import check_step, check_weights, unreached
 from contrastive.training.optimizer import leaves_out_itself
+from contrastive.training.signals import ENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from contrastive.distributed.ranks import Ranks
     from contrastive.model.model import ContrastiveModel
@@ -61,6 +62,7 @@ class StepLog:
         self._settings, self._ranks = settings, ranks
         self._steps_per_epoch, self._advance = steps_per_epoch, advance
         self._pending: _Pending | None = None
+        self._signal = 0
         self.leave_out = torch.zeros((), device=model.device)
         """1 on the device once a number was not finite: no update is applied any more."""
         self._by_device = leaves_out_itself(optimizer, model.device)
@@ -79,14 +81,17 @@ class StepLog:
     def add(
         self,
         done: int,
-        batch: Batch,
+        batches: Sequence[Batch],
         *,
         loss: Tensor,
         lr: float,
         gradient_norm: Tensor,
         metrics: Mapping[str, Any],
+        sent: Tensor,
     ) -> None:
         """Take up the numbers of a step that is applied; log the one before it.
+
+        ``sent`` counts the ranks that were sent each of ``signals.ENDING``.
 
         Raises:
             TrainingError: the one before is not finite, or left weights that are not.
@@ -96,11 +101,19 @@ class StepLog:
         self._note(weights_norm)
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
         scale = self._model.loss.log_scale.exp()
-        values = _Values(own | dict(metrics), [weights_norm, scale], self._model.device)
+        unnamed = [weights_norm, scale, *sent]
+        values = _Values(own | dict(metrics), unnamed, self._model.device)
         line = unreached(self._model) if done == 1 else ""
-        before, self._pending = self._pending, _Pending(done, batch, values, line)
+        before, self._pending = self._pending, _Pending(done, batches, values, line)
         if before:
             self._settle(before)
+
+    def ending(self, signals: Sequence[int]) -> int:
+        """Return the signal that ends the run now, or 0; ``signals`` are those of this rank.
+
+        One may reach a rank before another: all end once all know, at the same step.
+        """
+        return self._signal if self._ranks.size > 1 else next(iter(signals), 0)
 
     def settle(self, *, alone: bool = False) -> None:
         """Log the last step, if it is not yet; this waits for the device.
@@ -120,13 +133,14 @@ class StepLog:
         torch.maximum(self.leave_out, odd.to(self.leave_out.dtype), out=self.leave_out)
 
     def _settle(self, step: _Pending, *, alone: bool = False) -> None:
-        shown, (weights_norm, scale) = step.values.read()
+        shown, (weights_norm, scale, *sent) = step.values.read()
+        self._signal = max((n for n, count in zip(ENDING, sent, strict=True) if count), default=0)
         if step.unreached:
             say(step.unreached)
         check_step(
             step.done,
             self._model,
-            step.batch,
+            step.batches,
             self._settings,
             self._ranks,
             alone=alone,
@@ -143,7 +157,7 @@ class _Pending:
     """A step whose numbers are on their way."""
 
     done: int
-    batch: Batch
+    batches: Sequence[Batch]
     values: _Values
     unreached: str
     """What to say of parts that have no gradient."""

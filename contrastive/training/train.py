@@ -38,6 +38,7 @@ from contrastive.training.device_copies import copied_to
 from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
+from contrastive.training.parallel import StepGradients
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
@@ -52,7 +53,7 @@ from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.same_start import check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
-from contrastive.training.step import backward, loss_autocast
+from contrastive.training.step import loss_autocast
 from contrastive.training.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def _train(
         ) as steps,
     ):
         given = DataWait(copied_to(device, batches.iterate(start, total), settings))
+        gradients = StepGradients(model, settings, ranks, bf16=bf16)
         step_log = StepLog(
             log,
             model,
@@ -209,15 +211,13 @@ def _train(
             steps_per_epoch=batches.steps_per_epoch,
             advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
         )
-        if not start:
-            recorder.begin(log)
-        recorder.take_up(log, progress)
-        for step, batch in zip(range(start, total), given, strict=True):
-            steps.begin(batch)
+        recorder.begin(log, progress)
+        parts = zip(*[iter(given)] * settings.accumulate, strict=True)  # so many batches a step
+        for step, part in zip(range(start, total), parts, strict=True):
+            steps.begin(part[-1])
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
-            optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
-            loss, metrics = backward(model, batch, settings, ranks, bf16=bf16)
+            loss, metrics, sent = gradients.compute(part, pending_signals)
             norm = clip_gradients_(_trained(model), settings.clip_norm)
             with steps.update():
                 if step_log.is_applied(loss, norm):
@@ -225,11 +225,12 @@ def _train(
                 model.loss.clamp_()  # the logit scale back into its bounds
 
             done = step + 1
-            step_log.add(done, batch, loss=loss, lr=lr, gradient_norm=norm, metrics=metrics)
+            step_log.add(
+                done, part, loss=loss, lr=lr, gradient_norm=norm, metrics=metrics, sent=sent
+            )
             if recorder.is_due(done):  # what is saved is known to be finite
                 step_log.settle()
-            # a signal may reach one rank a step before another: all stop at the same step
-            stop = ranks.all_reduce_max(pending_signals[0] if pending_signals else 0)
+            stop = step_log.ending(pending_signals)
             recorder.after_step(step_log, done, stop=bool(stop))
             if stop:
                 raise Interrupted(stop, done, total)
