@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
     from contrastive.datasets.tables import read_table
-    from contrastive.datasets.text_files import text_problem
+    from contrastive.datasets.text_decoding import text_problem
     from contrastive.datasets.text_tables import (
         TableRecord,
         cells_of,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
     from contrastive.encoders.huggingface import check_no_missing_weights, quiet_huggingface
-    from contrastive.encoders.image import ImageTransform
+    from contrastive.encoders.image_transform import ImageTransform
     from contrastive.encoders.module import EncoderModule
     from contrastive.encoders.pooling import masked_mean
     from contrastive.encoders.promises import measure_out_dim
@@ -175,7 +175,7 @@ __getattr__, __dir__ = lazy_names(
         "config.extras": "require",
         # Encoder modules: preprocessing, pooling, weights.
         "encoders.module": "EncoderModule",
-        "encoders.image": "ImageTransform",
+        "encoders.image_transform": "ImageTransform",
         "data.raw_samples": "sample_list",
         "data.images": "ImageSource StoredImage open_image",
         "encoders.text": "as_text tokenizer_hash",
@@ -202,7 +202,7 @@ __getattr__, __dir__ = lazy_names(
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
         "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of",
-        "datasets.text_files": "text_problem",
+        "datasets.text_decoding": "text_problem",
         "datasets.tables": "read_table",
     },
 )

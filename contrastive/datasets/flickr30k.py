@@ -19,7 +19,7 @@ from contrastive.datasets.known_files import (
     fitting_type,
 )
 from contrastive.datasets.splits import SPLITS, split_of
-from contrastive.datasets.text_files import read_lines
+from contrastive.datasets.text_decoding import read_lines
 from contrastive.datasets.text_tables import quoted
 from contrastive.errors import DataError
 

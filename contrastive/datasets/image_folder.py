@@ -41,7 +41,7 @@ from contrastive.datasets.splits import (
     tell_of_others,
 )
 from contrastive.datasets.tables import form_of, images_inside, read_table
-from contrastive.datasets.text_files import read_lines
+from contrastive.datasets.text_decoding import read_lines
 from contrastive.datasets.text_tables import (
     DELIMITERS,
     NO_CAPTION,

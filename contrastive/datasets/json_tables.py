@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from contrastive.console import say
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.splits import split_named
-from contrastive.datasets.text_files import check_unique_keys, parse_json, read_json, read_lines
+from contrastive.datasets.text_decoding import check_unique_keys, parse_json, read_json, read_lines
 from contrastive.datasets.text_tables import (
     FIRST_ROWS,
     TableRecord,

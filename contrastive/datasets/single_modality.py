@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets.caption_markup import tell_of_markup
 from contrastive.datasets.splits import SPLITS, split_of, those_there
-from contrastive.datasets.text_files import read_lines, text_problem
+from contrastive.datasets.text_decoding import read_lines, text_problem
 from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
 

@@ -9,7 +9,7 @@ from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular
 from contrastive.console import say
 from contrastive.datasets.json_tables import read_json_table
-from contrastive.datasets.text_files import text_problem
+from contrastive.datasets.text_decoding import text_problem
 from contrastive.datasets.text_tables import (
     DELIMITERS,
     FIRST_ROWS,

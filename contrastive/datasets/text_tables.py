@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.console import say
-from contrastive.datasets.text_files import MAX_BYTES, parse_json, read_lines
+from contrastive.datasets.text_decoding import MAX_BYTES, parse_json, read_lines
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

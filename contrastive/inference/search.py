@@ -16,9 +16,9 @@ from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.images import SUFFIXES, StoredImage, images_below
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
-from contrastive.datasets.text_files import read_lines, text_problem
+from contrastive.datasets.text_decoding import read_lines, text_problem
 from contrastive.errors import DataError, a_type
-from contrastive.inference.embed_dataset import embed_modality
+from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:

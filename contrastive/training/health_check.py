@@ -15,7 +15,7 @@ from contrastive.data.samples import NOT_MODALITIES, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
 from contrastive.evaluation.geometry import geometry
-from contrastive.inference.embed_dataset import embed_modality
+from contrastive.inference.embed_distinct import embed_modality
 from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:
