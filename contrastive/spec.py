@@ -204,8 +204,9 @@ class TrainingSpec(Section):
     """Share of the steps with linear warm-up; a cosine decay to 0 follows."""
     clip_norm: Annotated[float, Field(gt=0, le=1e12)] | None = 1.0
     """Gradient clipping: maximum norm."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 autocast the towers (the loss stays fp32), fp16 with loss scaling. auto is bf16
+    on a GPU that has it, fp16 on one of compute capability 7 (V100, T4), fp32 elsewhere."""
     compile: Literal["off", "towers"] = "off"
     """towers compiles (torch.compile) the encoders that run in each step. The first step takes
     up to minutes longer, later ones less. Results differ by rounding, and in dropout masks."""
