@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from contrastive.data.loading import OnBad, Prepared, uniform_batches
-from contrastive.encoders.foreign import check_foreign
+from contrastive.encoders.foreign_trial import check_foreign
 from contrastive.errors import SpecError
 from contrastive.model.foreign_heads import check_head
 from contrastive.nn.modes import run_in_precision
