@@ -26,7 +26,6 @@ from contrastive.training.step_log import StepLog
 from contrastive.training.train import train
 from tests.toys import tiny_model, toy_dict
 
-
 pytestmark = pytest.mark.slow
 
 

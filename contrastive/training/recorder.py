@@ -52,10 +52,10 @@ class Recorder:
     held_out: Samples | None
     cache: FeatureCache | None
     ranks: Ranks
-    loss_scale: LossScale | None
-    """Of a run in fp16."""
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
+    loss_scale: LossScale | None = None
+    """Of a run in fp16."""
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
 

@@ -185,7 +185,7 @@ def _train(
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     dtype, scale = autocast_dtype(settings, device), loss_scale_of(settings, device, progress)
     recorder = Recorder(
-        folder, spec, model, optimizer, batches, held_out, cache, ranks, scale, unmeasured
+        folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured, scale
     )
 
     if previous:  # last, since whatever came before may have drawn numbers
