@@ -188,8 +188,8 @@ class TrainingSpec(Section):
     """Gradient accumulation: batches per step, whose gradients are averaged. Each row's negatives
     are those of its own batch, so that it is no larger batch; see micro_batch for that."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm of the trained layers. train: batch statistics, refused with micro_batch or several
-    ranks, which see a part of the batch. eval: running statistics, not updated."""
+    """BatchNorm of the trained layers. train: statistics of the batch over all ranks, refused with
+    micro_batch, which sees a part of it. eval: running statistics, not updated."""
     lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
@@ -207,8 +207,9 @@ class TrainingSpec(Section):
     """Share of the steps with linear warm-up; a cosine decay to 0 follows."""
     clip_norm: Annotated[float, Field(gt=0, le=1e12)] | None = 1.0
     """Gradient clipping: maximum norm."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 autocast the towers (the loss stays fp32), fp16 with loss scaling. auto is bf16
+    on a GPU that has it, fp16 on one of compute capability 7 (V100, T4), fp32 elsewhere."""
     compile: Literal["off", "towers"] = "off"
     """towers compiles (torch.compile) the encoders that run in each step. The first step takes
     up to minutes longer, later ones less. Results differ by rounding, and in dropout masks."""

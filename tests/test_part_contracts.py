@@ -256,9 +256,9 @@ def test_a_part_that_breaks_a_contract_is_one_line(tmp_path, parts, said):
     [
         (
             "tokens",
-            rf"encoder {HERE}:Texts: forward gave features of the shape \(2, 1, 3\); .*3\]",
+            rf"encoder {HERE}:Texts: forward gave features of the shape \(8, 1, 3\); .*3\]",
         ),
-        ("narrow", r"features of the shape \(2, 2\); it has to give \[B, 3\]"),
+        ("narrow", r"features of the shape \(8, 2\); it has to give \[B, 3\]"),
         ("a list", r"features of a list; it has to give \[B, 3\]"),
     ],
 )

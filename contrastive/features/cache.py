@@ -220,11 +220,10 @@ def _tell_once(line: str) -> None:
 
 
 @torch.inference_mode()
-def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.ndarray:
+def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int) -> np.ndarray:
     """Return ``[B, F]`` features in fp32, computed in eval mode without autocast.
 
-    With ``rows``, the last sample is repeated up to so many: kernels add up in an order that
-    depends on the shape of a batch, so a sample's last bits would depend on how many there are.
+    A batch of fewer than ``rows`` is filled up to them.
 
     Raises:
         DataError: the encoder gave something else.
@@ -233,15 +232,14 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
     device, size = device_of(module), len(batch.indices)
     if not size:
         return np.zeros((0, module.out_dim), np.float32)
-    by_row = all(len(tensor) == size for tensor in batch.inputs.values())
-    total = max(size, rows) if by_row else size  # what is packed cannot be repeated
+    total = max(size, rows) if batch.by_row else size
     what = f"encoding {total} {module.modality} samples at a time"
     with (
         told_memory(what, "choose a smaller encoder, or another device"),
         eval_mode(module),
         torch.autocast(device.type, enabled=False),
     ):
-        inputs = {name: _filled(x, total - size).to(device) for name, x in batch.inputs.items()}
+        inputs = {name: x.to(device) for name, x in batch.filled(rows).items()}
         found: Any = module(**inputs)
     shape = tuple(found.shape) if isinstance(found, Tensor) else None
     if shape != (total, module.out_dim) or found.is_complex():
@@ -252,13 +250,6 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
         )
         raise DataError(msg)
     return found[:size].float().cpu().numpy()
-
-
-def _filled(tensor_B: Tensor, more: int) -> Tensor:
-    """Repeat the last row so many times."""
-    if not more:
-        return tensor_B
-    return torch.cat([tensor_B, tensor_B[-1:].expand(more, *tensor_B.shape[1:])])
 
 
 def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:

@@ -7,8 +7,8 @@ import torch
 from contrastive.errors import SpecError
 
 # rows that an encoding computes, and may lose, at a time: on a CPU larger ones are slower, since
-# their activations leave its caches
-CPU_BATCH, GPU_BATCH = 8, 256
+# their activations leave its caches; fewer samples are filled up to them
+CPU_BATCH, GPU_BATCH = 8, 64
 
 
 def device_of(module: torch.nn.Module) -> torch.device:

@@ -41,12 +41,31 @@ def _checkpoint_activations(model: ContrastiveModel, towers: Iterable[str]) -> N
             raise SpecError(msg) from error
 
 
-def uses_bf16(settings: TrainingSpec, device: torch.device) -> bool:
-    """Whether the towers run in bf16: where it is asked for, or where the hardware has it."""
-    if settings.precision != "auto" or device.type != "cuda":
-        return settings.precision == "bf16"
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What towers are autocast to, by precision."""
+
+
+def autocast_dtype(settings: TrainingSpec, device: torch.device) -> torch.dtype | None:
+    """Return what the towers are autocast to, by the spec or by what the hardware has; or None."""
+    if settings.precision != "auto":
+        return DTYPES[settings.precision]
+    if device.type != "cuda":
+        return None
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        tensor_cores = (7, 0) <= torch.cuda.get_device_capability() < (8, 0)
+        return torch.float16 if tensor_cores else None
+
+
+def precision_name(dtype: torch.dtype | None) -> str:
+    """Return the precision that autocasts to a type.
+
+    Example:
+        >>> precision_name(torch.float16)
+        'fp16'
+    """
+    return next(name for name, each in DTYPES.items() if each is dtype)
 
 
 BACKEND = "inductor"  # of torch.compile

@@ -94,7 +94,7 @@ def step_memory(
     settings: TrainingSpec,
     *,
     rows: int,
-    bf16: bool,
+    dtype: torch.dtype | None,
     ranks: int = 1,
 ) -> StepMemory:
     """Estimate the memory of a training step.
@@ -106,13 +106,13 @@ def step_memory(
         batch: a few rows such as those that are trained on.
         settings: the training's.
         rows: of the batch, on one rank.
-        bf16: whether the towers run in bf16.
+        dtype: what the towers are autocast to; None is fp32.
         ranks: how many share the batch; more than one copy their gradients to average them.
     """
     before = Snapshot(model)
     model.zero_grad(set_to_none=True)
     try:
-        towers = {m: _tower(model, m, batch, settings, rows, bf16=bf16) for m in model.towers}
+        towers = {m: _tower(model, m, batch, settings, rows, dtype=dtype) for m in model.towers}
         loss = _loss(model, rows * ranks)
     finally:
         before.restore()
@@ -180,12 +180,12 @@ def _tower(
     settings: TrainingSpec,
     rows: int,
     *,
-    bf16: bool,
+    dtype: torch.dtype | None,
 ) -> _Tower:
     """Measure a tower with few rows, and extrapolate to those that it takes at a time."""
     at_a_time = min(rows, settings.micro_batch or rows)
     few, more = (
-        _passes(model, modality, _taken(batch, n, model.device), settings, bf16=bf16)
+        _passes(model, modality, _taken(batch, n, model.device), settings, dtype=dtype)
         for n in (FEW, MORE)
     )
     grown = {name: _extrapolated(few[name], more[name], at_a_time) for name in few}
@@ -206,12 +206,17 @@ def _extrapolated(few: np.ndarray, more: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _passes(
-    model: ContrastiveModel, modality: str, batch: Batch, settings: TrainingSpec, *, bf16: bool
+    model: ContrastiveModel,
+    modality: str,
+    batch: Batch,
+    settings: TrainingSpec,
+    *,
+    dtype: torch.dtype | None,
 ) -> dict[str, np.ndarray]:
     """Return the bytes alive after each operation, forward and back."""
     known = [*model.parameters(), *model.buffers(), *_tensors(batch)]
     with LiveBytes(known) as live:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
             views = embedded_by(model, modality, batch, settings, rows=None)
         forward = len(live.after)
         if trained := [view for view in views if view.requires_grad]:

@@ -7,9 +7,9 @@ is that of the global batch.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, cast
+from inspect import signature
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +27,43 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
+    from contrastive.training.loss_scale import LossScale
 
     Metrics = dict[str, Tensor]
+
+
+SYNC = "forward_sync_buffers", "broadcast_buffers"  # the name now, and before torch 2.14
+BUFFERS = next(name for name in SYNC if name in signature(DistributedDataParallel).parameters)
 
 
 class StepGradients:
     """Computes the gradients of each step, over all ranks."""
 
     def __init__(
-        self, model: ContrastiveModel, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
+        self,
+        model: ContrastiveModel,
+        settings: TrainingSpec,
+        ranks: Ranks,
+        *,
+        dtype: torch.dtype | None,
+        loss_scale: LossScale | None = None,
     ) -> None:
-        """Wrap a model whose weights are the same on all ranks."""
-        self._model, self._ranks = model, ranks
-        self._loss: nn.Module = _StepLoss(model, settings, bf16=bf16)
+        """Wrap a model whose weights are the same on all ranks.
+
+        Args:
+            model: that is trained.
+            settings: the training's.
+            ranks: that share each batch.
+            dtype: that the towers are autocast to, if to any.
+            loss_scale: multiplies losses for the backward pass in fp16.
+        """
+        self._model, self._ranks, self._loss_scale = model, ranks, loss_scale
+        self._loss: nn.Module = _StepLoss(model, settings, dtype)
         if ranks.size > 1:
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-            self._loss = DistributedDataParallel(
+            self._loss = cast("Any", DistributedDataParallel)(
                 self._loss,
-                broadcast_buffers=False,
                 init_sync=False,
+                **{BUFFERS: False},  # they are the same on all ranks
                 # Rows, and models, may leave weights out. It also keeps the buckets of the first
                 # step, so that a resumed run adds up in the same order.
                 find_unused_parameters=True,
@@ -71,9 +89,13 @@ class StepGradients:
         for number, batch in enumerate(batches, 1):
             with told_by_part(self._model), self._averaged(last=number == len(batches)):
                 loss, found = cast("tuple[Tensor, Metrics]", self._loss(batch))
-                (loss / len(batches) if batches[1:] else loss).backward()
+                self._scaled(loss / len(batches) if batches[1:] else loss).backward()
             losses.append(loss.detach())
             metrics.append(found)
+        if self._loss_scale:  # an overflow of one rank is now one of all
+            self._loss_scale.unscale_(
+                p.grad for p in self._model.parameters() if p.grad is not None
+            )
         means = {name: _mean([each[name] for each in metrics]) for name in metrics[0]}
         loss = _mean(losses)
         sent = torch.tensor([float(number in signals) for number in ENDING])
@@ -82,6 +104,9 @@ class StepGradients:
         numbers = torch.cat([loss[None] / self._ranks.size, sent.to(loss, non_blocking=True)])
         all_reduce(numbers)
         return numbers[0], means, numbers[1:]
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss * self._loss_scale.scale if self._loss_scale else loss
 
     def _averaged(self, *, last: bool) -> AbstractContextManager[None]:
         """Return what averages over the ranks in the last backward pass of a step only."""
@@ -93,14 +118,19 @@ class StepGradients:
 class _StepLoss(nn.Module):
     """The loss of a batch as a module, which is what torch wraps."""
 
-    def __init__(self, model: ContrastiveModel, settings: TrainingSpec, *, bf16: bool) -> None:
+    def __init__(
+        self, model: ContrastiveModel, settings: TrainingSpec, dtype: torch.dtype | None
+    ) -> None:
         super().__init__()
         self.model = model
-        self._settings, self._bf16 = settings, bf16
+        self._settings, self._dtype = settings, dtype
 
     def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        return step_loss(self.model, batch, self._settings, bf16=self._bf16)
+        return step_loss(self.model, batch, self._settings, dtype=self._dtype)
 
 
-def _mean(numbers: list[Tensor]) -> Tensor:
-    return torch.stack(numbers).mean(0) if numbers[1:] else numbers[0]
+def _mean(numbers: list[Any]) -> Any:
+    """Return the mean of tensors, or of plain numbers, of any type; one alone is itself."""
+    if not numbers[1:]:
+        return numbers[0]
+    return torch.stack([torch.as_tensor(x).float() for x in numbers]).mean()

@@ -22,7 +22,7 @@ from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
 from contrastive.training.background import BackgroundJobs
-from contrastive.training.built import uses_bf16
+from contrastive.training.built import autocast_dtype
 from contrastive.training.health_check import check_up, geometry_at_start, gradients
 from contrastive.training.resume import Progress, save_progress, save_step
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
+    from contrastive.training.loss_scale import LossScale
     from contrastive.training.step_log import StepLog
 
 
@@ -53,6 +54,8 @@ class Recorder:
     ranks: Ranks
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
+    loss_scale: LossScale | None = None
+    """Of a run in fp16."""
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
 
@@ -106,7 +109,13 @@ class Recorder:
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         norms = gradients(self.model) if end_of_epoch else {}
         log.flush()
-        progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
+        progress = Progress(
+            done,
+            log.lines,
+            measured=not end_of_epoch,
+            gradients=norms,
+            loss_scale=self.loss_scale.state() if self.loss_scale else {},
+        )
         about = self.spec, self.model, self.optimizer, self.batches
         save_step(background, self.folder, *about, progress)
         return progress
@@ -157,8 +166,7 @@ class Recorder:
 
     def _precision(self) -> AbstractContextManager[None]:
         """Return what lets the towers embed in the precision in which they train."""
-        bf16 = uses_bf16(self.spec.training, self.model.device)
-        return embedding_in(torch.bfloat16 if bf16 else None)
+        return embedding_in(autocast_dtype(self.spec.training, self.model.device))
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
         """Return what lets compiled towers run plain, for shapes that are met once an epoch."""

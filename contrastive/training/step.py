@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 
 def step_loss(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, bf16: bool
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, dtype: torch.dtype | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch and its metrics; with ``bf16``, the towers run in bf16.
+    """Return the loss of a batch and its metrics; the towers are autocast to ``dtype``.
 
     Raises:
         TrainingError: the two views of a modality do not differ.
     """
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
         views = embedded(model, batch, settings)
-    with loss_autocast(model, bf16=bf16):
+    with loss_autocast(model, dtype):
         return model.pair_loss(views, batch.ids.to(model.device))
 
 
-def loss_autocast(model: ContrastiveModel, *, bf16: bool) -> torch.autocast:
-    """Return the autocast in which a step with ``bf16`` calls the loss: only one that reads it."""
-    enabled = bf16 and model.loss.reads_autocast
+def loss_autocast(model: ContrastiveModel, dtype: torch.dtype | None) -> torch.autocast:
+    """Return the autocast in which a step calls the loss: bf16's, of a loss that reads it.
+
+    Products in fp16 would take the scaled gradients of the loss beyond its range.
+    """
+    enabled = dtype is torch.bfloat16 and model.loss.reads_autocast
     return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
+    from contrastive.training.loss_scale import LossScale
 
 Number = bool | int | float
 
@@ -42,6 +43,7 @@ class StepLog:
         optimizer: torch.optim.AdamW,
         settings: TrainingSpec,
         ranks: Ranks,
+        loss_scale: LossScale | None = None,
         *,
         steps_per_epoch: int,
         advance: Callable[[int, str], None],
@@ -54,6 +56,7 @@ class StepLog:
             optimizer: over its parameters.
             settings: the training's.
             ranks: all of which do the same.
+            loss_scale: of a run in fp16; a step whose gradients overflow is left out.
             steps_per_epoch: by which a step's epoch is known.
             advance: is called with 1 and a note for each step that is logged.
         """
@@ -65,9 +68,14 @@ class StepLog:
         self._signal = 0
         self.leave_out = torch.zeros((), device=model.device)
         """1 on the device once a number was not finite: no update is applied any more."""
+        self._loss_scale = loss_scale
+        self._overflow = torch.zeros_like(self.leave_out)
+        self._skip = torch.zeros_like(self.leave_out)
+        """1 for a step that is left out, for good or since it overflows."""
         self._by_device = leaves_out_itself(optimizer, model.device)
+        self._told_overflow = False
         if self._by_device:
-            vars(optimizer)["found_inf"] = self.leave_out  # which fused AdamW looks for
+            vars(optimizer)["found_inf"] = self._skip  # which fused AdamW looks for
 
     def is_applied(self, loss: Tensor, gradient_norm: Tensor) -> bool:
         """Whether the optimizer is to be called for a step.
@@ -75,8 +83,12 @@ class StepLog:
         Not if its loss or gradient, or a number before them, is not finite; where the device leaves
         a step out, it is called in any case, and leaves the weights as they are.
         """
+        if self._loss_scale:
+            self._overflow = self._loss_scale.update_(loss, gradient_norm)
+            gradient_norm = gradient_norm.where(self._overflow == 0, 0)
         self._note(loss, gradient_norm)
-        return self._by_device or not self.leave_out
+        torch.maximum(self.leave_out, self._overflow, out=self._skip)
+        return self._by_device or not self._skip
 
     def add(
         self,
@@ -100,8 +112,9 @@ class StepLog:
         weights_norm = nn.utils.get_total_norm(trained)
         self._note(weights_norm)
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
-        scale = self._model.loss.log_scale.exp()
-        unnamed = [weights_norm, scale, *sent]
+        if self._loss_scale:
+            own |= {"loss_scale": self._loss_scale.scale, "skipped_steps": self._loss_scale.skipped}
+        unnamed = [weights_norm, self._model.loss.log_scale.exp(), self._overflow, *sent]
         values = _Values(own | dict(metrics), unnamed, self._model.device)
         line = unreached(self._model) if done == 1 else ""
         before, self._pending = self._pending, _Pending(done, batches, values, line)
@@ -133,8 +146,10 @@ class StepLog:
         torch.maximum(self.leave_out, odd.to(self.leave_out.dtype), out=self.leave_out)
 
     def _settle(self, step: _Pending, *, alone: bool = False) -> None:
-        shown, (weights_norm, scale, *sent) = step.values.read()
+        shown, (weights_norm, scale, overflow, *sent) = step.values.read()
         self._signal = max((n for n, count in zip(ENDING, sent, strict=True) if count), default=0)
+        if overflow:
+            self._tell_overflow(step.done, shown)
         if step.unreached:
             say(step.unreached)
         check_step(
@@ -145,11 +160,22 @@ class StepLog:
             self._ranks,
             alone=alone,
             loss=shown["loss"],
-            gradient=shown["grad_norm"],
+            gradient=shown.get("grad_norm", 0.0),
         )
         check_weights(step.done, self._model, norm=weights_norm)
         self.log.step(step.done, step.done / self._steps_per_epoch, **shown)
         self._advance(1, f"loss {shown['loss']:.3f}  scale {scale:.1f}")
+
+    def _tell_overflow(self, done: int, shown: dict[str, Any]) -> None:
+        """Leave the gradient, which is not finite, out of the log; say so the first time."""
+        del shown["grad_norm"]
+        if not self._told_overflow:
+            self._told_overflow = True
+            say(
+                f"step {done} is left out: gradients overflow fp16; the loss scale is now "
+                f"{shown['loss_scale']:,.0f}. That is usual now and then; skipped_steps in the log "
+                "counts them"
+            )
 
 
 @dataclass

@@ -22,6 +22,7 @@ from contrastive.console import bar, note_omission, noted_omissions, said_once, 
 from contrastive.data.samples import rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.datasets.built_split import build_split
+from contrastive.distributed.batch_norm import global_batch_norm
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import ContrastiveError, DataError, TrainingError, UnknownSplit
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
@@ -32,7 +33,12 @@ from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
-from contrastive.training.built import built_for_training, compiled_towers, uses_bf16
+from contrastive.training.built import (
+    autocast_dtype,
+    built_for_training,
+    compiled_towers,
+    precision_name,
+)
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
 from contrastive.training.loss_on_ranks import check_loss_of_ranks
@@ -43,6 +49,7 @@ from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
     Progress,
+    loss_scale_of,
     restore_random,
     restore_step,
     run_files,
@@ -178,17 +185,20 @@ def _train(
     check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
-    recorder = Recorder(folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured)
+    dtype, scale = autocast_dtype(settings, device), loss_scale_of(settings, device, progress)
+    recorder = Recorder(
+        folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured, scale
+    )
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
-    bf16 = uses_bf16(settings, device)
     model.train()
     with (
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
         recorder.background,
+        global_batch_norm(model, ranks.size),
         compiled_towers(model, settings, batches.live),
         finished_steps_saved(
             model,
@@ -196,18 +206,19 @@ def _train(
             start,
             save=lambda done: recorder.save_once(step_log, done),
             advise=lambda batch: advice(
-                model, batch, settings, rows=len(batch.ids), bf16=bf16, ranks=ranks.size
+                model, batch, settings, rows=len(batch.ids), dtype=dtype, ranks=ranks.size
             ),
         ) as steps,
     ):
         given = DataWait(copied_to(device, batches.iterate(start, total), settings))
-        gradients = StepGradients(model, settings, ranks, bf16=bf16)
+        gradients = StepGradients(model, settings, ranks, dtype=dtype, loss_scale=scale)
         step_log = StepLog(
             log,
             model,
             optimizer,
             settings,
             ranks,
+            scale,
             steps_per_epoch=batches.steps_per_epoch,
             advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
         )
@@ -320,7 +331,11 @@ def _log_summary(
     size, dim = batches.batch_size, spec.model.embed_dim
     if size < (asked := spec.training.batch_size):
         say(f"training.batch_size is {asked:,}, more than the {len(batches):,} pairs: it is {size}")
-    with loss_autocast(model, bf16=uses_bf16(spec.training, model.device)):
+    dtype = autocast_dtype(spec.training, model.device)
+    if dtype or model.device.type != "cpu":
+        scaled = " with loss scaling" if dtype is torch.float16 else ""
+        say(f"the towers train in {precision_name(dtype)}{scaled}")
+    with loss_autocast(model, dtype):
         how = model.loss.describe(size, size, dim, torch.float32, model.device)
     say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():
