@@ -321,8 +321,11 @@ def restore_step(
     for key, value in saved.tensors("optimizer.safetensors").items():
         name, _, kind = key.rpartition("|")
         _check_moment(saved, key, value, parameters.get(name), kind)
-        device = counts if kind == "step" else model.device
-        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
+        if kind == "step":
+            moment = value.to(counts, copy=True)
+        else:  # laid out in memory as the weight is
+            moment = torch.empty_like(parameters[name], dtype=value.dtype).copy_(value)
+        optimizer.state[parameters[name]][kind] = moment
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not bit-identical")
     return progress_of(saved)
