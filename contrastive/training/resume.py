@@ -275,6 +275,8 @@ def step_files(
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)
+    elif model.device.type == "mps":
+        random["mps"] = torch.mps.get_rng_state()
     state = {
         "rows": batches.fingerprint,
         "torch": str(torch.__version__),
@@ -381,6 +383,8 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and model.device.type == "cuda":
             torch.cuda.set_rng_state(random["cuda"], model.device)
+        elif "mps" in random and model.device.type == "mps":
+            torch.mps.set_rng_state(random["mps"])
     except (LookupError, RuntimeError, TypeError):
         where = saved.path / "random.safetensors"
         msg = f"{where}: has no state of torch's generator; copy the checkpoint again"
