@@ -214,7 +214,7 @@ class TrainingSpec(Section):
     """towers compiles (torch.compile) the encoders that run in each step. The first step takes
     up to minutes longer, later ones less. Results differ by rounding, and in dropout masks."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
+    """cpu, cuda, cuda:1, mps, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial weights, the order of samples, augmentation and dropout."""
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"

@@ -14,6 +14,7 @@ from contrastive.data.loading import uniform_batches
 from contrastive.encoders import CBOW, HFText, ResNet, TextTransformer, Timm, ViT
 from contrastive.evaluation.labelled_splits import Reader
 from contrastive.features.cache import FeatureCache
+from contrastive.inference.embed_distinct import embed_modality
 from tests.tiny_encoders import bert_tokenizer
 
 WORDS = ["a", "dog", "cat", "sat", "on", "mat", "the", "grass", "run", "over"]

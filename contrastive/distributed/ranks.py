@@ -203,8 +203,9 @@ def _own_device(name: str, size: int) -> torch.device:
         device = pick_device(f"cuda:{local_rank()}")
         torch.cuda.set_device(device)
         return device
-    device = pick_device(name)
-    if device.type == "cuda":
-        msg = f"training.device: {name} is one device for {size} ranks; write cuda"
+    device = pick_device("cpu" if name == "auto" else name)  # gloo knows no other kind of GPU
+    if device.type in ("cuda", "mps"):
+        other = "cuda" if device.type == "cuda" else "cpu"
+        msg = f"training.device: {name} is one device for {size} ranks; write {other}"
         raise TrainingError(msg)
     return device

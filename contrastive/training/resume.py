@@ -275,6 +275,8 @@ def step_files(
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)
+    elif model.device.type == "mps":
+        random["mps"] = torch.mps.get_rng_state()
     state = {
         "rows": batches.fingerprint,
         "torch": str(torch.__version__),
@@ -321,8 +323,11 @@ def restore_step(
     for key, value in saved.tensors("optimizer.safetensors").items():
         name, _, kind = key.rpartition("|")
         _check_moment(saved, key, value, parameters.get(name), kind)
-        device = counts if kind == "step" else model.device
-        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
+        if kind == "step":
+            moment = value.to(counts, copy=True)
+        else:  # laid out in memory as the weight is
+            moment = torch.empty_like(parameters[name], dtype=value.dtype).copy_(value)
+        optimizer.state[parameters[name]][kind] = moment
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not bit-identical")
     return progress_of(saved)
@@ -378,6 +383,8 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and model.device.type == "cuda":
             torch.cuda.set_rng_state(random["cuda"], model.device)
+        elif "mps" in random and model.device.type == "mps":
+            torch.mps.set_rng_state(random["mps"])
     except (LookupError, RuntimeError, TypeError):
         where = saved.path / "random.safetensors"
         msg = f"{where}: has no state of torch's generator; copy the checkpoint again"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.console import say
+from contrastive.nn.device import widest_float
 from contrastive.training.finite import check_step, check_weights, unreached
 from contrastive.training.optimizer import leaves_out_itself
 from contrastive.training.signals import ENDING
@@ -202,7 +203,7 @@ class _Values:
             if isinstance(value, Tensor):
                 by_type[value.dtype].append((key, value.detach().to(device).reshape(())))
         self._keys = [(key, dtype) for dtype, same in by_type.items() for key, _ in same]
-        wide = torch.float32 if device.type == "mps" else torch.float64  # all that MPS has
+        wide = widest_float(device)
         columns = [torch.stack([x for _, x in same]).to(wide) for same in by_type.values()]
         self._all, self._copied = torch.cat(columns), None
         if device.type == "cuda":  # of pinned memory, the copy is one that nobody waits for

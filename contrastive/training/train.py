@@ -37,6 +37,7 @@ from contrastive.training.built import (
     autocast_dtype,
     built_for_training,
     compiled_towers,
+    lay_out_convolutions_,
     precision_name,
 )
 from contrastive.training.data_wait import DataWait
@@ -255,6 +256,7 @@ def _finished(
     if ranks.is_main:
         write_folder(folder / "model", run_files(spec, model))
     ranks.barrier()  # no rank returns before the model can be loaded
+    lay_out_convolutions_(model, torch.contiguous_format)
     return model
 
 
