@@ -237,7 +237,7 @@ class EvaluationSpec(Section):
 
     split: Name | None = "val"
     """Validation split, evaluated after each epoch; null evaluates none."""
-    final_split: Name = "test"
+    final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""
     templates: Templates = TEMPLATES
     """Prompt templates for zero-shot classification, where the data have classes; or the name of a

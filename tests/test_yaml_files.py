@@ -459,6 +459,6 @@ def test_any_override_fits_or_is_refused(overrides, tmp_path_factory):
 @settings(max_examples=200, deadline=None)
 def test_any_text_in_a_spec_survives_the_file(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "text.yaml"
-    spec = EvaluationSpec(split=text, templates=(text + "{}",))
+    spec = EvaluationSpec(final_split=text, templates=(text + "{}",))
     path.write_text(files.dump_spec(spec), encoding="utf-8", newline="")
     assert files.load_spec(EvaluationSpec, path) == spec

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from contrastive.console import say
 from contrastive.datasets.text_files import MAX_BYTES, parse_json, read_lines
-from contrastive.errors import DataError
+from contrastive.errors import DataError, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -297,8 +297,7 @@ def cells_of(
 
 
 def _is_blank(cell: object) -> bool:
-    nothing = isinstance(cell, str) and not cell.strip()
-    return cell is None or nothing or (isinstance(cell, float) and math.isnan(cell))
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
 
 
 def quoted(text: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from contrastive.console import say
 from contrastive.training.finite import check_step, check_weights, unreached
+from contrastive.training.foreign_gradients import check_scale
 from contrastive.training.optimizer import leaves_out_itself
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ class StepLog:
 
         Raises:
             TrainingError: the one before is not finite, or left weights that are not.
+            SpecError: the loss has lost its logit scale.
         """
         trained = [p.detach() for p in self._model.parameters() if p.requires_grad]
         weights_norm = nn.utils.get_total_norm(trained)
         self._note(weights_norm)
+        check_scale(self._model)
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
         scale = self._model.loss.log_scale.exp()
         values = _Values(own | dict(metrics), [weights_norm, scale], self._model.device)
