@@ -93,7 +93,7 @@ def verbs() -> set[str]:
     from typer.main import get_command
 
     from contrastive import cli
-    from contrastive.cli import panels
+    from contrastive.cli import verbs
 
     def below(command: Any, names: tuple[str, ...]) -> Iterator[str]:
         inner = getattr(command, "commands", None)
@@ -102,7 +102,7 @@ def verbs() -> set[str]:
         for name, one in (inner or {}).items():
             yield from below(one, (*names, name))
 
-    panels.add_verbs()
+    verbs.add_verbs()
     return set(below(get_command(cli.app), ()))
 
 

@@ -13,7 +13,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.functional import normalize
 
-from contrastive.losses import InfoNCE, Sigmoid, choice, execution, functional
+from contrastive.losses import InfoNCE, Sigmoid, auto_execution, execution, functional
 from contrastive.losses.dcl import dcl
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon
@@ -231,7 +231,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=PATIENCE)
     )
     found: dict[str, torch.Tensor] = {}
-    choice.LARGE["cpu"] = 150  # (7 + 3)**2 pairs are fewer, 4 * 7**2 are not
+    auto_execution.LARGE["cpu"] = 150  # (7 + 3)**2 pairs are fewer, 4 * 7**2 are not
     first_two = dist.new_group([0, 1])  # every process has to ask for it
     worlds = {size: BatchGroup.current()} | ({2: BatchGroup(first_two)} if rank < 2 else {})
     for (count, group), case in product(worlds.items(), cases()):

@@ -9,7 +9,7 @@ import torch
 
 from contrastive import RunSpec, build_model
 from contrastive.encoders import HFText, ResNet, TextTransformer, Timm, ViT
-from contrastive.encoders.image import ImageModule
+from contrastive.encoders.image_transform import ImageModule
 from contrastive.errors import SpecError
 from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from contrastive.losses import execution, functional
-from contrastive.losses.backends import sweep
+from contrastive.losses.backends import logit_chunks
 from contrastive.testing import Tolerance, check_loss, loss_cases
 from contrastive.testing.batches import IDS, REGIMES
 from contrastive.testing.call_variants import CALL_VARIANTS, nan_filled_memory
@@ -80,8 +80,8 @@ def test_cases_can_be_tests_of_their_own(case):
     ],
 )
 def test_chunks_and_pieces_of_any_size_pass(kind, rows, numbers, monkeypatch):
-    monkeypatch.setattr(sweep, "CHUNK_ROWS", (rows, rows))
-    monkeypatch.setattr(sweep, "PIECE_NUMBERS", numbers)
+    monkeypatch.setattr(logit_chunks, "CHUNK_ROWS", (rows, rows))
+    monkeypatch.setattr(logit_chunks, "PIECE_NUMBERS", numbers)
     check_loss(by("chunked", kind), kind, sizes=(*SMALL, (40, 37, 24)))
 
 

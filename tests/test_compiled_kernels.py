@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from benchmarks.kernels import machine_code
-from contrastive.losses.backends import base as engine
+from contrastive.losses.backends import all_pairs as engine
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton import fused, tiles
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from contrastive.errors import DataError
 from contrastive.evaluation import retrieval
-from contrastive.inference.embed_dataset import EmbeddedModality
+from contrastive.inference.embed_distinct import EmbeddedModality
 from contrastive.inference.nearest import top_k
 
 
@@ -195,7 +195,7 @@ def test_recall_takes_plain_arrays_and_ids():
 def test_chance_is_that_of_a_loop_over_queries():
     from math import comb
 
-    from contrastive.inference.embed_dataset import EmbeddedModality
+    from contrastive.inference.embed_distinct import EmbeddedModality
 
     generator = torch.Generator().manual_seed(0)
     texts, images = (

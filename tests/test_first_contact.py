@@ -161,7 +161,7 @@ def test_the_kernels_are_judged_in_the_interpreter(contact):
 @pytest.mark.parametrize(
     ("ratios", "line"),
     [
-        ((2.0, 1.5, 0.9, 0.5), 'set LARGE["cuda"] = 2**25 in contrastive/losses/choice.py'),
+        ((2.0, 1.5, 0.9, 0.5), 'set LARGE["cuda"] = 2**25 in contrastive/losses/auto_execution.py'),
         ((0.9, 0.8, 0.7, 0.6), 'LARGE["cuda"] for fused: at most 2**20'),
         ((3.0, 0.9, 3.0, 3.0), 'LARGE["cuda"] for fused: more than 2**28'),
     ],

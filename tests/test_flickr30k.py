@@ -12,7 +12,7 @@ from PIL import Image
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Flickr30k
-from contrastive.datasets import text_files as tables
+from contrastive.datasets import text_decoding as tables
 from contrastive.datasets.caption_rows import Pairs
 from contrastive.errors import DataError
 from tests.miniature import FORMS, Picture, write_flickr30k

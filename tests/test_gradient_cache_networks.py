@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 from contrastive import build_model
 from contrastive.errors import TrainingError
 from contrastive.losses import functional
-from contrastive.training.gradient_cache import embed, forward_in_micro_batches
+from contrastive.training.gradient_cache import forward_in_micro_batches
+from contrastive.training.tower_forward import embed
 from tests.micro_batches import IDS, WIDTH, B, assert_equal, gradients, scalar
 from tests.toys import toy_dict
 

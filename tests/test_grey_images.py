@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 
 from contrastive.encoders import HFDualImage, HFImage, Timm
-from contrastive.encoders.pixels import odd_pixels
+from contrastive.encoders.device_normalisation import odd_pixels
 from contrastive.errors import SpecError
 from tests import duals
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from contrastive.config import yaml_files as files
 from contrastive.config.base import Config
 from contrastive.errors import SpecError
-from contrastive.losses import InfoNCE, Loss, Sigmoid, choice
+from contrastive.losses import InfoNCE, Loss, Sigmoid, auto_execution
 from contrastive.losses.functional import accuracy, infonce, sigmoid, similarity
 from tests.pair_losses import MODULES, POSITIVES, call, unit
 
@@ -224,18 +224,18 @@ def test_auto_goes_by_size_device_and_products(
     n, width, dtype, matmul_dtype, on_gpu, on_cpu, monkeypatch
 ):
     given = {"dtype": dtype, "matmul_dtype": matmul_dtype}
-    monkeypatch.setattr(choice, "HAS_TRITON", True)
+    monkeypatch.setattr(auto_execution, "HAS_TRITON", True)
     for device, expected in (("cuda", on_gpu), ("cpu", on_cpu)):
-        assert choice.choose("auto", n, n, width, device=device, **given) == expected
-    monkeypatch.setattr(choice, "HAS_TRITON", False)
-    assert choice.choose("auto", n, n, width, device="cuda", **given) != "fused"
+        assert auto_execution.choose("auto", n, n, width, device=device, **given) == expected
+    monkeypatch.setattr(auto_execution, "HAS_TRITON", False)
+    assert auto_execution.choose("auto", n, n, width, device="cuda", **given) != "fused"
     # who asks for it is told what is missing
-    assert choice.choose("fused", n, n, width, device="cuda", **given) == "fused"
+    assert auto_execution.choose("fused", n, n, width, device="cuda", **given) == "fused"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_auto_multiplies_in_bf16_where_a_gpu_runs_in_bf16(dtype, monkeypatch):
-    monkeypatch.setattr(choice, "HAS_TRITON", True)
+    monkeypatch.setattr(auto_execution, "HAS_TRITON", True)
     loss, gpu = InfoNCE().build(), torch.device("cuda")
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)  # as torch.autocast, which asks for a GPU, does
@@ -254,16 +254,16 @@ def test_auto_multiplies_in_bf16_where_a_gpu_runs_in_bf16(dtype, monkeypatch):
 
 def test_products_in_tf32_are_told():
     given = torch.float32, "auto", torch.device("cuda")
-    choice.check_precision(*given)  # silent: warnings are errors here
+    auto_execution.check_precision(*given)  # silent: warnings are errors here
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         with pytest.warns(
             UserWarning, match='in TF32, .* set "highest", or take matmul_dtype bf16'
         ):
-            choice.check_precision(*given)
-        choice.check_precision(torch.float32, "bf16", torch.device("cuda"))
-        choice.check_precision(torch.float32, "fp32", torch.device("cpu"))
+            auto_execution.check_precision(*given)
+        auto_execution.check_precision(torch.float32, "bf16", torch.device("cuda"))
+        auto_execution.check_precision(torch.float32, "fp32", torch.device("cpu"))
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from contrastive.cli.options import app
-from contrastive.cli.panels import add_verbs
+from contrastive.cli.verbs import add_verbs
 from tests.pages import PAGES, ROOT, stood_in
 
 SMALLER = [

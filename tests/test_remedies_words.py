@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from contrastive import RunSpec
 from contrastive.cli.options import app
-from contrastive.cli.panels import add_verbs
+from contrastive.cli.verbs import add_verbs
 from contrastive.components import REGISTRIES
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive.losses.backends import sweep
+from contrastive.losses.backends import logit_chunks
 from contrastive.losses.dcl import dcl
 from contrastive.losses.hard_negative import hard_negative
 from contrastive.losses.supcon import supcon
@@ -78,7 +78,7 @@ def test_gradients_are_finite_differences(name, ids):
 @pytest.mark.parametrize("name", [*FUNCTIONS, "supcon"])
 @pytest.mark.parametrize("rows", [1, 4])
 def test_chunks_give_the_same(name, ids, rows, monkeypatch):
-    monkeypatch.setattr(sweep, "CHUNK_ROWS", (rows, rows))
+    monkeypatch.setattr(logit_chunks, "CHUNK_ROWS", (rows, rows))
     function = supcon if name == "supcon" else FUNCTIONS[name][0]
     inputs = leaves(9, 7, 5)
     batch = (*inputs[:2], *ids_for(ids, 9, 7))

@@ -21,14 +21,15 @@ from torch.nn.functional import normalize as unit
 
 from benchmarks.losses.problems import IDS
 from contrastive.losses import execution, losses
-from contrastive.losses.backends import base as engine
+from contrastive.losses.auto_execution import HAS_TRITON
+from contrastive.losses.backends import all_pairs as engine
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton.tiles import Tile
-from contrastive.losses.choice import HAS_TRITON
 
 if TYPE_CHECKING:
     from benchmarks.losses.problems import Loss, Problem
+    from contrastive.losses.backends.base import LossBackend
 
 Call = Callable[[], Tensor]
 Mode = Literal["forward", "both"]
@@ -176,7 +177,7 @@ def by_default(problem: Problem) -> Call:
     return lambda: module(problem.a, problem.b, *ids)[0]
 
 
-def by_backend(make: Callable[..., engine.LossBackend], problem: Problem) -> Call:
+def by_backend(make: Callable[..., LossBackend], problem: Problem) -> Call:
     """Call a backend of ours, for settings that the public functions do not have."""
     how = make(**({"matmul_dtype": torch.bfloat16} if problem.dtype == "amp" else {}))
     positives, ids = IDS[problem.ids], problem.groups
@@ -279,7 +280,7 @@ def _fused(name: str, **settings: Any) -> Implementation:
     )
 
 
-def _backend() -> type[engine.LossBackend]:
+def _backend() -> type[LossBackend]:
     return importlib.import_module("contrastive.losses.backends.triton.fused").FusedBackend
 
 

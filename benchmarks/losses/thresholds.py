@@ -1,4 +1,4 @@
-"""From how many pairs an execution beats ``eager``: the numbers to set in ``losses/choice.py``."""
+"""From how many pairs an execution beats ``eager``; ``losses/auto_execution.py`` has them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.losses.timing import paired_ratios
-from contrastive.losses.choice import LARGE
+from contrastive.losses.auto_execution import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXECUTIONS = ("fused", "chunked")
-FILE = "contrastive/losses/choice.py"
+FILE = "contrastive/losses/auto_execution.py"
 LEAST_WIDTH = 256  # D of the smallest models; below, a run only tries whether all works
 
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from contrastive.cli.options import app
-from contrastive.cli.panels import add_verbs
-from contrastive.cli.verb import LEFT_OUT, CtrlC
+from contrastive.cli.parsing import LEFT_OUT, CtrlC
+from contrastive.cli.verbs import add_verbs
 from contrastive.console import noted_omissions, printable, said_once, say
 from contrastive.distributed.launcher import is_main
 from contrastive.errors import ContrastiveError, RenamedWarning

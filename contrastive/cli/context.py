@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Sample, Samples
     from contrastive.datasets import Dataset
     from contrastive.features.cache import FeatureCache
-    from contrastive.model.checkpoint import SavedFolder
     from contrastive.model.model import ContrastiveModel
+    from contrastive.model.saved_folder import SavedFolder
     from contrastive.reporting.clip_benchmark import Subject
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec
 
@@ -53,8 +53,8 @@ class Context:
     @cached_property
     def saved(self) -> SavedFolder | None:
         """The folder with the model's files; None for a pretrained model."""
-        from contrastive.model.checkpoint import open_folder
         from contrastive.model.loading import find_model
+        from contrastive.model.saved_folder import open_folder
         from contrastive.pretrained import is_pretrained
 
         return None if is_pretrained(self.folder) else open_folder(find_model(self.folder))
@@ -302,7 +302,7 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
         if len(names) == 1 and (path := Path(names[0].removeprefix("@"))).is_file():
             say(f"--classes: {names[0]} is taken as a name; to read it, --classes-file {path}")
         return names
-    from contrastive.datasets.text_files import read_lines, text_problem
+    from contrastive.datasets.text_decoding import read_lines, text_problem
 
     names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}
     for number, name in names.items():

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from contrastive.cli.verb import Verbs
+from contrastive.cli.parsing import Verbs
 from contrastive.config.entry_points import (
     NO_PYDANTIC_PLUGINS,
     SWITCH,

@@ -13,7 +13,7 @@ import typer
 
 from contrastive.cli.options import Json, Limit
 from contrastive.cli.output import show
-from contrastive.cli.verb import Verb
+from contrastive.cli.parsing import Verb
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

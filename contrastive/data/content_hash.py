@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from os import PathLike
@@ -19,14 +18,8 @@ from torch import Tensor
 
 from contrastive.data.content_index import content_index, file_hash
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
-from contrastive.errors import BadSample, a_type
-
-BINARY = (bytes, bytearray, memoryview, np.ndarray, Tensor, Image.Image, StoredImage)
-FORMS = (
-    "give a string, a path, bytes, an array, a tensor or a PIL image, or a list, tuple or dict of "
-    "those, numbers and None"
-)
-"""What a sample may be, in docs/data.md too."""
+from contrastive.data.sample_forms import is_content, plain_parts
+from contrastive.errors import BadSample
 
 
 def sample_key(sample: Any, modality: str) -> bytes:
@@ -39,7 +32,7 @@ def sample_key(sample: Any, modality: str) -> bytes:
         sample = bytes_or_path(sample)
     if isinstance(sample, PathLike):
         sample = Path(os.fsdecode(cast("PathLike[str]", sample)))
-    if isinstance(sample, Path) or (isinstance(sample, str) and not _is_content(sample, modality)):
+    if isinstance(sample, Path) or (isinstance(sample, str) and not is_content(sample, modality)):
         try:
             return content_index().hash_of(Path(sample))
         except IsADirectoryError:
@@ -70,50 +63,8 @@ def _content(sample: Any, modality: str) -> bytes:
             sample = sample.float()  # numpy has none
         array = np.ascontiguousarray(cast("np.ndarray", sample))
         return f"array\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes()
-    return b"json\0" + _plain(sample, modality)
-
-
-def _plain(sample: Any, modality: str) -> bytes:
-    """Return a mapping or a sequence of values, such as a table's row, as JSON."""
-    if isinstance(sample, (Mapping, list, tuple)):
-        return json.dumps(_parts(sample, modality, ""), sort_keys=True).encode()
-    msg = f"a sample of {modality} cannot be {a_type(sample)}; {FORMS}"
-    raise BadSample(msg)
-
-
-def _parts(value: Any, modality: str, place: str) -> Any:
-    """Return what is within a sample as plain data; files, arrays and images by their content."""
-    if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        if odd := [key for key, _ in items if not isinstance(key, str)]:
-            msg = f"a sample of {modality} has the key {odd[0]!r}{_at(place)}; keys are strings"
-            raise BadSample(msg)
-        return {key: _parts(part, modality, f"{place}[{key!r}]") for key, part in items}
-    if isinstance(value, (list, tuple)):
-        parts = enumerate(cast("list[Any]", value))
-        return [_parts(part, modality, f"{place}[{i}]") for i, part in parts]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, str) and (modality == "text" or _is_content(value, "")):
-        return value
-    if not isinstance(value, (str, PathLike, *BINARY)):
-        msg = f"a sample of {modality} holds {a_type(value)}{_at(place)}; {FORMS}"
-        raise BadSample(msg)
-    return {"\0content": sample_key(value, modality).hex()}
-
-
-def _at(place: str) -> str:
-    return f" at {place}" if place else ""
-
-
-def _is_content(text: str, modality: str) -> bool:
-    """Whether a string is a sample itself, rather than the name of its file."""
-    if modality in ("text", "image"):
-        return modality == "text"
-    try:
-        return not Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, or not one
-        return True
+    plain = plain_parts(sample, modality, sample_key)
+    return b"json\0" + json.dumps(plain, sort_keys=True).encode()
 
 
 @lru_cache(maxsize=1 << 20)

@@ -26,6 +26,7 @@ from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 
 from contrastive.distributed.collectives import all_gather, all_reduce, reduce_scatter
+from contrastive.errors import a_type
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -227,6 +228,15 @@ class RowShards:
         others = [n - k for n, k in zip(self.counts, self.matched, strict=True)]
         first, then = _slices(self.matched, start=0), _slices(others, start=sum(self.matched))
         return list(zip(first, then, strict=True))
+
+
+def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
+    """Return how the global batch is sharded: a collective, unless that is known already."""
+    known = group is None or isinstance(cast("Any", group), (BatchGroup, PairShards))
+    if not known:
+        msg = f"group is {a_type(group)}; give BatchGroup.current(), or None for one process"
+        raise ValueError(msg)
+    return group.pair_shards(a, b) if isinstance(group, BatchGroup) else group
 
 
 def _slices(sizes: Sequence[int], *, start: int) -> list[slice]:

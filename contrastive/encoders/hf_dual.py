@@ -20,6 +20,7 @@ from torch import Tensor
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
+from contrastive.encoders.device_normalisation import BYTES, processor_bytes_first
 from contrastive.encoders.hf_text import (
     LONGEST,
     load_tokenizer,
@@ -36,9 +37,8 @@ from contrastive.encoders.huggingface import (
     load_image_processor,
     load_weights,
 )
-from contrastive.encoders.image import check_one_size, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
-from contrastive.encoders.pixels import BYTES, processor_bytes_first
+from contrastive.encoders.image_transform import check_one_size, mode_for
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.images import ImageSource
     from contrastive.encoders import HFDualImage, HFDualText
-    from contrastive.encoders.pixels import PixelNormalisation
+    from contrastive.encoders.device_normalisation import PixelNormalisation
 
 FIRST = ("flava",)
 """Models, by their ``model_type``, that give an embedding for each token; the first is the one."""

@@ -11,11 +11,11 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from contrastive.console import say
+from contrastive.encoders.device_normalisation import BYTES, processor_bytes_first
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
-from contrastive.encoders.image import ImageTransform, SizesDifferError, mode_for
 from contrastive.encoders.image_encoder import ImageEncoder
-from contrastive.encoders.pixels import BYTES, processor_bytes_first
+from contrastive.encoders.image_transform import ImageTransform, SizesDifferError, mode_for
 from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.weights import folder_config
 from contrastive.errors import ContrastiveError, SpecError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.images import ImageSource
     from contrastive.encoders import HFImage
-    from contrastive.encoders.pixels import PixelNormalisation
+    from contrastive.encoders.device_normalisation import PixelNormalisation
 
 
 class HFImageModule(ImageEncoder):

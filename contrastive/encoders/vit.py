@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from contrastive.config.extras import require
-from contrastive.encoders.image import ImageModule, augmentation, centre_crop
+from contrastive.encoders.image_transform import ImageModule, augmentation, centre_crop
 
 if TYPE_CHECKING:
     from contrastive.encoders import ViT

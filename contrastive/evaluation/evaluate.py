@@ -24,7 +24,7 @@ from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import held_out_rows, left_out
 from contrastive.evaluation.retrieval import Direction, has_companions, recall
 from contrastive.evaluation.tabular import Tabular
-from contrastive.inference.embed_dataset import EmbeddedModality, embed_modality
+from contrastive.inference.embed_distinct import EmbeddedModality, embed_modality
 from contrastive.inference.zero_shot import classify_embeddings, embed_classes
 from contrastive.prompts import TEMPLATES
 

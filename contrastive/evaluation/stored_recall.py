@@ -11,7 +11,7 @@ import torch
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import rows_of
 from contrastive.evaluation.retrieval import recall
-from contrastive.inference.embed_dataset import embed_modality
+from contrastive.inference.embed_distinct import embed_modality
 
 if TYPE_CHECKING:
     from contrastive.data.samples import Samples

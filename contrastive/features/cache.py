@@ -29,7 +29,7 @@ from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
-from contrastive.encoders.foreign import LOOKED_AT, check_foreign
+from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
 from contrastive.errors import BadSample, DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.store import Store

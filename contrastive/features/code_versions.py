@@ -17,8 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from contrastive.data.content_index import content_index
-from contrastive.features.reached_code import Code, hash_typed, reached_code
-from contrastive.features.source_code import SourceFile, read_source
+from contrastive.features.object_code import Code, hash_typed, reached_code
+from contrastive.features.source_hash import SourceFile, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

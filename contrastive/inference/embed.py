@@ -20,7 +20,7 @@ from contrastive.data.folders import check_writable_folder
 from contrastive.data.images import StoredImage
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.errors import BadSample, DataError, SpecError
-from contrastive.inference.embed_dataset import distinct_rows, embed_modality
+from contrastive.inference.embed_distinct import distinct_rows, embed_modality
 from contrastive.inference.embedding_folder import (
     ABOUT,
     BITS,

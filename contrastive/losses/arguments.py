@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 
-from contrastive.distributed.global_batch import BatchGroup, PairShards
 from contrastive.errors import a_type
 from contrastive.losses import (
     Candidates,
@@ -159,12 +158,3 @@ def as_log_scale(
         msg = f"temperature is {temperature}; it has to be above 0"
         raise ValueError(msg)
     return -given.log()
-
-
-def pair_shards(a: Tensor, b: Tensor, group: BatchGroup | PairShards | None) -> PairShards | None:
-    """Return how the global batch is sharded: a collective, unless that is known already."""
-    known = group is None or isinstance(cast("Any", group), (BatchGroup, PairShards))
-    if not known:
-        msg = f"group is {a_type(group)}; give BatchGroup.current(), or None for one process"
-        raise ValueError(msg)
-    return group.pair_shards(a, b) if isinstance(group, BatchGroup) else group

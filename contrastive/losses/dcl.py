@@ -82,7 +82,7 @@ def dcl(
         direction: ``a_to_b`` is the mean over the rows alone, ``b_to_a`` that over the columns.
         candidates: where negatives come from.
         sigma: of the weights; None weighs all alike.
-        execution: how; ``choice.choose`` says what ``auto`` is.
+        execution: how; ``auto_execution.choose`` says what ``auto`` is.
         matmul_dtype: as in ``execution.infonce``.
         group: the ranks whose batches form one global batch, as in ``execution.infonce``.
 

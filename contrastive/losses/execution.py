@@ -12,6 +12,7 @@ from torch.nn.functional import normalize as unit_rows
 
 from contrastive.config.extras import require
 from contrastive.config.renamed import renamed_parameters
+from contrastive.distributed.global_batch import pair_shards
 from contrastive.losses import functional
 from contrastive.losses.arguments import (
     as_log_scale,
@@ -19,15 +20,15 @@ from contrastive.losses.arguments import (
     check_devices,
     check_embeddings,
     check_options,
-    pair_shards,
 )
-from contrastive.losses.backends import base as engine
+from contrastive.losses.auto_execution import choose_for, common_dtype, reduced_dtype
+from contrastive.losses.backends import all_pairs as engine
 from contrastive.losses.backends import ring as rings
+from contrastive.losses.backends.base import accumulation_dtype
 from contrastive.losses.backends.chunked import ChunkedBackend
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
 from contrastive.losses.backends.label_smoothing import smoothing
 from contrastive.losses.backends.products import cosines
-from contrastive.losses.choice import choose_for, common_dtype, reduced_dtype
 from contrastive.losses.global_labels import gather_ids, labels_of, swap_sides
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def infonce(
         direction: which side the anchors are from: both, a_to_b or b_to_a.
         label_smoothing: share of the target that is spread over all candidates.
         normalize: give all rows length 1 first.
-        execution: how; ``choice.choose`` says what ``auto`` is.
+        execution: how; ``auto_execution.choose`` says what ``auto`` is.
         matmul_dtype: type in which fp32 embeddings are multiplied; auto is bf16 on a GPU within
             ``torch.autocast`` in bf16, else fp32. Sums are fp32 in any case.
         exchange: how several ranks compare rows: gather, each holds all rows of b; ring, those of
@@ -141,7 +142,7 @@ def infonce(
     labels, mine = labels_of(a, b, a_ids, b_ids, positives, shards)
     backend = backend_of(execution, matmul_dtype, a, b, mine)
     if label_smoothing:  # two gradients meet: they are rounded to half precision as one
-        a, b = (x.to(engine.accumulation_dtype(x, x)) for x in (a, b))
+        a, b = (x.to(accumulation_dtype(x, x)) for x in (a, b))
     loss_of = engine.infonce if direction == "both" else engine.one_sided
     loss = loss_of(
         a[: len(mine.row_count_N)],
@@ -228,7 +229,7 @@ def _around(
         msg = "exchange ring holds no logits of all ranks; take execution auto, chunked or fused"
         raise ValueError(msg)
     if normalize:
-        a, b = (unit_rows(x.to(engine.accumulation_dtype(x, x)), dim=1) for x in (a, b))
+        a, b = (unit_rows(x.to(accumulation_dtype(x, x)), dim=1) for x in (a, b))
     how = choose_for(execution, a, b, matmul_dtype=matmul_dtype, shards=shards)
     a, b, a_ids, b_ids, swapped = swap_sides(a, b, a_ids, b_ids, shards)
     assert swapped is not None
@@ -349,7 +350,7 @@ def _gather_global_batch(
     normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     if normalize:
-        a, b = (unit_rows(x.to(engine.accumulation_dtype(x, x)), dim=1) for x in (a, b))
+        a, b = (unit_rows(x.to(accumulation_dtype(x, x)), dim=1) for x in (a, b))
     if shards is None:
         return a, b, a_ids, b_ids
     a_ids, b_ids = gather_ids(a, b, a_ids, b_ids, shards)

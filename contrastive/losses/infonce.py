@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from contrastive.distributed.global_batch import pair_shards
 from contrastive.losses import InfoNCE
-from contrastive.losses.arguments import pair_shards
-from contrastive.losses.choice import choose, choose_for, described
+from contrastive.losses.auto_execution import choose, choose_for, described
 from contrastive.losses.execution import all_logits, gather_global_batch, infonce
 from contrastive.losses.functional import accuracy, infonce_from_logits
 from contrastive.losses.module import ScaledLoss

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.losses import Scaled
 from contrastive.losses.arguments import check_embeddings
-from contrastive.losses.choice import check_precision
+from contrastive.losses.auto_execution import check_precision
 from contrastive.losses.functional import collisions, similarity
 
 C = TypeVar("C", bound=Scaled)

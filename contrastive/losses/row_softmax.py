@@ -17,25 +17,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, final
 import torch
 from torch.nn.functional import logsigmoid
 
-from contrastive.distributed.global_batch import PairShards
+from contrastive.distributed.global_batch import PairShards, pair_shards
 from contrastive.losses import AnchorConfig, SupCon
 from contrastive.losses.arguments import (
     check_devices,
     check_options,
-    pair_shards,
 )
-from contrastive.losses.backends.chunked import ChunkedBackend
-from contrastive.losses.backends.empty_shard import EmptyShardBackend
-from contrastive.losses.backends.pair_labels import PairLabels, check_pair_counts, matched_ids
-from contrastive.losses.backends.pair_sums import LineSums, own_labels, own_sums, pair_sums
-from contrastive.losses.backends.power_sums import power_sums
-from contrastive.losses.choice import (
+from contrastive.losses.auto_execution import (
     choose,
     choose_for,
     described,
     global_sizes,
     in_common_dtype,
 )
+from contrastive.losses.backends.chunked import ChunkedBackend
+from contrastive.losses.backends.empty_shard import EmptyShardBackend
+from contrastive.losses.backends.pair_labels import PairLabels, check_pair_counts, matched_ids
+from contrastive.losses.backends.pair_sums import LineSums, own_labels, own_sums, pair_sums
+from contrastive.losses.backends.power_sums import power_sums
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
@@ -52,9 +51,9 @@ if TYPE_CHECKING:
 
     from contrastive.distributed.global_batch import BatchGroup, RowShards
     from contrastive.losses import Candidates, Direction, Execution, MatmulDtype, Positives
+    from contrastive.losses.auto_execution import Chosen
     from contrastive.losses.backends.base import LossBackend
     from contrastive.losses.backends.chunked_operators import ChunkedOperators
-    from contrastive.losses.choice import Chosen
 
 A = TypeVar("A", bound=AnchorConfig | SupCon)
 

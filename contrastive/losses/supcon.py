@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import logsigmoid
 
+from contrastive.distributed.global_batch import pair_shards
 from contrastive.losses import SupCon
 from contrastive.losses.arguments import (
     as_log_scale,
     check_devices,
     check_embeddings,
     check_options,
-    pair_shards,
 )
+from contrastive.losses.auto_execution import choose_for, global_sizes, in_common_dtype
 from contrastive.losses.backends.pair_labels import check_pair_counts, matched_ids
 from contrastive.losses.backends.pair_sums import own_labels, own_sums, pair_sums
-from contrastive.losses.choice import choose_for, global_sizes, in_common_dtype
 from contrastive.losses.execution import (
     all_logits,
     backend_of,
@@ -92,7 +92,7 @@ def supcon(
         a_ids: ``[N]`` integers, the groups of a; without them, matched rows are a group.
         b_ids: ``[M]`` integers, the groups of b; the same as ``a_ids`` if None.
         log_scale: scalar, the logarithm of the inverse temperature.
-        execution: how; ``choice.choose`` says what ``auto`` is.
+        execution: how; ``auto_execution.choose`` says what ``auto`` is.
         matmul_dtype: as in ``execution.infonce``.
         group: the ranks whose batches form one global batch, as in ``execution.infonce``.
 

@@ -17,17 +17,17 @@ from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
-from contrastive.encoders.foreign import check_foreign
+from contrastive.encoders.foreign_trial import check_foreign
 from contrastive.encoders.given_module import Given, GivenModule, check_given
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
-from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
 from contrastive.model.foreign_heads import check_head
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
+from contrastive.model.saved_folder import FORMAT, Content, write_folder
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides

@@ -19,8 +19,8 @@ from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.worker_processes import worker_count
-from contrastive.encoders.foreign import LOOKED_AT, check_foreign
-from contrastive.encoders.pixels import PixelNormalisation, bytes_first
+from contrastive.encoders.device_normalisation import PixelNormalisation, bytes_first
+from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
 from contrastive.encoders.promises import PROMISES
 from contrastive.errors import DataError
 from contrastive.model.foreign_heads import check_head

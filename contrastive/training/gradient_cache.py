@@ -29,42 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from contrastive.model.model import ContrastiveModel
-    from contrastive.model.tower import TowerModule
 
 Inputs = dict[str, Tensor]
 Convert = Callable[[Mapping[str, Tensor]], Inputs]
 BatchNormMode = Literal["train", "eval"]
-
-
-def embed(
-    tower: TowerModule,
-    inputs: Mapping[str, Tensor],
-    *,
-    rows: int | None,
-    batch_norm: BatchNormMode = "train",
-    device: torch.device | None = None,
-    convert: Convert = dict,
-) -> Tensor:
-    """Return ``tower(**inputs)``, by micro-batches; arguments as in ``forward_in_micro_batches``.
-
-    A frozen encoder has no activations to drop, so that it runs once; its head then takes the
-    features of the whole batch.
-    """
-    if not tower.encoder_frozen:
-        return forward_in_micro_batches(
-            tower, inputs, rows=rows, batch_norm=batch_norm, device=device, convert=convert
-        )
-    pieces = (convert(_moved(piece, device)) for piece in _pieces(inputs, rows))
-    features = [tower.encode(**piece) for piece in pieces]
-    return project(tower, torch.cat(features), batch_norm=batch_norm)
-
-
-def project(
-    tower: TowerModule, features_BF: Tensor, *, batch_norm: BatchNormMode = "train"
-) -> Tensor:
-    """Return ``tower.project(features_BF)``, with BatchNorm as in ``forward_in_micro_batches``."""
-    with _running_statistics(tower) if batch_norm == "eval" else nullcontext():
-        return tower.project(features_BF)
 
 
 def forward_in_micro_batches(
@@ -96,11 +64,11 @@ def forward_in_micro_batches(
         TrainingError: ``module`` has BatchNorm that needs the whole batch; names it.
         ValueError: the inputs differ in their first dimension.
     """
-    pieces = _pieces(inputs, rows)
+    pieces = pieces_of(inputs, rows)
 
     def forward(piece: Inputs) -> Tensor:
-        with _running_statistics(module) if batch_norm == "eval" else nullcontext():
-            return module(**convert(_moved(piece, device)))
+        with running_statistics(module) if batch_norm == "eval" else nullcontext():
+            return module(**convert(moved_to(piece, device)))
 
     if rows is not None:
         check_batch_norm(module, batch_norm)
@@ -194,7 +162,7 @@ def _same_randomness() -> tuple[AbstractContextManager[None], AbstractContextMan
 
 
 @contextmanager
-def _running_statistics(module: nn.Module) -> Generator[None]:
+def running_statistics(module: nn.Module) -> Generator[None]:
     """Within the block, let BatchNorm use its running statistics and leave them as they are."""
     # not eval(): what a norm contains, such as dropout, stays as it is
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -207,7 +175,12 @@ def _running_statistics(module: nn.Module) -> Generator[None]:
             norm.training = True
 
 
-def _pieces(inputs: Mapping[str, Tensor], rows: int | None) -> list[Inputs]:
+def pieces_of(inputs: Mapping[str, Tensor], rows: int | None) -> list[Inputs]:
+    """Split inputs into micro-batches of ``rows``; one piece if None.
+
+    Raises:
+        ValueError: the inputs differ in their first dimension.
+    """
     lengths = {name: len(tensor) for name, tensor in inputs.items()}
     if len(set(lengths.values())) != 1:
         msg = f"inputs differ in their first dimension: {lengths}"
@@ -218,7 +191,8 @@ def _pieces(inputs: Mapping[str, Tensor], rows: int | None) -> list[Inputs]:
     return [dict(zip(inputs, part, strict=True)) for part in parts]
 
 
-def _moved(piece: Inputs, device: torch.device | None) -> Inputs:
+def moved_to(piece: Inputs, device: torch.device | None) -> Inputs:
+    """Return a micro-batch on a device; None leaves it where it is."""
     if device is None:
         return piece
     pinned = device.type == "cuda"  # then nobody waits for the copy

@@ -17,7 +17,7 @@ from contrastive.doctor.run_facts import caption_facts, shared_facts
 from contrastive.doctor.run_record import RunLog
 from contrastive.doctor.towers import same_at_start, zero_embeddings
 from contrastive.evaluation.geometry import geometry
-from contrastive.inference.embed_dataset import embed_modality
+from contrastive.inference.embed_distinct import embed_modality
 from contrastive.reporting.run_log import read_log
 
 if TYPE_CHECKING:

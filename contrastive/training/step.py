@@ -1,4 +1,4 @@
-"""The loss of one training step: a batch is embedded, and its modalities are compared in pairs.
+"""One training step: a batch is embedded, its modalities are compared in pairs, then backward.
 
 Shapes: B rows, D the shared width.
 """
@@ -10,12 +10,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from contrastive.training.gradient_cache import embed, project
+from contrastive.training.foreign_gradients import told_by_part
+from contrastive.training.gradient_sync import all_reduce_gradients_
+from contrastive.training.tower_forward import embed, project
 
 if TYPE_CHECKING:
+    from contrastive.distributed.ranks import Ranks
     from contrastive.model.model import ContrastiveModel, EmbeddingViews
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
+
+
+def backward(
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the gradients of the global batch; return its loss, and metrics."""
+    with told_by_part(model):
+        loss, metrics = step_loss(model, batch, settings, bf16=bf16)
+        loss.backward()
+    loss = loss.detach()
+    all_reduce_gradients_(model, ranks, loss)
+    return loss, metrics
 
 
 def step_loss(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, said_once, say
@@ -27,19 +27,17 @@ from contrastive.errors import ContrastiveError, DataError, TrainingError, Unkno
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
-from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import run_spec
-from contrastive.nn.fingerprint import hash_tensors
+from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import built_for_training, compiled_towers, uses_bf16
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
-from contrastive.training.foreign_gradients import told_by_part
+from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
-from contrastive.training.rank_checks import check_loss_of_ranks
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
@@ -51,9 +49,10 @@ from contrastive.training.resume import (
     start_or_resume,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
+from contrastive.training.same_start import check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
-from contrastive.training.step import loss_autocast, step_loss
+from contrastive.training.step import backward, loss_autocast
 from contrastive.training.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
-    from contrastive.spec import RunSpec, TrainingSpec
-    from contrastive.training.batches import Batch
+    from contrastive.spec import RunSpec
 
 UNMEASURED = "set evaluation.split, or null to measure nothing after an epoch"
 
@@ -176,7 +174,7 @@ def _train(
         _remember_samples(model, batches, held_out, spec)
         if ranks.is_main:
             check_room(folder, spec, model, optimizer, batches)
-    _check_same_start(ranks, start, batches, model.seen)
+    check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     recorder = Recorder(folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured)
@@ -219,7 +217,7 @@ def _train(
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
             optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
-            loss, metrics = _backward(model, batch, settings, ranks, bf16=bf16)
+            loss, metrics = backward(model, batch, settings, ranks, bf16=bf16)
             norm = clip_gradients_(_trained(model), settings.clip_norm)
             with steps.update():
                 if step_log.is_applied(loss, norm):
@@ -239,19 +237,6 @@ def _train(
     return _finished(folder, spec, model.eval(), ranks)
 
 
-def _backward(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the gradients of the global batch; return its loss, and metrics."""
-    with told_by_part(model):
-        loss, metrics = step_loss(model, batch, settings, bf16=bf16)
-        loss.backward()
-    _fill_gradients_(model, ranks)
-    # each rank's gradient is W times its share, so that the mean is the global batch's
-    ranks.all_reduce_mean_([loss.detach(), *_trained_gradients(model)])
-    return loss.detach(), metrics
-
-
 def _finished(
     folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks
 ) -> ContrastiveModel:
@@ -259,23 +244,6 @@ def _finished(
         write_folder(folder / "model", run_files(spec, model))
     ranks.barrier()  # no rank returns before the model can be loaded
     return model
-
-
-def _check_same_start(
-    ranks: Ranks, start: int, batches: TrainingBatches, seen: Mapping[str, Tensor]
-) -> None:
-    """Insist that all ranks begin at the same step, with the same rows and files."""
-    if ranks.size == 1:
-        return
-    remedy = "the data and the run's folder have to be the same on every machine"
-    what = "the ranks have different data or checkpoints"
-    ranks.check_same(what, {"first step": start, "usable rows": len(batches)}, remedy)
-    rows = {f"{len(batches)} rows of SHA-256": batches.fingerprint[:16]}
-    ranks.check_same("the ranks have different rows, or others in order", rows, remedy)
-    files = {
-        f"{m} samples of SHA-256": hash_tensors([(m, hashes)])[:16] for m, hashes in seen.items()
-    }
-    ranks.check_same("the files of the ranks hold different samples", files, remedy)
 
 
 def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
@@ -319,22 +287,6 @@ def _schedule(step: int, total: int, warmup: float) -> float:
 
 def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
-
-
-def _fill_gradients_(model: ContrastiveModel, ranks: Ranks) -> None:
-    """Give weights that this rank's rows did not use, but another's did, a gradient of zero."""
-    unused = [p.grad is None for p in _trained(model)]
-    if ranks.size == 1 or not ranks.all_reduce_max(int(any(unused))):
-        return
-    used = torch.tensor([not each for each in unused], dtype=torch.float32, device=model.device)
-    ranks.all_reduce_mean_([used])
-    for p, share in zip(_trained(model), used, strict=True):
-        if p.grad is None and share > 0:
-            p.grad = torch.zeros_like(p)
-
-
-def _trained_gradients(model: ContrastiveModel) -> list[Tensor]:
-    return [p.grad for p in _trained(model) if p.grad is not None]
 
 
 def _log(folder: Path, ranks: Ranks, progress: Progress) -> Log:

@@ -20,7 +20,7 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import open_image
 from contrastive.data.samples import rows_of
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.inference.embed_dataset import embed_modality
+from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.nearest import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables

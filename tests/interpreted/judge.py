@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from contrastive.losses import functional
-from contrastive.losses.backends import base as engine
+from contrastive.losses.backends import all_pairs as engine
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.triton.fused import FusedBackend
 from contrastive.losses.backends.triton.tiles import Tile

@@ -26,8 +26,15 @@ from contrastive.losses.backends.base import (
     SoftmaxSums,
     accumulation_dtype,
 )
+from contrastive.losses.backends.logit_chunks import (
+    CHUNK_BYTES,
+    LOST,
+    Piece,
+    Sweep,
+    shift_,
+    shift_of,
+)
 from contrastive.losses.backends.row_stats import RowStats, row_stats
-from contrastive.losses.backends.sweep import CHUNK_BYTES, LOST, Piece, Sweep, shift_, shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from contrastive.losses.backends.base import accumulation_dtype
-from contrastive.losses.backends.sweep import LOST, shift_of
+from contrastive.losses.backends.logit_chunks import LOST, shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from contrastive.losses.backends.logit_chunks import Piece, Sweep
     from contrastive.losses.backends.pair_labels import PairLabels
-    from contrastive.losses.backends.sweep import Piece, Sweep
 
 
 @dataclass(frozen=True)

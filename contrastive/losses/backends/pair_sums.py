@@ -2,7 +2,7 @@
 
 A loss that is a function of these O(N + M) numbers is written as such, and autograd does the rest;
 the pairs themselves are visited by the passes of a ``LossBackend``, in memory that does not grow
-with N x M. (``base`` has the gradients of InfoNCE and of the sigmoid loss in closed form.)
+with N x M. (``all_pairs`` has the gradients of InfoNCE and of the sigmoid loss in closed form.)
 
 Of several ranks, each compares its own rows with those of all; every rank gets all sums, and the
 loss, in full. Gradients are as ``distributed.global_batch`` says.
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.losses.backends.base import (
+from contrastive.losses.backends.all_pairs import (
     finalize_gradients,
     over_all_rows,
     own_rows,
     per_rank,
 )
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import first_derivative_only
 from contrastive.losses.backends.pair_labels import PairLabels
 from contrastive.losses.backends.row_stats import RowStats
 
@@ -166,7 +166,7 @@ class _PairSums(torch.autograd.Function):
         return row[0].clamp(min=EMPTY), row[1], column_log.clamp(min=EMPTY), column_positive
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -225,7 +225,7 @@ class _OwnSums(torch.autograd.Function):
         return logs.clamp(min=EMPTY), positive
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.losses.backends.base import (
+from contrastive.losses.backends.all_pairs import (
     finalize_gradients,
     over_all_rows,
     own_rows,
     per_rank,
 )
 from contrastive.losses.backends.chunked_powers import PowerWeights
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import first_derivative_only
 from contrastive.losses.backends.pair_sums import EMPTY, LineSums
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _PowerSums(torch.autograd.Function):
         return tuple(x.clamp(min=EMPTY) if x.ndim == 2 else x for x in (*rows, *columns))
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

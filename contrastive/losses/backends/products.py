@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import first_derivative_only
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class _Cosines(torch.autograd.Function):
         return out_NM
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor, Tensor, None]:

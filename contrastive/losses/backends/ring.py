@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from contrastive.distributed.collectives import pass_on
-from contrastive.losses.backends.base import accumulation_dtype, finalize_gradients, per_rank
+from contrastive.losses.backends.all_pairs import finalize_gradients, per_rank
+from contrastive.losses.backends.base import accumulation_dtype
 from contrastive.losses.backends.empty_shard import EmptyShardBackend
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import first_derivative_only
 from contrastive.losses.backends.row_stats import RowStats, row_stats
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class _InfoNCE(torch.autograd.Function):
         return share * (weights[0] * row_loss + weights[1] * column_loss) / unit
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -235,7 +236,7 @@ class _Sigmoid(torch.autograd.Function):
         return total * factor
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

@@ -1,6 +1,6 @@
 """What follows from the sums of a row of InfoNCE: its loss, and its part in the gradient.
 
-``base`` has the equations. Shapes: N rows (or columns).
+``all_pairs`` has the equations. Shapes: N rows (or columns).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowStats:
-    """What the second sweep needs of each row (or each column); see ``base``."""
+    """What the second sweep needs of each row (or each column); see ``all_pairs``."""
 
     log_norm: Tensor
     log_norm_positives: Tensor

@@ -55,7 +55,7 @@ class OpenCLIPImage(Half):
 
     def build(self) -> EncoderModule:
         """Return the half with its transform."""
-        from contrastive_openclip.halves import OpenCLIPImageModule
+        from contrastive_openclip.encoders import OpenCLIPImageModule
 
         return OpenCLIPImageModule(self)
 
@@ -70,7 +70,7 @@ class OpenCLIPText(Half):
 
     def build(self) -> EncoderModule:
         """Return the half with its tokenizer."""
-        from contrastive_openclip.halves import OpenCLIPTextModule
+        from contrastive_openclip.encoders import OpenCLIPTextModule
 
         return OpenCLIPTextModule(self)
 
@@ -83,6 +83,6 @@ class OpenCLIP(Pretrained):
 
     def spec(self) -> ModelSpec:
         """Return the spec of the model."""
-        from contrastive_openclip.whole import spec_of
+        from contrastive_openclip.pretrained import spec_of
 
         return spec_of(self.name)

@@ -181,7 +181,7 @@ class FusedBackend(LossBackend):
     ) -> Tensor:
         """Return the symmetric ``functional.infonce`` of one process.
 
-        It is that of ``backends.base.infonce``, in a sixth of the launches.
+        It is that of ``backends.all_pairs.infonce``, in a sixth of the launches.
         """
         _check(a)
         _check(b)

@@ -1,7 +1,7 @@
 """InfoNCE of both directions as a whole: as few launches as its two sweeps can do with.
 
 Small batches take as long as their launches do. So what is of O(N + M) is here in a few kernels
-over both sides at once, where ``backends.base`` has it in many operations of torch, for all
+over both sides at once, where ``backends.all_pairs`` has it in many operations of torch, for all
 backends and for several ranks. Forward and backward take 15 launches, with ids at most 19, of which
 a sort is one; 4 more for each further chunk of G, and 2, in groups 3, for each further block of
 rows.
@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from contrastive.losses.backends.once import once
+from contrastive.losses.backends.first_derivative_only import first_derivative_only
 from contrastive.losses.backends.triton import launch_pairs, launch_rows, order, passes
 from contrastive.losses.backends.triton.blocks import How, Pairs, padded
 from contrastive.losses.backends.triton.launch_pairs import Kernels
@@ -226,7 +226,7 @@ class _InfoNCE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once
+    @first_derivative_only
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor | None, ...]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from contrastive.cli.options import app
-from contrastive.cli.verb import Verb
+from contrastive.cli.parsing import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
-def once(backward: Backward) -> Backward:
+def first_derivative_only(backward: Backward) -> Backward:
     """Refuse the derivative of a gradient, which torch alone takes for a constant, in silence."""
     first = cast("Backward", once_differentiable(backward))
 

@@ -11,10 +11,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from contrastive import build_model
 from contrastive.data.images import open_image
+from contrastive.encoders.device_normalisation import PixelNormalisation, bytes_first
 from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.hf_image import Process
-from contrastive.encoders.image import ImageTransform, augmentation, centre_crop
-from contrastive.encoders.pixels import PixelNormalisation, bytes_first
+from contrastive.encoders.image_transform import ImageTransform, augmentation, centre_crop
 from contrastive.reporting.run_log import read_log
 from contrastive.spec import TrainingSpec
 from contrastive.training import batches, device_copies

@@ -14,8 +14,8 @@ from contrastive.config.extras import require
 from contrastive.console import say
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
+from contrastive.encoders.device_normalisation import composed_bytes_first, odd_pixels
 from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.pixels import composed_bytes_first, odd_pixels
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.images import ImageSource
     from contrastive.encoders import Augment
-    from contrastive.encoders.pixels import PixelNormalisation
+    from contrastive.encoders.device_normalisation import PixelNormalisation
 
 MODES = {1: "L", 3: "RGB"}
 """Of PIL, by the channels that a network takes."""
