@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LONGEST = 4 * MORE  # rows that are tried, of which some may be bad
 IN_PIECES = 1.15
 """What glibc's malloc has of the system, as a multiple of what tensors need: it keeps freed pieces
-below 32 MB. Measured in three runs."""
+below 32 MB. By the runs in docs/reliability.md."""
 WORTHWHILE = 0.95  # share of the memory now, below which a setting is named
 
 
