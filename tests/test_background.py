@@ -1,8 +1,10 @@
 """Checkpoints are written beside the steps: of the step that they are of, one at a time, whole."""
 
+import gc
 import hashlib
 import math
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -87,9 +89,25 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         real_write(folder, files, **how)
         writing.remove(folder)
 
+    copies, real_copied, sizes = [], resume._copied, set()
+
+    def copied(files):
+        gc.collect()
+        assert not any(copy() is not None for copy in copies), "one copy is held at a time"
+        found = real_copied(files)
+        tensors = [
+            x for name in found if name.endswith("safetensors") for x in found[name].values()
+        ]
+        sizes.add(sum(x.nbytes for x in tensors))
+        copies.extend(map(weakref.ref, tensors))
+        return found
+
     monkeypatch.setattr(parallel, "step_loss", step_loss)
     monkeypatch.setattr(resume, "write_folder", write)
-    train(spec, tmp_path / "run")
+    monkeypatch.setattr(resume, "_copied", copied)
+    model = train(spec, tmp_path / "run")
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    assert max(sizes) < 3 * trained + 50_000  # two moments; BatchNorm, dropout's generator, samples
     assert met == [True] * 7
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for step in ("step-00000007", "step-00000008"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contrastive.inference.embed_dataset import embed_modality
 from PIL import Image
 
 from contrastive import build_model

@@ -1,6 +1,7 @@
 """The memory of a training step is estimated before it is run, and the allocator agrees."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -127,9 +128,9 @@ def test_a_large_batch_is_estimated_from_a_few_rows(tmp_path):
     assert large.activations["image"] == pytest.approx(2 * small.activations["image"], rel=0.01)
     assert large.weights == small.weights
     assert found(2000, batch_norm="eval", micro_batch=8).peak < small.peak / 4
-    on_gpu = found(1000, device="cuda")  # with the batch of the step before, which is to be logged
-    assert on_gpu.inputs == pytest.approx(2 * small.inputs, abs=1)
-    assert found(1000, device="cuda", micro_batch=1000).inputs == small.inputs
+    # with the batch of the step before, which is to be logged; of micro-batches, one is on a GPU
+    assert found(1000, device="cuda").inputs == small.inputs
+    assert found(1000, device="cuda", micro_batch=1000).inputs == pytest.approx(small.inputs / 2)
     assert found(8192).loss == pytest.approx(4 * found(2048).loss, rel=0.3)  # chunks, not pairs
 
 
@@ -142,7 +143,11 @@ def test_validate_tells_what_a_step_takes(tmp_path, command):
     found = json.loads(outcome.out)
     assert found["optimizer"] == 2 * found["gradients"]
     assert found["weights"] + found["optimizer"] < found["peak"]
+    if sys.platform == "linux":  # with the interpreter, which has imported torch
+        assert found["peak"] + 100 * 2**20 < found["process"] < found["peak"] + 4 * 2**30
+    assert "the process: about " in command("validate", path, "--memory").out
     told = command("validate", path, "--memory", "training.device=cuda").out
+    assert "the process: " not in told
     assert "│ activations: image │" in told
     assert "peak: " in told
     assert "for a batch of 32, at " in told

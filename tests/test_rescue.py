@@ -16,14 +16,16 @@ from contrastive import build_model
 from contrastive.console import quiet
 from contrastive.data.loading import map_in_workers
 from contrastive.data.worker_processes import LostWorker, worker_count
+from contrastive.distributed.ranks import Ranks
 from contrastive.encoders.weights import loading_weights
-from contrastive.errors import DataError
+from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.memory import OutOfMemory
 from contrastive.reporting.run_log import Log, read_log
 from contrastive.training import parallel
 from contrastive.training import train as training
+from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
@@ -251,6 +253,46 @@ def test_an_update_that_fails_is_not_saved(tmp_path, monkeypatch):
     with pytest.raises(OutOfMemory, match="in the midst of an update, so that the step is not"):
         train(toy_spec(tmp_path / "data"), tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+FULL = "run/checkpoints/step-00000001: cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("first", "kind", "begins", "ends"),
+    [
+        (MemoryError(), OutOfMemory, "out of memory", "; take less"),
+        (LostWorker("a worker was killed"), LostWorker, "a worker was killed", ""),
+        (DataError("3 samples are bad"), DataError, "3 samples are bad", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (WeightsError(FULL), FULL),
+        (MemoryError(), "out of memory"),
+        (OSError(5, "I/O error"), "[Errno 5] I/O error"),
+        (TrainingError("image.head.weight is not\nfinite"), "image.head.weight is not finite"),
+        (KeyError("a bug"), "'a bug'"),
+    ],
+)
+def test_a_save_that_fails_hides_no_first_cause(capsys, first, kind, begins, ends, second, why):
+    def save(step):
+        raise second
+
+    def run():
+        saved = {"save": save, "advise": lambda batch: "take less"}
+        with finished_steps_saved(torch.nn.Linear(1, 1), Ranks(), 0, **saved) as steps:
+            steps.begin(object())
+            with steps.update():
+                pass
+            raise first
+
+    with pytest.raises(kind) as error:
+        run()
+    assert str(error.value) == f"{begins}; step 1 is not saved: {why}{ends}"
+    told = capsys.readouterr().err
+    assert told.endswith("KeyError: 'a bug'\n") if isinstance(second, KeyError) else not told
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from contrastive.config.foreign_errors import foreign_error
 from contrastive.data.worker_processes import Workers, end_with_parent, end_without_files
-from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
+from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type, is_missing
 
 if TYPE_CHECKING:
     from contrastive.data.samples import Preprocess
@@ -93,11 +92,6 @@ def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[in
     return Prepared([indices[place] for place in good], inputs, problems)
 
 
-def has_no_value(sample: object) -> bool:
-    """Whether a sample is what stands for none, here or in pandas."""
-    return sample is None or (isinstance(sample, float) and math.isnan(sample))
-
-
 def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
     """Return the arguments of ``forward``.
 
@@ -108,7 +102,7 @@ def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Te
     try:
         found: Any = preprocess(samples)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
-        none = [sample for sample in samples if has_no_value(sample)]
+        none = [sample for sample in samples if is_missing(sample)]
         if isinstance(error, ContrastiveError) or not none:
             raise
         msg = f"{none[0]} is no sample, but what stands for none"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from contrastive.console import say
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.text_decoding import parse_json
-from contrastive.errors import DataError
+from contrastive.errors import DataError, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -159,5 +159,4 @@ def cells_of(
 
 
 def _is_blank(cell: object) -> bool:
-    nothing = isinstance(cell, str) and not cell.strip()
-    return cell is None or nothing or (isinstance(cell, float) and math.isnan(cell))
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())

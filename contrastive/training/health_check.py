@@ -14,6 +14,8 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import NOT_MODALITIES, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
+from contrastive.doctor.run_record import RunLog
+from contrastive.doctor.towers import same_at_start, zero_embeddings
 from contrastive.evaluation.geometry import geometry
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.reporting.run_log import read_log
@@ -107,6 +109,15 @@ def geometry_at_start(
         if about := geometry(embedded.embeddings_QD, embedded.ids_Q):
             found[modality] = cast("GeometryShape", asdict(about))
     return found
+
+
+def tell_of_start(log: Log) -> None:
+    """Say if embeddings are all 0 or the same, before a step has been made in vain."""
+    found = RunLog(read_log(log.path))
+    for finding in zero_embeddings(found):
+        say(f"doctor: {finding.code}: {finding.sentence}")
+    if line := same_at_start(found.start):
+        say(line)
 
 
 def _batch_norm(model: ContrastiveModel) -> dict[str, float]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contrastive.spec import TrainingSpec
 
 NOT_COUNTED = (
-    "what kernels take inside an operation, batches that are prepared ahead, Python and torch; "
+    "what kernels take inside an operation, batches that are prepared ahead, workers; "
     "on a GPU its context (about 0.5 GiB) and what torch's allocator holds in reserve"
 )
 FEW, MORE = 2, 4  # rows that are measured; one is too few for BatchNorm
@@ -51,7 +51,7 @@ class StepMemory:
     gradients: int
     """Of what trains."""
     inputs: int
-    """The batch itself; on a GPU, and without micro-batches, that of the step before, too."""
+    """The batch itself and that of the step before; of micro-batches on a GPU, one."""
     activations: dict[str, int]
     """What each tower keeps for the backward pass, of all rows that it takes at a time."""
     loss: int
@@ -60,6 +60,8 @@ class StepMemory:
     """At the fullest moment; less than the sum, since gradients come as activations go."""
     moment: str
     """Which one that is."""
+    process: int | None = None
+    """On a CPU, about what the whole process takes at its peak: Python and torch too."""
 
     def parts(self) -> list[tuple[str, int, str]]:
         """Return what takes memory, how much, and how that is known."""
@@ -121,7 +123,7 @@ def step_memory(
     gradients = _bytes(trained)
     gpu = "cuda" in (model.device.type, settings.device.partition(":")[0])
     moved = min(rows, settings.micro_batch or rows) if gpu else rows  # its part on the device
-    held = 2 if gpu and settings.micro_batch is None else 1  # a step is kept until its log line
+    held = 1 if gpu and settings.micro_batch else 2  # a batch is kept until its step's log line
     found = StepMemory(
         rows=rows,
         weights=_bytes([*model.parameters(), *model.buffers()]),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec, TrainingSpec
 
 LONGEST = 4 * MORE  # rows that are tried, of which some may be bad
+IN_PIECES = 1.15
+"""What glibc's malloc has of the system, as a multiple of what tensors need: it keeps freed pieces
+below 32 MB. By the runs in docs/reliability.md."""
 WORTHWHILE = 0.95  # share of the memory now, below which a setting is named
 
 
@@ -61,7 +68,24 @@ def spec_memory(spec: RunSpec) -> tuple[StepMemory, str]:
         batch = _few(rows, model, settings)
         size = min(settings.batch_size, len(rows))
         found = step_memory(model, batch, settings, rows=size, dtype=dtype)
+        if settings.device in ("auto", "cpu") and device.type == "cpu":
+            found = replace(found, process=_of_process(found))
     return found, f"measured with {MORE} rows in {precision_name(dtype)} on {device}{where}"
+
+
+def _of_process(step: StepMemory) -> int | None:
+    """Return about what a run's process takes at its peak on a CPU; None if this one is unknown.
+
+    This process has run what the run will: its libraries, kernels and weights are in memory.
+    """
+    gc.collect()
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # not on Linux
+        return None
+    libraries = max(0, pages * mmap.PAGESIZE - step.weights)
+    checkpoint = step.gradients + step.optimizer  # copied, to be written while the steps go on
+    return libraries + checkpoint + int(step.peak * IN_PIECES)
 
 
 def _device(settings: TrainingSpec) -> tuple[torch.device, str]:

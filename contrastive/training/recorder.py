@@ -23,7 +23,7 @@ from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.built import autocast_dtype
-from contrastive.training.health_check import check_up, geometry_at_start, gradients
+from contrastive.training.health_check import check_up, geometry_at_start, gradients, tell_of_start
 from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Recorder:
                 with RngState(), self._precision(), self._uncompiled():
                     lie = geometry_at_start(self.model, self.held_out, self.cache)
                 log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
+                tell_of_start(log)
             except TrainingError:  # the log cannot be written
                 raise
             except Exception as error:  # hours of training are worth more

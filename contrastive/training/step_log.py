@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from contrastive.console import say
 from contrastive.nn.device import widest_float
 from contrastive.training.finite import check_step, check_weights, unreached
+from contrastive.training.foreign_gradients import check_scale
 from contrastive.training.optimizer import leaves_out_itself
 from contrastive.training.signals import ENDING
 
@@ -108,10 +109,12 @@ class StepLog:
 
         Raises:
             TrainingError: the one before is not finite, or left weights that are not.
+            SpecError: the loss has lost its logit scale.
         """
         trained = [p.detach() for p in self._model.parameters() if p.requires_grad]
         weights_norm = nn.utils.get_total_norm(trained)
         self._note(weights_norm)
+        check_scale(self._model)
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
         if self._loss_scale:
             own |= {"loss_scale": self._loss_scale.scale, "skipped_steps": self._loss_scale.skipped}
