@@ -115,7 +115,7 @@ def plain_rows(samples: Samples | Iterable[Sample]) -> list[Sample]:
     else:
         rows = list(cast("Iterable[Sample]", samples))
     for i, row in enumerate(cast("list[Any]", rows)):
-        if not isinstance(row, Mapping):
+        if not isinstance(row, (dict, Mapping)):  # the first is soon known
             msg = f"row {i} of the data is {a_type(row)}; give dicts, such as {EXAMPLE}"
             raise DataError(msg)
     return rows

@@ -27,7 +27,7 @@ from torch import Tensor
 from contrastive.config.arguments import count, path_of
 from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
-from contrastive.data.content_hash import sample_key
+from contrastive.data.content_hash import sample_keys
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
 from contrastive.encoders.foreign import LOOKED_AT, check_foreign
 from contrastive.errors import BadSample, DataError, a_type
@@ -114,7 +114,7 @@ class FeatureCache:
         """
         workers = count("workers", workers, least=0)
         on_bad = on_bad or first_bad_raises(len(samples))
-        keys = _keys(samples, module.modality, on_bad)
+        keys = sample_keys(samples, module.modality, on_bad)
         rows = _Rows(self.folder, encoder_key(spec, module))
         rows.find({key for key in keys if key is not None})
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key}
@@ -259,23 +259,6 @@ def _filled(tensor_B: Tensor, more: int) -> Tensor:
     if not more:
         return tensor_B
     return torch.cat([tensor_B, tensor_B[-1:].expand(more, *tensor_B.shape[1:])])
-
-
-def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:
-    keys: list[bytes | None] = []
-    known: dict[Any, bytes] = {}  # an image with five captions is looked up once
-    for i, sample in enumerate(samples):
-        try:
-            if not isinstance(sample, (str, Path)):
-                keys.append(sample_key(sample, modality))
-                continue
-            if sample not in known:
-                known[sample] = sample_key(sample, modality)
-            keys.append(known[sample])
-        except BadSample as error:
-            on_bad(i, str(error))
-            keys.append(None)
-    return keys
 
 
 def _length(sample: Any) -> int:
