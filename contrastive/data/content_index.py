@@ -154,10 +154,8 @@ class ContentIndex:
         return self.files.get(place)
 
     def _read(self, places: list[bytes]) -> None:
-        statement = (
-            "select path, size, mtime, ctime, inode, noted, hash from files "
-            f"where path in ({', '.join('?' * len(places))})"
-        )
+        marks = ", ".join("?" * len(places))
+        statement = f"select path, {', '.join(Seen._fields)} from files where path in ({marks})"  # noqa: S608
         for place, *about in self._query(statement, *places):
             if [type(value) for value in about] == SEEN:
                 self.files.setdefault(os.fsdecode(place), Seen(*about))

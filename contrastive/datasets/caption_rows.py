@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 from unicodedata import normalize
 
+from contrastive.config.garbage import garbage_later
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_markup import tell_of_markup
@@ -105,6 +106,7 @@ class Pairs:
         return sample | {"label": pair.label} if pair.label else sample
 
 
+@garbage_later()
 def gather(
     rows: Iterable[Row],
     *,

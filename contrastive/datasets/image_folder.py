@@ -300,15 +300,15 @@ def _rows(
 
     place = f"{table.name}{': row ' if form_of(table.path) in ('.json', '.parquet') else ':'}"
     for record in _captions(records, chosen["text"], table.path):
-        source = f"{place}{record.line}"
+        source, alone = f"{place}{record.line}", record
         if isinstance(several := record.cells.get(chosen["image"]), list):
             try:
                 one = one_image(cast("object", several))
             except ValueError as error:
                 yield Row(source, problem=f"{quoted(chosen['image'])} {error}")
                 continue
-            record = record._replace(cells={**record.cells, chosen["image"]: one})
-        cells, problem = cells_of(record, chosen, needed=NEEDED)
+            alone = record._replace(cells={**record.cells, chosen["image"]: one})
+        cells, problem = cells_of(alone, chosen, needed=NEEDED)
         image, unnamed, outside = ("", "", "") if problem else named(cells["image"])
         if problem := problem or unnamed:
             yield Row(source, problem=problem)

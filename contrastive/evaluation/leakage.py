@@ -121,9 +121,12 @@ def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, list[int]]) -> lis
     """Return a line for each modality in which samples of equal content have different ids."""
     lines: list[str] = []
     for modality, each in keys.items():
-        first = {key: i for i, key in reversed([*enumerate(each)])}
-        pairs = [(first[key], i) for i, key in enumerate(each) if key]
-        copies = [(i, j) for i, j in pairs if rows[i]["id"] != rows[j]["id"]]
+        first = {each[i]: i for i in reversed(range(len(each)))}
+        copies = [
+            (first[key], i)
+            for i, key in enumerate(each)
+            if key and rows[first[key]]["id"] != rows[i]["id"]
+        ]
         if copies:
             one, other = (rows[i].get("source", f"row {i}") for i in copies[0])
             lines.append(

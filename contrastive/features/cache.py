@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,7 +29,7 @@ from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_keys
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
 from contrastive.encoders.foreign import LOOKED_AT, check_foreign
-from contrastive.errors import BadSample, DataError, a_type
+from contrastive.errors import DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
@@ -40,6 +39,7 @@ from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
@@ -117,7 +117,7 @@ class FeatureCache:
         keys = sample_keys(samples, module.modality, on_bad)
         rows = _Rows(self.folder, encoder_key(spec, module))
         rows.find({key for key in keys if key is not None})
-        first = {key: i for i, key in reversed(list(enumerate(keys))) if key}
+        first = {key: i for i in reversed(range(len(keys))) if (key := keys[i])}
         new = [i for key, i in first.items() if key not in rows]
         missing = sorted(new, key=lambda i: _length(samples[i]))
         problems: dict[int, str] = {}
