@@ -150,7 +150,8 @@ class TrainingBatches:
     def fingerprint(self) -> str:
         """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
         total = hashlib.sha256()
-        for row in (self.rows[int(i)] for i in self.good):
+        good: list[int] = self.good.tolist()
+        for row in (self.rows[i] for i in good):
             total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
         return total.hexdigest()
 
