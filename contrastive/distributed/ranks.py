@@ -8,7 +8,7 @@ rank 0 writes and logs; the other ranks wait at a barrier while it evaluates or 
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,6 +22,7 @@ from contrastive.distributed.launcher import (
     COLLECTIVE_TIMEOUT,
     launched,
     local_rank,
+    stopped_without_torchrun,
     told_waiting,
 )
 from contrastive.errors import ContrastiveError, TrainingError
@@ -184,7 +185,10 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
     cpu_group = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=RANK0_TIMEOUT))
     ranks = Ranks(rank, size, cpu_group=cpu_group)
     try:
-        with quiet(on=not ranks.is_main):
+        with (
+            quiet(on=not ranks.is_main),
+            stopped_without_torchrun(rank) if ours else nullcontext(),
+        ):
             yield ranks, here
     except ContrastiveError as error:
         # what one rank alone meets, such as a bad sample, ends the others by a lost rank

@@ -130,7 +130,11 @@ class StepLog:
 
         One may reach a rank before another: all end once all know, at the same step.
         """
-        return self._signal if self._ranks.size > 1 else next(iter(signals), 0)
+        if self._ranks.size == 1:
+            return next(iter(signals), 0)
+        if self._signal and not signals:
+            say("another rank was told to stop")
+        return self._signal
 
     def settle(self, *, alone: bool = False) -> None:
         """Log the last step, if it is not yet; this waits for the device.
