@@ -252,13 +252,6 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int) -> np.ndar
     return found[:size].float().cpu().numpy()
 
 
-def _filled(tensor_B: Tensor, more: int) -> Tensor:
-    """Repeat the last row so many times."""
-    if not more:
-        return tensor_B
-    return torch.cat([tensor_B, tensor_B[-1:].expand(more, *tensor_B.shape[1:])])
-
-
 def _length(sample: Any) -> int:
     """Sort key that puts texts of a length together, so that little is padded."""
     return len(sample) if isinstance(sample, str) else 0
