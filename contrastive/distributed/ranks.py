@@ -122,13 +122,6 @@ class Ranks:
         all_reduce(found, self.cpu_group, maximum=True)
         return int(found)
 
-    def signal_of_any(self, pending: list[int]) -> int:
-        """Return the signal that any rank was sent, 0 if none; ``pending`` are this one's."""
-        number = self.all_reduce_max(pending[0] if pending else 0)
-        if number and not pending:
-            say("another rank was told to stop")
-        return number
-
     def all_reduce_mean_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their mean over the ranks, in one collective for each dtype."""
         if self.size == 1:
@@ -214,8 +207,9 @@ def _own_device(name: str, size: int) -> torch.device:
         device = pick_device(f"cuda:{local_rank()}")
         torch.cuda.set_device(device)
         return device
-    device = pick_device(name)
-    if device.type == "cuda":
-        msg = f"training.device: {name} is one device for {size} ranks; write cuda"
+    device = pick_device("cpu" if name == "auto" else name)  # gloo knows no other kind of GPU
+    if device.type in ("cuda", "mps"):
+        other = "cuda" if device.type == "cuda" else "cpu"
+        msg = f"training.device: {name} is one device for {size} ranks; write {other}"
         raise TrainingError(msg)
     return device
