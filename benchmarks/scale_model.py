@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 FP32, INT64 = 4, 8
+SIGNALS = 4  # that end a run, on Linux
 CHUNK_BYTES = 128 * 2**20  # of the logits that chunked holds at once, twice: logit_chunks.py
 TIMES_SENT = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}  # by a ring
 
@@ -76,9 +77,9 @@ class Work:
     """P."""
     forward_flops: float = 41e9
     """Operations of both towers for a pair, forward; backward takes twice as many."""
-    overlap: float = 0.0
-    """Share of the gradients' all-reduce that may hide behind the backward pass: 0 for one piece
-    that is sent after it, 1 for buckets that are sent as they are ready."""
+    overlap: float = 0.8
+    """Share of the gradients' all-reduce that may hide behind the backward pass, which sends them
+    bucket by bucket: all but the last ones."""
 
 
 def step_collectives(
@@ -107,8 +108,8 @@ def step_collectives(
         ]
     return [
         *found,
-        Collective("unused parameters?", "all-reduce", INT64),
-        Collective("loss and gradients", "all-reduce", FP32 * (parameters + 1)),
+        Collective("gradients, in buckets", "all-reduce", FP32 * parameters),
+        Collective("loss and signals", "all-reduce", FP32 * (1 + SIGNALS)),
     ]
 
 
@@ -146,7 +147,7 @@ def step(ranks: int, work: Work = Work(), machine: Machine = Machine()) -> Step:
     def seconds(call: Collective) -> float:
         return machine.latency * math.log2(ranks) + call.sent(ranks) / rate
 
-    *others, gradients = (seconds(call) for call in calls) if calls else [0.0]
+    *others, gradients, last = (seconds(call) for call in calls) if calls else [0.0, 0.0]
     towers = 3 * n * work.forward_flops / machine.tower_flops
     hidden = min(work.overlap * gradients, 2 / 3 * towers)
     unit = 2 * n * total * dim  # a product of this rank's rows with all columns
@@ -155,11 +156,11 @@ def step(ranks: int, work: Work = Work(), machine: Machine = Machine()) -> Step:
         ranks=ranks,
         towers=towers,
         loss=4 * unit / machine.loss_flops,
-        embeddings=sum(others),
+        embeddings=sum(others) + last,
         gradients=gradients - hidden,
         sent=sum(call.sent(ranks) for call in calls),
-        # weights, gradients, two moments; with several ranks, the gradients in one piece as well
-        state_bytes=FP32 * work.parameters * (5 if ranks > 1 else 4),
+        # weights, gradients (which are the buckets), two moments
+        state_bytes=FP32 * work.parameters * 4,
         # all b and its gradient, the sums of columns and what follows from them, two chunks
         loss_bytes=FP32 * (2 * total * dim + 8 * total) + 2 * min(CHUNK_BYTES, matrix),
         eager_bytes=FP32 * (2 * total * dim + 3 * total * total),
@@ -223,31 +224,39 @@ def counted_step(
     rows: int, dim: int, execution: Execution, *, rank: int, size: int
 ) -> tuple[int, list[tuple[str, int]]]:
     """Make a step of two linear heads on this rank; return P, and what it has sent."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+    from torch.nn.parallel import DistributedDataParallel
+
     from contrastive import build_model
     from contrastive.distributed.ranks import Ranks
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
-    from contrastive.training.step import backward
+    from contrastive.training.parallel import StepGradients
 
     torch.manual_seed(0)
-    text = {"encoder": {"type": "cbow", "width": 16}, "head": {"type": "linear"}}
-    spec = {"embed_dim": dim, "towers": {"text": text | {"frozen": "encoder"}}}
-    spec |= {"pairs": [["text", "text"]], "loss": {"type": "infonce", "execution": execution}}
-    spec["towers"]["text"]["head"] = {"type": "mlp", "dropout": 0.5}  # the two views differ
-    model = build_model(spec).train()
+    head = {"type": "mlp", "dropout": 0.5}  # so that the two views differ
+    text = {"encoder": {"type": "cbow", "width": 16}, "head": head, "frozen": "encoder"}
+    spec = {"embed_dim": dim, "towers": {"text": text}, "pairs": [["text", "text"]]}
+    model = build_model(spec | {"loss": {"type": "infonce", "execution": execution}}).train()
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     batch = Batch(ids=torch.arange(rows) + rank * rows, features={"text": torch.randn(rows, 16)})
+    step = StepGradients(model, TrainingSpec(), Ranks(rank, size), dtype=None)
+    if isinstance(step._loss, DistributedDataParallel):
+        step._loss.register_comm_hook(None, allreduce_hook)
     with counted() as found:
-        backward(model, batch, TrainingSpec(), Ranks(rank, size), bf16=False)
+        step.compute([batch])
     return parameters, found
 
 
 def differences(
-    rows: int, dim: int, execution: Execution, *, rank: int, size: int
+    rows: int, dim: int, execution: Execution, *, rank: int, size: int, loss_only: bool = False
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Return what the model says of a step, and what was counted."""
-    parameters, found = counted_step(rows, dim, execution, rank=rank, size=size)
+    """Return what the model says of a step, or of its loss alone, and what was counted."""
+    own = 1 if loss_only else size
+    parameters, found = counted_step(rows, dim, execution, rank=rank, size=own)
     model = step_collectives(size, rows, dim, parameters, execution)
+    if loss_only:
+        model = model[:-2]
     return [(call.kind, call.bytes) for call in model], found
 
 

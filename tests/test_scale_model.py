@@ -47,11 +47,11 @@ def equal_ranks(monkeypatch):
 
 @pytest.mark.parametrize("execution", ["eager", "chunked"])
 @pytest.mark.parametrize("size", [4, 64])
-def test_a_step_sends_what_the_model_says(equal_ranks, size, execution):
+def test_a_loss_sends_what_the_model_says(equal_ranks, size, execution):
     equal_ranks(size)
-    said, found = differences(6, 8, execution, rank=0, size=size)
+    said, found = differences(6, 8, execution, rank=0, size=size, loss_only=True)
     assert found == said
-    assert len(said) == {"eager": 7, "chunked": 9}[execution]
+    assert len(said) == {"eager": 5, "chunked": 7}[execution]
 
 
 @pytest.mark.parametrize("execution", ["eager", "chunked"])
@@ -82,14 +82,14 @@ def test_so_do_the_processes_of_this_machine(tmp_path, in_ranks, size):
 def test_a_ring_sends_what_the_textbook_says():
     by_what = {call.what: call for call in step_collectives(8, 256, 512, 10**6)}
     assert by_what["embeddings b"].sent(8) == 7 * 256 * 512 * 4
-    assert by_what["loss and gradients"].sent(8) == 2 * 4 * (10**6 + 1) * 7 / 8
+    assert by_what["gradients, in buckets"].sent(8) == 2 * 4 * 10**6 * 7 / 8
 
 
 def test_what_scales_does_and_what_does_not_is_told():
     one, many = step(1), step(1024)
     assert many.towers == one.towers
     assert (one.sent, one.embeddings, one.gradients) == (0, 0, 0)
-    assert step(1024, Work(overlap=1)).seconds < many.seconds
+    assert step(1024, Work(overlap=0)).seconds > many.seconds
     assert many.loss_bytes < 2e9 < many.eager_bytes
 
 
