@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contrastive.data.bad_rows import BadRows
     from contrastive.data.folders import readable_folder
     from contrastive.data.images import ImageSource, StoredImage, open_image
-    from contrastive.data.raw_samples import sample_list
+    from contrastive.data.sample_lists import sample_list
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
     from contrastive.datasets import Dataset, Purpose, datasets
     from contrastive.datasets.caption_rows import FileIndex, leaves_folder
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from contrastive.encoders.image_transform import ImageTransform
     from contrastive.encoders.module import EncoderModule
     from contrastive.encoders.pooling import masked_mean
-    from contrastive.encoders.promises import measure_out_dim
     from contrastive.encoders.text import as_text, tokenizer_hash
+    from contrastive.encoders.trial import measure_out_dim
     from contrastive.encoders.weights import find_weights, loading_weights
     from contrastive.errors import (
         BadSample,
@@ -171,11 +171,11 @@ __getattr__, __dir__ = lazy_names(
         # Encoder modules: preprocessing, pooling, weights.
         "encoders.module": "EncoderModule",
         "encoders.image_transform": "ImageTransform",
-        "data.raw_samples": "sample_list",
+        "data.sample_lists": "sample_list",
         "data.images": "ImageSource StoredImage open_image",
         "encoders.text": "as_text tokenizer_hash",
         "encoders.pooling": "masked_mean",
-        "encoders.promises": "measure_out_dim",
+        "encoders.trial": "measure_out_dim",
         "encoders.huggingface": "check_no_missing_weights quiet_huggingface",
         "encoders.weights": "find_weights loading_weights",
         # Pretrained models of two towers.

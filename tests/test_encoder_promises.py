@@ -12,9 +12,9 @@ from PIL import Image
 from contrastive import build_model, load_model, train
 from contrastive.encoders import CBOW, HFDualImage, HFDualText, HFImage, HFText, encoders
 from contrastive.encoders.cbow import CBOWModule
-from contrastive.encoders.promises import broken_promise, measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder
+from contrastive.encoders.trial import broken_promise, measure_out_dim
 from contrastive.errors import SpecError
 from contrastive.features.encoder_key import encoder_key
 from tests import duals

@@ -17,10 +17,10 @@ from contrastive.errors import TrainingError
 from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import Log
 from contrastive.spec import TrainingSpec
-from contrastive.training import loss_scale, step
+from contrastive.training import step
 from contrastive.training.batches import Batch
 from contrastive.training.built import autocast_dtype
-from contrastive.training.loss_scale import LossScale
+from contrastive.training.fp16_scaling import LossScale
 from contrastive.training.optimizer import optimizer_of
 from contrastive.training.step_log import StepLog
 from contrastive.training.train import train

@@ -7,9 +7,9 @@ import torch
 import transformers as t
 
 from contrastive.encoders import HFDualText, HFText, SentenceTransformers
-from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder
+from contrastive.encoders.trial import measure_out_dim
 from contrastive.errors import SpecError, WeightsError
 from tests import duals
 from tests.tiny_encoders import TEXTS, bert_tokenizer, features, save_sentence_transformer

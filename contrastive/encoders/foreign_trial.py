@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from contrastive.config.provenance import is_ours, package_of
 from contrastive.data.content_hash import short_key
-from contrastive.encoders.promises import broken_promise
+from contrastive.encoders.trial import broken_promise
 from contrastive.errors import BadSample, SpecError, is_missing, reason_of
 
 if TYPE_CHECKING:

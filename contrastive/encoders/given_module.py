@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from contrastive.config.base import Config
-from contrastive.data.raw_samples import sample_list
+from contrastive.data.sample_lists import sample_list
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError, a_type

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from contrastive.config.extras import require
 from contrastive.data.images import open_image
-from contrastive.data.raw_samples import sample_list
+from contrastive.data.sample_lists import sample_list
 from contrastive.encoders.device_normalisation import BYTES, processor_bytes_first
 from contrastive.encoders.hf_text import (
     LONGEST,
@@ -39,9 +39,9 @@ from contrastive.encoders.huggingface import (
 )
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.image_transform import check_one_size, mode_for
-from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
+from contrastive.encoders.trial import measure_out_dim
 from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import find_weights, folder_config
 from contrastive.errors import SpecError

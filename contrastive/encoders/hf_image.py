@@ -16,7 +16,7 @@ from contrastive.encoders.hf_dual import ProcessImages
 from contrastive.encoders.huggingface import load_half, load_image_processor, pool
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.image_transform import ImageTransform, SizesDifferError, mode_for
-from contrastive.encoders.promises import measure_out_dim
+from contrastive.encoders.trial import measure_out_dim
 from contrastive.encoders.weights import folder_config
 from contrastive.errors import ContrastiveError, SpecError
 

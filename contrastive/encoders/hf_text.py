@@ -12,9 +12,9 @@ import torch
 from contrastive.config.extras import require
 from contrastive.console import say
 from contrastive.encoders.huggingface import load_half, pool, quiet_huggingface
-from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import tokenizing
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
+from contrastive.encoders.trial import measure_out_dim
 from contrastive.encoders.vocabulary import vocabulary_size
 from contrastive.encoders.weights import folder_config, loading_weights
 from contrastive.errors import SpecError, WeightsError

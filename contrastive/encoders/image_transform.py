@@ -13,7 +13,7 @@ import torch
 from contrastive.config.extras import require
 from contrastive.console import say
 from contrastive.data.images import open_image
-from contrastive.data.raw_samples import sample_list
+from contrastive.data.sample_lists import sample_list
 from contrastive.encoders.device_normalisation import composed_bytes_first, odd_pixels
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError

@@ -26,9 +26,9 @@ from contrastive.encoders.huggingface import (
     quiet_huggingface,
     whole_at_once,
 )
-from contrastive.encoders.promises import measure_out_dim
 from contrastive.encoders.text import texts
 from contrastive.encoders.token_encoder import TokenEncoder, some_words
+from contrastive.encoders.trial import measure_out_dim
 from contrastive.encoders.vocabulary import check_ids, vocabulary_size
 from contrastive.encoders.weights import file_hash, find_weights, loading_weights, weight_files
 from contrastive.errors import BadSample, ContrastiveError, SpecError

@@ -11,7 +11,7 @@ from PIL import Image
 
 from contrastive.config.extras import require
 from contrastive.encoders.image_transform import ImageModule, ImageTransform, augmentation, mode_of
-from contrastive.encoders.promises import measure_out_dim
+from contrastive.encoders.trial import measure_out_dim
 from contrastive.encoders.weights import (
     WEIGHTS,
     config_in,

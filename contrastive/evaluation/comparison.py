@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from contrastive.config.arguments import check_model
 from contrastive.data.bad_rows import bad_rows_of
-from contrastive.data.raw_samples import sample_list, text_list
+from contrastive.data.sample_lists import sample_list, text_list
 from contrastive.data.samples import rows_of
 from contrastive.datasets.single_modality import RowList
 from contrastive.errors import DataError, SpecError, a_type

@@ -17,7 +17,7 @@ import numpy as np
 
 from contrastive.config.arguments import check_model, count
 from contrastive.data.bad_rows import bad_rows_of
-from contrastive.data.raw_samples import text_list
+from contrastive.data.sample_lists import text_list
 from contrastive.data.samples import check_modalities, class_indices, rows_of
 from contrastive.evaluation.geometry import Geometry, geometry
 from contrastive.evaluation.intervals import Estimate, bootstrap

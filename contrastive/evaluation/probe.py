@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from contrastive.config.arguments import check_model, count, counts, number
 from contrastive.config.renamed import renamed_parameters
-from contrastive.data.raw_samples import text_list
+from contrastive.data.sample_lists import text_list
 from contrastive.errors import DataError
 from contrastive.evaluation.evaluate import top5_share
 from contrastive.evaluation.intervals import Estimate, bootstrap

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from contrastive.config.arguments import check_model, count, number
-from contrastive.data.raw_samples import text_list
+from contrastive.data.sample_lists import text_list
 from contrastive.inference.nearest import top_k
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from contrastive.config.arguments import check_model, count
 from contrastive.console import bar, say
-from contrastive.data.raw_samples import one_text, text_list
+from contrastive.data.sample_lists import one_text, text_list
 from contrastive.errors import SpecError
 from contrastive.inference.fourier_image import FourierImage
 from contrastive.inference.random_crops import Pixels, pixels_of, random_views

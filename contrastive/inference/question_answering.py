@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from contrastive.console import say
-from contrastive.data.raw_samples import one_text, text_list
+from contrastive.data.sample_lists import one_text, text_list
 from contrastive.errors import SpecError
 from contrastive.inference.question_forms import ENGLISH, ENGLISH_WORDS, LANGUAGES
 from contrastive.inference.zero_shot import classify

@@ -14,7 +14,7 @@ from contrastive.config.base import Config
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.images import SUFFIXES, StoredImage
-from contrastive.data.raw_samples import sample_list
+from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets.single_modality import images_in, lines_of
 from contrastive.errors import DataError, a_type

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from contrastive.config.arguments import check_model
-from contrastive.data.raw_samples import sample_list, text_list
+from contrastive.data.sample_lists import sample_list, text_list
 from contrastive.errors import SpecError
 from contrastive.nn.device import batch_size
 from contrastive.prompts import TEMPLATES, tell_of_names

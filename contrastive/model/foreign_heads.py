@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.config.provenance import described, is_ours
-from contrastive.encoders.promises import SHARE, gap_on
+from contrastive.encoders.trial import SHARE, gap_on
 from contrastive.errors import SpecError
 from contrastive.nn.device import device_of
 from contrastive.nn.modes import eval_mode

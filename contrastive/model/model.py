@@ -15,7 +15,7 @@ from contrastive.config.arguments import check_cache, count, path_of
 from contrastive.config.part_calls import build_part, call_part
 from contrastive.config.provenance import origins, packages
 from contrastive.data.loading import OnBad, first_bad_raises
-from contrastive.data.raw_samples import sample_list
+from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.encoders.given_module import Given, GivenModule, check_given
 from contrastive.encoders.module import configs_hash, preprocess_hash
@@ -200,7 +200,7 @@ class ContrastiveModel(nn.Module):
         Args:
             modality: whose tower.
             samples: one or several raw samples: for images paths, encoded bytes, PIL images, arrays
-                or tensors; for texts str. ``contrastive.data.raw_samples`` has every form.
+                or tensors; for texts str. ``contrastive.data.sample_lists`` has every form.
             cache: keeps the features of a frozen encoder; None computes them afresh.
             batch_size: samples at a time; by default what suits the device. Fewer are filled up to
                 it, so that for one sample 1 is faster.

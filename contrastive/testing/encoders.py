@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from contrastive.encoders.module import EncoderModule
-from contrastive.encoders.promises import mixing
+from contrastive.encoders.trial import mixing
 from contrastive.errors import BadSample, a_type
 from contrastive.heads import Linear
 from contrastive.spec import Tower

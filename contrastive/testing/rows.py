@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from contrastive.encoders.promises import gap
+from contrastive.encoders.trial import gap
 from contrastive.errors import a_type
 from contrastive.nn.modes import eval_mode
 from contrastive.testing import modules

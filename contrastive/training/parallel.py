@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrastive.distributed.collectives import all_reduce, lost_rank_told
-from contrastive.training.foreign_gradients import told_by_part
+from contrastive.training.part_mistakes import told_by_part
 from contrastive.training.signals import ENDING
 from contrastive.training.step import step_loss
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
-    from contrastive.training.loss_scale import LossScale
+    from contrastive.training.fp16_scaling import LossScale
 
     Metrics = dict[str, Tensor]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
-    from contrastive.training.loss_scale import LossScale
+    from contrastive.training.fp16_scaling import LossScale
     from contrastive.training.step_log import StepLog
 
 

@@ -39,9 +39,9 @@ from contrastive.model.saved_folder import (
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.built import autocast_dtype
 from contrastive.training.finite import check_saved
-from contrastive.training.foreign_gradients import check_same_weights
-from contrastive.training.loss_scale import LossScale
+from contrastive.training.fp16_scaling import LossScale
 from contrastive.training.optimizer import takes_one_pass
+from contrastive.training.part_mistakes import check_same_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

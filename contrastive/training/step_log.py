@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from contrastive.console import say
 from contrastive.nn.device import widest_float
 from contrastive.training.finite import check_step, check_weights, unreached
-from contrastive.training.foreign_gradients import check_scale
 from contrastive.training.optimizer import leaves_out_itself
+from contrastive.training.part_mistakes import check_scale
 from contrastive.training.signals import ENDING
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
-    from contrastive.training.loss_scale import LossScale
+    from contrastive.training.fp16_scaling import LossScale
 
 Number = bool | int | float
 

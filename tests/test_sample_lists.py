@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from contrastive import ContrastiveModel, answer, build_model, caption, classify, compare, rerank
 from contrastive.data.images import open_image
-from contrastive.data.raw_samples import sample_list
+from contrastive.data.sample_lists import sample_list
 from contrastive.errors import BadSample, SpecError, is_missing
 from contrastive.features.cache import FeatureCache
 from tests.toys import write_noise
