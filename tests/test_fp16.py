@@ -17,11 +17,12 @@ from contrastive.errors import TrainingError
 from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import Log
 from contrastive.spec import TrainingSpec
-from contrastive.training import step
+from contrastive.training import fp16_scaling, parallel
 from contrastive.training.batches import Batch
 from contrastive.training.built import autocast_dtype
 from contrastive.training.fp16_scaling import LossScale
 from contrastive.training.optimizer import optimizer_of
+from contrastive.training.signals import ENDING
 from contrastive.training.step_log import StepLog
 from contrastive.training.train import train
 from tests.toys import tiny_model, toy_dict
@@ -66,7 +67,7 @@ def test_auto_is_what_the_hardware_has(monkeypatch, has_bf16, capability, chosen
 
 
 def test_losses_are_those_of_fp32_within_the_rounding_of_fp16(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loss_scale, "FIRST", 2.0**8)  # no step overflows
+    monkeypatch.setattr(fp16_scaling, "FIRST", 2.0**8)  # no step overflows
     cache = FeatureCache(tmp_path / "cache")
     train(spec_of(tmp_path, micro_batch=6), tmp_path / "fp16", cache=cache)
     assert "the towers train in fp16 with loss scaling" in capsys.readouterr().err
@@ -98,7 +99,7 @@ def test_small_gradients_need_the_scale():
 
 
 def test_steps_that_overflow_are_left_out_and_halve_the_scale(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loss_scale, "FIRST", 2.0**23)
+    monkeypatch.setattr(fp16_scaling, "FIRST", 2.0**23)
     spec = spec_of(tmp_path)
     trained = train(spec, tmp_path / "run")  # eight steps, all of which overflow
     lines = lines_of(tmp_path / "run")
@@ -117,14 +118,14 @@ def test_steps_that_overflow_are_left_out_and_halve_the_scale(tmp_path, monkeypa
 
 
 def test_a_run_in_fp16_is_resumed_to_the_last_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(loss_scale, "PATIENCE", 3)  # the scale falls and rises
+    monkeypatch.setattr(fp16_scaling, "PATIENCE", 3)  # the scale falls and rises
     spec, cache = spec_of(tmp_path), FeatureCache(tmp_path / "cache")
     train(spec, tmp_path / "whole", cache=cache)
     whole = lines_of(tmp_path / "whole")
     scales = [line["loss_scale"] for line in whole]
     assert whole[-1]["skipped_steps"] > 1
     assert any(before < after for before, after in pairwise(scales))
-    real, calls = step.step_loss, []
+    real, calls = parallel.step_loss, []
 
     def fails(*args, **kwargs):
         calls.append(1)
@@ -133,7 +134,7 @@ def test_a_run_in_fp16_is_resumed_to_the_last_bit(tmp_path, monkeypatch):
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "step_loss", fails)
+        patch.setattr(parallel, "step_loss", fails)
         with pytest.raises(RuntimeError, match="a bug"):
             train(spec, tmp_path / "run", cache=cache)
     assert len(lines_of(tmp_path / "run")) == 5
@@ -172,7 +173,8 @@ def test_what_a_smaller_scale_does_not_help_ends_the_run(scale, loss, norm, left
     assert (model.loss.log_scale.item() == before) == left_out
     features = {m: torch.randn(2, model.tower(m).encoder.out_dim) for m in model.towers}
     batch = Batch(torch.arange(2), ["a", "b"], features)
-    log.add(1, batch, loss=numbers[0], lr=0.1, gradient_norm=numbers[1], metrics={})
+    given = {"lr": 0.1, "metrics": {}, "sent": torch.zeros(len(ENDING))}
+    log.add(1, [batch], loss=numbers[0], gradient_norm=numbers[1], **given)
     assert scaling.scale.item() == (scale / 2 if left_out and not ends else scale)
     if not ends:
         return log.settle()
@@ -186,7 +188,7 @@ def rank(number, size, spec, folder):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=number, world_size=size
     )
-    loss_scale.FIRST, real, calls = 2.0**8, step.step_loss, []
+    fp16_scaling.FIRST, real, calls = 2.0**8, parallel.step_loss, []
 
     def overflows(*args, **kwargs):
         calls.append(1)
@@ -194,7 +196,7 @@ def rank(number, size, spec, folder):
         factor = 1e37 if number == size - 1 and len(calls) in (2, 5) else 1
         return loss * factor, metrics
 
-    step.step_loss = overflows
+    parallel.step_loss = overflows
     model = train(spec, folder / "run", cache=FeatureCache(folder / "cache"))
     save_file(model.state_dict(), folder / f"{number}.safetensors")
 
