@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from contrastive.data.content_hash import short_key
+from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def left_out(dropped: int, of: int, what: str = "rows") -> list[str]:
 def _shared(seen: Seen, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """Return the rows that a model was trained on, by modality."""
     known = {m: set(cast("list[int]", keys.tolist())) for m, keys in seen.items()}
+    for modality in known:
+        share_hashing([row[modality] for row in rows if modality in row], modality)
     return {
         modality: [
             i
@@ -107,11 +110,10 @@ def _named(split: str) -> str:
 
 def content_keys(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, list[int]]:
     """Return a hash of each sample of each modality but text; 0 for one that cannot be read."""
-    return {
-        modality: [short_key(row[modality], modality) for row in rows]
-        for modality in modalities
-        if modality not in UNHASHED
-    }
+    hashed = [modality for modality in modalities if modality not in UNHASHED]
+    for modality in hashed:
+        share_hashing([row[modality] for row in rows], modality)
+    return {m: [short_key(row[m], m) for row in rows] for m in hashed}
 
 
 def seen_samples(keys: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 from contrastive.config.arguments import check_cache, count, path_of
 from contrastive.config.part_calls import build_part, call_part
 from contrastive.config.provenance import origins, packages
-from contrastive.data.loading import OnBad, first_bad_raises, prepared_batches
+from contrastive.data.loading import OnBad, first_bad_raises
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import NOT_MODALITIES
-from contrastive.encoders.foreign import check_foreign
 from contrastive.encoders.given_module import Given, GivenModule, check_given
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import SpecError, WeightsError, a_type
@@ -25,19 +23,19 @@ from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
-from contrastive.model.foreign_heads import check_head
+from contrastive.model.embedding_pieces import embedded_pieces
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
-from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
+from contrastive.nn.embeddings import check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.memory import out_of_memory, told_memory
-from contrastive.nn.modes import eval_mode, run_in_precision
+from contrastive.nn.modes import eval_mode
 from contrastive.spec import ModelSpec, Tower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -50,8 +48,6 @@ if TYPE_CHECKING:
 
 EmbeddingViews = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
-HEAD_BATCH = 4096
-"""Cached features that go through a head at a time: it is cheap, memory is bounded."""
 
 
 class ContrastiveModel(nn.Module):
@@ -227,49 +223,21 @@ class ContrastiveModel(nn.Module):
         result = torch.zeros(len(samples), self.spec.embed_dim)
         what = f"embedding {modality} samples, {at_a_time} at a time"
         with eval_mode(self), told_memory(what, "give a smaller batch_size, or another device"):
-            pieces = self._embedded(modality, samples, cache, at_a_time, workers, on_bad)
-            for indices, embeddings in pieces:
-                rows = embeddings.float().cpu()
-                if len(rows) != len(indices):  # one row would be taken for all
-                    told = f"towers.{modality}: {len(indices)} samples give {len(rows)} embeddings"
-                    raise SpecError(f"{told}; preprocess and module keep each row")
-                finite = rows.isfinite().all(-1)
-                for i in compress(indices, ~finite):
-                    on_bad(int(i), NOT_FINITE.format("embedding is"))
-                result[indices] = rows.where(finite[:, None], 0)
+            for piece in embedded_pieces(
+                self.tower(modality),
+                modality,
+                samples,
+                cache,
+                device=self.device,
+                batch_size=at_a_time,
+                workers=workers,
+                on_bad=on_bad,
+            ):
+                for index, problem in piece.problems:
+                    on_bad(index, problem)
+                if piece.embeddings is not None:
+                    result[piece.indices] = torch.from_numpy(piece.embeddings)
         return result
-
-    def _embedded(
-        self,
-        modality: str,
-        samples: Sequence[Any],
-        cache: FeatureCache | None,
-        batch_size: int,
-        workers: int,
-        on_bad: OnBad,
-    ) -> Iterator[tuple[Any, Tensor]]:
-        """Yield indices and their embeddings, piece by piece."""
-        tower = self.tower(modality)
-        encoder, spec = tower.encoder, tower.spec.encoder
-        check_head(tower)
-        if cache and tower.encoder_frozen:
-            table = cache.table(spec, encoder, samples, on_bad=on_bad, workers=workers)
-            good = table.good.nonzero()[0]
-            for start in range(0, len(good), HEAD_BATCH):
-                rows = good[start : start + HEAD_BATCH]
-                features = table[rows].to(self.device)
-                yield rows, run_in_precision(tower.project, self.device, features)
-            return
-        check_foreign(spec, encoder, samples, workers=workers)
-        everything, prepare = range(len(samples)), encoder.preprocess
-        for batch in prepared_batches(
-            samples, everything, prepare, batch_size=batch_size, workers=workers
-        ):
-            for index, problem in batch.problems.items():
-                on_bad(index, problem)
-            if batch.indices:
-                inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-                yield batch.indices, run_in_precision(tower, self.device, **inputs)
 
     def forward(
         self,

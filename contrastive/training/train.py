@@ -23,6 +23,7 @@ from contrastive.data.samples import rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.datasets.built_split import build_split
 from contrastive.distributed.ranks import Ranks, launched_ranks
+from contrastive.distributed.shared_work import work_shared_by
 from contrastive.errors import ContrastiveError, DataError, TrainingError, UnknownSplit
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
@@ -169,12 +170,12 @@ def _train(
     # initial weights may differ between kinds of GPU
     ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
     check_loss_of_ranks(model, ranks)
-    with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
+    with work_shared_by(ranks):  # each encodes its share of what is frozen
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
         if ranks.is_main:
             check_room(folder, spec, model, optimizer, batches)
-    check_same_start(ranks, start, batches, model.seen)
+    check_same_start(ranks, start, batches, model.seen, held_out)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     recorder = Recorder(folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured)
