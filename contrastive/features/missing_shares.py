@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from contrastive.distributed.shared_work import SharedWork
 
+NAMED = 4  # ranks, in a message
+
 
 def missing_shares(
     work: SharedWork,
@@ -75,9 +77,8 @@ def _unpacked(mask: bytes) -> list[int]:
 
 def _tell_of_other_caches(found: list[bytes], what: str) -> None:
     lacking = {rank: len(_unpacked(mask)) for rank, mask in enumerate(found) if any(mask)}
-    rank, count = next(iter(lacking.items()))
-    more = f", and {len(lacking) - 1} other ranks theirs" if len(lacking) > 1 else ""
+    who = ", ".join(map(str, [*lacking][:NAMED])) + (", ..." if len(lacking) > NAMED else "")
     say(
-        f"rank {rank} does not find in its cache what others have encoded: it encodes {count} "
-        f"{what} again{more}; set CONTRASTIVE_CACHE to a folder that all ranks share"
+        f"{max(lacking.values())} {what} that other ranks have encoded are not in the cache of "
+        f"rank {who}, and are encoded again; set CONTRASTIVE_CACHE to a folder that all ranks share"
     )
