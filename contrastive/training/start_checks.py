@@ -68,9 +68,13 @@ def check_room(
 ) -> None:
     """Write a checkpoint of the size that those of the run will have, and remove it.
 
+    The main rank does; the others write none.
+
     Raises:
         TrainingError: it cannot be written, or there is no room for those that a run keeps.
     """
+    if not batches.ranks.is_main:
+        return
     place = checkpoint_folder(folder, 0)
     if place in (there := checkpoints_of(folder)):
         return  # the run goes on from there

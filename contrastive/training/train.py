@@ -50,7 +50,7 @@ from contrastive.training.resume import (
     start_or_resume,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
-from contrastive.training.same_start import check_same_start
+from contrastive.training.same_start import check_same_rows, check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import backward, loss_autocast
@@ -171,11 +171,11 @@ def _train(
     ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
     check_loss_of_ranks(model, ranks)
     with work_shared_by(ranks):  # each encodes its share of what is frozen
+        check_same_rows(ranks, samples, held_out, [*model.towers])
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
-        if ranks.is_main:
-            check_room(folder, spec, model, optimizer, batches)
-    check_same_start(ranks, start, batches, model.seen, held_out)
+        check_room(folder, spec, model, optimizer, batches)
+    check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     recorder = Recorder(folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured)
