@@ -26,18 +26,13 @@ if TYPE_CHECKING:
     from contrastive.datasets import Dataset, Purpose, datasets
     from contrastive.datasets.caption_rows import FileIndex, leaves_folder
     from contrastive.datasets.known_files import CAPTION_TABLES
+    from contrastive.datasets.quoting import name_list, quoted
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
+    from contrastive.datasets.table_columns import cells_of, choose_columns, text_of
     from contrastive.datasets.tables import read_table
     from contrastive.datasets.text_decoding import text_problem
-    from contrastive.datasets.text_tables import (
-        TableRecord,
-        cells_of,
-        choose_columns,
-        name_list,
-        quoted,
-        text_of,
-    )
+    from contrastive.datasets.text_tables import TableRecord
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
     from contrastive.encoders.huggingface import check_no_missing_weights, quiet_huggingface
@@ -201,7 +196,9 @@ __getattr__, __dir__ = lazy_names(
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.caption_rows": "FileIndex leaves_folder",
-        "datasets.text_tables": "TableRecord cells_of choose_columns name_list quoted text_of",
+        "datasets.text_tables": "TableRecord",
+        "datasets.table_columns": "cells_of choose_columns text_of",
+        "datasets.quoting": "name_list quoted",
         "datasets.text_decoding": "text_problem",
         "datasets.tables": "read_table",
     },

@@ -23,7 +23,7 @@ from contrastive.encoders.module import EncoderModule
 from contrastive.errors import ContrastiveError
 from contrastive.features.cache import FeatureCache
 from contrastive.features.store import Store
-from contrastive.model import checkpoint
+from contrastive.model import saved_folder
 from contrastive.model.loading import find_model
 from contrastive.training.train import train
 from tests.file_operations import CRASHED, Operations, crash, fail
@@ -161,26 +161,26 @@ class Saving:
         }
 
     def prepare(self, root: Path) -> None:
-        checkpoint.write_folder(root / "model", self._files(1.0))
+        saved_folder.write_folder(root / "model", self._files(1.0))
         (root / "model" / "README.md").write_text("mine")
 
     def __call__(self, root: Path) -> None:
         try:
-            checkpoint.write_folder(root / "model", self._files(2.0))
+            saved_folder.write_folder(root / "model", self._files(2.0))
         except ContrastiveError:
-            saved = checkpoint.open_folder(find_model(root / "model"))
+            saved = saved_folder.open_folder(find_model(root / "model"))
             assert saved.json("spec.json")["a"] == 1.0, "it is new, though an error is told"
             raise
 
     def again(self, root: Path) -> None:
-        saved = checkpoint.open_folder(find_model(root / "model"))  # whoever comes before
+        saved = saved_folder.open_folder(find_model(root / "model"))  # whoever comes before
         weight = saved.tensors("model.safetensors")["weight"]
         assert weight[0, 0].item() == saved.json("spec.json")["a"]
         self(root)
 
     def outcome(self, root: Path) -> dict[str, Any]:
         names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
-        saved = checkpoint.open_folder(root / "model")
+        saved = saved_folder.open_folder(root / "model")
         return {"names": names, "saved": saved.tensors("model.safetensors")["weight"].tolist()}
 
 

@@ -10,7 +10,7 @@ import pytest
 from contrastive import RunSpec, train
 from contrastive.config import base
 from contrastive.encoders import CBOW
-from contrastive.model import checkpoint
+from contrastive.model import saved_folder
 from tests.toys import toy_dict
 
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 def counted(monkeypatch):
     """Count what is parsed, hashed and validated, by file or by kind."""
     counts = Counter()
-    sha256, read_bytes = checkpoint._sha256, Path.read_bytes
+    sha256, read_bytes = saved_folder._sha256, Path.read_bytes
 
     def count(path):
         counts[f"read {path.name}"] += 1
@@ -35,7 +35,7 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", count)
     monkeypatch.setattr(
-        checkpoint, "_sha256", lambda path: counts.update([f"hash {path.name}"]) or sha256(path)
+        saved_folder, "_sha256", lambda path: counts.update([f"hash {path.name}"]) or sha256(path)
     )
     validate = base.validated
 
@@ -53,7 +53,7 @@ def counted(monkeypatch):
 def test_a_verb_reads_each_file_of_its_model_once_and_validates_its_spec_once(
     arguments, run, counted, command
 ):
-    checkpoint._verified.clear()
+    saved_folder._verified.clear()
     image = next((run.parent / "data").rglob("*.png"), None) or next(
         (run.parent / "data").rglob("*.jpg")
     )
@@ -68,7 +68,7 @@ def test_a_verb_reads_each_file_of_its_model_once_and_validates_its_spec_once(
 
 def test_a_run_without_a_final_model_hashes_its_checkpoint_once(run, counted, command, tmp_path):
     (run / "model").rename(tmp_path / "model")
-    checkpoint._verified.clear()
+    saved_folder._verified.clear()
     try:
         ended = command("search", "a red circle", "--model", run)
     finally:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contrastive.config.base import Config, attribute_docstrings
+from contrastive.config.attribute_docstrings import attribute_docstrings
+from contrastive.config.base import Config
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import ClassFolders, Dataset, Flickr30k, ImageFolder, datasets
 from contrastive.datasets.caption_rows import Pairs

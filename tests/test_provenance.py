@@ -11,7 +11,7 @@ from contrastive import RunSpec, build_model, load_model
 from contrastive.components import REGISTRIES
 from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.model import checkpoint
+from contrastive.model import saved_folder
 from contrastive.training.resume import run_files
 
 MODEL = {
@@ -36,7 +36,7 @@ def saved(site, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.syspath_prepend(site("lost"))
         run = RunSpec.model_validate({"model": MODEL, "data": {"type": "lost-data"}})
-        checkpoint.write_folder(tmp_path / "m", run_files(run, build_model(run)))
+        saved_folder.write_folder(tmp_path / "m", run_files(run, build_model(run)))
     forget()
     yield tmp_path / "m"
     forget()
@@ -50,12 +50,12 @@ def forget():
 
 def rewrite(folder, name, change):
     """Change a JSON file of a saved model, as an older or another program would have it."""
-    old = checkpoint.open_folder(folder)
+    old = saved_folder.open_folder(folder)
     tensors = {file for file in old.files if file.endswith(".safetensors")}
     written = {file: old.tensors(file) for file in tensors}
     written |= {file: old.json(file) for file in old.files - tensors}
     change(written[name])
-    checkpoint.write_folder(folder, written)
+    saved_folder.write_folder(folder, written)
 
 
 def install(folder, monkeypatch, version):

@@ -17,7 +17,7 @@ from contrastive import load_model
 from contrastive.console import noted_omissions
 from contrastive.errors import ContrastiveError, DataError, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
-from contrastive.model import checkpoint
+from contrastive.model import saved_folder
 from contrastive.model.run_checkpoints import drop_superseded
 from contrastive.reporting.run_log import Log, read_log
 from contrastive.training import recorder
@@ -71,14 +71,14 @@ def losses(run):
 def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(run, train, number, monkeypatch):
     before = tree(run)
     os.utime(step(run, 6) / "model.safetensors", (1, 1))  # so that it is read again
-    real = checkpoint._sha256
+    real = saved_folder._sha256
 
     def fails(path):
         if path.parent == step(run, 6):
             raise OSError(number, os.strerror(number), str(path))
         return real(path)
 
-    monkeypatch.setattr(checkpoint, "_sha256", fails)
+    monkeypatch.setattr(saved_folder, "_sha256", fails)
     with pytest.raises(WeightsError, match=f"cannot be read: {os.strerror(number)}"):
         train(run, resume=True)
     shutil.rmtree(run / "model")
@@ -88,8 +88,8 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(run, train, n
 
 
 def test_a_checkpoint_of_a_later_release_is_not_taken_for_damaged(run, train):
-    manifest = step(run, 6) / checkpoint.MANIFEST
-    later = json.loads(manifest.read_text()) | {"format": checkpoint.FORMAT + 1}
+    manifest = step(run, 6) / saved_folder.MANIFEST
+    later = json.loads(manifest.read_text()) | {"format": saved_folder.FORMAT + 1}
     manifest.write_text(json.dumps(later))
     before = tree(run)
     with pytest.raises(WeightsError, match="pip install --upgrade"):

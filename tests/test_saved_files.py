@@ -19,7 +19,7 @@ from contrastive.cli.context import Context
 from contrastive.config.stored import saved_folder
 from contrastive.errors import ContrastiveError
 from contrastive.model import saved_files
-from contrastive.model.checkpoint import is_whole
+from contrastive.model.saved_folder import is_whole
 from tests.hostile import run_spec, saved, seal
 from tests.miniature import write_flickr30k
 

@@ -39,8 +39,8 @@ def caption(
     loaded = context.model
     images = readable_images(images)
     from contrastive.data.samples import check_modalities
+    from contrastive.datasets.single_modality import lines_of
     from contrastive.inference.captioning import caption as captions_of
-    from contrastive.inference.search import lines_of
     from contrastive.reporting.tables import captions_table
 
     remedy = "--corpus or --data"

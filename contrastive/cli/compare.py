@@ -101,8 +101,8 @@ def _classified(
     settings: dict[str, Any],
 ) -> Comparison:
     """Return the models' classifications of images."""
+    from contrastive.datasets.single_modality import images_in
     from contrastive.evaluation.comparison import compare as classify_by_each
-    from contrastive.inference.search import images_in
 
     images = [
         image

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Sample, Samples
     from contrastive.datasets import Dataset
     from contrastive.features.cache import FeatureCache
-    from contrastive.model.checkpoint import SavedFolder
     from contrastive.model.model import ContrastiveModel
+    from contrastive.model.saved_folder import SavedFolder
     from contrastive.reporting.clip_benchmark import Subject
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec
 
@@ -53,8 +53,8 @@ class Context:
     @cached_property
     def saved(self) -> SavedFolder | None:
         """The folder with the model's files; None for a pretrained model."""
-        from contrastive.model.checkpoint import open_folder
         from contrastive.model.loading import find_model
+        from contrastive.model.saved_folder import open_folder
         from contrastive.pretrained import is_pretrained
 
         return None if is_pretrained(self.folder) else open_folder(find_model(self.folder))

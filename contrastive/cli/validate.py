@@ -93,7 +93,7 @@ def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:
         found = context.run() if context.has_run else context.spec
         show(found.model_dump(mode="json"), as_json, f"{folder}: ok")
         return
-    from contrastive.model.checkpoint import MANIFEST
+    from contrastive.model.saved_folder import MANIFEST
 
     done = upgrade_folder(folder, trusted=trusted)
     rows = [{"folder": str(one.folder), "release": one.release, "files": one.files} for one in done]

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
-import textwrap
 from collections.abc import Mapping
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
@@ -26,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from contrastive.config.attribute_docstrings import attribute_docstrings
 from contrastive.config.frozen import frozen
 from contrastive.config.mistakes import (
     explained,
@@ -341,33 +337,3 @@ def validated(kind: type[S], value: object, context: object = None) -> S:
         ValidationError: there are mistakes.
     """
     return kind.__pydantic_validator__.validate_python(value, context=context)
-
-
-def attribute_docstrings(cls: type[Config]) -> dict[str, str]:
-    """Return the docstring below each field, the inherited ones too.
-
-    pydantic's own option reads them as it makes the class: a seventh of the time that checking a
-    spec takes, and no one looks at them there.
-    """
-    bases = reversed(cls.__mro__[: cls.__mro__.index(Config)])
-    return {name: about for base in bases for name, about in _own_docstrings(base).items()}
-
-
-@cache  # finding a class parses its whole file, and a schema asks twice for each
-def _own_docstrings(cls: type) -> dict[str, str]:
-    try:
-        source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # made in an interactive session
-        return {}
-    found: dict[str, str] = {}
-    body = cast("ast.ClassDef", ast.parse(source).body[0]).body
-    for field, text in pairwise(body):
-        match field, text:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(about))),
-            ):
-                found[name] = inspect.cleandoc(about)
-            case _:
-                pass
-    return found

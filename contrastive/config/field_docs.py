@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from contrastive.config.base import Config, attribute_docstrings
+from contrastive.config.attribute_docstrings import attribute_docstrings
+from contrastive.config.base import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

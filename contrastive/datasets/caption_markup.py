@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from contrastive.console import say
-from contrastive.datasets.text_tables import quoted
+from contrastive.datasets.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

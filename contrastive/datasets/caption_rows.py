@@ -13,9 +13,9 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_markup import tell_of_markup
 from contrastive.datasets.class_names import tell_of_alike
+from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import those_there
 from contrastive.datasets.text_decoding import text_problem
-from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:

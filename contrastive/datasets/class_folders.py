@@ -12,9 +12,9 @@ from contrastive.data.folders import first_of, is_hidden, readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.known_files import caption_table
+from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.single_modality import RowList, filled, wanted_splits
 from contrastive.datasets.splits import SPLITS, one_of, split_named, split_of, tell_of_others
-from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError
 from contrastive.prompts import tell_of_names
 

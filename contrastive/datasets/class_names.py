@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 from contrastive.console import say
-from contrastive.datasets.text_tables import name_list
+from contrastive.datasets.quoting import name_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

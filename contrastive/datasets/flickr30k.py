@@ -18,9 +18,9 @@ from contrastive.datasets.known_files import (
     first_file,
     fitting_type,
 )
+from contrastive.datasets.quoting import quoted
 from contrastive.datasets.splits import SPLITS, split_of
 from contrastive.datasets.text_decoding import read_lines
-from contrastive.datasets.text_tables import quoted
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from contrastive.data.folders import files_below
 from contrastive.data.images import StoredImage
 from contrastive.datasets.caption_rows import Pairs, gather
 from contrastive.datasets.flickr30k_forms import captions_of
-from contrastive.datasets.text_tables import name_list
+from contrastive.datasets.quoting import name_list
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from contrastive.datasets.known_files import (
     first_file,
     fitting_type,
 )
+from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import (
     SPLIT_ALIASES,
     SPLITS,
@@ -40,19 +41,16 @@ from contrastive.datasets.splits import (
     split_of,
     tell_of_others,
 )
-from contrastive.datasets.tables import form_of, images_inside, read_table
-from contrastive.datasets.text_decoding import read_lines
-from contrastive.datasets.text_tables import (
-    DELIMITERS,
+from contrastive.datasets.table_columns import (
     NO_CAPTION,
-    TableRecord,
     caption_list,
     cells_of,
     choose_columns,
-    name_list,
-    quoted,
     text_of,
 )
+from contrastive.datasets.tables import form_of, images_inside, read_table
+from contrastive.datasets.text_decoding import read_lines
+from contrastive.datasets.text_tables import DELIMITERS, TableRecord
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from contrastive.config.local_files import ADDRESS
 from contrastive.datasets.caption_rows import leaves_folder
-from contrastive.datasets.text_tables import quoted
+from contrastive.datasets.quoting import quoted
 
 if TYPE_CHECKING:
     from contrastive.datasets.caption_rows import FileIndex

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 from contrastive.console import say
 from contrastive.data.images import SUFFIXES
+from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import split_named
+from contrastive.datasets.table_columns import text_of
 from contrastive.datasets.text_decoding import check_unique_keys, parse_json, read_json, read_lines
-from contrastive.datasets.text_tables import (
-    FIRST_ROWS,
-    TableRecord,
-    json_lines,
-    name_list,
-    quoted,
-    text_of,
-)
+from contrastive.datasets.text_tables import FIRST_ROWS, TableRecord, json_lines
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

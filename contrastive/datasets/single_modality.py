@@ -1,16 +1,18 @@
-"""Rows that are listed at once, and texts line by line."""
+"""Rows that are listed at once: texts line by line, images of a folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from contrastive.console import say_omission
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.images import images_below
 from contrastive.datasets.caption_markup import tell_of_markup
+from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS, split_of, those_there
 from contrastive.datasets.text_decoding import read_lines, text_problem
-from contrastive.datasets.text_tables import name_list, quoted
 from contrastive.errors import DataError, UnknownSplit
 
 if TYPE_CHECKING:
@@ -94,3 +96,32 @@ def filled(samples: RowList, split: str, origin: Path) -> RowList:
         msg = f"{origin}: no samples in split {quoted(split)}"
         raise DataError(msg)
     return samples
+
+
+def images_in(folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each image in a folder and the folders in it, sorted by path.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    return [{"image": path, "id": i, "source": ""} for i, path in enumerate(images_below(folder))]
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """Return a row for each line of a file that is not blank; what is no text is told and left out.
+
+    Raises:
+        DataError: the file cannot be read, is blank, or no line is a text.
+    """
+    lines = [(number, line) for number, line in enumerate(read_lines(file), 1) if line.strip()]
+    flaws = {number: flaw for number, line in lines if (flaw := text_problem(line))}
+    told = [f"{file}:{number}: the text {flaw}" for number, flaw in flaws.items()]
+    if len(told) == len(lines):
+        raise DataError(told[0])
+    if told:
+        say_omission(f"{told[0]}; {len(told)} of {len(lines)} lines are left out")
+    return [
+        {"text": line.strip(), "id": number - 1, "source": f"{file.name}:{number}"}
+        for number, line in lines
+        if number not in flaws
+    ]

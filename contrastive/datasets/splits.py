@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.console import say
 from contrastive.data.folders import first_of
-from contrastive.datasets.text_tables import name_list, quoted
+from contrastive.datasets.quoting import name_list, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

@@ -9,14 +9,9 @@ from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular
 from contrastive.console import say
 from contrastive.datasets.json_tables import read_json_table
+from contrastive.datasets.quoting import name_list
 from contrastive.datasets.text_decoding import text_problem
-from contrastive.datasets.text_tables import (
-    DELIMITERS,
-    FIRST_ROWS,
-    TableRecord,
-    name_list,
-    read_delimited,
-)
+from contrastive.datasets.text_tables import DELIMITERS, FIRST_ROWS, TableRecord, read_delimited
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

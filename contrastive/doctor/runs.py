@@ -65,8 +65,8 @@ def _final_split(folder: Path, run: RunSpec) -> SharedFacts:
     from contrastive.data.samples import rows_of
     from contrastive.datasets.built_split import build_split
     from contrastive.doctor.run_facts import shared_facts
-    from contrastive.model.checkpoint import open_folder
     from contrastive.model.loading import find_model, stored_samples
+    from contrastive.model.saved_folder import open_folder
 
     seen = stored_samples(open_folder(find_model(folder)))
     training = rows_of(build_split(run.data, run.training.split, purpose="training"))

@@ -15,7 +15,7 @@ from contrastive.config.arguments import check_cache, check_model
 from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import OnBad, prepared_batches
 from contrastive.data.samples import class_indices, rows_of
-from contrastive.encoders.foreign import check_foreign
+from contrastive.encoders.foreign_trial import check_foreign
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.leakage import content_keys, held_out_rows, left_out, seen_samples
 from contrastive.features.cache import FeatureCache, run_encoder

@@ -31,7 +31,7 @@ from contrastive.data.content_hash import sample_key
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
 from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.distributed.shared_work import shared_work
-from contrastive.encoders.foreign import LOOKED_AT, check_foreign
+from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
 from contrastive.errors import BadSample, DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.missing_shares import missing_shares

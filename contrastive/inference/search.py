@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.arguments import check_model, count, is_path
 from contrastive.config.base import Config
-from contrastive.console import say, say_omission
+from contrastive.console import say
 from contrastive.data.bad_rows import BadRows, bad_rows_of
-from contrastive.data.images import SUFFIXES, StoredImage, images_below
+from contrastive.data.images import SUFFIXES, StoredImage
 from contrastive.data.raw_samples import sample_list
 from contrastive.data.samples import check_modalities, rows_of
-from contrastive.datasets.text_decoding import read_lines, text_problem
+from contrastive.datasets.single_modality import images_in, lines_of
 from contrastive.errors import DataError, a_type
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.nearest import top_k
@@ -185,32 +185,3 @@ def _hit(row: dict[str, Any], modality: str, similarity: float) -> Hit:
 
 def _named(given: Any) -> str:
     return str(given) if is_path(given) else a_type(given)
-
-
-def images_in(folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each image in a folder and the folders in it, sorted by path.
-
-    Raises:
-        DataError: there is no such folder, or no image in it.
-    """
-    return [{"image": path, "id": i, "source": ""} for i, path in enumerate(images_below(folder))]
-
-
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    """Return a row for each line of a file that is not blank; what is no text is told and left out.
-
-    Raises:
-        DataError: the file cannot be read, is blank, or no line is a text.
-    """
-    lines = [(number, line) for number, line in enumerate(read_lines(file), 1) if line.strip()]
-    flaws = {number: flaw for number, line in lines if (flaw := text_problem(line))}
-    told = [f"{file}:{number}: the text {flaw}" for number, flaw in flaws.items()]
-    if len(told) == len(lines):
-        raise DataError(told[0])
-    if told:
-        say_omission(f"{told[0]}; {len(told)} of {len(lines)} lines are left out")
-    return [
-        {"text": line.strip(), "id": number - 1, "source": f"{file.name}:{number}"}
-        for number, line in lines
-        if number not in flaws
-    ]

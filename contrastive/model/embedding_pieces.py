@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive.data.loading import prepared_batches
 from contrastive.distributed.shared_work import shared_work
-from contrastive.encoders.foreign import check_foreign
+from contrastive.encoders.foreign_trial import check_foreign
 from contrastive.errors import SpecError
 from contrastive.model.foreign_heads import check_head
 from contrastive.nn.embeddings import NOT_FINITE

@@ -20,11 +20,11 @@ from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.model.checkpoint import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.local_paths import found_again
 from contrastive.model.model import ContrastiveModel
 from contrastive.model.run_checkpoints import newest_checkpoint
+from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run

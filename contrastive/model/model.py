@@ -21,11 +21,11 @@ from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
-from contrastive.model.checkpoint import FORMAT, Content, write_folder
 from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
 from contrastive.model.embedding_pieces import embedded_pieces
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
+from contrastive.model.saved_folder import FORMAT, Content, write_folder
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import check_finite, embedding_sides

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from contrastive.console import say
 from contrastive.data.atomic_files import leftovers
-from contrastive.model.checkpoint import SavedFolder, is_whole, open_folder, recover, remove_folder
+from contrastive.model.saved_folder import (
+    SavedFolder,
+    is_whole,
+    open_folder,
+    recover,
+    remove_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.config.entry_points import CORE
 from contrastive.errors import RenamedWarning, WeightsError
-from contrastive.model.checkpoint import (
+from contrastive.model.loading import stored_spec
+from contrastive.model.run_checkpoints import checkpoints_of
+from contrastive.model.saved_folder import (
     FORMAT,
     MANIFEST,
     Content,
@@ -15,8 +17,6 @@ from contrastive.model.checkpoint import (
     open_folder,
     write_folder,
 )
-from contrastive.model.loading import stored_spec
-from contrastive.model.run_checkpoints import checkpoints_of
 from contrastive.spec import ModelSpec, RunSpec
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from contrastive.config.base import Config, attribute_docstrings, validated
+from contrastive.config.attribute_docstrings import attribute_docstrings
+from contrastive.config.base import Config, validated
 from contrastive.config.registry import path_of
 from contrastive.config.yaml_files import dump_spec, read_yaml
 from contrastive.testing import menu

@@ -20,7 +20,7 @@ from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.encoders.device_normalisation import PixelNormalisation, bytes_first
-from contrastive.encoders.foreign import LOOKED_AT, check_foreign
+from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
 from contrastive.encoders.promises import PROMISES
 from contrastive.errors import DataError
 from contrastive.model.foreign_heads import check_head

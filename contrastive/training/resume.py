@@ -19,7 +19,14 @@ from contrastive.config.provenance import origins
 from contrastive.config.renamed import earlier_defaults
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, TrainingError, WeightsError
-from contrastive.model.checkpoint import (
+from contrastive.model.loading import restore_weights, stored_samples, stored_spec
+from contrastive.model.run_checkpoints import (
+    checkpoint_folder,
+    damaged_checkpoints,
+    drop_superseded,
+    newest_checkpoint,
+)
+from contrastive.model.saved_folder import (
     FORMAT,
     MANIFEST,
     Content,
@@ -28,13 +35,6 @@ from contrastive.model.checkpoint import (
     not_replaceable,
     open_folder,
     write_folder,
-)
-from contrastive.model.loading import restore_weights, stored_samples, stored_spec
-from contrastive.model.run_checkpoints import (
-    checkpoint_folder,
-    damaged_checkpoints,
-    drop_superseded,
-    newest_checkpoint,
 )
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.finite import check_saved

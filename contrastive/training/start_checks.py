@@ -13,8 +13,8 @@ from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.decodable import undecodable
 from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
-from contrastive.model.checkpoint import remove_folder, write_folder
 from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
+from contrastive.model.saved_folder import remove_folder, write_folder
 from contrastive.training.optimizer import takes_one_pass
 from contrastive.training.resume import Progress, step_files
 

@@ -28,8 +28,8 @@ from contrastive.errors import ContrastiveError, DataError, TrainingError, Unkno
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
-from contrastive.model.checkpoint import write_folder
 from contrastive.model.loading import run_spec
+from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches

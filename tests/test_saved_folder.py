@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contrastive.data import atomic_files
 from contrastive.errors import WeightsError
-from contrastive.model import checkpoint
+from contrastive.model import saved_folder
 
 FILES = {
     "model.safetensors": {"weight": torch.arange(6.0).view(2, 3)},
@@ -22,22 +22,22 @@ FILES = {
 
 
 def read(folder):
-    saved = checkpoint.open_folder(folder)
+    saved = saved_folder.open_folder(folder)
     spec = {key: value for key, value in saved.json("spec.json").items() if key != "towers"}
     return saved.tensors("model.safetensors")["weight"].tolist(), spec
 
 
 def test_what_was_written_is_read(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     assert read(tmp_path / "m") == ([[0, 1, 2], [3, 4, 5]], {"a": [1, 2]})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"], "nothing else is left behind"
 
 
 def test_an_older_folder_is_replaced(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES | {"old.json": {}})
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES | {"old.json": {}})
+    saved_folder.write_folder(tmp_path / "m", FILES)
     assert not (tmp_path / "m" / "old.json").exists()
-    assert checkpoint.is_whole(tmp_path / "m")
+    assert saved_folder.is_whole(tmp_path / "m")
 
 
 @pytest.mark.slow
@@ -47,8 +47,8 @@ def test_an_older_folder_is_replaced(tmp_path):
 @given(st.data())
 def test_every_truncation_and_bit_flip_is_noticed(tmp_path, data):
     folder = tmp_path / "m"
-    checkpoint.write_folder(folder, FILES)
-    path = folder / data.draw(st.sampled_from([*FILES, checkpoint.MANIFEST]))
+    saved_folder.write_folder(folder, FILES)
+    path = folder / data.draw(st.sampled_from([*FILES, saved_folder.MANIFEST]))
     raw = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(raw) - 1))
     if data.draw(st.booleans()):
@@ -57,24 +57,24 @@ def test_every_truncation_and_bit_flip_is_noticed(tmp_path, data):
         raw = raw[:place]
     path.write_bytes(raw)
     try:
-        checkpoint.open_folder(folder)
+        saved_folder.open_folder(folder)
     except WeightsError:
         with pytest.raises(WeightsError) as error:
             read(folder)
         assert "\n" not in str(error.value)
     else:
-        assert path.name == checkpoint.MANIFEST, "damage in a file went unseen"
+        assert path.name == saved_folder.MANIFEST, "damage in a file went unseen"
 
 
 def test_a_full_disk_leaves_the_previous_one_and_says_so(tmp_path, monkeypatch):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightsError, match="m: cannot be written: No space left on device"):
-        checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {}})
+        saved_folder.write_folder(tmp_path / "m", FILES | {"spec.json": {}})
     assert read(tmp_path / "m")[1] == {"a": [1, 2]}
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
@@ -82,23 +82,23 @@ def test_a_full_disk_leaves_the_previous_one_and_says_so(tmp_path, monkeypatch):
 def test_a_manifest_cannot_point_outside_its_folder(tmp_path):
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
-    checkpoint.write_folder(tmp_path / "m", FILES)
-    path = tmp_path / "m" / checkpoint.MANIFEST
+    saved_folder.write_folder(tmp_path / "m", FILES)
+    path = tmp_path / "m" / saved_folder.MANIFEST
     manifest = json.loads(path.read_text())
     manifest["files"]["../secret.json"] = {"sha256": "0" * 64, "bytes": 2}
     path.write_text(json.dumps(manifest))
-    assert checkpoint.open_folder(tmp_path / "m").files == FILES.keys()
+    assert saved_folder.open_folder(tmp_path / "m").files == FILES.keys()
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "precious.jpg").write_bytes(b"x")
     with pytest.raises(WeightsError, match="holds other things than a saved model"):
-        checkpoint.write_folder(tmp_path / "pictures", FILES)
+        saved_folder.write_folder(tmp_path / "pictures", FILES)
     assert (tmp_path / "pictures" / "precious.jpg").exists()
     (tmp_path / "empty").mkdir()
-    checkpoint.write_folder(tmp_path / "empty", FILES)
-    assert checkpoint.is_whole(tmp_path / "empty")
+    saved_folder.write_folder(tmp_path / "empty", FILES)
+    assert saved_folder.is_whole(tmp_path / "empty")
 
 
 def test_a_folder_whose_manifest_is_of_another_program_is_not_replaced(tmp_path):
@@ -107,7 +107,7 @@ def test_a_folder_whose_manifest_is_of_another_program_is_not_replaced(tmp_path)
     for name, text in app.items():
         (tmp_path / "app" / name).write_text(text)
     with pytest.raises(WeightsError, match="holds other things than a saved model"):
-        checkpoint.write_folder(tmp_path / "app", FILES)
+        saved_folder.write_folder(tmp_path / "app", FILES)
     assert {path.name: path.read_text() for path in (tmp_path / "app").iterdir()} == app
 
 
@@ -115,7 +115,7 @@ def test_a_folder_whose_manifest_is_of_another_program_is_not_replaced(tmp_path)
 def test_where_folders_cannot_be_exchanged_a_rename_that_fails_leaves_the_model_in_its_place(
     tmp_path, monkeypatch, fails_at
 ):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     real, calls = Path.rename, []
 
     def rename(self, to):
@@ -127,26 +127,26 @@ def test_where_folders_cannot_be_exchanged_a_rename_that_fails_leaves_the_model_
     monkeypatch.setattr(atomic_files, "_exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(WeightsError, match="m: cannot be written: No space left on device"):
-        checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
+        saved_folder.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert read(tmp_path / "m")[1] == {"a": [1, 2]}
 
 
 def test_a_link_to_a_folder_is_written_through(tmp_path):
-    checkpoint.write_folder(tmp_path / "disk" / "m", FILES)
+    saved_folder.write_folder(tmp_path / "disk" / "m", FILES)
     (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
+    saved_folder.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     assert (tmp_path / "m").is_symlink()
     assert read(tmp_path / "disk" / "m")[1] == {"a": "new"}
     assert [p.name for p in (tmp_path / "disk").iterdir()] == ["m"]
 
 
 def test_what_somebody_has_put_beside_the_weights_is_kept(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     (tmp_path / "m" / "onnx").mkdir()
     (tmp_path / "m" / "onnx" / "model.onnx").write_bytes(b"mine")
     (tmp_path / "m" / "README.md").write_text("mine")
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
+    saved_folder.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
     assert read(tmp_path / "m")[1] == {"a": "new"}
     assert (tmp_path / "m" / "onnx" / "model.onnx").read_bytes() == b"mine"
     assert (tmp_path / "m" / "README.md").read_text() == "mine"
@@ -154,51 +154,51 @@ def test_what_somebody_has_put_beside_the_weights_is_kept(tmp_path):
 
 
 def test_a_model_with_a_damaged_manifest_is_replaced(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
-    manifest = tmp_path / "m" / checkpoint.MANIFEST
+    saved_folder.write_folder(tmp_path / "m", FILES)
+    manifest = tmp_path / "m" / saved_folder.MANIFEST
     manifest.write_text(manifest.read_text().replace("spec.json", "spec.jsom"))
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     assert read(tmp_path / "m")[1] == {"a": [1, 2]}
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-@pytest.mark.parametrize("lost", ["seen.safetensors", checkpoint.MANIFEST])
+@pytest.mark.parametrize("lost", ["seen.safetensors", saved_folder.MANIFEST])
 def test_a_file_of_somebody_in_a_damaged_model_is_kept(tmp_path, lost):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     (tmp_path / "m" / "metrics.json").write_text("mine")
     (tmp_path / "m" / lost).unlink()
-    if lost == checkpoint.MANIFEST:
+    if lost == saved_folder.MANIFEST:
         (tmp_path / "m" / lost).write_text("{")
     else:
-        checkpoint.remove_folder(tmp_path / "m")
-    checkpoint.write_folder(tmp_path / "m", FILES)
+        saved_folder.remove_folder(tmp_path / "m")
+    saved_folder.write_folder(tmp_path / "m", FILES)
     assert (tmp_path / "m" / "metrics.json").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_file_of_somebody_whose_name_is_taken_now_is_kept_and_hinders_nothing(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     (tmp_path / "m" / "more.json").write_text("mine")
     for value in (1, 2):
-        checkpoint.write_folder(tmp_path / "m", FILES | {"more.json": {"a": value}})
-    assert checkpoint.open_folder(tmp_path / "m").json("more.json") == {"a": 2}
+        saved_folder.write_folder(tmp_path / "m", FILES | {"more.json": {"a": value}})
+    assert saved_folder.open_folder(tmp_path / "m").json("more.json") == {"a": 2}
     assert [path.read_text() for path in tmp_path.glob(".m.*/more.json")] == ["mine"]
 
 
 def test_what_a_process_that_runs_is_building_is_left_alone(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     theirs = tmp_path / f".m.{os.getppid()}.tmp"
     theirs.mkdir()
     (theirs / "spec.json").write_text("{}")
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     assert (theirs / "spec.json").exists()
 
 
 def test_tied_weights_are_saved(tmp_path):
     weight = torch.arange(4.0)
     tied = FILES | {"model.safetensors": {"a": weight, "b": weight, "c": weight[:2]}}
-    checkpoint.write_folder(tmp_path / "m", tied)
-    loaded = checkpoint.open_folder(tmp_path / "m").tensors("model.safetensors")
+    saved_folder.write_folder(tmp_path / "m", tied)
+    loaded = saved_folder.open_folder(tmp_path / "m").tensors("model.safetensors")
     assert {name: t.tolist() for name, t in loaded.items()} == {
         "a": [0, 1, 2, 3],
         "b": [0, 1, 2, 3],
@@ -207,39 +207,41 @@ def test_tied_weights_are_saved(tmp_path):
 
 
 def test_a_manifest_of_another_shape_is_one_line(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     for text in ("[1, 2]", '{"format": 2}', '{"format": "2", "files": {}}'):
-        (tmp_path / "m" / checkpoint.MANIFEST).write_text(text)
+        (tmp_path / "m" / saved_folder.MANIFEST).write_text(text)
         with pytest.raises(
             WeightsError, match=r"manifest\.json: cannot be read: .*; copy it again"
         ):
-            checkpoint.open_folder(tmp_path / "m")
+            saved_folder.open_folder(tmp_path / "m")
 
 
 def test_a_folder_of_the_first_release_is_read(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
-    manifest = tmp_path / "m" / checkpoint.MANIFEST
+    saved_folder.write_folder(tmp_path / "m", FILES)
+    manifest = tmp_path / "m" / saved_folder.MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text())["files"]))
     assert read(tmp_path / "m") == ([[0, 1, 2], [3, 4, 5]], {"a": [1, 2]})
 
 
 def test_a_folder_of_a_later_release_is_refused_with_a_remedy(tmp_path):
-    checkpoint.write_folder(tmp_path / "m", FILES)
-    manifest = tmp_path / "m" / checkpoint.MANIFEST
-    later = json.loads(manifest.read_text()) | {"format": checkpoint.FORMAT + 1}
+    saved_folder.write_folder(tmp_path / "m", FILES)
+    manifest = tmp_path / "m" / saved_folder.MANIFEST
+    later = json.loads(manifest.read_text()) | {"format": saved_folder.FORMAT + 1}
     manifest.write_text(json.dumps(later))
     with pytest.raises(WeightsError, match="pip install --upgrade contrastive-kit"):
-        checkpoint.open_folder(tmp_path / "m")
+        saved_folder.open_folder(tmp_path / "m")
 
 
 def test_files_are_hashed_once_until_they_change(tmp_path, monkeypatch):
-    checkpoint.write_folder(tmp_path / "m", FILES)
+    saved_folder.write_folder(tmp_path / "m", FILES)
     hashed = []
-    real = checkpoint._sha256
-    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    real = saved_folder._sha256
+    monkeypatch.setattr(
+        saved_folder, "_sha256", lambda path: hashed.append(path.name) or real(path)
+    )
     for _ in range(3):
-        checkpoint.open_folder(tmp_path / "m")
+        saved_folder.open_folder(tmp_path / "m")
     assert sorted(hashed) == sorted(FILES)
-    checkpoint.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
-    checkpoint.open_folder(tmp_path / "m")
+    saved_folder.write_folder(tmp_path / "m", FILES | {"spec.json": {"towers": {}, "a": "new"}})
+    saved_folder.open_folder(tmp_path / "m")
     assert sorted(hashed) == sorted([*FILES, *FILES])
