@@ -10,10 +10,11 @@ from contrastive import build_model
 from contrastive.distributed.shared_work import FailedRank, shared_work
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
-from contrastive.errors import BadSample, DataError
+from contrastive.errors import BadSample, DataError, TrainingError
 from contrastive.features import cache as features
 from contrastive.features.cache import FeatureCache
-from tests.meeting import together
+from contrastive.training.same_start import check_same_rows
+from tests.ranks_as_threads import together
 from tests.toys import tiny_model, write_noise
 
 
@@ -60,6 +61,39 @@ def test_ranks_without_a_mistake_go_on_and_those_that_differ_are_told(monkeypatc
         "the ranks have different data: rank 0 has done its part, rank 1 embeds 1 texts; the data "
         "have to be the same on every machine"
     )
+
+
+def another_file(rows):
+    """Return rows of which the last image is another."""
+    return [*rows[:-1], rows[-1] | {"image": rows[0]["image"]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows, None),
+        (lambda rows: rows[1:], "rank 0 has held-out rows: 3, rank 1 has 2"),
+        (lambda rows: rows[::-1], "rank 0 has 3 held-out rows of SHA-256: '"),
+        (another_file, "rank 0 has held-out image samples of SHA-256: '"),
+    ],
+)
+def test_rows_of_evaluation_that_differ_between_ranks_are_refused(
+    tmp_path, monkeypatch, change, said
+):
+    images = write_noise(tmp_path)
+    rows = [{"image": x, "text": "a", "id": i, "source": f"{i}"} for i, x in enumerate(images)]
+
+    def compared(rank):
+        measured = change(rows) if rank else rows
+        check_same_rows(shared_work().ranks, rows, measured, ["image", "text"])
+
+    main, other = together(monkeypatch, compared)
+    if said is None:
+        assert (main, other) == (None, None)
+        return
+    assert type(main) is TrainingError
+    assert said in str(main)
+    assert isinstance(other, FailedRank), "told once"
 
 
 class Count:

@@ -6,6 +6,7 @@ import copy
 import threading
 from typing import TYPE_CHECKING, Any
 
+from contrastive.distributed import ranks as ranks_of_a_run
 from contrastive.distributed import shared_work
 from contrastive.distributed.ranks import Ranks
 from contrastive.distributed.shared_work import work_shared_by
@@ -34,18 +35,16 @@ class Meeting:
 def together(monkeypatch: Any, call: Callable[[int], Any], size: int = 2) -> list[Any]:
     """Return what ``call(rank)`` gives or raises on each rank, which share their work."""
     meeting = Meeting(size)
-    monkeypatch.setattr(
-        shared_work,
-        "all_gather_objects",
-        lambda mine, _, seat: meeting.exchange(seat, mine),
-    )
+    for module in (shared_work, ranks_of_a_run):
+        monkeypatch.setattr(
+            module, "all_gather_objects", lambda mine, _, seat: meeting.exchange(seat, mine)
+        )
     found: list[Any] = [None] * size
 
     def run(rank: int) -> None:
-        ranks: Any = Ranks(rank, size)
-        ranks.cpu_group = rank
+        seat: Any = rank  # stands for a process group
         try:
-            with work_shared_by(ranks):
+            with work_shared_by(Ranks(rank, size, cpu_group=seat)):
                 found[rank] = call(rank)
         except Exception as error:  # the test looks at it
             found[rank] = error
