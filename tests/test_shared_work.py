@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from contrastive import build_model
-from contrastive.distributed.shared_work import FailedRank, shared_work
+from contrastive.distributed import shared_work as module
+from contrastive.distributed.collectives import LostRank
+from contrastive.distributed.ranks import Ranks
+from contrastive.distributed.shared_work import FailedRank, shared_work, work_shared_by
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError, TrainingError
@@ -61,6 +64,23 @@ def test_ranks_without_a_mistake_go_on_and_those_that_differ_are_told(monkeypatc
         "the ranks have different data: rank 0 has done its part, rank 1 embeds 1 texts; the data "
         "have to be the same on every machine"
     )
+
+
+def test_a_rank_that_is_gone_is_not_waited_for_again(monkeypatch):
+    rounds = []
+
+    def lost(*_):
+        rounds.append(1)
+        raise LostRank("another rank of this run has ended")
+
+    monkeypatch.setattr(module, "all_gather_objects", lost)
+    with pytest.raises(LostRank), work_shared_by(Ranks(0, 2)):
+        shared_work().all_gather("embeds", None)
+    assert len(rounds) == 1
+    with pytest.raises(LostRank), work_shared_by(Ranks(0, 2)):
+        pass
+    with pytest.raises(LostRank), work_shared_by(Ranks(0, 2)):
+        steps(0, {0: 0}, DataError("bad images"))
 
 
 def another_file(rows):
