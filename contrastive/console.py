@@ -114,10 +114,15 @@ def say(line: str) -> None:
 
 def tell(error: BaseException, line: str) -> None:
     """Print a line, below the traceback of an error that is not a user's mistake."""
+    show_bug(error)
+    say(line)
+
+
+def show_bug(error: BaseException) -> None:
+    """Print the traceback of an error, unless it is a user's mistake or the system's."""
     if not isinstance(error, (ContrastiveError, OSError)):
         with suppress(OSError):  # stderr may be gone
             traceback.print_exception(error)
-    say(line)
 
 
 def _print(line: str) -> None:

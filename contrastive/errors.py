@@ -7,6 +7,7 @@ our mistake and keeps its traceback.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 
 class ContrastiveError(Exception):
@@ -119,7 +120,14 @@ class RenamedWarning(FutureWarning):
 
 def a_type(value: object) -> str:
     """Say in a message what kind of value was given: ``an int``, ``a dict``."""
-    if isinstance(value, float) and math.isnan(value):  # what pandas has for an empty cell
-        return "nan (a missing value)"
+    if value is not None and is_missing(value):
+        return f"{value} (a missing value)"
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: None, NaN, or what pandas has for an empty cell."""
+    if isinstance(value, Real):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from contrastive.config import yaml_files
 from contrastive.config.arguments import path_of
 from contrastive.config.base import Config, PathField
-from contrastive.config.bounds import Count, Factor, Probability, Rate, Rows, Width
+from contrastive.config.bounds import Count, Factor, Name, Probability, Rate, Rows, Width
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.errors import SpecError
@@ -87,7 +87,7 @@ class Tower(Section):
     def _frozen_but_for(self) -> Self:
         for name in ("unfrozen", "lora"):
             if getattr(self, name) and self.frozen != "encoder":
-                msg = f"{name} is for an encoder that is frozen otherwise; set frozen: encoder"
+                msg = f"{name}: is for an encoder that is frozen otherwise; set frozen: encoder"
                 raise ValueError(msg)
         return self
 
@@ -134,9 +134,8 @@ class ModelSpec(Section):
     def _pairs_join_the_towers(self) -> Self:
         if len(self.towers) == 1 and self.pairs is None:
             (only,) = self.towers
-            msg = (
-                f"{only} has nothing to be compared with; for two views, pairs: [[{only}, {only}]]"
-            )
+            msg = f"towers: {only} has nothing to be compared with; for two views, "
+            msg += f"pairs: [[{only}, {only}]]"
             raise ValueError(msg)
         for index, pair in enumerate(self.modality_pairs):
             for name in pair:
@@ -156,7 +155,11 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _loss_fits(self) -> Self:
-        self.loss.check(embed_dim=self.embed_dim, pairs=len(self.modality_pairs))
+        try:
+            self.loss.check(embed_dim=self.embed_dim, pairs=len(self.modality_pairs))
+        except ValueError as error:
+            msg = f"loss: {error}"
+            raise ValueError(msg) from error
         return self
 
     @property
@@ -184,9 +187,12 @@ class TrainingSpec(Section):
     micro_batch: Rows | None = None
     """Gradient caching: rows per forward pass of a trained tower, per rank. The loss and gradients
     are those of the whole batch, with less memory, for about one more forward pass. null is off."""
+    accumulate: Count = 1
+    """Gradient accumulation: batches per step, whose gradients are averaged. Each row's negatives
+    are those of its own batch, so that it is no larger batch; see micro_batch for that."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm of the trained layers. train: batch statistics, refused with micro_batch or several
-    ranks, which see a part of the batch. eval: running statistics, not updated."""
+    """BatchNorm of the trained layers. train: statistics of the batch over all ranks, refused with
+    micro_batch, which sees a part of it. eval: running statistics, not updated."""
     lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
@@ -204,19 +210,20 @@ class TrainingSpec(Section):
     """Share of the steps with linear warm-up; a cosine decay to 0 follows."""
     clip_norm: Annotated[float, Field(gt=0, le=1e12)] | None = 1.0
     """Gradient clipping: maximum norm."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocasts the towers (the loss stays fp32); auto is bf16 on a GPU that supports it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 autocast the towers (the loss stays fp32), fp16 with loss scaling. auto is bf16
+    on a GPU that has it, fp16 on one of compute capability 7 (V100, T4), fp32 elsewhere."""
     compile: Literal["off", "towers"] = "off"
     """towers compiles (torch.compile) the encoders that run in each step. The first step takes
     up to minutes longer, later ones less. Results differ by rounding, and in dropout masks."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is a GPU if there is one."""
+    device: Name = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto is a GPU if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial weights, the order of samples, augmentation and dropout."""
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     """DataLoader workers, per rank, that decode and preprocess samples; auto is one for each core
     that the rank may use, at most 16."""
-    split: str = "train"
+    split: Name = "train"
     """Training split; several are joined by +."""
     cache: Literal["auto", "off"] = "auto"
     """auto keeps the features of frozen encoders on disk."""
@@ -232,7 +239,7 @@ class EvaluationSpec(Section):
         'test'
     """
 
-    split: str | None = "val"
+    split: Name | None = "val"
     """Validation split, evaluated after each epoch; null evaluates none."""
     final_split: str = "test"
     """Measured by ``contrastive evaluate`` unless another is named."""

@@ -122,9 +122,11 @@ def traced(pipe: int) -> None:
         around(owner, "write_folder", SAVE, SAVED)
 
 
-def command(args: list[str], told: Path, pipe: int) -> None:
+def command(args: list[str], told: Path, pipe: int, *, deterministic: bool) -> None:
     """Be the command, in a session of its own."""
     os.setsid()
+    if deterministic:  # what a GPU does otherwise is not the same twice
+        torch.use_deterministic_algorithms(True)
     for stream in (1, 2):
         os.dup2(os.open(told, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -148,9 +150,14 @@ def command(args: list[str], told: Path, pipe: int) -> None:
 class Killing:
     """Draws what happens to runs, and lets it happen."""
 
-    def __init__(self, seed: int, folder: Path, kinds: int) -> None:
-        """Do so many kinds of runs once without an interruption."""
+    def __init__(self, seed: int, folder: Path, kinds: int, device: str) -> None:
+        """Do so many kinds of runs once without an interruption.
+
+        On a CPU, this process does them, so that each fork has what they import; a GPU that it had
+        used, no fork could.
+        """
         torch.set_num_threads(1)
+        self.device = device
         self.random = random.Random(seed)
         self.folder = folder
         self.told = folder / "told.txt"
@@ -160,8 +167,16 @@ class Killing:
         for name, spec in self.specs.items():
             place = folder / "whole" / name
             os.environ["CONTRASTIVE_CACHE"] = str(place / "cache")
-            with quiet():  # what it imports is there in each fork
-                training.train(RunSpec.model_validate(spec), place / "run")
+            spec["training"]["device"] = device
+            if device == "cpu":
+                with quiet():
+                    training.train(RunSpec.model_validate(spec), place / "run")
+            else:
+                place.mkdir(parents=True)
+                (place / "spec.yaml").write_text(json.dumps(spec))
+                args = ["train", str(place / "spec.yaml"), "-o", str(place / "run")]
+                if (done := self.ended(args, None)).code:
+                    raise RuntimeError(done.told)
             self.whole[name] = outcome(place)
 
     def ended(self, args: list[str], interrupt: Callable[[int, int], str] | None) -> Ended:
@@ -170,7 +185,7 @@ class Killing:
         events, pipe = os.pipe()
         if not (child := os.fork()):
             os.close(events)
-            command(args, self.told, pipe)
+            command(args, self.told, pipe, deterministic=self.device != "cpu")
         os.close(pipe)
         process = os.pidfd_open(child)
         self.events = b""
@@ -346,9 +361,9 @@ def different(whole: dict[str, Any], broken: dict[str, Any]) -> list[str]:
     return found
 
 
-def try_runs(seed: int, trials: int, folder: Path) -> Result:
+def try_runs(seed: int, trials: int, folder: Path, device: str = "cpu") -> Result:
     """Try runs of each kind in turn."""
-    killing = Killing(seed, folder, kinds=trials)
+    killing = Killing(seed, folder, kinds=trials, device=device)
     for number in range(trials):
         killing.trial(list(killing.specs)[number % len(killing.specs)])
     return killing.result
@@ -367,9 +382,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--device", default="cpu", help="cuda runs deterministic algorithms")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    found = try_runs(given.seed, given.trials, Path(tempfile.mkdtemp()))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need
+    found = try_runs(given.seed, given.trials, Path(tempfile.mkdtemp()), given.device)
     for fault in found.faults:
         print(fault)
     for what, count in sorted(found.counts.items()):

@@ -56,6 +56,14 @@ class NormHead(Head):
         return nn.Sequential(nn.Linear(in_dim, out_dim), nn.BatchNorm1d(out_dim))
 
 
+class ForgetfulNormHead(Head):
+    """Ends with BatchNorm that keeps no running statistics."""
+
+    def build(self, in_dim, out_dim):
+        norm = nn.BatchNorm1d(out_dim, track_running_stats=False)
+        return nn.Sequential(nn.Linear(in_dim, out_dim), norm)
+
+
 class RoutedHead(Head):
     """Sends the rows of one rank through a layer that the other's do not take."""
 

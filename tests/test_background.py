@@ -1,8 +1,10 @@
 """Checkpoints are written beside the steps: of the step that they are of, one at a time, whole."""
 
+import gc
 import hashlib
 import math
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -13,8 +15,7 @@ from contrastive.errors import TrainingError, WeightsError
 from contrastive.model import tensor_pieces
 from contrastive.model.tensor_pieces import Counted, safetensors_pieces
 from contrastive.reporting.run_log import read_log
-from contrastive.training import resume
-from contrastive.training import train as training
+from contrastive.training import parallel, resume
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.train import train
 from tests.toys import toy_spec
@@ -72,7 +73,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     spec = toy_spec(tmp_path / "data", checkpoint_every=1)
     train(spec, tmp_path / "whole")
     ran, writing, met = {i: threading.Event() for i in range(1, 9)}, [], []
-    real, real_write = training.step_loss, resume.write_folder
+    real, real_write = parallel.step_loss, resume.write_folder
 
     def step_loss(*args, **how):
         found = real(*args, **how)
@@ -88,9 +89,25 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         real_write(folder, files, **how)
         writing.remove(folder)
 
-    monkeypatch.setattr(training, "step_loss", step_loss)
+    copies, real_copied, sizes = [], resume._copied, set()
+
+    def copied(files):
+        gc.collect()
+        assert not any(copy() is not None for copy in copies), "one copy is held at a time"
+        found = real_copied(files)
+        tensors = [
+            x for name in found if name.endswith("safetensors") for x in found[name].values()
+        ]
+        sizes.add(sum(x.nbytes for x in tensors))
+        copies.extend(map(weakref.ref, tensors))
+        return found
+
+    monkeypatch.setattr(parallel, "step_loss", step_loss)
     monkeypatch.setattr(resume, "write_folder", write)
-    train(spec, tmp_path / "run")
+    monkeypatch.setattr(resume, "_copied", copied)
+    model = train(spec, tmp_path / "run")
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    assert max(sizes) < 3 * trained + 50_000  # two moments; BatchNorm, dropout's generator, samples
     assert met == [True] * 7
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for step in ("step-00000007", "step-00000008"):
@@ -123,7 +140,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_fails_beside_a_bug_is_told(tmp_path, monkeypatch, capsys):
-    real, calls, third = training.step_loss, [], threading.Event()
+    real, calls, third = parallel.step_loss, [], threading.Event()
 
     def step_loss(*args, **how):
         calls.append(1)
@@ -136,7 +153,7 @@ def test_a_checkpoint_that_fails_beside_a_bug_is_told(tmp_path, monkeypatch, cap
         third.wait(LONG)
         raise WeightsError(f"{folder.name}: cannot be written: No space left on device")
 
-    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(parallel, "step_loss", step_loss)
     monkeypatch.setattr(resume, "write_folder", write)
     with pytest.raises(ZeroDivisionError):
         train(toy_spec(tmp_path / "data", checkpoint_every=2), tmp_path / "run")

@@ -150,7 +150,7 @@ def test_the_memory_of_a_step_with_bytes_is_estimated(tmp_path):
     texts = model.tower("text").encoder.preprocess(["a", "b c", "d"])
     inputs = {"image": [raw(write_noise(tmp_path))], "text": [texts]}
     batch = Batch(torch.arange(3), list("abc"), inputs=inputs, convert={"image": normalise})
-    found = step_memory(model, batch, TrainingSpec(), rows=8, bf16=False)
+    found = step_memory(model, batch, TrainingSpec(), rows=8, dtype=None)
     assert found.activations["image"] > 0
 
 

@@ -14,7 +14,7 @@ from contrastive import RunSpec, load_model
 from contrastive.errors import ContrastiveError, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import read_log
-from contrastive.training import train as training
+from contrastive.training import parallel
 from contrastive.training.train import train
 from tests.toys import toy_dict
 
@@ -101,7 +101,7 @@ class Injected:
     """Puts a number into a step; notes the rows of it, and the weights before."""
 
     def __init__(self, inject, value):
-        self.real, self.inject, self.value, self.calls = training.step_loss, inject, value, 0
+        self.real, self.inject, self.value, self.calls = parallel.step_loss, inject, value, 0
 
     def __call__(self, model, batch, *args, **kwargs):
         self.calls += 1
@@ -154,7 +154,7 @@ def test_what_is_not_finite_ends_the_step_and_is_named(tmp_path, data, goes_on, 
     value = VALUES[list(INJECTED).index(what) % 3]
     injected = Injected(inject, value)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "step_loss", injected)
+        patch.setattr(parallel, "step_loss", injected)
         with pytest.raises(TrainingError) as error:
             train(spec, tmp_path / "run")
     told = str(error.value)
@@ -173,7 +173,7 @@ def rank(number, size, spec, folder, what):
     dist.init_process_group("gloo", init_method=store, rank=number, world_size=size)
     injected = Injected(INJECTED[what][0], math.nan)
     if number == size - 1:
-        training.step_loss = injected
+        parallel.step_loss = injected
     with (folder / f"{number}.err").open("w") as sys.stderr:
         try:
             train(spec, folder / "run")
@@ -239,7 +239,7 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path, data, monkeypatc
     def odd(model, batch, value):
         model.get_buffer("towers.image.encoder.net.bn1.running_mean")[0] = value
 
-    monkeypatch.setattr(training, "step_loss", Injected(odd, math.nan))
+    monkeypatch.setattr(parallel, "step_loss", Injected(odd, math.nan))
     with pytest.raises(
         TrainingError, match="running_mean is not finite after step 8, which is not"
     ):

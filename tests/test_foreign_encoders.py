@@ -76,6 +76,7 @@ def test_it_is_tried_once_and_on_three_samples_as_soon_as_there_are(model, monke
         before = CentredModule.calls
         model.embed("text", samples)
         calls.append(CentredModule.calls - before)
-    assert calls == [1 + 2, 1, 1 + 4, 1]  # the batch, and together and each alone
+    # a batch for each of three lengths; and together and each alone
+    assert calls == [1 + 2, 1, 3 + 4, 3]
     monkeypatch.setattr(CentredModule, "own", False)
     assert torch.isfinite(model.embed("text", TEXTS)).all()

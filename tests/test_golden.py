@@ -208,6 +208,7 @@ def test_every_field_has_the_name_the_type_and_the_default_that_it_had(command):
                 about["default"] = common(about["default"], then["section"][name][field]["default"])
     for loss in ("dcl", "supcon"):
         assert now["loss"][loss]["execution"]["enum"].pop() == "fused"  # a choice that is new
+    assert now["section"]["TrainingSpec"]["precision"]["enum"].pop() == "fp16"
     assert unbounded(now) == unbounded(then)
 
 

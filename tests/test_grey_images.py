@@ -11,6 +11,7 @@ import transformers
 from PIL import Image
 
 from contrastive.encoders import HFDualImage, HFImage, Timm
+from contrastive.encoders.device_normalisation import odd_pixels
 from contrastive.errors import SpecError
 from tests import duals
 
@@ -60,6 +61,39 @@ def test_a_processor_of_three_channels_is_refused_with_what_to_write(tmp_path):
     fields = json.loads(path.read_text()) | {"image_mean": [0.5], "image_std": [0.5]}
     path.write_text(json.dumps(fields))
     HFImage(name=str(tmp_path)).build()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, ""),
+        ({"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}, ""),
+        ({"do_rescale": False}, "image_mean of 0.5 from pixels of 0 to 255; set do_rescale: true"),
+        (
+            {"image_mean": [123.0] * 3},
+            "image_mean of 123 from pixels of 0 to 1; set do_rescale: fal",
+        ),
+        ({"rescale_factor": 1.0}, "0.5 from pixels of 0 to 255; set rescale_factor to that of its"),
+        ({"do_rescale": False, "image_mean": [123.0] * 3, "image_std": [1.0] * 3}, ""),
+        ({"do_rescale": False, "do_normalize": False}, ""),
+        ({"image_mean": [0.0] * 3, "image_std": [1.0] * 3}, ""),
+    ],
+)
+def test_a_processor_whose_mean_is_not_that_of_its_pixels_is_told(fields, said):
+    processor = transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    for name, value in fields.items():
+        setattr(processor, name, value)
+    told = odd_pixels(processor)
+    assert said in told
+    assert bool(told) == bool(said)
+
+
+def test_what_a_processor_does_oddly_is_told_as_it_is_built(tmp_path, capsys):
+    encoder = save_vit(tmp_path, 3, means=3)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_rescale": False}))
+    encoder.build()
+    assert "its image processor subtracts an image_mean of 0.5 from" in capsys.readouterr().err
 
 
 def save_clip(folder, channels, means=1):

@@ -12,8 +12,10 @@ from datetime import timedelta
 import pytest
 
 from contrastive.distributed import launcher, ranks
+from contrastive.distributed.launcher import stopped_without_torchrun
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.errors import TrainingError
+from contrastive.training.signals import noted_signals
 from tests.toys import toy_dict
 
 pytestmark = pytest.mark.slow
@@ -135,3 +137,18 @@ def test_what_ranks_differ_in_is_named_on_all_of_them(monkeypatch):
     )
     monkeypatch.setattr(ranks, "all_gather_objects", lambda mine, *_: [mine] * 3)
     Ranks(1, 3).check_same("the ranks differ", {"rows": 49, "seed": 0}, "copy the data")
+
+
+def test_a_rank_whose_torchrun_was_killed_stops_as_by_a_signal(environment, monkeypatch, capsys):
+    environment(TWO | {"TORCHELASTIC_RUN_ID": "a run"})
+    monkeypatch.setattr(launcher, "GLANCE", 0.01)
+    with noted_signals() as pending_signals, stopped_without_torchrun(1):
+        time.sleep(0.1)
+        assert not pending_signals
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        end = time.monotonic() + 60
+        while not pending_signals and time.monotonic() < end:
+            time.sleep(0.01)
+    assert pending_signals == [signal.SIGTERM]
+    told = capsys.readouterr().err
+    assert told.startswith("rank 1: torchrun, which started it, was killed; stopping\n")

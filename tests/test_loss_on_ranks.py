@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 PARTS = "tests.rank_parts"
 ANOTHER = "is another loss on 2 ranks than on one"
-NORM = "takes the statistics of the whole batch, which a rank does not have; set batch_norm to eval"
-HEADS = {"head": "NormHead", "routed": "RoutedHead"}
+NORM = "keeps no running statistics, so that it always needs the whole batch; use another norm"
+HEADS = {"head": "NormHead", "forgetful": "ForgetfulNormHead", "routed": "RoutedHead"}
 CASES = {
     "a plain loss": ({"loss": {"type": f"{PARTS}:Plain"}}, "none", {}, ANOTHER),
     "a loss that gathers nothing": (
@@ -38,8 +38,7 @@ CASES = {
         {},
         "",
     ),
-    "a trained norm": ({}, "image", {}, NORM),
-    "a norm in a head": ({}, "head", {}, NORM),
+    "a norm without running statistics": ({}, "forgetful", {}, NORM),
     "a norm by choice": ({}, "head", {"batch_norm": "eval"}, ""),
     "weights that one rank uses": ({}, "routed", {}, ""),
 }
@@ -74,8 +73,6 @@ def told(tmp_path_factory, in_ranks):
         spec["training"] |= training
         spec["evaluation"] = {"split": None}
         image = spec["model"]["towers"]["image"]
-        if norm == "image":
-            image["frozen"] = "none"
         if norm in HEADS:
             image["head"] = {"type": f"{PARTS}:{HEADS[norm]}"}
     in_ranks(in_rank, 2, specs, folder)

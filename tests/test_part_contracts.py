@@ -19,6 +19,8 @@ from contrastive.errors import DataError, SpecError, TrainingError
 from contrastive.heads import Head
 from contrastive.losses import Loss
 from contrastive.losses.module import LossModule
+from contrastive.reporting.run_log import read_log
+from tests.toys import toy_dict
 
 HERE = "tests.test_part_contracts"
 FLAT = f"{HERE}:Flat"
@@ -99,7 +101,7 @@ class FlatModule(nn.Linear):
     def forward(self, x):
         rows = super().forward(x)
         odd = {"one row": rows[:1], "complex": rows * 1j, "detached": rows.detach()}
-        odd |= {"turned": rows.flip(0)}
+        odd |= {"turned": rows.flip(0), "zero": rows * 0, "same": rows * 0 + 1}
         if self.how == "noisy":
             return rows + torch.rand_like(rows)
         return odd.get(self.how, rows)
@@ -128,6 +130,8 @@ class ApartModule(LossModule):
 
     def forward(self, a, b, a_ids=None, b_ids=None):
         rows = (a - b).norm(dim=1) * self.log_scale.exp()
+        if self.how == "no scale" and self.training:
+            del self.log_scale
         loss = rows.mean()
         odd = {
             "rows": (rows, {}),
@@ -256,9 +260,9 @@ def test_a_part_that_breaks_a_contract_is_one_line(tmp_path, parts, said):
     [
         (
             "tokens",
-            rf"encoder {HERE}:Texts: forward gave features of the shape \(2, 1, 3\); .*3\]",
+            rf"encoder {HERE}:Texts: forward gave features of the shape \(8, 1, 3\); .*3\]",
         ),
-        ("narrow", r"features of the shape \(2, 2\); it has to give \[B, 3\]"),
+        ("narrow", r"features of the shape \(8, 2\); it has to give \[B, 3\]"),
         ("a list", r"features of a list; it has to give \[B, 3\]"),
     ],
 )
@@ -281,6 +285,28 @@ def test_weights_that_are_replaced_in_a_run_are_told_before_they_are_saved(tmp_p
     )
     with pytest.raises(TrainingError, match=said):
         run(tmp_path, encoder="another weight")
+
+
+def test_a_loss_that_loses_its_scale_in_a_run_is_one_line(tmp_path):
+    said = r"^model.loss: loss .*:Apart: ApartModule has no log_scale any more; let it keep the one"
+    with pytest.raises(SpecError, match=said):
+        run(tmp_path, loss="no scale")
+
+
+@pytest.mark.slow
+def test_embeddings_that_are_0_or_all_the_same_are_told_before_the_first_step(tmp_path, capsys):
+    parts = toy_dict(tmp_path / "data", epochs=1)
+    for modality, how in (("text", "zero"), ("image", "same")):
+        head = {"type": FLAT, "width": 32, "how": how}
+        parts["model"]["towers"][modality]["head"] = head
+    with pytest.warns(UserWarning, match="a row of b is 0, without a direction; see why its net"):
+        train(parts, tmp_path / "run")
+    first = capsys.readouterr().err.partition("epoch 1: ")[0]
+    zero = "doctor: zero-embeddings: all text embeddings are 0; look for what makes them so in the "
+    assert zero in first
+    assert "all image embeddings are the same before the first step; see that image s" in first
+    found = [x["finding"]["code"] for x in read_log(tmp_path / "run/log.jsonl") if "finding" in x]
+    assert found == ["zero-embeddings"]
 
 
 @pytest.mark.parametrize("how", ["", "large ids", "a generator"])

@@ -85,7 +85,7 @@ def test_modules_that_do_not_fit_are_refused():
         ContrastiveModel.from_modules({"text": network(2)}, {"audio": vectors}, embed_dim=8)
     wide = {"text": network(2, 9), "audio": network(3)}
     model = ContrastiveModel.from_modules(wide, {"text": lengths, "audio": vectors}, embed_dim=8)
-    with pytest.raises(SpecError, match=r"returns shape \(1, 9\), not \[B, 8\]; set embed_dim"):
+    with pytest.raises(SpecError, match=r"returns shape \(8, 9\), not \[B, 8\]; set embed_dim"):
         model.embed("text", "a dog")
     with pytest.raises(SpecError, match="text has nothing to be compared with"):
         ContrastiveModel.from_modules({"text": network(2)}, {"text": lengths}, embed_dim=8)
@@ -105,8 +105,8 @@ class Returns(nn.Module):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda y: y.mean(0, keepdim=True), "towers.text: 3 samples give 1 embeddings"),
-        (lambda y: y[1:], "towers.text: 3 samples give 2 embeddings"),
+        (lambda y: y.mean(0, keepdim=True), "a batch of 8 samples gives 1 embeddings"),
+        (lambda y: y[1:], "a batch of 8 samples gives 7 embeddings"),
         (lambda y: y.long(), "towers.text: the module returns torch.int64, not"),
         (lambda y: y.detach().numpy(), "towers.text: the module returns float32, not"),
     ],

@@ -17,7 +17,7 @@ from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, DataError
 from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import read_log
-from contrastive.training import train as training
+from contrastive.training import parallel
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
@@ -142,7 +142,7 @@ def test_what_only_another_rank_lacks_is_told_by_it(tmp_path, in_ranks):
 
 def without_memory_on_rank_1(rank, size, spec, folder):
     """Be a rank, the second of which has no memory left in its fourth step."""
-    real, call = training.step_loss, [0]
+    real, call = parallel.step_loss, [0]
 
     def step_loss(*args, **kwargs):
         call[0] += 1
@@ -151,7 +151,7 @@ def without_memory_on_rank_1(rank, size, spec, folder):
             torch.empty(2**50)
         return result
 
-    training.step_loss = step_loss
+    parallel.step_loss = step_loss
     other_on_rank_1(rank, size, [spec, spec], [False, False], folder)
 
 
@@ -172,7 +172,7 @@ def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path,
 def killed(rank, size, spec, folder, victim, where):
     """Be a rank, one of which is killed in its fourth step, or before it encodes."""
     owner, name, last = (
-        (training, "step_loss", 4) if where == "step" else (FeatureCache, "table", 1)
+        (parallel, "step_loss", 4) if where == "step" else (FeatureCache, "table", 1)
     )
     real, calls = getattr(owner, name), []
 

@@ -28,40 +28,15 @@ from contrastive import (
     search,
 )
 from contrastive.datasets import ImageFolder
-from contrastive.errors import ContrastiveError
 from contrastive.evaluation.retrieval import recall
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.device import pick_device
 from contrastive.prompts import templates
-from tests.toys import tiny_model, write_noise
+from tests import remedies
+from tests.remedies import TEXTS, told
+from tests.toys import tiny_model
 
-TEXTS = ["a dog", "a cat", "two birds"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def here(tmp_path_factory):
-    """Return a folder with images and captions, in which all are carried out."""
-    folder = tmp_path_factory.mktemp("here")
-    write_noise(folder)
-    rows = [f"{i}.png,{text},test" for i, text in enumerate(TEXTS)]
-    (folder / "captions.csv").write_text("\n".join(["image,text,split", *rows]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return build_model(tiny_model("infonce")).eval()
-
-
-def told(act) -> str:
-    with pytest.raises((ContrastiveError, ValueError)) as error:
-        act()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
+here, model = remedies.here, remedies.model
 
 PAIR = normalize(torch.randn(3, 8), dim=1), normalize(torch.randn(3, 8), dim=1)
 A, B = PAIR

@@ -16,13 +16,16 @@ from contrastive import build_model
 from contrastive.console import quiet
 from contrastive.data.loading import map_in_workers
 from contrastive.data.worker_processes import LostWorker, worker_count
+from contrastive.distributed.ranks import Ranks
 from contrastive.encoders.weights import loading_weights
-from contrastive.errors import DataError
+from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.memory import OutOfMemory
 from contrastive.reporting.run_log import Log, read_log
+from contrastive.training import parallel
 from contrastive.training import train as training
+from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
 
@@ -191,8 +194,8 @@ def fails_once(real, call, *args, **kwargs):
 
 def test_a_step_without_memory_costs_no_finished_step(tmp_path, monkeypatch, resumed):
     spec = hard_to_take_up(tmp_path / "data")
-    failing = partial(fails_once, training.step_loss, [7])
-    monkeypatch.setattr(training, "step_loss", failing)
+    failing = partial(fails_once, parallel.step_loss, [7])
+    monkeypatch.setattr(parallel, "step_loss", failing)
     with pytest.raises(OutOfMemory) as error:
         train(spec, tmp_path / "broken")
     told = str(error.value)
@@ -209,7 +212,7 @@ def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch,
     spec["model"]["towers"]["image"]["encoder"] = encoder
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "step_loss", partial(fails_once, training.step_loss, [2]))
+        patch.setattr(parallel, "step_loss", partial(fails_once, parallel.step_loss, [2]))
         with pytest.raises(OutOfMemory) as error:
             train(spec, run)
     same, _, anew = str(error.value).partition("the same run with ")[2].partition(", or another")
@@ -227,13 +230,13 @@ def test_the_remedies_for_a_lack_of_memory_work_on_resume(tmp_path, monkeypatch,
 
 
 def test_an_error_of_a_component_costs_no_finished_step(tmp_path, monkeypatch, capsys):
-    real, calls = training.step_loss, []
+    real, calls = parallel.step_loss, []
 
     def step_loss(*args, **how):
         calls.append(1)
         return real(*args, **how) if len(calls) < 3 else 1 / 0
 
-    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(parallel, "step_loss", step_loss)
     with pytest.raises(ZeroDivisionError):
         train(toy_spec(tmp_path / "data"), tmp_path / "run")
     assert "saved at step 2; go on with resume=True (--resume)" in capsys.readouterr().err
@@ -250,6 +253,46 @@ def test_an_update_that_fails_is_not_saved(tmp_path, monkeypatch):
     with pytest.raises(OutOfMemory, match="in the midst of an update, so that the step is not"):
         train(toy_spec(tmp_path / "data"), tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+FULL = "run/checkpoints/step-00000001: cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("first", "kind", "begins", "ends"),
+    [
+        (MemoryError(), OutOfMemory, "out of memory", "; take less"),
+        (LostWorker("a worker was killed"), LostWorker, "a worker was killed", ""),
+        (DataError("3 samples are bad"), DataError, "3 samples are bad", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (WeightsError(FULL), FULL),
+        (MemoryError(), "out of memory"),
+        (OSError(5, "I/O error"), "[Errno 5] I/O error"),
+        (TrainingError("image.head.weight is not\nfinite"), "image.head.weight is not finite"),
+        (KeyError("a bug"), "'a bug'"),
+    ],
+)
+def test_a_save_that_fails_hides_no_first_cause(capsys, first, kind, begins, ends, second, why):
+    def save(step):
+        raise second
+
+    def run():
+        saved = {"save": save, "advise": lambda batch: "take less"}
+        with finished_steps_saved(torch.nn.Linear(1, 1), Ranks(), 0, **saved) as steps:
+            steps.begin(object())
+            with steps.update():
+                pass
+            raise first
+
+    with pytest.raises(kind) as error:
+        run()
+    assert str(error.value) == f"{begins}; step 1 is not saved: {why}{ends}"
+    told = capsys.readouterr().err
+    assert told.endswith("KeyError: 'a bug'\n") if isinstance(second, KeyError) else not told
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from contrastive import ContrastiveModel, answer, build_model, caption, classify, compare, rerank
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.errors import BadSample, SpecError
+from contrastive.errors import BadSample, SpecError, is_missing
 from contrastive.features.cache import FeatureCache
 from tests.toys import write_noise
 
@@ -311,3 +311,10 @@ def test_every_use_takes_the_forms(model, photos):
 def test_names_that_are_none_are_refused(model, photos, classes, said):
     with pytest.raises(SpecError, match=said):
         classify(model, photos, classes)
+
+
+def test_what_stands_for_no_value_is_known_from_any_library():
+    pandas = pytest.importorskip("pandas")
+    missing = [None, math.nan, np.float32("nan"), np.float64("nan"), pandas.NA, pandas.NaT]
+    assert all(map(is_missing, missing))
+    assert not any(map(is_missing, [0, 0.0, "", "nan", [], np.zeros(2), math.inf, True]))

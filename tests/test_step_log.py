@@ -19,12 +19,14 @@ from contrastive.training import recorder
 from contrastive.training import train as training
 from contrastive.training.batches import Batch
 from contrastive.training.optimizer import clip_gradients_, leaves_out_itself, optimizer_of
+from contrastive.training.signals import ENDING
 from contrastive.training.step_log import StepLog
 from tests.toys import tiny_model, toy_dict
 
 pytestmark = pytest.mark.slow
 
 OPERATORS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select"}
+REST = {"lr": 0.1, "metrics": {}, "sent": torch.zeros(len(ENDING))}
 METHODS = ("cpu", "tolist", "numpy")  # which dispatch nothing on a CPU
 
 
@@ -132,7 +134,7 @@ def test_after_a_number_that_is_not_finite_no_update_is_applied(steps, what, odd
     if what == "weights":
         with torch.no_grad():
             next(model.parameters()).view(-1)[0] = odd
-    step_log.add(1, batch, **numbers, lr=0.1, metrics={})
+    step_log.add(1, [batch], **numbers, **REST)
     before = weights(model)
     counted = [x["step"].clone() for x in optimizer.state.values()]
     of_two = numbers | {"loss": torch.tensor(odd)} if what == "loss" else numbers
@@ -142,7 +144,7 @@ def test_after_a_number_that_is_not_finite_no_update_is_applied(steps, what, odd
 
     def go_on():
         for done, each in ((2, of_two), (3, numbers)):
-            step_log.add(done, batch, **each, lr=0.1, metrics={})
+            step_log.add(done, [batch], **each, **REST)
             update(step_log, optimizer, fine, fine)
 
     with pytest.raises(TrainingError, match=told):
@@ -181,7 +183,7 @@ def batch_of(model):
 def test_parts_without_gradients_are_those_of_the_step_not_of_the_next(steps, capsys):
     model, _, step_log = steps
     one = torch.tensor(1.0)
-    step_log.add(1, batch_of(model), loss=one, lr=0.1, gradient_norm=one, metrics={})
+    step_log.add(1, [batch_of(model)], loss=one, gradient_norm=one, **REST)
     model.zero_grad(set_to_none=True)  # as the next step begins
     step_log.settle()
     assert capsys.readouterr().err == ""
@@ -205,7 +207,7 @@ def test_the_main_rank_saves_what_was_done_without_the_others(tmp_path):
     with Log(tmp_path / "log.jsonl") as log:
         about = log, model, optimizer, settings, ranks
         step_log = StepLog(*about, steps_per_epoch=4, advance=lambda *_: None)
-        step_log.add(2, batch_of(model), loss=odd, lr=0.1, gradient_norm=one, metrics={})
+        step_log.add(2, [batch_of(model)], loss=odd, gradient_norm=one, **REST)
         with pytest.raises(TrainingError, match="embeddings of rank 0 are finite"):
             recorder.Recorder(tmp_path, *[None] * 8).save_once(step_log, 2)
 
@@ -225,7 +227,8 @@ def test_a_line_has_the_numbers_that_item_gives(steps, tmp_path):
         "none": None,
     }
     loss, norm = torch.tensor(0.3), torch.tensor(0.7)
-    step_log.add(1, Batch(torch.arange(2)), loss=loss, lr=0.1, gradient_norm=norm, metrics=metrics)
+    batch = Batch(torch.arange(2))
+    step_log.add(1, [batch], loss=loss, gradient_norm=norm, **REST | {"metrics": metrics})
     path = tmp_path / "log.jsonl"
     assert path.read_text() == "", "it is read with the next step"
     step_log.settle()

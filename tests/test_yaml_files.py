@@ -70,6 +70,22 @@ NOT_YAML = [  # instead of the first, the second: on that line, this is said
     ("pictures", "a\0b", 12, "character #x0000 is not allowed"),
     ("pictures", r'"a\0b"', 12, "a text cannot hold a NUL"),
     ("pictures", "\x1b[31m", 12, "character #x001b is not allowed"),
+    (
+        "pictures",
+        "&home",
+        12,
+        "&home names a value, and none follows; if it is a text, write '&home'",
+    ),
+    ("1e-3", "&lr # to do", 14, "&lr names a value, and none follows"),
+    (
+        "1e-3",
+        "!!float",
+        14,
+        "a tag (!) comes before a value, and none follows; give one, write null",
+    ),
+    ("lr: 1e-3", "device: ! ", 14, "a tag (!) comes before a value, and none follows"),
+    ("lr: 1e-3", "split: |\n", 14, "| begins a text of indented lines, and none follows; give one"),
+    ("lr: 1e-3", "micro_batch: !!null 3", 14, "'3' cannot be read as null"),
 ]
 LOSSES = ", ".join(losses)
 NO_TYPE = f"model.loss: needs a 'type', one of: {LOSSES}"
@@ -110,12 +126,48 @@ NOT_A_SPEC = [
         "training: needs a mapping of fields",
     ),
     ("the {}", "the", 17, "evaluation.templates: template 'the' has no {} for the class"),
-    ("type: ear", "type: eye\n        size: 8", 1, "towers.text: encoder 'eye' encodes image"),
+    (
+        "type: ear",
+        "type: eye\n        size: 8",
+        7,
+        "model.towers.text: encoder 'eye' encodes image",
+    ),
+    ("    text:", "    txt:", 7, "model.towers.txt: encoder 'ear' encodes text, not txt"),
+    (LOSS, f"{LOSS}\n  pairs:\n    - [image, tetx]", 13, "model.pairs.0: no tower 'tetx'; did you"),
+    (LOSS, f"{{type: matryoshka, widths: [96], loss: {LOSS}}}", 11, "model.loss: width 96 of"),
+    (
+        "{type: linear, bias: false}",
+        "{type: linear}\n      lora: {}",
+        11,
+        "model.towers.text.lora: is for",
+    ),
+    (
+        "epochs: 1",
+        "layer_decay: {audio: 0.5}",
+        15,
+        "training.layer_decay: the model has no audio tower",
+    ),
+    ("epochs: 1", "device: ''", 15, "training.device: String should have at least 1 character"),
+    (
+        "pictures",
+        "3",
+        12,
+        "data.folder: 3 is no path; a file or a folder of that name is put in quotes",
+    ),
+    (
+        "pictures",
+        "true",
+        12,
+        "data.folder: true is no path; a file or a folder of that name is put",
+    ),
+    ("pictures", "[a]", 12, "data.folder: a list is no path; give a text, such as data/photos"),
+    ("pictures", "null", 12, "data.folder: null is no path; give a text"),
+    ("pictures", "' '", 12, "data.folder: is empty; give a path"),
     (
         SPEC[SPEC.index("    text") : SPEC.index("  loss")],
         "",
-        1,
-        "model: image has nothing to be compared with; for two views, pairs:",
+        3,
+        "model.towers: image has nothing to be compared with; for two views, pairs:",
     ),
 ]
 BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]" for i in range(40))])
@@ -142,7 +194,12 @@ OVERRIDES = [
     ("training.lr=!!python/name:os.system x", "is not for specs"),
     ("training.lr=small", "training.lr: Input should be a valid number"),
     ("training.lr=-1", "training.lr: Input should be greater than 0"),
-    ("training.lr=", "training.lr: Input should be a valid number"),
+    (
+        "training.lr=",
+        "has no value; give one, write null for none, or leave it out for its default",
+    ),
+    ("output=#1", "has no value; give one, write null for none"),
+    ("output=&x", "&x names a value, and none follows; if it is a text, write '&x'"),
     ("training.lr.max=1", "training.lr is a number without 'max'"),
     ("training.lrr=1", "training.lrr: unknown field; did you mean 'lr'?"),
     ("trainin.lr=1", "trainin: unknown field; did you mean 'training'?"),
@@ -153,7 +210,7 @@ OVERRIDES = [
     ("model.loss.type=infnce", "model.loss: unknown loss 'infnce'; did you mean 'infonce'?"),
     ("model.loss=infonce", A_NAME),
     ("model.loss={temperature: 1}", NO_TYPE),
-    ("model=", "model: needs a mapping of fields"),
+    ("model=null", "model: needs a mapping of fields"),
 ]
 
 
@@ -323,6 +380,16 @@ def test_overrides_change_the_spec_in_their_order(written):
     assert run.output == Path("here")
 
 
+def test_nothing_after_a_name_is_null_and_told(written, capsys):
+    path = written(changed("lr: 1e-3", "clip_norm:  # to do") + "  split:\noutput: ~\n")
+    run = files.load_spec(RunSpec, path, ["evaluation.split=val"])
+    assert (run.training.clip_norm, run.evaluation.split, run.output) == (None, "val", None)
+    assert capsys.readouterr().err == (
+        f"{path}:14: training.clip_norm: has no value, taken as null; give one, write null for "
+        "none, or leave it out for its default\n"
+    )
+
+
 def test_an_override_reaches_a_section_that_is_empty_or_not_there(written):
     empty = changed(SPEC[SPEC.index("\n  lr") : SPEC.index("\neval")], "")
     assert files.load_spec(RunSpec, written(empty), ["training.epochs=7"]).training.epochs == 7
@@ -392,6 +459,6 @@ def test_any_override_fits_or_is_refused(overrides, tmp_path_factory):
 @settings(max_examples=200, deadline=None)
 def test_any_text_in_a_spec_survives_the_file(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "text.yaml"
-    spec = EvaluationSpec(split=text, templates=(text + "{}",))
+    spec = EvaluationSpec(final_split=text, templates=(text + "{}",))
     path.write_text(files.dump_spec(spec), encoding="utf-8", newline="")
     assert files.load_spec(EvaluationSpec, path) == spec

@@ -63,6 +63,8 @@ def main() -> None:
     ):
         warnings.simplefilter("always", RenamedWarning)
         warnings.showwarning = _show_warning
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # torch warns, by rank, of what we ask for
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         try:
             run_guarded(_command_line)
         except SystemExit as done:

@@ -12,6 +12,7 @@ import typer
 from contrastive.cli.context import Context
 from contrastive.cli.options import Device, Json, Model, Split, Trusted
 from contrastive.cli.output import show
+from contrastive.config.extras import require
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,16 +40,22 @@ def embed(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that embed, each with the model.")
     ] = 1,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="What runs the processes: this machine, or a Ray cluster (extra ray)."),
+    ] = "local",
     model: Model = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Embed a dataset into safetensors and Parquet, for any tool; goes on where it was."""
+    if engine == "ray":  # told before the model is loaded
+        require("ray", extra="ray")
     context = Context(model, device=device, trusted=trusted)
     run = context.run(data, remedy="DATA")
     samples = context.build(run, split or run.evaluation.final_split, remedy="DATA")
-    if processes == 1:
+    if processes == 1 and engine == "local":
         from contrastive.data.worker_processes import worker_count
         from contrastive.inference.embed import embed as write
 
@@ -64,12 +71,18 @@ def embed(
         )
     else:
         from contrastive.inference.embed import plan_embedding
-        from contrastive.inference.embed_processes import embed_in_processes
 
         plan = plan_embedding(context.model, samples, output, dim=dim, quantize=quantize)
         written = plan.folder
         load = partial(_load, context.folder, device, trusted, _state(context, written))
-        embed_in_processes(plan, processes, load)
+        if engine == "ray":
+            from contrastive.inference.embed_ray import embed_on_ray
+
+            embed_on_ray(plan, processes, load, gpu=context.device.type == "cuda")
+        else:
+            from contrastive.inference.embed_processes import embed_in_processes
+
+            embed_in_processes(plan, processes, load)
     rows = {modality: written.rows(modality) for modality in written.modalities}
     about: dict[str, Any] = {"folder": str(output), "rows": rows}
     lines = [f"saved: {output}"]

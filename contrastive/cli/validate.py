@@ -74,11 +74,16 @@ def _memory(path: Path, overrides: list[str] | None, trusted: bool, as_json: boo
 
     found, how = spec_memory(run)
     parts = [(name, gib(amount), known) for name, amount, known in found.parts()]
+    process: list[str] = []
+    if found.process:
+        in_all = f"about {gib(found.process)}"
+        process = [f"the process: {in_all}, with Python, torch and the copy of a checkpoint"]
     show(
         found.as_dict() | {"how": how, "not_counted": NOT_COUNTED},
         as_json,
         memory_table(parts),
         f"peak: {gib(found.peak)} for a batch of {found.rows}, at {found.moment} ({how})",
+        *process,
         f"not counted: {NOT_COUNTED}",
     )
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+Name = Annotated[str, Field(min_length=1)]
+"""Of a split or a device."""
 Width = Annotated[int, Field(gt=0, le=65_536)]
 """Channels, units or dimensions."""
 Layers = Annotated[int, Field(gt=0, le=1_000)]

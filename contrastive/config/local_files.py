@@ -31,7 +31,7 @@ def local_path(given: str | PathLike[str]) -> Path:
         ValueError: it is empty, or an address; or nobody knows that home folder.
     """
     text = os.fspath(given)
-    if not text:
+    if not text.strip():
         msg = "is empty; give a path"
         raise ValueError(msg)
     if ADDRESS.match(text):

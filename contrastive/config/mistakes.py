@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from numbers import Real
@@ -15,11 +16,12 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from contrastive.config.local_files import local_path
 from contrastive.config.other_names import no_field, other_name
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, a_type
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Container, Generator, Iterable
 
+PLACE = re.compile(r"([a-z_]\w*(?:\.\w+)*): ")
 VALUE_ERROR = "Value error, "  # what pydantic puts before the text of a ValueError
 
 
@@ -43,7 +45,31 @@ def in_one_line(mistake: ErrorDetails) -> str:
     text = mistake["msg"].removeprefix(VALUE_ERROR)
     if mistake["type"] == "model_type":
         text = "needs a mapping of fields"
+    if mistake["type"] == "path_type":
+        text = _no_path(mistake["input"])
     return " ".join(f"{where}: {text}".split()) if where else " ".join(text.split())
+
+
+def placed(mistake: ErrorDetails, known: Container[tuple[str, ...]]) -> ErrorDetails:
+    """Return a mistake at the place that its text begins with (``towers.image: ``), if it is known.
+
+    A check of a whole, such as a model, knows of one place only.
+    """
+    text = mistake["msg"].removeprefix(VALUE_ERROR)
+    if found := PLACE.match(text):
+        where = (*map(str, mistake["loc"]), *found[1].split("."))
+        if where in known:
+            return {**mistake, "loc": where, "msg": text[found.end() :]}
+    return mistake
+
+
+def _no_path(value: object) -> str:
+    """Say why a value is no path, and what one is."""
+    if isinstance(value, (bool, int, float)):
+        name = str(value).lower() if isinstance(value, bool) else str(value)
+        return f"{name} is no path; a file or a folder of that name is put in quotes: '{name}'"
+    what = "null" if value is None else a_type(value)
+    return f"{what} is no path; give a text, such as data/photos"
 
 
 def unknown_field(

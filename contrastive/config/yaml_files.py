@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -20,11 +21,12 @@ from ruamel.yaml.scanner import Scanner
 from contrastive.config.arguments import path_of, strings
 from contrastive.config.base import Config, S, validated
 from contrastive.config.local_files import read_bounded
-from contrastive.config.mistakes import in_one_line
+from contrastive.config.mistakes import in_one_line, placed
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import KeyPath, old_names, told_by_reader, warn
 from contrastive.config.stored import FORMAT_KEY, is_stored
-from contrastive.config.yaml_remedies import remedy_for
+from contrastive.config.yaml_remedies import NO_VALUE, is_empty, remedy_for, written_nothing
+from contrastive.console import say
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
@@ -59,12 +61,18 @@ def load_spec(
         SpecError: one line for each mistake: ``file:line: path: problem``.
     """
     path = path_of("path", path)
-    data, lines = read_yaml(path)
+    document = _document(path)
+    data, lines = document.mapping, document.lines
     if stored := is_stored(path, data):
         data.pop(FORMAT_KEY, None)
     trusted = not stored if trusted is None else trusted
     kind = cast("type[S]", spec if isinstance(spec, type) else spec(data))
-    return _checked(kind, str(path), data, lines, overrides, trusted=trusted)
+    loaded = _checked(kind, str(path), data, lines, overrides, trusted=trusted)
+    for key_path in document.empty:
+        if _value_at(data, key_path) is None:  # no override has given one
+            name = ".".join(key_path)
+            say(f"{path}:{lines[key_path]}: {name}: has no value, taken as null; {NO_VALUE}")
+    return loaded
 
 
 def load_fields(spec: type[S], name: str, overrides: Iterable[str]) -> S:
@@ -164,15 +172,38 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     Raises:
         SpecError: the file cannot be read, is not YAML, or is not a mapping.
     """
+    document = _document(path)
+    return document.mapping, document.lines
+
+
+@dataclass
+class _Document:
+    """Plain data that were written as YAML."""
+
+    data: object = None
+    lines: dict[KeyPath, int] = field(default_factory=dict[KeyPath, int])
+    """On which each key path starts."""
+    empty: list[KeyPath] = field(default_factory=list[KeyPath])
+    """Key paths after which nothing is written: YAML's other way to write null."""
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """The data, which are known to be a mapping."""
+        return cast("dict[str, Any]", self.data)
+
+
+def _document(path: Path) -> _Document:
+    """Read a mapping."""
     try:
-        data, lines = _parse(_read_text(path))
+        document = _parse(_read_text(path))
     except _YAMLError as error:
         msg = f"{path}:{error.line}: {error}"
         raise SpecError(msg) from None
-    if not isinstance(data, dict):
-        msg = f"{path}:1: a spec is a mapping of names to values, this is {_kind_of(data)}"
+    if not isinstance(document.data, dict):
+        what = _kind_of(document.data)
+        msg = f"{path}:1: a spec is a mapping of names to values, this is {what}"
         raise SpecError(msg)
-    return cast("dict[str, Any]", data), lines
+    return document
 
 
 class _YAMLError(Exception):
@@ -213,8 +244,8 @@ class _Scanner(Scanner):
         super().fetch_flow_collection_start(*args, **kwargs)
 
 
-def _parse(text: str) -> tuple[object, dict[KeyPath, int]]:
-    """Parse YAML into plain data and the line of each key path."""
+def _parse(text: str) -> _Document:
+    """Parse YAML into plain data."""
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.Scanner = _Scanner
     yaml.composer.warn_double_anchors = False
@@ -240,10 +271,10 @@ def _parse(text: str) -> tuple[object, dict[KeyPath, int]]:
     return _build(node, yaml.constructor.construct_object)
 
 
-def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[KeyPath, int]]:
+def _build(root: Any, construct: Callable[[Any], object]) -> _Document:
     """Turn nodes into plain data, an alias into a copy, and note the line of each key path."""
-    lines: dict[KeyPath, int] = {}
-    left = MAX_NODES
+    document = _Document()
+    lines, left = document.lines, MAX_NODES
 
     def visit(node: Any, key_path: KeyPath) -> object:
         nonlocal left
@@ -251,11 +282,17 @@ def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[
         if left < 0 or len(key_path) > MAX_DEPTH:
             raise _bad(node, "the document is too large or too deep once aliases are expanded")
         lines.setdefault(key_path, node.start_mark.line + 1)
+        if problem := written_nothing(node):
+            raise _bad(node, problem)
+        if is_empty(node):
+            document.empty.append(key_path)
         match node.id, str(node.tag).removeprefix(TAGS):
             case "mapping", "map":
                 return mapping(node, key_path)
             case "sequence", "seq":
                 return [visit(item, (*key_path, str(i))) for i, item in enumerate(node.value)]
+            case "scalar", "null" if node.value.lower() not in ("", "~", "null"):
+                raise _bad(node, f"{node.value[:20]!r} cannot be read as null")
             case "scalar", "null" | "bool" | "int" | "float" as tag:
                 try:
                     return construct(node)
@@ -279,7 +316,11 @@ def _build(root: Any, construct: Callable[[Any], object]) -> tuple[object, dict[
             fields[name] = visit(value, (*key_path, name))
         return fields
 
-    return (None if root is None else visit(root, ())), lines
+    if root is None:
+        document.empty.append(())
+    else:
+        document.data = visit(root, ())
+    return document
 
 
 def _text_of(node: Any) -> str:
@@ -304,18 +345,27 @@ def _set(data: dict[str, Any], override: str) -> KeyPath:
         msg = f"override {override!r}: write it as a.b=value"
         raise SpecError(msg)
     try:
-        value, _ = _parse(text)
+        document = _parse(text)
     except _YAMLError as error:
         msg = f"override {override!r}: {error}"
         raise SpecError(msg) from None
+    if () in document.empty:
+        msg = f"override {override!r}: has no value; {NO_VALUE}"
+        raise SpecError(msg)
     parent: Any = data
     for depth, key in enumerate(key_path[:-1]):
         step = _step(parent, key, override, key_path[:depth])
         if step == key and parent.get(key) is None:
             parent[key] = {}
         parent = parent[step]
-    parent[_step(parent, key_path[-1], override, key_path[:-1])] = value
+    parent[_step(parent, key_path[-1], override, key_path[:-1])] = document.data
     return key_path
+
+
+def _value_at(data: Any, key_path: KeyPath) -> object:
+    for key in key_path:
+        data = data[int(key) if isinstance(data, list) else key]
+    return data
 
 
 def _step(parent: Any, key: str, override: str, key_path: KeyPath) -> int | str:
@@ -333,6 +383,7 @@ def _report(
     origin: str, lines: dict[KeyPath, int], said: dict[KeyPath, str], mistake: ErrorDetails
 ) -> str:
     """Say where a mistake is: in the file, or in an override."""
+    mistake = placed(mistake, lines)
     where, problem = tuple(map(str, mistake["loc"])), in_one_line(mistake)
     key_path = (*where, "type") if mistake["type"] == "bad_type" else where
     for given, override in reversed(said.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 QUOTE = "a whole text that begins with {, [ or a quote in quotes"
 REMEDIES = {  # the first whose sign is in the problem
@@ -21,6 +22,7 @@ REMEDIES = {  # the first whose sign is in the problem
     "sequence entries are not allowed here": "begin the list on a line of its own",
     "found another document": "remove the '---'",
 }
+NO_VALUE = "give one, write null for none, or leave it out for its default"
 NAMED = re.compile(r"^\s*(?:- )?[^#]*?:(?:\s|$)")  # ``name: value`` or ``name:``
 
 
@@ -36,6 +38,23 @@ def remedy_for(problem: str, text: str, start: int, line: int, column: int) -> s
         *above, here = text.splitlines()[: line + 1]
         return _before_a_colon(above, here[:column])
     return next((remedy for sign, remedy in REMEDIES.items() if sign in problem), "")
+
+
+def is_empty(node: Any) -> bool:
+    """Whether nothing is written where a value should be."""
+    return node.id == "scalar" and not node.value and node.style is None
+
+
+def written_nothing(node: Any) -> str:
+    """Say why a value that something is written for is none: an anchor alone, a tag, a bare |."""
+    if node.id == "scalar" and node.style in ("|", ">") and not node.value.strip():
+        return f"{node.style} begins a text of indented lines, and none follows; {NO_VALUE}"
+    if not is_empty(node) or node.start_mark.index == node.end_mark.index:
+        return ""
+    if node.anchor:
+        given = f"&{node.anchor}"
+        return f"{given} names a value, and none follows; if it is a text, write '{given}'"
+    return f"a tag (!) comes before a value, and none follows; {NO_VALUE}"
 
 
 def _before_a_colon(lines: list[str], before: str) -> str:

@@ -26,11 +26,12 @@ from contrastive.errors import reason_of
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
 RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
+AT_A_TIME = 500  # files that are looked up; SQLite takes 999 values
 UNWRITTEN = 1_000  # notes that are held before they are written
 READER = f"{__version__}, pillow {pillow}"
 """What decodes; another release may refuse other images."""
@@ -89,7 +90,8 @@ class ContentIndex:
         Raises:
             OSError: it cannot be read.
         """
-        place, about = str(path.absolute()), path.stat()
+        place = str(path.absolute())
+        about = os.stat(place)  # noqa: PTH116  (half the time of Path.stat, for each of the files)
         if (seen := self._seen(place)) and seen.is_still(about):
             return seen.hash
         now = time.time_ns()
@@ -99,6 +101,13 @@ class ContentIndex:
         self.files[place] = self.new_files[place] = seen
         self._write_if_many()
         return found
+
+    def look_up(self, paths: Iterable[Path]) -> None:
+        """Read what is noted of many files at a time, before they are asked for one by one."""
+        places = (str(path.absolute()) for path in paths)
+        unknown = [os.fsencode(place) for place in places if place not in self.files]
+        for first in range(0, len(unknown), AT_A_TIME):
+            self._read(unknown[first : first + AT_A_TIME])
 
     def problem_of(self, content: bytes) -> str | None:
         """Return why an image cannot be decoded, "" if it can, None if nobody has tried."""
@@ -141,14 +150,15 @@ class ContentIndex:
 
     def _seen(self, place: str) -> Seen | None:
         if place not in self.files:
-            rows = self._query(
-                "select size, mtime, ctime, inode, noted, hash from files where path = ?",
-                os.fsencode(place),
-            )
-            if not rows or [type(value) for value in rows[0]] != SEEN:
-                return None
-            self.files[place] = Seen(*rows[0])
-        return self.files[place]
+            self._read([os.fsencode(place)])
+        return self.files.get(place)
+
+    def _read(self, places: list[bytes]) -> None:
+        marks = ", ".join("?" * len(places))
+        statement = f"select path, {', '.join(Seen._fields)} from files where path in ({marks})"  # noqa: S608
+        for place, *about in self._query(statement, *places):
+            if [type(value) for value in about] == SEEN:
+                self.files.setdefault(os.fsdecode(place), Seen(*about))
 
     def _query(self, statement: str, *values: bytes | str) -> list[tuple[Any, ...]]:
         with self._database() as database:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from contrastive.config.foreign_errors import foreign_error
 from contrastive.data.worker_processes import Workers, end_with_parent, end_without_files
-from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type
+from contrastive.errors import BadSample, ContrastiveError, SpecError, a_type, is_missing
 
 if TYPE_CHECKING:
     from contrastive.data.samples import Preprocess
@@ -55,6 +54,25 @@ class Prepared:
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
         return Prepared(self.indices[rows], inputs)
 
+    @property
+    def by_row(self) -> bool:
+        """Whether each tensor has a row for each sample: what an encoder packs has others."""
+        return all(len(tensor) == len(self.indices) for tensor in self.inputs.values())
+
+    def filled(self, rows: int) -> dict[str, Tensor]:
+        """Return the inputs with the last sample repeated up to so many rows.
+
+        Kernels add up in an order that depends on the shape of a batch, so that the last bits of a
+        sample's features would depend on how many samples there are. What is packed stays as it is.
+        """
+        more = rows - len(self.indices)
+        if more <= 0 or not self.by_row:
+            return self.inputs
+        return {
+            name: torch.cat([tensor, tensor[-1:].expand(more, *tensor.shape[1:])])
+            for name, tensor in self.inputs.items()
+        }
+
 
 def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[int]) -> Prepared:
     """Preprocess samples; if one is bad, find out which and go on with the others."""
@@ -74,11 +92,6 @@ def prepare(preprocess: Preprocess, samples: Sequence[Any], indices: Sequence[in
     return Prepared([indices[place] for place in good], inputs, problems)
 
 
-def has_no_value(sample: object) -> bool:
-    """Whether a sample is what stands for none, here or in pandas."""
-    return sample is None or (isinstance(sample, float) and math.isnan(sample))
-
-
 def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Tensor]:
     """Return the arguments of ``forward``.
 
@@ -89,7 +102,7 @@ def preprocessed(preprocess: Preprocess, samples: Sequence[Any]) -> dict[str, Te
     try:
         found: Any = preprocess(samples)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
-        none = [sample for sample in samples if has_no_value(sample)]
+        none = [sample for sample in samples if is_missing(sample)]
         if isinstance(error, ContrastiveError) or not none:
             raise
         msg = f"{none[0]} is no sample, but what stands for none"
@@ -149,13 +162,17 @@ def uniform_batches(
     """Yield ``samples[indices]`` in batches of one shape each, not in order; problems first.
 
     Each sample is preprocessed alone, so nothing of it, such as the padding of a text, depends on
-    the others. All batches have ``batch_size`` rows, but for the last of each shape.
+    the others. All batches have ``batch_size`` rows, but for the last of each shape, which
+    ``Prepared.filled`` completes; a sample whose inputs are packed is a batch of its own.
     """
     waiting: dict[object, Prepared] = {}
     job = _PrepareEach(samples, preprocess)
     for parts in in_groups(job, indices, batch_size, workers=workers):
         for shape, part in parts.items():
             whole = merge([waiting.pop(shape), part]) if shape in waiting else part
+            if not whole.by_row:
+                yield whole
+                continue
             if len(whole.indices) >= batch_size:
                 yield whole[:batch_size]
                 whole = whole[batch_size:]
@@ -178,7 +195,7 @@ class _PrepareEach:
             part = prepare(self.preprocess, [self.samples[index]], [index])
             inputs = part.inputs.items()
             shape = tuple((name, tensor.dtype, *tensor.shape[1:]) for name, tensor in inputs)
-            parts.setdefault(shape, []).append(part)
+            parts.setdefault(shape if part.by_row else index, []).append(part)
         return {shape: merge(several) for shape, several in parts.items()}
 
 

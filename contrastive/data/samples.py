@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from contrastive.config.base import Config
+from contrastive.config.garbage import garbage_later
 from contrastive.errors import DataError, a_type
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ NOT_MODALITIES = ("id", "source", "label")
 """Keys of a row that are not modalities."""
 
 
+@garbage_later()
 def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> list[Sample]:
     """Return every row of a built dataset, map-style or iterable; rows are not decoded yet.
 
@@ -95,6 +97,7 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
     return [{**row, "id": number} for row, number in zip(rows, ids, strict=True)]
 
 
+@garbage_later()
 def plain_rows(samples: Samples | Iterable[Sample]) -> list[Sample]:
     """Return every row of a built dataset as it is.
 
@@ -115,7 +118,7 @@ def plain_rows(samples: Samples | Iterable[Sample]) -> list[Sample]:
     else:
         rows = list(cast("Iterable[Sample]", samples))
     for i, row in enumerate(cast("list[Any]", rows)):
-        if not isinstance(row, Mapping):
+        if not isinstance(row, (dict, Mapping)):  # the first is soon known
             msg = f"row {i} of the data is {a_type(row)}; give dicts, such as {EXAMPLE}"
             raise DataError(msg)
     return rows

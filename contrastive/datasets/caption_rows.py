@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 from unicodedata import normalize
 
+from contrastive.config.garbage import garbage_later
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.caption_markup import tell_of_markup
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
     from contrastive.data.images import ImageSource
     from contrastive.data.samples import Sample
+
+
+PLAIN = re.compile(r"[^/\\:.][^/\\:]*(/[^/\\:.][^/\\:]*)*")
+"""Paths that are the same on every system and lead nowhere else, as most do."""
 
 
 class Row(NamedTuple):
@@ -99,6 +106,7 @@ class Pairs:
         return sample | {"label": pair.label} if pair.label else sample
 
 
+@garbage_later()
 def gather(
     rows: Iterable[Row],
     *,
@@ -135,6 +143,7 @@ def gather(
     taken: Counter[str] = Counter()
     missing: dict[str, str] = {}
     pairs: list[Pair] = []
+    is_there = cache(images.__contains__)
     for row in rows:
         known.add(row.split or "")
         labels.add(row.label)
@@ -149,7 +158,7 @@ def gather(
         if taken[row.image] == captions_per_image:
             continue
         taken[row.image] += 1
-        if row.image not in images:
+        if not is_there(row.image):
             missing.setdefault(row.image, row.source)
             continue
         pairs.append(Pair(row.image, row.text.strip(), id_, row.source, row.label))
@@ -178,12 +187,21 @@ def gather(
 
 
 def _flaw_of(row: Row) -> str:
-    needed = {"image name": row.image, "caption": row.text}
-    optional = {"group": row.group, "label": row.label, "split": row.split}
-    for what, text in (needed | {name: text for name, text in optional.items() if text}).items():
-        if flaw := text_problem(text):
-            return f"the {what} {flaw}"
-    return f"image {quoted(row.image)} is outside the folder" if leaves_folder(row.image) else ""
+    first, last = _flaws_of_names(row.image, row.group, row.label, row.split or "")
+    if not first and (flaw := text_problem(row.text)):
+        return f"the caption {flaw}"
+    return first or last
+
+
+@lru_cache(1 << 10)  # since the captions of an image mostly follow each other
+def _flaws_of_names(image: str, group: str, label: str, split: str) -> tuple[str, str]:
+    """Return what is told before a caption's own flaw, and what after it."""
+    if flaw := text_problem(image):
+        return f"the image name {flaw}", ""
+    for what, text in (("group", group), ("label", label), ("split", split)):
+        if text and (flaw := text_problem(text)):
+            return "", f"the {what} {flaw}"
+    return "", f"image {quoted(image)} is outside the folder" if leaves_folder(image) else ""
 
 
 def leaves_folder(path: str) -> bool:
@@ -193,7 +211,7 @@ def leaves_folder(path: str) -> bool:
         >>> leaves_folder("cats/1.png"), leaves_folder("../1.png")
         (False, True)
     """
-    if "/" not in path:  # then it is the name of a file in the folder, or nothing
+    if "/" not in path or PLAIN.fullmatch(path):
         return False
     flavours = (PurePosixPath(path), PureWindowsPath(path))
     return any(flavour.anchor or ".." in flavour.parts for flavour in flavours)
@@ -218,14 +236,17 @@ class FileIndex:
         self.listings: dict[str, dict[str, str]] = {}
         self.home = Path(os.path.realpath(folder))
         self.links: set[str] = set()
-        self.parents: dict[str, Path] = {}
+        self.parents: dict[str, tuple[Path, bool]] = {}
         self.names: dict[Path, str] = {}
+        self.paths: dict[str, Path] = {}
 
     def __contains__(self, path: str) -> bool:
         return self._found(path) is not None
 
     def __getitem__(self, path: str) -> Path:
-        return self.folder / (self._found(path) or path)
+        if path not in self.paths:  # one object for all captions of an image
+            self.paths[path] = self.folder / (self._found(path) or path)
+        return self.paths[path]
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -241,10 +262,12 @@ class FileIndex:
             return path
         parent, _, name = found.rpartition("/")
         if parent not in self.parents:
-            self.parents[parent] = Path(os.path.realpath(self.home / parent))
-        if found not in self.links and self.parents[parent] == self.home / parent:
+            real = Path(os.path.realpath(self.home / parent))
+            self.parents[parent] = real, real == self.home / parent
+        folder, is_own = self.parents[parent]
+        if is_own and found not in self.links:
             return self._short(found)
-        real = Path(os.path.realpath(self.parents[parent] / name))
+        real = Path(os.path.realpath(folder / name))
         below = real.relative_to(self.home).as_posix() if real.is_relative_to(self.home) else ""
         if below and self._found(below) == below:
             return self._short(below)
@@ -253,15 +276,18 @@ class FileIndex:
     def _short(self, found: str) -> str:
         """Return a file's path without the place, if it is found without."""
         names = (found.removeprefix(place) for place in self.places if found.startswith(place))
-        short = min((name for name in names if self._found(name) == found), key=len, default=found)
+        fitting = (name for name in names if name == found or self._found(name) == found)
+        short = min(fitting, key=len, default=found)
         usual = normalize("NFC", short)
-        return usual if self._found(usual) == found else short
+        return usual if usual == short or self._found(usual) == found else short
 
     def _found(self, path: str) -> str | None:
         """Return a file's path as the disk has it, which may spell an accent otherwise (NFD)."""
-        names = (f"{path}{suffix}" for suffix in ("", *SUFFIXES))
-        found = (self._listed(f"{place}{name}") for name in names for place in self.places)
-        return next(filter(None, found), None)
+        for suffix in ("", *SUFFIXES):
+            for place in self.places:
+                if found := self._listed(f"{place}{path}{suffix}"):
+                    return found
+        return None
 
     def _listed(self, path: str) -> str | None:
         parent, _, name = path.rpartition("/")

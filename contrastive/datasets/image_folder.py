@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -42,10 +42,10 @@ from contrastive.datasets.splits import (
     tell_of_others,
 )
 from contrastive.datasets.table_columns import (
-    NO_CAPTION,
     caption_list,
     cells_of,
     choose_columns,
+    is_no_caption,
     text_of,
 )
 from contrastive.datasets.tables import form_of, images_inside, read_table
@@ -67,6 +67,7 @@ COLUMNS = {
     "label": ("label",),
     "split": ("split",),
 }
+NEEDED = ("image", "text", "split")
 GAP = "{split}"
 NUMBERED = re.compile(r"(captions?|texts?|titles?|sentences?|comments?)[ _-]?\d+", re.IGNORECASE)
 """Columns of several captions of an image."""
@@ -75,6 +76,7 @@ OTHER_NAMES = {
     "label": ("class", "class_name", "category"),
 }
 """Columns that may have a role, and are only told of."""
+SEEN_IMAGES = 1 << 17  # that are remembered, for their other captions; COCO has as many
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
@@ -221,7 +223,7 @@ def _with_captions(
 
     def joined(record: TableRecord) -> TableRecord:
         cells = [record.cells.get(column) for column in several]
-        texts = [cell for cell in cells if text_of(cell) and cell not in NO_CAPTION]
+        texts = [cell for cell in cells if text_of(cell) and not is_no_caption(cell)]
         return record._replace(cells={**record.cells, "text": texts})
 
     return [*columns, "text"], map(joined, records)
@@ -281,32 +283,48 @@ def _rows(
     config: ImageFolder,
     group_of: GroupOf,
 ) -> Iterator[Row]:
-    is_text = form_of(table.path) not in (".json", ".parquet")
+    @lru_cache(SEEN_IMAGES)
+    def named(cell: str) -> tuple[str, str, str]:
+        """Return an image's name, and what is wrong: with the cell, or with where that leads."""
+        if problem := image_problem(cell):
+            return "", problem, ""
+        image = images.name_of(image_path(images, table.below, cell))
+        return image, "", outside_problem(images, image, cell)
+
+    @lru_cache(SEEN_IMAGES)
+    def split_for(cell: str, group: str) -> str:
+        split = cell or split_of(group, config.holdout)
+        return split_named(split) or split
+
+    place = f"{table.name}{': row ' if form_of(table.path) in ('.json', '.parquet') else ':'}"
     for record in _captions(records, chosen["text"], table.path):
-        source = f"{table.name}{':' if is_text else ': row '}{record.line}"
-        try:
-            seen = {chosen["image"]: one_image(record.cells.get(chosen["image"]))}
-        except ValueError as error:
-            yield Row(source, problem=f"{quoted(chosen['image'])} {error}")
-            continue
-        alone = record._replace(cells={**record.cells, **seen})
-        cells, problem = cells_of(alone, chosen, needed=("image", "text", "split"))
-        if problem := problem or image_problem(cells["image"]):
+        source, alone = f"{place}{record.line}", record
+        if isinstance(several := record.cells.get(chosen["image"]), list):
+            try:
+                one = one_image(cast("object", several))
+            except ValueError as error:
+                yield Row(source, problem=f"{quoted(chosen['image'])} {error}")
+                continue
+            alone = record._replace(cells={**record.cells, chosen["image"]: one})
+        cells, problem = cells_of(alone, chosen, needed=NEEDED)
+        image, unnamed, outside = ("", "", "") if problem else named(cells["image"])
+        if problem := problem or unnamed:
             yield Row(source, problem=problem)
             continue
-        image = images.name_of(image_path(images, table.below, cells["image"]))
         group = cells.get("group") or group_of(image)
-        split = table.split or cells.get("split") or split_of(group, config.holdout)
-        split = split_named(split) or split
-        label, outside = cells.get("label", ""), outside_problem(images, image, cells["image"])
-        yield Row(source, image, cells["text"], split, group, label, outside)
+        split = split_for(table.split or cells.get("split", ""), group)
+        yield Row(source, image, cells["text"], split, group, cells.get("label", ""), outside)
 
 
 def _captions(records: Iterator[TableRecord], column: str, path: Path) -> Iterator[TableRecord]:
     """Make a record of each caption, where a cell holds several, or of a conversation's answer."""
     told = False
     for record in records:
-        cell = caption_list(record.cells.get(column))
+        given = record.cells.get(column)
+        if isinstance(given, str) and "[" not in given:
+            yield record
+            continue
+        cell = caption_list(given)
         if (answer := first_answer(cell)) is not None:
             if not told:
                 say(f"{path}: {quoted(column)}: the first answer of each conversation is a caption")

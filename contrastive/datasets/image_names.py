@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from contrastive.config.local_files import ADDRESS
-from contrastive.datasets.caption_rows import leaves_folder
+from contrastive.datasets.caption_rows import PLAIN, leaves_folder
 from contrastive.datasets.quoting import quoted
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def image_path(images: FileIndex, parent: str, name: str) -> str:
     A name may be a path on this machine, be written on Windows or for a URL, and begin with the
     folder's own name.
     """
+    if PLAIN.fullmatch(name) and (path := f"{parent}{name}") in images:
+        return path
     if name.lower().startswith(LOCAL):
         name = unquote(name[len(LOCAL) - 1 :])
     if "\\" in name and "/" not in name:

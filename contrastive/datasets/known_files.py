@@ -152,7 +152,10 @@ def fitting_type(folder: Path) -> str:
     if not _is_there(folder, SUFFIXES):
         return TAR_SHARDS if _is_there(folder, (".tar",)) else ""
     if table := other_table(folder):
-        return f'; if {table} has the captions, take type: image-folder, captions: "{table}"'
+        fields = f'captions: "{table}"'
+        if images := images_by_split(folder, table):
+            fields += f', images: "{images}"'
+        return f"; if {table} has the captions, take type: image-folder, {fields}"
     if texts := _texts_elsewhere(folder):
         return texts
     return "; type: class-folders reads images without captions, in folders by class or not"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from contrastive.console import say
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.text_decoding import parse_json
-from contrastive.errors import DataError
+from contrastive.errors import DataError, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 # as numpy writes an array of texts: without the commas that keep Python from joining them
 QUOTED_LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:\s+(?:{QUOTED.pattern}))*\s*\]")
-NO_VALUE = ("\\N", "NULL", "NaN", "nan", "<NA>")  # as programs write what is not there
-NO_CAPTION = (*NO_VALUE, "null", "None", "NA", "N/A", "#N/A")  # which may be names of classes
+NO_VALUE = frozenset(("\\N", "NULL", "NaN", "nan", "<NA>"))  # as programs write what is not there
+NO_CAPTION = NO_VALUE | {"null", "None", "NA", "N/A", "#N/A"}  # which may be names of classes
 
 
 def choose_columns(
@@ -144,9 +144,12 @@ def cells_of(
     for role, column in chosen.items():
         cell = record.cells.get(column)
         nothing = NO_CAPTION if role == "text" else NO_VALUE
-        if isinstance(cell, str) and cell.strip() in nothing:
+        if isinstance(cell, str) and (text := cell.strip()):
+            if text not in nothing:
+                cells[role] = text
+                continue
             if role in needed:
-                problem = problem or f"{quoted(column)} is {quoted(cell.strip())}: no value"
+                problem = problem or f"{quoted(column)} is {quoted(text)}: no value"
             cell = None
         if (text := text_of(cell)) or role in needed:
             cells[role] = text
@@ -158,6 +161,15 @@ def cells_of(
     return cells, record.problem or problem
 
 
+def is_no_caption(cell: object) -> bool:
+    """Say whether a cell is what programs write where there is no caption.
+
+    Example:
+        >>> is_no_caption("NULL"), is_no_caption("a dog")
+        (True, False)
+    """
+    return isinstance(cell, str) and cell in NO_CAPTION
+
+
 def _is_blank(cell: object) -> bool:
-    nothing = isinstance(cell, str) and not cell.strip()
-    return cell is None or nothing or (isinstance(cell, float) and math.isnan(cell))
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())

@@ -138,6 +138,8 @@ def text_problem(text: str) -> str:
     """
     if not text.strip():
         return "is empty"
+    if text.isascii() and text.isprintable():  # as most are, and soon known
+        return ""
     if "\0" in text:
         return "has a NUL character"
     if all(unicodedata.category(letter) in UNSEEN for letter in text):

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from contrastive.console import say
 from contrastive.datasets.quoting import name_list
@@ -104,41 +104,61 @@ def _delimited(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str
     """Yield the line and the cells of each row, or why it has none; go on with the next line."""
     start = 0
     while start < len(lines):
-        limit = csv.field_size_limit(MAX_BYTES)  # of the process; the file's own size bounds cells
         try:
-            cells, read = _next_row(lines, start, delimiter)
+            for cells, following in _rows_from(start, lines, delimiter):
+                if cells:
+                    yield start + 1, cells
+                start = following
         except csv.Error as error:
-            why = "a quote is not closed" if "end of data" in str(error) else str(error)
-            yield start + 1, f"not valid CSV: {why}"
-            start += 1
-        else:
+            cells, following = _broken_row(start, lines, delimiter, error)
             if cells:
                 yield start + 1, cells
-            start += read
+            start = following
+
+
+def _rows_from(
+    start: int, lines: list[str], delimiter: str, **quoting: Any
+) -> Iterator[tuple[list[str], int]]:
+    """Yield the cells of each row, and where the next one starts.
+
+    Quotes within quotes are doubled, as in RFC 4180, unless ``quoting`` says another way.
+
+    Raises:
+        csv.Error: of the first row that is broken.
+    """
+    first = start
+
+    def ahead() -> Iterator[str]:
+        for number in range(first, len(lines)):
+            if number == start + MAX_SPAN:
+                return
+            yield lines[number] + "\n"
+
+    reader = csv.reader(ahead(), delimiter=delimiter, strict=True, **quoting)
+    while start < len(lines):
+        limit = csv.field_size_limit(MAX_BYTES)  # of the process; the file's own size bounds cells
+        try:
+            cells = next(reader)
         finally:
             csv.field_size_limit(limit)
+        start = first + reader.line_num
+        yield cells, start
 
 
-def _next_row(lines: list[str], start: int, delimiter: str) -> tuple[list[str], int]:
-    """Return the cells of the row that starts at a line, and how many lines it takes.
+def _broken_row(
+    start: int, lines: list[str], delimiter: str, error: csv.Error
+) -> tuple[list[str] | str, int]:
+    """Read a row with quotes after a backslash, as MySQL and Spark write them, or say what it is.
 
-    Quotes within quotes are doubled, as in RFC 4180; where that is not so, after a backslash, as
-    MySQL and Spark write them.
+    What comes back is as ``_rows_from`` has it; of a row that stays broken, the next line.
     """
-
-    def read(escape: str | None) -> tuple[list[str], int]:
-        ahead = (line + "\n" for line in lines[start : start + MAX_SPAN])
-        reader = csv.reader(
-            ahead, delimiter=delimiter, strict=True, escapechar=escape, doublequote=not escape
-        )
-        return next(reader), reader.line_num
-
-    try:
-        return read(None)
-    except csv.Error:
-        if '\\"' not in lines[start]:
-            raise
-    return read("\\")
+    if '\\"' in lines[start]:
+        try:
+            return next(_rows_from(start, lines, delimiter, escapechar="\\", doublequote=False))
+        except csv.Error as another:
+            error = another
+    why = "a quote is not closed" if "end of data" in str(error) else str(error)
+    return f"not valid CSV: {why}", start + 1
 
 
 def _json_lines(lines: Sequence[str]) -> Iterator[TableRecord]:

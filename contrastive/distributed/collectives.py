@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import distributed as dist
 
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from torch import Tensor
     from torch.distributed import ProcessGroup
-
-P = ParamSpec("P")
 
 
 class LostRank(TrainingError):  # noqa: N818
     """A collective failed because another rank is gone."""
 
 
-def _collective(call: Callable[P, None]) -> Callable[P, None]:
-    """Let a collective that fails say why: gloo raises a plain RuntimeError, NCCL a DistError.
+@contextmanager
+def lost_rank_told(*, among_others: bool = False) -> Generator[None]:
+    """Within the block, a collective that fails says why.
 
-    Other kinds of RuntimeError, such as that the memory is full, are this rank's own.
+    gloo raises a plain RuntimeError, NCCL a DistError. Other kinds, such as that the memory is
+    full, are this rank's own.
+
+    Args:
+        among_others: the block does other things, too, whose errors are as plain.
+
+    Raises:
+        LostRank: another rank is gone.
     """
-
-    @wraps(call)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            call(*args, **kwargs)
-        except RuntimeError as error:
-            if type(error) is not RuntimeError and not isinstance(error, dist.DistError):
-                raise
-            cause = str(error).strip().partition("\n")[0]
-            msg = (
-                "another rank of this run has ended; its message, or torchrun's, says why "
-                f"({cause})"
-            )
-            raise LostRank(msg) from error
-
-    return wrapped
+    try:
+        yield
+    except RuntimeError as error:
+        cause = str(error).strip().partition("\n")[0]
+        of_gloo = type(error) is RuntimeError and ("gloo" in cause or not among_others)
+        if not of_gloo and not isinstance(error, dist.DistError):
+            raise
+        msg = f"another rank of this run has ended; its message, or torchrun's, says why ({cause})"
+        raise LostRank(msg) from error
 
 
 def _named(name: str, *, before: str) -> Callable[..., Any]:
@@ -53,25 +52,25 @@ def _named(name: str, *, before: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", getattr(dist, name, None) or getattr(dist, before))
 
 
-@_collective
+@lost_rank_told()
 def all_gather(out: Tensor, x: Tensor, group: ProcessGroup | None) -> None:
     """Fill ``out`` ``[W * n, ...]`` with ``x`` ``[n, ...]`` of every rank, by rank."""
     _named("all_gather_single", before="all_gather_into_tensor")(out, x, group=group)
 
 
-@_collective
+@lost_rank_told()
 def reduce_scatter(out: Tensor, x: Tensor, group: ProcessGroup | None) -> None:
     """Fill ``out`` ``[n, ...]`` with this rank's part of the sum of all ``x`` ``[W * n, ...]``."""
     _named("reduce_scatter_single", before="reduce_scatter_tensor")(out, x, group=group)
 
 
-@_collective
+@lost_rank_told()
 def all_reduce(x: Tensor, group: ProcessGroup | None = None, *, maximum: bool = False) -> None:
     """Replace ``x`` by its sum over the ranks, or by its maximum."""
     dist.all_reduce(x, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=group)
 
 
-@_collective
+@lost_rank_told()
 def _pass_on(x: Tensor, comes: Tensor, group: ProcessGroup | None) -> None:
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     whole = cast("ProcessGroup", group or dist.group.WORLD)
@@ -92,19 +91,19 @@ def pass_on(x: Tensor, rows: int, group: ProcessGroup | None) -> Tensor:
     return comes
 
 
-@_collective
+@lost_rank_told()
 def broadcast(x: Tensor) -> None:
     """Replace ``x`` by that of rank 0."""
     dist.broadcast(x, 0)
 
 
-@_collective
+@lost_rank_told()
 def barrier(group: ProcessGroup | None) -> None:
     """Wait until every rank is here."""
     dist.barrier(group)
 
 
-@_collective
+@lost_rank_told()
 def _all_gather_objects(found: list[Any], mine: Any, group: ProcessGroup | None) -> None:
     dist.all_gather_object(found, mine, group)
 

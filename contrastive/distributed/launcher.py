@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from contrastive.console import say
+from contrastive.console import quiet, say
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # a step takes seconds; a rank that is missing for so long has hung, is gone, or never started
 COLLECTIVE_TIMEOUT = timedelta(minutes=20)
+GLANCE = 2.0  # seconds between two looks whether torchrun is still there
 MOMENT = 3.0  # seconds in which ranks that were started together find each other
 MOST_RANKS = 1_000_000
 HIGHEST_PORT = 65_535
@@ -108,3 +109,31 @@ def told_waiting(rank: int, size: int) -> Generator[None]:
         timer.cancel()
         if swap:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def stopped_without_torchrun(rank: int) -> Generator[None]:
+    """Within the block, stop this rank as SIGTERM would if the torchrun that started it has ended.
+
+    torchrun ends its ranks with itself unless it is killed; they would train on, unseen.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    parent, over = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(GLANCE):
+            if os.getppid() != parent:  # an orphan has another
+                with quiet(on=False):
+                    say(f"rank {rank}: torchrun, which started it, was killed; stopping")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()

@@ -8,7 +8,7 @@ encode and evaluate together (``contrastive.distributed.shared_work``); only ran
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,6 +22,7 @@ from contrastive.distributed.launcher import (
     COLLECTIVE_TIMEOUT,
     launched,
     local_rank,
+    stopped_without_torchrun,
     told_waiting,
 )
 from contrastive.errors import ContrastiveError, TrainingError
@@ -184,7 +185,10 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
     cpu_group = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=RANK0_TIMEOUT))
     ranks = Ranks(rank, size, cpu_group=cpu_group)
     try:
-        with quiet(on=not ranks.is_main):
+        with (
+            quiet(on=not ranks.is_main),
+            stopped_without_torchrun(rank) if ours else nullcontext(),
+        ):
             yield ranks, here
     except ContrastiveError as error:
         # what one rank alone meets, such as a bad sample, ends the others by a lost rank
@@ -203,8 +207,9 @@ def _own_device(name: str, size: int) -> torch.device:
         device = pick_device(f"cuda:{local_rank()}")
         torch.cuda.set_device(device)
         return device
-    device = pick_device(name)
-    if device.type == "cuda":
-        msg = f"training.device: {name} is one device for {size} ranks; write cuda"
+    device = pick_device("cpu" if name == "auto" else name)  # gloo knows no other kind of GPU
+    if device.type in ("cuda", "mps"):
+        other = "cuda" if device.type == "cuda" else "cpu"
+        msg = f"training.device: {name} is one device for {size} ranks; write {other}"
         raise TrainingError(msg)
     return device

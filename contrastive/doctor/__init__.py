@@ -15,7 +15,7 @@ from contrastive.doctor.data import duplicates, few_groups, ignored_groups, leak
 from contrastive.doctor.learning import diverged, lr_too_low, memorised, no_learning, overfitting
 from contrastive.doctor.run_record import Finding, RunLog
 from contrastive.doctor.temperature import multiplied, scale_at_bound, scale_at_one
-from contrastive.doctor.towers import collapsed, low_rank, no_gradient
+from contrastive.doctor.towers import collapsed, low_rank, no_gradient, zero_embeddings
 from contrastive.errors import DataError, a_type
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ CHECKS: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
     few_groups,
     ignored_groups,
     duplicates,
+    zero_embeddings,
     no_gradient,
     multiplied,
     lr_too_low,
@@ -98,6 +99,7 @@ EXPLAINS: Mapping[str, tuple[str, ...]] = {
     "few-groups": ("no-learning", "memorised", "low-rank", "scale-at-one"),
     "ignored-groups": ("scale-at-one",),
     "duplicate-captions": ("no-learning", "scale-at-one", "low-rank"),
+    "zero-embeddings": ("no-gradient", "no-learning", "low-rank", "scale-at-one", "memorised"),
     "no-gradient": ("no-learning", "memorised", "collapsed", "low-rank", "scale-at-one"),
     "multiplied-temperature": ("no-learning", "scale-at-one", "memorised"),
     "lr-too-low": ("collapsed", "low-rank", "scale-at-one", "no-learning"),

@@ -9,6 +9,8 @@ from contrastive.doctor.run_record import NO_PROGRESS, TARGETS, Finding, RunLog,
 
 AS_ONE = 0.95
 """Mean cosine above which embeddings are nearly one point."""
+ONE = 1e-6
+"""What rounding leaves of a number that is 1 by definition, or of its logarithm."""
 ALIKE = 1e-4
 """1 - mean cosine at the start below which samples may be all the same."""
 
@@ -32,6 +34,36 @@ def no_gradient(log: RunLog) -> Iterator[Finding]:
                 f"model.towers.{modality}.frozen to {'encoder' if kind == 'encoder' else 'all'}",
                 {"part": part, "gradients": dict(noted[-1])},
             )
+
+
+def zero_embeddings(log: RunLog) -> Iterator[Finding]:
+    """Embeddings that are all 0, which have no direction; one measurement tells."""
+    last = log.measured[-1].get("geometry", {}) if log.measured else log.start
+    zero = {m: g for m, g in last.items() if _is_zero(g)}
+    if zero:
+        yield Finding(
+            "zero-embeddings",
+            f"all {_and(zero)} embeddings are 0",
+            f"look for what makes them so in the head of the {_and(zero)} tower or behind it: "
+            "weights that begin at 0, a ReLU at the end, a mask",
+            zero,
+        )
+
+
+def same_at_start(geometry: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say which embeddings are all the same before the first step; nothing if none are."""
+    same = [m for m, g in geometry.items() if not _is_zero(g) and 1 - g["mean_cosine"] < ONE]
+    if not same:
+        return ""
+    return (
+        f"all {_and(same)} embeddings are the same before the first step; see that {_and(same)} "
+        "samples differ when they reach the model and its head"
+    )
+
+
+def _is_zero(g: Mapping[str, Any]) -> bool:
+    """Whether embeddings are 0: no other ones have these cosines without a direction."""
+    return g["mean_cosine"] == 0 and g["effective_rank"] < 1 + ONE
 
 
 def collapsed(log: RunLog) -> Iterator[Finding]:

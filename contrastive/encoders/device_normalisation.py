@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BYTES = {"do_rescale": False, "do_normalize": False}
 """What an image processor of transformers is asked for, to give bytes."""
+DARKEST = 0.02
+"""The mean of pixels, as a share of white, below which images would be black."""
 CLOSE = 1e-5  # of a number of order one: rounding is below, another order of steps far above
 
 
@@ -104,6 +106,25 @@ def _flat(transform: Any) -> list[Any]:
         return [transform]
     steps: list[Any] = transform.transforms
     return [each for step in steps for each in _flat(step)]
+
+
+def odd_pixels(processor: Any) -> str:
+    """Say where an image processor normalises by a mean that its pixels cannot have."""
+    mean: Any = getattr(processor, "image_mean", None)
+    if not getattr(processor, "do_normalize", False) or mean is None:
+        return ""
+    rescales = bool(getattr(processor, "do_rescale", False))
+    white = 255 * processor.rescale_factor if rescales else 255.0
+    highest = torch.as_tensor(mean, dtype=torch.float32).max().item()
+    if highest <= 0 or DARKEST < highest / white < 1:
+        return ""
+    remedy = "set do_rescale: true" if not rescales else "set do_rescale: false"
+    if rescales and highest < white:
+        remedy = "set rescale_factor to that of its image_mean"
+    return (
+        f"its image processor subtracts an image_mean of {highest:.3g} from pixels of 0 to "
+        f"{white:.3g}; {remedy} in preprocessor_config.json, if the model was not trained so"
+    )
 
 
 def processor_bytes_first(processor: Any) -> PixelNormalisation | None:

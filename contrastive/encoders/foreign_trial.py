@@ -12,9 +12,8 @@ from weakref import WeakKeyDictionary
 
 from contrastive.config.provenance import is_ours, package_of
 from contrastive.data.content_hash import short_key
-from contrastive.data.loading import has_no_value
 from contrastive.encoders.promises import broken_promise
-from contrastive.errors import BadSample, SpecError, reason_of
+from contrastive.errors import BadSample, SpecError, is_missing, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -77,7 +76,7 @@ def _few_of(samples: Sequence[Any], module: EncoderModule) -> list[Any]:
     """Return distinct samples that can be used: of texts the shortest, the longest, one between."""
     keys = ((short_key(sample, module.modality), i) for i, sample in enumerate(samples))
     distinct = [*{key or -i: samples[i] for key, i in keys}.values()]
-    distinct = [sample for sample in distinct if not has_no_value(sample)]
+    distinct = [sample for sample in distinct if not is_missing(sample)]
     if all(isinstance(sample, str) for sample in distinct):
         distinct.sort(key=len)
         distinct = [*distinct[:1], *distinct[1:][-1:], *distinct[1:-1]]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from contrastive.config.extras import require
+from contrastive.console import say
 from contrastive.data.images import open_image
 from contrastive.data.raw_samples import sample_list
-from contrastive.encoders.device_normalisation import composed_bytes_first
+from contrastive.encoders.device_normalisation import composed_bytes_first, odd_pixels
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import SpecError
 
@@ -59,6 +60,8 @@ def mode_for(config: Any, processor: Any, who: str) -> str:
         raise SpecError(msg)
     if mode == "L":
         processor.do_convert_rgb = False  # as CLIP's does, which makes 3 channels of one
+    if problem := odd_pixels(processor):
+        say(f"{who}: {problem}")
     return mode
 
 

@@ -13,7 +13,7 @@ import torch
 
 from contrastive.config.arguments import check_cache, check_model
 from contrastive.data.bad_rows import bad_rows_of
-from contrastive.data.loading import OnBad, prepared_batches
+from contrastive.data.loading import OnBad, uniform_batches
 from contrastive.data.samples import class_indices, rows_of
 from contrastive.encoders.foreign_trial import check_foreign
 from contrastive.errors import DataError, SpecError
@@ -149,17 +149,14 @@ class Reader:
             result_NF[table.good] = table[table.good.nonzero()[0]].numpy()
             return result_NF
         check_foreign(tower.spec.encoder, encoder, samples, workers=self.workers)
-        for batch in prepared_batches(
-            samples,
-            range(len(samples)),
-            encoder.preprocess,
-            batch_size=fitting_batch_size(encoder),
-            workers=self.workers,
+        at_a_time, everything = fitting_batch_size(encoder), range(len(samples))
+        for batch in uniform_batches(
+            samples, everything, encoder.preprocess, batch_size=at_a_time, workers=self.workers
         ):
             for index, problem in batch.problems.items():
                 on_bad(index, problem)
             if batch.indices:
-                result_NF[batch.indices] = run_encoder(encoder, batch)
+                result_NF[batch.indices] = run_encoder(encoder, batch, rows=at_a_time)
         return result_NF
 
 

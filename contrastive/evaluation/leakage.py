@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from contrastive.data.content_hash import short_key
+from contrastive.data.content_hash import short_keys
 from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.errors import DataError
 
@@ -91,17 +91,15 @@ def left_out(dropped: int, of: int, what: str = "rows") -> list[str]:
 
 def _shared(seen: Seen, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """Return the rows that a model was trained on, by modality."""
-    known = {m: set(cast("list[int]", keys.tolist())) for m, keys in seen.items()}
-    for modality in known:
-        share_hashing([row[modality] for row in rows if modality in row], modality)
-    return {
-        modality: [
-            i
-            for i, row in enumerate(rows)
-            if modality in row and short_key(row[modality], modality) in keys
-        ]
-        for modality, keys in known.items()
-    }
+    hits: dict[str, list[int]] = {}
+    for modality, keys in seen.items():
+        known = set(cast("list[int]", keys.tolist()))
+        having = [i for i, row in enumerate(rows) if modality in row]
+        samples = [rows[i][modality] for i in having]
+        share_hashing(samples, modality)
+        found = short_keys(samples, modality)
+        hits[modality] = [i for i, key in zip(having, found, strict=True) if key in known]
+    return hits
 
 
 def _named(split: str) -> str:
@@ -110,10 +108,12 @@ def _named(split: str) -> str:
 
 def content_keys(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, list[int]]:
     """Return a hash of each sample of each modality but text; 0 for one that cannot be read."""
-    hashed = [modality for modality in modalities if modality not in UNHASHED]
-    for modality in hashed:
-        share_hashing([row[modality] for row in rows], modality)
-    return {m: [short_key(row[m], m) for row in rows] for m in hashed}
+    keys: dict[str, list[int]] = {}
+    for modality in (modality for modality in modalities if modality not in UNHASHED):
+        samples = [row[modality] for row in rows]
+        share_hashing(samples, modality)
+        keys[modality] = short_keys(samples, modality)
+    return keys
 
 
 def seen_samples(keys: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -125,9 +125,12 @@ def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, list[int]]) -> lis
     """Return a line for each modality in which samples of equal content have different ids."""
     lines: list[str] = []
     for modality, each in keys.items():
-        first = {key: i for i, key in reversed([*enumerate(each)])}
-        pairs = [(first[key], i) for i, key in enumerate(each) if key]
-        copies = [(i, j) for i, j in pairs if rows[i]["id"] != rows[j]["id"]]
+        first = {each[i]: i for i in reversed(range(len(each)))}
+        copies = [
+            (first[key], i)
+            for i, key in enumerate(each)
+            if key and rows[first[key]]["id"] != rows[i]["id"]
+        ]
         if copies:
             one, other = (rows[i].get("source", f"row {i}") for i in copies[0])
             lines.append(

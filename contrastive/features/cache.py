@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,12 +26,12 @@ from torch import Tensor
 from contrastive.config.arguments import count, path_of
 from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
-from contrastive.data.content_hash import sample_key
+from contrastive.data.content_hash import sample_keys
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
 from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.distributed.shared_work import shared_work
 from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
-from contrastive.errors import BadSample, DataError, a_type
+from contrastive.errors import DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
 from contrastive.features.missing_shares import missing_shares
 from contrastive.features.store import Store
@@ -43,6 +42,7 @@ from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from contrastive.encoders import Encoder
     from contrastive.encoders.module import EncoderModule
@@ -117,10 +117,11 @@ class FeatureCache:
         """
         workers = count("workers", workers, least=0)
         on_bad = on_bad or first_bad_raises(len(samples))
-        keys = _keys(samples, module.modality, on_bad)
+        share_hashing(samples, module.modality)
+        keys = sample_keys(samples, module.modality, on_bad)
         rows = _Rows(self.folder, encoder_key(spec, module))
         rows.find({key for key in keys if key is not None})
-        first = {key: i for i, key in reversed(list(enumerate(keys))) if key}
+        first = {key: i for i in reversed(range(len(keys))) if (key := keys[i])}
         work, what = shared_work(), f"{module.modality} samples"
         done: set[int] = set()
         problems: dict[int, str] = {}
@@ -249,11 +250,10 @@ def _tell_once(line: str) -> None:
 
 
 @torch.inference_mode()
-def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.ndarray:
+def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int) -> np.ndarray:
     """Return ``[B, F]`` features in fp32, computed in eval mode without autocast.
 
-    With ``rows``, the last sample is repeated up to so many: kernels add up in an order that
-    depends on the shape of a batch, so a sample's last bits would depend on how many there are.
+    A batch of fewer than ``rows`` is filled up to them.
 
     Raises:
         DataError: the encoder gave something else.
@@ -262,15 +262,14 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
     device, size = device_of(module), len(batch.indices)
     if not size:
         return np.zeros((0, module.out_dim), np.float32)
-    by_row = all(len(tensor) == size for tensor in batch.inputs.values())
-    total = max(size, rows) if by_row else size  # what is packed cannot be repeated
+    total = max(size, rows) if batch.by_row else size
     what = f"encoding {total} {module.modality} samples at a time"
     with (
         told_memory(what, "choose a smaller encoder, or another device"),
         eval_mode(module),
         torch.autocast(device.type, enabled=False),
     ):
-        inputs = {name: _filled(x, total - size).to(device) for name, x in batch.inputs.items()}
+        inputs = {name: x.to(device) for name, x in batch.filled(rows).items()}
         found: Any = module(**inputs)
     shape = tuple(found.shape) if isinstance(found, Tensor) else None
     if shape != (total, module.out_dim) or found.is_complex():
@@ -281,28 +280,3 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int = 0) -> np.
         )
         raise DataError(msg)
     return found[:size].float().cpu().numpy()
-
-
-def _filled(tensor_B: Tensor, more: int) -> Tensor:
-    """Repeat the last row so many times."""
-    if not more:
-        return tensor_B
-    return torch.cat([tensor_B, tensor_B[-1:].expand(more, *tensor_B.shape[1:])])
-
-
-def _keys(samples: Sequence[Any], modality: str, on_bad: OnBad) -> list[bytes | None]:
-    keys: list[bytes | None] = []
-    share_hashing(samples, modality)
-    known: dict[Any, bytes] = {}  # an image with five captions is looked up once
-    for i, sample in enumerate(samples):
-        try:
-            if not isinstance(sample, (str, Path)):
-                keys.append(sample_key(sample, modality))
-                continue
-            if sample not in known:
-                known[sample] = sample_key(sample, modality)
-            keys.append(known[sample])
-        except BadSample as error:
-            on_bad(i, str(error))
-            keys.append(None)
-    return keys

@@ -13,6 +13,7 @@ import traceback
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, cast
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.features.cache import FeatureCache
-    from contrastive.inference.embed import Plan
+    from contrastive.inference.embed import Job, Plan
     from contrastive.model.model import ContrastiveModel
 
     Load = Callable[[], tuple[ContrastiveModel, FeatureCache | None]]
@@ -53,13 +54,46 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
-class _Report:
+class Report:
     """What a process has said since its last one, and why it ends, if it does."""
 
     lines: list[str]
     omissions: list[str]
     shards: int = 0
     problem: Exception | None = None
+
+    def print(self) -> None:
+        """Say in this process what was said in that one."""
+        for line in self.lines:
+            say(line)
+        for line in self.omissions:
+            note_omission(line)
+
+
+class ShardWriter:
+    """Writes shards in a process of its own."""
+
+    def __init__(self, folder: Path, load: Load) -> None:
+        """Write into ``folder``; ``load`` is called once, for the model and its cache."""
+        self._folder, self._load = folder, load
+        self._writes: Callable[[Job], None] | None = None
+
+    def report(self, job: Job | None) -> Report:
+        """Write a shard, or load the model; whatever is met is in the report."""
+        lines: list[str] = []
+        problem = None
+        with told_to(lines.append), noted_omissions() as omissions:
+            try:
+                if job is None or self._writes is None:
+                    model, cache = self._load()
+                    written = EmbeddingFolder(self._folder)
+                    self._writes = partial(write_shard, written, model, cache=cache)
+                if job is not None:
+                    self._writes(job)
+            except BaseException as error:  # a plugin may call sys.exit
+                problem = _problem(error)
+        shards = int(job is not None and problem is None)
+        return Report(lines, [*omissions], shards, problem)
 
 
 def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
@@ -92,7 +126,7 @@ def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
             while running:
                 for here in cast("list[Any]", wait([*running])):
                     report = _received(here, running[here])
-                    _print(report)
+                    report.print()
                     if report.shards:
                         advance(report.shards, "")
                     if report.problem:
@@ -106,6 +140,11 @@ def embed_in_processes(plan: Plan, processes: int, load: Load) -> None:
         for process in running.values():
             process.terminate()
             process.join()
+    check_done(plan, problems)
+
+
+def check_done(plan: Plan, problems: list[Exception]) -> None:
+    """Raise the first problem; or that of shards which were written and are gone."""
     if problems:
         raise problems[0]
     if plan.folder.missing():
@@ -140,20 +179,13 @@ def _no_interrupts() -> Generator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _received(here: Any, process: BaseProcess) -> _Report:
+def _received(here: Any, process: BaseProcess) -> Report:
     try:
         return here.recv()
     except (EOFError, OSError):
         process.join()
     how = how_it_ended(process, process.exitcode or 0, fewer=FEWER, none=NONE)
-    return _Report([], [], problem=LostWorker(f"{how}; {KEPT}"))
-
-
-def _print(report: _Report) -> None:
-    for line in report.lines:
-        say(line)
-    for line in report.omissions:
-        note_omission(line)
+    return Report([], [], problem=LostWorker(f"{how}; {KEPT}"))
 
 
 def _serve(folder: Path, parent: Any, load: Load, threads: int) -> None:
@@ -165,26 +197,14 @@ def _serve(folder: Path, parent: Any, load: Load, threads: int) -> None:
 
 def _work(folder: Path, parent: Any, load: Load) -> None:
     """Write the shards that the parent sends; tell it a problem, and end."""
-    lines: list[str] = []
-
-    def report(shards: int = 0, problem: Exception | None = None) -> None:
-        parent.send(_Report([*lines], [*omissions], shards, problem))
-        lines.clear()
-        omissions.clear()
-
-    with told_to(lines.append), noted_omissions() as omissions:
-        try:
-            model, cache = load()
-            written = EmbeddingFolder(folder)
-            report()
-            while job := parent.recv():
-                write_shard(written, model, job, cache=cache)
-                report(shards=1)
-        except BaseException as error:  # a plugin may call sys.exit
-            with suppress(OSError):  # the parent is gone
-                report(problem=_problem(error))
-        finally:
-            parent.close()  # whatever happened, nobody waits for more
+    writer, job = ShardWriter(folder, load), None
+    with suppress(OSError, EOFError):  # the parent is gone
+        while True:
+            report = writer.report(job)
+            parent.send(report)
+            if report.problem or not (job := parent.recv()):
+                break
+    parent.close()
 
 
 def _problem(error: BaseException) -> Exception:

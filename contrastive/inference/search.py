@@ -93,7 +93,7 @@ def search(
     if by == "image" and isinstance(query, (str, Path)) and not Path(query).is_file():
         msg = f"{query}: no such image"
         raise DataError(msg)
-    query_1D = model.embed(by, [query], cache=cache)
+    query_1D = model.embed(by, [query], cache=cache, batch_size=1)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
     find = find or (usual if usual in modalities else (others or modalities)[0])

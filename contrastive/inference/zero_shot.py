@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from contrastive.config.arguments import check_model
-from contrastive.data.raw_samples import text_list
+from contrastive.data.raw_samples import sample_list, text_list
 from contrastive.errors import SpecError
+from contrastive.nn.device import batch_size
 from contrastive.prompts import TEMPLATES, tell_of_names
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def classify(
         torch.Size([2, 3])
     """
     names_CD = embed_classes(model, classes, templates=templates, cache=cache)
-    return classify_embeddings(model, model.embed(modality, images, cache=cache), names_CD)
+    images = sample_list(images, modality)
+    at_a_time = max(1, min(len(images), batch_size(model)))  # few are not filled up to a batch
+    images_ND = model.embed(modality, images, cache=cache, batch_size=at_a_time)
+    return classify_embeddings(model, images_ND, names_CD)
 
 
 def embed_classes(

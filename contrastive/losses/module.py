@@ -164,4 +164,6 @@ def _warn_if_not_normalised(**sides: Tensor) -> None:
                 f"rows of {side} are not L2-normalised (one has length {farthest:.4g}), which the "
                 f"loss takes for granted; give torch.nn.functional.normalize({side}, dim=-1)"
             )
+            if farthest == 0:
+                msg = f"a row of {side} is 0, without a direction; see why its network gives that"
             warnings.warn(msg, stacklevel=4)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contrastive.spec import ModelSpec
 
 
-LOGGED = ("step", "epoch", "loss", "lr", "grad_norm")
+LOGGED = ("step", "epoch", "loss", "lr", "grad_norm", "loss_scale", "skipped_steps")
 """What each line of a log has besides a loss's metrics."""
 
 

@@ -5,6 +5,7 @@ Shapes: B samples, N and M rows, F features, D the shared width.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,13 +23,13 @@ from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
 from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
-from contrastive.model.embedding_pieces import embedded_pieces
+from contrastive.model.embedding import embedded_batches
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.saved_folder import FORMAT, Content, write_folder
 from contrastive.model.tower import TowerModule
 from contrastive.nn.device import batch_size as fitting_batch_size
-from contrastive.nn.embeddings import check_finite, embedding_sides
+from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.nn.memory import out_of_memory, told_memory
 from contrastive.nn.modes import eval_mode
@@ -193,12 +194,16 @@ class ContrastiveModel(nn.Module):
     ) -> Tensor:
         """Embed raw samples in eval mode.
 
+        The bits of an embedding depend on ``batch_size``, the device and its number of threads, not
+        on the other samples.
+
         Args:
             modality: whose tower.
             samples: one or several raw samples: for images paths, encoded bytes, PIL images, arrays
                 or tensors; for texts str. ``contrastive.data.raw_samples`` has every form.
             cache: keeps the features of a frozen encoder; None computes them afresh.
-            batch_size: samples at a time; by default what suits the device.
+            batch_size: samples at a time; by default what suits the device. Fewer are filled up to
+                it, so that for one sample 1 is faster.
             workers: processes that decode samples.
             on_bad: called with the index and the problem of each sample that is broken, or whose
                 embedding is not finite; its row is zero. By default, the first one raises.
@@ -223,20 +228,22 @@ class ContrastiveModel(nn.Module):
         result = torch.zeros(len(samples), self.spec.embed_dim)
         what = f"embedding {modality} samples, {at_a_time} at a time"
         with eval_mode(self), told_memory(what, "give a smaller batch_size, or another device"):
-            for piece in embedded_pieces(
+            batches = embedded_batches(
                 self.tower(modality),
-                modality,
                 samples,
-                cache,
-                device=self.device,
+                self.device,
+                modality=modality,
+                cache=cache,
                 batch_size=at_a_time,
                 workers=workers,
                 on_bad=on_bad,
-            ):
-                for index, problem in piece.problems:
-                    on_bad(index, problem)
-                if piece.embeddings is not None:
-                    result[piece.indices] = torch.from_numpy(piece.embeddings)
+            )
+            for indices, embeddings in batches:
+                rows = embeddings.float().cpu()
+                finite = rows.isfinite().all(-1)
+                for i in compress(indices, ~finite):
+                    on_bad(int(i), NOT_FINITE.format("embedding is"))
+                result[indices] = rows.where(finite[:, None], 0)
         return result
 
     def forward(

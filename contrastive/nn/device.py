@@ -7,8 +7,8 @@ import torch
 from contrastive.errors import SpecError
 
 # rows that an encoding computes, and may lose, at a time: on a CPU larger ones are slower, since
-# their activations leave its caches
-CPU_BATCH, GPU_BATCH = 8, 256
+# their activations leave its caches; fewer samples are filled up to them
+CPU_BATCH, GPU_BATCH = 8, 64
 
 
 def device_of(module: torch.nn.Module) -> torch.device:
@@ -21,14 +21,20 @@ def batch_size(module: torch.nn.Module) -> int:
     return CPU_BATCH if device_of(module).type == "cpu" else GPU_BATCH
 
 
+def widest_float(device: torch.device | str) -> torch.dtype:
+    """Return the type with the most digits that a device has: Apple's GPUs have no float64."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """Return a device that is there; ``auto`` is a GPU if there is one.
+    """Return a device that is there; ``auto`` is a GPU if there is one, NVIDIA's or Apple's.
 
     Raises:
         SpecError: there is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+        return torch.device(next((kind for kind, is_there in there.items() if is_there()), "cpu"))
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

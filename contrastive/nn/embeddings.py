@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from contrastive.errors import DataError, a_type
+from contrastive.nn.device import widest_float
 
 NOT_FINITE = "its {} not finite; is its content out of range, or do the weights hold NaN?"
 """The problem of a sample whose features or embedding hold a NaN or an infinity."""
@@ -75,7 +76,8 @@ def _matrix(given: Any, name: str, device: torch.device | str) -> Tensor:
         )
         msg = f"{name} {found}; give embeddings [N, D], such as model.embed returns"
         raise DataError(msg)
-    rows = rows.detach().to(device)
-    rows = rows if rows.is_floating_point() else rows.float()
+    rows = rows.detach()
+    narrow = rows.dtype == torch.float64 and widest_float(device) != torch.float64
+    rows = (rows.float() if narrow or not rows.is_floating_point() else rows).to(device)
     check_finite(rows, name)
     return rows

@@ -27,10 +27,14 @@ class RngState:
 def _generators() -> list[Tensor]:
     """Return the state of the CPU's generator, and of those of all GPUs, used here or not."""
     gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]
+    apple = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
+    return [torch.get_rng_state(), *apple, *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]
 
 
 def _set_generators(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for gpu, state in enumerate(states[1:]):
+    cpu, *gpus = states
+    torch.set_rng_state(cpu)
+    if torch.backends.mps.is_available():
+        torch.mps.set_rng_state(gpus.pop(0))
+    for gpu, state in enumerate(gpus):
         torch.cuda.set_rng_state(state, gpu)

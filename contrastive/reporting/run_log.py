@@ -71,6 +71,8 @@ class RunFacts(TypedDict, total=False):
     """Fields of the spec's data."""
     frozen: dict[str, str]
     """What of each tower is frozen: none, encoder or all."""
+    precision: str
+    """fp32, bf16 or fp16: what ``auto`` has chosen."""
     batch_norm: dict[str, float]
     """The least momentum of the BatchNorm that trains, of each tower that has some."""
 
@@ -131,6 +133,11 @@ class LogLine(TypedDict, total=False):
     loss: float
     lr: float
     grad_norm: float
+    """Not of a step that was left out since its gradients overflow fp16."""
+    loss_scale: float
+    """In fp16: the scale after this step."""
+    skipped_steps: float
+    """In fp16: how many steps were left out until then."""
     log_scale: float
     evaluation: EvaluationShape
     not_measured: str

@@ -135,7 +135,13 @@ class TrainingBatches:
                 "training.batch_size or start fewer"
             )
             raise DataError(msg)
-        self.steps_per_epoch = len(self.good) // self.batch_size
+        self.steps_per_epoch = len(self.good) // (self.batch_size * settings.accumulate)
+        if not self.steps_per_epoch:
+            msg = (
+                f"{len(self.good)} usable rows are fewer than a step of {settings.accumulate} "
+                f"batches of {self.batch_size}; lower training.accumulate or training.batch_size"
+            )
+            raise DataError(msg)
 
     def __len__(self) -> int:
         return len(self.good)
@@ -143,14 +149,15 @@ class TrainingBatches:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
-        return rows_fingerprint(self.rows[int(i)] for i in self.good)
+        good: list[int] = self.good.tolist()
+        return rows_fingerprint(self.rows[i] for i in good)
 
     def example(self) -> Sample:
         """Return one row, to be looked at."""
         return self.rows[int(self.good[0])]
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of steps ``start`` to ``stop`` of the whole run."""
+        """Yield the batches, one by one, of steps ``start`` to ``stop`` of the run."""
         groups = self._groups(start, stop)
         if not self.live:
             for _, indices in groups:
@@ -178,13 +185,14 @@ class TrainingBatches:
         return [str(self.rows[i].get("source") or f"row {i}") for i in indices]
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield ``(epoch, indices)`` of each step, this rank's part of the batch.
+        """Yield ``(epoch, indices)`` of each batch, this rank's part of it.
 
         The rows left over differ in each epoch.
         """
         order: list[int] = []
-        for step in range(start, stop):
-            epoch, position = divmod(step, self.steps_per_epoch)
+        a_step = self.settings.accumulate
+        for number in range(start * a_step, stop * a_step):
+            epoch, position = divmod(number, self.steps_per_epoch * a_step)
             if position == 0 or not order:
                 order = self.good[permutation(self.settings.seed, epoch, len(self.good))].tolist()
             batch = order[position * self.batch_size : (position + 1) * self.batch_size]

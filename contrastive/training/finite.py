@@ -15,7 +15,7 @@ from contrastive.nn.fingerprint import first_not_finite
 from contrastive.training.step import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from contrastive.distributed.ranks import Ranks
     from contrastive.model.model import ContrastiveModel
@@ -29,7 +29,7 @@ LOWER = "try a lower training.lr, or training.precision: fp32"
 def check_step(
     step: int,
     model: ContrastiveModel,
-    batch: Batch,
+    batches: Sequence[Batch],
     settings: TrainingSpec,
     ranks: Ranks,
     *,
@@ -41,7 +41,7 @@ def check_step(
     Args:
         step: its number, from 1.
         model: with the weights before that step, which was not applied.
-        batch: this rank's part.
+        batches: of the step; this rank's part of each.
         settings: the training's.
         ranks: all of which call this, and have the same values.
         alone: this rank calls it without the others, and does not ask them.
@@ -52,7 +52,8 @@ def check_step(
     """
     for name, value in values.items():
         if not math.isfinite(value):
-            cause = _cause(model, batch, settings)
+            causes = (_cause(model, batch, settings) for batch in batches)
+            cause = next(filter(None, causes), "")
             mine = ranks.rank + 1 if cause else 0
             finder = mine if alone else ranks.all_reduce_max(mine)
             if cause and not ranks.is_main:

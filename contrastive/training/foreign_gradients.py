@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.config.provenance import components, described, is_ours
 from contrastive.errors import SpecError, TrainingError
+from contrastive.losses.module import LossModule
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -29,10 +30,14 @@ def told_by_part(model: ContrastiveModel) -> Generator[None]:
     """Within a block, name the parts that may have spoiled what a backward pass needs.
 
     Raises:
-        SpecError: one has.
+        SpecError: one has; or a loss has lost its logit scale.
     """
     try:
         yield
+        check_scale(model)
+    except AttributeError:
+        check_scale(model)
+        raise
     except RuntimeError as error:
         what = next((remedy for text, remedy in SAID.items() if text in str(error)), "")
         found = dict.fromkeys(type(part) for part in components(model.spec))
@@ -41,6 +46,21 @@ def told_by_part(model: ContrastiveModel) -> Generator[None]:
             raise
         msg = f"{' or '.join(parts)} {what}"
         raise SpecError(msg) from error
+
+
+def check_scale(model: ContrastiveModel) -> None:
+    """Insist that the loss still has the logit scale that it was built with.
+
+    Raises:
+        SpecError: it has not.
+    """
+    for module in model.loss.modules():
+        if isinstance(module, LossModule) and not hasattr(module, "log_scale"):
+            msg = (
+                f"model.loss: {described(type(model.spec.loss))}: {type(module).__name__} has no "
+                "log_scale any more; let it keep the one of build, and change its number in place"
+            )
+            raise SpecError(msg)
 
 
 def check_same_weights(model: ContrastiveModel, optimizer: torch.optim.Optimizer) -> None:

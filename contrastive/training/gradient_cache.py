@@ -111,8 +111,8 @@ def check_towers(
     for modality in model.towers:
         tower = model.tower(modality)
         if ranks > 1:  # each has its share of the features too
-            check_batch_norm(tower, batch_norm, name=f"towers.{modality}", share="rank")
-        elif rows and not tower.encoder_frozen:
+            check_batch_norm(tower, "eval", name=f"towers.{modality}", share="rank")
+        if rows and not tower.encoder_frozen:
             check_batch_norm(tower, batch_norm, name=f"towers.{modality}")
 
 
@@ -150,8 +150,8 @@ def check_batch_norm(
             raise TrainingError(msg)
         if norm.training and batch_norm == "train":
             msg = (
-                f"{who} takes the statistics of the whole batch, which a {share} does not "
-                f"have; set batch_norm to eval, freeze it, or {without}"
+                f"{who} takes the statistics of the whole batch, which a micro-batch does not "
+                "have; set batch_norm to eval, freeze it, or do without micro_batch"
             )
             raise TrainingError(msg)
 

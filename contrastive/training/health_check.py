@@ -14,9 +14,12 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import NOT_MODALITIES, rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
+from contrastive.doctor.run_record import RunLog
+from contrastive.doctor.towers import same_at_start, zero_embeddings
 from contrastive.evaluation.geometry import geometry
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.reporting.run_log import read_log
+from contrastive.training.built import autocast_dtype, precision_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,7 +80,10 @@ def check_up(
 
 
 def gradients(model: ContrastiveModel) -> dict[str, float]:
-    """Return the norm of the last step's gradient, for each part of a tower that is trained."""
+    """Return the norm of the last step's gradient, for each part of a tower that is trained.
+
+    A step in fp16 that was left out has none.
+    """
     norms: dict[str, float] = {}
     for modality in model.towers:
         tower = model.tower(modality)
@@ -86,7 +92,7 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
             if trained:
                 found: list[Tensor] = [p.grad.norm() for p in trained if p.grad is not None]
                 norms[f"{modality}.{kind}"] = torch.stack(found).norm().item() if found else 0.0
-    return norms
+    return norms if all(map(math.isfinite, norms.values())) else {}
 
 
 def geometry_at_start(
@@ -103,6 +109,15 @@ def geometry_at_start(
         if about := geometry(embedded.embeddings_QD, embedded.ids_Q):
             found[modality] = cast("GeometryShape", asdict(about))
     return found
+
+
+def tell_of_start(log: Log) -> None:
+    """Say if embeddings are all 0 or the same, before a step has been made in vain."""
+    found = RunLog(read_log(log.path))
+    for finding in zero_embeddings(found):
+        say(f"doctor: {finding.code}: {finding.sentence}")
+    if line := same_at_start(found.start):
+        say(line)
 
 
 def _batch_norm(model: ContrastiveModel) -> dict[str, float]:
@@ -146,5 +161,6 @@ def _facts(
         "held_out": shared,
         "data_fields": [*type(spec.data).model_fields],
         "frozen": {modality: tower.frozen for modality, tower in spec.model.towers.items()},
+        "precision": precision_name(autocast_dtype(settings, model.device)),
         "batch_norm": _batch_norm(model),
     }

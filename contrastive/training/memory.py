@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contrastive.spec import TrainingSpec
 
 NOT_COUNTED = (
-    "what kernels take inside an operation, batches that are prepared ahead, Python and torch; "
+    "what kernels take inside an operation, batches that are prepared ahead, workers; "
     "on a GPU its context (about 0.5 GiB) and what torch's allocator holds in reserve"
 )
 FEW, MORE = 2, 4  # rows that are measured; one is too few for BatchNorm
@@ -51,7 +51,7 @@ class StepMemory:
     gradients: int
     """Of what trains."""
     inputs: int
-    """The batch itself; on a GPU, and without micro-batches, that of the step before, too."""
+    """The batch itself and that of the step before; of micro-batches on a GPU, one."""
     activations: dict[str, int]
     """What each tower keeps for the backward pass, of all rows that it takes at a time."""
     loss: int
@@ -60,6 +60,8 @@ class StepMemory:
     """At the fullest moment; less than the sum, since gradients come as activations go."""
     moment: str
     """Which one that is."""
+    process: int | None = None
+    """On a CPU, about what the whole process takes at its peak: Python and torch too."""
 
     def parts(self) -> list[tuple[str, int, str]]:
         """Return what takes memory, how much, and how that is known."""
@@ -94,7 +96,7 @@ def step_memory(
     settings: TrainingSpec,
     *,
     rows: int,
-    bf16: bool,
+    dtype: torch.dtype | None,
     ranks: int = 1,
 ) -> StepMemory:
     """Estimate the memory of a training step.
@@ -106,13 +108,13 @@ def step_memory(
         batch: a few rows such as those that are trained on.
         settings: the training's.
         rows: of the batch, on one rank.
-        bf16: whether the towers run in bf16.
+        dtype: what the towers are autocast to; None is fp32.
         ranks: how many share the batch; more than one copy their gradients to average them.
     """
     before = Snapshot(model)
     model.zero_grad(set_to_none=True)
     try:
-        towers = {m: _tower(model, m, batch, settings, rows, bf16=bf16) for m in model.towers}
+        towers = {m: _tower(model, m, batch, settings, rows, dtype=dtype) for m in model.towers}
         loss = _loss(model, rows * ranks)
     finally:
         before.restore()
@@ -121,7 +123,7 @@ def step_memory(
     gradients = _bytes(trained)
     gpu = "cuda" in (model.device.type, settings.device.partition(":")[0])
     moved = min(rows, settings.micro_batch or rows) if gpu else rows  # its part on the device
-    held = 2 if gpu and settings.micro_batch is None else 1  # a step is kept until its log line
+    held = 1 if gpu and settings.micro_batch else 2  # a batch is kept until its step's log line
     found = StepMemory(
         rows=rows,
         weights=_bytes([*model.parameters(), *model.buffers()]),
@@ -180,12 +182,12 @@ def _tower(
     settings: TrainingSpec,
     rows: int,
     *,
-    bf16: bool,
+    dtype: torch.dtype | None,
 ) -> _Tower:
     """Measure a tower with few rows, and extrapolate to those that it takes at a time."""
     at_a_time = min(rows, settings.micro_batch or rows)
     few, more = (
-        _passes(model, modality, _taken(batch, n, model.device), settings, bf16=bf16)
+        _passes(model, modality, _taken(batch, n, model.device), settings, dtype=dtype)
         for n in (FEW, MORE)
     )
     grown = {name: _extrapolated(few[name], more[name], at_a_time) for name in few}
@@ -206,12 +208,17 @@ def _extrapolated(few: np.ndarray, more: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _passes(
-    model: ContrastiveModel, modality: str, batch: Batch, settings: TrainingSpec, *, bf16: bool
+    model: ContrastiveModel,
+    modality: str,
+    batch: Batch,
+    settings: TrainingSpec,
+    *,
+    dtype: torch.dtype | None,
 ) -> dict[str, np.ndarray]:
     """Return the bytes alive after each operation, forward and back."""
     known = [*model.parameters(), *model.buffers(), *_tensors(batch)]
     with LiveBytes(known) as live:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
             views = embedded_by(model, modality, batch, settings, rows=None)
         forward = len(live.after)
         if trained := [view for view in views if view.requires_grad]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +19,7 @@ from contrastive.nn.device import pick_device
 from contrastive.nn.memory import out_of_memory
 from contrastive.nn.rng import RngState
 from contrastive.training.batches import Batch
-from contrastive.training.built import built_for_training, uses_bf16
+from contrastive.training.built import DTYPES, autocast_dtype, built_for_training, precision_name
 from contrastive.training.gradient_cache import check_towers
 from contrastive.training.memory import FEW, MORE, StepMemory, step_memory
 from contrastive.training.resume import CHANGEABLE_ON_RESUME
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from contrastive.spec import RunSpec, TrainingSpec
 
 LONGEST = 4 * MORE  # rows that are tried, of which some may be bad
+IN_PIECES = 1.15
+"""What glibc's malloc has of the system, as a multiple of what tensors need: it keeps freed pieces
+below 32 MB. By the runs in docs/reliability.md."""
 WORTHWHILE = 0.95  # share of the memory now, below which a setting is named
 
 
@@ -56,11 +63,29 @@ def spec_memory(spec: RunSpec) -> tuple[StepMemory, str]:
         rows = rows_of(build_split(spec.data, settings.split, purpose="training"))
         check_modalities(rows, model.towers)
         # a GPU that is not here is taken for one of today
-        bf16 = uses_bf16(settings, device) or (bool(where) and settings.precision == "auto")
+        dtype = torch.bfloat16 if where and settings.precision == "auto" else None
+        dtype = dtype or autocast_dtype(settings, device)
         batch = _few(rows, model, settings)
         size = min(settings.batch_size, len(rows))
-        found = step_memory(model, batch, settings, rows=size, bf16=bf16)
-    return found, f"measured with {MORE} rows in {'bf16' if bf16 else 'fp32'} on {device}{where}"
+        found = step_memory(model, batch, settings, rows=size, dtype=dtype)
+        if settings.device in ("auto", "cpu") and device.type == "cpu":
+            found = replace(found, process=_of_process(found))
+    return found, f"measured with {MORE} rows in {precision_name(dtype)} on {device}{where}"
+
+
+def _of_process(step: StepMemory) -> int | None:
+    """Return about what a run's process takes at its peak on a CPU; None if this one is unknown.
+
+    This process has run what the run will: its libraries, kernels and weights are in memory.
+    """
+    gc.collect()
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # not on Linux
+        return None
+    libraries = max(0, pages * mmap.PAGESIZE - step.weights)
+    checkpoint = step.gradients + step.optimizer  # copied, to be written while the steps go on
+    return libraries + checkpoint + int(step.peak * IN_PIECES)
 
 
 def _device(settings: TrainingSpec) -> tuple[torch.device, str]:
@@ -112,7 +137,7 @@ def advice(
     settings: TrainingSpec,
     *,
     rows: int,
-    bf16: bool,
+    dtype: torch.dtype | None,
     ranks: int = 1,
 ) -> str:
     """Return in one line what a step takes, and which settings take less.
@@ -121,8 +146,8 @@ def advice(
     """
 
     def take(settings: TrainingSpec, rows: int = rows) -> StepMemory:
-        half = bf16 or settings.precision == "bf16"
-        return step_memory(model, batch, settings, rows=rows, bf16=half, ranks=ranks)
+        narrow = dtype or DTYPES.get(settings.precision)
+        return step_memory(model, batch, settings, rows=rows, dtype=narrow, ranks=ranks)
 
     try:
         now = take(settings)
@@ -150,8 +175,10 @@ def advice(
 
 def _others(model: ContrastiveModel, settings: TrainingSpec) -> Iterator[tuple[str, TrainingSpec]]:
     """Yield settings that need less memory, and how they are written."""
-    if settings.precision != "bf16":
-        yield "precision=bf16", settings.model_copy(update={"precision": "bf16"})
+    auto = settings.model_copy(update={"precision": "auto"})
+    narrow = precision_name(autocast_dtype(auto, model.device) or torch.bfloat16)
+    if settings.precision not in ("bf16", "fp16"):
+        yield f"precision={narrow}", settings.model_copy(update={"precision": narrow})
     micro = max(1, (settings.micro_batch or settings.batch_size) // 4)
     with suppress(TrainingError):
         check_towers(model, rows=micro, batch_norm=settings.batch_norm)

@@ -24,8 +24,8 @@ from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
 from contrastive.training.background import BackgroundJobs
-from contrastive.training.built import uses_bf16
-from contrastive.training.health_check import check_up, geometry_at_start, gradients
+from contrastive.training.built import autocast_dtype
+from contrastive.training.health_check import check_up, geometry_at_start, gradients, tell_of_start
 from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import Log
     from contrastive.spec import RunSpec
     from contrastive.training.batches import TrainingBatches
+    from contrastive.training.loss_scale import LossScale
     from contrastive.training.step_log import StepLog
 
 
@@ -56,10 +57,19 @@ class Recorder:
     ranks: Ranks
     unmeasured: list[str]
     """Gets a line for each epoch that could not be measured."""
+    loss_scale: LossScale | None = None
+    """Of a run in fp16."""
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
 
-    def begin(self, log: Log) -> None:
+    def begin(self, log: Log, progress: Progress) -> None:
+        """Do what precedes the next step: of a new run, or left of the one that is resumed."""
+        if progress.step:
+            self._take_up(log, progress)
+        else:
+            self._note_start(log)
+
+    def _note_start(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
         if self.held_out is not None:
             try:
@@ -70,8 +80,16 @@ class Recorder:
             except Exception as error:  # hours of training are worth more
                 tell(error, f"the embeddings before the first step are not measured: {error}")
             else:
-                log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
+                if self.ranks.is_main:
+                    log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
+                    self._tell_of_start(log)
         self.ranks.barrier()
+
+    def _tell_of_start(self, log: Log) -> None:
+        try:
+            tell_of_start(log)
+        except Exception as error:  # hours of training are worth more
+            tell(error, f"the embeddings before the first step are not judged: {error}")
 
     def is_due(self, done: int) -> bool:
         """Whether it is time for a checkpoint."""
@@ -104,12 +122,18 @@ class Recorder:
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         norms = gradients(self.model) if end_of_epoch else {}
         log.flush()
-        progress = Progress(done, log.lines, measured=not end_of_epoch, gradients=norms)
+        progress = Progress(
+            done,
+            log.lines,
+            measured=not end_of_epoch,
+            gradients=norms,
+            loss_scale=self.loss_scale.state() if self.loss_scale else {},
+        )
         about = self.spec, self.model, self.optimizer, self.batches
         save_step(background, self.folder, *about, progress)
         return progress
 
-    def take_up(self, log: Log, progress: Progress) -> None:
+    def _take_up(self, log: Log, progress: Progress) -> None:
         """Measure the epoch at whose end a run was interrupted."""
         if not progress.measured:
             self.ranks.barrier()  # every rank has read the checkpoint, which is rewritten
@@ -167,8 +191,7 @@ class Recorder:
 
     def _precision(self) -> AbstractContextManager[None]:
         """Return what lets the towers embed in the precision in which they train."""
-        bf16 = uses_bf16(self.spec.training, self.model.device)
-        return embedding_in(torch.bfloat16 if bf16 else None)
+        return embedding_in(autocast_dtype(self.spec.training, self.model.device))
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
         """Return what lets compiled towers run plain, for shapes that are met once an epoch."""

@@ -6,7 +6,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from contrastive.console import say, tell
+from contrastive.console import say, show_bug
 from contrastive.data.worker_processes import LostWorker
 from contrastive.distributed.collectives import LostRank
 from contrastive.errors import ContrastiveError, DataError
@@ -85,8 +85,9 @@ def finished_steps_saved(
     except Exception as error:
         kind, told = _outside(error)
         if kind is None:
-            if not isinstance(error, ContrastiveError):  # a bug, of a plugin maybe
-                _save_quietly(steps, ranks, save)
+            bug = not isinstance(error, ContrastiveError)  # of a plugin maybe
+            if bug and steps.undo() and steps.done > start and ranks.is_main:
+                say(_saved(steps.done, save))
             raise
         lacks_memory = kind is OutOfMemory and not isinstance(error, OutOfMemory)
         traceback.clear_frames(error.__traceback__)  # they hold what fills the memory
@@ -95,8 +96,7 @@ def finished_steps_saved(
     if not steps.undo():
         told += "; this was in the midst of an update, so that the step is not saved"
     elif steps.done > start and ranks.is_main:
-        save(steps.done)
-        told += f"; saved at step {steps.done}; {GO_ON}"
+        told += f"; {_saved(steps.done, save)}"
     if lacks_memory and steps.batch:
         told += f"; {advise(steps.batch)}"
     if ranks.size > 1 and kind is not LostRank:
@@ -104,15 +104,16 @@ def finished_steps_saved(
     raise kind(told)
 
 
-def _save_quietly(steps: Steps, ranks: Ranks, save: Callable[[int], None]) -> None:
-    """Save what was done before a bug, which is raised whatever becomes of that."""
-    if steps.undo() and steps.done > steps.start and ranks.is_main:
-        try:
-            save(steps.done)
-        except Exception as error:  # of a checkpoint in the background, too
-            tell(error, f"step {steps.done} is not saved: {error}")
-        else:
-            say(f"saved at step {steps.done}; {GO_ON}")
+def _saved(done: int, save: Callable[[int], None]) -> str:
+    """Save what was done; say so, or why not: what ended the run is told before it."""
+    try:
+        save(done)
+    except Exception as error:  # of a checkpoint in the background, too
+        problem = "" if isinstance(error, ContrastiveError) else out_of_memory(error)
+        if not problem:
+            show_bug(error)
+        return f"step {done} is not saved: {problem or ' '.join(str(error).split())}"
+    return f"saved at step {done}; {GO_ON}"
 
 
 def _outside(error: Exception) -> tuple[type[ContrastiveError] | None, str]:

@@ -37,8 +37,10 @@ from contrastive.model.saved_folder import (
     write_folder,
 )
 from contrastive.reporting.run_log import holds_log
+from contrastive.training.built import autocast_dtype
 from contrastive.training.finite import check_saved
 from contrastive.training.foreign_gradients import check_same_weights
+from contrastive.training.loss_scale import LossScale
 from contrastive.training.optimizer import takes_one_pass
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.model.model import ContrastiveModel
-    from contrastive.spec import RunSpec
+    from contrastive.spec import RunSpec, TrainingSpec
     from contrastive.training.background import BackgroundJobs
     from contrastive.training.batches import TrainingBatches
 
@@ -79,6 +81,8 @@ class Progress:
     """Whether nothing is left to do of an epoch that ended there."""
     gradients: dict[str, float] = field(default_factory=dict[str, float])
     """Norms for the doctor, which a resumed run cannot compute any more."""
+    loss_scale: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a run in fp16."""
 
 
 def start_or_resume(
@@ -271,6 +275,8 @@ def step_files(
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)
+    elif model.device.type == "mps":
+        random["mps"] = torch.mps.get_rng_state()
     state = {
         "rows": batches.fingerprint,
         "torch": str(torch.__version__),
@@ -317,11 +323,23 @@ def restore_step(
     for key, value in saved.tensors("optimizer.safetensors").items():
         name, _, kind = key.rpartition("|")
         _check_moment(saved, key, value, parameters.get(name), kind)
-        device = counts if kind == "step" else model.device
-        optimizer.state[parameters[name]][kind] = value.to(device, copy=True)
+        if kind == "step":
+            moment = value.to(counts, copy=True)
+        else:  # laid out in memory as the weight is
+            moment = torch.empty_like(parameters[name], dtype=value.dtype).copy_(value)
+        optimizer.state[parameters[name]][kind] = moment
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not bit-identical")
     return progress_of(saved)
+
+
+def loss_scale_of(
+    settings: TrainingSpec, device: torch.device, progress: Progress
+) -> LossScale | None:
+    """Return the loss scale of a run in fp16, as it was saved if it was."""
+    if autocast_dtype(settings, device) is not torch.float16:
+        return None
+    return LossScale(device, progress.loss_scale)
 
 
 def _check_moment(
@@ -365,6 +383,8 @@ def restore_random(saved: SavedFolder, model: ContrastiveModel, batches: Trainin
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and model.device.type == "cuda":
             torch.cuda.set_rng_state(random["cuda"], model.device)
+        elif "mps" in random and model.device.type == "mps":
+            torch.mps.set_rng_state(random["mps"])
     except (LookupError, RuntimeError, TypeError):
         where = saved.path / "random.safetensors"
         msg = f"{where}: has no state of torch's generator; copy the checkpoint again"

@@ -1,4 +1,4 @@
-"""One training step: a batch is embedded, its modalities are compared in pairs, then backward.
+"""The loss of one training step: a batch is embedded, and its modalities are compared in pairs.
 
 Shapes: B rows, D the shared width.
 """
@@ -10,46 +10,34 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from contrastive.training.foreign_gradients import told_by_part
-from contrastive.training.gradient_sync import all_reduce_gradients_
 from contrastive.training.tower_forward import embed, project
 
 if TYPE_CHECKING:
-    from contrastive.distributed.ranks import Ranks
     from contrastive.model.model import ContrastiveModel, EmbeddingViews
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
 
 
-def backward(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, ranks: Ranks, *, bf16: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the gradients of the global batch; return its loss, and metrics."""
-    with told_by_part(model):
-        loss, metrics = step_loss(model, batch, settings, bf16=bf16)
-        loss.backward()
-    loss = loss.detach()
-    all_reduce_gradients_(model, ranks, loss)
-    return loss, metrics
-
-
 def step_loss(
-    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, bf16: bool
+    model: ContrastiveModel, batch: Batch, settings: TrainingSpec, *, dtype: torch.dtype | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch and its metrics; with ``bf16``, the towers run in bf16.
+    """Return the loss of a batch and its metrics; the towers are autocast to ``dtype``.
 
     Raises:
         TrainingError: the two views of a modality do not differ.
     """
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
         views = embedded(model, batch, settings)
-    with loss_autocast(model, bf16=bf16):
+    with loss_autocast(model, dtype):
         return model.pair_loss(views, batch.ids.to(model.device))
 
 
-def loss_autocast(model: ContrastiveModel, *, bf16: bool) -> torch.autocast:
-    """Return the autocast in which a step with ``bf16`` calls the loss: only one that reads it."""
-    enabled = bf16 and model.loss.reads_autocast
+def loss_autocast(model: ContrastiveModel, dtype: torch.dtype | None) -> torch.autocast:
+    """Return the autocast in which a step calls the loss: bf16's, of a loss that reads it.
+
+    Products in fp16 would take the scaled gradients of the loss beyond its range.
+    """
+    enabled = dtype is torch.bfloat16 and model.loss.reads_autocast
     return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
 
 

@@ -16,17 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.console import say
+from contrastive.nn.device import widest_float
 from contrastive.training.finite import check_step, check_weights, unreached
+from contrastive.training.foreign_gradients import check_scale
 from contrastive.training.optimizer import leaves_out_itself
+from contrastive.training.signals import ENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from contrastive.distributed.ranks import Ranks
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
     from contrastive.spec import TrainingSpec
     from contrastive.training.batches import Batch
+    from contrastive.training.loss_scale import LossScale
 
 Number = bool | int | float
 
@@ -41,6 +45,7 @@ class StepLog:
         optimizer: torch.optim.AdamW,
         settings: TrainingSpec,
         ranks: Ranks,
+        loss_scale: LossScale | None = None,
         *,
         steps_per_epoch: int,
         advance: Callable[[int, str], None],
@@ -53,6 +58,7 @@ class StepLog:
             optimizer: over its parameters.
             settings: the training's.
             ranks: all of which do the same.
+            loss_scale: of a run in fp16; a step whose gradients overflow is left out.
             steps_per_epoch: by which a step's epoch is known.
             advance: is called with 1 and a note for each step that is logged.
         """
@@ -61,11 +67,17 @@ class StepLog:
         self._settings, self._ranks = settings, ranks
         self._steps_per_epoch, self._advance = steps_per_epoch, advance
         self._pending: _Pending | None = None
+        self._signal = 0
         self.leave_out = torch.zeros((), device=model.device)
         """1 on the device once a number was not finite: no update is applied any more."""
+        self._loss_scale = loss_scale
+        self._overflow = torch.zeros_like(self.leave_out)
+        self._skip = torch.zeros_like(self.leave_out)
+        """1 for a step that is left out, for good or since it overflows."""
         self._by_device = leaves_out_itself(optimizer, model.device)
+        self._told_overflow = False
         if self._by_device:
-            vars(optimizer)["found_inf"] = self.leave_out  # which fused AdamW looks for
+            vars(optimizer)["found_inf"] = self._skip  # which fused AdamW looks for
 
     def is_applied(self, loss: Tensor, gradient_norm: Tensor) -> bool:
         """Whether the optimizer is to be called for a step.
@@ -73,34 +85,56 @@ class StepLog:
         Not if its loss or gradient, or a number before them, is not finite; where the device leaves
         a step out, it is called in any case, and leaves the weights as they are.
         """
+        if self._loss_scale:
+            self._overflow = self._loss_scale.update_(loss, gradient_norm)
+            gradient_norm = gradient_norm.where(self._overflow == 0, 0)
         self._note(loss, gradient_norm)
-        return self._by_device or not self.leave_out
+        torch.maximum(self.leave_out, self._overflow, out=self._skip)
+        return self._by_device or not self._skip
 
     def add(
         self,
         done: int,
-        batch: Batch,
+        batches: Sequence[Batch],
         *,
         loss: Tensor,
         lr: float,
         gradient_norm: Tensor,
         metrics: Mapping[str, Any],
+        sent: Tensor,
     ) -> None:
         """Take up the numbers of a step that is applied; log the one before it.
 
+        ``sent`` counts the ranks that were sent each of ``signals.ENDING``.
+
         Raises:
             TrainingError: the one before is not finite, or left weights that are not.
+            SpecError: the loss has lost its logit scale.
         """
         trained = [p.detach() for p in self._model.parameters() if p.requires_grad]
         weights_norm = nn.utils.get_total_norm(trained)
         self._note(weights_norm)
+        check_scale(self._model)
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}
-        scale = self._model.loss.log_scale.exp()
-        values = _Values(own | dict(metrics), [weights_norm, scale], self._model.device)
+        if self._loss_scale:
+            own |= {"loss_scale": self._loss_scale.scale, "skipped_steps": self._loss_scale.skipped}
+        unnamed = [weights_norm, self._model.loss.log_scale.exp(), self._overflow, *sent]
+        values = _Values(own | dict(metrics), unnamed, self._model.device)
         line = unreached(self._model) if done == 1 else ""
-        before, self._pending = self._pending, _Pending(done, batch, values, line)
+        before, self._pending = self._pending, _Pending(done, batches, values, line)
         if before:
             self._settle(before)
+
+    def ending(self, signals: Sequence[int]) -> int:
+        """Return the signal that ends the run now, or 0; ``signals`` are those of this rank.
+
+        One may reach a rank before another: all end once all know, at the same step.
+        """
+        if self._ranks.size == 1:
+            return next(iter(signals), 0)
+        if self._signal and not signals:
+            say("another rank was told to stop")
+        return self._signal
 
     def settle(self, *, alone: bool = False) -> None:
         """Log the last step, if it is not yet; this waits for the device.
@@ -120,22 +154,36 @@ class StepLog:
         torch.maximum(self.leave_out, odd.to(self.leave_out.dtype), out=self.leave_out)
 
     def _settle(self, step: _Pending, *, alone: bool = False) -> None:
-        shown, (weights_norm, scale) = step.values.read()
+        shown, (weights_norm, scale, overflow, *sent) = step.values.read()
+        self._signal = max((n for n, count in zip(ENDING, sent, strict=True) if count), default=0)
+        if overflow:
+            self._tell_overflow(step.done, shown)
         if step.unreached:
             say(step.unreached)
         check_step(
             step.done,
             self._model,
-            step.batch,
+            step.batches,
             self._settings,
             self._ranks,
             alone=alone,
             loss=shown["loss"],
-            gradient=shown["grad_norm"],
+            gradient=shown.get("grad_norm", 0.0),
         )
         check_weights(step.done, self._model, norm=weights_norm)
         self.log.step(step.done, step.done / self._steps_per_epoch, **shown)
         self._advance(1, f"loss {shown['loss']:.3f}  scale {scale:.1f}")
+
+    def _tell_overflow(self, done: int, shown: dict[str, Any]) -> None:
+        """Leave the gradient, which is not finite, out of the log; say so the first time."""
+        del shown["grad_norm"]
+        if not self._told_overflow:
+            self._told_overflow = True
+            say(
+                f"step {done} is left out: gradients overflow fp16; the loss scale is now "
+                f"{shown['loss_scale']:,.0f}. That is usual now and then; skipped_steps in the log "
+                "counts them"
+            )
 
 
 @dataclass
@@ -143,7 +191,7 @@ class _Pending:
     """A step whose numbers are on their way."""
 
     done: int
-    batch: Batch
+    batches: Sequence[Batch]
     values: _Values
     unreached: str
     """What to say of parts that have no gradient."""
@@ -162,7 +210,7 @@ class _Values:
             if isinstance(value, Tensor):
                 by_type[value.dtype].append((key, value.detach().to(device).reshape(())))
         self._keys = [(key, dtype) for dtype, same in by_type.items() for key, _ in same]
-        wide = torch.float32 if device.type == "mps" else torch.float64  # all that MPS has
+        wide = widest_float(device)
         columns = [torch.stack([x for _, x in same]).to(wide) for same in by_type.values()]
         self._all, self._copied = torch.cat(columns), None
         if device.type == "cuda":  # of pinned memory, the copy is one that nobody waits for

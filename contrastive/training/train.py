@@ -22,6 +22,7 @@ from contrastive.console import bar, note_omission, noted_omissions, said_once, 
 from contrastive.data.samples import rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.datasets.built_split import build_split
+from contrastive.distributed.batch_norm import global_batch_norm
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.distributed.shared_work import work_shared_by
 from contrastive.errors import ContrastiveError, DataError, TrainingError, UnknownSplit
@@ -33,16 +34,24 @@ from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
-from contrastive.training.built import built_for_training, compiled_towers, uses_bf16
+from contrastive.training.built import (
+    autocast_dtype,
+    built_for_training,
+    compiled_towers,
+    lay_out_convolutions_,
+    precision_name,
+)
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
 from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
+from contrastive.training.parallel import StepGradients
 from contrastive.training.recorder import Recorder
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
     Progress,
+    loss_scale_of,
     restore_random,
     restore_step,
     run_files,
@@ -53,7 +62,7 @@ from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.same_start import check_same_rows, check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
-from contrastive.training.step import backward, loss_autocast
+from contrastive.training.step import loss_autocast
 from contrastive.training.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -178,17 +187,20 @@ def _train(
     check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
-    recorder = Recorder(folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured)
+    dtype, scale = autocast_dtype(settings, device), loss_scale_of(settings, device, progress)
+    recorder = Recorder(
+        folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured, scale
+    )
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
-    bf16 = uses_bf16(settings, device)
     model.train()
     with (
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
         recorder.background,
+        global_batch_norm(model, ranks.size),
         compiled_towers(model, settings, batches.live),
         finished_steps_saved(
             model,
@@ -196,29 +208,29 @@ def _train(
             start,
             save=lambda done: recorder.save_once(step_log, done),
             advise=lambda batch: advice(
-                model, batch, settings, rows=len(batch.ids), bf16=bf16, ranks=ranks.size
+                model, batch, settings, rows=len(batch.ids), dtype=dtype, ranks=ranks.size
             ),
         ) as steps,
     ):
         given = DataWait(copied_to(device, batches.iterate(start, total), settings))
+        gradients = StepGradients(model, settings, ranks, dtype=dtype, loss_scale=scale)
         step_log = StepLog(
             log,
             model,
             optimizer,
             settings,
             ranks,
+            scale,
             steps_per_epoch=batches.steps_per_epoch,
             advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
         )
-        if not start:
-            recorder.begin(log)
-        recorder.take_up(log, progress)
-        for step, batch in zip(range(start, total), given, strict=True):
-            steps.begin(batch)
+        recorder.begin(log, progress)
+        parts = zip(*[iter(given)] * settings.accumulate, strict=True)  # so many batches a step
+        for step, part in zip(range(start, total), parts, strict=True):
+            steps.begin(part[-1])
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
-            optimizer.zero_grad(set_to_none=True)  # before there are activations beside them
-            loss, metrics = backward(model, batch, settings, ranks, bf16=bf16)
+            loss, metrics, sent = gradients.compute(part, pending_signals)
             norm = clip_gradients_(_trained(model), settings.clip_norm)
             with steps.update():
                 if step_log.is_applied(loss, norm):
@@ -226,11 +238,12 @@ def _train(
                 model.loss.clamp_()  # the logit scale back into its bounds
 
             done = step + 1
-            step_log.add(done, batch, loss=loss, lr=lr, gradient_norm=norm, metrics=metrics)
+            step_log.add(
+                done, part, loss=loss, lr=lr, gradient_norm=norm, metrics=metrics, sent=sent
+            )
             if recorder.is_due(done):  # what is saved is known to be finite
                 step_log.settle()
-            # a signal may reach one rank a step before another: all stop at the same step
-            stop = ranks.all_reduce_max(pending_signals[0] if pending_signals else 0)
+            stop = step_log.ending(pending_signals)
             recorder.after_step(step_log, done, stop=bool(stop))
             if stop:
                 raise Interrupted(stop, done, total)
@@ -244,6 +257,7 @@ def _finished(
     if ranks.is_main:
         write_folder(folder / "model", run_files(spec, model))
     ranks.barrier()  # no rank returns before the model can be loaded
+    lay_out_convolutions_(model, torch.contiguous_format)
     return model
 
 
@@ -320,7 +334,11 @@ def _log_summary(
     size, dim = batches.batch_size, spec.model.embed_dim
     if size < (asked := spec.training.batch_size):
         say(f"training.batch_size is {asked:,}, more than the {len(batches):,} pairs: it is {size}")
-    with loss_autocast(model, bf16=uses_bf16(spec.training, model.device)):
+    dtype = autocast_dtype(spec.training, model.device)
+    if dtype or model.device.type != "cpu":
+        scaled = " with loss scaling" if dtype is torch.float16 else ""
+        say(f"the towers train in {precision_name(dtype)}{scaled}")
+    with loss_autocast(model, dtype):
         how = model.loss.describe(size, size, dim, torch.float32, model.device)
     say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
     for modality, tower in spec.model.towers.items():

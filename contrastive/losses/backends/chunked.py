@@ -35,6 +35,7 @@ from contrastive.losses.backends.logit_chunks import (
     shift_of,
 )
 from contrastive.losses.backends.row_stats import RowStats, row_stats
+from contrastive.nn.device import widest_float
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -228,7 +229,7 @@ class ChunkedBackend(LossBackend):
         self, a: Tensor, b: Tensor, scale: Tensor, labels: PairLabels, *, gradients: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``LossBackend``."""
-        total = scale.new_zeros((), dtype=torch.float64)
+        total = scale.new_zeros((), dtype=widest_float(scale.device))
         one = scale.new_ones((), dtype=accumulation_dtype(a, b))
 
         def weigh_(piece: Piece) -> None:
@@ -262,7 +263,7 @@ class ChunkedBackend(LossBackend):
         gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See ``LossBackend``."""
-        total, bias_grad = scale.new_zeros(2, dtype=torch.float64)
+        total, bias_grad = scale.new_zeros(2, dtype=widest_float(scale.device))
 
         def weigh_(piece: Piece) -> None:
             x_RM = piece.x_RM.add_(bias)
