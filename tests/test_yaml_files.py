@@ -147,7 +147,7 @@ NOT_A_SPEC = [
         15,
         "training.layer_decay: the model has no audio tower",
     ),
-    ("epochs: 1", "device: ''", 15, "training.device: String should have at least 1 character"),
+    ("epochs: 1", "device: ''", 15, "training.device: is empty; give a name"),
     (
         "pictures",
         "3",

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-Name = Annotated[str, Field(min_length=1)]
+
+def _not_empty(name: str) -> str:
+    if not name:
+        msg = "is empty; give a name"
+        raise ValueError(msg)
+    return name
+
+
+Name = Annotated[str, AfterValidator(_not_empty)]
 """Of a split or a device."""
 Width = Annotated[int, Field(gt=0, le=65_536)]
 """Channels, units or dimensions."""
