@@ -70,9 +70,13 @@ def embedded_batches(
         )
     else:
         check_foreign(spec, encoder, samples, workers=workers)
+
+        def length(i: int) -> int:  # texts of a length fill batches of one shape
+            return len(samples[i]) if work.size > 1 and isinstance(samples[i], str) else 0
+
         batches = uniform_batches(
             samples,
-            _own(range(len(samples)), work, batch_size),
+            _own(sorted(range(len(samples)), key=length), work, batch_size),
             encoder.preprocess,
             batch_size=batch_size,
             workers=workers,
