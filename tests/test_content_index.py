@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -174,3 +175,17 @@ def test_a_failure_of_the_disk_or_of_memory_is_not_remembered_as_one_of_the_imag
             assert undecodable([path]) == {0: f"{path}: cannot be read: Input/output error"}
     index()
     assert undecodable([path]) == {}
+
+
+def test_a_journal_that_another_process_removes_meanwhile_is_none(
+    tmp_path, index, monkeypatch, capsys
+):
+    real = Path.glob
+
+    def glob(self, pattern):
+        return [*real(self, pattern), self / "files.sqlite-journal"]
+
+    monkeypatch.setattr(Path, "glob", glob)
+    index()
+    sample_key(image(tmp_path / "red.png"), "image")
+    assert "cannot be used" not in capsys.readouterr().err

@@ -88,7 +88,7 @@ def other_on_rank_1(rank, size, specs, resumes, folder):
 def ways_to_differ():
     """Return by name the two ranks' specs, --resume, and what rank 0 and rank 1 say."""
     fewer, other = {"images": 42}, {"images": 54}
-    same_rows = "the ranks have different data or checkpoints: rank 0 has usable rows: "
+    same_rows = "the ranks have different data or checkpoints: rank 0 has rows: "
     return {
         "a row fewer": ({}, fewer, False, same_rows),
         "another seed": ({}, {"seed": 1}, False, "rank 0 has training.seed: 0, rank 1 has 1"),

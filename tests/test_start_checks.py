@@ -22,7 +22,7 @@ def no_step(run):
 @pytest.fixture
 def steps(monkeypatch):
     """Return the steps that were begun."""
-    from contrastive.training import train as module
+    from contrastive.training import parallel as module
 
     begun, real = [], module.step_loss
 

@@ -14,7 +14,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -187,8 +187,9 @@ class ContentIndex:
         if self.folder is None:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("files.sqlite*"):  # with its journal
-            check_regular(path)
+        for path in self.folder.glob("files.sqlite*"):
+            with suppress(FileNotFoundError):  # a journal, which another process has done with
+                check_regular(path)
         database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
         database.executescript(TABLES)
         return database

@@ -1,8 +1,8 @@
 """The ranks of one training run, as ``torchrun`` starts them; usually there is one.
 
 A run of W ranks is the run of one: each takes its shard of every batch, the loss is that of the
-global batch (``contrastive.distributed.global_batch``), and every rank makes the same step. Only
-rank 0 writes and logs; the other ranks wait at a barrier while it evaluates or encodes.
+global batch (``contrastive.distributed.global_batch``), and every rank makes the same step. All
+encode and evaluate together (``contrastive.distributed.shared_work``); only rank 0 writes and logs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# rank 0 may encode or evaluate for hours while the others wait
+# a rank may load, encode or write for hours while the others wait
 RANK0_TIMEOUT = timedelta(days=7)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from contrastive.data.content_hash import short_keys
+from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def _shared(seen: Seen, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     for modality, keys in seen.items():
         known = set(cast("list[int]", keys.tolist()))
         having = [i for i, row in enumerate(rows) if modality in row]
-        found = short_keys([rows[i][modality] for i in having], modality)
+        samples = [rows[i][modality] for i in having]
+        share_hashing(samples, modality)
+        found = short_keys(samples, modality)
         hits[modality] = [i for i, key in zip(having, found, strict=True) if key in known]
     return hits
 
@@ -105,11 +108,12 @@ def _named(split: str) -> str:
 
 def content_keys(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, list[int]]:
     """Return a hash of each sample of each modality but text; 0 for one that cannot be read."""
-    return {
-        modality: short_keys([row[modality] for row in rows], modality)
-        for modality in modalities
-        if modality not in UNHASHED
-    }
+    keys: dict[str, list[int]] = {}
+    for modality in (modality for modality in modalities if modality not in UNHASHED):
+        samples = [row[modality] for row in rows]
+        share_hashing(samples, modality)
+        keys[modality] = short_keys(samples, modality)
+    return keys
 
 
 def seen_samples(keys: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -28,9 +28,12 @@ from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_keys
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
+from contrastive.distributed.shared_hashing import share_hashing
+from contrastive.distributed.shared_work import shared_work
 from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
 from contrastive.errors import DataError, a_type
 from contrastive.features.encoder_key import FORMAT, encoder_key
+from contrastive.features.missing_shares import missing_shares
 from contrastive.features.store import Store
 from contrastive.nn.device import batch_size, device_of
 from contrastive.nn.embeddings import NOT_FINITE
@@ -114,38 +117,62 @@ class FeatureCache:
         """
         workers = count("workers", workers, least=0)
         on_bad = on_bad or first_bad_raises(len(samples))
+        share_hashing(samples, module.modality)
         keys = sample_keys(samples, module.modality, on_bad)
         rows = _Rows(self.folder, encoder_key(spec, module))
         rows.find({key for key in keys if key is not None})
         first = {key: i for i in reversed(range(len(keys))) if (key := keys[i])}
-        new = [i for key, i in first.items() if key not in rows]
-        missing = sorted(new, key=lambda i: _length(samples[i]))
+        work, what = shared_work(), f"{module.modality} samples"
+        done: set[int] = set()
         problems: dict[int, str] = {}
-        if missing:
-            check_foreign(spec, module, [samples[i] for i in new[:LOOKED_AT]], workers=workers)
-            batches = uniform_batches(
-                samples,
-                missing,
-                module.preprocess,
-                batch_size=batch_size(module),
-                workers=workers,
-            )
-            with bar(f"encoding {module.modality}", len(missing)) as advance:
-                for batch in batches:
-                    problems |= batch.problems
-                    features = run_encoder(module, batch, rows=batch_size(module))
-                    finite = [bool(np.isfinite(row).all()) for row in features]
-                    good = list(compress(batch.indices, finite))
-                    rows.append([cast("bytes", keys[i]) for i in good], features[finite])
-                    odd = set(batch.indices) - set(good)
-                    problems |= dict.fromkeys(odd, NOT_FINITE.format("features are"))
-                    advance(len(batch.indices) + len(batch.problems), "")
+
+        def missing() -> list[int]:
+            return [i for key, i in first.items() if key not in rows and i not in done]
+
+        for share in missing_shares(work, samples, what, missing, batch_size=batch_size(module)):
+            found = _encode(spec, module, samples, share, keys, rows, workers=workers)
+            for each in work.all_gather(f"has encoded {what}", found):
+                problems |= each
+            done |= {*share, *problems}
+            if work.size > 1:  # the others have written meanwhile
+                rows.find_more({key for key in first if key not in rows})
         table = rows.table(keys)
         good_N = table.good
         for i, key in enumerate(keys):
             if key is not None and not good_N[i]:
                 on_bad(i, problems[first[key]])
         return table
+
+
+def _encode(
+    spec: Encoder,
+    module: EncoderModule,
+    samples: Sequence[Any],
+    share: list[int],
+    keys: Sequence[bytes | None],
+    rows: _Rows,
+    *,
+    workers: int,
+) -> dict[int, str]:
+    """Add the features of some samples to the rows; return the problems of those that are bad."""
+    problems: dict[int, str] = {}
+    if not share:
+        return problems
+    check_foreign(spec, module, [samples[i] for i in sorted(share)[:LOOKED_AT]], workers=workers)
+    batches = uniform_batches(
+        samples, share, module.preprocess, batch_size=batch_size(module), workers=workers
+    )
+    with bar(f"encoding {module.modality}", len(share)) as advance:
+        for batch in batches:
+            problems |= batch.problems
+            features = run_encoder(module, batch, rows=batch_size(module))
+            finite = [bool(np.isfinite(row).all()) for row in features]
+            good = list(compress(batch.indices, finite))
+            rows.append([cast("bytes", keys[i]) for i in good], features[finite])
+            odd = set(batch.indices) - set(good)
+            problems |= dict.fromkeys(odd, NOT_FINITE.format("features are"))
+            advance(len(batch.indices) + len(batch.problems), "")
+    return problems
 
 
 class _Rows:
@@ -177,6 +204,11 @@ class _Rows:
                 return
             self.store = None
 
+    def find_more(self, wanted: set[bytes]) -> None:
+        """Look up rows that were written since."""
+        if self.store and wanted:
+            self.known |= self.store.index(wanted)
+
     def append(self, keys: list[bytes], features_BF: np.ndarray) -> None:
         """Add rows."""
         if self.store and not self.unwritten:
@@ -187,9 +219,7 @@ class _Rows:
 
     def table(self, keys: Sequence[bytes | None]) -> FeatureTable:
         """Return the rows of samples, by their keys."""
-        added = {key for key in keys if key is not None and key not in self}
-        if self.store and added:  # which could be read before
-            self.known |= self.store.index(added)
+        self.find_more({key for key in keys if key is not None and key not in self})
         features = self.store.features() if self.store and self.known else self._none()
         known = self.known
         if self.unwritten:
@@ -250,8 +280,3 @@ def run_encoder(module: EncoderModule, batch: Prepared, *, rows: int) -> np.ndar
         )
         raise DataError(msg)
     return found[:size].float().cpu().numpy()
-
-
-def _length(sample: Any) -> int:
-    """Sort key that puts texts of a length together, so that little is padded."""
-    return len(sample) if isinstance(sample, str) else 0

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from contrastive.data.atomic_files import replace_file, write_all
 from contrastive.data.file_locks import locked
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -80,30 +81,46 @@ class Store:
         records = np.array(
             [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
         )
-        with self._locked():
-            known = self._size("keys", RECORD.itemsize)
-            row = max(known, -(-self._size("features", 1) // (4 * self.width)))
-            _write_at(self.folder / "features.bin", row * 4 * self.width, features)
+        # on a network disk a file's size is known for sure when it has been opened
+        with (
+            self._locked(),
+            _opened(self.folder / "features.bin", os.O_WRONLY | os.O_CREAT) as rows,
+            _opened(self.folder / "keys.bin", os.O_WRONLY | os.O_CREAT) as keys_file,
+        ):
+            known = os.fstat(keys_file).st_size // RECORD.itemsize
+            row = max(known, -(-os.fstat(rows).st_size // (4 * self.width)))
+            _write_at(rows, row * 4 * self.width, features)
             records = np.concatenate([np.zeros(row - known, RECORD), records])
-            _write_at(self.folder / "keys.bin", known * RECORD.itemsize, records)
+            _write_at(keys_file, known * RECORD.itemsize, records)
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.folder / "lock", wait=PATIENCE)
 
     def _size(self, name: str, row_bytes: int) -> int:
         path = self.folder / f"{name}.bin"
-        return check_regular(path) // row_bytes if path.exists() else 0
+        try:
+            with _opened(path, os.O_RDONLY):
+                return check_regular(path) // row_bytes
+        except FileNotFoundError:
+            return 0
 
     def _records(self, most: int) -> np.ndarray:
         rows = min(most, self._size("keys", RECORD.itemsize))
         return np.fromfile(self.folder / "keys.bin", RECORD, rows) if rows else np.empty(0, RECORD)
 
 
-def _write_at(path: Path, offset: int, data: np.ndarray) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+@contextmanager
+def _opened(path: Path, how: int) -> Generator[int]:
+    """Open a file in a block, without waiting for one that is a pipe."""
+    how |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, how, 0o666)
     try:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        write_all(descriptor, data.tobytes())
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _write_at(descriptor: int, offset: int, data: np.ndarray) -> None:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    write_all(descriptor, data.tobytes())
+    os.fsync(descriptor)

@@ -26,7 +26,7 @@ from contrastive.errors import DataError
 from contrastive.model.foreign_heads import check_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from contrastive.data.samples import Preprocess, Sample, Samples
     from contrastive.distributed.ranks import Ranks
@@ -149,11 +149,8 @@ class TrainingBatches:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
-        total = hashlib.sha256()
         good: list[int] = self.good.tolist()
-        for row in (self.rows[i] for i in good):
-            total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
-        return total.hexdigest()
+        return rows_fingerprint(self.rows[i] for i in good)
 
     def example(self) -> Sample:
         """Return one row, to be looked at."""
@@ -207,6 +204,14 @@ class TrainingBatches:
             self.bad.add(index)
             self.bad_rows.report(str(self.rows[index].get("source", f"row {index}")), problem)
             self.bad_rows.check(self.total_rows)
+
+
+def rows_fingerprint(rows: Iterable[Sample]) -> str:
+    """Return the SHA-256 of rows in order: their ids, texts and paths, not what files hold."""
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
+    return total.hexdigest()
 
 
 def takes_bytes(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ resumed run, from the checkpoint of that step.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import torch
 from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say, tell
 from contrastive.data.worker_processes import worker_count
+from contrastive.distributed.collectives import LostRank
+from contrastive.distributed.shared_work import work_shared_by
 from contrastive.errors import TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
@@ -27,6 +29,7 @@ from contrastive.training.health_check import check_up, geometry_at_start, gradi
 from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from contrastive.data.samples import Samples
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder:
-    """Writes for the main rank; the others wait for it."""
+    """Writes for the main rank; all ranks measure, and wait for what it writes."""
 
     folder: Path
     spec: RunSpec
@@ -68,17 +71,25 @@ class Recorder:
 
     def _note_start(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
-        if self.ranks.is_main and self.held_out is not None:
+        if self.held_out is not None:
             try:
-                with RngState(), self._precision(), self._uncompiled():
+                with self._embedding():
                     lie = geometry_at_start(self.model, self.held_out, self.cache)
-                log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
-                tell_of_start(log)
-            except TrainingError:  # the log cannot be written
+            except LostRank:
                 raise
             except Exception as error:  # hours of training are worth more
                 tell(error, f"the embeddings before the first step are not measured: {error}")
+            else:
+                if self.ranks.is_main:
+                    log.note({"step": 0, "epoch": 0.0, "start": {"geometry": lie}})
+                    self._tell_of_start(log)
         self.ranks.barrier()
+
+    def _tell_of_start(self, log: Log) -> None:
+        try:
+            tell_of_start(log)
+        except Exception as error:  # hours of training are worth more
+            tell(error, f"the embeddings before the first step are not judged: {error}")
 
     def is_due(self, done: int) -> bool:
         """Whether it is time for a checkpoint."""
@@ -92,10 +103,11 @@ class Recorder:
             return
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         step_log.settle()
+        progress = Progress(done)
         if self.ranks.is_main:
             progress = self._save(None if stop else self.background, step_log.log, done)
-            if end_of_epoch and not stop:
-                self._measure(step_log.log, progress)
+        if end_of_epoch and not stop:
+            self._measure(step_log.log, progress)
         self.ranks.barrier()
 
     def save_once(self, step_log: StepLog, done: int) -> None:
@@ -125,14 +137,14 @@ class Recorder:
         """Measure the epoch at whose end a run was interrupted."""
         if not progress.measured:
             self.ranks.barrier()  # every rank has read the checkpoint, which is rewritten
-            if self.ranks.is_main:
-                self._measure(log, progress)
+            self._measure(log, progress)
             self.ranks.barrier()
 
     def _measure(self, log: Log, progress: Progress) -> None:
-        # a resumed run may have no need to do it again
-        with RngState(), self._uncompiled():
-            measured = self._evaluate(log, progress.step)
+        measured = self._evaluate(log, progress.step)
+        if not self.ranks.is_main:
+            return
+        with RngState(), self._uncompiled():  # a resumed run may have no need to do it again
             self._check_up(log, progress)
         if measured:
             log.flush()
@@ -140,11 +152,12 @@ class Recorder:
             save_progress(self.background, self.folder, progress)
 
     def _evaluate(self, log: Log, step: int) -> bool:
+        """Measure the model, with all ranks; the main one alone tells what was found."""
         if self.held_out is None:
             return True
         epoch = step / self.batches.steps_per_epoch
         try:
-            with self._precision():
+            with self._embedding():
                 report = evaluate(
                     self.model,
                     self.held_out,
@@ -154,16 +167,27 @@ class Recorder:
                     cache=self.cache,
                     workers=worker_count(self.spec.training.workers),
                 )
+        except LostRank:
+            raise
         except Exception as error:  # hours of training are worth more
             problem = foreign_error(error) or error
             line = f"epoch {epoch:.0f} is not measured: {problem}"
             tell(problem, line)
-            self.unmeasured.append(line)
-            log.note({"step": step, "epoch": epoch, "not_measured": str(problem)})
+            if self.ranks.is_main:
+                self.unmeasured.append(line)
+                log.note({"step": step, "epoch": epoch, "not_measured": str(problem)})
             return False
-        log.evaluation(step, epoch, report)
-        say(f"epoch {epoch:.0f}: {report.summary()}")
+        if self.ranks.is_main:
+            log.evaluation(step, epoch, report)
+            say(f"epoch {epoch:.0f}: {report.summary()}")
         return True
+
+    @contextmanager
+    def _embedding(self) -> Generator[None]:
+        """Let all ranks embed in a block, which leaves the state of training as it was."""
+        # a resumed run may have no need to do it again
+        with RngState(), self._uncompiled(), self._precision(), work_shared_by(self.ranks):
+            yield
 
     def _precision(self) -> AbstractContextManager[None]:
         """Return what lets the towers embed in the precision in which they train."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.decodable import undecodable
+from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
 from contrastive.model.saved_folder import remove_folder, write_folder
@@ -34,6 +35,8 @@ def check_images(
 ) -> None:
     """Decode the images of ``rows``, those of ``samples``, that each epoch is measured on.
 
+    Ranks that share the work decode some of them each.
+
     Raises:
         DataError: more are bad than ``max_bad`` allows; names the first.
     """
@@ -41,8 +44,14 @@ def check_images(
         return
     known = bad_rows_of(samples)
     bad_rows = known.copy()
-    for i, problem in undecodable([row["image"] for row in rows], workers=workers).items():
-        bad_rows.report(str(rows[i].get("source", f"row {i}")), problem)
+    work = shared_work()
+    own = work.ranks.shard([*range(len(rows))])  # neighbours may have one image
+    found = undecodable([rows[i]["image"] for i in own], workers=workers)
+    for problems in work.all_gather(
+        f"checks {len(rows)} images", {own[i]: problem for i, problem in found.items()}
+    ):
+        for i, problem in problems.items():
+            bad_rows.report(str(rows[i].get("source", f"row {i}")), problem)
     try:
         bad_rows.check(len(rows) + known.bad)
     except DataError as error:
@@ -59,9 +68,13 @@ def check_room(
 ) -> None:
     """Write a checkpoint of the size that those of the run will have, and remove it.
 
+    The main rank does; the others write none.
+
     Raises:
         TrainingError: it cannot be written, or there is no room for those that a run keeps.
     """
+    if not batches.ranks.is_main:
+        return
     place = checkpoint_folder(folder, 0)
     if place in (there := checkpoints_of(folder)):
         return  # the run goes on from there

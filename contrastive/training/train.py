@@ -24,6 +24,7 @@ from contrastive.data.worker_processes import worker_count
 from contrastive.datasets.built_split import build_split
 from contrastive.distributed.batch_norm import global_batch_norm
 from contrastive.distributed.ranks import Ranks, launched_ranks
+from contrastive.distributed.shared_work import work_shared_by
 from contrastive.errors import ContrastiveError, DataError, TrainingError, UnknownSplit
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
@@ -58,7 +59,7 @@ from contrastive.training.resume import (
     start_or_resume,
 )
 from contrastive.training.run_folder import locked_run_folder, run_folder
-from contrastive.training.same_start import check_same_start
+from contrastive.training.same_start import check_same_rows, check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step import loss_autocast
@@ -178,11 +179,11 @@ def _train(
     # initial weights may differ between kinds of GPU
     ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
     check_loss_of_ranks(model, ranks)
-    with ranks.main_first():  # rank 0 encodes what is frozen; the others find it in the cache
+    with work_shared_by(ranks):  # each encodes its share of what is frozen
+        check_same_rows(ranks, samples, held_out, [*model.towers])
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
         _remember_samples(model, batches, held_out, spec)
-        if ranks.is_main:
-            check_room(folder, spec, model, optimizer, batches)
+        check_room(folder, spec, model, optimizer, batches)
     check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
     _log_summary(spec, model, batches, ranks, start=start, total=total)
