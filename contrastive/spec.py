@@ -172,6 +172,23 @@ class ModelSpec(Section):
         return 2 if (modality, modality) in self.modality_pairs else 1
 
 
+class KeepSpec(Section):
+    """Which checkpoints of a run are kept.
+
+    Example:
+        >>> KeepSpec(best="image_to_text.R@1").last
+        2
+    """
+
+    last: Count = 2
+    """The newest ones; a second one is there in case that the newest is damaged."""
+    best: Annotated[str, Field(pattern=r"^(\w+_to_\w+\.R@(1|5|10)|zero-shot\.top-1)$")] | None = (
+        None
+    )
+    """One more: that of the epoch whose evaluation is best in a metric, such as image_to_text.R@1
+    or zero-shot.top-1; of equal ones the first."""
+
+
 class TrainingSpec(Section):
     """How a model is trained.
 
@@ -227,6 +244,8 @@ class TrainingSpec(Section):
     """Training split; several are joined by +."""
     cache: Literal["auto", "off"] = "auto"
     """auto keeps the features of frozen encoders on disk."""
+    keep: KeepSpec = KeepSpec()
+    """Checkpoints that are kept; older ones are removed when a newer one is whole."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints, besides the one at the end of each epoch."""
 
@@ -277,6 +296,23 @@ class RunSpec(Section):
         if isinstance(fields, Mapping) and "towers" in fields and "model" not in fields:
             raise ValueError(NO_DATA)
         return cast("object", fields)
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        best = self.training.keep.best
+        if not best:
+            return self
+        if self.evaluation.split is None:
+            msg = f"training.keep.best: {best} is not measured without evaluation.split; set it"
+            raise PydanticCustomError("not_measured", "{text}", {"text": msg})
+        pairs = [pair for pair in self.model.modality_pairs if pair[0] != pair[1]]
+        known = {f"{a}_to_{b}" for pair in pairs for a, b in (pair, pair[::-1])}
+        if (name := best.partition(".")[0]) not in known | {"zero-shot"}:
+            msg = (
+                f"training.keep.best: no {name} is measured; there are: {', '.join(sorted(known))}"
+            )
+            raise PydanticCustomError("not_measured", "{text}", {"text": msg})
+        return self
 
     @model_validator(mode="after")
     def _towers_are_known(self) -> Self:

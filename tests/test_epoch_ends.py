@@ -5,15 +5,19 @@ import re
 import pytest
 import torch
 
-from contrastive import build_model
+from contrastive import build_model, load_model
+from contrastive.errors import SpecError
+from contrastive.evaluation.evaluate import EvaluationReport
 from contrastive.features.cache import FeatureCache
 from contrastive.nn.modes import embedding_in
 from contrastive.training import batches, recorder
 from contrastive.training.data_wait import DataWait
 from contrastive.training.train import train
-from tests.toys import tiny_model, toy_spec, write_noise
+from tests.toys import tiny_model, toy_dict, toy_spec, write_noise
 
 pytestmark = pytest.mark.slow
+
+BEST = "image_to_text.R@1"
 
 
 def noted_types(module, found):
@@ -96,3 +100,61 @@ def test_the_progress_line_has_it(tmp_path, capsys):
     train(toy_spec(tmp_path / "data", epochs=1), tmp_path / "run")
     last = [line for line in capsys.readouterr().err.splitlines() if "training: 4/4" in line]
     assert re.search(r"loss \d\.\d{3}  scale \d+\.\d  data \d+ %$", last[0])
+
+
+@pytest.mark.parametrize("keep", [{}, {"last": 1}, {"best": BEST}, {"last": 1, "best": BEST}])
+def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch, capsys, keep):
+    values = iter([0.2, 0.5, 0.5, 0.4, 0.5])
+    interrupted = toy_spec(tmp_path / "data", images=24, epochs=5, keep=keep)
+    size = 2  # steps of an epoch
+
+    def rows(_):
+        return [{"metric": BEST.replace(".", " "), "value": next(values)}]
+
+    monkeypatch.setattr(EvaluationReport, "rows", rows)
+    monkeypatch.setattr(recorder, "check_up", ends_at(3 * size))
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(EvaluationReport, "rows", rows)
+    values = iter([0.5, 0.4, 0.5])  # the third epoch is measured again
+    train(interrupted, tmp_path / "run", resume=True)
+    there = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    kept = [5] if "last" in keep else [4, 5]
+    kept = [2, *kept] if "best" in keep else kept
+    assert there == [f"step-{epoch * size:08d}" for epoch in kept]
+    place = tmp_path / "run" / "checkpoints" / f"step-{2 * size:08d}"
+    told = f"best image_to_text.R@1: 50.0%, of {place}"
+    assert (told in capsys.readouterr().err) == ("best" in keep)
+    if "best" in keep:
+        assert load_model(place).seen.keys() == {"image"}
+
+
+def ends_at(last):
+    """Return what stands for the check after an epoch, and is interrupted in one."""
+
+    def check_up(log, spec, model, batches, held_out, step, norms):
+        if step == last:
+            raise KeyboardInterrupt
+
+    return check_up
+
+
+def test_a_metric_that_is_not_measured_is_refused_or_told(tmp_path, capsys):
+    spec = toy_dict(tmp_path / "data", images=8, epochs=1, keep={"best": "zero-shot.top-1"})
+    train(spec, tmp_path / "run")
+    assert (
+        "zero-shot.top-1 is not measured; there are: image_to_text.R@1" in capsys.readouterr().err
+    )
+    for best, field, message in (
+        (
+            "audio_to_text.R@1",
+            {},
+            "no audio_to_text is measured; there are: image_to_text, text_to",
+        ),
+        (BEST, {"split": None}, f"{BEST} is not measured without evaluation.split; set it"),
+        ("recall", {}, "training.keep.best: "),
+    ):
+        spec["training"]["keep"], spec["evaluation"] = {"best": best}, field
+        with pytest.raises(SpecError, match=message):
+            train(spec, tmp_path / "other")

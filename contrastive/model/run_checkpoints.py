@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KEEP = 2  # checkpoints: the newest, and the one before it in case that one is damaged
 DAMAGED = "damaged-"
 """Before the name of one whose files are not what was written: it stays until it is replaced."""
 
@@ -63,11 +62,18 @@ def damaged_checkpoints(run: Path) -> list[Path]:
     return [path for _, path in sorted(_numbered(run, DAMAGED))]
 
 
-def drop_superseded(run: Path, newest: int) -> None:
-    """Remove what the newest whole checkpoint replaces: the damaged ones, and all but ``KEEP``."""
-    until = [path for step, path in sorted(_numbered(run)) if step <= newest]
+def drop_superseded(run: Path, newest: int, *, last: int, best: int = 0) -> None:
+    """Remove what the newest whole checkpoint replaces: the damaged ones, and those before.
+
+    Args:
+        run: its folder.
+        newest: step of that checkpoint.
+        last: how many are kept, the newest included.
+        best: step of one more that is kept; 0 is of none.
+    """
+    until = [(step, path) for step, path in sorted(_numbered(run)) if step <= newest]
     damaged = [path for step, path in _numbered(run, DAMAGED) if step <= newest]
-    for path in [*until[:-KEEP], *damaged]:
+    for path in [*(path for step, path in until[:-last] if step != best), *damaged]:
         try:
             remove_folder(path)
         except OSError as error:

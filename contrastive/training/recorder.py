@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Samples
     from contrastive.distributed.ranks import Ranks
+    from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import Log
@@ -61,9 +62,12 @@ class Recorder:
     """Of a run in fp16."""
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
+    best: dict[str, float] = field(default_factory=dict[str, float])
+    """``step`` and ``value`` of the best evaluation so far, if the spec asks for it."""
 
     def begin(self, log: Log, progress: Progress) -> None:
         """Do what precedes the next step: of a new run, or left of the one that is resumed."""
+        self.best = progress.best
         if progress.step:
             self._take_up(log, progress)
         else:
@@ -128,6 +132,7 @@ class Recorder:
             measured=not end_of_epoch,
             gradients=norms,
             loss_scale=self.loss_scale.state() if self.loss_scale else {},
+            best=self.best,
         )
         about = self.spec, self.model, self.optimizer, self.batches
         save_step(background, self.folder, *about, progress)
@@ -148,7 +153,7 @@ class Recorder:
             self._check_up(log, progress)
         if measured:
             log.flush()
-            progress = replace(progress, measured=True, log_lines=log.lines)
+            progress = replace(progress, measured=True, log_lines=log.lines, best=self.best)
             save_progress(self.background, self.folder, progress)
 
     def _evaluate(self, log: Log, step: int) -> bool:
@@ -179,8 +184,20 @@ class Recorder:
             return False
         if self.ranks.is_main:
             log.evaluation(step, epoch, report)
+            self._compare(step, report)
             say(f"epoch {epoch:.0f}: {report.summary()}")
         return True
+
+    def _compare(self, step: int, report: EvaluationReport) -> None:
+        """Note the step if it is the best so far in ``training.keep.best``."""
+        if not (wanted := self.spec.training.keep.best):
+            return
+        values = {str(row["metric"]).replace(" ", "."): row["value"] for row in report.rows()}
+        if wanted not in values:
+            there = f"there are: {', '.join(values)}" if values else "nothing is"
+            say(f"training.keep.best: {wanted} is not measured; {there}")
+        elif not self.best or values[wanted] > self.best["value"]:
+            self.best = {"step": step, "value": values[wanted]}
 
     @contextmanager
     def _embedding(self) -> Generator[None]:

@@ -1,7 +1,7 @@
 """Going on with a run: what a checkpoint holds of it, and whether the spec is still the same.
 
 A checkpoint is a saved model with the optimizer's moments, dropout's generator and the number of
-steps. The order of samples and augmentations follow from the seed, so they need no state.
+steps. Order and augmentation of samples follow from the seed, and need no state.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ CHANGEABLE_ON_RESUME = (
     "training.workers",
     "training.device",
     "training.checkpoint_every",
+    "training.keep.",
     "training.micro_batch",  # the same gradients in less memory, but for rounding and dropout
     "training.checkpoint_activations",
     "data.folder",  # whether the rows are still the same is seen from the rows
@@ -83,6 +84,8 @@ class Progress:
     """Norms for the doctor, which a resumed run cannot compute any more."""
     loss_scale: dict[str, float] = field(default_factory=dict[str, float])
     """Of a run in fp16."""
+    best: dict[str, float] = field(default_factory=dict[str, float])
+    """``step`` and ``value`` of the best evaluation, by ``training.keep.best``."""
 
 
 def start_or_resume(
@@ -120,7 +123,7 @@ def start_or_resume(
             msg = f"{saved.path}: is a copy of step {number}; move it out of this folder"
             raise TrainingError(msg)
         spec = _same_run(saved, spec)
-        drop_superseded(folder, number)  # which a killed process had no time for
+        _drop_superseded(folder, spec, progress_of(saved))  # a killed process had no time for it
         return saved, spec
     if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
         done = f"; {model} is finished" if _has_content(model) else ""
@@ -216,8 +219,7 @@ def save_step(
 ) -> None:
     """Write a checkpoint, then drop those that are no longer needed.
 
-    In the background it is written from a copy in the memory of the CPU; without, from where the
-    weights are.
+    In the background it is written from a copy in the CPU's memory; without, from the weights.
 
     Raises:
         TrainingError: it is not finite, or cannot be read back.
@@ -227,9 +229,9 @@ def save_step(
     fused = takes_one_pass(optimizer)
     files = step_files(spec, model, optimizer.state, batches, progress, fused=fused)
     if background:
-        background.submit(partial(_write_and_verify, folder, _copied(files), progress.step))
+        background.submit(partial(_write_and_verify, folder, _copied(files), spec, progress))
     else:
-        _write_and_verify(folder, files, progress.step)
+        _write_and_verify(folder, files, spec, progress)
 
 
 def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
@@ -242,13 +244,20 @@ def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
     }
 
 
-def _write_and_verify(folder: Path, files: Mapping[str, Content], number: int) -> None:
-    step = checkpoint_folder(folder, number)
+def _write_and_verify(
+    folder: Path, files: Mapping[str, Content], spec: RunSpec, progress: Progress
+) -> None:
+    step = checkpoint_folder(folder, progress.step)
     write_folder(step, files)
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
-    drop_superseded(folder, number)
+    _drop_superseded(folder, spec, progress)
+
+
+def _drop_superseded(folder: Path, spec: RunSpec, progress: Progress) -> None:
+    best = int(progress.best.get("step", 0))  # of none at step 0
+    drop_superseded(folder, progress.step, last=spec.training.keep.last, best=best)
 
 
 def step_files(

@@ -13,7 +13,7 @@ from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.decodable import undecodable
 from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
-from contrastive.model.run_checkpoints import KEEP, checkpoint_folder, checkpoints_of
+from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
 from contrastive.model.saved_folder import remove_folder, write_folder
 from contrastive.training.optimizer import takes_one_pass
 from contrastive.training.resume import Progress, step_files
@@ -103,10 +103,11 @@ def check_room(
         msg = f"{problem}; a checkpoint takes about {needed // MEGABYTE:,} MB, {free:,} MB are free"
         raise TrainingError(msg) from error
     # one more is there while the oldest goes, and the model at the end
-    total = needed * max(1, KEEP + 2 - len(there))
+    most = spec.training.keep.last + bool(spec.training.keep.best) + 2
+    total = needed * max(1, most - len(there))
     if (free := shutil.disk_usage(folder).free) < total:
         msg = (
-            f"{folder}: {free // MEGABYTE:,} MB are free, and up to {KEEP + 2} checkpoints of "
+            f"{folder}: {free // MEGABYTE:,} MB are free, and up to {most} checkpoints of "
             f"{needed // MEGABYTE:,} MB are kept at a time; make room, or choose another output"
         )
         raise TrainingError(msg)

@@ -30,6 +30,7 @@ from contrastive.evaluation.leakage import content_keys, copies_in, held_out_row
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
 from contrastive.model.loading import run_spec
+from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
 from contrastive.reporting.run_log import Log
@@ -248,12 +249,15 @@ def _train(
             if stop:
                 raise Interrupted(stop, done, total)
 
-    return _finished(folder, spec, model.eval(), ranks)
+    return _finished(folder, spec, model.eval(), ranks, recorder.best)
 
 
 def _finished(
-    folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks
+    folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks, best: Mapping[str, float]
 ) -> ContrastiveModel:
+    if best:
+        place = checkpoint_folder(folder, int(best["step"]))
+        say(f"best {spec.training.keep.best}: {best['value']:.1%}, of {place}")
     if ranks.is_main:
         write_folder(folder / "model", run_files(spec, model))
     ranks.barrier()  # no rank returns before the model can be loaded
