@@ -9,7 +9,7 @@ from contrastive import build_model, load_model
 from contrastive.features.cache import FeatureCache
 from contrastive.model.saved_folder import open_folder
 from contrastive.reporting.run_log import read_log
-from contrastive.training import built, step
+from contrastive.training import built, parallel
 from contrastive.training.built import lay_out_convolutions_, takes_channels_last
 from contrastive.training.train import train
 from tests.toys import tiny_model, toy_dict
@@ -71,7 +71,7 @@ def test_what_is_frozen_or_no_convolutional_network_stays(encoder, frozen):
 def test_a_run_saves_and_resumes_as_ever(tmp_path, monkeypatch):
     spec = toy_dict(tmp_path / "data", batch_norm="eval")
     spec["model"]["towers"]["image"] |= {"encoder": RESNET, "frozen": "none"}
-    cache, real, calls = FeatureCache(tmp_path / "cache"), step.step_loss, []
+    cache, real, calls = FeatureCache(tmp_path / "cache"), parallel.step_loss, []
     plain = train(spec, tmp_path / "plain", cache=cache)
     monkeypatch.setattr(built, "takes_channels_last", lambda *_: True)
     seen = []
@@ -83,7 +83,7 @@ def test_a_run_saves_and_resumes_as_ever(tmp_path, monkeypatch):
             raise RuntimeError("a bug")
         return real(model, *args, **kwargs)
 
-    monkeypatch.setattr(step, "step_loss", noted)
+    monkeypatch.setattr(parallel, "step_loss", noted)
     whole = train(spec, tmp_path / "whole", cache=cache)
     with pytest.raises(RuntimeError, match="a bug"):
         train(spec, tmp_path / "run", cache=cache)

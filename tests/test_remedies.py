@@ -99,7 +99,7 @@ FIELDS = [  # what is wrong, the remedy that is named, and the same spec with it
     ({"training.wd": 0.1}, "did you mean 'weight_decay'?", {"training.weight_decay": 0.1}),
     ({"training.fp16": True}, "did you mean 'precision'?", {"training.precision": "fp32"}),
     ({"training.optimizer": "sgd"}, "its fields are lr and weight_decay", {"training.lr": 1.0}),
-    ({"training.gradient_accumulation_steps": 2}, "'micro_batch'?", {"training.micro_batch": 2}),
+    ({"training.gradient_accumulation_steps": 2}, "'accumulate'?", {"training.accumulate": 2}),
     ({"epochs": 3}, "did you mean 'training.epochs'?", {"training.epochs": 3}),
     ({"learning_rate": 1.0}, "did you mean 'training.lr'?", {"training.lr": 1.0}),
     ({"model.projection_dim": 8}, "did you mean 'embed_dim'?", {"model.embed_dim": 8}),
