@@ -23,7 +23,7 @@ from pydantic_core import to_jsonable_python
 from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.field_docs import SECTION, fields_of, prose
-from contrastive.spec import EvaluationSpec, LoRA, ModelSpec, RunSpec, Tower, TrainingSpec
+from contrastive.spec import EvaluationSpec, KeepSpec, LoRA, ModelSpec, RunSpec, Tower, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,6 +40,7 @@ SECTIONS: dict[type[Config], tuple[str, str]] = {
     Tower: ("tower", "`model.towers.MODALITY`"),
     LoRA: ("lora", "`model.towers.MODALITY.lora`"),
     TrainingSpec: ("training", "`training`"),
+    KeepSpec: ("keep", "`training.keep`"),
     EvaluationSpec: ("evaluation", "`evaluation`"),
 }
 INTRODUCTION = """\
