@@ -36,10 +36,8 @@ CASES = {
     "compiled norm": ({"towers.image.frozen": "none"}, {"compile": "towers", "lr": 1e-4}),
 }
 BY_NIGHT = ["compiled norm"]
-NORMS = [
-    "a trained norm",
-    "compiled norm",
-]  # AdamW makes steps of biases whose gradient is rounding
+# rounding grows in a ResNet that trains: AdamW makes whole steps of gradients that are rounding
+GROWS = ["a trained norm", "accumulated, cached gradients", "compiled norm"]
 
 
 def specs_in(folder, epochs=None):
@@ -80,7 +78,7 @@ def check_losses(folder, in_ranks, specs, sizes):
         expected = losses(folder / "1" / name)
         assert len(expected) >= FEW
         for size in sizes:
-            within = 1e-5 if len(expected) == FEW or name not in NORMS else 1e-2
+            within = 5e-2 if name in GROWS and len(expected) > FEW else 1e-5
             assert losses(folder / f"{size}" / name) == pytest.approx(expected, rel=within), name
 
 

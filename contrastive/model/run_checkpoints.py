@@ -62,14 +62,14 @@ def damaged_checkpoints(run: Path) -> list[Path]:
     return [path for _, path in sorted(_numbered(run, DAMAGED))]
 
 
-def drop_superseded(run: Path, newest: int, *, last: int, best: int = 0) -> None:
+def drop_superseded(run: Path, newest: int, *, last: int, best: float | None = None) -> None:
     """Remove what the newest whole checkpoint replaces: the damaged ones, and those before.
 
     Args:
         run: its folder.
         newest: step of that checkpoint.
         last: how many are kept, the newest included.
-        best: step of one more that is kept; 0 is of none.
+        best: step of one more that is kept.
     """
     until = [(step, path) for step, path in sorted(_numbered(run)) if step <= newest]
     damaged = [path for step, path in _numbered(run, DAMAGED) if step <= newest]

@@ -256,8 +256,8 @@ def _write_and_verify(
 
 
 def _drop_superseded(folder: Path, spec: RunSpec, progress: Progress) -> None:
-    best = int(progress.best.get("step", 0))  # of none at step 0
-    drop_superseded(folder, progress.step, last=spec.training.keep.last, best=best)
+    last, best = spec.training.keep.last, progress.best.get("step")
+    drop_superseded(folder, progress.step, last=last, best=best)
 
 
 def step_files(
