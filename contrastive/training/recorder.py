@@ -25,8 +25,8 @@ from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.built import autocast_dtype
+from contrastive.training.checkpoints import Progress, save_progress, save_step
 from contrastive.training.health_check import check_up, geometry_at_start, gradients, tell_of_start
-from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
     from collections.abc import Generator

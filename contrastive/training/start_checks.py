@@ -15,8 +15,8 @@ from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
 from contrastive.model.saved_folder import remove_folder, write_folder
+from contrastive.training.checkpoints import Progress, step_files
 from contrastive.training.optimizer import takes_one_pass
-from contrastive.training.resume import Progress, step_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
