@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from contrastive.config.provenance import origins
-from contrastive.errors import TrainingError
+from contrastive.distributed.shared_work import shared_work, work_shared_by
+from contrastive.errors import TrainingError, WeightsError
 from contrastive.model.run_checkpoints import checkpoint_folder, drop_superseded
 from contrastive.model.saved_folder import FORMAT, Content, is_whole, open_folder, write_folder
+from contrastive.model.sharded_files import write_shards
+from contrastive.nn.sharded_tensors import has_shards, is_sharded, own_part
 from contrastive.training.finite import check_saved
 from contrastive.training.optimizer import takes_one_pass
 from contrastive.training.part_mistakes import check_same_weights
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from contrastive.distributed.shared_work import SharedWork
     from contrastive.model.model import ContrastiveModel
     from contrastive.model.saved_folder import SavedFolder
     from contrastive.spec import RunSpec
     from contrastive.training.background import BackgroundJobs
     from contrastive.training.batches import TrainingBatches
+
+SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,26 +78,64 @@ def save_step(
 ) -> None:
     """Write a checkpoint, then drop those that are no longer needed.
 
-    In the background it is written from a copy in the CPU's memory; without, from the weights.
+    In the background it is written from a copy in the CPU's memory; without, from the weights. Of a
+    sharded model all ranks write their shards, before the next step.
 
     Raises:
         TrainingError: it is not finite, or cannot be read back.
         WeightsError: it cannot be written.
+        FailedRank: another rank cannot write its shards.
     """
     check_same_weights(model, optimizer)
-    fused = takes_one_pass(optimizer)
-    files = step_files(spec, model, optimizer.state, batches, progress, fused=fused)
+    ranks, fused = batches.ranks, takes_one_pass(optimizer)
+    about = spec, model, optimizer.state, batches, progress
+    if has_shards(model):
+        with work_shared_by(ranks):
+            files = step_files(*about, fused=fused)
+            write_with_shards(checkpoint_folder(folder, progress.step), files, shared_work())
+            if ranks.is_main:
+                _verify(folder, spec, progress)
+        return
+    files = step_files(*about, fused=fused)
     if background:
         background.submit(partial(_write_and_verify, folder, _copied(files), spec, progress))
     else:
         _write_and_verify(folder, files, spec, progress)
 
 
+def write_with_shards(place: Path, files: Mapping[str, Content], work: SharedWork) -> None:
+    """Write the checkpoint of a sharded model: the shards of each rank, the rest by the main one.
+
+    Raises:
+        WeightsError: this rank cannot write its part.
+        FailedRank: another cannot.
+    """
+    shards = {name: x for each in _tensors(files) for name, x in each.items() if is_sharded(x)}
+    rest = {
+        name: {key: x for key, x in content.items() if not is_sharded(x)}
+        if name.endswith(SAFETENSORS)
+        else content
+        for name, content in files.items()
+    }
+    if work.ranks.is_main:
+        write_folder(place, rest, others=partial(write_shards, work, shards))
+        return
+    try:
+        write_shards(work, shards)
+    except OSError as error:
+        msg = f"{place}: cannot be written: {error.strerror or error}"
+        raise WeightsError(msg) from error
+
+
+def _tensors(files: Mapping[str, Content]) -> list[Content]:
+    return [content for name, content in files.items() if name.endswith(SAFETENSORS)]
+
+
 def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
     """Return the files of a checkpoint with a copy of each tensor, which no step changes."""
     return {
         name: {key: x.detach().to("cpu", copy=True) for key, x in content.items()}
-        if name.endswith(".safetensors")
+        if name.endswith(SAFETENSORS)
         else content
         for name, content in files.items()
     }
@@ -100,8 +144,13 @@ def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
 def _write_and_verify(
     folder: Path, files: Mapping[str, Content], spec: RunSpec, progress: Progress
 ) -> None:
+    write_folder(checkpoint_folder(folder, progress.step), files)
+    _verify(folder, spec, progress)
+
+
+def _verify(folder: Path, spec: RunSpec, progress: Progress) -> None:
+    """Read a new checkpoint, then drop those that it replaces."""
     step = checkpoint_folder(folder, progress.step)
-    write_folder(step, files)
     if not is_whole(step):  # a failing disk must not cost the last good one
         msg = f"{step}: cannot be read back as it was written; is the disk failing?"
         raise TrainingError(msg)
@@ -134,7 +183,8 @@ def step_files(
         for p, state in optimizer_state.items()
         for key, value in state.items()
     }
-    check_saved(progress.step, [*model.state_dict().items(), *moments.items()])
+    saved = [*model.state_dict().items(), *moments.items()]
+    check_saved(progress.step, ((name, own_part(x)) for name, x in saved))
     random = {"cpu": torch.get_rng_state()}
     if model.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(model.device)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from contrastive.config.renamed import earlier_defaults
 from contrastive.console import say
+from contrastive.distributed.sharding import like
 from contrastive.errors import ContrastiveError, TrainingError, WeightsError
-from contrastive.model.loading import restore_weights, stored_samples, stored_spec
+from contrastive.model.loading import stored_samples, stored_spec
 from contrastive.model.run_checkpoints import (
     checkpoint_folder,
     damaged_checkpoints,
@@ -23,6 +24,8 @@ from contrastive.model.saved_folder import (
     SavedFolder,
     not_replaceable,
 )
+from contrastive.model.sharded_files import read_shards
+from contrastive.nn.sharded_tensors import own_part
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.built import autocast_dtype
 from contrastive.training.checkpoints import Progress, drop_older, progress_of
@@ -45,6 +48,7 @@ CHANGEABLE_ON_RESUME = (
     "training.keep.",
     "training.micro_batch",  # the same gradients in less memory, but for rounding and dropout
     "training.checkpoint_activations",
+    "training.parallel.strategy",
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
 )
@@ -163,11 +167,10 @@ def shared_fields(spec: RunSpec) -> dict[str, Any]:
     return {name: x for name, x in fields.items() if not name.startswith(OWN_OF_A_RANK)}
 
 
-def restore_step(
+def restore_optimizer(
     saved: SavedFolder, model: ContrastiveModel, optimizer: torch.optim.AdamW
 ) -> Progress:
-    """Restore weights and moments; return how far the run is."""
-    restore_weights(model, saved)
+    """Restore the moments of weights that are restored, and sharded; return how far the run is."""
     parameters = dict(model.named_parameters())
     state: dict[str, Any] = saved.json("state.json")
     if not state.get("fused"):  # as the run began, to the last bit
@@ -175,14 +178,22 @@ def restore_step(
             group["fused"] = None
     # AdamW counts its steps on the CPU, whatever the device, unless it takes one pass
     counts = model.device if takes_one_pass(optimizer) else "cpu"
-    for key, value in saved.tensors("optimizer.safetensors").items():
+
+    def sharded(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        name, is_moment, _ = key.rpartition("|")
+        if not is_moment:
+            return None
+        if name in parameters and parameters[name].shape == shape:
+            return torch.empty_like(parameters[name], dtype=dtype)
+        return torch.empty(shape, dtype=dtype)  # which is refused below
+
+    moments = saved.tensors("optimizer.safetensors") | read_shards(saved.path, sharded)
+    for key, value in moments.items():
         name, _, kind = key.rpartition("|")
         _check_moment(saved, key, value, parameters.get(name), kind)
-        if kind == "step":
-            moment = value.to(counts, copy=True)
-        else:  # laid out in memory as the weight is
-            moment = torch.empty_like(parameters[name], dtype=value.dtype).copy_(value)
-        optimizer.state[parameters[name]][kind] = moment
+        optimizer.state[parameters[name]][kind] = (
+            value.to(counts, copy=True) if kind == "step" else like(value, parameters[name])
+        )
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not bit-identical")
     return progress_of(saved)
@@ -207,7 +218,7 @@ def _check_moment(
     if not known or tuple(value.shape) != wanted or not value.is_floating_point():
         msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
         raise WeightsError(msg)
-    if not value.isfinite().all():
+    if not own_part(value).isfinite().all():
         msg = f"{where}: {key} is not finite; remove this checkpoint, to go on from the one before"
         raise WeightsError(msg)
 
