@@ -1,13 +1,21 @@
 """A run whose ranks hold shards of the weights (FSDP2) is the run of one rank, and goes on as any."""
 
+import json
+import shutil
+from contextlib import suppress
 from copy import deepcopy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import distributed as dist
 
 from contrastive import load_model
+from contrastive.errors import WeightsError
+from contrastive.model.run_checkpoints import checkpoints_of
+from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
+from contrastive.training import recorder
 from contrastive.training.train import train
 from tests.toys import toy_dict
 
@@ -42,6 +50,7 @@ def specs_in(folder, **training):
 def trained_in_rank(rank, size, runs, folder):
     """Be a rank that trains each spec in a folder, once it has found the others."""
     torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
     )
@@ -72,3 +81,86 @@ def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
         state = load_model(run).state_dict()
         for key, x in one.state_dict().items():
             torch.testing.assert_close(state[key], x.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def bits(run):
+    """Return all tensors of the newest checkpoint, by name, whatever its form."""
+    place = checkpoints_of(run)[-1]
+    found = {}
+    for name in ("model.safetensors", "optimizer.safetensors", "random.safetensors"):
+        found |= {f"{name} {key}": x for key, x in load_file(place / name).items()}
+    keep = {}
+
+    def into(name, shape, dtype):
+        keep[name] = torch.empty(shape, dtype=dtype)
+        return keep[name]
+
+    read_shards(place, into)
+    return found | keep
+
+
+def stopped_in_rank(rank, size, spec, place, folder):
+    """Be a rank of a run that ends after its third step."""
+    real = recorder.Recorder.after_step
+
+    def after_step(self, step_log, done, *, stop):
+        real(self, step_log, done, stop=stop)
+        if done == 3:
+            raise KeyboardInterrupt
+
+    recorder.Recorder.after_step = after_step
+    with suppress(KeyboardInterrupt):
+        trained_in_rank(rank, size, [(spec, place, False)], folder)
+
+
+def test_a_run_goes_on_from_shards_on_as_many_ranks_and_on_others(tmp_path, in_ranks):
+    spec = specs_in(tmp_path, checkpoint_every=1)["trained"]
+    spec["evaluation"] = {"split": None}
+    in_ranks(trained_in_rank, 2, [(spec, tmp_path / "whole", False)], tmp_path / "a")
+    in_ranks(stopped_in_rank, 2, spec, tmp_path / "same", tmp_path / "b")
+    shards = shard_files(checkpoints_of(tmp_path / "same")[-1])
+    assert len(shards) == 2
+    for name in ("one", "three", "ddp"):
+        shutil.copytree(tmp_path / "same", tmp_path / name)
+    in_ranks(trained_in_rank, 2, [(spec, tmp_path / "same", True)], tmp_path / "c")
+    same, whole = bits(tmp_path / "same"), bits(tmp_path / "whole")
+    assert same.keys() == whole.keys()
+    assert all(torch.equal(same[name], whole[name]) for name in whole)
+    assert any("exp_avg" in name and "|" in name for name in whole)
+
+    other = deepcopy(spec)
+    other["training"]["parallel"] = {"strategy": "ddp"}
+    in_ranks(trained_in_rank, 3, [(spec, tmp_path / "three", True)], tmp_path / "d")
+    in_ranks(trained_in_rank, 2, [(other, tmp_path / "ddp", True)], tmp_path / "e")
+    train(spec, tmp_path / "one", resume=True)
+    for name in ("one", "three", "ddp"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "whole"), rel=1e-5), name
+    assert not shard_files(checkpoints_of(tmp_path / "one")[-1])  # now in one-file form
+
+
+def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in_ranks):
+    spec = specs_in(tmp_path, checkpoint_every=1)["trained"]
+    spec["evaluation"] = {"split": None}
+    in_ranks(trained_in_rank, 2, [(spec, tmp_path / "run", False)], tmp_path / "a")
+    place = checkpoints_of(tmp_path / "run")[-1]
+    converted = load_model(place)
+    converted.save(tmp_path / "one")
+    assert not shard_files(tmp_path / "one")
+    final = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    assert final.keys() == one.keys()
+    assert all(torch.equal(final[name], one[name]) for name in final)
+
+    shard = place / min(shard_files(place))
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[:-8])
+    with pytest.raises(WeightsError, match=r"shard-00001-.*damaged"):
+        load_model(place)
+    shard.write_bytes(raw)
+    other = place / max(shard_files(place))
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["files"][other.name]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    other.unlink()
+    with pytest.raises(WeightsError, match="cannot be read|size mismatch"):
+        load_model(place)
