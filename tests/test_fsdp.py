@@ -1,6 +1,7 @@
 """A run whose ranks hold shards of the weights (FSDP2) is the run of one rank, and goes on as any."""
 
 import json
+import resource
 import shutil
 from contextlib import suppress
 from copy import deepcopy
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 from torch import distributed as dist
 
 from contrastive import load_model
-from contrastive.errors import WeightsError
+from contrastive.encoders.image_transform import ImageModule
+from contrastive.errors import TrainingError, WeightsError
 from contrastive.model.run_checkpoints import checkpoints_of
 from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
@@ -65,8 +67,8 @@ def losses(run):
     return [line["loss"] for line in read_log(run / "log.jsonl") if "loss" in line]
 
 
-def recalls(run):
-    return [line["recall"] for line in read_log(run / "log.jsonl") if "recall" in line]
+def evaluations(run):
+    return [line for line in read_log(run / "log.jsonl") if "evaluation" in line]
 
 
 def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
@@ -164,3 +166,75 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     other.unlink()
     with pytest.raises(WeightsError, match="cannot be read|size mismatch"):
         load_model(place)
+
+
+def failing_in_rank(rank, size, spec, place, folder, at):
+    """Be a rank; the second cannot write its files from a step on; leave what is told."""
+    real = recorder.Recorder.after_step
+
+    def full():
+        if rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    def after_step(self, step_log, done, *, stop):
+        real(self, step_log, done, stop=stop)
+        if done == at:
+            full()
+
+    recorder.Recorder.after_step = after_step
+    if not at:
+        full()
+    told = ""
+    try:
+        trained_in_rank(rank, size, [(spec, place, False)], folder)
+    except (TrainingError, SystemExit) as error:
+        told = str(error)
+    if rank == 0:
+        (folder / "told").write_text(told)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ranks, at):
+    spec = specs_in(tmp_path, checkpoint_every=1)["trained"]
+    spec["evaluation"] = {"split": None}
+    run = tmp_path / "run"
+    in_ranks(failing_in_rank, 2, spec, run, tmp_path / "a", at)
+    told = (tmp_path / "a" / "told").read_text()
+    assert "rank 1" in told
+    assert "File too large" in told
+    assert "\n" not in told
+    kept = checkpoints_of(run)
+    assert [place.name for place in kept[-1:]] == ([f"step-{at:08d}"] if at else [])
+    left = {path.name for path in (run / "checkpoints").glob("*")} if at else set()
+    assert left == {place.name for place in kept}, "nothing half written stays"
+    if at:
+        in_ranks(trained_in_rank, 2, [(spec, run, True)], tmp_path / "b")
+        assert len(losses(run)) == 6
+
+
+def unmeasured_in_rank(rank, size, spec, place, folder):
+    """Be a rank; in one evaluation the first fails within a pass of a sharded encoder."""
+    passes = []
+    real = ImageModule.forward
+
+    def forward(self, **inputs):
+        found = real(self, **inputs)
+        passes.append(self.training)
+        if rank == 0 and not self.training and passes.count(True) == 3:
+            msg = "a cosmic ray"
+            raise RuntimeError(msg)
+        return found
+
+    ImageModule.forward = forward
+    trained_in_rank(rank, size, [(spec, place, False)], folder)
+
+
+def test_an_evaluation_that_fails_on_one_rank_costs_no_step(tmp_path, in_ranks):
+    spec = specs_in(tmp_path)["trained"]
+    in_ranks(trained_in_rank, 2, [(spec, tmp_path / "whole", False)], tmp_path / "a")
+    in_ranks(unmeasured_in_rank, 2, spec, tmp_path / "run", tmp_path / "b")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["not_measured"] for line in lines if "not_measured" in line]
+    assert len(evaluations(tmp_path / "run")) == len(evaluations(tmp_path / "whole")) - 1

@@ -8,7 +8,7 @@ another number of them, as in an evaluation, ``whole_weights`` holds them whole.
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -85,18 +85,29 @@ def whole_weights(model: nn.Module) -> Generator[None]:
     from torch.distributed.fsdp import FSDPModule
 
     parts = [cast("Any", part) for part in model.modules() if isinstance(part, FSDPModule)]
-    inner = {module for part in parts for module in part.modules() if module is not part}
-    try:
+    with ExitStack() as stack:
         for part in parts:
             part.unshard()
-            part.set_reshard_after_forward(False, recurse=False)
+            stack.callback(part.reshard)
+        for part in parts:
+            # FSDP would count passes, of which ranks make other numbers, some of which fail
+            for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                stack.enter_context(_without_fsdp(hooks))
+        yield
+
+
+@contextmanager
+def _without_fsdp(hooks: dict[int, Any]) -> Generator[None]:
+    """Within the block, leave FSDP's own out of a module's hooks."""
+    before = dict(hooks)
+    for number, hook in before.items():
+        if type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed.fsdp"):
+            del hooks[number]
+    try:
         yield
     finally:
-        for part in parts:
-            # a pass that failed left it as in a forward pass, after which True reshards
-            part.set_reshard_after_forward(True, recurse=False)
-            part.reshard()
-            part.set_reshard_after_forward(part in inner, recurse=False)
+        hooks.clear()
+        hooks.update(before)
 
 
 def like(x: Tensor, parameter: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.distributed.collectives import lost_rank_told
+from contrastive.distributed.shared_work import FailedRank
 from contrastive.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def write_shards(
     except CheckpointException as error:  # on all ranks
         failed = cast("dict[int, tuple[BaseException, Any]]", error.failures)
         rank, (problem, _) = min(failed.items())
-        if isinstance(problem, OSError):
+        if rank == work.ranks.rank and isinstance(problem, OSError):
             raise OSError(problem.errno, problem.strerror or str(problem)) from error
-        msg = f"{place}: rank {rank} cannot write its shard: {' '.join(str(problem).split())}"
-        raise WeightsError(msg) from error
+        why = getattr(problem, "strerror", None) or " ".join(str(problem).split())
+        msg = f"rank {rank}: {place}: its shard cannot be written: {why}"
+        raise FailedRank(msg, rank) from error
     own = place / f"shard-{work.ranks.rank + 1:05d}-model-00001-of-00001.safetensors"
     listed: dict[str, dict[str, Any]] = {}
     if own.exists():  # a rank may have no row of anything
