@@ -1,4 +1,4 @@
-"""A run whose ranks hold shards of the weights (FSDP2) is the run of one rank, and goes on as any."""
+"""A run whose ranks hold shards of the weights (FSDP2) is that of one rank, and goes on as any."""
 
 import json
 import resource
@@ -164,7 +164,7 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     del manifest["files"][other.name]
     (place / "manifest.json").write_text(json.dumps(manifest))
     other.unlink()
-    with pytest.raises(WeightsError, match="cannot be read|size mismatch"):
+    with pytest.raises(WeightsError, match=r"cannot be read|size mismatch"):
         load_model(place)
 
 
