@@ -17,7 +17,14 @@ import torch
 from torch import distributed as dist
 
 from contrastive.console import quiet, say
-from contrastive.distributed.collectives import all_gather_objects, all_reduce, barrier, broadcast
+from contrastive.distributed.collectives import (
+    LateRank,
+    all_gather_objects,
+    all_reduce,
+    barrier,
+    broadcast,
+)
+from contrastive.distributed.heartbeat import heartbeat
 from contrastive.distributed.launcher import (
     COLLECTIVE_TIMEOUT,
     launched,
@@ -118,6 +125,7 @@ class Ranks:
         """Return the largest of the ranks' numbers."""
         if self.size == 1:
             return number
+        self.barrier()
         found = torch.tensor(number)  # on the CPU, so that a GPU is not waited for
         all_reduce(found, self.cpu_group, maximum=True)
         return int(found)
@@ -187,12 +195,14 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
     try:
         with (
             quiet(on=not ranks.is_main),
+            heartbeat(rank, size),
             stopped_without_torchrun(rank) if ours else nullcontext(),
         ):
             yield ranks, here
     except ContrastiveError as error:
         # what one rank alone meets, such as a bad sample, ends the others by a lost rank
         on_all_ranks = isinstance(error, TrainingError) or hasattr(error, "exit_code")
+        on_all_ranks &= not isinstance(error, LateRank)  # which one of them tells
         if ranks.is_main or not on_all_ranks:
             raise
         raise SystemExit(getattr(error, "exit_code", 2)) from None
