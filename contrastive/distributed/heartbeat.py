@@ -50,9 +50,11 @@ class _Note:
 class Heartbeat:
     """The notes of the ranks of a run, of which this rank writes its own."""
 
-    def __init__(self, rank: int, size: int, store: Any) -> None:
-        """Write the first note; ``store`` is that of the process group."""
+    def __init__(self, rank: int, size: int) -> None:
+        """Write the first note; torch's process group is there."""
         self._rank, self._size = rank, size
+        # where the caller has joined the ranks, torch alone knows the store
+        store = cast("Any", dist.distributed_c10d)._get_default_store()
         self._store = store.clone()  # a client of its own: the other may be waited for
         self._store.set_timeout(ANSWER)
         self._main, self._over = threading.get_ident(), threading.Event()
@@ -78,7 +80,21 @@ class Heartbeat:
     def _waited(self) -> float:
         return time.monotonic() - self._moved
 
-    def run(self) -> None:
+    @contextmanager
+    def written(self) -> Generator[None]:
+        """Within the block, write notes, and read those of others when this rank waits."""
+        global _own  # noqa: PLW0603
+        thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        thread.start()
+        _own = self
+        try:
+            yield
+        finally:
+            _own = None
+            self._over.set()
+            thread.join(timeout=1)  # it may wait for a store that has ended
+
+    def _run(self) -> None:
         """Write notes until the end; warn once if another rank lets this one wait long."""
         warned, limit = False, launcher.COLLECTIVE_TIMEOUT.total_seconds()
         while not self._over.wait(BEAT):
@@ -98,10 +114,6 @@ class Heartbeat:
                 warned = True
                 with quiet(on=False):
                     say(f"rank {self._rank} waits: {late}")
-
-    def end(self) -> None:
-        """Write no more."""
-        self._over.set()
 
     def _write(self) -> None:
         self._beat += 1
@@ -203,20 +215,3 @@ def wait_patiently(work: dist.Work) -> None:
             return
     finally:
         _own.patient = False
-
-
-@contextmanager
-def heartbeat(rank: int, size: int) -> Generator[None]:
-    """Within the block, write the notes of this rank, and read those of others when it waits."""
-    global _own  # noqa: PLW0603
-    # where the caller has joined the ranks, torch alone knows the store
-    store = cast("Any", dist.distributed_c10d)._get_default_store()
-    _own = Heartbeat(rank, size, store)
-    thread = threading.Thread(target=_own.run, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        _own.end()
-        _own = None
-        thread.join(timeout=1)  # it may wait for a store that has ended
