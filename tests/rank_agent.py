@@ -9,13 +9,13 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import distributed as dist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 PIDS = "ranks.txt"
 
@@ -62,9 +62,9 @@ def start_ranks(size: int, folder: Path, be_rank: Callable[[int], int]) -> int:
 
 def _close_listening() -> None:
     """Leave the store to the agent, as a process that is no fork does: it ends with it."""
-    for name in os.listdir("/proc/self/fd"):
+    for path in [*Path("/proc/self/fd").iterdir()]:
         with suppress(OSError):  # no socket
-            found = socket.socket(fileno=os.dup(int(name)))
+            found = socket.socket(fileno=os.dup(int(path.name)))
             if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                os.close(int(name))
+                os.close(int(path.name))
             found.close()
