@@ -38,6 +38,7 @@ from contrastive.model import saved_folder
 from contrastive.reporting.run_log import Log
 from contrastive.training import resume
 from contrastive.training import train as training
+from tests import crashing_run
 from tests.rank_agent import PIDS, start_ranks
 from tests.toys import toy_dict
 
@@ -67,8 +68,12 @@ VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2
 RESNET = {"type": "resnet", "width": 4, "image_size": 32, "augment": "crop-flip"}
 
 
-def specs(data: Path) -> dict[str, dict[str, Any]]:
+def specs(data: Path, *, small: bool = False) -> dict[str, dict[str, Any]]:
     """Return runs of 12 steps, of which every second is saved, by what they have."""
+    if small:  # its start costs a fifth
+        points = crashing_run.spec(epochs=3, steps=4).model_dump(mode="json")
+        points["training"]["checkpoint_every"] = 2
+        return {"points": points}
     made = {
         name: toy_dict(data, epochs=3, checkpoint_every=2)
         for name in ("cached", "live, BatchNorm", "queue, bf16", "views, LoRA")
@@ -181,6 +186,7 @@ class Killing:
         *,
         ranks: int = 1,
         strategy: str = "",
+        small: bool = False,
     ) -> None:
         """Do so many kinds of runs once without an interruption.
 
@@ -188,11 +194,11 @@ class Killing:
         used, no fork could. Several ranks do them again.
         """
         torch.set_num_threads(1)
-        self.device, self.ranks = device, ranks
+        self.device, self.ranks, self.most = device, ranks, 2 if small else 4
         self.random = random.Random(seed)
         self.folder = folder
         self.told = folder / "told.txt"
-        self.specs = dict(list(specs(folder / "data").items())[:kinds])
+        self.specs = dict(list(specs(folder / "data", small=small).items())[:kinds])
         self.result = Result()
         self.whole: dict[str, dict[str, Any]] = {}
         for name, spec in self.specs.items():
@@ -298,14 +304,15 @@ class Killing:
                 signal.pidfd_send_signal(process, number)
 
     def trial(self, name: str) -> None:
-        """Interrupt a run one to four times, resume it until it is done, and compare it."""
+        """Interrupt a run once or a few times, resume it until it is done, and compare it."""
         root = self.folder / "broken"
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
         os.environ["CONTRASTIVE_CACHE"] = str(root / "cache")
         history: list[str] = []
         faults = len(self.result.faults)
-        for interrupt in [*(self.interruption() for _ in range(self.random.randint(1, 4))), None]:
+        times = self.random.randint(1, self.most)
+        for interrupt in [*(self.interruption() for _ in range(times)), None]:
             workers = self.random.choice([0, 2])
             spec = json.loads(json.dumps(self.specs[name]))
             spec["training"]["workers"] = workers
@@ -437,10 +444,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cuda runs deterministic algorithms")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--strategy", default="", help="of training.parallel, for several ranks")
+    parser.add_argument("--small", action="store_true", help="runs of a few numbers, as by day")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need
-    how = {"ranks": given.ranks, "strategy": given.strategy}
+    how = {"ranks": given.ranks, "strategy": given.strategy, "small": given.small}
     folder = Path(tempfile.mkdtemp())
     found = try_runs(given.seed, given.trials, folder, given.device, **how)
     for fault in found.faults:

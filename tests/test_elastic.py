@@ -72,9 +72,9 @@ def check_stretches(folder, in_ranks, runs, stretches, workers):
 
 
 def test_a_run_of_one_process_goes_on_with_two_ranks(tmp_path, in_ranks):
-    runs = specs(tmp_path / "data", images=18, epochs=4)
+    runs = specs(tmp_path / "data", images=36, epochs=3)
     del runs["augmented"]
-    check_stretches(tmp_path, in_ranks, runs, [(1, 3), (2, None)], [0, 0])
+    check_stretches(tmp_path, in_ranks, runs, [(1, 4), (2, None)], [0, 0])
 
 
 @pytest.mark.nightly
