@@ -36,7 +36,7 @@ from contrastive.distributed import launcher
 from contrastive.features.cache import FeatureCache
 from contrastive.model import saved_folder
 from contrastive.reporting.run_log import Log
-from contrastive.training import resume
+from contrastive.training import checkpoints
 from contrastive.training import train as training
 from tests import crashing_run
 from tests.rank_agent import PIDS, start_ranks
@@ -133,7 +133,7 @@ def traced(pipe: int) -> None:
 
     around(Log, "step", None, STEP)
     around(FeatureCache, "table", ENCODE, ENCODED)
-    for owner in (saved_folder, resume, training):  # wherever it is imported
+    for owner in (saved_folder, checkpoints, training):  # wherever it is imported
         around(owner, "write_folder", SAVE, SAVED)
 
 

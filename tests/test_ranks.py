@@ -17,7 +17,7 @@ from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, DataError
 from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import read_log
-from contrastive.training import parallel, recorder, resume
+from contrastive.training import checkpoints, parallel, recorder
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
@@ -173,7 +173,7 @@ PLACES = {
     "encoding": (FeatureCache, "table", 1),
     "step": (parallel, "step_loss", 4),
     "backward": (torch.Tensor, "backward", 4),
-    "save": (resume, "write_folder", 1),
+    "save": (checkpoints, "write_folder", 1),
     "the other's save": (recorder.Recorder, "after_step", 4),
     "evaluation": (recorder, "evaluate", 1),
 }
