@@ -17,6 +17,7 @@ from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say, tell
 from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.collectives import LostRank
+from contrastive.distributed.heartbeat import now
 from contrastive.distributed.sharding import whole_weights
 from contrastive.distributed.shared_work import work_shared_by
 from contrastive.errors import TrainingError
@@ -131,6 +132,7 @@ class Recorder:
             self._save(None, step_log.log, done)
 
     def _save(self, background: BackgroundJobs | None, log: Log, done: int) -> Progress:
+        now("writes a checkpoint")
         self.background.wait()  # one copy of a checkpoint is held at a time
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         norms = gradients(self.model) if end_of_epoch else {}
@@ -171,6 +173,7 @@ class Recorder:
         if self.held_out is None:
             return True
         epoch = step / self.batches.steps_per_epoch
+        now(f"evaluates after step {step}")
         try:
             with self._embedding():
                 report = evaluate(
