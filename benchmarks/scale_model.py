@@ -318,7 +318,7 @@ def differences(
 
 
 def sharded_step(rank: int, size: int) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Make a step of a sharded vision transformer on this rank; return the model of it, and its calls.
+    """Make a step of a sharded vision transformer; return the model of it, and its calls.
 
     Both as bytes by kind of collective, without those of a few bytes.
     """
