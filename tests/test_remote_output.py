@@ -363,7 +363,7 @@ def test_a_call_is_tried_three_times_and_given_up_without_an_answer(monkeypatch,
         ends.set()
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", hangs)
-    monkeypatch.setattr(remote_folders, "PATIENCE", 0.05)
+    monkeypatch.setattr(remote_folders, "ANSWER_WITHIN", 0.05)
     with pytest.raises(StorageError, match=f"{RUN}/file: cannot be written: no answer within 0 s"):
         remote_folder(RUN).put(tmp_path / "file", "file")
     assert len(calls) == 4

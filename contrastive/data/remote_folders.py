@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSES = (1.0, 4.0)  # seconds before the second and the third try; most libraries try often, too
-PATIENCE = 60.0  # seconds without an answer, after which a call is given up
-SLOWEST = 100_000  # bytes a second; a file may take PATIENCE and its size by this
+ANSWER_WITHIN = 60.0  # seconds without an answer, after which a call is given up
+SLOWEST = 100_000  # bytes a second; a file may take ANSWER_WITHIN and its size by this
 LONGEST = 300  # characters of a library's message
 IN_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 """By the scheme of an address, the library that the extra ``remote`` installs."""
@@ -130,7 +130,7 @@ class RemoteFolder:
         return f"{self._path}/{name}"
 
     def _tried(self, problem: str, call: Callable[[], T], *, size: int = 0) -> T:
-        limit = PATIENCE + size / SLOWEST
+        limit = ANSWER_WITHIN + size / SLOWEST
         began = time.monotonic()
         for pause in (*PAUSES, None):
             try:
@@ -138,7 +138,9 @@ class RemoteFolder:
             except StorageError:
                 raise
             except Exception as error:
-                slow = time.monotonic() - began > PATIENCE  # its library has tried for long enough
+                slow = (
+                    time.monotonic() - began > ANSWER_WITHIN
+                )  # its library has tried for long enough
                 if pause is None or slow or _is_final(error):
                     msg = f"{self.address}: {problem}: {_reason(error)}"
                     raise StorageError(msg) from error

@@ -48,7 +48,7 @@ PARTS = (LOG, CHECKPOINTS, "model")
 SENDING = ".sending"
 """In the run's folder: links to what is sent, which may be superseded meanwhile."""
 SLOW = 5.0  # seconds, after which it is told what the end of a run waits for
-REMEDY = "check the address, your credentials and the network, or choose another output"
+CHECK_STORAGE = "check the address, your credentials and the network, or choose another output"
 
 
 def staging_folder(address: str) -> Path:
@@ -144,7 +144,7 @@ class RemoteOutput:
                 self._clear()
                 self._token = RunToken(remote)
         except StorageError as error:
-            msg = f"{error}; {REMEDY}"
+            msg = f"{error}; {CHECK_STORAGE}"
             raise TrainingError(msg) from error
         except OSError as error:
             msg = f"{error.filename or self.folder}: {error.strerror}; start it in another folder"
