@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +25,7 @@ from contrastive.features.cache import FeatureCache
 from contrastive.spec import KeepSpec
 from contrastive.training import run_token
 from contrastive.training.remote_output import sent_to, staging_folder
+from contrastive.training.train import Interrupted
 from contrastive.training.train import train as start
 from tests.crashing_run import spec
 from tests.toys import toy_dict
@@ -214,6 +217,30 @@ def test_a_storage_that_fails_for_a_while_has_everything_at_the_end(train, monke
     assert "please retry; the run goes on" in told
     assert "can be written to again, and has what it lacked" in told
     assert there() == here()
+
+
+@pytest.mark.slow
+def test_a_run_that_a_signal_ends_has_sent_the_step(train, monkeypatch):
+    train()
+    whole = there()
+    put_back({})
+    shutil.rmtree("runs")
+    manifests = []
+
+    def ends(name, path):
+        if name == "put_file" and path.endswith("manifest.json"):
+            manifests.append(path)
+            if len(manifests) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as watching:
+        operations(watching, ends)
+        with pytest.raises(Interrupted):
+            train()
+    assert there() == here()
+    shutil.rmtree("runs")
+    train(resume=True)
+    assert there() == whole
 
 
 def test_a_storage_that_cannot_be_written_to_is_told_before_anything_is_read(train, monkeypatch):
@@ -421,6 +448,7 @@ def test_the_command_line_takes_addresses(command, tmp_path):
         ("evaluate", "-m", f"{store}/model", "--json"),
         ("search", "a red circle", "-m", store),
         ("embed", "run.yaml", "-m", store, "-o", "embedded"),
+        ("compare", store, folder),
     ):
         assert command(*arguments).code == 0
     done = command("doctor", store)

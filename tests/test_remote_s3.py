@@ -121,7 +121,9 @@ def test_answers_that_are_errors_cost_no_step(s3, whole, tmp_path, capsys):
 
     sent = s3.requests
     sent.clear()
-    s3.meet = lambda *_: "500 InternalError" if any("log.jsonl" in path for _, path in sent) else None
+    s3.meet = lambda *_: (
+        "500 InternalError" if any("log.jsonl" in path for _, path in sent) else None
+    )
     with noted_omissions() as omitted:
         train(tmp_path)
     assert len(omitted) == 1
