@@ -85,6 +85,7 @@ def whole(tmp_path_factory):
     ("at", "nth"),
     [
         ("/manifest.json", 2),
+        # the same at other requests
         pytest.param("/optimizer.safetensors", 1, marks=pytest.mark.nightly),
         pytest.param("step-00000006/manifest.json", 1, marks=pytest.mark.nightly),
         pytest.param("model/manifest.json", 1, marks=pytest.mark.nightly),
