@@ -24,6 +24,7 @@ from tests.toys import toy_dict
 pytestmark = pytest.mark.slow
 
 VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
+FEW = 6  # steps
 RESNET = {"type": "resnet", "width": 4, "image_size": 32}
 LORA = {"encoder": VIT, "frozen": "encoder", "lora": {"rank": 2}}
 CASES = {
@@ -71,18 +72,34 @@ def evaluations(run):
     return [line for line in read_log(run / "log.jsonl") if "evaluation" in line]
 
 
-def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
-    specs = specs_in(tmp_path)
-    in_ranks(
-        trained_in_rank, 2, [(s, tmp_path / "2" / n, False) for n, s in specs.items()], tmp_path
-    )
+def check_losses(specs, folder, in_ranks, sizes):
+    for size in sizes:
+        runs = [(spec, folder / f"{size}" / name, False) for name, spec in specs.items()]
+        in_ranks(trained_in_rank, size, runs, folder / f"ranks-{size}")
     for name, spec in specs.items():
-        one = train(spec, tmp_path / "1" / name)
-        run = tmp_path / "2" / name
-        assert losses(run) == pytest.approx(losses(tmp_path / "1" / name), rel=1e-5), name
-        state = load_model(run).state_dict()
-        for key, x in one.state_dict().items():
-            torch.testing.assert_close(state[key], x.cpu(), rtol=1e-3, atol=1e-4)
+        one = train(spec, folder / "1" / name).state_dict()
+        expected = losses(folder / "1" / name)
+        # rounding grows in a ResNet that trains (test_parallel)
+        within = 5e-2 if len(expected) > FEW and "BatchNorm" in name else 1e-5
+        for size in sizes:
+            run = folder / f"{size}" / name
+            assert losses(run) == pytest.approx(expected, rel=within), name
+            state = load_model(run).state_dict()
+            if len(expected) == FEW:
+                for key, x in one.items():
+                    torch.testing.assert_close(state[key], x.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
+    check_losses(specs_in(tmp_path), tmp_path, in_ranks, [2])
+
+
+@pytest.mark.nightly
+def test_the_losses_of_100_steps_are_those_of_one(tmp_path, in_ranks):
+    specs = specs_in(tmp_path, epochs=100)
+    for spec in specs.values():
+        spec["evaluation"] = {"split": None}
+    check_losses(specs, tmp_path, in_ranks, [2, 4])
 
 
 def bits(run):
