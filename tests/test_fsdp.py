@@ -5,6 +5,7 @@ import resource
 import shutil
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from contrastive import load_model
 from contrastive.encoders.image_transform import ImageModule
 from contrastive.errors import TrainingError, WeightsError
+from contrastive.model import sharded_files
 from contrastive.model.run_checkpoints import checkpoints_of
 from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
@@ -199,7 +201,7 @@ def failing_in_rank(rank, size, spec, place, folder, at):
             full()
 
     recorder.Recorder.after_step = after_step
-    if not at:
+    if at == 0:
         full()
     told = ""
     try:
@@ -211,7 +213,7 @@ def failing_in_rank(rank, size, spec, place, folder, at):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.nightly), 2])
 def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ranks, at):
     spec = specs_in(tmp_path, checkpoint_every=1)["trained"]
     spec["evaluation"] = {"split": None}
@@ -228,6 +230,23 @@ def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ran
     if at:
         in_ranks(trained_in_rank, 2, [(spec, run, True)], tmp_path / "b")
         assert len(losses(run)) == 6
+
+
+def elsewhere_in_rank(rank, size, spec, place, folder):
+    """Be a rank; the second sees another disk under the run's path."""
+    if rank == 1:
+        sharded_files.Path = lambda path: Path(path.replace("/run/", "/elsewhere/"))
+    failing_in_rank(rank, size, spec, place, folder, None)
+
+
+def test_ranks_with_disks_of_their_own_are_told_before_the_first_step(tmp_path, in_ranks):
+    spec = specs_in(tmp_path)["trained"]
+    in_ranks(elsewhere_in_rank, 2, spec, tmp_path / "run", tmp_path / "a")
+    told = (tmp_path / "a" / "told").read_text()
+    assert "rank 1 has it on a disk of its own" in told
+    assert "put it on a disk that they share" in told
+    assert not losses(tmp_path / "run")
+    assert not list((tmp_path / "elsewhere").rglob("*.safetensors"))
 
 
 def unmeasured_in_rank(rank, size, spec, place, folder):
