@@ -1,7 +1,7 @@
 """How much faster two ranks encode and evaluate than one, each on one thread.
 
-``python -m benchmarks.ranks`` times, in turn, an evaluation of a generated Flickr30k by one rank and
-by several, over gloo. Towers are frozen and their features are not in the cache, so that it is
+``python -m benchmarks.ranks`` times, in turn, an evaluation of a generated Flickr30k by one rank
+and by several, over gloo. Towers are frozen and their features are not in the cache, so that it is
 nearly all encoding. What precedes it (imports, the model, the rows) is not counted.
 """
 

@@ -90,8 +90,8 @@ def write_shards(
             with suppress(OSError):  # it is not empty where the main rank is
                 place.rmdir()
             msg = (
-                f"{place}: rank {rank} has it on a disk of its own; with training.parallel.strategy "
-                "fsdp all ranks write to the run's folder: put it on a disk that they share"
+                f"{place}: rank {rank} has it on a disk of its own; with strategy fsdp all ranks "
+                "write to the run's folder: put it on a disk that they share"
             )
             raise WeightsError(msg)
     return {name: about for each in of_all for name, about in each.items()}
