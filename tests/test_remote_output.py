@@ -427,8 +427,23 @@ def test_a_storage_without_its_library_is_one_line(train, monkeypatch):
 )
 def test_an_address_keeps_its_slashes(given, address):
     assert address_of(given) == address
-    found = RunSpec.model_validate(spec(1).model_dump() | {"output": given}).output
-    assert found == (address or Path(given))
+    run = RunSpec.model_validate(spec(1).model_dump() | {"output": given})
+    assert run.output == (address or Path(given))
+    assert run.model_dump(mode="json")["output"] == (address or str(given))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("s3://", "output: s3:// has no folder; give one, such as s3://bucket/runs/a"),
+        ("", "output: is empty; give a path"),
+        (5, "output: 5 is no path; a file or a folder of that name is put in quotes: '5'"),
+    ],
+)
+def test_what_is_no_place_is_one_line(given, said):
+    with pytest.raises(ContrastiveError) as told:
+        RunSpec.model_validate(spec(1).model_dump() | {"output": given})
+    assert str(told.value) == f"RunSpec: {said}"
 
 
 @pytest.mark.slow
