@@ -45,10 +45,9 @@ from contrastive.training.built import (
 from contrastive.training.checkpoints import Progress, run_files
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
-from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, optimizer_of, set_rates
-from contrastive.training.parallel import StepGradients, shard_towers_
+from contrastive.training.parallel import StepGradients, check_loss_of_ranks, shard_towers_
 from contrastive.training.recorder import Recorder
 from contrastive.training.remote_output import RemoteOutput, sent_to
 from contrastive.training.rescue import finished_steps_saved
