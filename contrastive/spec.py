@@ -189,6 +189,23 @@ class KeepSpec(Section):
     or zero-shot.top-1; of equal ones the first."""
 
 
+class ParallelSpec(Section):
+    """How several ranks train one model.
+
+    Example:
+        >>> ParallelSpec(strategy="fsdp").param_dtype
+        'fp32'
+    """
+
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: each rank holds the model whole. fsdp (FSDP2): each holds a shard of the encoders that
+    train, of their gradients and of AdamW's moments. auto is fsdp on GPUs of which ddp would take
+    more than half of the memory for these, else ddp."""
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
+    """In which fsdp gathers weights. fp32: the numbers are those of one rank. bf16: half the bytes,
+    with biases, norms and embeddings rounded too; needs precision bf16."""
+
+
 class TrainingSpec(Section):
     """How a model is trained.
 
@@ -210,6 +227,8 @@ class TrainingSpec(Section):
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm of the trained layers. train: statistics of the batch over all ranks, refused with
     micro_batch, which sees a part of it. eval: running statistics, not updated."""
+    parallel: ParallelSpec = ParallelSpec()
+    """How several ranks, as torchrun starts them, train one model."""
     lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)

@@ -26,6 +26,7 @@ from contrastive.model.model import ContrastiveModel
 from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
+from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
@@ -219,8 +220,8 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
             )
             raise WeightsError(msg)
     _check_files(model, saved)
-    weights = saved.tensors("model.safetensors")
     known = model.state_dict()
+    weights = saved.tensors("model.safetensors") | read_shards(saved.path, _room_for_weight)
     for name, tensor in weights.items():
         if name in known and kind_of(tensor) != kind_of(known[name]):
             where = saved.path / "model.safetensors"
@@ -240,6 +241,11 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         place = saved.path / "model.safetensors"
         msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
+
+
+def _room_for_weight(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+    """Return what a weight is read into; what an optimizer keeps of one has a | in its name."""
+    return None if "|" in name else torch.empty(shape, dtype=dtype)
 
 
 def _check_files(model: ContrastiveModel, saved: SavedFolder) -> None:

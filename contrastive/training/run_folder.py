@@ -75,13 +75,14 @@ def locked_run_folder(folder: Path) -> Generator[None]:
         stack.callback(_remove_if_empty, folder)  # if nothing came of it
         try:
             stack.enter_context(locked(lock, wait=0))
+            ours = lock.stat()  # not there if the process before has just removed it
         except TimeoutError:
             msg = f"{folder}: another process is training here; choose another output"
             raise TrainingError(msg) from None
         except OSError as error:
             msg = f"{lock}: {error.strerror}; choose an output on another disk"
             raise TrainingError(msg) from None
-        stack.callback(_remove, lock, lock.stat())
+        stack.callback(_remove, lock, ours)
         recover_run(folder)
         yield
 

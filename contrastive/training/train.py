@@ -29,10 +29,11 @@ from contrastive.errors import ContrastiveError, DataError, TrainingError, Unkno
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
-from contrastive.model.loading import run_spec
+from contrastive.model.loading import load_model, restore_weights, run_spec
 from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
+from contrastive.nn.sharded_tensors import has_shards, whole
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import (
@@ -42,21 +43,20 @@ from contrastive.training.built import (
     lay_out_convolutions_,
     precision_name,
 )
+from contrastive.training.checkpoints import Progress, run_files
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
 from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
-from contrastive.training.parallel import StepGradients
+from contrastive.training.parallel import StepGradients, shard_towers_
 from contrastive.training.recorder import Recorder
 from contrastive.training.remote_output import RemoteOutput, sent_to
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
-    Progress,
     loss_scale_of,
+    restore_optimizer,
     restore_random,
-    restore_step,
-    run_files,
     shared_fields,
     start_or_resume,
 )
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
+    from contrastive.model.saved_folder import SavedFolder
     from contrastive.spec import RunSpec
 
 UNMEASURED = "set evaluation.split, or null to measure nothing after an epoch"
@@ -180,16 +181,9 @@ def _train(
     with ranks.main_first(), remote.brought(resume=resume):
         previous, spec = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
-    torch.manual_seed(settings.seed)
-    model = built_for_training(spec, device, ranks=ranks.size)
     cache = None if settings.cache == "off" else cache or FeatureCache()
-
-    optimizer = optimizer_of(model, settings)
-    progress = restore_step(previous, model, optimizer) if previous else Progress()
+    model, optimizer, progress = _at_start(spec, previous, device, ranks)
     start = progress.step
-    # initial weights may differ between kinds of GPU
-    ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
-    check_loss_of_ranks(model, ranks)
     with work_shared_by(ranks):  # each encodes its share of what is frozen
         check_same_rows(ranks, samples, held_out, [*model.towers])
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
@@ -272,6 +266,27 @@ def _train(
     return _finished(folder, remote, spec, model.eval(), ranks, recorder.best)
 
 
+def _at_start(
+    spec: RunSpec, previous: SavedFolder | None, device: torch.device, ranks: Ranks
+) -> tuple[ContrastiveModel, torch.optim.AdamW, Progress]:
+    """Return the model and the optimizer before the first step, or as a checkpoint has them."""
+    settings = spec.training
+    torch.manual_seed(settings.seed)
+    model = built_for_training(spec, device, ranks=ranks.size)
+    if previous:
+        restore_weights(model, previous)
+    # initial weights may differ between kinds of GPU
+    ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
+    check_loss_of_ranks(model, ranks)
+    shard_towers_(model, settings, ranks, autocast_dtype(settings, device))
+    optimizer = optimizer_of(model, settings)
+    return (
+        model,
+        optimizer,
+        restore_optimizer(previous, model, optimizer) if previous else Progress(),
+    )
+
+
 def _finished(
     folder: Path,
     remote: RemoteOutput,
@@ -283,9 +298,13 @@ def _finished(
     if best:
         place = remote.place(checkpoint_folder(folder, int(best["step"])))
         say(f"best {spec.training.keep.best}: {best['value']:.1%}, of {place}")
+    sharded, files = has_shards(model), run_files(spec, model)
+    weights = {name: whole(x) for name, x in files["model.safetensors"].items()}
     if ranks.is_main:
-        write_folder(folder / "model", run_files(spec, model))
+        write_folder(folder / "model", files | {"model.safetensors": weights})
     ranks.barrier()  # no rank returns before the model can be loaded
+    if sharded:
+        return load_model(folder / "model", trusted=True).to(model.device)
     lay_out_convolutions_(model, torch.contiguous_format)
     return model
 
