@@ -318,7 +318,8 @@ class Killing:
             spec["training"]["workers"] = workers
             (root / "spec.yaml").write_text(json.dumps(spec))
             args = ["train", str(root / "spec.yaml"), "-o", str(root / "run")]
-            begun = (root / "run" / "log.jsonl").exists()
+            run = root / "run"  # it may have been killed between its first checkpoint and its log
+            begun = (run / "log.jsonl").exists() or any(run.glob("checkpoints/step-*"))
             done = self.ended([*args, *(["--resume"] if begun else [])], interrupt)
             if begun and "; to begin, leave out" in done.told:  # it ended before its first save
                 done = self.ended(args, interrupt)
