@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from contrastive.config import yaml_files
 from contrastive.config.arguments import path_of
-from contrastive.config.base import Config, PathField
+from contrastive.config.base import Config, PlaceField
 from contrastive.config.bounds import Count, Factor, Name, Probability, Rate, Rows, Width
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
@@ -306,8 +306,9 @@ class RunSpec(Section):
     """How it is trained."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How it is measured."""
-    output: PathField | None = None
-    """Folder of the run; runs/NAME-OF-THE-SPEC if not given."""
+    output: PlaceField | None = None
+    """Folder of the run; runs/NAME-OF-THE-SPEC if not given. Or the address of a storage, such as
+    s3://bucket/runs/a, to which a folder in runs/ is sent while the run goes on."""
 
     @model_validator(mode="before")
     @classmethod

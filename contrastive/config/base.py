@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -16,6 +17,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
@@ -23,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from contrastive.config.attribute_docstrings import attribute_docstrings
 from contrastive.config.frozen import frozen
+from contrastive.config.local_files import address_of
 from contrastive.config.mistakes import (
     explained,
     misplaced,
@@ -36,10 +39,19 @@ from contrastive.errors import SpecError, UnknownComponent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    PathField = str | Path
+    PathField = PlaceField = str | Path
 else:
     PathField = Path
-"""A field that holds a path and is given a path or a string, which type checkers then let pass."""
+
+    def _place(given: Any) -> Any:
+        address = address_of(given) if isinstance(given, (str, Path)) else ""
+        return address or (Path(given) if isinstance(given, str) else given)
+
+    PlaceField = Annotated[
+        str | Path, BeforeValidator(_place), WithJsonSchema({"type": "string", "format": "path"})
+    ]
+"""A field that holds a path and is given a path or a string, which type checkers then let pass;
+a ``PlaceField`` may be the address of a storage, too, which stays a string."""
 
 S = TypeVar("S", bound="Config")
 AGAIN = object()

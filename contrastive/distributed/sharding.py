@@ -73,6 +73,33 @@ def _kept_whole(
     return {p for p, found in owners.items() if p.ndim == 0 or len(found) > 1}
 
 
+def _parts(model: nn.Module) -> list[Any]:
+    """Return the modules that are sharded, outermost first."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return [cast("Any", part) for part in model.modules() if isinstance(part, FSDPModule)]
+
+
+@contextmanager
+def several_passes(model: nn.Module) -> Generator[None]:
+    """Within the block, a backward pass may run forward passes again, each several times.
+
+    Before torch 2.14 FSDP2 gathers no weights for that: they stay whole from the first one on.
+    """
+    if torch.__version__ >= "2.14" or not has_shards(model):
+        yield
+        return
+    parts = _parts(model)
+    for part in parts:
+        part.set_reshard_after_backward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_backward(True, recurse=False)
+            part.reshard()
+
+
 @contextmanager
 def whole_weights(model: nn.Module) -> Generator[None]:
     """Within the block, which all ranks enter, hold sharded weights whole: a pass asks no rank.
@@ -82,9 +109,7 @@ def whole_weights(model: nn.Module) -> Generator[None]:
     if not has_shards(model):
         yield
         return
-    from torch.distributed.fsdp import FSDPModule
-
-    parts = [cast("Any", part) for part in model.modules() if isinstance(part, FSDPModule)]
+    parts = _parts(model)
     with ExitStack() as stack:
         for part in parts:
             part.unshard()

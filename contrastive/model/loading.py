@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from contrastive.config.arguments import path_of
+from contrastive.config.arguments import address_in, path_of
 from contrastive.config.base import Config, validated
 from contrastive.config.mistakes import misplaced, mistakes_of
 from contrastive.config.registry import names_only
@@ -23,6 +23,7 @@ from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.local_paths import found_again
 from contrastive.model.model import ContrastiveModel
+from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.sharded_files import read_shards
@@ -89,7 +90,8 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
 
     Args:
         folder: a saved model, a checkpoint, or a run's folder (its final model, else its newest
-            whole checkpoint); or the name of a pretrained model, as in ``pretrained_spec``.
+            whole checkpoint), or the address of one (``s3://bucket/runs/a``); or the name of a
+            pretrained model, as in ``pretrained_spec``.
         trusted: let the folder's spec name components by import path (``module:Class``), which
             runs that module; only for folders of your own.
 
@@ -105,8 +107,9 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     if isinstance(folder, (Config, Mapping)):
         msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"
         raise SpecError(msg)
-    path = path_of("folder", folder)
-    if is_pretrained(folder):
+    address = address_in("folder", folder)
+    path = fetched(address) if address else path_of("folder", folder)
+    if is_pretrained(folder) and not address:
         return ContrastiveModel(pretrained_spec(folder)).eval()
     saved = open_folder(find_model(path))
     return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", trusted=trusted))

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contrastive.console import say
 from contrastive.distributed.collectives import all_reduce, lost_rank_told
-from contrastive.distributed.sharding import shard_
+from contrastive.distributed.sharding import several_passes, shard_
 from contrastive.errors import SpecError
 from contrastive.nn.sharded_tensors import has_shards, is_sharded
 from contrastive.training.part_mistakes import told_by_part
@@ -109,7 +109,8 @@ class StepGradients:
             dtype: that the towers are autocast to, if to any.
             loss_scale: multiplies losses for the backward pass in fp16.
         """
-        self._model, self._ranks, self._loss_scale = model, ranks, loss_scale
+        self._model, self._settings = model, settings
+        self._ranks, self._loss_scale = ranks, loss_scale
         self._loss: nn.Module = _StepLoss(model, settings, dtype)
         self._sharded = has_shards(model)
         named = dict(self._loss.named_parameters())
@@ -175,6 +176,8 @@ class StepGradients:
         stack = ExitStack()
         if self._sharded or last:
             stack.enter_context(lost_rank_told(among_others=True))
+        if self._settings.micro_batch:
+            stack.enter_context(several_passes(self._model))
         if isinstance(self._loss, DistributedDataParallel) and not last:
             stack.enter_context(self._loss.no_sync())
         return stack

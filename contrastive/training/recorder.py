@@ -32,7 +32,7 @@ from contrastive.training.checkpoints import Progress, save_progress, save_step
 from contrastive.training.health_check import check_up, geometry_at_start, gradients, tell_of_start
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from contrastive.data.samples import Samples
@@ -65,6 +65,8 @@ class Recorder:
     """Of a run in fp16."""
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
+    changed: Callable[[], None] = field(default=lambda: None)
+    """Is called when the log has begun, and when a checkpoint is on the disk."""
     best: dict[str, float] = field(default_factory=dict[str, float])
     """``step`` and ``value`` of the best evaluation so far, if the spec asks for it."""
 
@@ -75,6 +77,7 @@ class Recorder:
             self._take_up(log, progress)
         else:
             self._note_start(log)
+        self.changed()
 
     def _note_start(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
@@ -148,6 +151,7 @@ class Recorder:
         )
         about = self.spec, self.model, self.optimizer, self.batches
         save_step(background, self.folder, *about, progress)
+        self.background.submit(self.changed)
         return progress
 
     def _take_up(self, log: Log, progress: Progress) -> None:
@@ -167,6 +171,7 @@ class Recorder:
             log.flush()
             progress = replace(progress, measured=True, log_lines=log.lines, best=self.best)
             save_progress(self.background, self.folder, progress)
+            self.background.submit(self.changed)
 
     def _evaluate(self, log: Log, step: int) -> bool:
         """Measure the model, with all ranks; the main one alone tells what was found."""

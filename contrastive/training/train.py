@@ -51,6 +51,7 @@ from contrastive.training.memory_plan import advice
 from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
 from contrastive.training.parallel import StepGradients, shard_towers_
 from contrastive.training.recorder import Recorder
+from contrastive.training.remote_output import RemoteOutput, sent_to
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
     loss_scale_of,
@@ -101,7 +102,8 @@ def train(
         spec: the model, the data and the training: a ``RunSpec``, a dict of the same content, or a
             YAML file's path.
         output: folder of the run, with ``log.jsonl``, ``checkpoints/`` and at the end ``model/``;
-            by default ``output`` of the spec, else ``runs/NAME`` for a spec in NAME.yaml.
+            by default ``output`` of the spec, else ``runs/NAME`` for a spec in NAME.yaml. Or the
+            address of a storage (``s3://bucket/runs/a``), to which a folder in ``runs/`` is sent.
         resume: go on from the newest whole checkpoint in that folder.
         cache: keeps the features of frozen encoders; the user's own if None.
 
@@ -130,9 +132,10 @@ def train(
         )
         raise TrainingError(msg)
     check_cache(cache)
-    default = Path("runs") / Path(spec).stem if isinstance(spec, (str, Path)) else None
+    file = Path(spec) if isinstance(spec, (str, Path)) else None
+    default = Path("runs") / file.stem if file else None
     spec = run_spec(spec)
-    folder = run_folder(output, spec.output, default)
+    folder, address = run_folder(output, spec.output, default, file=file)
     if isinstance(spec.model.loss, Distillation):
         msg = (
             "model.loss: distillation needs a teacher's embeddings of each batch, which a run does "
@@ -145,8 +148,13 @@ def train(
         RngState(),  # the caller's generators, of all devices, stay as they were
     ):
         unmeasured: list[str] = []
-        with said_once(), noted_omissions():  # how many rows may be bad is said by the spec
-            model = _train(spec, folder, ranks, device, unmeasured, resume=resume, cache=cache)
+        with (
+            said_once(),
+            noted_omissions(),  # how many rows may be bad is said by the spec
+            sent_to(address, folder, spec.training.keep, ranks, unmeasured) as remote,
+        ):
+            about = folder, remote, ranks, device, unmeasured
+            model = _train(spec, *about, resume=resume, cache=cache)
         for line in unmeasured:
             note_omission(line)
         return model
@@ -155,6 +163,7 @@ def train(
 def _train(
     spec: RunSpec,
     folder: Path,
+    remote: RemoteOutput,
     ranks: Ranks,
     device: torch.device,
     unmeasured: list[str],
@@ -168,7 +177,8 @@ def _train(
         shared_fields(spec) | {"resume": resume},
         "start all of them with the same spec and options",
     )
-    with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
+    # a download, or a damaged checkpoint, is dealt with once
+    with ranks.main_first(), remote.brought(resume=resume):
         previous, spec = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
     cache = None if settings.cache == "off" else cache or FeatureCache()
@@ -184,7 +194,17 @@ def _train(
     _log_summary(spec, model, batches, ranks, start=start, total=total)
     dtype, scale = autocast_dtype(settings, device), loss_scale_of(settings, device, progress)
     recorder = Recorder(
-        folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured, scale
+        folder,
+        spec,
+        model,
+        optimizer,
+        batches,
+        held_out,
+        cache,
+        ranks,
+        unmeasured,
+        scale,
+        changed=remote.changed,
     )
 
     if previous:  # last, since whatever came before may have drawn numbers
@@ -243,7 +263,7 @@ def _train(
             if stop:
                 raise Interrupted(stop, done, total)
 
-    return _finished(folder, spec, model.eval(), ranks, recorder.best)
+    return _finished(folder, remote, spec, model.eval(), ranks, recorder.best)
 
 
 def _at_start(
@@ -268,10 +288,15 @@ def _at_start(
 
 
 def _finished(
-    folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks, best: Mapping[str, float]
+    folder: Path,
+    remote: RemoteOutput,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    ranks: Ranks,
+    best: Mapping[str, float],
 ) -> ContrastiveModel:
     if best:
-        place = checkpoint_folder(folder, int(best["step"]))
+        place = remote.place(checkpoint_folder(folder, int(best["step"])))
         say(f"best {spec.training.keep.best}: {best['value']:.1%}, of {place}")
     sharded, files = has_shards(model), run_files(spec, model)
     weights = {name: whole(x) for name, x in files["model.safetensors"].items()}
