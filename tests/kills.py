@@ -9,6 +9,7 @@ With ``--ranks 2`` it is an agent with two ranks, and the signals go to it, to a
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -194,6 +195,7 @@ class Killing:
         used, no fork could. Several ranks do them again.
         """
         torch.set_num_threads(1)
+        importlib.import_module("contrastive.cli.train")
         self.device, self.ranks, self.most = device, ranks, 2 if small else 4
         self.random = random.Random(seed)
         self.folder = folder

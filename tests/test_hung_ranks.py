@@ -18,7 +18,7 @@ from tests.toys import toy_dict
 
 pytestmark = pytest.mark.slow
 
-LIMIT = timedelta(seconds=4)  # for a collective
+LIMIT = timedelta(seconds=8)  # for a collective
 PLACES = {
     "a step": (parallel, "step_loss", 4),
     "a sharded step": (parallel, "step_loss", 4),
@@ -28,7 +28,7 @@ PLACES = {
 
 
 def joined(rank, size, folder, limit):
-    heartbeat.BEAT, heartbeat.LOOK = 0.05, 2
+    heartbeat.BEAT, heartbeat.LOOK = 0.1, 5
     heartbeat.ASK = timedelta(seconds=0.05)
     launcher.COLLECTIVE_TIMEOUT = LIMIT
     store = f"file://{folder}/store"

@@ -1,8 +1,8 @@
 """Which rank the others wait for: each notes in the process group's store how far it is.
 
 A thread of each rank writes its note, a few bytes every few seconds, so that a step pays nothing.
-Only a rank that has waited for long reads the notes. One that is the same at two looks is of a rank
-that does not answer: its process is stopped, or its machine is gone. One that answers, and has
+Only a rank that has waited for long reads the notes. One that stays the same is of a rank that does
+not answer: its process is stopped, or its machine is gone. One that answers, and has
 entered fewer collectives than others, is behind. All ranks enter them from Python and in one order,
 with gloo and NCCL alike.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BEAT = 5.0  # seconds between two notes of a rank
 LOOK = 6  # beats between two looks of one that waits: with 1,000 ranks a look is 0.2 MB
+UNHEARD = 2  # looks without a new note: a library may keep Python from writing one for a while
 WARNED = 0.75  # of the time that a collective may take: NCCL then ends the process without a word
 ANSWER = timedelta(seconds=30)  # for the store
 ASK = timedelta(seconds=1)  # between two questions whether a wait is over
@@ -136,7 +137,7 @@ class Heartbeat:
         if self._deaf:
             told = f"the ranks' store has not answered for {_told(self._waited)}"
             return f"{told}: rank 0, or the torchrun of its machine, is stopped, or it is gone"
-        if late := [rank for rank, looks in enumerate(self._unheard) if looks]:
+        if late := [rank for rank, looks in enumerate(self._unheard) if looks >= UNHEARD]:
             state = "has not answered for {}: it is stopped, or its machine is gone; its last note:"
         else:
             state = "has let the others wait for {}: it"
