@@ -8,12 +8,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 
 from contrastive import load_model
+from contrastive.encoders import TextTransformer
 from contrastive.encoders.image_transform import ImageModule
-from contrastive.errors import TrainingError, WeightsError
+from contrastive.errors import SpecError, TrainingError, WeightsError
 from contrastive.model.run_checkpoints import checkpoints_of
 from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
@@ -32,7 +33,8 @@ CASES = {
     "LoRA, accumulated": ({"image": LORA}, {"accumulate": 2, "batch_size": 7, "epochs": 6}),
     "cached gradients, recomputed": (
         {"image": {"encoder": VIT, "frozen": "none"}},
-        {"micro_batch": 3, "checkpoint_activations": ["image"]},
+        # of 8 and 7 rows, in two passes and one
+        {"micro_batch": 7, "checkpoint_activations": ["image"]},
     ),
 }
 
@@ -97,7 +99,7 @@ def bits(run):
         keep[name] = torch.empty(shape, dtype=dtype)
         return keep[name]
 
-    read_shards(place, into)
+    read_shards(place, shard_files(place), into)
     return found | keep
 
 
@@ -145,7 +147,11 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     spec["evaluation"] = {"split": None}
     in_ranks(trained_in_rank, 2, [(spec, tmp_path / "run", False)], tmp_path / "a")
     place = checkpoints_of(tmp_path / "run")[-1]
+    unlisted = place / min(shard_files(place)).replace("1", "3", 1)
+    shutil.copy(place / min(shard_files(place)), unlisted)
+    (place / "notes.safetensors").write_bytes(b"not in the manifest")
     converted = load_model(place)
+    unlisted.unlink()
     converted.save(tmp_path / "one")
     assert not shard_files(tmp_path / "one")
     final = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -166,6 +172,66 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     other.unlink()
     with pytest.raises(WeightsError, match=r"cannot be read|size mismatch"):
         load_model(place)
+
+
+def test_an_empty_shard_does_not_say_how_large_a_tensor_is(tmp_path):
+    place = {"DCP_SHARDING_INFO": json.dumps({"w": {"saved_offsets": [10**11, 0]}})}
+    file = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"w": torch.empty(0, 4)}, file, metadata=place)
+    asked = []
+    with pytest.raises(WeightsError, match="w has no shard with row 0"):
+        read_shards(tmp_path, shard_files(tmp_path), lambda *about: asked.append(about))
+    assert not asked
+
+
+class Foreign(TextTransformer):
+    """An encoder of another package, which may use a weight where its block is not called."""
+
+    reaches: bool = False
+
+    def build(self):
+        module = super().build()
+        if self.reaches:
+            block = module.blocks[0]
+            module.norm.register_forward_hook(lambda _, __, x: x @ block.linear1.weight.T[:, :8])
+        return module
+
+
+def foreign_in_rank(rank, size, specs, folder):
+    """Be a rank that trains each spec; the main one leaves what each has told."""
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    told = []
+    for number, spec in enumerate(specs):
+        try:
+            train(spec, folder / str(number))
+            told.append("")
+        except (SpecError, SystemExit) as error:
+            told.append(str(error))
+    if rank == 0:
+        (folder / "told").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_encoders_of_others_are_sharded_or_told_in_one_line(tmp_path, in_ranks):
+    toy = toy_dict(tmp_path / "data", images=18, epochs=1, batch_size=15)
+    specs = []
+    for reaches, strategy in ((False, "fsdp"), (True, "fsdp"), (True, "ddp")):
+        spec = deepcopy(toy)
+        encoder = {"type": "tests.test_fsdp:Foreign", "width": 8, "heads": 2, "depth": 2}
+        spec["model"]["towers"]["text"]["encoder"] = encoder | {"reaches": reaches}
+        spec["training"]["parallel"] = {"strategy": strategy}
+        specs.append(spec)
+    in_ranks(foreign_in_rank, 2, specs, tmp_path / "a")
+    sharded, reaching, as_told = json.loads((tmp_path / "a" / "told").read_text())
+    assert not sharded
+    assert reaching == (
+        "training.parallel.strategy: fsdp gathers the weights of a block when that is called, and "
+        "the text encoder uses some elsewhere; set it to ddp"
+    )
+    assert not as_told
 
 
 def failing_in_rank(rank, size, spec, place, folder, at):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.nn.layer_stack import blocks
 from contrastive.nn.sharded_tensors import has_shards, is_sharded
 
@@ -78,6 +79,18 @@ def _parts(model: nn.Module) -> list[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return [cast("Any", part) for part in model.modules() if isinstance(part, FSDPModule)]
+
+
+def most_passes(module: nn.Module, own: int) -> int:
+    """Return how many passes of a module the rank with most of them makes, if it is sharded.
+
+    Each pass is one of all ranks, whose rows differ in number; all of them call this.
+    """
+    group = BatchGroup.current()
+    if group is None or not _parts(module):
+        return own
+    here = group.host or next(module.parameters()).device
+    return int(group.all_reduce_max(torch.tensor(own, device=here)))
 
 
 @contextmanager
