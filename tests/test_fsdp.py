@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed as dist
+from torch import nn
 
 from contrastive import load_model
 from contrastive.encoders import TextTransformer
 from contrastive.encoders.image_transform import ImageModule
 from contrastive.errors import SpecError, TrainingError, WeightsError
-from contrastive.model.run_checkpoints import checkpoints_of
+from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
 from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
 from contrastive.training import recorder
@@ -185,15 +186,25 @@ def test_an_empty_shard_does_not_say_how_large_a_tensor_is(tmp_path):
 
 
 class Foreign(TextTransformer):
-    """An encoder of another package, which may use a weight where its block is not called."""
+    """An encoder of another package, which may use a weight where its block is not called.
+
+    It has weights of all kinds: tied, transposed, empty, a scalar, in double precision.
+    """
 
     reaches: bool = False
 
     def build(self):
         module = super().build()
+        first, second = module.blocks
+        second.linear2.bias = first.linear2.bias
+        module.again = module.norm
+        first.linear1.weight = nn.Parameter(first.linear1.weight.detach().t().contiguous().t())
+        module.odd = nn.ParameterList([torch.zeros(0, 8), torch.ones(()), torch.ones(8).double()])
+        module.norm.register_forward_hook(
+            lambda _, __, x: x * module.odd[1] + module.odd[0].sum() + module.odd[2].float()
+        )
         if self.reaches:
-            block = module.blocks[0]
-            module.norm.register_forward_hook(lambda _, __, x: x @ block.linear1.weight.T[:, :8])
+            module.norm.register_forward_hook(lambda _, __, x: x @ first.linear1.weight[:8])
         return module
 
 
@@ -216,17 +227,23 @@ def foreign_in_rank(rank, size, specs, folder):
 
 
 def test_encoders_of_others_are_sharded_or_told_in_one_line(tmp_path, in_ranks):
-    toy = toy_dict(tmp_path / "data", images=18, epochs=1, batch_size=15)
+    toy = toy_dict(tmp_path / "data", images=18, epochs=2, batch_size=15)
+    toy["evaluation"] = {"split": None}
     specs = []
     for reaches, strategy in ((False, "fsdp"), (True, "fsdp"), (True, "ddp")):
         spec = deepcopy(toy)
         encoder = {"type": "tests.test_fsdp:Foreign", "width": 8, "heads": 2, "depth": 2}
-        spec["model"]["towers"]["text"]["encoder"] = encoder | {"reaches": reaches}
+        encoder |= {"dropout": 0.0, "reaches": reaches}
+        spec["model"]["towers"]["text"]["encoder"] = encoder
+        spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0
         spec["training"]["parallel"] = {"strategy": strategy}
         specs.append(spec)
+    train(specs[0], tmp_path / "one")
+    losses_of_one = losses(tmp_path / "one")
     in_ranks(foreign_in_rank, 2, specs, tmp_path / "a")
     sharded, reaching, as_told = json.loads((tmp_path / "a" / "told").read_text())
     assert not sharded
+    assert losses(tmp_path / "a" / "0") == pytest.approx(losses_of_one, rel=1e-5)
     assert reaching == (
         "training.parallel.strategy: fsdp gathers the weights of a block when that is called, and "
         "the text encoder uses some elsewhere; set it to ddp"
@@ -277,6 +294,15 @@ def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ran
     if at:
         in_ranks(trained_in_rank, 2, [(spec, run, True)], tmp_path / "b")
         assert len(losses(run)) == 6
+
+
+def test_a_step_whose_shards_are_written_is_saved_when_a_rank_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "has_shards", lambda _: True)
+    alone = recorder.Recorder(tmp_path, *[None] * 7, [])
+    checkpoint_folder(tmp_path, 2).mkdir(parents=True)
+    alone.save_once(None, 2)
+    with pytest.raises(TrainingError, match="goes on from its last checkpoint"):
+        alone.save_once(None, 3)
 
 
 def unmeasured_in_rank(rank, size, spec, place, folder):
