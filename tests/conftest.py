@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads this when it is imported, and so the next one
 os.environ["HF_HUB_OFFLINE"] = "1"
+# an address of S3 in a test leads to no server but that test's own
+os.environ |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
 
 # nohup, and a shell that starts the tests in the background, let them be ignored by all children
 for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):

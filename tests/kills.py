@@ -318,9 +318,10 @@ class Killing:
             spec["training"]["workers"] = workers
             (root / "spec.yaml").write_text(json.dumps(spec))
             args = ["train", str(root / "spec.yaml"), "-o", str(root / "run")]
-            begun = (root / "run" / "log.jsonl").exists()
+            run = root / "run"  # it may have been killed between its first checkpoint and its log
+            begun = (run / "log.jsonl").exists() or any(run.glob("checkpoints/step-*"))
             done = self.ended([*args, *(["--resume"] if begun else [])], interrupt)
-            if begun and "nothing to resume" in done.told:  # it ended before its first save
+            if begun and "; to begin, leave out" in done.told:  # it ended before its first save
                 done = self.ended(args, interrupt)
             history.append(f"{done.signals or 'to its end'} ({workers} workers): {done.code}")
             self._count(done)
@@ -332,13 +333,16 @@ class Killing:
             traceback = "Traceback" in done.told and "SIGKILL" not in done.signals  # of workers
             if done.code not in allowed or traceback or any(done.told.count(x) > 1 for x in ONCE):
                 self._fault(f"{name}: {'; '.join(history)}\n{done.told[-2000:]}")
+                self._keep(root)
                 return
         for fault in different(self.whole[name], outcome(root)):
             self._fault(f"{name}: {'; '.join(history)}: {fault}")
         self.result.counts["runs"] += 1
         if len(self.result.faults) > faults:
-            kept = self.folder / f"fault-{len(self.result.faults)}"
-            shutil.copytree(root, kept)
+            self._keep(root)
+
+    def _keep(self, root: Path) -> None:
+        shutil.copytree(root, self.folder / f"fault-{len(self.result.faults)}")
 
     def _count(self, done: Ended) -> None:
         counts = self.result.counts

@@ -5,6 +5,7 @@ import resource
 import shutil
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from contrastive import load_model
 from contrastive.encoders import TextTransformer
 from contrastive.encoders.image_transform import ImageModule
 from contrastive.errors import SpecError, TrainingError, WeightsError
+from contrastive.model import sharded_files
 from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
 from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
@@ -26,6 +28,7 @@ from tests.toys import toy_dict
 pytestmark = pytest.mark.slow
 
 VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
+FEW = 6  # steps
 RESNET = {"type": "resnet", "width": 4, "image_size": 32}
 LORA = {"encoder": VIT, "frozen": "encoder", "lora": {"rank": 2}}
 CASES = {
@@ -74,18 +77,34 @@ def evaluations(run):
     return [line for line in read_log(run / "log.jsonl") if "evaluation" in line]
 
 
-def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
-    specs = specs_in(tmp_path)
-    in_ranks(
-        trained_in_rank, 2, [(s, tmp_path / "2" / n, False) for n, s in specs.items()], tmp_path
-    )
+def check_losses(specs, folder, in_ranks, sizes):
+    for size in sizes:
+        runs = [(spec, folder / f"{size}" / name, False) for name, spec in specs.items()]
+        in_ranks(trained_in_rank, size, runs, folder / f"ranks-{size}")
     for name, spec in specs.items():
-        one = train(spec, tmp_path / "1" / name)
-        run = tmp_path / "2" / name
-        assert losses(run) == pytest.approx(losses(tmp_path / "1" / name), rel=1e-5), name
-        state = load_model(run).state_dict()
-        for key, x in one.state_dict().items():
-            torch.testing.assert_close(state[key], x.cpu(), rtol=1e-3, atol=1e-4)
+        one = train(spec, folder / "1" / name).state_dict()
+        expected = losses(folder / "1" / name)
+        # rounding grows in a ResNet that trains (test_parallel)
+        within = 5e-2 if len(expected) > FEW and "BatchNorm" in name else 1e-5
+        for size in sizes:
+            run = folder / f"{size}" / name
+            assert losses(run) == pytest.approx(expected, rel=within), name
+            state = load_model(run).state_dict()
+            if len(expected) == FEW:
+                for key, x in one.items():
+                    torch.testing.assert_close(state[key], x.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
+    check_losses(specs_in(tmp_path), tmp_path, in_ranks, [2])
+
+
+@pytest.mark.nightly
+def test_the_losses_of_100_steps_are_those_of_one(tmp_path, in_ranks):
+    specs = specs_in(tmp_path, epochs=100)
+    for spec in specs.values():
+        spec["evaluation"] = {"split": None}
+    check_losses(specs, tmp_path, in_ranks, [2, 4])
 
 
 def bits(run):
@@ -265,7 +284,7 @@ def failing_in_rank(rank, size, spec, place, folder, at):
             full()
 
     recorder.Recorder.after_step = after_step
-    if not at:
+    if at == 0:
         full()
     told = ""
     try:
@@ -277,7 +296,7 @@ def failing_in_rank(rank, size, spec, place, folder, at):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.nightly), 2])
 def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ranks, at):
     spec = specs_in(tmp_path, checkpoint_every=1)["trained"]
     spec["evaluation"] = {"split": None}
@@ -303,6 +322,23 @@ def test_a_step_whose_shards_are_written_is_saved_when_a_rank_is_lost(tmp_path, 
     alone.save_once(None, 2)
     with pytest.raises(TrainingError, match="goes on from its last checkpoint"):
         alone.save_once(None, 3)
+
+
+def elsewhere_in_rank(rank, size, spec, place, folder):
+    """Be a rank; the second sees another disk under the run's path."""
+    if rank == 1:
+        sharded_files.Path = lambda path: Path(path.replace("/run/", "/elsewhere/"))
+    failing_in_rank(rank, size, spec, place, folder, None)
+
+
+def test_ranks_with_disks_of_their_own_are_told_before_the_first_step(tmp_path, in_ranks):
+    spec = specs_in(tmp_path)["trained"]
+    in_ranks(elsewhere_in_rank, 2, spec, tmp_path / "run", tmp_path / "a")
+    told = (tmp_path / "a" / "told").read_text()
+    assert "rank 1 has it on a disk of its own" in told
+    assert "put it on a disk that they share" in told
+    assert not losses(tmp_path / "run")
+    assert not list((tmp_path / "elsewhere").rglob("*.safetensors"))
 
 
 def unmeasured_in_rank(rank, size, spec, place, folder):

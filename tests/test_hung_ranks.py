@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 LIMIT = timedelta(seconds=4)  # for a collective
 PLACES = {
     "a step": (parallel, "step_loss", 4),
+    "a sharded step": (parallel, "step_loss", 4),
     "data": (batches._PrepareBatch, "__getitem__", 4),
     "encoding": (FeatureCache, "table", 1),
 }
@@ -71,17 +72,20 @@ def check_told(folder, victim, *, stops):
     ("victim", "where", "stops", "told"),
     [
         (1, "a step", True, "its last note: computes step"),
+        pytest.param(1, "a sharded step", True, "its last note:", marks=pytest.mark.nightly),
         pytest.param(1, "data", False, "it loads its data (", marks=pytest.mark.nightly),
         pytest.param(0, "encoding", True, "its last note:", marks=pytest.mark.nightly),
     ],
 )
 def test_a_rank_that_hangs_in_a_run_is_named(tmp_path, in_ranks, victim, where, stops, told):
     spec = toy_dict(tmp_path / "data", epochs=1)
+    if where == "a sharded step":
+        spec["training"]["parallel"] = {"strategy": "fsdp"}
     in_ranks(hung, 2, spec, tmp_path, victim, where, stops, killed=victim)
     line = check_told(tmp_path, victim, stops=stops)
     assert told in line
     saved = line.endswith("; saved at step 3; go on with resume=True (--resume)")
-    assert saved == (where != "encoding")
+    assert saved == (where in ("a step", "data"))
 
 
 def waiting(rank, size, folder, victim, stops):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -107,6 +108,16 @@ def _equal(a, b):
     return (a == b).all()
 
 
+def all_listed(files):
+    """Whether all that each manifest lists is there as it says."""
+    return all(
+        hashlib.sha256(files[name.replace("manifest.json", file)]).hexdigest() == about["sha256"]
+        for name, content in files.items()
+        if name.endswith("manifest.json")
+        for file, about in json.loads(content)["files"].items()
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [19, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_run_that_was_killed_goes_on_elsewhere_to_the_same_bits(train, monkeypatch, every):
@@ -117,6 +128,7 @@ def test_a_run_that_was_killed_goes_on_elsewhere_to_the_same_bits(train, monkeyp
         train()
     whole = there()
     assert len(kept) > 50
+    assert all(map(all_listed, kept)), "a manifest was there without what it lists"
     resumed = 0
     for files in kept[::every]:
         put_back(files)
@@ -427,8 +439,23 @@ def test_a_storage_without_its_library_is_one_line(train, monkeypatch):
 )
 def test_an_address_keeps_its_slashes(given, address):
     assert address_of(given) == address
-    found = RunSpec.model_validate(spec(1).model_dump() | {"output": given}).output
-    assert found == (address or Path(given))
+    run = RunSpec.model_validate(spec(1).model_dump() | {"output": given})
+    assert run.output == (address or Path(given))
+    assert run.model_dump(mode="json")["output"] == (address or str(given))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("s3://", "output: s3:// has no folder; give one, such as s3://bucket/runs/a"),
+        ("", "output: is empty; give a path"),
+        (5, "output: 5 is no path; a file or a folder of that name is put in quotes: '5'"),
+    ],
+)
+def test_what_is_no_place_is_one_line(given, said):
+    with pytest.raises(ContrastiveError) as told:
+        RunSpec.model_validate(spec(1).model_dump() | {"output": given})
+    assert str(told.value) == f"RunSpec: {said}"
 
 
 @pytest.mark.slow

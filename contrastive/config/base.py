@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, 
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_serializer,
     model_validator,
 )
@@ -43,13 +44,10 @@ if TYPE_CHECKING:
 else:
     PathField = Path
 
-    def _place(given: Any) -> Any:
-        address = address_of(given) if isinstance(given, (str, Path)) else ""
-        return address or (Path(given) if isinstance(given, str) else given)
+    def _place(given: Any, path: ValidatorFunctionWrapHandler) -> Any:
+        return (isinstance(given, (str, Path)) and address_of(given)) or path(given)
 
-    PlaceField = Annotated[
-        str | Path, BeforeValidator(_place), WithJsonSchema({"type": "string", "format": "path"})
-    ]
+    PlaceField = Annotated[Path, WrapValidator(_place), PlainSerializer(str, when_used="json")]
 """A field that holds a path and is given a path or a string, which type checkers then let pass;
 a ``PlaceField`` may be the address of a storage, too, which stays a string."""
 

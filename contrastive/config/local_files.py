@@ -55,7 +55,7 @@ def address_of(given: str | PathLike[str]) -> str:
     """Return the address that is given, without a slash at its end; "" for a local path.
 
     Raises:
-        ValueError: it has a password or a query, which would be shown and stored.
+        ValueError: it has a password or a query, which would be shown and stored; or no folder.
     """
     text = os.fspath(given).strip()
     if not ADDRESS.match(text):
@@ -68,7 +68,11 @@ def address_of(given: str | PathLike[str]) -> str:
             "environment variables or files)"
         )
         raise ValueError(msg)
-    return whole_address(text).rstrip("/")
+    address = whole_address(text).rstrip("/")
+    if address.endswith(":"):
+        msg = f"{text} has no folder; give one, such as s3://bucket/runs/a"
+        raise ValueError(msg)
+    return address
 
 
 def whole_address(text: str) -> str:

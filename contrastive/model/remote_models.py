@@ -7,10 +7,7 @@ and that a model has by name are fetched.
 from __future__ import annotations
 
 import hashlib
-import json
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.arguments import address_in, path_of
 from contrastive.config.local_files import cache_folder
@@ -22,6 +19,9 @@ from contrastive.errors import SpecError, WeightsError
 from contrastive.model.run_checkpoints import checkpoints_of, step_in
 from contrastive.model.saved_files import NAME, Listed, Manifest, read_json, shaped
 from contrastive.model.saved_folder import MANIFEST, is_whole, recover, remove_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -164,17 +164,7 @@ def _has(place: Path, manifest: Path) -> bool:
 def listed_files(folder: Path) -> dict[str, Listed]:
     """Return the files that the manifest of a folder lists, by names that a model has."""
     path = folder / MANIFEST
-    return _by_name(shaped(Manifest, read_json(path), path))
-
-
-def listed_in(manifest: bytes) -> dict[str, Listed]:
-    """Return the files that a manifest lists; none if it is damaged."""
-    with suppress(ValueError, RecursionError, WeightsError):
-        return _by_name(shaped(Manifest, json.loads(manifest), Path(MANIFEST)))
-    return {}
-
-
-def _by_name(manifest: Manifest) -> dict[str, Listed]:
+    manifest: Manifest = shaped(Manifest, read_json(path), path)
     return {name: about for name, about in manifest.files.items() if NAME.fullmatch(name)}
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,6 +52,7 @@ def write_shards(
     Raises:
         OSError: this rank's file cannot be written.
         FailedRank: that of another cannot.
+        WeightsError: the ranks have different disks.
     """
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.api import CheckpointException
@@ -82,6 +84,16 @@ def write_shards(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         listed[own.name] = {"bytes": own.stat().st_size, "sha256": digest}
     of_all = work.all_gather("has written its shards", listed)
+    for rank, names in enumerate(of_all):
+        if any(not (place / name).exists() for name in names):
+            own.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not empty where the main rank is
+                place.rmdir()
+            msg = (
+                f"{place}: rank {rank} has it on a disk of its own; with strategy fsdp all ranks "
+                "write to the run's folder: put it on a disk that they share"
+            )
+            raise WeightsError(msg)
     return {name: about for each in of_all for name, about in each.items()}
 
 

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from contrastive.config.provenance import described, is_ours
 from contrastive.console import say
 from contrastive.distributed.collectives import all_reduce, lost_rank_told
 from contrastive.distributed.sharding import several_passes, shard_
-from contrastive.errors import SpecError
+from contrastive.errors import SpecError, TrainingError
+from contrastive.losses.module import LossModule
+from contrastive.losses.on_ranks import GATHER, has_local_negatives, other_on_ranks
 from contrastive.nn.sharded_tensors import has_shards, is_sharded
 from contrastive.training.part_mistakes import told_by_part
 from contrastive.training.signals import ENDING
@@ -40,8 +43,30 @@ SYNC = "forward_sync_buffers", "broadcast_buffers"  # the name now, and before t
 BUFFERS = next(name for name in SYNC if name in signature(DistributedDataParallel).parameters)
 
 
+def check_loss_of_ranks(model: ContrastiveModel, ranks: Ranks) -> None:
+    """Insist that a plugin's loss is, over all ranks, that of the global batch on one.
+
+    Our own are tested for it; a loss whose ``negatives`` are local is asked to be another.
+
+    Raises:
+        TrainingError: its value or a gradient is not; all ranks raise it.
+    """
+    parts = [part for part in model.loss.modules() if isinstance(part, LossModule)]
+    known = all(is_ours(type(part)) for part in parts)
+    if ranks.size == 1 or known or has_local_negatives(model.loss):
+        return
+    if other := other_on_ranks(model.loss, model.spec.embed_dim, ranks, model.device):
+        found, whole = other
+        msg = (
+            f"model.loss: {described(type(model.spec.loss))} is another loss on {ranks.size} ranks "
+            f"than on one: of one batch {found:.4g} instead of {whole:.4g}, or with other "
+            f"gradients; {GATHER}, or train on one rank"
+        )
+        raise TrainingError(msg)
+
+
 STATE = 4  # times the bytes of a weight: itself, its gradient, AdamW's two moments
-MOST = 0.5  # of a GPU's memory, for the state of what trains
+SHARE = 0.5  # of a GPU's memory, for the state of what trains
 
 
 def shard_towers_(
@@ -85,7 +110,7 @@ def _strategy(
         return "ddp"
     trained = {p for each in encoders for p in each.parameters() if p.requires_grad}
     memory: int = cast("Any", torch.cuda.get_device_properties(model.device)).total_memory
-    return "fsdp" if STATE * sum(p.nbytes for p in trained) > MOST * memory else "ddp"
+    return "fsdp" if STATE * sum(p.nbytes for p in trained) > SHARE * memory else "ddp"
 
 
 class StepGradients:

@@ -11,7 +11,7 @@ and the other sends nothing more.
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from threading import Timer
@@ -29,11 +29,10 @@ from contrastive.model.remote_models import (
     fetch_checkpoint,
     fetch_file,
     listed_files,
-    listed_in,
     short_hash,
 )
 from contrastive.model.run_checkpoints import checkpoints_of, step_in, superseded
-from contrastive.model.saved_files import MAX_JSON, NAME, read_json
+from contrastive.model.saved_files import NAME, Listed, read_json
 from contrastive.model.saved_folder import MANIFEST, is_whole
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.run_token import RunToken
@@ -281,16 +280,15 @@ class RemoteOutput:
             if copy is None or self._sent.get(name) == (manifest := (copy / MANIFEST).read_bytes()):
                 return
             files, there = listed_files(copy), remote / name
-            sizes, before = there.entries(), b""
+            sizes, known, same = there.entries(), {}, False
             if MANIFEST in sizes and name not in self._damaged:
-                before = there.read(MANIFEST, MAX_JSON) or b""
-            known = listed_in(before)
+                known, same = _listed_there(there, copy / "there", manifest)
             rest = [
                 file
                 for file, about in files.items()
                 if known.get(file) != about or sizes.get(file) != about.bytes
             ]
-            if rest or before != manifest:
+            if rest or not same:
                 if MANIFEST in sizes:
                     there.remove(MANIFEST)
                 for file in rest:
@@ -355,6 +353,17 @@ class RemoteOutput:
 
     def _clear(self) -> None:
         shutil.rmtree(self.folder / SENDING, ignore_errors=True)
+
+
+def _listed_there(
+    there: RemoteFolder, scratch: Path, manifest: bytes
+) -> tuple[dict[str, Listed], bool]:
+    """Return what the manifest of a folder there lists, and whether it is this one."""
+    scratch.mkdir()
+    there.get(MANIFEST, scratch / MANIFEST)
+    with suppress(WeightsError):
+        return listed_files(scratch), (scratch / MANIFEST).read_bytes() == manifest
+    return {}, False
 
 
 def _remove(folder: RemoteFolder) -> None:

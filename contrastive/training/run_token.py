@@ -20,7 +20,7 @@ from contrastive.console import say
 from contrastive.data.remote_folders import RemoteFolder, StorageError
 
 NAME = ".contrastive.lock"
-MOST = 10_000  # bytes
+LONGEST_TOKEN = 10_000  # bytes
 SHAPE = {"token": str, "host": str, "process": int, "since": float}
 
 
@@ -71,7 +71,7 @@ class RunToken:
     def _read(self) -> dict[str, Any]:
         about: Any = None
         with suppress(ValueError, RecursionError):
-            about = json.loads(self._remote.read(NAME, MOST) or b"null")
+            about = json.loads(self._remote.read(NAME, LONGEST_TOKEN) or b"null")
         if not isinstance(about, dict):
             return {}
         found = cast("dict[str, Any]", about)

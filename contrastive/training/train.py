@@ -41,15 +41,13 @@ from contrastive.training.built import (
     built_for_training,
     compiled_towers,
     lay_out_convolutions_,
-    precision_name,
 )
 from contrastive.training.checkpoints import Progress, run_files
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
-from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
-from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
-from contrastive.training.parallel import StepGradients, shard_towers_
+from contrastive.training.optimizer import clip_gradients_, optimizer_of, set_rates
+from contrastive.training.parallel import StepGradients, check_loss_of_ranks, shard_towers_
 from contrastive.training.recorder import Recorder
 from contrastive.training.remote_output import RemoteOutput, sent_to
 from contrastive.training.rescue import finished_steps_saved
@@ -64,8 +62,8 @@ from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.same_start import check_same_rows, check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
-from contrastive.training.step import loss_autocast
 from contrastive.training.step_log import StepLog
+from contrastive.training.summary import say_summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,7 +189,7 @@ def _train(
         check_room(folder, spec, model, optimizer, batches)
     check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
-    _log_summary(spec, model, batches, ranks, start=start, total=total)
+    say_summary(spec, model, batches, ranks, start=start, total=total)
     dtype, scale = autocast_dtype(settings, device), loss_scale_of(settings, device, progress)
     recorder = Recorder(
         folder,
@@ -360,55 +358,3 @@ def _log(folder: Path, ranks: Ranks, progress: Progress) -> Log:
         measured=progress.measured,
         expected=progress.log_lines,
     )
-
-
-def _log_summary(
-    spec: RunSpec,
-    model: ContrastiveModel,
-    batches: TrainingBatches,
-    ranks: Ranks,
-    *,
-    start: int,
-    total: int,
-) -> None:
-    """Say what is about to happen, with one pair to look at before hours are spent."""
-    trained = sum(p.numel() for p in _trained(model))
-    frozen = sum(p.numel() for p in model.parameters()) - trained
-    say(f"{trained:,} parameters are trained, {frozen:,} are frozen, on {model.device}")
-    if ranks.size > 1:
-        say(f"{ranks.size} ranks share each batch")
-    how = ", ".join(f"{m}: {'cached' if m in batches.tables else 'live'}" for m in model.towers)
-    say(f"{len(batches)} pairs, {batches.steps_per_epoch} steps an epoch; features {how}")
-    size, dim = batches.batch_size, spec.model.embed_dim
-    if size < (asked := spec.training.batch_size):
-        say(f"training.batch_size is {asked:,}, more than the {len(batches):,} pairs: it is {size}")
-    dtype = autocast_dtype(spec.training, model.device)
-    if dtype or model.device.type != "cpu":
-        scaled = " with loss scaling" if dtype is torch.float16 else ""
-        say(f"the towers train in {precision_name(dtype)}{scaled}")
-    with loss_autocast(model, dtype):
-        how = model.loss.describe(size, size, dim, torch.float32, model.device)
-    say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
-    for modality, tower in spec.model.towers.items():
-        if model.tower(modality).encoder_frozen:
-            if model.tower(modality).encoder.augment is not None:
-                say(f"{modality}: augmented, so that training does not use the feature cache")
-        elif tower.frozen != "none":
-            say(f"{modality}: a part of the encoder trains, so that its features are not cached")
-    if spec.training.lr_factors or spec.training.layer_decay:
-        say(f"peak learning rates: {describe(model, spec.training)}")
-    if start:
-        say(f"resumed at step {start} of {total}")
-    row = batches.example()
-    pair = "  |  ".join(f"{modality}: {_shown(row[modality])}" for modality in model.towers)
-    say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
-
-
-def _shown(sample: Any) -> str:
-    """Return a sample for the eye; one whose repr is an address, or bytes, by its type."""
-    if isinstance(sample, str):
-        return sample[:120]
-    if isinstance(sample, bytes) or " at 0x" in (text := str(sample)):
-        size = getattr(sample, "size", None)  # of a PIL image
-        return f"<{type(sample).__name__}{f' {size[0]} x {size[1]}' if size else ''}>"
-    return text[:120]
