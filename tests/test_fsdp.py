@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import distributed as dist
+from torch import nn
 
 from contrastive import load_model
+from contrastive.encoders import TextTransformer
 from contrastive.encoders.image_transform import ImageModule
-from contrastive.errors import TrainingError, WeightsError
+from contrastive.errors import SpecError, TrainingError, WeightsError
 from contrastive.model import sharded_files
-from contrastive.model.run_checkpoints import checkpoints_of
+from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
 from contrastive.model.sharded_files import read_shards, shard_files
 from contrastive.reporting.run_log import read_log
 from contrastive.training import recorder
@@ -35,7 +37,8 @@ CASES = {
     "LoRA, accumulated": ({"image": LORA}, {"accumulate": 2, "batch_size": 7, "epochs": 6}),
     "cached gradients, recomputed": (
         {"image": {"encoder": VIT, "frozen": "none"}},
-        {"micro_batch": 3, "checkpoint_activations": ["image"]},
+        # of 8 and 7 rows, in two passes and one
+        {"micro_batch": 7, "checkpoint_activations": ["image"]},
     ),
 }
 
@@ -117,7 +120,7 @@ def bits(run):
         keep[name] = torch.empty(shape, dtype=dtype)
         return keep[name]
 
-    read_shards(place, into)
+    read_shards(place, shard_files(place), into)
     return found | keep
 
 
@@ -165,7 +168,11 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     spec["evaluation"] = {"split": None}
     in_ranks(trained_in_rank, 2, [(spec, tmp_path / "run", False)], tmp_path / "a")
     place = checkpoints_of(tmp_path / "run")[-1]
+    unlisted = place / min(shard_files(place)).replace("1", "3", 1)
+    shutil.copy(place / min(shard_files(place)), unlisted)
+    (place / "notes.safetensors").write_bytes(b"not in the manifest")
     converted = load_model(place)
+    unlisted.unlink()
     converted.save(tmp_path / "one")
     assert not shard_files(tmp_path / "one")
     final = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -186,6 +193,82 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     other.unlink()
     with pytest.raises(WeightsError, match=r"cannot be read|size mismatch"):
         load_model(place)
+
+
+def test_an_empty_shard_does_not_say_how_large_a_tensor_is(tmp_path):
+    place = {"DCP_SHARDING_INFO": json.dumps({"w": {"saved_offsets": [10**11, 0]}})}
+    file = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"w": torch.empty(0, 4)}, file, metadata=place)
+    asked = []
+    with pytest.raises(WeightsError, match="w has no shard with row 0"):
+        read_shards(tmp_path, shard_files(tmp_path), lambda *about: asked.append(about))
+    assert not asked
+
+
+class Foreign(TextTransformer):
+    """An encoder of another package, which may use a weight where its block is not called.
+
+    It has weights of all kinds: tied, transposed, empty, a scalar, in double precision.
+    """
+
+    reaches: bool = False
+
+    def build(self):
+        module = super().build()
+        first, second = module.blocks
+        second.linear2.bias = first.linear2.bias
+        module.again = module.norm
+        first.linear1.weight = nn.Parameter(first.linear1.weight.detach().t().contiguous().t())
+        module.odd = nn.ParameterList([torch.zeros(0, 8), torch.ones(()), torch.ones(8).double()])
+        module.norm.register_forward_hook(
+            lambda _, __, x: x * module.odd[1] + module.odd[0].sum() + module.odd[2].float()
+        )
+        if self.reaches:
+            module.norm.register_forward_hook(lambda _, __, x: x @ first.linear1.weight[:8])
+        return module
+
+
+def foreign_in_rank(rank, size, specs, folder):
+    """Be a rank that trains each spec; the main one leaves what each has told."""
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    told = []
+    for number, spec in enumerate(specs):
+        try:
+            train(spec, folder / str(number))
+            told.append("")
+        except (SpecError, SystemExit) as error:
+            told.append(str(error))
+    if rank == 0:
+        (folder / "told").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_encoders_of_others_are_sharded_or_told_in_one_line(tmp_path, in_ranks):
+    toy = toy_dict(tmp_path / "data", images=18, epochs=2, batch_size=15)
+    toy["evaluation"] = {"split": None}
+    specs = []
+    for reaches, strategy in ((False, "fsdp"), (True, "fsdp"), (True, "ddp")):
+        spec = deepcopy(toy)
+        encoder = {"type": "tests.test_fsdp:Foreign", "width": 8, "heads": 2, "depth": 2}
+        encoder |= {"dropout": 0.0, "reaches": reaches}
+        spec["model"]["towers"]["text"]["encoder"] = encoder
+        spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0
+        spec["training"]["parallel"] = {"strategy": strategy}
+        specs.append(spec)
+    train(specs[0], tmp_path / "one")
+    losses_of_one = losses(tmp_path / "one")
+    in_ranks(foreign_in_rank, 2, specs, tmp_path / "a")
+    sharded, reaching, as_told = json.loads((tmp_path / "a" / "told").read_text())
+    assert not sharded
+    assert losses(tmp_path / "a" / "0") == pytest.approx(losses_of_one, rel=1e-5)
+    assert reaching == (
+        "training.parallel.strategy: fsdp gathers the weights of a block when that is called, and "
+        "the text encoder uses some elsewhere; set it to ddp"
+    )
+    assert not as_told
 
 
 def failing_in_rank(rank, size, spec, place, folder, at):
@@ -231,6 +314,15 @@ def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ran
     if at:
         in_ranks(trained_in_rank, 2, [(spec, run, True)], tmp_path / "b")
         assert len(losses(run)) == 6
+
+
+def test_a_step_whose_shards_are_written_is_saved_when_a_rank_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "has_shards", lambda _: True)
+    alone = recorder.Recorder(tmp_path, *[None] * 7, [])
+    checkpoint_folder(tmp_path, 2).mkdir(parents=True)
+    alone.save_once(None, 2)
+    with pytest.raises(TrainingError, match="goes on from its last checkpoint"):
+        alone.save_once(None, 3)
 
 
 def elsewhere_in_rank(rank, size, spec, place, folder):

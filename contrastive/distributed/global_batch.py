@@ -67,6 +67,12 @@ class BatchGroup:
             return None  # asked first: torch.compile of torch 2.10 cannot read a context variable
         return None if _alone.get() else cls()
 
+    @property
+    def host(self) -> torch.device | None:
+        """The CPU, where the group can exchange sizes on it: the host then waits for no GPU."""
+        able = "cpu:" in dist.get_backend_config(self.process_group)
+        return torch.device("cpu") if able else None
+
     def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
         """Return how the rows of a ``[N, D]`` and b ``[M, D]`` are sharded; every rank calls it.
 
@@ -74,12 +80,7 @@ class BatchGroup:
             ValueError: one rank has more rows of a than of b and another has fewer, so that
                 unmatched rows would become matched pairs.
         """
-        # sizes are exchanged on the CPU where the group can: the host then waits for no GPU
-        here = (
-            torch.device("cpu")
-            if "cpu:" in dist.get_backend_config(self.process_group)
-            else a.device
-        )
+        here = self.host or a.device
         found = torch.empty(self.size, 2, dtype=torch.int64, device=here)
         own = torch.tensor([[len(a), len(b)]], device=here)
         all_gather(found, own, self.process_group)

@@ -7,12 +7,13 @@ another number of them, as in an evaluation, ``whole_weights`` holds them whole.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from contrastive.distributed.global_batch import BatchGroup
 from contrastive.nn.layer_stack import blocks
 from contrastive.nn.sharded_tensors import has_shards, is_sharded
 
@@ -28,7 +29,7 @@ def shard_(
     """Replace the weights of networks, in place, by this rank's shards of them.
 
     Each block of a network is gathered on its own, and what is in none of them together. Scalars,
-    and weights that several blocks share, stay whole.
+    weights that several blocks share, and those of another type than most stay whole.
 
     Args:
         networks: with the same weights on all ranks, on ``device``.
@@ -49,6 +50,8 @@ def shard_(
     mesh = init_device_mesh(device.type, (get_world_size(),))
     parts = {network: [*dict.fromkeys(blocks(network))] for network in networks}
     stay = _kept_whole(parts.items())
+    for weight in {p for network in networks for p in network.parameters()} - stay:
+        weight.data = weight.data.contiguous()  # FSDP2 takes no other, such as channels last
     for network, inner in parts.items():
         for part in (*inner, network):
             cast("Any", fully_shard)(
@@ -70,7 +73,16 @@ def _kept_whole(
         for module in network.modules():
             for parameter in module.parameters(recurse=False):
                 owners[parameter].add(owner.get(module, network))
-    return {p for p, found in owners.items() if p.ndim == 0 or len(found) > 1}
+    types = Counter(p.dtype for p in owners if p.requires_grad)
+    common = max(types, key=types.__getitem__, default=None)
+    return {
+        p
+        for p, found in owners.items()
+        if p.ndim == 0
+        or p.numel() == 0
+        or len(found) > 1
+        or (p.requires_grad and p.dtype != common)
+    }
 
 
 def _parts(model: nn.Module) -> list[Any]:
@@ -78,6 +90,18 @@ def _parts(model: nn.Module) -> list[Any]:
     from torch.distributed.fsdp import FSDPModule
 
     return [cast("Any", part) for part in model.modules() if isinstance(part, FSDPModule)]
+
+
+def most_passes(module: nn.Module, own: int) -> int:
+    """Return how many passes of a module the rank with most of them makes, if it is sharded.
+
+    Each pass is one of all ranks, whose rows differ in number; all of them call this.
+    """
+    group = BatchGroup.current()
+    if group is None or not _parts(module):
+        return own
+    here = group.host or next(module.parameters()).device
+    return int(group.all_reduce_max(torch.tensor(own, device=here)))
 
 
 @contextmanager

@@ -221,10 +221,11 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
             raise WeightsError(msg)
     _check_files(model, saved)
     known = model.state_dict()
-    weights = saved.tensors("model.safetensors") | read_shards(saved.path, _room_for_weight)
+    sharded = read_shards(saved.path, saved.files, _room_for_weight)
+    weights = saved.tensors("model.safetensors") | sharded
+    where = saved.path if sharded else saved.path / "model.safetensors"
     for name, tensor in weights.items():
         if name in known and kind_of(tensor) != kind_of(known[name]):
-            where = saved.path / "model.safetensors"
             msg = f"{where}: {name} is {tensor.dtype}, not {known[name].dtype}; {COPY_AGAIN}"
             raise WeightsError(msg)
     try:
@@ -235,11 +236,10 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
     lost = [name for name in missing if name not in restored]
     if lost or unknown:
         what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model does not have"
-        msg = f"{saved.path / 'model.safetensors'}: {what}"
+        msg = f"{where}: {what}"
         raise WeightsError(msg)
     if name := first_not_finite(weights.items()):
-        place = saved.path / "model.safetensors"
-        msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
+        msg = f"{where}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
 
 

@@ -20,7 +20,7 @@ from contrastive.distributed.shared_work import FailedRank
 from contrastive.errors import WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
     from torch import Tensor
@@ -98,19 +98,23 @@ def write_shards(
 
 
 def read_shards(
-    folder: Path, into: Callable[[str, torch.Size, torch.dtype], Tensor | None]
+    folder: Path,
+    files: Iterable[str],
+    into: Callable[[str, torch.Size, torch.dtype], Tensor | None],
 ) -> dict[str, Tensor]:
     """Return the tensors that ranks wrote to a folder, by name.
 
     Args:
-        folder: that is whole. Without such files there are none.
+        folder: that is whole.
+        files: those that its manifest lists. Without such ones there are no tensors.
         into: given a name, a shape and a type, returns the tensor to fill, whole or sharded: then
             this rank reads its own part of it; None leaves it out.
 
     Raises:
         WeightsError: a file cannot be understood.
     """
-    if not shard_files(folder):
+    names = sorted(name for name in files if SHARD.fullmatch(name))
+    if not names:
         return {}
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
@@ -118,15 +122,11 @@ def read_shards(
 
     try:
         reader = HuggingFaceStorageReader(str(folder))
+        cast("Any", reader).fs.ls = lambda _: [str(folder / name) for name in names]
         about = reader.read_metadata()
-        sharded = {
-            index.fqn
-            for index, file in cast("dict[Any, Any]", about.storage_data).items()
-            if SHARD.fullmatch(Path(file.relative_path).name)
-        }
         found: dict[str, Tensor] = {}
-        for name in sorted(sharded):
-            stored = cast("TensorStorageMetadata", about.state_dict_metadata[name])
+        for name, parts in sorted(about.state_dict_metadata.items()):
+            stored = cast("TensorStorageMetadata", parts)
             _check_complete(name, stored)
             if (target := into(name, stored.size, stored.properties.dtype)) is not None:
                 found[name] = target
@@ -151,3 +151,6 @@ def _check_complete(name: str, stored: TensorStorageMetadata) -> None:
             msg = f"{name} has no shard with row {reached}"
             raise ValueError(msg)
         reached += chunk.sizes[0]
+    if reached != stored.size[0]:  # an empty shard may claim any place, and so any size
+        msg = f"{name} has no shard with row {reached}"
+        raise ValueError(msg)

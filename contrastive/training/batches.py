@@ -19,6 +19,7 @@ from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.worker_processes import worker_count
+from contrastive.distributed.sharding import whole_weights
 from contrastive.encoders.device_normalisation import PixelNormalisation, bytes_first
 from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
 from contrastive.encoders.trial import PROMISES
@@ -86,15 +87,16 @@ class TrainingBatches:
         self.bad_rows.on_report = say
         self.rows: list[Sample] = rows_of(samples)
         check_modalities(self.rows, model.towers)
-        for modality in model.towers:
-            check_head(model.tower(modality))
-            check_foreign(
-                model.spec.towers[modality].encoder,
-                model.tower(modality).encoder,
-                [row[modality] for row in self.rows[:LOOKED_AT]],
-                workers=worker_count(settings.workers),
-                promises=PROMISES,
-            )
+        with whole_weights(model):  # a pass over shards would leave some of them gathered
+            for modality in model.towers:
+                check_head(model.tower(modality))
+                check_foreign(
+                    model.spec.towers[modality].encoder,
+                    model.tower(modality).encoder,
+                    [row[modality] for row in self.rows[:LOOKED_AT]],
+                    workers=worker_count(settings.workers),
+                    promises=PROMISES,
+                )
         self.total_rows = len(self.rows) + self.bad_rows.bad
         self.bad: set[int] = set()
         self.tables: dict[str, FeatureTable] = {}

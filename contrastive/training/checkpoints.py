@@ -110,7 +110,9 @@ def write_with_shards(place: Path, files: Mapping[str, Content], work: SharedWor
         WeightsError: this rank cannot write its part.
         FailedRank: another cannot.
     """
-    shards = {name: x for each in _tensors(files) for name, x in each.items() if is_sharded(x)}
+    shards = _each_alone(
+        {name: x for each in _tensors(files) for name, x in each.items() if is_sharded(x)}
+    )
     rest = {
         name: {key: x for key, x in content.items() if not is_sharded(x)}
         if name.endswith(SAFETENSORS)
@@ -125,6 +127,17 @@ def write_with_shards(place: Path, files: Mapping[str, Content], work: SharedWor
     except OSError as error:
         msg = f"{place}: cannot be written: {error.strerror or error}"
         raise WeightsError(msg) from error
+
+
+def _each_alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of which none shares memory with another, as tied weights do."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, x in tensors.items():
+        place = own_part(x).data_ptr()  # 0 of an empty one
+        found[name] = x.detach().clone() if place in seen else x
+        seen |= {place} - {0}
+    return found
 
 
 def _tensors(files: Mapping[str, Content]) -> list[Content]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
+from contrastive.distributed.sharding import most_passes
 from contrastive.errors import TrainingError
 from contrastive.nn.rng import RngState
 
@@ -65,6 +66,10 @@ def forward_in_micro_batches(
         ValueError: the inputs differ in their first dimension.
     """
     pieces = pieces_of(inputs, rows)
+    count = sum(len(next(iter(piece.values()))) for piece in pieces)
+    if rows is not None:  # in a pass over shards all ranks take part; that of a row twice is unused
+        short = most_passes(module, len(pieces)) - len(pieces)
+        pieces += [{name: x[:1] for name, x in pieces[0].items()}] * short
 
     def forward(piece: Inputs) -> Tensor:
         with running_statistics(module) if batch_norm == "eval" else nullcontext():
@@ -93,7 +98,7 @@ def forward_in_micro_batches(
             )
             for piece in pieces
         ]
-    )
+    )[:count]
 
 
 def check_towers(

@@ -23,6 +23,8 @@ SAID = {
     "not, or use torch.no_grad",
 }
 """What torch says, in no code of the part, and what it means."""
+SHARDED = "mixed torch.Tensor and DTensor"
+"""What torch says where a weight is used while it is in shards."""
 
 
 @contextmanager
@@ -39,6 +41,7 @@ def told_by_part(model: ContrastiveModel) -> Generator[None]:
         check_scale(model)
         raise
     except RuntimeError as error:
+        _check_whole(model, error)
         what = next((remedy for text, remedy in SAID.items() if text in str(error)), "")
         found = dict.fromkeys(type(part) for part in components(model.spec))
         parts = [described(cls) for cls in found if not is_ours(cls)]
@@ -46,6 +49,22 @@ def told_by_part(model: ContrastiveModel) -> Generator[None]:
             raise
         msg = f"{' or '.join(parts)} {what}"
         raise SpecError(msg) from error
+
+
+def _check_whole(model: ContrastiveModel, error: RuntimeError) -> None:
+    """Tell of an encoder that uses a weight where its block has not gathered it.
+
+    Raises:
+        SpecError: there is one.
+    """
+    if SHARDED not in str(error):
+        return
+    found = [modality for modality in model.towers if not model.tower(modality).encoder_frozen]
+    msg = (
+        "training.parallel.strategy: fsdp gathers the weights of a block when that is called, and "
+        f"the {' or the '.join(found)} encoder uses some elsewhere; set it to ddp"
+    )
+    raise SpecError(msg) from error
 
 
 def check_scale(model: ContrastiveModel) -> None:

@@ -127,6 +127,8 @@ class Recorder:
             TrainingError: it cannot be saved without them.
         """
         if has_shards(self.model):
+            if checkpoint_folder(self.folder, done).exists():  # all ranks wrote it in its step
+                return
             msg = "each rank holds a shard of the weights; the run goes on from its last checkpoint"
             raise TrainingError(msg)
         step_log.settle(alone=True)

@@ -187,10 +187,12 @@ def restore_optimizer(
             return torch.empty_like(parameters[name], dtype=dtype)
         return torch.empty(shape, dtype=dtype)  # which is refused below
 
-    moments = saved.tensors("optimizer.safetensors") | read_shards(saved.path, sharded)
+    shards = read_shards(saved.path, saved.files, sharded)
+    moments = saved.tensors("optimizer.safetensors") | shards
     for key, value in moments.items():
         name, _, kind = key.rpartition("|")
-        _check_moment(saved, key, value, parameters.get(name), kind)
+        where = saved.path if key in shards else saved.path / "optimizer.safetensors"
+        _check_moment(where, key, value, parameters.get(name), kind)
         optimizer.state[parameters[name]][kind] = (
             value.to(counts, copy=True) if kind == "step" else like(value, parameters[name])
         )
@@ -209,12 +211,11 @@ def loss_scale_of(
 
 
 def _check_moment(
-    saved: SavedFolder, key: str, value: Tensor, parameter: Tensor | None, kind: str
+    where: Path, key: str, value: Tensor, parameter: Tensor | None, kind: str
 ) -> None:
     """Insist on what AdamW keeps of a parameter of the model."""
     wanted = None if parameter is None else {"step": ()}.get(kind, tuple(parameter.shape))
     known = kind in ("step", "exp_avg", "exp_avg_sq")
-    where = saved.path / "optimizer.safetensors"
     if not known or tuple(value.shape) != wanted or not value.is_floating_point():
         msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
         raise WeightsError(msg)
