@@ -15,7 +15,7 @@ from contrastive.data import content_index
 from contrastive.data.content_hash import sample_key, sample_keys, short_key, short_keys
 from contrastive.data.content_index import ContentIndex
 from contrastive.datasets import ImageFolder
-from contrastive.datasets.caption_rows import PLAIN, leaves_folder
+from contrastive.datasets.file_index import PLAIN, leaves_folder
 from contrastive.datasets.text_decoding import UNSEEN, text_problem
 from contrastive.datasets.text_tables import MAX_SPAN, _delimited
 from contrastive.errors import BadSample
@@ -87,7 +87,9 @@ def test_an_image_of_several_captions_is_looked_up_once_and_has_the_key_that_it_
     assert keys == [key_alone(sample) for sample in samples]
     assert [i for i, _ in bad] == [10, 11, 12, 13, 14]
     assert {problem for _, problem in bad} == {f"{paths[2]}: cannot be read: {os.strerror(2)}"}
-    assert short_keys(samples, "image") == [short_key(sample, "image") for sample in samples]
+    assert short_keys(samples, "image").tolist() == [
+        short_key(sample, "image") for sample in samples
+    ]
     texts = ["a", "b", "a"]
     assert sample_keys(texts, "text") == [sample_key(text, "text") for text in texts]
 
