@@ -17,7 +17,7 @@ from contrastive.data.content_index import ContentIndex
 from contrastive.datasets import ImageFolder
 from contrastive.datasets.file_index import PLAIN, leaves_folder
 from contrastive.datasets.text_decoding import UNSEEN, text_problem
-from contrastive.datasets.text_tables import MAX_SPAN, _delimited
+from contrastive.datasets.text_tables import MAX_SPAN, _in_blocks
 from contrastive.errors import BadSample
 
 PIECES = st.text(alphabet='ab,"\\\r ', max_size=12)
@@ -42,15 +42,20 @@ def rows_one_by_one(lines):
         start += read
 
 
+def delimited(lines):
+    """Return the line and the cells of each row, as a table is read."""
+    return [row for block in _in_blocks(lines, ",") for row in zip(*block, strict=True)]
+
+
 @given(st.lists(PIECES, min_size=1, max_size=8))
 def test_rows_of_a_table_are_those_that_are_read_one_by_one(lines):
-    assert list(_delimited(lines, ",")) == list(rows_one_by_one(lines))
+    assert delimited(lines) == list(rows_one_by_one(lines))
 
 
 @pytest.mark.parametrize("span", [MAX_SPAN - 1, MAX_SPAN, MAX_SPAN + 1])
 def test_a_quote_is_looked_for_as_far_as_one_row_may_span(span):
     lines = ["a,b", '"' + "x", *["x"] * (span - 2), 'x"', "c,d"]
-    assert list(_delimited(lines, ",")) == list(rows_one_by_one(lines))
+    assert delimited(lines) == list(rows_one_by_one(lines))
 
 
 @given(st.text(alphabet="ab/\\.:~% \n", max_size=10))

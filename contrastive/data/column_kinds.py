@@ -70,8 +70,7 @@ class StringsBuilder:
     """Gathers texts."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray()
-        self.ends: list[np.ndarray] = []
+        self.buffer, self.ends = bytearray(), bytearray()
         self.rows = 0
 
     def extend(self, texts: Sequence[str]) -> None:
@@ -84,15 +83,13 @@ class StringsBuilder:
             several = [text.encode("utf-8", "surrogatepass") for text in texts]
             sizes = np.fromiter(map(len, several), np.int64, len(texts))
             content = b"".join(several)
-        self.ends.append(len(self.buffer) + sizes.cumsum())
+        self.ends += (len(self.buffer) + sizes.cumsum()).tobytes()
         self.buffer += content
         self.rows += len(texts)
 
     def built(self) -> Strings:
         """Return the column."""
-        ends_M = np.concatenate([np.empty(0, np.int64), *self.ends])
-        self.ends = [ends_M]
-        return Strings(np.frombuffer(self.buffer, np.uint8), ends_M)
+        return Strings(np.frombuffer(self.buffer, np.uint8), np.frombuffer(self.ends, np.int64))
 
 
 @dataclass(eq=False)

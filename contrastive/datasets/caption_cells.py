@@ -7,8 +7,8 @@ found as they are, and values that were met before. Any other cell has its block
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from contrastive.console import say
 from contrastive.datasets.caption_rows import Row
@@ -40,18 +40,23 @@ class _OddError(Exception):
     """A cell needs a closer look."""
 
 
-class _Seen(dict[Any, Any]):
-    """What is made of a cell, for a number of cells."""
+_Cell = TypeVar("_Cell")
+_Made = TypeVar("_Made")
 
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.make = make
 
-    def __missing__(self, cell: Any) -> Any:
-        if len(self) >= SEEN_CELLS:
-            self.clear()
-        made = self[cell] = self.make(cell)
-        return made
+def _made(
+    known: dict[_Cell, _Made], cells: Sequence[_Cell], make: Callable[[_Cell], _Made]
+) -> list[_Made]:
+    """Return what is made of each cell, never None; ``known`` is what was made of others before."""
+    found = [*map(known.get, cells)]
+    if None in found:
+        if len(known) > SEEN_CELLS:
+            known.clear()
+        for cell in cells:
+            if cell not in known:
+                known[cell] = make(cell)
+        found = [*map(known.get, cells)]
+    return cast("list[_Made]", found)
 
 
 class CaptionReader:
@@ -87,11 +92,13 @@ class CaptionReader:
         self.place, self.below, self.split, self.path = place, below, split, path
         self.holdout, self.group_of = holdout, group_of
         self.tell = cache(say)
-        self.named = lru_cache(SEEN_CELLS)(self._named)
-        self.split_for = lru_cache(SEEN_CELLS)(self._split_for)
-        self.image_codes, self.optional = _Seen(self._image_code), _Seen(_optional)
-        self.splits, self.hashed = _Seen(_split), _Seen(self._hashed)
-        self.own_groups = _Seen(self._own_group)
+        # what was made of cells, by role: no functions, which would keep all of this alive
+        self.named: dict[str, tuple[str, str, str]] = {}
+        self.image_codes: dict[Any, int] = {}
+        self.own_groups: dict[int, str] = {}
+        self.optional: dict[Any, str] = {}
+        self.splits: dict[Any, str] = {}
+        self.hashed: dict[str, str] = {}
 
     def read(self, blocks: Blocks) -> None:
         """Read all rows."""
@@ -111,18 +118,18 @@ class CaptionReader:
         given = {role: block.cells[column] for role, column in self.chosen.items()}
         try:
             texts = _plain_texts(given["text"])
-            images = [*map(self.image_codes.__getitem__, given["image"])]
-            groups = [*map(self.own_groups.__getitem__, images)]
+            images = _made(self.image_codes, given["image"], self._image_code)
+            groups = _made(self.own_groups, images, self._own_group)
             if "group" in given:
-                named = map(self.optional.__getitem__, given["group"])
+                named = _made(self.optional, given["group"], _optional)
                 groups = [name or own for name, own in zip(named, groups, strict=True)]
             if self.split:
-                splits = [self.splits[self.split]] * len(texts)
+                splits = [self.split] * len(texts)
             elif "split" in given:
-                splits = [*map(self.splits.__getitem__, given["split"])]
+                splits = _made(self.splits, given["split"], _split)
             else:
-                splits = [*map(self.hashed.__getitem__, groups)]
-            labels = [*map(self.optional.__getitem__, given.get("label", ()))]
+                splits = _made(self.hashed, groups, self._hashed)
+            labels = _made(self.optional, given.get("label", ()), _optional)
         except (_OddError, TypeError):  # a list is no key
             return None
         return Rows(self.place, block.lines, images, texts, splits, groups, labels)
@@ -136,10 +143,11 @@ class CaptionReader:
         if not (value := _value(cell)):
             raise _OddError
         name = f"{self.below}{value}"
-        if len(value) > LONGEST_NAME or not self.images.is_usual(name):
-            name, unnamed, outside = self.named(value)
-            if unnamed or outside or text_problem(name) or name not in self.images:
-                raise _OddError
+        if len(value) <= LONGEST_NAME and self.images.is_usual(name):
+            return self.table.image_code(name, place=name)
+        name, unnamed, outside = self._named(value)
+        if unnamed or outside or text_problem(name) or name not in self.images:
+            raise _OddError
         return self.table.image_code(name)
 
     def _own_group(self, code: int) -> str:
@@ -155,10 +163,6 @@ class CaptionReader:
         image = self.images.name_of(image_path(self.images, self.below, cell))
         return image, "", outside_problem(self.images, image, cell)
 
-    def _split_for(self, cell: str, group: str) -> str:
-        split = cell or split_of(group, self.holdout)
-        return split_named(split) or split
-
     def _rows(self, records: Iterator[TableRecord]) -> Iterator[Row]:
         """Yield rows one by one."""
         column = self.chosen["image"]
@@ -172,12 +176,17 @@ class CaptionReader:
                     continue
                 alone = record._replace(cells={**record.cells, column: one})
             cells, problem = cells_of(alone, self.chosen, needed=NEEDED)
-            image, unnamed, outside = ("", "", "") if problem else self.named(cells["image"])
+            image, unnamed, outside = "", "", ""
+            if not problem:
+                ((image, unnamed, outside),) = _made(self.named, [cells["image"]], self._named)
             if problem := problem or unnamed:
                 yield Row(source, problem=problem)
                 continue
             group = cells.get("group") or self.group_of(image)
-            split = self.split_for(self.split or cells.get("split", ""), group)
+            if split := self.split or cells.get("split", ""):
+                split = split_named(split) or split
+            else:
+                (split,) = _made(self.hashed, [group], self._hashed)
             yield Row(source, image, cells["text"], split, group, cells.get("label", ""), outside)
 
     def _captions(self, records: Iterator[TableRecord], column: str) -> Iterator[TableRecord]:

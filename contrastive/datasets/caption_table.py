@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from contrastive.config.garbage import garbage_later
+from contrastive.config.garbage import garbage_later, return_freed_memory
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.column_kinds import (
     Coded,
@@ -92,9 +92,10 @@ class CaptionTable:
         self.image_codes, self.groups, self.splits, self.labels = (Codes() for _ in range(4))
         self.beginnings = Codes()
         self.names: list[str] = []
+        self.places: list[str | None] = []
         self.homes: list[int] = []
         self.texts = StringsBuilder()
-        self.parts: list[np.ndarray] = []
+        self.numbers = [bytearray() for _ in range(6)]
         self.waiting: list[tuple[int, ...]] = []
         self.waiting_texts: list[str] = []
         self.problems: dict[int, str] = {}
@@ -113,11 +114,12 @@ class CaptionTable:
     def __len__(self) -> int:
         return self.texts.rows + len(self.waiting)
 
-    def image_code(self, name: str) -> int:
-        """Return the number of an image."""
+    def image_code(self, name: str, *, place: str | None = None) -> int:
+        """Return the number of an image, which is known to be a file at ``place`` if that is."""
         code = self.image_codes[name]
         if code == len(self.names):
             self.names.append(name)
+            self.places.append(place)
             self.homes.append(UNKNOWN)
         return code
 
@@ -153,14 +155,10 @@ class CaptionTable:
             for i, (image, split) in enumerate(zip(rows.images, splits, strict=True)):
                 if self.homes[image] != split and (problem := self._elsewhere(image, split)):
                     self.problems[len(self) + i] = problem
-        part = np.empty((6, count), np.int32)
-        part[0] = self.beginnings[rows.beginning]
-        part[1] = rows.lines
-        part[2] = rows.images
-        part[3] = splits
-        part[4] = [*map(self.groups.__getitem__, rows.groups)]
-        part[5] = [*map(self.label_code, rows.labels)] or -1
-        self.parts.append(part)
+        start = np.full(count, self.beginnings[rows.beginning])
+        groups = [*map(self.groups.__getitem__, rows.groups)]
+        labels = [*map(self.label_code, rows.labels)] or np.full(count, -1)
+        self._append(start, rows.lines, rows.images, splits, groups, labels)
         self.texts.extend(rows.texts)
 
     def _elsewhere(self, image: int, split: int) -> str:
@@ -176,20 +174,35 @@ class CaptionTable:
 
     def _settle(self) -> None:
         if self.waiting:
-            self.parts.append(np.array(self.waiting, np.int32).T)
+            self._append(*zip(*self.waiting, strict=True))
             self.texts.extend(self.waiting_texts)
             self.waiting, self.waiting_texts = [], []
+
+    def _append(self, *columns: Sequence[int] | np.ndarray) -> None:
+        for i, numbers in enumerate(columns):
+            self.numbers[i] += np.asarray(numbers, np.int32).tobytes()
+
+    def _images(self, used: list[int]) -> list[Any]:
+        """Return the images that are used and there: paths below the folder, or what they are."""
+        found: list[Any] = [None] * len(self.names)
+        for code in used:
+            name = self.names[code]
+            if isinstance(self.images, FileIndex):
+                found[code] = self.places[code] or self.images.place_of(name)
+            elif name in self.images:
+                found[code] = self.images[name]
+        return found
 
     def built(self) -> Captions:
         """Return the rows; the names of images are looked up."""
         self._settle()
-        parts = self.parts or [np.empty((6, 0), np.int32)]
-        start_M, number_M, image_M, split_M, group_M, label_M = np.concatenate(parts, 1)
-        self.parts = []
+        start_M, number_M, image_M, split_M, group_M, label_M = (
+            np.frombuffer(numbers, np.int32) for numbers in self.numbers
+        )
         good_M = np.ones(len(image_M), np.bool_)
         good_M[[*self.problems]] = False
-        used = np.unique(image_M[good_M]).tolist()
-        images = _of_images(self.images, self.names, used)
+        used = np.bincount(image_M[good_M], minlength=len(self.names)).nonzero()[0].tolist()
+        images = self._images(used)
         there_I = np.array([image is not None for image in images], np.bool_)
         columns: dict[str, Column] = {
             "image": Coded(_column(self.images, images), image_M),
@@ -218,18 +231,6 @@ def _numbered(source: str) -> tuple[str, int]:
     """Return a place without the number that it ends with, and that; -1 if it has none."""
     found = ENDS_IN_NUMBER.fullmatch(source)
     return (found[1], int(found[2])) if found else (source, -1)
-
-
-def _of_images(images: Images, names: list[str], used: list[int]) -> list[Any]:
-    """Return the images that are used and there: their paths below the folder, or what they are."""
-    found: list[Any] = [None] * len(names)
-    for code in used:
-        name = names[code]
-        if isinstance(images, FileIndex):
-            found[code] = images.place_of(name)
-        elif name in images:
-            found[code] = images[name]
-    return found
 
 
 def _column(images: Images, found: list[Any]) -> Column:
@@ -296,7 +297,8 @@ class Captions:
                 f"split {quoted(split)}; set images to their folder"
             )
             raise DataError(msg)
-        self._report_missing(missing, bad_rows)
+        if len(missing):
+            self._report_missing(missing, bad_rows)
         known = {*self.splits, *splits} - {""}
         if known and (unknown := wanted - known):
             msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
@@ -308,6 +310,7 @@ class Captions:
             raise DataError(msg)
         tell_of_alike(self.classes, origin)
         self._tell_of_markup(rows, origin)
+        return_freed_memory()
         return Columns(self.columns, rows, bad_rows, self.classes)
 
     def _report(self, in_split_M: np.ndarray, bad_rows: BadRows) -> None:

@@ -10,12 +10,13 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from contrastive.console import say
 from contrastive.datasets.quoting import name_list
-from contrastive.datasets.text_decoding import MAX_BYTES, parse_json, read_lines
+from contrastive.datasets.text_decoding import MAX_BYTES, TextLines, parse_json, read_text
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,10 +79,9 @@ def read_delimited(path: Path, form: str) -> tuple[list[str], Blocks]:
     Raises:
         DataError: as ``read_text``, or the header is broken.
     """
-    lines = read_lines(path)
-    if EXCEL.fullmatch(lines[0]):
-        lines[0] = ""  # which counts as a line
-    blocks = _in_blocks(lines, _delimiter(path, DELIMITERS[form], lines))
+    lines = TextLines(read_text(path))
+    start = 1 if EXCEL.fullmatch(lines[0]) else 0
+    blocks = _in_blocks(lines, _delimiter(path, DELIMITERS[form], lines, start), start)
     (line, *others), (header, *rows) = next(blocks)
     if isinstance(header, str):
         msg = f"{path}:{line}: the header is {header}"
@@ -113,12 +113,13 @@ def in_blocks(records: Iterator[TableRecord], columns: Sequence[str]) -> Blocks:
             yield RecordBlock([record.line for record in several], cells)
 
 
-def _delimiter(path: Path, usual: str, lines: list[str]) -> str:
+def _delimiter(path: Path, usual: str, lines: Sequence[str], start: int) -> str:
     """Return the separator by which most of the first rows have as many cells as the header."""
     like_header: dict[str, int] = {}
     for delimiter in sorted(SEPARATORS, key=lambda delimiter: delimiter != usual):
-        first = islice(_delimited(lines, delimiter), FIRST_ROWS)
-        counts = [0 if isinstance(cells, str) else len(cells) for _, cells in first]
+        blocks = (rows for _, rows in _in_blocks(lines, delimiter, start))
+        first = islice(chain.from_iterable(blocks), FIRST_ROWS)
+        counts = [0 if isinstance(cells, str) else len(cells) for cells in first]
         like_header[delimiter] = counts.count(counts[0]) if counts[0] > 1 else 0
     found = max(like_header, key=lambda delimiter: like_header[delimiter])
     if found != usual:
@@ -147,24 +148,20 @@ def _record(columns: list[str], line: int, cells: list[str] | str) -> TableRecor
     return TableRecord(line, {}, problem)
 
 
-def _delimited(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the line and the cells of each row, or why it has none; go on with the next line."""
-    for starts, rows in _in_blocks(lines, delimiter):
-        yield from zip(starts, rows, strict=True)
-
-
-def _in_blocks(lines: Sequence[str], delimiter: str) -> Iterator[_Lines]:
+def _in_blocks(lines: Sequence[str], delimiter: str, start: int = 0) -> Iterator[_Lines]:
     """Yield the lines of rows, and their cells or why they have none, several at a time."""
-    start = 0
     while start < len(lines):
         starts, rows = _whole_rows(start, lines, delimiter)
         if len(starts) == 1:  # the first is broken, or ends in another block
             cells, following = _row_alone(start, lines, delimiter)
             starts, rows = [start, following], [cells]
-        several = [(line + 1, cells) for line, cells in zip(starts, rows, strict=False) if cells]
+        lines_of = [start + 1 for start in starts[: len(rows)]]
+        if not all(rows):  # some lines are blank
+            kept = [(line, cells) for line, cells in zip(lines_of, rows, strict=True) if cells]
+            lines_of, rows = [line for line, _ in kept], [cells for _, cells in kept]
         start = starts[-1]
-        if several:
-            yield [line for line, _ in several], [cells for _, cells in several]
+        if rows:
+            yield lines_of, rows
 
 
 def _whole_rows(
@@ -174,20 +171,25 @@ def _whole_rows(
 
     They end before one that is broken, that spans too many lines, or that does not end here.
     """
-    reader = csv.reader(_ended(lines[start : start + BLOCK]), delimiter=delimiter, strict=True)
-    starts, rows = [start], list[list[str] | str]()
+    block = lines[start : start + BLOCK]
     limit = csv.field_size_limit(MAX_BYTES)  # of the process; the file's own size bounds cells
     try:
-        for cells in reader:
-            if start + reader.line_num - starts[-1] > MAX_SPAN:
-                break
-            rows.append(cells)
-            starts.append(start + reader.line_num)
-    except csv.Error:
-        pass
+        with suppress(csv.Error):
+            reader = csv.reader(block, delimiter=delimiter, strict=True)
+            rows = list[list[str] | str](reader)
+            if reader.line_num == len(rows):  # a line each
+                return [*range(start, start + len(rows) + 1)], rows
+        starts, rows = [start], []
+        reader = csv.reader(_ended(block), delimiter=delimiter, strict=True)
+        with suppress(csv.Error):
+            for cells in reader:
+                if start + reader.line_num - starts[-1] > MAX_SPAN:
+                    break
+                rows.append(cells)
+                starts.append(start + reader.line_num)
+        return starts, rows
     finally:
         csv.field_size_limit(limit)
-    return starts, rows
 
 
 def _row_alone(start: int, lines: Sequence[str], delimiter: str) -> tuple[list[str] | str, int]:

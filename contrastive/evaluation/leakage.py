@@ -124,7 +124,8 @@ def content_keys(
 
 def seen_samples(keys: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return what a model keeps of ``content_keys``: sorted hashes, ``[n]`` int64."""
-    return {m: torch.from_numpy(np.unique(each[each != 0])) for m, each in keys.items()}
+    found = {modality: np.unique(each[each != 0]) for modality, each in keys.items()}
+    return {m: torch.tensor(each.tolist(), dtype=torch.int64) for m, each in found.items()}
 
 
 def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, np.ndarray]) -> list[str]:
