@@ -54,7 +54,7 @@ def outcome(folder, split, **fields):
     return [*built], built.bad_rows.lines, built.bad_rows.bad, built.classes
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(CELLS, max_size=12),
     columns=st.integers(2, 5),
@@ -103,6 +103,7 @@ def test_a_dataset_with_a_build_of_its_own_is_read_by_that(folder):
     assert vars(Flickr30k)["_reader"]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab\r\n\u2028", max_size=30), st.integers(0, 9), st.data())
 def test_lines_are_those_of_the_text_however_many_are_made_at_a_time(text, part, data):
     with pytest.MonkeyPatch.context() as patch:

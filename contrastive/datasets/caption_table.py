@@ -151,7 +151,7 @@ class CaptionTable:
         self._settle()
         count = len(rows.texts)
         splits = [*map(self.splits.__getitem__, rows.splits)]
-        if self.in_one_split:
+        if self.in_one_split and [*map(self.homes.__getitem__, rows.images)] != splits:
             for i, (image, split) in enumerate(zip(rows.images, splits, strict=True)):
                 if self.homes[image] != split and (problem := self._elsewhere(image, split)):
                     self.problems[len(self) + i] = problem

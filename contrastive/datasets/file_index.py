@@ -139,7 +139,8 @@ class FileIndex:
             links = (name for name, is_link in files.items() if is_link)
             self.links.update(f"{spelling}/{name}" if spelling else name for name in links)
             usual = {normalize("NFC", name): name for name in files}
-            lower = {_with_lower_suffix(name): file for name, file in usual.items()}
+            upper = {name: file for name, file in usual.items() if not name.islower()}
+            lower = {_with_lower_suffix(name): file for name, file in upper.items()}
             return spelling, lower | usual | {name: name for name in files}
         return parent, {}
 

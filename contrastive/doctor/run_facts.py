@@ -39,7 +39,7 @@ def caption_facts(rows: Sequence[Sample], batch: int, *, read: bool = True) -> C
         for count in ids.values():
             share = (total - count) / others
             met += count * (1 - (1 - share) ** (batch - 1))
-    sizes = Counter(group_sizes.tolist())
+    sizes: Counter[int] = Counter(group_sizes.tolist())
     floor = sum(m * n * math.log1p((batch - 1) * (n - 1) / others) for n, m in sizes.items())
     return {
         "rows": len(rows),
