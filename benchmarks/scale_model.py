@@ -30,6 +30,7 @@ CHUNK_BYTES = 128 * 2**20  # of the logits that chunked holds at once, twice: lo
 TIMES_SENT = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}  # by a ring
 
 Execution = Literal["eager", "chunked"]
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,22 @@ class Work:
     forward_flops: float = 41e9
     """Operations of both towers for a pair, forward; backward takes twice as many."""
     overlap: float = 0.8
-    """Share of the gradients' all-reduce that may hide behind the backward pass, which sends them
-    bucket by bucket: all but the last ones."""
+    """Share of the gradients' exchange that may hide behind the backward pass, which sends them
+    bucket by bucket: all but the last ones. Of fsdp, that of the weights, too, behind both."""
+    blocks: float = 0.8
+    """Share of P in blocks, whose weights fsdp gathers for the forward and for the backward pass;
+    those of the rest, such as embeddings of words, once."""
+    depth: int = 12
+    """Blocks of each tower, of which fsdp holds one or two whole at a time."""
 
 
 def step_collectives(
     ranks: int, rows: int, dim: int, parameters: int, execution: Execution = "chunked"
 ) -> list[Collective]:
-    """Return what a step of a run with ``infonce`` on two modalities calls, in its order."""
+    """Return what a step of a run with ``infonce`` on two modalities calls, in its order, by ddp.
+
+    By fsdp the gradients' all-reduce is ``sharded_collectives``.
+    """
     if ranks == 1:
         return []
     total = ranks * rows
@@ -113,6 +122,22 @@ def step_collectives(
     ]
 
 
+def sharded_collectives(parameters: int, blocks: float = 0.0) -> list[Collective]:
+    """Return what fsdp calls for encoders of so many parameters, whatever the ranks.
+
+    Args:
+        parameters: of encoders that train.
+        blocks: share of them in blocks.
+    """
+    again = int(blocks * parameters)
+    calls = [
+        Collective("weights, forward", "all-gather", FP32 * parameters),
+        Collective("weights of blocks, backward", "all-gather", FP32 * again),
+        Collective("gradients", "reduce-scatter", FP32 * parameters),
+    ]
+    return [call for call in calls if call.bytes]
+
+
 @dataclass(frozen=True)
 class Step:
     """A step on some ranks: seconds, and bytes on each."""
@@ -126,6 +151,10 @@ class Step:
     state_bytes: float
     loss_bytes: float
     eager_bytes: float
+    sharded_sent: float
+    """Of fsdp, as the next two."""
+    sharded_exchange: float
+    sharded_bytes: float
 
     @property
     def seconds(self) -> float:
@@ -150,6 +179,8 @@ def step(ranks: int, work: Work = Work(), machine: Machine = Machine()) -> Step:
     *others, gradients, last = (seconds(call) for call in calls) if calls else [0.0, 0.0]
     towers = 3 * n * work.forward_flops / machine.tower_flops
     hidden = min(work.overlap * gradients, 2 / 3 * towers)
+    sharded = sharded_collectives(work.parameters, work.blocks) if calls else []
+    exchange = sum(seconds(call) for call in sharded)
     unit = 2 * n * total * dim  # a product of this rank's rows with all columns
     matrix = FP32 * n * total
     return Step(
@@ -164,7 +195,32 @@ def step(ranks: int, work: Work = Work(), machine: Machine = Machine()) -> Step:
         # all b and its gradient, the sums of columns and what follows from them, two chunks
         loss_bytes=FP32 * (2 * total * dim + 8 * total) + 2 * min(CHUNK_BYTES, matrix),
         eager_bytes=FP32 * (2 * total * dim + 3 * total * total),
+        sharded_sent=sum(call.sent(ranks) for call in [*calls[:-2], *sharded, *calls[-1:]]),
+        sharded_exchange=exchange - min(work.overlap * exchange, towers),
+        # a shard of it; what is in no block, whole with its gradient; two blocks, whole with theirs
+        sharded_bytes=FP32 * work.parameters * (4 / ranks)
+        + FP32
+        * work.parameters
+        * 2
+        * (1 - work.blocks + 2 * work.blocks / (2 * work.depth))
+        * (ranks > 1),
     )
+
+
+def sharded_table(work: Work = Work(), machine: Machine = Machine()) -> str:
+    """Return what the two strategies hold and send on 1 to 1,024 ranks, as Markdown."""
+    lines = [
+        "| GPUs | state, ddp | state, fsdp | sent by each, ddp | sent by each, fsdp "
+        "| waits, ddp | waits, fsdp |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for power in range(0, 11, 2):
+        found = step(2**power, work, machine)
+        sizes = found.state_bytes, found.sharded_bytes, found.sent, found.sharded_sent
+        cells = [f"{found.ranks:,}", *(f"{size / 1e9:.2f} GB" for size in sizes)]
+        waits = found.gradients, found.sharded_exchange
+        lines.append(f"| {' | '.join([*cells, *(f'{1000 * t:.1f} ms' for t in waits)])} |")
+    return "\n".join(lines)
 
 
 def table(work: Work = Work(), machine: Machine = Machine()) -> str:
@@ -198,7 +254,8 @@ def counted() -> Generator[list[tuple[str, int]]]:
 
     def noting(call: Any, kind: str, which: int) -> Any:
         def note(*tensors: Any, **options: Any) -> Any:
-            found.append((kind, tensors[which].numel() * tensors[which].element_size()))
+            named = options.get("input")  # of a reduce-scatter, as FSDP2 gives it
+            found.append((kind, (tensors[which] if named is None else named).nbytes))
             return call(*tensors, **options)
 
         return note
@@ -260,6 +317,52 @@ def differences(
     return [(call.kind, call.bytes) for call in model], found
 
 
+def sharded_step(rank: int, size: int) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Make a step of a sharded vision transformer; return the model of it, and its calls.
+
+    Both as bytes by kind of collective, without those of a few bytes.
+    """
+    from PIL import Image
+
+    from contrastive import build_model
+    from contrastive.distributed.ranks import Ranks
+    from contrastive.nn.layer_stack import blocks
+    from contrastive.spec import TrainingSpec
+    from contrastive.training.batches import Batch
+    from contrastive.training.parallel import StepGradients, shard_towers_
+
+    encoder = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 32, "depth": 2}
+    head = {"type": "linear"}
+    towers = {
+        "image": {"encoder": encoder | {"heads": 2}, "head": head},
+        "text": {"encoder": {"type": "cbow", "width": 8}, "head": head, "frozen": "encoder"},
+    }
+    loss = {"type": "infonce", "execution": "eager"}
+    model = build_model({"embed_dim": 8, "towers": towers, "loss": loss}).train()
+    network = model.tower("image").encoder
+    parameters = sum(p.numel() for p in network.parameters())
+    inner = sum(p.numel() for block in blocks(network) for p in block.parameters())
+    settings = TrainingSpec.model_validate({"parallel": {"strategy": "fsdp"}})
+    batch = Batch(
+        ids=torch.arange(4) + 4 * rank,
+        inputs={"image": [network.preprocess([Image.new("RGB", (16, 16))] * 4)]},
+        features={"text": torch.randn(4, 8)},
+    )
+    shard_towers_(model, settings, Ranks(rank, size), None)
+    step = StepGradients(model, settings, Ranks(rank, size), dtype=None)
+    with counted() as found:
+        step.compute([batch])
+    calls = sharded_collectives(parameters, inner / parameters)
+    said = [(call.kind, call.bytes) for call in calls]
+    few = max(call.bytes for call in step_collectives(size, 4, 8, 0, "eager"))
+    return _by_kind(said), _by_kind([(kind, size) for kind, size in found if size > few])
+
+
+def _by_kind(calls: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    kinds = dict.fromkeys(kind for kind, _ in calls)
+    return [(kind, sum(amount for each, amount in calls if each == kind)) for kind in kinds]
+
+
 def _count(rank: int, size: int, store: str) -> None:
     """Be a rank that counts; the first prints."""
     if size > 1:
@@ -270,8 +373,12 @@ def _count(rank: int, size: int, store: str) -> None:
             same = "the same" if said == found else f"the model says {said}"
             total = sum(amount for _, amount in found)
             print(f"{size} ranks, {execution}: {len(found)} calls, {total:,} bytes: {same}")
-    if size > 1:
-        dist.destroy_process_group()
+    if size == 1:
+        return
+    for said, found in zip(*sharded_step(rank, size), strict=True):
+        if not rank:
+            print(f"{size} ranks, fsdp, {found[0]}: {found[1]:,} bytes; the model says {said[1]:,}")
+    dist.destroy_process_group()
 
 
 def main() -> None:
@@ -294,7 +401,8 @@ def main() -> None:
                 process.join()
         return
     work = Work(**{field.name: asked[field.name] for field in fields(Work)})
-    print(table(work, Machine(**{field.name: asked[field.name] for field in fields(Machine)})))
+    machine = Machine(**{field.name: asked[field.name] for field in fields(Machine)})
+    print(table(work, machine), sharded_table(work, machine), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from contrastive.config import yaml_files
 from contrastive.config.arguments import path_of
-from contrastive.config.base import Config, PathField
+from contrastive.config.base import Config, PlaceField
 from contrastive.config.bounds import Count, Factor, Name, Probability, Rate, Rows, Width
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
@@ -189,6 +189,23 @@ class KeepSpec(Section):
     or zero-shot.top-1; of equal ones the first."""
 
 
+class ParallelSpec(Section):
+    """How several ranks train one model.
+
+    Example:
+        >>> ParallelSpec(strategy="fsdp").param_dtype
+        'fp32'
+    """
+
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: each rank holds the model whole. fsdp (FSDP2): each holds a shard of the encoders that
+    train, of their gradients and of AdamW's moments. auto is fsdp on GPUs of which ddp would take
+    more than half of the memory for these, else ddp."""
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
+    """In which fsdp gathers weights. fp32: the numbers are those of one rank. bf16: half the bytes,
+    with biases, norms and embeddings rounded too; needs precision bf16."""
+
+
 class TrainingSpec(Section):
     """How a model is trained.
 
@@ -210,6 +227,8 @@ class TrainingSpec(Section):
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm of the trained layers. train: statistics of the batch over all ranks, refused with
     micro_batch, which sees a part of it. eval: running statistics, not updated."""
+    parallel: ParallelSpec = ParallelSpec()
+    """How several ranks, as torchrun starts them, train one model."""
     lr: Rate = 1e-3
     """Peak learning rate of AdamW."""
     lr_factors: dict[str, Factor] = Field(default_factory=dict)
@@ -287,8 +306,9 @@ class RunSpec(Section):
     """How it is trained."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How it is measured."""
-    output: PathField | None = None
-    """Folder of the run; runs/NAME-OF-THE-SPEC if not given."""
+    output: PlaceField | None = None
+    """Folder of the run; runs/NAME-OF-THE-SPEC if not given. Or the address of a storage, such as
+    s3://bucket/runs/a, to which a folder in runs/ is sent while the run goes on."""
 
     @model_validator(mode="before")
     @classmethod

@@ -23,7 +23,16 @@ from pydantic_core import to_jsonable_python
 from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.field_docs import SECTION, fields_of, prose
-from contrastive.spec import EvaluationSpec, KeepSpec, LoRA, ModelSpec, RunSpec, Tower, TrainingSpec
+from contrastive.spec import (
+    EvaluationSpec,
+    KeepSpec,
+    LoRA,
+    ModelSpec,
+    ParallelSpec,
+    RunSpec,
+    Tower,
+    TrainingSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +50,7 @@ SECTIONS: dict[type[Config], tuple[str, str]] = {
     LoRA: ("lora", "`model.towers.MODALITY.lora`"),
     TrainingSpec: ("training", "`training`"),
     KeepSpec: ("keep", "`training.keep`"),
+    ParallelSpec: ("parallel", "`training.parallel`"),
     EvaluationSpec: ("evaluation", "`evaluation`"),
 }
 INTRODUCTION = """\

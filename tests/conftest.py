@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads this when it is imported, and so the next one
 os.environ["HF_HUB_OFFLINE"] = "1"
+# an address of S3 in a test leads to no server but that test's own
+os.environ |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true"}
 
 # nohup, and a shell that starts the tests in the background, let them be ignored by all children
 for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
@@ -167,15 +170,20 @@ def in_ranks(forkserver):
     """Call a module's function in each of some ranks: ``in_ranks(function, 2, *more)``.
 
     It is given its rank, the world size, and ``more``; ``killed`` is the rank that SIGKILL ends.
+    All others then have to end soon.
     """
+    soon = 30  # seconds
 
     def call(function, size, *more, killed=None):
         ranks = [forkserver.Process(target=function, args=(i, size, *more)) for i in range(size)]
         try:
             for rank in ranks:
                 rank.start()
+            if killed is not None:
+                ranks[killed].join()
+                until = time.monotonic() + soon
             for rank in ranks:
-                rank.join()
+                rank.join(None if killed is None else max(0, until - time.monotonic()))
         finally:
             for rank in ranks:
                 rank.kill()

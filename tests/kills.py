@@ -3,6 +3,7 @@
 ``python -m tests.kills --seed 7 --trials 60`` tries so many runs and prints what came of them. The
 seed says which signals a run gets and after which of its steps, saves or features; the last
 milliseconds are the machine's. Each command is a fork of a process that has imported everything.
+With ``--ranks 2`` it is an agent with two ranks, and the signals go to it, to a rank or to all.
 """
 
 from __future__ import annotations
@@ -31,18 +32,22 @@ from safetensors.torch import load_file
 from contrastive import RunSpec
 from contrastive.__main__ import main as contrastive_command
 from contrastive.console import quiet
+from contrastive.distributed import launcher
 from contrastive.features.cache import FeatureCache
 from contrastive.model import saved_folder
 from contrastive.reporting.run_log import Log
-from contrastive.training import resume
+from contrastive.training import checkpoints
 from contrastive.training import train as training
+from tests import crashing_run
+from tests.rank_agent import PIDS, start_ranks
 from tests.toys import toy_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIMIT = 120  # seconds, after which a command hangs
-PATIENCE = 30  # seconds that worker processes have to notice the end of their parent
+PATIENCE = 30  # seconds that worker processes and ranks have to notice the end of their parent
+SOON = 0.2  # seconds between two looks of a rank at its agent
 STEP, SAVE, SAVED, ENCODE, ENCODED = b".()[]"
 AFTER = {"start": 0.2, ".": 0.03, "(": 0.006, "[": 0.03}
 """Seconds, up to which a signal comes after the last event that it waits for."""
@@ -52,15 +57,23 @@ CODES = {
     signal.SIGINT: {-2, 130, 0},
 }
 """How a command may end that got a signal; 0, if it was done before."""
-OURS = re.compile(r"run/(checkpoints/step-\d{8}(/.*)?|log\.jsonl\.bak-.*)")
-"""What differs between runs of which one was interrupted."""
+LOST = {2, 137, 143}
+"""How ranks may end, too: since another is lost, by SIGKILL, or by the agent's SIGTERM."""
+ONCE = "interrupted at step", "another rank of this run has ended", "; saved at step"
+"""What one rank alone says."""
+OURS = re.compile(r"run/(checkpoints/step-\d{8}(/.*)?|log\.jsonl\.bak-.*)|cache(/files\.sqlite)?")
+"""What differs between runs of which one was interrupted; the last is an index, which may wait."""
 
 VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
 RESNET = {"type": "resnet", "width": 4, "image_size": 32, "augment": "crop-flip"}
 
 
-def specs(data: Path) -> dict[str, dict[str, Any]]:
+def specs(data: Path, *, small: bool = False) -> dict[str, dict[str, Any]]:
     """Return runs of 12 steps, of which every second is saved, by what they have."""
+    if small:  # its start costs a fifth
+        points = crashing_run.spec(epochs=3, steps=4).model_dump(mode="json")
+        points["training"]["checkpoint_every"] = 2
+        return {"points": points}
     made = {
         name: toy_dict(data, epochs=3, checkpoint_every=2)
         for name in ("cached", "live, BatchNorm", "queue, bf16", "views, LoRA")
@@ -101,7 +114,9 @@ class Ended:
 
 
 def traced(pipe: int) -> None:
-    """Let this process write a byte to a pipe at each event of a run."""
+    """Let this process write a byte to a pipe at each event of a run, if it is the main rank."""
+    if os.environ.get("RANK", "0") != "0":
+        return
 
     def around(owner: Any, name: str, before: int | None, after: int | None) -> None:
         real = getattr(owner, name)
@@ -118,11 +133,11 @@ def traced(pipe: int) -> None:
 
     around(Log, "step", None, STEP)
     around(FeatureCache, "table", ENCODE, ENCODED)
-    for owner in (saved_folder, resume, training):  # wherever it is imported
+    for owner in (saved_folder, checkpoints, training):  # wherever it is imported
         around(owner, "write_folder", SAVE, SAVED)
 
 
-def command(args: list[str], told: Path, pipe: int, *, deterministic: bool) -> None:
+def command(args: list[str], told: Path, pipe: int, *, deterministic: bool, ranks: int) -> None:
     """Be the command, in a session of its own."""
     os.setsid()
     if deterministic:  # what a GPU does otherwise is not the same twice
@@ -132,8 +147,20 @@ def command(args: list[str], told: Path, pipe: int, *, deterministic: bool) -> N
     for number in (signal.SIGINT, signal.SIGTERM):
         handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, handler)
-    traced(pipe)
     sys.argv = ["contrastive", *args]
+    if ranks == 1:
+        os._exit(called(pipe))
+    launcher.GLANCE = SOON
+    os._exit(start_ranks(ranks, told.parent, lambda _: called(pipe)))
+
+
+def called(pipe: int) -> int:
+    """Call the command line; return its exit code."""
+    traced(pipe)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
+    except KeyboardInterrupt:  # of which the command knows nothing yet
+        return 130
     try:
         contrastive_command()
         code = 0
@@ -144,34 +171,47 @@ def command(args: list[str], told: Path, pipe: int, *, deterministic: bool) -> N
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    return code
 
 
 class Killing:
     """Draws what happens to runs, and lets it happen."""
 
-    def __init__(self, seed: int, folder: Path, kinds: int, device: str) -> None:
+    def __init__(
+        self,
+        seed: int,
+        folder: Path,
+        kinds: int,
+        device: str,
+        *,
+        ranks: int = 1,
+        strategy: str = "",
+        small: bool = False,
+    ) -> None:
         """Do so many kinds of runs once without an interruption.
 
         On a CPU, this process does them, so that each fork has what they import; a GPU that it had
-        used, no fork could.
+        used, no fork could. Several ranks do them again.
         """
         torch.set_num_threads(1)
-        self.device = device
+        self.device, self.ranks, self.most = device, ranks, 2 if small else 4
         self.random = random.Random(seed)
         self.folder = folder
         self.told = folder / "told.txt"
-        self.specs = dict(list(specs(folder / "data").items())[:kinds])
+        self.specs = dict(list(specs(folder / "data", small=small).items())[:kinds])
         self.result = Result()
         self.whole: dict[str, dict[str, Any]] = {}
         for name, spec in self.specs.items():
             place = folder / "whole" / name
             os.environ["CONTRASTIVE_CACHE"] = str(place / "cache")
             spec["training"]["device"] = device
+            if strategy:
+                spec["training"]["parallel"] = {"strategy": strategy}
             if device == "cpu":
                 with quiet():
                     training.train(RunSpec.model_validate(spec), place / "run")
-            else:
+            if device != "cpu" or ranks > 1:
+                shutil.rmtree(place, ignore_errors=True)
                 place.mkdir(parents=True)
                 (place / "spec.yaml").write_text(json.dumps(spec))
                 args = ["train", str(place / "spec.yaml"), "-o", str(place / "run")]
@@ -182,10 +222,11 @@ class Killing:
     def ended(self, args: list[str], interrupt: Callable[[int, int], str] | None) -> Ended:
         """Run a command; ``interrupt`` is given its process and a pipe with its events."""
         self.told.write_text("")  # there, however early the command ends
+        (self.told.parent / PIDS).unlink(missing_ok=True)
         events, pipe = os.pipe()
         if not (child := os.fork()):
             os.close(events)
-            command(args, self.told, pipe, deterministic=self.device != "cpu")
+            command(args, self.told, pipe, deterministic=self.device != "cpu", ranks=self.ranks)
         os.close(pipe)
         process = os.pidfd_open(child)
         self.events = b""
@@ -200,7 +241,7 @@ class Killing:
             self.events += os.read(events, 2**16)
         os.close(events)
         os.close(process)
-        self._count_orphans(child)
+        self._count_orphans(child, sent)
         return Ended(code, self.told.read_text(errors="replace"), self.events, sent)
 
     def _wait(self, process: int, events: int, enough: Callable[[], bool]) -> bool:
@@ -227,7 +268,10 @@ class Killing:
         double = [[a, b] for a in CODES for b in CODES if signal.SIGKILL not in (a, b)]
         numbers = chance.choice(single + double)
         gap = chance.choice([0, 0.002, 0.02])
-        group = signal.SIGKILL not in numbers and chance.random() < 0.5
+        if self.ranks > 1:
+            to = chance.choice(["agent", "all", *range(self.ranks)])
+        else:
+            to = "group" if signal.SIGKILL not in numbers and chance.random() < 0.5 else "agent"
 
         def interrupt(process: int, events: int) -> str:
             mark = after.encode()
@@ -237,50 +281,68 @@ class Killing:
                 return ""
             time.sleep(wait)
             for number in numbers:
-                with suppress(ProcessLookupError):
-                    if group:
-                        os.killpg(_pid_of(process), number)
-                    else:
-                        signal.pidfd_send_signal(process, number)
+                self._send(number, process, to)
                 time.sleep(gap)
-            who = " to the group" if group else ""
+            who = "" if to == "agent" else f" to rank {to}" if isinstance(to, int) else f" to {to}"
             return " ".join(signal.Signals(n).name for n in numbers) + who
 
         return interrupt
 
+    def _send(self, number: int, process: int, to: str | int) -> None:
+        """Send a signal to a command, its group, or the ranks that it has started."""
+        listed = self.told.parent / PIDS
+        pids = [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+        with suppress(ProcessLookupError):
+            if to == "group":
+                os.killpg(_pid_of(process), number)
+            elif isinstance(to, int) and pids:
+                os.kill(pids[to], number)
+            else:
+                for pid in pids if to == "all" else ():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                signal.pidfd_send_signal(process, number)
+
     def trial(self, name: str) -> None:
-        """Interrupt a run one to four times, resume it until it is done, and compare it."""
+        """Interrupt a run once or a few times, resume it until it is done, and compare it."""
         root = self.folder / "broken"
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
         os.environ["CONTRASTIVE_CACHE"] = str(root / "cache")
         history: list[str] = []
         faults = len(self.result.faults)
-        for interrupt in [*(self.interruption() for _ in range(self.random.randint(1, 4))), None]:
+        times = self.random.randint(1, self.most)
+        for interrupt in [*(self.interruption() for _ in range(times)), None]:
             workers = self.random.choice([0, 2])
             spec = json.loads(json.dumps(self.specs[name]))
             spec["training"]["workers"] = workers
             (root / "spec.yaml").write_text(json.dumps(spec))
             args = ["train", str(root / "spec.yaml"), "-o", str(root / "run")]
-            begun = (root / "run" / "log.jsonl").exists()
+            run = root / "run"  # it may have been killed between its first checkpoint and its log
+            begun = (run / "log.jsonl").exists() or any(run.glob("checkpoints/step-*"))
             done = self.ended([*args, *(["--resume"] if begun else [])], interrupt)
-            if begun and "nothing to resume" in done.told:  # it ended before its first save
+            if begun and "; to begin, leave out" in done.told:  # it ended before its first save
                 done = self.ended(args, interrupt)
             history.append(f"{done.signals or 'to its end'} ({workers} workers): {done.code}")
             self._count(done)
             allowed = {0}.union(
                 *(CODES[n] for n in CODES if signal.Signals(n).name in done.signals)
             )
+            if self.ranks > 1 and done.signals:
+                allowed |= LOST
             traceback = "Traceback" in done.told and "SIGKILL" not in done.signals  # of workers
-            if done.code not in allowed or traceback:
+            if done.code not in allowed or traceback or any(done.told.count(x) > 1 for x in ONCE):
                 self._fault(f"{name}: {'; '.join(history)}\n{done.told[-2000:]}")
+                self._keep(root)
                 return
         for fault in different(self.whole[name], outcome(root)):
             self._fault(f"{name}: {'; '.join(history)}: {fault}")
         self.result.counts["runs"] += 1
         if len(self.result.faults) > faults:
-            kept = self.folder / f"fault-{len(self.result.faults)}"
-            shutil.copytree(root, kept)
+            self._keep(root)
+
+    def _keep(self, root: Path) -> None:
+        shutil.copytree(root, self.folder / f"fault-{len(self.result.faults)}")
 
     def _count(self, done: Ended) -> None:
         counts = self.result.counts
@@ -293,13 +355,14 @@ class Killing:
         if done.within(ENCODE, ENCODED):
             counts["ended while encoding"] += 1
 
-    def _count_orphans(self, session: int) -> None:
+    def _count_orphans(self, session: int, sent: str) -> None:
         until = time.monotonic() + PATIENCE
         while (found := _members(session)) and time.monotonic() < until:
             time.sleep(0.02)
         if found:
-            self._fault(f"{len(found)} processes live on")
-            os.killpg(session, signal.SIGKILL)
+            self._fault(f"{len(found)} processes live on after {sent}:\n{self.told.read_text()}")
+            for pid in found:
+                os.kill(pid, signal.SIGKILL)
 
     def _fault(self, told: str) -> None:
         self.result.faults.append(told)
@@ -361,19 +424,19 @@ def different(whole: dict[str, Any], broken: dict[str, Any]) -> list[str]:
     return found
 
 
-def try_runs(seed: int, trials: int, folder: Path, device: str = "cpu") -> Result:
+def try_runs(seed: int, trials: int, folder: Path, device: str = "cpu", **how: Any) -> Result:
     """Try runs of each kind in turn."""
-    killing = Killing(seed, folder, kinds=trials, device=device)
+    killing = Killing(seed, folder, kinds=trials, device=device, **how)
     for number in range(trials):
         killing.trial(list(killing.specs)[number % len(killing.specs)])
     return killing.result
 
 
-def report(seed: int, trials: int, method: str, folder: Path, to: Path) -> None:
+def report(seed: int, trials: int, method: str, folder: Path, to: Path, **how: Any) -> None:
     """Leave in a file what was found with workers that start by a method."""
     folder.mkdir()
     multiprocessing.set_start_method(method, force=True)
-    found = try_runs(seed, trials, folder)
+    found = try_runs(seed, trials, folder, **how)
     to.write_text(json.dumps([found.counts, found.faults]))
 
 
@@ -383,15 +446,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--device", default="cpu", help="cuda runs deterministic algorithms")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--strategy", default="", help="of training.parallel, for several ranks")
+    parser.add_argument("--small", action="store_true", help="runs of a few numbers, as by day")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need
-    found = try_runs(given.seed, given.trials, Path(tempfile.mkdtemp()), given.device)
+    how = {"ranks": given.ranks, "strategy": given.strategy, "small": given.small}
+    folder = Path(tempfile.mkdtemp())
+    found = try_runs(given.seed, given.trials, folder, given.device, **how)
     for fault in found.faults:
         print(fault)
     for what, count in sorted(found.counts.items()):
         print(f"{what}: {count}")
-    print(f"seed {given.seed}: {given.trials} runs, {len(found.faults)} faults")
+    print(f"seed {given.seed}: {given.trials} runs, {len(found.faults)} faults, in {folder}")
     sys.exit(bool(found.faults))
 
 

@@ -15,7 +15,7 @@ from contrastive.errors import TrainingError, WeightsError
 from contrastive.model import tensor_pieces
 from contrastive.model.tensor_pieces import Counted, safetensors_pieces
 from contrastive.reporting.run_log import read_log
-from contrastive.training import parallel, resume
+from contrastive.training import checkpoints, parallel
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.train import train
 from tests.toys import toy_spec
@@ -73,7 +73,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     spec = toy_spec(tmp_path / "data", checkpoint_every=1)
     train(spec, tmp_path / "whole")
     ran, writing, met = {i: threading.Event() for i in range(1, 9)}, [], []
-    real, real_write = parallel.step_loss, resume.write_folder
+    real, real_write = parallel.step_loss, checkpoints.write_folder
 
     def step_loss(*args, **how):
         found = real(*args, **how)
@@ -89,7 +89,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         real_write(folder, files, **how)
         writing.remove(folder)
 
-    copies, real_copied, sizes = [], resume._copied, set()
+    copies, real_copied, sizes = [], checkpoints._copied, set()
 
     def copied(files):
         gc.collect()
@@ -103,8 +103,8 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(parallel, "step_loss", step_loss)
-    monkeypatch.setattr(resume, "write_folder", write)
-    monkeypatch.setattr(resume, "_copied", copied)
+    monkeypatch.setattr(checkpoints, "write_folder", write)
+    monkeypatch.setattr(checkpoints, "_copied", copied)
     model = train(spec, tmp_path / "run")
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     assert max(sizes) < 3 * trained + 50_000  # two moments; BatchNorm, dropout's generator, samples
@@ -120,8 +120,8 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_read_back_ends_the_run_and_costs_none(tmp_path, monkeypatch):
-    real = resume.is_whole
-    monkeypatch.setattr(resume, "is_whole", lambda step: step.name[-1] in "12" and real(step))
+    real = checkpoints.is_whole
+    monkeypatch.setattr(checkpoints, "is_whole", lambda step: step.name[-1] in "12" and real(step))
     with pytest.raises(TrainingError, match=r"step-00000003: cannot be read back as it was writte"):
         train(toy_spec(tmp_path / "data", checkpoint_every=1), tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, 
     def write(folder, *_, **__):
         raise WeightsError(f"{folder}: cannot be written: No space left on device")
 
-    monkeypatch.setattr(resume, "write_folder", write)
+    monkeypatch.setattr(checkpoints, "write_folder", write)
     with pytest.raises(WeightsError, match="step-00000002: cannot be written: No space"):
         train(toy_spec(tmp_path / "data", checkpoint_every=2), tmp_path / "run")
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_fails_beside_a_bug_is_told(tmp_path, monkeypatch, cap
         raise WeightsError(f"{folder.name}: cannot be written: No space left on device")
 
     monkeypatch.setattr(parallel, "step_loss", step_loss)
-    monkeypatch.setattr(resume, "write_folder", write)
+    monkeypatch.setattr(checkpoints, "write_folder", write)
     with pytest.raises(ZeroDivisionError):
         train(toy_spec(tmp_path / "data", checkpoint_every=2), tmp_path / "run")
     line = "step 2 is not saved: step-00000002: cannot be written: No space left on device\n"

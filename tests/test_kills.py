@@ -14,17 +14,21 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    ("seed", "trials", "method"),
+    ("seed", "trials", "method", "how"),
     [
-        pytest.param(0, 2, "fork", marks=pytest.mark.nightly),
-        pytest.param(1, 60, "fork", marks=pytest.mark.nightly),
-        pytest.param(0, 4, "forkserver", marks=pytest.mark.nightly),  # Python 3.14's default
+        (0, 10, "fork", {"small": True}),
+        (0, 5, "fork", {"small": True, "ranks": 2}),
+        (5, 3, "fork", {"small": True, "ranks": 2, "strategy": "fsdp"}),
+        pytest.param(1, 100, "fork", {}, marks=pytest.mark.nightly),
+        pytest.param(1, 100, "fork", {"ranks": 2}, marks=pytest.mark.nightly),
+        pytest.param(1, 100, "fork", {"ranks": 2, "strategy": "fsdp"}, marks=pytest.mark.nightly),
+        pytest.param(0, 4, "forkserver", {}, marks=pytest.mark.nightly),  # Python 3.14's default
     ],
 )
-def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials, method):
+def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials, method, how):
     to = tmp_path / "report.json"
     arguments = (seed, trials, method, tmp_path / "runs", to)
-    process = forkserver.Process(target=kills.report, args=arguments)
+    process = forkserver.Process(target=kills.report, args=arguments, kwargs=how)
     process.start()
     process.join()
     assert process.exitcode == 0

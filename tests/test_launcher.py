@@ -21,6 +21,7 @@ from tests.toys import toy_dict
 pytestmark = pytest.mark.slow
 
 ALONE = {"WORLD_SIZE": None, "RANK": None, "LOCAL_RANK": None, "MASTER_ADDR": None}
+ALONE |= {"TORCHELASTIC_RUN_ID": None, "TORCHELASTIC_USE_AGENT_STORE": None}
 TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 ODD = {
     "a word": (
@@ -125,6 +126,15 @@ def test_ctrl_c_ends_the_waiting(environment, spec, tmp_path):
     finally:
         process.kill()
     assert process.returncode in (-signal.SIGINT, 130)
+
+
+def test_a_torchrun_that_has_ended_before_its_ranks_begin_is_one_line(environment):
+    port = free_port()
+    keeps_the_store = {"TORCHELASTIC_RUN_ID": "a run", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    environment(TWO | keeps_the_store | {"MASTER_PORT": port})
+    line = f"rank 0: the torchrun at 127.0.0.1:{port} has ended; start the ranks with: torchrun"
+    with pytest.raises(TrainingError, match=line), launched_ranks("cpu"):
+        pass
 
 
 def test_what_ranks_differ_in_is_named_on_all_of_them(monkeypatch):

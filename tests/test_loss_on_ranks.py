@@ -7,8 +7,11 @@ import pytest
 from torch import distributed as dist
 
 from contrastive.errors import TrainingError
+from contrastive.losses import Matryoshka
 from contrastive.nn.fingerprint import weights_fingerprint
+from contrastive.testing.components import examine_component
 from contrastive.training.train import train
+from tests.rank_parts import Ending, Gathering, Plain
 from tests.toys import toy_dict
 
 pytestmark = pytest.mark.slow
@@ -91,3 +94,23 @@ def test_what_ranks_would_make_another_is_refused_in_one_line(told, case):
 def test_weights_that_one_rank_alone_uses_stay_the_same_on_all(told):
     name = "weights that one rank uses, weights"
     assert told[0][name] == told[1][name]
+
+
+@pytest.mark.parametrize(
+    ("loss", "problem", "skipped"),
+    [
+        (Plain(), "on two ranks it is another loss than on one", ""),
+        (Gathering(gathers=False), "let it gather the batch by contrastive.interface.gather_g", ""),
+        (Gathering(gathers=False, negatives="local"), "", "its negatives are those of each rank"),
+        (Gathering(), "", ""),
+        (Matryoshka(widths=[16, 32], loss=Plain()), "is another loss than on one", ""),
+        (Ending(), "it fails in another process: RuntimeError: not on two ranks", ""),
+    ],
+    ids=repr,
+)
+def test_check_component_tries_a_loss_in_two_ranks(loss, problem, skipped):
+    (verdict,) = [each for each in examine_component(loss) if each.check == "processes"]
+    assert problem in verdict.problem
+    assert bool(problem) == bool(verdict.problem)
+    assert skipped in verdict.skipped
+    assert bool(skipped) == bool(verdict.skipped)

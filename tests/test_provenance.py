@@ -12,7 +12,7 @@ from contrastive.components import REGISTRIES
 from contrastive.config.provenance import origins
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model import saved_folder
-from contrastive.training.resume import run_files
+from contrastive.training.checkpoints import run_files
 
 MODEL = {
     "embed_dim": 8,

@@ -17,7 +17,7 @@ from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, DataError
 from contrastive.features.cache import FeatureCache
 from contrastive.reporting.run_log import read_log
-from contrastive.training import parallel
+from contrastive.training import checkpoints, parallel, recorder
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
 from tests.toys import toy_dict, toy_spec
@@ -169,11 +169,20 @@ def test_a_rank_without_memory_ends_all_and_the_steps_before_are_saved(tmp_path,
     assert "saved by 2 ranks, resumed by 1: the same batches" in capsys.readouterr().err
 
 
+PLACES = {
+    "encoding": (FeatureCache, "table", 1),
+    "step": (parallel, "step_loss", 4),
+    "backward": (torch.Tensor, "backward", 4),
+    "save": (checkpoints, "write_folder", 1),
+    "the other's save": (recorder.Recorder, "after_step", 4),
+    "evaluation": (recorder, "evaluate", 1),
+}
+"""What a rank is killed in, at its so-manieth call."""
+
+
 def killed(rank, size, spec, folder, victim, where):
-    """Be a rank, one of which is killed in its fourth step, or before it encodes."""
-    owner, name, last = (
-        (parallel, "step_loss", 4) if where == "step" else (FeatureCache, "table", 1)
-    )
+    """Be a rank, one of which is killed."""
+    owner, name, last = PLACES[where]
     real, calls = getattr(owner, name), []
 
     def stand_in(*args, **kwargs):
@@ -189,19 +198,29 @@ def killed(rank, size, spec, folder, victim, where):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "where", "size"),
-    [(1, "step", 2), (0, "encoding", 2), pytest.param(0, "step", 4, marks=pytest.mark.nightly)],
+    [
+        (1, "step", 2),
+        (0, "encoding", 2),
+        (1, "evaluation", 2),
+        pytest.param(0, "step", 4, marks=pytest.mark.nightly),
+        pytest.param(1, "backward", 2, marks=pytest.mark.nightly),
+        pytest.param(0, "save", 2, marks=pytest.mark.nightly),
+        pytest.param(1, "the other's save", 2, marks=pytest.mark.nightly),
+        pytest.param(3, "evaluation", 4, marks=pytest.mark.nightly),
+    ],
 )
 def test_a_rank_that_is_killed_ends_all(tmp_path, in_ranks, victim, where, size):
     spec = toy_dict(tmp_path / "data", epochs=1)
     in_ranks(killed, size, spec, tmp_path, victim, where, killed=victim)
     for rank in {*range(size)} - {victim}:
         told = (tmp_path / f"{rank}.txt").read_text()
-        if victim:
+        if rank == 0:
             assert "another rank of this run has ended; its message, or torchrun's, says" in told
         else:
             assert told == "2"  # the main rank alone speaks; of its end, who started it knows
-    saved = [path.parent.parent.name for path in tmp_path.glob("run-*/checkpoints/step-00000003")]
-    assert saved == (["run-0"] if victim else [])
+    saved = [path.name for path in tmp_path.glob("run-0/checkpoints/step-*")]
+    done = 3 if where in ("step", "backward") else 4
+    assert saved == ([f"step-{done:08d}"] if victim else [])
 
 
 @pytest.mark.slow

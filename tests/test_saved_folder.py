@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,18 @@ def test_what_a_process_that_runs_is_building_is_left_alone(tmp_path):
     (theirs / "spec.json").write_text("{}")
     saved_folder.write_folder(tmp_path / "m", FILES)
     assert (theirs / "spec.json").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_what_a_process_was_building_that_nobody_has_asked_after_is_taken_up(tmp_path):
+    ended = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)  # as in a container without an init
+    left = tmp_path / f".model.{ended}.tmp"
+    left.mkdir()
+    try:
+        assert atomic_files.leftovers(tmp_path) == [(left, tmp_path / "model")]
+    finally:
+        os.waitpid(ended, 0)
 
 
 def test_tied_weights_are_saved(tmp_path):

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 from torch import distributed as dist
 
-from benchmarks.scale_model import Work, differences, step, step_collectives, table
+from benchmarks.scale_model import (
+    Work,
+    differences,
+    sharded_step,
+    sharded_table,
+    step,
+    step_collectives,
+    table,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +73,8 @@ def counting(rank, size, folder):
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     pairs = [differences(6, 8, how, rank=rank, size=size) for how in ("eager", "chunked")]
-    (folder / f"{rank}.json").write_text(json.dumps(pairs))
+    sharded = sharded_step(rank, size)
+    (folder / f"{rank}.json").write_text(json.dumps([pairs, sharded]))
     dist.destroy_process_group()
 
 
@@ -75,8 +84,12 @@ def counting(rank, size, folder):
 def test_so_do_the_processes_of_this_machine(tmp_path, in_ranks, size):
     in_ranks(counting, size, tmp_path)
     for rank in range(size):
-        for said, found in json.loads((tmp_path / f"{rank}.json").read_text()):
+        pairs, sharded = json.loads((tmp_path / f"{rank}.json").read_text())
+        for said, found in pairs:
             assert found == said != []
+        for (kind, said), (same, found) in zip(*sharded, strict=True):
+            assert kind == same
+            assert said <= found < 1.02 * said, "but for rows that fill up the shards"
 
 
 def test_a_ring_sends_what_the_textbook_says():
@@ -96,3 +109,4 @@ def test_what_scales_does_and_what_does_not_is_told():
 def test_the_page_has_the_table_of_the_model():
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert table() in page, "run: python -m benchmarks.scale_model"
+    assert sharded_table() in page

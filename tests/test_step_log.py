@@ -209,7 +209,7 @@ def test_the_main_rank_saves_what_was_done_without_the_others(tmp_path):
         step_log = StepLog(*about, steps_per_epoch=4, advance=lambda *_: None)
         step_log.add(2, [batch_of(model)], loss=odd, gradient_norm=one, **REST)
         with pytest.raises(TrainingError, match="embeddings of rank 0 are finite"):
-            recorder.Recorder(tmp_path, *[None] * 8).save_once(step_log, 2)
+            recorder.Recorder(tmp_path, None, model, *[None] * 6).save_once(step_log, 2)
 
 
 def test_a_line_has_the_numbers_that_item_gives(steps, tmp_path):

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.config.arguments import path_of
+from contrastive.config.arguments import address_in, path_of
 from contrastive.console import quiet, say, say_omission
 from contrastive.errors import DataError, SpecError, UnknownSplit, WeightsError
 
@@ -187,9 +187,16 @@ class Context:
 
 def _named_model(model: Path | None) -> Path:
     """Return the model that is meant: the one that is given, else the newest run in runs/."""
+    chosen = os.environ.get("CONTRASTIVE_MODEL")
+    if address := address_in("the model", model or chosen or ""):
+        from contrastive.model.remote_models import fetched
+
+        folder = fetched(address)
+        say(f"{address}: its copy is {folder}")
+        return folder
     if model is not None:
         return model
-    if chosen := os.environ.get("CONTRASTIVE_MODEL"):
+    if chosen:
         from contrastive.pretrained import is_pretrained
 
         return Path(chosen) if is_pretrained(chosen) else path_of("$CONTRASTIVE_MODEL", chosen)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
-from contrastive.config.arguments import path_of
+from contrastive.config.arguments import address_in, path_of
 from contrastive.console import say
 from contrastive.errors import ContrastiveError, SpecError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typer import Context
 
 LEFT_OUT = 3  # exit code
+ADDRESSED = {("train", "output"), ("doctor", "run"), ("compare", "models")}
+"""By verb, the paths beside --model that may be addresses of a storage."""
 RENAMED_VERBS = {"pairs": "compositional"}
 RENAMED_OPTIONS = {
     "compare": {"--spec": "--data", "--picture": "--plot"},
@@ -61,7 +63,9 @@ class Verb(TyperCommand):
             error.message = error.message.removeprefix(VALUE_ERROR)
             raise
         for param in self.params:
-            ctx.params[str(param.name)] = _local(param, ctx.params[str(param.name)])
+            name = str(param.name)
+            anywhere = name == "model" or (str(self.name), name) in ADDRESSED
+            ctx.params[name] = _local(param, ctx.params[name], addresses=anywhere)
         if rest and not ctx.resilient_parsing:
             takes_model = any("--model" in param.opts for param in self.params)
             how = f"a model is given by --model {rest[0]}" if takes_model else "leave it out"
@@ -86,17 +90,19 @@ class Verb(TyperCommand):
                 raise SpecError(msg)
 
 
-def _local(param: Any, value: Any) -> Any:
+def _local(param: Any, value: Any, *, addresses: bool) -> Any:
     """Return a parameter's value; of paths, local ones, the home folder put in for ~.
 
     Raises:
-        SpecError: a path is an address.
+        SpecError: a path is an address, and those are not taken here.
     """
     if isinstance(value, (list, tuple)):
-        several = [_local(param, one) for one in cast("Sequence[Any]", value)]
+        several = [_local(param, x, addresses=addresses) for x in cast("Sequence[Any]", value)]
         return tuple(several) if isinstance(value, tuple) else several
     is_option = param.param_type_name == "option"
     name = param.opts[0] if is_option else str(param.metavar or param.name).rstrip(".")
+    if addresses and (address := address_in(name, value)):
+        return address
     return path_of(name, value) if isinstance(value, Path) else value
 
 

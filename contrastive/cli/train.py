@@ -17,7 +17,12 @@ def train(
     spec: SpecFile,
     overrides: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run; else runs/SPEC.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the run, or s3://..., gs://... to send it to; else runs/SPEC.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the newest checkpoint.")
@@ -30,7 +35,9 @@ def train(
     from contrastive.training.run_folder import run_folder
     from contrastive.training.train import train as start
 
-    folder = run_folder(output, run.output, Path("runs") / spec.stem)
-    start(run, folder, resume=resume)
+    default = Path("runs") / spec.stem
+    folder, address = run_folder(output, run.output, default, file=spec)
+    start(run, address or folder, resume=resume)
     if is_main():
-        show({"model": str(folder / "model")}, as_json, f"saved: {folder / 'model'}")
+        about = {"model": str(folder / "model")} | ({"output": address} if address else {})
+        show(about, as_json, f"saved: {folder / 'model'}")

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-from contrastive.config.local_files import local_path
+from contrastive.config.local_files import address_of, local_path
 from contrastive.errors import SpecError, a_type
 
 if TYPE_CHECKING:
@@ -94,6 +94,19 @@ def path_of(name: str, value: Any) -> Path:
     shown = is_path(value) or not (value or value is None)
     msg = f"{name} is {repr(value) if shown else a_type(value)}; give a path"
     raise SpecError(msg)
+
+
+def address_in(name: str, value: Any) -> str:
+    """Return the address that an argument is, as ``address_of``; "" if it is none.
+
+    Raises:
+        SpecError: it has a password or a query.
+    """
+    try:
+        return address_of(value) if is_path(value) else ""
+    except ValueError as error:
+        msg = f"{name}: {error}"
+        raise SpecError(msg) from None
 
 
 def check_model(model: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -13,9 +13,12 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_serializer,
     model_validator,
 )
@@ -23,6 +26,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from contrastive.config.attribute_docstrings import attribute_docstrings
 from contrastive.config.frozen import frozen
+from contrastive.config.local_files import address_of
 from contrastive.config.mistakes import (
     explained,
     misplaced,
@@ -36,10 +40,16 @@ from contrastive.errors import SpecError, UnknownComponent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    PathField = str | Path
+    PathField = PlaceField = str | Path
 else:
     PathField = Path
-"""A field that holds a path and is given a path or a string, which type checkers then let pass."""
+
+    def _place(given: Any, path: ValidatorFunctionWrapHandler) -> Any:
+        return (isinstance(given, (str, Path)) and address_of(given)) or path(given)
+
+    PlaceField = Annotated[Path, WrapValidator(_place), PlainSerializer(str, when_used="json")]
+"""A field that holds a path and is given a path or a string, which type checkers then let pass;
+a ``PlaceField`` may be the address of a storage, too, which stays a string."""
 
 S = TypeVar("S", bound="Config")
 AGAIN = object()

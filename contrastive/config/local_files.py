@@ -1,4 +1,7 @@
-"""Paths that a user names, and what they lead to: local, and never more than can be read."""
+"""Paths that a user names, and what they lead to: local, and never more than can be read.
+
+Some places may be addresses, too (``s3://bucket/runs/a``): those of ``address_of``.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,12 @@ if TYPE_CHECKING:
 
 # a Path has lost the second slash of s3://bucket
 ADDRESS = re.compile(
-    r"\w[\w+.-]+://|(abfss?|az|dbfs|file|ftp|gcs|gs|hdfs|https?|memory|oci|oss|r2|s3a?|sftp|ssh):/",
+    r"\w[\w+.-]+://|(abfss?|adl|az|dbfs|file|ftp|gcs|gs|hdfs|https?|lakefs|memory|oci|oss|r2|s3a?|"
+    r"sftp|smb|ssh|tos):/",
     re.IGNORECASE,
 )
+
+CREDENTIALS = re.compile(r"//[^/@\s]*:[^/@\s]*@|[?]")  # before the host, or in a signed query
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that Git LFS has not fetched."""
@@ -35,7 +41,7 @@ def local_path(given: str | PathLike[str]) -> Path:
         msg = "is empty; give a path"
         raise ValueError(msg)
     if ADDRESS.match(text):
-        text = re.sub(":/+", "://", text, count=1)
+        text = whole_address(text)
         msg = f"{text} is an address; only local files are read and written; give a local path"
         raise ValueError(msg)
     try:
@@ -43,6 +49,36 @@ def local_path(given: str | PathLike[str]) -> Path:
     except RuntimeError:
         msg = f"{text}: there is no such home folder; write the whole path"
         raise ValueError(msg) from None
+
+
+def address_of(given: str | PathLike[str]) -> str:
+    """Return the address that is given, without a slash at its end; "" for a local path.
+
+    Raises:
+        ValueError: it has a password or a query, which would be shown and stored; or no folder.
+    """
+    text = os.fspath(given).strip()
+    if not ADDRESS.match(text):
+        return ""
+    if CREDENTIALS.search(text):
+        scheme = text.partition(":")[0]
+        msg = (
+            f"the {scheme}:// address has a password or a query, which would be stored with the "
+            "run; leave it out, and give it where the library of that storage looks for it (its "
+            "environment variables or files)"
+        )
+        raise ValueError(msg)
+    address = whole_address(text).rstrip("/")
+    if address.endswith(":"):
+        msg = f"{text} has no folder; give one, such as s3://bucket/runs/a"
+        raise ValueError(msg)
+    return address
+
+
+def whole_address(text: str) -> str:
+    """Return an address with both slashes after its colon, and a third one for a local file."""
+    slashes = ":///" if text.lower().startswith("file:") else "://"
+    return re.sub(":/+", slashes, text, count=1)
 
 
 def cache_folder() -> Path:

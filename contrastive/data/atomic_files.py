@@ -13,11 +13,11 @@ import re
 import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from pathlib import Path
 
 BUILT, DROPPED = ".tmp", ".old"
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]{1,10})(?:-[0-9]+)?\.(?:old|tmp)")
@@ -178,4 +178,12 @@ def _has_ended(pid: int) -> bool:
         return True
     except (OSError, OverflowError):
         return False
+    return _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process of Linux has ended and its parent, such as a container's, has not asked."""
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+        return state.split()[:1] == ["Z"]
     return False

@@ -13,17 +13,19 @@ import os
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from multiprocessing import active_children, connection, parent_process
 from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from contrastive.errors import ContrastiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from multiprocessing.process import BaseProcess
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 FEWER = "use fewer workers (training.workers), or smaller samples"
 TOO_MANY_FILES = f"too many open files; raise their limit (ulimit -n), or {FEWER}"
@@ -32,6 +34,7 @@ MOST = 16  # workers, unless more are asked for
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container
 FILES = 8  # of a worker, in each process: its queues, and tensors on their way
 PATIENCE = 1.0  # seconds until a process whose pipe broke is known to have ended
+BEFORE_SEMAPHORES = 10  # multiprocessing removes them at an exit with the priority 0
 TORCH = "torch.utils.data._utils.signal_handling"
 
 
@@ -80,8 +83,15 @@ class Workers:
         """
         _check_room(FILES * workers)
         before = set(active_children())
-        self._results = start()
+        try:
+            with _interrupted_after():
+                self._results = start()
+        except BaseException:
+            _kill([each for each in active_children() if each not in before])
+            raise
         self._processes = [each for each in active_children() if each not in before]
+        # before the semaphores go: a process that still starts would look for them, and tell
+        self._at_exit = Finalize(None, _kill, (self._processes,), exitpriority=BEFORE_SEMAPHORES)
         if self._processes:
             _raise_only_while_waiting()
 
@@ -91,18 +101,24 @@ class Workers:
         Raises:
             LostWorker: a process has ended before its work, or too many files are open.
         """
-        while True:
-            self._check()
-            try:
-                result = _next(self._results)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:  # it ended, or a pipe to it broke
-                _check_open_files(error)
-                self._wait_for_an_end()
+        try:
+            while True:
                 self._check()
-                raise
-            yield result
+                try:
+                    result = _next(self._results)
+                except StopIteration:
+                    return
+                except (RuntimeError, OSError, EOFError) as error:  # it ended, or a pipe broke
+                    _check_open_files(error)
+                    self._wait_for_an_end()
+                    self._check()
+                    raise
+                yield result
+        except KeyboardInterrupt:
+            _kill(self._processes)
+            raise
+        finally:
+            self._at_exit.cancel()
 
     def _wait_for_an_end(self) -> None:
         ended = connection.wait([each.sentinel for each in self._processes], PATIENCE)
@@ -114,6 +130,33 @@ class Workers:
         for process in self._processes:
             if code := process.exitcode:
                 raise LostWorker(how_it_ended(process, code))
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+
+
+@contextmanager
+def _interrupted_after() -> Generator[None]:
+    """Let Ctrl-C wait for the end of the block: who starts a process then knows of it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for how in came:
+            if callable(now := signal.getsignal(signal.SIGINT)):  # the first may change it
+                now(*how)
 
 
 def end_with_parent() -> None:

@@ -100,12 +100,12 @@ class TextLines(Sequence[str]):
         while (stop := text.find(self.end, self.starts[-1] + PART)) >= 0:
             self.firsts.append(self.firsts[-1] + text.count(self.end, self.starts[-1], stop) + 1)
             self.starts.append(stop + 1)
-        self.count = self.firsts[-1] + text.count(self.end, self.starts[-1]) + 1
+        self.total = self.firsts[-1] + text.count(self.end, self.starts[-1]) + 1
         self.held = -1, list[str]()
 
     def __len__(self) -> int:
         """Return the number of lines."""
-        return self.count
+        return self.total
 
     @overload
     def __getitem__(self, index: int, /) -> str: ...
@@ -117,7 +117,7 @@ class TextLines(Sequence[str]):
         """Return a line, or some that follow each other."""
         if not isinstance(index, slice):
             return self[index : index + 1][0]
-        start, stop, _ = index.indices(self.count)
+        start, stop, _ = index.indices(self.total)
         found: list[str] = []
         while start < stop:
             number = bisect_right(self.firsts, start) - 1

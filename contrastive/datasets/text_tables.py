@@ -179,7 +179,7 @@ def _whole_rows(
             rows = list[list[str] | str](reader)
             if reader.line_num == len(rows):  # a line each
                 return [*range(start, start + len(rows) + 1)], rows
-        starts, rows = [start], []
+        starts, rows = [start], list[list[str] | str]()
         reader = csv.reader(_ended(block), delimiter=delimiter, strict=True)
         with suppress(csv.Error):
             for cells in reader:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import distributed as dist
 
+from contrastive.distributed.heartbeat import accused, entered, wait_patiently
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ class LostRank(TrainingError):  # noqa: N818
     """A collective failed because another rank is gone."""
 
 
+class LateRank(LostRank):
+    """A collective took too long; the message names the ranks that were waited for."""
+
+
 @contextmanager
 def lost_rank_told(*, among_others: bool = False) -> Generator[None]:
     """Within the block, a collective that fails says why.
@@ -31,8 +36,10 @@ def lost_rank_told(*, among_others: bool = False) -> Generator[None]:
         among_others: the block does other things, too, whose errors are as plain.
 
     Raises:
-        LostRank: another rank is gone.
+        LostRank: another rank is gone, or has let this one wait for too long.
     """
+    if not among_others:
+        entered()
     try:
         yield
     except RuntimeError as error:
@@ -40,6 +47,8 @@ def lost_rank_told(*, among_others: bool = False) -> Generator[None]:
         of_gloo = type(error) is RuntimeError and ("gloo" in cause or not among_others)
         if not of_gloo and not isinstance(error, dist.DistError):
             raise
+        if late := accused(cause):
+            raise LateRank(late) from error
         msg = f"another rank of this run has ended; its message, or torchrun's, says why ({cause})"
         raise LostRank(msg) from error
 
@@ -99,8 +108,8 @@ def broadcast(x: Tensor) -> None:
 
 @lost_rank_told()
 def barrier(group: ProcessGroup | None) -> None:
-    """Wait until every rank is here."""
-    dist.barrier(group)
+    """Wait until every rank of a gloo group is here, however long one takes that answers."""
+    wait_patiently(dist.barrier(group, async_op=True))
 
 
 @lost_rank_told()
@@ -109,7 +118,11 @@ def _all_gather_objects(found: list[Any], mine: Any, group: ProcessGroup | None)
 
 
 def all_gather_objects(mine: Any, size: int, group: ProcessGroup | None) -> list[Any]:
-    """Return a small object of each of ``size`` ranks, by rank."""
+    """Return a small object of each of ``size`` ranks of a gloo group, by rank.
+
+    One may take long to come.
+    """
+    barrier(group)
     found: list[Any] = [None] * size
     _all_gather_objects(found, mine, group)
     return found

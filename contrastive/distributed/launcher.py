@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
@@ -111,15 +112,33 @@ def told_waiting(rank: int, size: int) -> Generator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _check_answered(rank: int) -> None:
+    """Insist that torchrun, which keeps the ranks' store, is there: torch would ask for long."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        socket.create_connection((host, port), timeout=GLANCE).close()
+    except ConnectionRefusedError:
+        msg = f"rank {rank}: the torchrun at {host}:{port} has ended; {START}"
+        raise TrainingError(msg) from None
+    except OSError:  # torch says what it finds
+        return
+
+
 @contextmanager
 def stopped_without_torchrun(rank: int) -> Generator[None]:
     """Within the block, stop this rank as SIGTERM would if the torchrun that started it has ended.
 
-    torchrun ends its ranks with itself unless it is killed; they would train on, unseen.
+    torchrun ends its ranks with itself unless it is killed; they would train on, unseen, or wait
+    for ranks that nobody starts any more.
+
+    Raises:
+        TrainingError: it has ended already.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _check_answered(rank)
     parent, over = os.getppid(), threading.Event()
 
     def watch() -> None:

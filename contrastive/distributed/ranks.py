@@ -17,7 +17,15 @@ import torch
 from torch import distributed as dist
 
 from contrastive.console import quiet, say
-from contrastive.distributed.collectives import all_gather_objects, all_reduce, barrier, broadcast
+from contrastive.distributed.collectives import (
+    LateRank,
+    all_gather_objects,
+    all_reduce,
+    barrier,
+    broadcast,
+    lost_rank_told,
+)
+from contrastive.distributed.heartbeat import Heartbeat
 from contrastive.distributed.launcher import (
     COLLECTIVE_TIMEOUT,
     launched,
@@ -118,6 +126,7 @@ class Ranks:
         """Return the largest of the ranks' numbers."""
         if self.size == 1:
             return number
+        self.barrier()
         found = torch.tensor(number)  # on the CPU, so that a GPU is not waited for
         all_reduce(found, self.cpu_group, maximum=True)
         return int(found)
@@ -176,24 +185,31 @@ def launched_ranks(device: str) -> Generator[tuple[Ranks, torch.device]]:
         yield Ranks(), pick_device(device)
         return
     here = _own_device(device, size)
+    with stopped_without_torchrun(rank) if ours else nullcontext():
+        yield from _joined(rank, size, here, ours=ours)
+
+
+def _joined(
+    rank: int, size: int, here: torch.device, *, ours: bool
+) -> Generator[tuple[Ranks, torch.device]]:
     if ours:
         backend = (
             "cpu:gloo,cuda:nccl" if here.type == "cuda" and dist.is_nccl_available() else "gloo"
         )
         with told_waiting(rank, size):
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    cpu_group = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=RANK0_TIMEOUT))
-    ranks = Ranks(rank, size, cpu_group=cpu_group)
     try:
-        with (
-            quiet(on=not ranks.is_main),
-            stopped_without_torchrun(rank) if ours else nullcontext(),
-        ):
+        with lost_rank_told():
+            cpu_group = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=RANK0_TIMEOUT))
+            heartbeat = Heartbeat(rank, size)
+        ranks = Ranks(rank, size, cpu_group=cpu_group)
+        with quiet(on=not ranks.is_main), heartbeat.written():
             yield ranks, here
     except ContrastiveError as error:
         # what one rank alone meets, such as a bad sample, ends the others by a lost rank
         on_all_ranks = isinstance(error, TrainingError) or hasattr(error, "exit_code")
-        if ranks.is_main or not on_all_ranks:
+        on_all_ranks &= not isinstance(error, LateRank)  # which one of them tells
+        if rank == 0 or not on_all_ranks:
             raise
         raise SystemExit(getattr(error, "exit_code", 2)) from None
     finally:

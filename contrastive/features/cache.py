@@ -28,6 +28,7 @@ from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
 from contrastive.data.content_hash import sample_keys
 from contrastive.data.loading import OnBad, Prepared, first_bad_raises, uniform_batches
+from contrastive.distributed.heartbeat import now
 from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.distributed.shared_work import shared_work
 from contrastive.encoders.foreign_trial import LOOKED_AT, check_foreign
@@ -117,6 +118,7 @@ class FeatureCache:
         """
         workers = count("workers", workers, least=0)
         on_bad = on_bad or first_bad_raises(len(samples))
+        now(f"encodes {module.modality} samples")
         share_hashing(samples, module.modality)
         keys = sample_keys(samples, module.modality, on_bad)
         rows = _Rows(self.folder, encoder_key(spec, module))

@@ -33,6 +33,10 @@ class Store:
     def __init__(self, root: Path, about: dict[str, Any]) -> None:
         text = json.dumps(about, sort_keys=True)
         self.width = int(about["out_dim"])
+        self._known = 0
+        """Records that this process has looked at; others may come behind them."""
+        self._others: dict[bytes, tuple[int, int]] = {}
+        """Row and checksum of what other processes have added since the index was read."""
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         described = self.folder / "encoder.json"
@@ -63,6 +67,8 @@ class Store:
         """Return the row of each wanted key whose features are whole."""
         features = np.asarray(self.features())  # a row of a memory map takes three times as long
         records = self._records(len(features))
+        self._known = len(records)
+        self._others.clear()
         found: dict[bytes, int] = {}
         heads = records["key"].copy().view("<u8")[:: KEY_BYTES // 8]
         of_wanted = np.array([int.from_bytes(key[:8], "little") for key in wanted], np.uint64)
@@ -79,12 +85,10 @@ class Store:
     def append(self, keys: list[bytes], features: np.ndarray) -> None:
         """Add rows behind all that were ever written: a training may have those mapped.
 
-        Rows that were written only in part stay, under a key that no sample has.
+        Rows that were written only in part stay, under a key that no sample has. What another
+        process has added since this one has looked is not added again.
         """
         features = np.ascontiguousarray(features, np.float32)
-        records = np.array(
-            [(key, zlib.crc32(row)) for key, row in zip(keys, features, strict=True)], RECORD
-        )
         # on a network disk a file's size is known for sure when it has been opened
         with (
             self._locked(),
@@ -92,10 +96,35 @@ class Store:
             _opened(self.folder / "keys.bin", os.O_WRONLY | os.O_CREAT) as keys_file,
         ):
             known = os.fstat(keys_file).st_size // RECORD.itemsize
+            added = self._added(keys, known)
+            new = [i for i, key in enumerate(keys) if key not in added]
+            if not new:
+                return
+            features = features[new]
+            records = np.array(
+                [(keys[i], zlib.crc32(row)) for i, row in zip(new, features, strict=True)], RECORD
+            )
             row = max(known, -(-os.fstat(rows).st_size // (4 * self.width)))
             _write_at(rows, row * 4 * self.width, features)
             records = np.concatenate([np.zeros(row - known, RECORD), records])
             _write_at(keys_file, known * RECORD.itemsize, records)
+            self._known += len(records)
+
+    def _added(self, keys: list[bytes], until: int) -> set[bytes]:
+        """Return those of which others have added a whole row since the index was read."""
+        features = np.asarray(self.features())
+        if (begin := self._known) < until:
+            path, offset = self.folder / "keys.bin", begin * RECORD.itemsize
+            records = np.fromfile(path, RECORD, until - begin, offset=offset)
+            pairs = zip(records["key"].tolist(), records["crc"].tolist(), strict=True)
+            self._others |= {key: (row, crc) for row, (key, crc) in enumerate(pairs, begin)}
+        self._known = until
+        found = {key: self._others[key] for key in keys if key in self._others}
+        return {
+            key
+            for key, (row, crc) in found.items()
+            if row < len(features) and zlib.crc32(features[row]) == crc
+        }
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.folder / "lock", wait=PATIENCE)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from contrastive.config.arguments import path_of
+from contrastive.config.arguments import address_in, path_of
 from contrastive.config.base import Config, validated
 from contrastive.config.mistakes import misplaced, mistakes_of
 from contrastive.config.registry import names_only
@@ -23,8 +23,10 @@ from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.local_paths import found_again
 from contrastive.model.model import ContrastiveModel
+from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
+from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
 from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
@@ -88,7 +90,8 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
 
     Args:
         folder: a saved model, a checkpoint, or a run's folder (its final model, else its newest
-            whole checkpoint); or the name of a pretrained model, as in ``pretrained_spec``.
+            whole checkpoint), or the address of one (``s3://bucket/runs/a``); or the name of a
+            pretrained model, as in ``pretrained_spec``.
         trusted: let the folder's spec name components by import path (``module:Class``), which
             runs that module; only for folders of your own.
 
@@ -104,8 +107,9 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     if isinstance(folder, (Config, Mapping)):
         msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"
         raise SpecError(msg)
-    path = path_of("folder", folder)
-    if is_pretrained(folder):
+    address = address_in("folder", folder)
+    path = fetched(address) if address else path_of("folder", folder)
+    if is_pretrained(folder) and not address:
         return ContrastiveModel(pretrained_spec(folder)).eval()
     saved = open_folder(find_model(path))
     return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", trusted=trusted))
@@ -216,8 +220,8 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
             )
             raise WeightsError(msg)
     _check_files(model, saved)
-    weights = saved.tensors("model.safetensors")
     known = model.state_dict()
+    weights = saved.tensors("model.safetensors") | read_shards(saved.path, _room_for_weight)
     for name, tensor in weights.items():
         if name in known and kind_of(tensor) != kind_of(known[name]):
             where = saved.path / "model.safetensors"
@@ -237,6 +241,11 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
         place = saved.path / "model.safetensors"
         msg = f"{place}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
+
+
+def _room_for_weight(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+    """Return what a weight is read into; what an optimizer keeps of one has a | in its name."""
+    return None if "|" in name else torch.empty(shape, dtype=dtype)
 
 
 def _check_files(model: ContrastiveModel, saved: SavedFolder) -> None:

@@ -19,7 +19,7 @@ from contrastive.model.saved_folder import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 DAMAGED = "damaged-"
@@ -71,35 +71,40 @@ def drop_superseded(run: Path, newest: int, *, last: int, best: float | None = N
         last: how many are kept, the newest included.
         best: step of one more that is kept.
     """
-    until = [(step, path) for step, path in sorted(_numbered(run)) if step <= newest]
+    until = {step: path for step, path in _numbered(run) if step <= newest}
     damaged = [path for step, path in _numbered(run, DAMAGED) if step <= newest]
-    for path in [*(path for step, path in until[:-last] if step != best), *damaged]:
+    for path in [*(until[step] for step in superseded(until, last, best)), *damaged]:
         try:
             remove_folder(path)
         except OSError as error:
             say(f"{path}: cannot be removed: {error.strerror}")
 
 
+def superseded(steps: Iterable[int], last: int, best: float | None) -> list[int]:
+    """Return the steps whose checkpoints go, of those until the newest one that is whole."""
+    return [step for step in sorted(steps)[:-last] if step != best]
+
+
 def recover_run(run: Path) -> None:
     """Finish what a process that was killed began in the folder of a run."""
     recover(run / "model")
     for _, place in leftovers(run / "checkpoints"):
-        if _step(place, "") is not None:
+        if step_in(place.name) is not None:
             recover(place)
 
 
 def _numbered(run: Path, prefix: str = "") -> Iterator[tuple[int, Path]]:
     with suppress(FileNotFoundError, NotADirectoryError):
         for path in (run / "checkpoints").iterdir():
-            step = _step(path, prefix)
+            step = step_in(path.name, prefix)
             if step is not None and path.is_dir():
                 yield step, path
 
 
-def _step(path: Path, prefix: str) -> int | None:
+def step_in(name: str, prefix: str = "") -> int | None:
     """Return the number in a name that this module gives; None for any other."""
-    number = path.name.removeprefix(f"{prefix}step-")
-    exact = number.isascii() and number.isdigit() and path.name == f"{prefix}step-{number:0>8}"
+    number = name.removeprefix(f"{prefix}step-")
+    exact = number.isascii() and number.isdigit() and name == f"{prefix}step-{number:0>8}"
     return int(number) if exact and (len(number) == 8 or number[0] != "0") else None
 
 

@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from contrastive.config.mistakes import in_one_line
 from contrastive.errors import WeightsError
@@ -70,6 +70,16 @@ class Parts(Shape):
     """By kind and name, the package of each component."""
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _nothing_or_best(best: dict[str, float]) -> dict[str, float]:
+    if best and best.keys() != {"step", "value"}:
+        msg = "the best evaluation has a step and a value"
+        raise ValueError(msg)
+    return best
+
+
 class State(Shape):
     """``state.json``: where a run is."""
 
@@ -80,6 +90,8 @@ class State(Shape):
     log_lines: Annotated[int, Field(ge=0)] | None = None
     measured: bool = True
     gradients: dict[str, float] = {}
+    loss_scale: dict[str, Annotated[Finite, Field(ge=0)]] = {}
+    best: Annotated[dict[str, Finite], AfterValidator(_nothing_or_best)] = {}
     ranks: Annotated[int, Field(ge=0)] = 0
     """0 where 0.1 wrote it, which did not note them."""
     fused: bool = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -42,6 +42,7 @@ from contrastive.model.saved_files import (
     read_json,
     shaped,
 )
+from contrastive.model.sharded_files import shard_files
 from contrastive.model.tensor_pieces import Counted, Piece, safetensors_pieces
 
 if TYPE_CHECKING:
@@ -117,10 +118,23 @@ class SavedFolder:
         return self.path / name
 
 
-def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection[str] = ()) -> None:
+def write_folder(
+    folder: Path,
+    files: Mapping[str, Content],
+    *,
+    keep: Collection[str] = (),
+    others: Callable[[Path], Mapping[str, dict[str, Any]]] | None = None,
+) -> None:
     """Write a folder as one step: ``*.safetensors`` from tensors, ``*.json`` from plain data.
 
-    An older folder that was written so is replaced, but for the files of it to ``keep``.
+    An older folder that was written so is replaced.
+
+    Args:
+        folder: its place.
+        files: their content, by name.
+        keep: files of the older folder that stay.
+        others: writes more files to the folder that it is given, and returns what the manifest says
+            of each, as ``write_shards``.
 
     Raises:
         WeightsError: the folder holds something else, or the disk is full or not writable; what
@@ -133,7 +147,7 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         building.mkdir()
-        listed: dict[str, dict[str, Any]] = {}
+        listed: dict[str, dict[str, Any]] = {**(others(building) if others else {})}
         for name, content in files.items():
             write(building / name, counted := Counted(_encode(name, content)))
             listed[name] = {"bytes": counted.bytes, "sha256": counted.sha256}
@@ -146,7 +160,8 @@ def write_folder(folder: Path, files: Mapping[str, Content], *, keep: Collection
         flush_folder(building)
         before = put(building, folder)
     except BaseException as error:
-        discard(building, {*files, *keep}, last=MANIFEST)
+        written = shard_files(building) if others and building.exists() else set[str]()
+        discard(building, {*files, *keep, *written}, last=MANIFEST)
         if not isinstance(error, OSError):
             raise
         msg = f"{folder}: cannot be written: {error.strerror or error}"
@@ -229,7 +244,8 @@ def _own_files(folder: Path) -> set[str]:
             return listed | {MANIFEST}
     except (OSError, WeightsError):
         pass
-    return {*CHECKPOINT, MANIFEST}  # without a manifest that can be trusted, by their names
+    # without a manifest that can be trusted, by their names
+    return {*CHECKPOINT, MANIFEST} | (shard_files(folder) if folder.is_dir() else set())
 
 
 def open_folder(folder: Path) -> SavedFolder:

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from contrastive.nn.sharded_tensors import own_part, whole
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
@@ -28,7 +30,8 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
 def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None = None) -> str:
     """Return the SHA-256 of a module's parameters and buffers, names and shapes included.
 
-    It is remembered until a tensor is replaced or changed in place.
+    It is remembered until a tensor is replaced or changed in place. Of sharded ones, all ranks must
+    ask.
 
     Args:
         module: whose they are.
@@ -37,7 +40,7 @@ def weights_fingerprint(module: torch.nn.Module, *, only: Container[str] | None 
     state = sorted(module.state_dict().items())
     if only is not None:
         state = [(name, tensor) for name, tensor in state if name in only]
-    version = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in state)
+    version = tuple((name, own_part(x).data_ptr(), x._version) for name, x in state)
     known = _fingerprints.get(module)
     if known is None or known[0] != version:
         known = _fingerprints[module] = version, hash_tensors(state)
@@ -52,6 +55,6 @@ def hash_tensors(state: list[tuple[str, Tensor]]) -> str:
     total = hashlib.sha256()
     for name, tensor in state:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
         total.update(cast("Any", flat.view(torch.uint8).numpy()))
     return total.hexdigest()

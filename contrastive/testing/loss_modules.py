@@ -8,6 +8,7 @@ Shapes: N pairs, D wide.
 from __future__ import annotations
 
 import math
+import pickle  # noqa: TID251  (as it is sent to processes of our own)
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,13 +19,16 @@ from torch.nn.functional import normalize
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.errors import TrainingError, a_type
 from contrastive.losses.module import LossModule
+from contrastive.losses.on_ranks import GATHER, has_local_negatives, other_on_ranks
 from contrastive.testing import modules
 from contrastive.testing.checks import Check, Fault, Skipped, expect
 from contrastive.testing.generic import Subject
+from contrastive.testing.processes import in_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from contrastive.distributed.ranks import Ranks
     from contrastive.losses import Loss
 
 Ids = Literal["honoured", "unused"]
@@ -228,6 +232,28 @@ def averages_rows(subject: LossSubject) -> None:
     expect(many - few <= (MOST - 1) * abs(few), problem, remedy)
 
 
+def is_one_on_ranks(subject: LossSubject) -> None:
+    """Over ranks that have a part of the batch each, it is the loss of the whole batch."""
+    if has_local_negatives(subject.make()):
+        raise Skipped("its negatives are those of each rank")
+    try:
+        pickle.dumps(subject.config)
+    except Exception as error:
+        why = "its class is of no module that another process could import"
+        raise Skipped(why) from error
+    found = in_ranks(2, compared_on_rank, subject.config, subject.width)[0]
+    if found:
+        on_ranks, whole = found
+        values = f"of one batch {on_ranks:.4g} instead of {whole:.4g}, or with other gradients"
+        raise Fault(f"on two ranks it is another loss than on one: {values}", GATHER)
+
+
+def compared_on_rank(ranks: Ranks, config: Loss, width: int) -> tuple[float, float] | None:
+    """Compare a loss over ranks with that on one, in one of these."""
+    torch.manual_seed(0)
+    return other_on_ranks(config.build(), width, ranks, torch.device("cpu"))
+
+
 def keeps_bounds(subject: LossSubject) -> None:
     """clamp_ brings a learned log_scale back within its bounds."""
     module = subject.make(FAR)
@@ -276,6 +302,7 @@ LOSS_CHECKS: tuple[Check, ...] = (
     Check("batch order", ignores_order, needs=("inputs",)),
     Check("ids", honours_ids, needs=("batch order",)),
     Check("mean", averages_rows, needs=("inputs",)),
+    Check("processes", is_one_on_ranks, needs=("inputs", "round trip")),
     Check("bounds", keeps_bounds, needs=("log_scale",)),
     Check("log", describes_itself, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),

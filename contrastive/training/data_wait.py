@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from contrastive.distributed.heartbeat import now
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -28,14 +30,15 @@ class DataWait(Generic[T]):
         last = self._clock()
         while True:
             asked = self._clock()
+            now("loads its data")
             try:
                 item = next(items)
             except StopIteration:
                 return
-            now = self._clock()
-            self._waited = LATEST * self._waited + now - asked
-            self._passed = LATEST * self._passed + now - last
-            last = now
+            there = self._clock()
+            self._waited = LATEST * self._waited + there - asked
+            self._passed = LATEST * self._passed + there - last
+            last = there
             yield item
 
     @property

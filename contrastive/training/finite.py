@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from contrastive.config.provenance import described
+from contrastive.distributed.sharding import whole_weights
 from contrastive.errors import TrainingError
 from contrastive.nn.fingerprint import first_not_finite
+from contrastive.nn.sharded_tensors import own_part
 from contrastive.training.step import embedded
 
 if TYPE_CHECKING:
@@ -52,8 +55,9 @@ def check_step(
     """
     for name, value in values.items():
         if not math.isfinite(value):
-            causes = (_cause(model, batch, settings) for batch in batches)
-            cause = next(filter(None, causes), "")
+            with nullcontext() if alone else whole_weights(model):
+                causes = (_cause(model, batch, settings) for batch in batches)
+                cause = next(filter(None, causes), "")
             mine = ranks.rank + 1 if cause else 0
             finder = mine if alone else ranks.all_reduce_max(mine)
             if cause and not ranks.is_main:
@@ -100,7 +104,7 @@ def _cause(model: ContrastiveModel, batch: Batch, settings: TrainingSpec) -> str
             for tensor in inputs.values():
                 if rows := _odd_rows(tensor, batch):
                     return f"the {modality} inputs of {rows} are not finite"
-    if weight := first_not_finite(model.state_dict().items()):
+    if weight := first_not_finite([*model.named_parameters(), *model.named_buffers()]):
         return f"the weight {weight} is not finite; {LOWER}"
     with torch.no_grad():
         for modality, views in embedded(model, batch, settings).items():
@@ -127,7 +131,8 @@ def check_weights(step: int, model: ContrastiveModel, *, norm: float) -> None:
         TrainingError: it did not.
     """
     if not math.isfinite(norm):
-        name = first_not_finite(model.state_dict().items()) or "the norm of the weights"
+        held = ((name, own_part(x)) for name, x in model.state_dict().items())
+        name = first_not_finite(held) or "the norm of the weights"
         msg = f"{name} is not finite after step {step}, which is not saved; {LOWER}"
         raise TrainingError(msg)
 

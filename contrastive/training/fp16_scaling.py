@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from contrastive.nn.sharded_tensors import own_part
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -39,7 +41,7 @@ class LossScale:
         """Divide gradients by the scale; it is a power of two, so that none is rounded."""
         inverse = self.scale.reciprocal()
         for gradient in gradients:
-            gradient.mul_(inverse)
+            own_part(gradient).mul_(inverse)
 
     @torch.no_grad()
     def update_(self, loss: Tensor, gradient_norm: Tensor) -> Tensor:

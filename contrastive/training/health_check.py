@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from contrastive.console import say
@@ -19,12 +18,11 @@ from contrastive.doctor.run_record import RunLog
 from contrastive.doctor.towers import same_at_start, zero_embeddings
 from contrastive.evaluation.geometry import geometry
 from contrastive.inference.embed_distinct import embed_modality
+from contrastive.nn.sharded_tensors import total_norm
 from contrastive.reporting.run_log import read_log
 from contrastive.training.built import autocast_dtype, precision_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
@@ -81,7 +79,7 @@ def check_up(
 def gradients(model: ContrastiveModel) -> dict[str, float]:
     """Return the norm of the last step's gradient, for each part of a tower that is trained.
 
-    A step in fp16 that was left out has none.
+    A step in fp16 that was left out has none. Of a sharded model, all ranks must ask.
     """
     norms: dict[str, float] = {}
     for modality in model.towers:
@@ -89,8 +87,8 @@ def gradients(model: ContrastiveModel) -> dict[str, float]:
         for kind, part in (("encoder", tower.encoder), ("head", tower.head)):
             trained = [p for p in part.parameters() if p.requires_grad]
             if trained:
-                found: list[Tensor] = [p.grad.norm() for p in trained if p.grad is not None]
-                norms[f"{modality}.{kind}"] = torch.stack(found).norm().item() if found else 0.0
+                found = [p.grad for p in trained if p.grad is not None]
+                norms[f"{modality}.{kind}"] = total_norm(found).item()
     return norms if all(map(math.isfinite, norms.values())) else {}
 
 

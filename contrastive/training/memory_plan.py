@@ -19,6 +19,7 @@ from contrastive.errors import DataError, SpecError, TrainingError
 from contrastive.nn.device import pick_device
 from contrastive.nn.memory import out_of_memory
 from contrastive.nn.rng import RngState
+from contrastive.nn.sharded_tensors import has_shards
 from contrastive.training.batches import Batch
 from contrastive.training.built import DTYPES, autocast_dtype, built_for_training, precision_name
 from contrastive.training.gradient_cache import check_towers
@@ -143,8 +144,11 @@ def advice(
 ) -> str:
     """Return in one line what a step takes, and which settings take less.
 
-    The model is not used again: activation checkpointing stays on.
+    The model is not used again: activation checkpointing stays on. A sharded one is not measured,
+    since its passes wait for all ranks.
     """
+    if has_shards(model):
+        return f"training.micro_batch={max(1, (settings.micro_batch or rows) // 2)} takes less"
 
     def take(settings: TrainingSpec, rows: int = rows) -> StepMemory:
         narrow = dtype or DTYPES.get(settings.precision)

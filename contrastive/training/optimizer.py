@@ -16,6 +16,7 @@ from torch import nn
 from contrastive.errors import SpecError, TrainingError
 from contrastive.nn.layer_stack import depths, layers
 from contrastive.nn.name_patterns import matching
+from contrastive.nn.sharded_tensors import by_kind, is_sharded, total_norm
 
 CLIP_EPS = 1e-6  # torch adds it to a norm
 FUSED = {"cpu", "cuda", "mps", "xpu"}
@@ -45,17 +46,18 @@ def optimizer_of(model: ContrastiveModel, settings: TrainingSpec) -> torch.optim
     if not factors:
         msg = "everything is frozen, the temperature too: there is nothing to train"
         raise TrainingError(msg)
-    alike: defaultdict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    alike: defaultdict[tuple[float, bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if name in factors:
-            alike[factors[name], parameter.ndim >= 2].append(parameter)
+            kind = parameter.ndim >= 2, is_sharded(parameter)
+            alike[factors[name], *kind].append(parameter)
     groups: list[dict[str, Any]] = [
         {
             "params": parameters,
             "weight_decay": settings.weight_decay if is_matrix else 0.0,
             "peak": settings.lr * factor,
         }
-        for (factor, is_matrix), parameters in sorted(
+        for (factor, is_matrix, _), parameters in sorted(
             alike.items(), key=lambda g: g[0], reverse=True
         )
     ]
@@ -86,9 +88,10 @@ def clip_gradients_(parameters: Sequence[nn.Parameter], most: float | None) -> T
 
     On a CPU, which need not wait to know it, gradients that are short enough stay untouched.
     """
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = total_norm(p.grad for p in parameters if p.grad is not None)
     if most is not None and (norm.device.type != "cpu" or not norm + CLIP_EPS <= most):
-        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+        for kind in by_kind(parameters):
+            nn.utils.clip_grads_with_norm_(kind, most, norm)
     return norm
 
 

@@ -17,19 +17,22 @@ from contrastive.config.foreign_errors import foreign_error
 from contrastive.console import say, tell
 from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.collectives import LostRank
+from contrastive.distributed.heartbeat import now
+from contrastive.distributed.sharding import whole_weights
 from contrastive.distributed.shared_work import work_shared_by
 from contrastive.errors import TrainingError
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.nn.modes import embedding_in
 from contrastive.nn.rng import RngState
+from contrastive.nn.sharded_tensors import has_shards
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.built import autocast_dtype
+from contrastive.training.checkpoints import Progress, save_progress, save_step
 from contrastive.training.health_check import check_up, geometry_at_start, gradients, tell_of_start
-from contrastive.training.resume import Progress, save_progress, save_step
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from contrastive.data.samples import Samples
@@ -62,6 +65,8 @@ class Recorder:
     """Of a run in fp16."""
     background: BackgroundJobs = field(default_factory=BackgroundJobs)
     """Writes checkpoints while the run goes on."""
+    changed: Callable[[], None] = field(default=lambda: None)
+    """Is called when the log has begun, and when a checkpoint is on the disk."""
     best: dict[str, float] = field(default_factory=dict[str, float])
     """``step`` and ``value`` of the best evaluation so far, if the spec asks for it."""
 
@@ -72,6 +77,7 @@ class Recorder:
             self._take_up(log, progress)
         else:
             self._note_start(log)
+        self.changed()
 
     def _note_start(self, log: Log) -> None:
         """Note how the embeddings lie before the first step: what a collapse is judged against."""
@@ -108,24 +114,33 @@ class Recorder:
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         step_log.settle()
         progress = Progress(done)
-        if self.ranks.is_main:
+        if self.ranks.is_main or has_shards(self.model):
             progress = self._save(None if stop else self.background, step_log.log, done)
         if end_of_epoch and not stop:
             self._measure(step_log.log, progress)
         self.ranks.barrier()
 
     def save_once(self, step_log: StepLog, done: int) -> None:
-        """Save a step that is done, unless it is saved; the other ranks may be elsewhere."""
+        """Save a step that is done, unless it is saved; the other ranks may be elsewhere.
+
+        Raises:
+            TrainingError: it cannot be saved without them.
+        """
+        if has_shards(self.model):
+            msg = "each rank holds a shard of the weights; the run goes on from its last checkpoint"
+            raise TrainingError(msg)
         step_log.settle(alone=True)
         self.background.wait()  # it may be this one
         if not checkpoint_folder(self.folder, done).exists():
             self._save(None, step_log.log, done)
 
     def _save(self, background: BackgroundJobs | None, log: Log, done: int) -> Progress:
+        now("writes a checkpoint")
         self.background.wait()  # one copy of a checkpoint is held at a time
         end_of_epoch = done % self.batches.steps_per_epoch == 0
         norms = gradients(self.model) if end_of_epoch else {}
-        log.flush()
+        if self.ranks.is_main:  # of a sharded model, the others come here too
+            log.flush()
         progress = Progress(
             done,
             log.lines,
@@ -136,6 +151,7 @@ class Recorder:
         )
         about = self.spec, self.model, self.optimizer, self.batches
         save_step(background, self.folder, *about, progress)
+        self.background.submit(self.changed)
         return progress
 
     def _take_up(self, log: Log, progress: Progress) -> None:
@@ -155,12 +171,14 @@ class Recorder:
             log.flush()
             progress = replace(progress, measured=True, log_lines=log.lines, best=self.best)
             save_progress(self.background, self.folder, progress)
+            self.background.submit(self.changed)
 
     def _evaluate(self, log: Log, step: int) -> bool:
         """Measure the model, with all ranks; the main one alone tells what was found."""
         if self.held_out is None:
             return True
         epoch = step / self.batches.steps_per_epoch
+        now(f"evaluates after step {step}")
         try:
             with self._embedding():
                 report = evaluate(
@@ -203,7 +221,13 @@ class Recorder:
     def _embedding(self) -> Generator[None]:
         """Let all ranks embed in a block, which leaves the state of training as it was."""
         # a resumed run may have no need to do it again
-        with RngState(), self._uncompiled(), self._precision(), work_shared_by(self.ranks):
+        with (
+            RngState(),
+            self._uncompiled(),
+            self._precision(),
+            whole_weights(self.model),
+            work_shared_by(self.ranks),
+        ):
             yield
 
     def _precision(self) -> AbstractContextManager[None]:

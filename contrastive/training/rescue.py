@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from contrastive.console import say, show_bug
 from contrastive.data.worker_processes import LostWorker
-from contrastive.distributed.collectives import LostRank
+from contrastive.distributed.collectives import LateRank, LostRank
+from contrastive.distributed.heartbeat import now
 from contrastive.errors import ContrastiveError, DataError
 from contrastive.nn.memory import OutOfMemory, out_of_memory
 from contrastive.nn.snapshot import Snapshot
@@ -36,6 +37,7 @@ class Steps:
 
     def begin(self, batch: Batch) -> None:
         """Note the state that a step begins with."""
+        now(f"computes step {self.done + 1}")
         self.batch = batch
         self._before = Snapshot(self._model)
 
@@ -99,7 +101,7 @@ def finished_steps_saved(
         told += f"; {_saved(steps.done, save)}"
     if lacks_memory and steps.batch:
         told += f"; {advise(steps.batch)}"
-    if ranks.size > 1 and kind is not LostRank:
+    if ranks.size > 1 and not issubclass(kind, LostRank):
         told = f"rank {ranks.rank}: {told}"
     raise kind(told)
 
@@ -118,7 +120,7 @@ def _saved(done: int, save: Callable[[int], None]) -> str:
 
 def _outside(error: Exception) -> tuple[type[ContrastiveError] | None, str]:
     """Return the kind of error that is raised for one from outside, and its line."""
-    for kind in (LostWorker, LostRank, OutOfMemory, DataError):
+    for kind in (LostWorker, LateRank, LostRank, OutOfMemory, DataError):
         if isinstance(error, kind):
             return kind, str(error)
     if not isinstance(error, ContrastiveError) and (problem := out_of_memory(error)):

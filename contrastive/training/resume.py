@@ -1,55 +1,42 @@
-"""Going on with a run: what a checkpoint holds of it, and whether the spec is still the same.
-
-A checkpoint is a saved model with the optimizer's moments, dropout's generator and the number of
-steps. Order and augmentation of samples follow from the seed, and need no state.
-"""
+"""Going on with a run: from which checkpoint, and whether spec and data are still the same."""
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from contrastive.config.provenance import origins
 from contrastive.config.renamed import earlier_defaults
 from contrastive.console import say
+from contrastive.distributed.sharding import like
 from contrastive.errors import ContrastiveError, TrainingError, WeightsError
-from contrastive.model.loading import restore_weights, stored_samples, stored_spec
+from contrastive.model.loading import stored_samples, stored_spec
 from contrastive.model.run_checkpoints import (
     checkpoint_folder,
     damaged_checkpoints,
-    drop_superseded,
     newest_checkpoint,
 )
 from contrastive.model.saved_folder import (
-    FORMAT,
     MANIFEST,
-    Content,
     SavedFolder,
-    is_whole,
     not_replaceable,
-    open_folder,
-    write_folder,
 )
+from contrastive.model.sharded_files import read_shards
+from contrastive.nn.sharded_tensors import own_part
 from contrastive.reporting.run_log import holds_log
 from contrastive.training.built import autocast_dtype
-from contrastive.training.finite import check_saved
+from contrastive.training.checkpoints import Progress, drop_older, progress_of
 from contrastive.training.fp16_scaling import LossScale
 from contrastive.training.optimizer import takes_one_pass
-from contrastive.training.part_mistakes import check_same_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import RunSpec, TrainingSpec
-    from contrastive.training.background import BackgroundJobs
     from contrastive.training.batches import TrainingBatches
 
 CHANGEABLE_ON_RESUME = (
@@ -61,6 +48,7 @@ CHANGEABLE_ON_RESUME = (
     "training.keep.",
     "training.micro_batch",  # the same gradients in less memory, but for rounding and dropout
     "training.checkpoint_activations",
+    "training.parallel.strategy",
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
 )
@@ -68,24 +56,6 @@ CHANGEABLE_ON_RESUME = (
 
 OWN_OF_A_RANK = ("output", "training.workers", "training.device", "data.folder", "data.repo")
 """Parts of a spec in which the ranks of a run may differ."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, as ``state.json`` says."""
-
-    step: int = 0
-    """Steps that are done."""
-    log_lines: int | None = None
-    """Lines of the log then; release 0.1 did not count them."""
-    measured: bool = True
-    """Whether nothing is left to do of an epoch that ended there."""
-    gradients: dict[str, float] = field(default_factory=dict[str, float])
-    """Norms for the doctor, which a resumed run cannot compute any more."""
-    loss_scale: dict[str, float] = field(default_factory=dict[str, float])
-    """Of a run in fp16."""
-    best: dict[str, float] = field(default_factory=dict[str, float])
-    """``step`` and ``value`` of the best evaluation, by ``training.keep.best``."""
 
 
 def start_or_resume(
@@ -123,7 +93,7 @@ def start_or_resume(
             msg = f"{saved.path}: is a copy of step {number}; move it out of this folder"
             raise TrainingError(msg)
         spec = _same_run(saved, spec)
-        _drop_superseded(folder, spec, progress_of(saved))  # a killed process had no time for it
+        drop_older(folder, spec, progress_of(saved))  # a killed process had no time for it
         return saved, spec
     if _has_content(model) or not log.exists() or damaged_checkpoints(folder):
         done = f"; {model} is finished" if _has_content(model) else ""
@@ -197,131 +167,10 @@ def shared_fields(spec: RunSpec) -> dict[str, Any]:
     return {name: x for name, x in fields.items() if not name.startswith(OWN_OF_A_RANK)}
 
 
-def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
-    """Return what the folder of a trained model consists of, file by file."""
-    files = model.state_files()
-    parts = cast("dict[str, Any]", files["parts.json"])
-    components = parts["components"]
-    for kind, found in origins(spec.data).items():
-        components = components | {kind: components.get(kind, {}) | found}
-    run = {"format": FORMAT} | spec.model_dump(mode="json")
-    return files | {"parts.json": parts | {"components": components}, "run.json": run}
-
-
-def save_step(
-    background: BackgroundJobs | None,
-    folder: Path,
-    spec: RunSpec,
-    model: ContrastiveModel,
-    optimizer: torch.optim.AdamW,
-    batches: TrainingBatches,
-    progress: Progress,
-) -> None:
-    """Write a checkpoint, then drop those that are no longer needed.
-
-    In the background it is written from a copy in the CPU's memory; without, from the weights.
-
-    Raises:
-        TrainingError: it is not finite, or cannot be read back.
-        WeightsError: it cannot be written.
-    """
-    check_same_weights(model, optimizer)
-    fused = takes_one_pass(optimizer)
-    files = step_files(spec, model, optimizer.state, batches, progress, fused=fused)
-    if background:
-        background.submit(partial(_write_and_verify, folder, _copied(files), spec, progress))
-    else:
-        _write_and_verify(folder, files, spec, progress)
-
-
-def _copied(files: Mapping[str, Content]) -> dict[str, Content]:
-    """Return the files of a checkpoint with a copy of each tensor, which no step changes."""
-    return {
-        name: {key: x.detach().to("cpu", copy=True) for key, x in content.items()}
-        if name.endswith(".safetensors")
-        else content
-        for name, content in files.items()
-    }
-
-
-def _write_and_verify(
-    folder: Path, files: Mapping[str, Content], spec: RunSpec, progress: Progress
-) -> None:
-    step = checkpoint_folder(folder, progress.step)
-    write_folder(step, files)
-    if not is_whole(step):  # a failing disk must not cost the last good one
-        msg = f"{step}: cannot be read back as it was written; is the disk failing?"
-        raise TrainingError(msg)
-    _drop_superseded(folder, spec, progress)
-
-
-def _drop_superseded(folder: Path, spec: RunSpec, progress: Progress) -> None:
-    last, best = spec.training.keep.last, progress.best.get("step")
-    drop_superseded(folder, progress.step, last=last, best=best)
-
-
-def step_files(
-    spec: RunSpec,
-    model: ContrastiveModel,
-    optimizer_state: Mapping[Tensor, Mapping[str, Tensor]],
-    batches: TrainingBatches,
-    progress: Progress,
-    *,
-    fused: bool,
-) -> dict[str, Content]:
-    """Return what a checkpoint consists of; ``fused`` says how the optimizer updates weights.
-
-    Raises:
-        TrainingError: a number is not finite; names its tensor.
-    """
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    moments = {
-        f"{names[p]}|{key}": value
-        for p, state in optimizer_state.items()
-        for key, value in state.items()
-    }
-    check_saved(progress.step, [*model.state_dict().items(), *moments.items()])
-    random = {"cpu": torch.get_rng_state()}
-    if model.device.type == "cuda":
-        random["cuda"] = torch.cuda.get_rng_state(model.device)
-    elif model.device.type == "mps":
-        random["mps"] = torch.mps.get_rng_state()
-    state = {
-        "rows": batches.fingerprint,
-        "torch": str(torch.__version__),
-        "device": str(model.device),
-        "ranks": batches.ranks.size,
-        "fused": fused,
-    }
-    return run_files(spec, model) | {
-        "optimizer.safetensors": moments,
-        "random.safetensors": random,
-        "state.json": state | asdict(progress),
-    }
-
-
-def save_progress(background: BackgroundJobs, folder: Path, progress: Progress) -> None:
-    """Note in the checkpoint of a step that its epoch is measured; the other files stay."""
-    background.submit(partial(_write_progress, checkpoint_folder(folder, progress.step), progress))
-
-
-def _write_progress(step: Path, progress: Progress) -> None:
-    saved = open_folder(step)
-    state = saved.json("state.json") | asdict(progress)
-    write_folder(step, {"state.json": state}, keep=saved.files - {"state.json"})
-
-
-def progress_of(saved: SavedFolder) -> Progress:
-    """Return how far the run of a checkpoint is."""
-    state: dict[str, Any] = saved.json("state.json")
-    return Progress(**{name: state[name] for name in Progress.__annotations__ if name in state})
-
-
-def restore_step(
+def restore_optimizer(
     saved: SavedFolder, model: ContrastiveModel, optimizer: torch.optim.AdamW
 ) -> Progress:
-    """Restore weights and moments; return how far the run is."""
-    restore_weights(model, saved)
+    """Restore the moments of weights that are restored, and sharded; return how far the run is."""
     parameters = dict(model.named_parameters())
     state: dict[str, Any] = saved.json("state.json")
     if not state.get("fused"):  # as the run began, to the last bit
@@ -329,14 +178,22 @@ def restore_step(
             group["fused"] = None
     # AdamW counts its steps on the CPU, whatever the device, unless it takes one pass
     counts = model.device if takes_one_pass(optimizer) else "cpu"
-    for key, value in saved.tensors("optimizer.safetensors").items():
+
+    def sharded(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        name, is_moment, _ = key.rpartition("|")
+        if not is_moment:
+            return None
+        if name in parameters and parameters[name].shape == shape:
+            return torch.empty_like(parameters[name], dtype=dtype)
+        return torch.empty(shape, dtype=dtype)  # which is refused below
+
+    moments = saved.tensors("optimizer.safetensors") | read_shards(saved.path, sharded)
+    for key, value in moments.items():
         name, _, kind = key.rpartition("|")
         _check_moment(saved, key, value, parameters.get(name), kind)
-        if kind == "step":
-            moment = value.to(counts, copy=True)
-        else:  # laid out in memory as the weight is
-            moment = torch.empty_like(parameters[name], dtype=value.dtype).copy_(value)
-        optimizer.state[parameters[name]][kind] = moment
+        optimizer.state[parameters[name]][kind] = (
+            value.to(counts, copy=True) if kind == "step" else like(value, parameters[name])
+        )
     if state["torch"] != torch.__version__ or state["device"] != str(model.device):
         say(f"saved by torch {state['torch']} on {state['device']}: not bit-identical")
     return progress_of(saved)
@@ -361,7 +218,7 @@ def _check_moment(
     if not known or tuple(value.shape) != wanted or not value.is_floating_point():
         msg = f"{where}: {key} is of no parameter of this model; copy the checkpoint again"
         raise WeightsError(msg)
-    if not value.isfinite().all():
+    if not own_part(value).isfinite().all():
         msg = f"{where}: {key} is not finite; remove this checkpoint, to go on from the one before"
         raise WeightsError(msg)
 

@@ -16,8 +16,9 @@ from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
 from contrastive.model.saved_folder import remove_folder, write_folder
+from contrastive.nn.sharded_tensors import has_shards
+from contrastive.training.checkpoints import Progress, step_files, write_with_shards
 from contrastive.training.optimizer import takes_one_pass
-from contrastive.training.resume import Progress, step_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,21 +70,22 @@ def check_room(
 ) -> None:
     """Write a checkpoint of the size that those of the run will have, and remove it.
 
-    The main rank does; the others write none.
+    The main rank does; of a sharded model the others write their shards.
 
     Raises:
         TrainingError: it cannot be written, or there is no room for those that a run keeps.
     """
-    if not batches.ranks.is_main:
+    sharded, work = has_shards(model), shared_work()
+    if not (batches.ranks.is_main or sharded):
         return
-    place = checkpoint_folder(folder, 0)
-    if place in (there := checkpoints_of(folder)):
+    place, there = checkpoint_folder(folder, 0), checkpoints_of(folder)
+    if work.all_gather("looks for checkpoints", place in there)[0] if sharded else place in there:
         return  # the run goes on from there
     moments: dict[Tensor, dict[str, Tensor]] = {
         p: {
             "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(p, device="cpu"),
-            "exp_avg_sq": torch.zeros_like(p, device="cpu"),
+            "exp_avg": torch.zeros_like(p, device=None if sharded else "cpu"),
+            "exp_avg_sq": torch.zeros_like(p, device=None if sharded else "cpu"),
         }
         for p in model.parameters()
         if p.requires_grad
@@ -92,7 +94,13 @@ def check_room(
     needed += sum(t.nbytes for t in model.state_dict().values())
     try:
         fused, state = takes_one_pass(optimizer), optimizer.state or moments
-        write_folder(place, step_files(spec, model, state, batches, Progress(), fused=fused))
+        files = step_files(spec, model, state, batches, Progress(), fused=fused)
+        if sharded:
+            write_with_shards(place, files, work)
+        else:
+            write_folder(place, files)
+        if not batches.ranks.is_main:
+            return
         needed = sum(path.stat().st_size for path in place.iterdir())
         remove_folder(place)
     except (OSError, WeightsError) as error:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrastive.console import say
 from contrastive.nn.device import widest_float
+from contrastive.nn.sharded_tensors import total_norm
 from contrastive.training.finite import check_step, check_weights, unreached
 from contrastive.training.optimizer import leaves_out_itself
 from contrastive.training.part_mistakes import check_scale
@@ -112,7 +113,7 @@ class StepLog:
             SpecError: the loss has lost its logit scale.
         """
         trained = [p.detach() for p in self._model.parameters() if p.requires_grad]
-        weights_norm = nn.utils.get_total_norm(trained)
+        weights_norm = total_norm(trained)
         self._note(weights_norm)
         check_scale(self._model)
         own = {"loss": loss, "lr": lr, "grad_norm": gradient_norm}

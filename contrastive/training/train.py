@@ -29,10 +29,11 @@ from contrastive.errors import ContrastiveError, DataError, TrainingError, Unkno
 from contrastive.evaluation.leakage import content_keys, copies_in, held_out_rows, seen_samples
 from contrastive.features.cache import FeatureCache
 from contrastive.losses import Distillation
-from contrastive.model.loading import run_spec
+from contrastive.model.loading import load_model, restore_weights, run_spec
 from contrastive.model.run_checkpoints import checkpoint_folder
 from contrastive.model.saved_folder import write_folder
 from contrastive.nn.rng import RngState
+from contrastive.nn.sharded_tensors import has_shards, whole
 from contrastive.reporting.run_log import Log
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.built import (
@@ -40,22 +41,20 @@ from contrastive.training.built import (
     built_for_training,
     compiled_towers,
     lay_out_convolutions_,
-    precision_name,
 )
+from contrastive.training.checkpoints import Progress, run_files
 from contrastive.training.data_wait import DataWait
 from contrastive.training.device_copies import copied_to
-from contrastive.training.loss_on_ranks import check_loss_of_ranks
 from contrastive.training.memory_plan import advice
-from contrastive.training.optimizer import clip_gradients_, describe, optimizer_of, set_rates
-from contrastive.training.parallel import StepGradients
+from contrastive.training.optimizer import clip_gradients_, optimizer_of, set_rates
+from contrastive.training.parallel import StepGradients, check_loss_of_ranks, shard_towers_
 from contrastive.training.recorder import Recorder
+from contrastive.training.remote_output import RemoteOutput, sent_to
 from contrastive.training.rescue import finished_steps_saved
 from contrastive.training.resume import (
-    Progress,
     loss_scale_of,
+    restore_optimizer,
     restore_random,
-    restore_step,
-    run_files,
     shared_fields,
     start_or_resume,
 )
@@ -63,14 +62,15 @@ from contrastive.training.run_folder import locked_run_folder, run_folder
 from contrastive.training.same_start import check_same_rows, check_same_start
 from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
-from contrastive.training.step import loss_autocast
 from contrastive.training.step_log import StepLog
+from contrastive.training.summary import say_summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
+    from contrastive.model.saved_folder import SavedFolder
     from contrastive.spec import RunSpec
 
 UNMEASURED = "set evaluation.split, or null to measure nothing after an epoch"
@@ -100,7 +100,8 @@ def train(
         spec: the model, the data and the training: a ``RunSpec``, a dict of the same content, or a
             YAML file's path.
         output: folder of the run, with ``log.jsonl``, ``checkpoints/`` and at the end ``model/``;
-            by default ``output`` of the spec, else ``runs/NAME`` for a spec in NAME.yaml.
+            by default ``output`` of the spec, else ``runs/NAME`` for a spec in NAME.yaml. Or the
+            address of a storage (``s3://bucket/runs/a``), to which a folder in ``runs/`` is sent.
         resume: go on from the newest whole checkpoint in that folder.
         cache: keeps the features of frozen encoders; the user's own if None.
 
@@ -129,9 +130,10 @@ def train(
         )
         raise TrainingError(msg)
     check_cache(cache)
-    default = Path("runs") / Path(spec).stem if isinstance(spec, (str, Path)) else None
+    file = Path(spec) if isinstance(spec, (str, Path)) else None
+    default = Path("runs") / file.stem if file else None
     spec = run_spec(spec)
-    folder = run_folder(output, spec.output, default)
+    folder, address = run_folder(output, spec.output, default, file=file)
     if isinstance(spec.model.loss, Distillation):
         msg = (
             "model.loss: distillation needs a teacher's embeddings of each batch, which a run does "
@@ -144,8 +146,13 @@ def train(
         RngState(),  # the caller's generators, of all devices, stay as they were
     ):
         unmeasured: list[str] = []
-        with said_once(), noted_omissions():  # how many rows may be bad is said by the spec
-            model = _train(spec, folder, ranks, device, unmeasured, resume=resume, cache=cache)
+        with (
+            said_once(),
+            noted_omissions(),  # how many rows may be bad is said by the spec
+            sent_to(address, folder, spec.training.keep, ranks, unmeasured) as remote,
+        ):
+            about = folder, remote, ranks, device, unmeasured
+            model = _train(spec, *about, resume=resume, cache=cache)
         for line in unmeasured:
             note_omission(line)
         return model
@@ -154,6 +161,7 @@ def train(
 def _train(
     spec: RunSpec,
     folder: Path,
+    remote: RemoteOutput,
     ranks: Ranks,
     device: torch.device,
     unmeasured: list[str],
@@ -167,19 +175,13 @@ def _train(
         shared_fields(spec) | {"resume": resume},
         "start all of them with the same spec and options",
     )
-    with ranks.main_first():  # a download, or a damaged checkpoint, is dealt with once
+    # a download, or a damaged checkpoint, is dealt with once
+    with ranks.main_first(), remote.brought(resume=resume):
         previous, spec = start_or_resume(folder, spec, resume=resume)
         samples, held_out = _samples(spec)
-    torch.manual_seed(settings.seed)
-    model = built_for_training(spec, device, ranks=ranks.size)
     cache = None if settings.cache == "off" else cache or FeatureCache()
-
-    optimizer = optimizer_of(model, settings)
-    progress = restore_step(previous, model, optimizer) if previous else Progress()
+    model, optimizer, progress = _at_start(spec, previous, device, ranks)
     start = progress.step
-    # initial weights may differ between kinds of GPU
-    ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
-    check_loss_of_ranks(model, ranks)
     with work_shared_by(ranks):  # each encodes its share of what is frozen
         check_same_rows(ranks, samples, held_out, [*model.towers])
         batches = TrainingBatches(samples, model, settings, ranks, cache=cache)
@@ -187,10 +189,20 @@ def _train(
         check_room(folder, spec, model, optimizer, batches)
     check_same_start(ranks, start, batches, model.seen)
     total = settings.epochs * batches.steps_per_epoch
-    _log_summary(spec, model, batches, ranks, start=start, total=total)
+    say_summary(spec, model, batches, ranks, start=start, total=total)
     dtype, scale = autocast_dtype(settings, device), loss_scale_of(settings, device, progress)
     recorder = Recorder(
-        folder, spec, model, optimizer, batches, held_out, cache, ranks, unmeasured, scale
+        folder,
+        spec,
+        model,
+        optimizer,
+        batches,
+        held_out,
+        cache,
+        ranks,
+        unmeasured,
+        scale,
+        changed=remote.changed,
     )
 
     if previous:  # last, since whatever came before may have drawn numbers
@@ -249,18 +261,48 @@ def _train(
             if stop:
                 raise Interrupted(stop, done, total)
 
-    return _finished(folder, spec, model.eval(), ranks, recorder.best)
+    return _finished(folder, remote, spec, model.eval(), ranks, recorder.best)
+
+
+def _at_start(
+    spec: RunSpec, previous: SavedFolder | None, device: torch.device, ranks: Ranks
+) -> tuple[ContrastiveModel, torch.optim.AdamW, Progress]:
+    """Return the model and the optimizer before the first step, or as a checkpoint has them."""
+    settings = spec.training
+    torch.manual_seed(settings.seed)
+    model = built_for_training(spec, device, ranks=ranks.size)
+    if previous:
+        restore_weights(model, previous)
+    # initial weights may differ between kinds of GPU
+    ranks.broadcast_([*model.parameters(), *(x for x in model.buffers() if x.is_floating_point())])
+    check_loss_of_ranks(model, ranks)
+    shard_towers_(model, settings, ranks, autocast_dtype(settings, device))
+    optimizer = optimizer_of(model, settings)
+    return (
+        model,
+        optimizer,
+        restore_optimizer(previous, model, optimizer) if previous else Progress(),
+    )
 
 
 def _finished(
-    folder: Path, spec: RunSpec, model: ContrastiveModel, ranks: Ranks, best: Mapping[str, float]
+    folder: Path,
+    remote: RemoteOutput,
+    spec: RunSpec,
+    model: ContrastiveModel,
+    ranks: Ranks,
+    best: Mapping[str, float],
 ) -> ContrastiveModel:
     if best:
-        place = checkpoint_folder(folder, int(best["step"]))
+        place = remote.place(checkpoint_folder(folder, int(best["step"])))
         say(f"best {spec.training.keep.best}: {best['value']:.1%}, of {place}")
+    sharded, files = has_shards(model), run_files(spec, model)
+    weights = {name: whole(x) for name, x in files["model.safetensors"].items()}
     if ranks.is_main:
-        write_folder(folder / "model", run_files(spec, model))
+        write_folder(folder / "model", files | {"model.safetensors": weights})
     ranks.barrier()  # no rank returns before the model can be loaded
+    if sharded:
+        return load_model(folder / "model", trusted=True).to(model.device)
     lay_out_convolutions_(model, torch.contiguous_format)
     return model
 
@@ -317,55 +359,3 @@ def _log(folder: Path, ranks: Ranks, progress: Progress) -> Log:
         measured=progress.measured,
         expected=progress.log_lines,
     )
-
-
-def _log_summary(
-    spec: RunSpec,
-    model: ContrastiveModel,
-    batches: TrainingBatches,
-    ranks: Ranks,
-    *,
-    start: int,
-    total: int,
-) -> None:
-    """Say what is about to happen, with one pair to look at before hours are spent."""
-    trained = sum(p.numel() for p in _trained(model))
-    frozen = sum(p.numel() for p in model.parameters()) - trained
-    say(f"{trained:,} parameters are trained, {frozen:,} are frozen, on {model.device}")
-    if ranks.size > 1:
-        say(f"{ranks.size} ranks share each batch")
-    how = ", ".join(f"{m}: {'cached' if m in batches.tables else 'live'}" for m in model.towers)
-    say(f"{len(batches)} pairs, {batches.steps_per_epoch} steps an epoch; features {how}")
-    size, dim = batches.batch_size, spec.model.embed_dim
-    if size < (asked := spec.training.batch_size):
-        say(f"training.batch_size is {asked:,}, more than the {len(batches):,} pairs: it is {size}")
-    dtype = autocast_dtype(spec.training, model.device)
-    if dtype or model.device.type != "cpu":
-        scaled = " with loss scaling" if dtype is torch.float16 else ""
-        say(f"the towers train in {precision_name(dtype)}{scaled}")
-    with loss_autocast(model, dtype):
-        how = model.loss.describe(size, size, dim, torch.float32, model.device)
-    say(f"the loss of {batches.batch_size} x {batches.batch_size} pairs: {how}")
-    for modality, tower in spec.model.towers.items():
-        if model.tower(modality).encoder_frozen:
-            if model.tower(modality).encoder.augment is not None:
-                say(f"{modality}: augmented, so that training does not use the feature cache")
-        elif tower.frozen != "none":
-            say(f"{modality}: a part of the encoder trains, so that its features are not cached")
-    if spec.training.lr_factors or spec.training.layer_decay:
-        say(f"peak learning rates: {describe(model, spec.training)}")
-    if start:
-        say(f"resumed at step {start} of {total}")
-    row = batches.example()
-    pair = "  |  ".join(f"{modality}: {_shown(row[modality])}" for modality in model.towers)
-    say(f"one pair: {pair}  |  id: {row['id']}  ({row.get('source', '')})")
-
-
-def _shown(sample: Any) -> str:
-    """Return a sample for the eye; one whose repr is an address, or bytes, by its type."""
-    if isinstance(sample, str):
-        return sample[:120]
-    if isinstance(sample, bytes) or " at 0x" in (text := str(sample)):
-        size = getattr(sample, "size", None)  # of a PIL image
-        return f"<{type(sample).__name__}{f' {size[0]} x {size[1]}' if size else ''}>"
-    return text[:120]

@@ -1,4 +1,4 @@
-"""Whether several ranks train the model of one, tried before the first step.
+"""Whether a loss is, over several ranks, that of the global batch on one.
 
 Shapes: N rows of the global batch, n of a rank, D wide.
 """
@@ -12,56 +12,51 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from contrastive.config.provenance import described, is_ours
 from contrastive.distributed.global_batch import alone
-from contrastive.errors import TrainingError
-from contrastive.losses.module import LossModule
 from contrastive.nn.rng import RngState
 
 if TYPE_CHECKING:
     from contrastive.distributed.ranks import Ranks
-    from contrastive.model.model import ContrastiveModel
+    from contrastive.losses.module import LossModule
 
+GATHER = (
+    "let it gather the batch by contrastive.interface.gather_global_batch with "
+    "group=BatchGroup.current()"
+)
+"""What to do about a loss that is another one."""
 ROWS = 4  # of each rank
 CLOSE = 1e-2  # of a norm: a loss of each rank's own rows is far off, rounding is far below
 
 
-def check_loss_of_ranks(model: ContrastiveModel, ranks: Ranks) -> None:
-    """Insist that a plugin's loss is, over all ranks, that of the global batch on one.
+def has_local_negatives(loss: LossModule) -> bool:
+    """Whether a loss, or one inside it, is asked to be that of each rank's own rows."""
+    configs = (getattr(part, "config", None) for part in loss.modules())
+    return any(getattr(config, "negatives", "") == "local" for config in configs)
 
-    Our own are tested for it; a loss whose ``negatives`` are local is asked to be another.
 
-    Raises:
-        TrainingError: its value or a gradient is not; all ranks raise it.
+def other_on_ranks(
+    loss: LossModule, width: int, ranks: Ranks, device: torch.device
+) -> tuple[float, float] | None:
+    """Compare a loss over all ranks with that of the same batch on one.
+
+    Returns:
+        Its value on the ranks and on one, where they or a gradient differ on any rank; else None.
     """
-    parts = [part for part in model.loss.modules() if isinstance(part, LossModule)]
-    configs = [getattr(part, "config", None) for part in parts]
-    local = any(getattr(config, "negatives", "") == "local" for config in configs)
-    if ranks.size == 1 or local or all(is_ours(type(part)) for part in parts):
-        return
     n = ROWS * ranks.size
     generator = torch.Generator().manual_seed(0)
     a_ND, b_ND = (
-        normalize(torch.randn(n, model.spec.embed_dim, generator=generator)).to(model.device)
-        for _ in range(2)
+        normalize(torch.randn(n, width, generator=generator)).to(device) for _ in range(2)
     )
-    ids_N = (torch.arange(n) % (n // 2)).to(model.device)  # groups reach over ranks
+    ids_N = (torch.arange(n) % (n // 2)).to(device)  # groups reach over ranks
     own = slice(ROWS * ranks.rank, ROWS * (ranks.rank + 1))
     with alone():
-        whole = _value_and_gradients(model.loss, a_ND, b_ND, ids_N)
-    found = _value_and_gradients(model.loss, a_ND[own], b_ND[own], ids_N[own])
+        whole = _value_and_gradients(loss, a_ND, b_ND, ids_N)
+    found = _value_and_gradients(loss, a_ND[own], b_ND[own], ids_N[own])
     ranks.all_reduce_mean_([found[0], *found[3:]])  # as a step does; rows are a rank's own
     value, a_gradient, b_gradient, *gradients = whole
     expected = [value, a_gradient[own] * ranks.size, b_gradient[own] * ranks.size, *gradients]
     wrong = any(_far(x, y) for x, y in zip(found, expected, strict=True))
-    if ranks.all_reduce_max(int(wrong)):
-        msg = (
-            f"model.loss: {described(type(model.spec.loss))} is another loss on {ranks.size} ranks "
-            f"than on one: of one batch {float(found[0]):.4g} instead of {float(whole[0]):.4g}, or "
-            "with other gradients; let it gather the batch by contrastive.interface."
-            "gather_global_batch with group=BatchGroup.current(), or train on one rank"
-        )
-        raise TrainingError(msg)
+    return (float(found[0]), float(value)) if ranks.all_reduce_max(int(wrong)) else None
 
 
 def _far(found: Tensor, expected: Tensor) -> bool:
