@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contrastive.data.sample_lists import sample_list
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
     from contrastive.datasets import Dataset, Purpose, datasets
-    from contrastive.datasets.caption_rows import FileIndex, leaves_folder
+    from contrastive.datasets.file_index import FileIndex, leaves_folder
     from contrastive.datasets.known_files import CAPTION_TABLES
     from contrastive.datasets.quoting import name_list, quoted
     from contrastive.datasets.single_modality import RowList
@@ -195,7 +195,7 @@ __getattr__, __dir__ = lazy_names(
         # Tables and files of datasets.
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
-        "datasets.caption_rows": "FileIndex leaves_folder",
+        "datasets.file_index": "FileIndex leaves_folder",
         "datasets.text_tables": "TableRecord",
         "datasets.table_columns": "cells_of choose_columns text_of",
         "datasets.quoting": "name_list quoted",

@@ -17,7 +17,7 @@ from contrastive.config.attribute_docstrings import attribute_docstrings
 from contrastive.config.base import Config
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import ClassFolders, Dataset, Flickr30k, ImageFolder, datasets
-from contrastive.datasets.caption_rows import Pairs
+from contrastive.datasets.single_modality import RowList
 from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def attempt(folder: Path, **fields):
     try:
         return gather_global_batch(folder, max_bad=1, **fields), ""
     except DataError as error:
-        return Pairs(folder, [], BadRows()), str(error)
+        return RowList([], BadRows()), str(error)
 
 
 def message(folder: Path, split: str = "train", **fields) -> str:

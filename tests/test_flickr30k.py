@@ -13,7 +13,7 @@ from PIL import Image
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Flickr30k
 from contrastive.datasets import text_decoding as tables
-from contrastive.datasets.caption_rows import Pairs
+from contrastive.datasets.single_modality import RowList
 from contrastive.errors import DataError
 from tests.miniature import FORMS, Picture, write_flickr30k
 
@@ -61,7 +61,7 @@ def attempt(folder: Path, **fields):
     try:
         return Flickr30k(folder=folder, **fields).build("train"), ""
     except DataError as error:
-        return Pairs(folder, [], BadRows()), str(error)
+        return RowList([], BadRows()), str(error)
 
 
 @pytest.mark.parametrize("purpose", ["training", "evaluation"])

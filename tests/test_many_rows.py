@@ -15,9 +15,9 @@ from contrastive.data import content_index
 from contrastive.data.content_hash import sample_key, sample_keys, short_key, short_keys
 from contrastive.data.content_index import ContentIndex
 from contrastive.datasets import ImageFolder
-from contrastive.datasets.caption_rows import PLAIN, leaves_folder
+from contrastive.datasets.file_index import PLAIN, leaves_folder
 from contrastive.datasets.text_decoding import UNSEEN, text_problem
-from contrastive.datasets.text_tables import MAX_SPAN, _delimited
+from contrastive.datasets.text_tables import MAX_SPAN, _in_blocks
 from contrastive.errors import BadSample
 
 PIECES = st.text(alphabet='ab,"\\\r ', max_size=12)
@@ -42,15 +42,20 @@ def rows_one_by_one(lines):
         start += read
 
 
+def delimited(lines):
+    """Return the line and the cells of each row, as a table is read."""
+    return [row for block in _in_blocks(lines, ",") for row in zip(*block, strict=True)]
+
+
 @given(st.lists(PIECES, min_size=1, max_size=8))
 def test_rows_of_a_table_are_those_that_are_read_one_by_one(lines):
-    assert list(_delimited(lines, ",")) == list(rows_one_by_one(lines))
+    assert delimited(lines) == list(rows_one_by_one(lines))
 
 
 @pytest.mark.parametrize("span", [MAX_SPAN - 1, MAX_SPAN, MAX_SPAN + 1])
 def test_a_quote_is_looked_for_as_far_as_one_row_may_span(span):
     lines = ["a,b", '"' + "x", *["x"] * (span - 2), 'x"', "c,d"]
-    assert list(_delimited(lines, ",")) == list(rows_one_by_one(lines))
+    assert delimited(lines) == list(rows_one_by_one(lines))
 
 
 @given(st.text(alphabet="ab/\\.:~% \n", max_size=10))
@@ -87,7 +92,9 @@ def test_an_image_of_several_captions_is_looked_up_once_and_has_the_key_that_it_
     assert keys == [key_alone(sample) for sample in samples]
     assert [i for i, _ in bad] == [10, 11, 12, 13, 14]
     assert {problem for _, problem in bad} == {f"{paths[2]}: cannot be read: {os.strerror(2)}"}
-    assert short_keys(samples, "image") == [short_key(sample, "image") for sample in samples]
+    assert short_keys(samples, "image").tolist() == [
+        short_key(sample, "image") for sample in samples
+    ]
     texts = ["a", "b", "a"]
     assert sample_keys(texts, "text") == [sample_key(text, "text") for text in texts]
 

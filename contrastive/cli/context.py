@@ -155,7 +155,7 @@ class Context:
             msg = f"{error}; {self.folder} was trained on these data; give them by {remedy}"
             raise DataError(msg) from None
 
-    def rows(self, split: str | None, data: str | None = None, *, remedy: str) -> list[Sample]:
+    def rows(self, split: str | None, data: str | None = None, *, remedy: str) -> Sequence[Sample]:
         """Return the rows of ``samples``."""
         from contrastive.data.samples import rows_of
 

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contrastive.data.column_kinds import FilePaths
+from contrastive.data.columns import Values
 from contrastive.data.content_index import ContentIndex, content_index, file_hash
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.data.sample_forms import is_content, plain_parts
@@ -32,18 +34,51 @@ def sample_keys(
 
     An image with five captions, whose path is one object, is looked up once.
     """
-    held, index = list(samples), content_index()  # held, so that an id stays that of one object
+    found, which_N = _distinct_keys(samples, modality)
+    if on_bad and any(isinstance(each, str) for each in found):
+        places: list[int] = which_N.tolist()
+        for i, problem in enumerate([found[place] for place in places]):
+            if isinstance(problem, str):
+                on_bad(i, problem)
+    keys = [None if isinstance(each, str) else each for each in found]
+    return [keys[place] for place in which_N.tolist()]
+
+
+def _distinct_keys(samples: Sequence[Any], modality: str) -> tuple[list[bytes | str], np.ndarray]:
+    """Return the key or the problem of each distinct object, and which one each sample is."""
+    index = content_index()
+    if isinstance(samples, Values):
+        several, which_N = samples.distinct()
+        if isinstance(several.column, FilePaths):
+            return _keys_of_files(several.column.places(several.rows_N), index), which_N
+        distinct = [*several]
+    else:
+        held = {id(sample): sample for sample in samples}
+        place = {name: i for i, name in enumerate(held)}
+        distinct, which_N = [*held.values()], np.array([place[id(x)] for x in samples], np.int64)
+    if modality == "text" and all(type(each) is str for each in distinct):
+        return [hashlib.sha256(_of_text(text)).digest() for text in distinct], which_N
     if modality == "image":
-        index.look_up({id(path): path for path in held if isinstance(path, Path)}.values())
-    known: dict[int, bytes | str] = {}
-    keys: list[bytes | None] = []
-    for i, sample in enumerate(held):
-        if (found := known.get(id(sample))) is None:
-            found = known[id(sample)] = _key_or_problem(sample, modality, index)
-        if isinstance(found, str) and on_bad:
-            on_bad(i, found)
-        keys.append(None if isinstance(found, str) else found)
-    return keys
+        index.look_up(path for path in distinct if isinstance(path, Path))
+    return [_key_or_problem(each, modality, index) for each in distinct], which_N
+
+
+def _keys_of_files(places: Sequence[str], index: ContentIndex) -> list[bytes | str]:
+    """Return the keys of files, by their paths, or the problem of one that cannot be read."""
+    index.look_up(places)
+    found: list[bytes | str] = []
+    for place in places:
+        try:
+            found.append(index.hash_of(place))
+        except OSError as error:
+            found.append(f"{place}: {_unread(error)}")
+    return found
+
+
+def _unread(error: OSError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return A_FOLDER
+    return f"cannot be read: {error.strerror or error}"
 
 
 def _key_or_problem(sample: Any, modality: str, index: ContentIndex) -> bytes | str:
@@ -71,12 +106,8 @@ def sample_key(sample: Any, modality: str, index: ContentIndex | None = None) ->
         try:
             path = Path(sample) if isinstance(sample, str) else sample
             return (index or content_index()).hash_of(path)
-        except IsADirectoryError:
-            msg = f"{sample}: {A_FOLDER}"
-            raise BadSample(msg) from None
         except OSError as error:
-            msg = f"{sample}: cannot be read: {error.strerror or error}"
-            raise BadSample(msg) from None
+            raise BadSample(f"{sample}: {_unread(error)}") from None
     if isinstance(sample, StoredImage):
         return _stored_key(sample)
     if isinstance(sample, (bytes, bytearray, memoryview)):
@@ -87,7 +118,7 @@ def sample_key(sample: Any, modality: str, index: ContentIndex | None = None) ->
 def _content(sample: Any, modality: str) -> bytes:
     """Return what a sample consists of, after the name of its form."""
     if isinstance(sample, str):
-        return b"text\0" + sample.encode("utf-8", "surrogatepass")
+        return _of_text(sample)
     is_array = isinstance(sample, (np.ndarray, Tensor))
     if isinstance(sample, Image.Image) or (modality == "image" and is_array):
         # an encoder of its own kind of images may take other arrays
@@ -103,6 +134,10 @@ def _content(sample: Any, modality: str) -> bytes:
     return b"json\0" + json.dumps(plain, sort_keys=True).encode()
 
 
+def _of_text(text: str) -> bytes:
+    return b"text\0" + text.encode("utf-8", "surrogatepass")
+
+
 @lru_cache(maxsize=1 << 20)
 def _stored_key(image: StoredImage) -> bytes:
     return file_hash(image.read())
@@ -113,10 +148,11 @@ def short_key(sample: Any, modality: str) -> int:
 
     A sample that cannot be read has 0; it is reported when it is encoded.
     """
-    return short_keys([sample], modality)[0]
+    return int(short_keys([sample], modality)[0])
 
 
-def short_keys(samples: Sequence[Any], modality: str) -> list[int]:
-    """Return the ``short_key`` of each sample."""
-    keys = sample_keys(samples, modality)
-    return [int.from_bytes(key[:8]) >> 1 if key else 0 for key in keys]
+def short_keys(samples: Sequence[Any], modality: str) -> np.ndarray:
+    """Return the ``short_key`` of each sample: ``[N]`` int64."""
+    found, which_N = _distinct_keys(samples, modality)
+    keys = [0 if isinstance(key, str) else int.from_bytes(key[:8]) >> 1 for key in found]
+    return np.array(keys, np.int64)[which_N]

@@ -16,6 +16,7 @@ import sqlite3
 import time
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import __version__ as pillow
@@ -27,7 +28,6 @@ from contrastive.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
-    from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
 RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
@@ -84,13 +84,13 @@ class ContentIndex:
         self.new_files: dict[str, Seen] = {}
         self.new_problems: dict[bytes, str] = {}
 
-    def hash_of(self, path: Path) -> bytes:
+    def hash_of(self, path: Path | str) -> bytes:
         """Return the SHA-256 of ``file`` and a file's content, reading it only if need be.
 
         Raises:
             OSError: it cannot be read.
         """
-        place = str(path.absolute())
+        place = _absolute(path)
         about = os.stat(place)  # noqa: PTH116  (half the time of Path.stat, for each of the files)
         if (seen := self._seen(place)) and seen.is_still(about):
             return seen.hash
@@ -102,9 +102,9 @@ class ContentIndex:
         self._write_if_many()
         return found
 
-    def look_up(self, paths: Iterable[Path]) -> None:
+    def look_up(self, paths: Iterable[Path | str]) -> None:
         """Read what is noted of many files at a time, before they are asked for one by one."""
-        places = (str(path.absolute()) for path in paths)
+        places = map(_absolute, paths)
         unknown = [os.fsencode(place) for place in places if place not in self.files]
         for first in range(0, len(unknown), AT_A_TIME):
             self._read(unknown[first : first + AT_A_TIME])
@@ -193,6 +193,11 @@ class ContentIndex:
         database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
         database.executescript(TABLES)
         return database
+
+
+def _absolute(path: Path | str) -> str:
+    place = os.fspath(path)
+    return place if os.path.isabs(place) else str(Path(place).absolute())  # noqa: PTH117
 
 
 def content_index() -> ContentIndex:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.console import bar
-from contrastive.data.content_hash import sample_key
+from contrastive.data.columns import chosen
+from contrastive.data.content_hash import sample_keys
 from contrastive.data.content_index import content_index
 from contrastive.data.images import StoredImage, encoded, open_image
 from contrastive.data.loading import in_groups
@@ -16,6 +17,7 @@ from contrastive.errors import BadSample, reason_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+OF_FILES = (str, Path, bytes, StoredImage)
 GROUP = 16  # images that a worker takes at a time
 
 
@@ -27,25 +29,22 @@ def undecodable(images: Sequence[Any], *, workers: int = 0) -> dict[int, str]:
     """
     index = content_index()
     problems: dict[int, str] = {}
-    keys: dict[int, bytes] = {}
-    for i, image in enumerate(images):
-        if not isinstance(image, (str, Path, bytes, StoredImage)):
-            continue
-        try:
-            keys[i] = sample_key(image, "image")
-        except BadSample as error:
-            problems[i] = str(error)
+    held = [i for i, image in enumerate(images) if isinstance(image, OF_FILES)]
+    found = sample_keys(
+        chosen(images, held), "image", lambda i, why: problems.update({held[i]: why})
+    )
+    keys = {i: key for i, key in zip(held, found, strict=True) if key}
     first = {key: i for i, key in reversed(keys.items())}
     todo = sorted(i for key, i in first.items() if index.problem_of(key) is None)
     if todo:
         with bar("checking images", len(todo)) as advance:
-            for found in in_groups(_Decode(images), todo, GROUP, workers=workers):
-                for i, (problem, lasts) in found.items():
+            for of_group in in_groups(_Decode(images), todo, GROUP, workers=workers):
+                for i, (problem, lasts) in of_group.items():
                     if lasts:
                         index.note_problem(keys[i], problem)
                     else:
                         problems[i] = f"{_name(images[i])}{problem}"
-                advance(len(found), "")
+                advance(len(of_group), "")
         index.write()
     for i, key in keys.items():
         if problem := index.problem_of(key):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from contrastive.config.base import Config
 from contrastive.config.garbage import garbage_later
+from contrastive.data.columns import Columns, has_all
 from contrastive.errors import DataError, a_type
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ NOT_MODALITIES = ("id", "source", "label")
 
 
 @garbage_later()
-def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> list[Sample]:
+def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> Sequence[Sample]:
     """Return every row of a built dataset, map-style or iterable; rows are not decoded yet.
+
+    Those of a built-in dataset stay in columns: each is made when it is asked for.
 
     Ids that are strings become numbers, equal ones alike. Without ``needs_ids``, rows that have no
     id are groups of their own.
@@ -82,6 +85,8 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> l
         >>> [row["text"] for row in rows_of(iter(rows))]
         ['red', 'blue']
     """
+    if isinstance(samples, Columns):
+        return samples
     rows = plain_rows(samples)
     if not needs_ids and not any("id" in row for row in rows):
         return [{**row, "id": i} for i, row in enumerate(rows)]
@@ -203,13 +208,14 @@ def check_modalities(
         DataError: names the modality, the first row without it, and what that row has.
     """
     for modality in modalities:
-        for i, row in enumerate(rows):
-            if modality not in row:
-                has = ", ".join(name for name in row if name not in NOT_MODALITIES)
-                msg = (
-                    f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
-                    f"it has {has or 'nothing'}; {remedy or 'take other data or other towers'}"
-                )
-                if not remedy and modality == "text" and "label" in row:
-                    msg += "; with type: class-folders, data.captions makes captions of the classes"
-                raise DataError(msg)
+        if has_all(rows, modality):
+            continue
+        i, row = next((i, row) for i, row in enumerate(rows) if modality not in row)
+        has = ", ".join(name for name in row if name not in NOT_MODALITIES)
+        msg = (
+            f"{row.get('source', f'row {i}')}: has no {modality} for towers.{modality}, "
+            f"it has {has or 'nothing'}; {remedy or 'take other data or other towers'}"
+        )
+        if not remedy and modality == "text" and "label" in row:
+            msg += "; with type: class-folders, data.captions makes captions of the classes"
+        raise DataError(msg)

@@ -6,7 +6,7 @@ Config classes only; what reads files is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,14 @@ Example:
     >>> get_args(Purpose)
     ('training', 'evaluation')
 """
+
+
+class SplitReader(Protocol):
+    """Reads splits of a dataset, and once what they share."""
+
+    def __call__(self, split: str, /, *, purpose: Purpose = "evaluation") -> Samples:
+        """Return a split, as ``Dataset.build`` does."""
+        ...
 
 
 class Dataset(Config):
@@ -128,12 +136,15 @@ class Flickr30k(Dataset):
                 splits, or too many rows are bad.
             MissingExtra: the source is the hub, and ``datasets`` is not installed.
         """
-        if self.source == "hub":
-            from contrastive.datasets.flickr30k_hub import read
-        else:
-            from contrastive.datasets.flickr30k import read
+        return self._reader()(split, purpose=purpose)
 
-        return read(self, split, purpose=purpose)
+    def _reader(self) -> SplitReader:
+        if self.source == "hub":
+            from contrastive.datasets.flickr30k_hub import reader
+        else:
+            from contrastive.datasets.flickr30k import reader
+
+        return reader(self)
 
 
 @datasets.register("image-folder")
@@ -191,9 +202,12 @@ class ImageFolder(Dataset):
         Raises:
             DataError: a file is missing or broken, a column is missing, or too many rows are bad.
         """
-        from contrastive.datasets.image_folder import read
+        return self._reader()(split, purpose=purpose)
 
-        return read(self, split, purpose=purpose)
+    def _reader(self) -> SplitReader:
+        from contrastive.datasets.image_folder import reader
+
+        return reader(self)
 
 
 @datasets.register("class-folders", formerly={"pictures": "0.1"})

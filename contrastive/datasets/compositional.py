@@ -13,7 +13,7 @@ from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.folders import files_below, readable_folder
-from contrastive.datasets.caption_rows import FileIndex, leaves_folder
+from contrastive.datasets.file_index import FileIndex, leaves_folder
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.tables import read_table
 from contrastive.datasets.text_decoding import read_json, text_problem

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.console import say
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.caption_rows import FileIndex, Pairs, Row, gather
+from contrastive.datasets.caption_rows import Row
+from contrastive.datasets.caption_table import CaptionTable
+from contrastive.datasets.file_index import FileIndex
 from contrastive.datasets.flickr30k_forms import reader_of, says_splits
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from contrastive.config.base import PathField
-    from contrastive.datasets import Flickr30k, Purpose
+    from contrastive.data.columns import Columns
+    from contrastive.datasets import Flickr30k, Purpose, SplitReader
+    from contrastive.datasets.caption_table import Captions
 
 LISTS = {
     "train": ("flickr30k_train.txt", "train.txt", "Flickr_8k.trainImages.txt"),
@@ -37,32 +42,45 @@ LISTS = {
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
 
-def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
-    """Read one split.
+def reader(config: Flickr30k) -> SplitReader:
+    """Return what reads splits; the annotations are read when the first is asked for.
 
     Raises:
         DataError: see ``Flickr30k.build``.
     """
+
+    @cache
+    def captions() -> tuple[Captions, Path]:
+        return _read(config)
+
+    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
+        held, annotations = captions()
+        return held.split(
+            split,
+            origin=annotations,
+            splits=SPLITS if config.holdout is not None else (),
+            captions_per_image=config.captions_per_image if purpose == "training" else None,
+            max_bad=config.max_bad,
+        )
+
+    return split_named
+
+
+def _read(config: Flickr30k) -> tuple[Captions, Path]:
+    """Return all captions, and the file that has them."""
     assert config.folder is not None  # which the config insists on
     folder = Path(config.folder).expanduser()
     with readable_folder(folder):
         annotations = _find_annotations(folder, config.annotations)
-        reader = reader_of(annotations)
-        rows = reader(annotations)
+        form = reader_of(annotations)
+        rows = form(annotations)
         if config.holdout is not None:
             say(f"{annotations}: a hash decides on the splits; Karpathy's, to compare: {KARPATHY}")
             rows = _hashed(rows, config.holdout)
-        elif config.splits or not says_splits(reader):
+        elif config.splits or not says_splits(form):
             rows = _assign(rows, _read_splits(folder, config.splits, annotations), annotations)
-        return gather(
-            rows,
-            split=split,
-            splits=SPLITS if config.holdout is not None else (),
-            images=FileIndex(_find_images(folder, config.images)),
-            origin=annotations,
-            captions_per_image=config.captions_per_image if purpose == "training" else None,
-            max_bad=config.max_bad,
-        )
+        images = FileIndex(_find_images(folder, config.images))
+        return CaptionTable.of(rows, images).built(), annotations
 
 
 def _find_annotations(folder: Path, given: PathField | None) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from contrastive.config.extras import require
 from contrastive.console import console
 from contrastive.data.folders import files_below
 from contrastive.data.images import StoredImage
-from contrastive.datasets.caption_rows import Pairs, gather
+from contrastive.datasets.caption_table import CaptionTable
 from contrastive.datasets.flickr30k_forms import captions_of
 from contrastive.datasets.quoting import name_list
 from contrastive.errors import DataError
@@ -27,29 +28,38 @@ from contrastive.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from contrastive.datasets import Flickr30k, Purpose
+    from contrastive.data.columns import Columns
+    from contrastive.datasets import Flickr30k, Purpose, SplitReader
     from contrastive.datasets.caption_rows import Row
+    from contrastive.datasets.caption_table import Captions
 
 HUB_COLUMNS = ("image", "caption", "split", "filename")
 
 
-def read(config: Flickr30k, split: str, *, purpose: Purpose) -> Pairs:
-    """Read one split.
+def reader(config: Flickr30k) -> SplitReader:
+    """Return what reads splits; the Parquet files are opened when the first is asked for.
 
     Raises:
         DataError: see ``Flickr30k.build``.
         MissingExtra: ``datasets`` is not installed.
     """
-    require("datasets", extra="datasets")  # before anything is downloaded for it
-    table = _open_table(config.repo, _find_files(config.repo, config.revision))
-    return gather(
-        _rows(table, PurePath(config.repo).name or config.repo),
-        split=split,
-        images=table,
-        origin=config.repo,
-        captions_per_image=config.captions_per_image if purpose == "training" else None,
-        max_bad=config.max_bad,
-    )
+
+    @cache
+    def captions() -> Captions:
+        require("datasets", extra="datasets")  # before anything is downloaded for it
+        table = _open_table(config.repo, _find_files(config.repo, config.revision))
+        rows = _rows(table, PurePath(config.repo).name or config.repo)
+        return CaptionTable.of(rows, table).built()
+
+    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
+        return captions().split(
+            split,
+            origin=config.repo,
+            captions_per_image=config.captions_per_image if purpose == "training" else None,
+            max_bad=config.max_bad,
+        )
+
+    return split_named
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import re
-from functools import cache, lru_cache
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
+from contrastive.config.garbage import garbage_later
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
 from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
-from contrastive.datasets.caption_rows import (
-    FileIndex,
-    Pairs,
-    Row,
-    gather,
-    in_one_split,
-    leaves_folder,
-)
-from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS, first_answer, one_image
-from contrastive.datasets.image_names import image_path, image_problem, outside_problem
+from contrastive.datasets.caption_cells import CaptionReader
+from contrastive.datasets.caption_rows import Row
+from contrastive.datasets.caption_table import CaptionTable
+from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS
+from contrastive.datasets.file_index import FileIndex, leaves_folder
 from contrastive.datasets.known_files import (
     BESIDE,
     CAPTION_TABLES,
@@ -37,28 +33,23 @@ from contrastive.datasets.splits import (
     SPLIT_ALIASES,
     SPLITS,
     split_folders,
-    split_named,
     split_of,
     tell_of_others,
 )
-from contrastive.datasets.table_columns import (
-    caption_list,
-    cells_of,
-    choose_columns,
-    is_no_caption,
-    text_of,
-)
-from contrastive.datasets.tables import form_of, images_inside, read_table
+from contrastive.datasets.table_columns import choose_columns, is_no_caption, text_of
+from contrastive.datasets.tables import form_of, images_inside, read_blocks
 from contrastive.datasets.text_decoding import read_lines
-from contrastive.datasets.text_tables import DELIMITERS, TableRecord
+from contrastive.datasets.text_tables import DELIMITERS, TableRecord, records_of
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from contrastive.datasets import ImageFolder, Purpose
-
-    GroupOf = Callable[[str], str]
+    from contrastive.data.columns import Columns
+    from contrastive.datasets import ImageFolder, Purpose, SplitReader
+    from contrastive.datasets.caption_cells import GroupOf
+    from contrastive.datasets.caption_table import Captions
+    from contrastive.datasets.text_tables import Blocks
 
 COLUMNS = {
     "image": ("image", "file_name", "filename", "filepath", IMAGE_LISTS),
@@ -67,7 +58,6 @@ COLUMNS = {
     "label": ("label",),
     "split": ("split",),
 }
-NEEDED = ("image", "text", "split")
 GAP = "{split}"
 NUMBERED = re.compile(r"(captions?|texts?|titles?|sentences?|comments?)[ _-]?\d+", re.IGNORECASE)
 """Columns of several captions of an image."""
@@ -76,7 +66,6 @@ OTHER_NAMES = {
     "label": ("class", "class_name", "category"),
 }
 """Columns that may have a role, and are only told of."""
-SEEN_IMAGES = 1 << 17  # that are remembered, for their other captions; COCO has as many
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
@@ -92,39 +81,53 @@ class Table(NamedTuple):
     """Of all its rows, if the file's name or folder says so."""
 
 
-def read(config: ImageFolder, split: str, *, purpose: Purpose) -> Pairs:
-    """Read one split.
+def reader(config: ImageFolder) -> SplitReader:
+    """Return what reads splits; the table is read when the first is asked for, and once for all.
 
     Raises:
         DataError: see ``ImageFolder.build``.
     """
-    folder = Path(config.folder).expanduser()
-    place = "" if GAP in str(config.images) else config.images or ""
-    images = folder / place
-    index = FileIndex(images, LOOKED_IN if config.images is None else ("",))
-    group_of = _content_of(index) if config.group_by == "content" else _itself
-    with readable_folder(folder), readable_folder(images):
-        if _is_beside(config, folder):
-            suffix = str(config.captions or "")[1:] or captions_beside(folder)
-            say(f"{folder}: the captions are those of the {suffix} beside each image")
-            given = split_folders(images)
-            rows = _rows_beside(images, suffix, given, config.holdout, group_of)
-            hashed, origin = not given, folder
-        else:
-            tables = _find_tables(folder, config)
-            opened = [_opened(table, index, config, group_of) for table in tables]
-            rows = chain.from_iterable(rows for rows, _ in opened)
-            hashed = not all(has_splits for _, has_splits in opened)
-            origin = tables[0].path if len(tables) == 1 else folder
-        return gather(
-            in_one_split(rows),
-            split=split,
-            images=index,
+
+    @cache
+    def captions() -> tuple[Captions, bool, Path]:
+        return _read(config)
+
+    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
+        held, hashed, origin = captions()
+        return held.split(
+            split,
             origin=origin,
             splits=SPLITS if hashed else (),
             captions_per_image=config.captions_per_image if purpose == "training" else None,
             max_bad=config.max_bad,
         )
+
+    return split_named
+
+
+@garbage_later()
+def _read(config: ImageFolder) -> tuple[Captions, bool, Path]:
+    """Return all captions, whether a hash says some of their splits, and what messages name."""
+    folder = Path(config.folder).expanduser()
+    place = "" if GAP in str(config.images) else config.images or ""
+    images = folder / place
+    index = FileIndex(images, LOOKED_IN if config.images is None else ("",))
+    group_of = _content_of(index) if config.group_by == "content" else _itself
+    captions = CaptionTable(index, in_one_split=True)
+    with readable_folder(folder), readable_folder(images):
+        if _is_beside(config, folder):
+            suffix = str(config.captions or "")[1:] or captions_beside(folder)
+            say(f"{folder}: the captions are those of the {suffix} beside each image")
+            given = split_folders(images)
+            for row in _rows_beside(images, suffix, given, config.holdout, group_of):
+                captions.add(row)
+            return captions.built(), not given, folder
+        tables = _find_tables(folder, config)
+        opened = [_opened(table, captions, index, config, group_of) for table in tables]
+        for reader, blocks, _ in opened:
+            reader.read(blocks)
+        hashed = not all(has_splits for *_, has_splits in opened)
+        return captions.built(), hashed, tables[0].path if len(tables) == 1 else folder
 
 
 def _itself(image: str) -> str:
@@ -189,16 +192,20 @@ def _tell_which(table: Path) -> None:
 
 
 def _opened(
-    table: Table, images: FileIndex, config: ImageFolder, group_of: GroupOf
-) -> tuple[Iterator[Row], bool]:
-    """Return the rows of a table, and whether each knows its split."""
-    columns, records = read_table(table.path)
+    table: Table,
+    captions: CaptionTable,
+    images: FileIndex,
+    config: ImageFolder,
+    group_of: GroupOf,
+) -> tuple[CaptionReader, Blocks, bool]:
+    """Return what reads a table, its rows, and whether each knows its split."""
+    columns, blocks = read_blocks(table.path)
     given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
     if not given["text"] and not {*COLUMNS["text"]} & {*map(str.lower, columns)}:
-        columns, records = _with_captions(table.path, columns, records)
+        columns, blocks = _with_captions(table.path, columns, blocks)
     chosen = _without_header(table.path, columns, given)
     if chosen:
-        records = chain([TableRecord(1, {column: column for column in columns})], records)
+        blocks = chain([TableRecord(1, {column: column for column in columns})], blocks)
     else:
         try:
             chosen = choose_columns(
@@ -208,17 +215,25 @@ def _opened(
             msg = images_inside(table.path) or f"{error}{_without_names(table.path, columns)}"
             raise DataError(msg) from None
     _tell_of_others(table.path, columns, chosen, given)
-    rows = _rows(table, chosen, records, images, config, group_of)
-    return rows, bool(table.split or "split" in chosen)
+    reader = CaptionReader(
+        captions,
+        images,
+        chosen,
+        path=table.path,
+        place=f"{table.name}{': row ' if form_of(table.path) in ('.json', '.parquet') else ':'}",
+        below=table.below,
+        split=table.split,
+        holdout=config.holdout,
+        group_of=group_of,
+    )
+    return reader, blocks, bool(table.split or "split" in chosen)
 
 
-def _with_captions(
-    path: Path, columns: list[str], records: Iterator[TableRecord]
-) -> tuple[list[str], Iterator[TableRecord]]:
+def _with_captions(path: Path, columns: list[str], blocks: Blocks) -> tuple[list[str], Blocks]:
     """Make one column of those that are numbered, caption_1 and so on."""
     several = [column for column in columns if NUMBERED.fullmatch(column)]
     if not several:
-        return columns, records
+        return columns, blocks
     say(f"{path}: {name_list(several)} are captions of one image")
 
     def joined(record: TableRecord) -> TableRecord:
@@ -226,7 +241,7 @@ def _with_captions(
         texts = [cell for cell in cells if text_of(cell) and not is_no_caption(cell)]
         return record._replace(cells={**record.cells, "text": texts})
 
-    return [*columns, "text"], map(joined, records)
+    return [*columns, "text"], map(joined, records_of(blocks))
 
 
 def _tell_of_others(
@@ -273,68 +288,6 @@ def _without_names(path: Path, columns: list[str]) -> str:
 
 def _names_image(cell: str) -> bool:
     return cell.lower().endswith(SUFFIXES) or bool(ADDRESS.match(cell))
-
-
-def _rows(
-    table: Table,
-    chosen: dict[str, str],
-    records: Iterator[TableRecord],
-    images: FileIndex,
-    config: ImageFolder,
-    group_of: GroupOf,
-) -> Iterator[Row]:
-    @lru_cache(SEEN_IMAGES)
-    def named(cell: str) -> tuple[str, str, str]:
-        """Return an image's name, and what is wrong: with the cell, or with where that leads."""
-        if problem := image_problem(cell):
-            return "", problem, ""
-        image = images.name_of(image_path(images, table.below, cell))
-        return image, "", outside_problem(images, image, cell)
-
-    @lru_cache(SEEN_IMAGES)
-    def split_for(cell: str, group: str) -> str:
-        split = cell or split_of(group, config.holdout)
-        return split_named(split) or split
-
-    place = f"{table.name}{': row ' if form_of(table.path) in ('.json', '.parquet') else ':'}"
-    for record in _captions(records, chosen["text"], table.path):
-        source, alone = f"{place}{record.line}", record
-        if isinstance(several := record.cells.get(chosen["image"]), list):
-            try:
-                one = one_image(cast("object", several))
-            except ValueError as error:
-                yield Row(source, problem=f"{quoted(chosen['image'])} {error}")
-                continue
-            alone = record._replace(cells={**record.cells, chosen["image"]: one})
-        cells, problem = cells_of(alone, chosen, needed=NEEDED)
-        image, unnamed, outside = ("", "", "") if problem else named(cells["image"])
-        if problem := problem or unnamed:
-            yield Row(source, problem=problem)
-            continue
-        group = cells.get("group") or group_of(image)
-        split = split_for(table.split or cells.get("split", ""), group)
-        yield Row(source, image, cells["text"], split, group, cells.get("label", ""), outside)
-
-
-def _captions(records: Iterator[TableRecord], column: str, path: Path) -> Iterator[TableRecord]:
-    """Make a record of each caption, where a cell holds several, or of a conversation's answer."""
-    told = False
-    for record in records:
-        given = record.cells.get(column)
-        if isinstance(given, str) and "[" not in given:
-            yield record
-            continue
-        cell = caption_list(given)
-        if (answer := first_answer(cell)) is not None:
-            if not told:
-                say(f"{path}: {quoted(column)}: the first answer of each conversation is a caption")
-            told = True
-            cell = [answer]
-        if not isinstance(cell, list):
-            yield record
-            continue
-        for caption in cast("list[object]", cell or [""]):
-            yield record._replace(cells={**record.cells, column: caption})
 
 
 def _rows_beside(

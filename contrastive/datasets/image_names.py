@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from contrastive.config.local_files import ADDRESS
-from contrastive.datasets.caption_rows import PLAIN, leaves_folder
+from contrastive.datasets.file_index import PLAIN, leaves_folder
 from contrastive.datasets.quoting import quoted
 
 if TYPE_CHECKING:
-    from contrastive.datasets.caption_rows import FileIndex
+    from contrastive.datasets.file_index import FileIndex
 
 LOCAL = "file:///"
 ADDRESSED = (

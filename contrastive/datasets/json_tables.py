@@ -11,7 +11,13 @@ from contrastive.data.images import SUFFIXES
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import split_named
 from contrastive.datasets.table_columns import text_of
-from contrastive.datasets.text_decoding import check_unique_keys, parse_json, read_json, read_lines
+from contrastive.datasets.text_decoding import (
+    TextLines,
+    check_unique_keys,
+    parse_json,
+    read_json,
+    read_text,
+)
 from contrastive.datasets.text_tables import FIRST_ROWS, TableRecord, json_lines
 from contrastive.errors import DataError
 
@@ -37,7 +43,7 @@ def read_json_table(path: Path, form: str) -> tuple[list[str], Iterator[TableRec
     Raises:
         DataError: as ``read_text``, or it is in no form that is known.
     """
-    lines = read_lines(path)
+    lines = TextLines(read_text(path))
     first = [*islice((line for line in lines if line.strip()), FIRST_ROWS)]
     in_lines = len(first) > 1 and 2 * sum(map(_is_object, first)) > len(first)
     rows = None if in_lines else _rows_of(path, form)

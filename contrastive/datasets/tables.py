@@ -11,11 +11,21 @@ from contrastive.console import say
 from contrastive.datasets.json_tables import read_json_table
 from contrastive.datasets.quoting import name_list
 from contrastive.datasets.text_decoding import text_problem
-from contrastive.datasets.text_tables import DELIMITERS, FIRST_ROWS, TableRecord, read_delimited
+from contrastive.datasets.text_tables import (
+    DELIMITERS,
+    FIRST_ROWS,
+    RecordBlock,
+    TableRecord,
+    in_blocks,
+    read_delimited,
+    records_of,
+)
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from contrastive.datasets.text_tables import Blocks
 
     Table = tuple[list[str], Iterator[TableRecord]]
 
@@ -26,6 +36,7 @@ Example:
     >>> FORMS[0]
     '.csv'
 """
+JSON = (".json", ".jsonl", ".ndjson")
 OTHER_FORMS = {
     **dict.fromkeys((".xlsx", ".xlsm"), ("read_excel", "pandas openpyxl")),
     **dict.fromkeys((".feather", ".arrow"), ("read_feather", "pandas pyarrow")),
@@ -33,6 +44,7 @@ OTHER_FORMS = {
     **dict.fromkeys((".zip", ".bz2", ".xz"), ("read_csv", "pandas")),
 }
 """Tables that are not read: what of pandas reads each, and the packages that it needs."""
+AT_A_TIME = 4096  # rows of a Parquet file
 MOST_ROWS = 20_000_000  # of a Parquet file, whose bytes do not bound them; CC12M has 12 million
 
 
@@ -66,11 +78,25 @@ def read_table(path: Path) -> Table:
         >>> columns, next(records).cells["caption"]
         (['image', 'caption', 'split'], 'a red square')
     """
+    if form_of(path) in JSON:
+        return read_json_table(path, form_of(path))
+    columns, blocks = read_blocks(path)
+    return columns, records_of(blocks)
+
+
+def read_blocks(path: Path) -> tuple[list[str], Blocks]:
+    """Read a table as ``read_table`` does, but for several rows at a time, by column.
+
+    Raises:
+        DataError: as ``read_table``.
+        MissingExtra: as ``read_table``.
+    """
     form = form_of(path)
     if form == ".parquet":
         return _parquet(path)
-    if form in (".json", ".jsonl", ".ndjson"):
-        return read_json_table(path, form)
+    if form in JSON:
+        columns, records = read_json_table(path, form)
+        return columns, in_blocks(records, columns)
     if form in DELIMITERS:
         return read_delimited(path, form)
     known = f"{', '.join(FORMS[:-1])} or {FORMS[-1]}"
@@ -152,7 +178,7 @@ def _is_null(file: Any, column: str) -> bool:
     return all(c.statistics and c.statistics.null_count == c.num_values for c in found)
 
 
-def _parquet(path: Path) -> Table:
+def _parquet(path: Path) -> tuple[list[str], Blocks]:
     """Read a Parquet file; columns of bytes are left out, but for texts."""
     with_file, file = _named_mistakes(path), _open_parquet(path)
     schema = file.schema_arrow
@@ -167,14 +193,15 @@ def _parquet(path: Path) -> Table:
         msg = f"{path}: {file.metadata.num_rows:,} rows are too many (limit {MOST_ROWS:,})"
         raise DataError(msg)
 
-    def records() -> Iterator[TableRecord]:
-        batches, number = file.iter_batches(columns=columns), 0
+    def blocks() -> Blocks:
+        batches, number = file.iter_batches(AT_A_TIME, columns=columns), 0
         while (batch := with_file(lambda: next(batches, None))) is not None:
-            for cells in with_file(batch.to_pylist):
-                number += 1
-                yield TableRecord(number, {name: _decoded(cells[name]) for name in columns})
+            cells = {name: with_file(batch.column(name).to_pylist) for name in columns}
+            lines = range(number + 1, number + 1 + batch.num_rows)
+            number += batch.num_rows
+            yield RecordBlock(lines, {name: [*map(_decoded, x)] for name, x in cells.items()})
 
-    return columns, records()
+    return columns, blocks()
 
 
 def _columns_of_text(file: Any, names: list[str]) -> list[str]:

@@ -13,8 +13,10 @@ import re
 import shlex
 import unicodedata
 import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from contrastive.config.local_files import read_bounded, too_large
 from contrastive.data.folders import readable_folder
@@ -27,6 +29,7 @@ MAX_BYTES = 1 << 30  # the 3.3 million rows of Conceptual Captions are half of t
 UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
 """Categories of Unicode: spaces, of which some have no width, and marks of direction."""
 NOT_TEXT = "is not valid UTF-8; save the file as UTF-8"
+PART = 1 << 20  # letters of a text whose lines are made together
 GZIP = b"\x1f\x8b"
 MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -77,8 +80,63 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """Read a text file as ``read_text`` does, line by line."""
-    text = read_text(path)  # splitlines would also split at U+2028 and form feeds
-    return text.split("\n" if "\n" in text else "\r")  # which alone ends lines of old Macs
+    return TextLines(read_text(path))[:]
+
+
+class TextLines(Sequence[str]):
+    r"""The lines of a text, which are made a part at a time: all at once take twice its memory.
+
+    Example:
+        >>> lines = TextLines("a\nb\nc")
+        >>> len(lines), lines[1], lines[1:]
+        (3, 'b', ['b', 'c'])
+    """
+
+    def __init__(self, text: str) -> None:
+        """Find where parts begin."""
+        self.text = text  # splitlines would also split at U+2028 and form feeds
+        self.end = "\n" if "\n" in text else "\r"  # which alone ends lines of old Macs
+        self.starts, self.firsts = [0], [0]  # of parts: letters, lines
+        while (stop := text.find(self.end, self.starts[-1] + PART)) >= 0:
+            self.firsts.append(self.firsts[-1] + text.count(self.end, self.starts[-1], stop) + 1)
+            self.starts.append(stop + 1)
+        self.total = self.firsts[-1] + text.count(self.end, self.starts[-1]) + 1
+        self.held = -1, list[str]()
+
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return self.total
+
+    @overload
+    def __getitem__(self, index: int, /) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice, /) -> str | list[str]:
+        """Return a line, or some that follow each other."""
+        if not isinstance(index, slice):
+            return self[index : index + 1][0]
+        start, stop, _ = index.indices(self.total)
+        found: list[str] = []
+        while start < stop:
+            number = bisect_right(self.firsts, start) - 1
+            part, first = self._part(number), self.firsts[number]
+            found += part[start - first : stop - first]
+            start = first + len(part)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines."""
+        for number in range(len(self.starts)):
+            yield from self._part(number)
+
+    def _part(self, number: int) -> list[str]:
+        if self.held[0] != number:
+            last = number + 1 == len(self.starts)
+            stop = len(self.text) if last else self.starts[number + 1] - 1
+            self.held = number, self.text[self.starts[number] : stop].split(self.end)
+        return self.held[1]
 
 
 def read_json(path: Path) -> object:

@@ -6,10 +6,13 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
+from contrastive.data.columns import ids_of, in_tuples
 from contrastive.data.content_hash import short_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
     from contrastive.reporting.run_log import CaptionFacts, SharedFacts
 
 
-def caption_facts(rows: Sequence[Sample], batch: int) -> CaptionFacts:
-    """Return how captions and ids relate; numbers about a batch are expected values."""
-    per_group = Counter(int(row["id"]) for row in rows)
-    per_caption: dict[str, Counter[int]] = defaultdict(Counter)
-    for row in rows:
-        if isinstance(text := row.get("text"), str):
-            per_caption[_words(text)][int(row["id"])] += 1
+def caption_facts(rows: Sequence[Sample], batch: int, *, read: bool = True) -> CaptionFacts:
+    """Return how captions and ids relate; numbers about a batch are expected values.
+
+    Captions that no tower reads cannot be negatives.
+    """
+    _, group_sizes = np.unique(ids_of(rows), return_counts=True)
+    per_caption = _at_several_ids(rows) if read else {}
     others, met, duplicated = max(1, len(rows) - 1), 0.0, 0
     most, example = 0, ""
     for text, ids in per_caption.items():
@@ -36,10 +39,11 @@ def caption_facts(rows: Sequence[Sample], batch: int) -> CaptionFacts:
         for count in ids.values():
             share = (total - count) / others
             met += count * (1 - (1 - share) ** (batch - 1))
-    floor = sum(n * math.log1p((batch - 1) * (n - 1) / others) for n in per_group.values())
+    sizes: Counter[int] = Counter(group_sizes.tolist())
+    floor = sum(m * n * math.log1p((batch - 1) * (n - 1) / others) for n, m in sizes.items())
     return {
         "rows": len(rows),
-        "groups": len(per_group),
+        "groups": len(group_sizes),
         "duplicated": duplicated,
         "met": met / len(rows),
         "example": example[:60],
@@ -56,10 +60,6 @@ def shared_facts(
     captions stand in training at one group, the same, and at no other: then it is that group's
     image, saved anew. One caption, such as a template with the name of a class, says nothing.
     """
-    ids_by_text: dict[str, set[int]] = defaultdict(set)
-    for row in training:
-        if isinstance(text := row.get("text"), str):
-            ids_by_text[_words(text)].add(int(row["id"]))
     hashes = {modality: set(cast("list[int]", keys.tolist())) for modality, keys in seen.items()}
     captions: dict[int, set[str]] = defaultdict(set)
     sources: dict[int, str] = {}
@@ -71,6 +71,11 @@ def shared_facts(
             captions[group].add(_words(text))
         if any(short_key(row[m], m) in keys for m, keys in hashes.items()):
             by_sample.add(group)
+    wanted = {text for texts in captions.values() for text in texts}
+    ids_by_text: dict[str, set[int]] = defaultdict(set)
+    for group, text in _captions(training):
+        if (words := _words(text)) in wanted:
+            ids_by_text[words].add(group)
     by_captions: set[int] = set()
     for group, texts in captions.items():
         alone = (ids_by_text[text] for text in texts if len(ids_by_text.get(text, ())) == 1)
@@ -83,6 +88,30 @@ def shared_facts(
         "by_sample": len(by_sample),
         "first": sources[min(known)] if known else "",
     }
+
+
+def _captions(rows: Sequence[Sample]) -> Iterator[tuple[int, str]]:
+    """Yield the id and the caption of each row that has one."""
+    for part in in_tuples(rows, ("id", "text")):
+        yield from ((int(group), text) for group, text in part if isinstance(text, str))
+
+
+def _at_several_ids(rows: Sequence[Sample]) -> dict[str, Counter[int]]:
+    """Return how often captions that stand at several ids stand at each, and maybe some others.
+
+    A dict of all captions would take more memory than the rows do.
+    """
+    codes = np.fromiter((hash(_words(text)) for _, text in _captions(rows)), np.int64)
+    ids = np.fromiter((group for group, _ in _captions(rows)), np.int64)
+    order = np.lexsort((ids, codes))
+    ordered, group = codes[order], ids[order]
+    differs = (ordered[1:] == ordered[:-1]) & (group[1:] != group[:-1])
+    several = np.isin(codes, ordered[1:][differs]).tolist()
+    found: dict[str, Counter[int]] = defaultdict(Counter)
+    for (at, text), is_one in zip(_captions(rows), several, strict=True):
+        if is_one:
+            found[_words(text)][at] += 1
+    return found
 
 
 def _words(text: str) -> str:

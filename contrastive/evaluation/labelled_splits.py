@@ -111,7 +111,7 @@ class Reader:
     def _encode(
         self,
         samples: Samples,
-        rows: list[dict[str, Any]],
+        rows: Sequence[dict[str, Any]],
         classes: Sequence[str],
         lines: list[str],
     ) -> tuple[LabelledFeatures, list[dict[str, Any]]]:

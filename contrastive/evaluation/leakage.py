@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.data.columns import has_all, ids_of, some_rows, values_of
 from contrastive.data.content_hash import short_keys
 from contrastive.distributed.shared_hashing import share_hashing
 from contrastive.errors import DataError
@@ -46,12 +48,12 @@ def _check_held_out(
 
 def held_out_rows(
     seen: Seen,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     split: str,
     shared: Shared,
     *,
     of: str = "the training split",
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """Return the rows that a model can be measured on: all, or those that training does not share.
 
     Args:
@@ -67,11 +69,11 @@ def held_out_rows(
     if shared == "refuse":
         _check_held_out(seen, rows, split, of, remedy=DROP)
         return rows
-    hits = {i for found in _shared(seen, rows).values() for i in found}
-    groups = {rows[i]["id"] for i in hits}
-    kept = [row for row in rows if row["id"] not in groups]
-    if not kept:
-        if not groups or len(hits) == len(rows):
+    hits = np.unique([i for found in _shared(seen, rows).values() for i in found]).astype(np.int64)
+    ids_N = ids_of(rows)
+    kept = some_rows(rows, (~np.isin(ids_N, ids_N[hits])).nonzero()[0])
+    if not len(kept):
+        if not len(hits) or len(hits) == len(rows):
             _check_held_out(seen, rows, split, of)
         msg = (
             f"{_named(split)} has no group of which {of} shares no row, so that none is left; "
@@ -93,12 +95,14 @@ def _shared(seen: Seen, rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """Return the rows that a model was trained on, by modality."""
     hits: dict[str, list[int]] = {}
     for modality, keys in seen.items():
-        known = set(cast("list[int]", keys.tolist()))
-        having = [i for i, row in enumerate(rows) if modality in row]
-        samples = [rows[i][modality] for i in having]
+        having = np.arange(len(rows))
+        if not has_all(rows, modality):
+            having = np.array([i for i, row in enumerate(rows) if modality in row], np.int64)
+        none: list[Any] = []
+        samples = values_of(some_rows(rows, having), modality) if len(having) else none
         share_hashing(samples, modality)
-        found = short_keys(samples, modality)
-        hits[modality] = [i for i, key in zip(having, found, strict=True) if key in known]
+        known_N = np.isin(short_keys(samples, modality), keys.numpy())
+        hits[modality] = having[known_N].tolist()
     return hits
 
 
@@ -106,33 +110,35 @@ def _named(split: str) -> str:
     return f"split {split!r}" if split else "this data"
 
 
-def content_keys(rows: Sequence[dict[str, Any]], modalities: Sequence[str]) -> dict[str, list[int]]:
-    """Return a hash of each sample of each modality but text; 0 for one that cannot be read."""
-    keys: dict[str, list[int]] = {}
+def content_keys(
+    rows: Sequence[dict[str, Any]], modalities: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return a hash of each sample of each modality but text, ``[N]``; 0 for one without."""
+    keys: dict[str, np.ndarray] = {}
     for modality in (modality for modality in modalities if modality not in UNHASHED):
-        samples = [row[modality] for row in rows]
+        samples = values_of(rows, modality)
         share_hashing(samples, modality)
         keys[modality] = short_keys(samples, modality)
     return keys
 
 
-def seen_samples(keys: dict[str, list[int]]) -> dict[str, Tensor]:
+def seen_samples(keys: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return what a model keeps of ``content_keys``: sorted hashes, ``[n]`` int64."""
-    return {modality: torch.tensor(sorted({*each} - {0})) for modality, each in keys.items()}
+    found = {modality: np.unique(each[each != 0]) for modality, each in keys.items()}
+    return {m: torch.tensor(each.tolist(), dtype=torch.int64) for m, each in found.items()}
 
 
-def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, list[int]]) -> list[str]:
+def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, np.ndarray]) -> list[str]:
     """Return a line for each modality in which samples of equal content have different ids."""
     lines: list[str] = []
+    ids_N = ids_of(rows)
     for modality, each in keys.items():
-        first = {each[i]: i for i in reversed(range(len(each)))}
-        copies = [
-            (first[key], i)
-            for i, key in enumerate(each)
-            if key and rows[first[key]]["id"] != rows[i]["id"]
-        ]
-        if copies:
-            one, other = (rows[i].get("source", f"row {i}") for i in copies[0])
+        _, first, which_N = np.unique(each, return_index=True, return_inverse=True)
+        first_N = first[which_N]
+        copies = ((each != 0) & (ids_N[first_N] != ids_N)).nonzero()[0]
+        if len(copies):
+            pair = int(first_N[copies[0]]), int(copies[0])
+            one, other = (rows[i].get("source", f"row {i}") for i in pair)
             lines.append(
                 f"{len(copies)} of {len(rows)} {modality} rows are copies of others with another "
                 f"id, which makes them negatives of each other: {one} and {other} are equal; for "

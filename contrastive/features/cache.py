@@ -129,7 +129,8 @@ class FeatureCache:
         problems: dict[int, str] = {}
 
         def missing() -> list[int]:
-            return [i for key, i in first.items() if key not in rows and i not in done]
+            there = rows.there()
+            return [i for key, i in first.items() if key not in there and i not in done]
 
         for share in missing_shares(work, samples, what, missing, batch_size=batch_size(module)):
             found = _encode(spec, module, samples, share, keys, rows, workers=workers)
@@ -137,7 +138,7 @@ class FeatureCache:
                 problems |= each
             done |= {*share, *problems}
             if work.size > 1:  # the others have written meanwhile
-                rows.find_more({key for key in first if key not in rows})
+                rows.find_more(first.keys() - rows.there())
         table = rows.table(keys)
         good_N = table.good
         for i, key in enumerate(keys):
@@ -195,8 +196,9 @@ class _Rows:
                         "to free them, delete that folder while nothing runs"
                     )
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self.known or key in self.unwritten
+    def there(self) -> dict[bytes, Any]:
+        """Return what there is, by key."""
+        return self.known | self.unwritten if self.unwritten else self.known
 
     def find(self, wanted: set[bytes]) -> None:
         """Look up rows that are on disk; if that fails, nothing is written there either."""
@@ -221,7 +223,7 @@ class _Rows:
 
     def table(self, keys: Sequence[bytes | None]) -> FeatureTable:
         """Return the rows of samples, by their keys."""
-        self.find_more({key for key in keys if key is not None and key not in self})
+        self.find_more({key for key in keys if key is not None} - self.there().keys())
         features = self.store.features() if self.store and self.known else self._none()
         known = self.known
         if self.unwritten:

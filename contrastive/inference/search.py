@@ -152,7 +152,7 @@ def _modality_of(query: Any, modalities: Sequence[str]) -> str:
 
 def _rows(
     images: Any, texts: Any, samples: Samples | Callable[[], Samples] | None
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     if images is not None:
         is_folder = is_path(images) and not Path(images).is_file()
         return images_in(Path(images)) if is_folder else _listed(images, "image")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from contrastive.console import say
 from contrastive.data.bad_rows import bad_rows_of
+from contrastive.data.columns import chosen, ids_of, in_tuples, some_rows, sources_of, values_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.worker_processes import worker_count
@@ -27,7 +28,7 @@ from contrastive.errors import DataError
 from contrastive.model.foreign_heads import check_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from contrastive.data.samples import Preprocess, Sample, Samples
     from contrastive.distributed.ranks import Ranks
@@ -85,7 +86,7 @@ class TrainingBatches:
         for line in self.bad_rows.lines:  # found while the annotations were read
             say(line)
         self.bad_rows.on_report = say
-        self.rows: list[Sample] = rows_of(samples)
+        self.rows: Sequence[Sample] = rows_of(samples)
         check_modalities(self.rows, model.towers)
         with whole_weights(model):  # a pass over shards would leave some of them gathered
             for modality in model.towers:
@@ -109,7 +110,7 @@ class TrainingBatches:
                 self.tables[modality] = cache.table(
                     tower.spec.encoder,
                     tower.encoder,
-                    [row[modality] for row in self.rows],
+                    values_of(self.rows, modality),
                     on_bad=self._report,
                     workers=worker_count(settings.workers),
                 )
@@ -124,12 +125,13 @@ class TrainingBatches:
                 if found:
                     self.live[modality], self.convert[modality] = found
         self.bad_rows.check(self.total_rows)
-        self.good = np.array([i for i in range(len(self.rows)) if i not in self.bad])
+        self.good = np.delete(np.arange(len(self.rows)), [*self.bad])
         if len(self.good) < 2:
             msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two; "
             msg += "choose a split by training.split"
             raise DataError(msg)
-        self.ids = torch.tensor([int(row["id"]) for row in self.rows])
+        self.ids = torch.from_numpy(ids_of(self.rows))
+        self.sources = sources_of(self.rows)
         self.batch_size = min(settings.batch_size, len(self.good))
         if self.batch_size < ranks.size:
             msg = (
@@ -151,8 +153,7 @@ class TrainingBatches:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the usable rows in order: their ids, texts and paths, not what files hold."""
-        good: list[int] = self.good.tolist()
-        return rows_fingerprint(self.rows[i] for i in good)
+        return rows_fingerprint(some_rows(self.rows, self.good))
 
     def example(self) -> Sample:
         """Return one row, to be looked at."""
@@ -166,7 +167,8 @@ class TrainingBatches:
                 yield self._batch(indices, {})
             return
         self.bad_rows.on_report = self.ranks.say  # each meets rows that the others do not
-        job = _PrepareBatch(self.rows, self.live, self.views, self.augmented, self.settings.seed)
+        samples = {modality: values_of(self.rows, modality) for modality in self.live}
+        job = _PrepareBatch(samples, self.live, self.views, self.augmented, self.settings.seed)
         ready: Iterator[Ready] = map_in_workers(
             job, groups, workers=worker_count(self.settings.workers)
         )
@@ -180,25 +182,22 @@ class TrainingBatches:
 
     def _batch(self, indices: Sequence[int], inputs: dict[str, InputViews]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
-        sources = self._sources(indices)
+        sources = chosen(self.sources, indices)
         return Batch(self.ids[list(indices)], sources, features, inputs, self.convert)
-
-    def _sources(self, indices: Sequence[int]) -> list[str]:
-        return [str(self.rows[i].get("source") or f"row {i}") for i in indices]
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
         """Yield ``(epoch, indices)`` of each batch, this rank's part of it.
 
         The rows left over differ in each epoch.
         """
-        order: list[int] = []
+        order = np.empty(0, np.int64)
         a_step = self.settings.accumulate
         for number in range(start * a_step, stop * a_step):
             epoch, position = divmod(number, self.steps_per_epoch * a_step)
-            if position == 0 or not order:
-                order = self.good[permutation(self.settings.seed, epoch, len(self.good))].tolist()
+            if position == 0 or not len(order):
+                order = self.good[permutation(self.settings.seed, epoch, len(self.good))]
             batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield epoch, self.ranks.shard(batch)
+            yield epoch, self.ranks.shard(batch.tolist())
 
     def _report(self, index: int, problem: str) -> None:
         """Count a bad row once, though each epoch meets it; say it once for all rows alike."""
@@ -208,11 +207,11 @@ class TrainingBatches:
             self.bad_rows.check(self.total_rows)
 
 
-def rows_fingerprint(rows: Iterable[Sample]) -> str:
-    """Return the SHA-256 of rows in order: their ids, texts and paths, not what files hold."""
+def rows_fingerprint(rows: Sequence[Sample]) -> str:
+    """Return the SHA-256 of rows in order: their ids, texts and places, not what files hold."""
     total = hashlib.sha256()
-    for row in rows:
-        total.update(repr((row["id"], row.get("text"), row.get("source"))).encode())
+    for part in in_tuples(rows, ("id", "text", "source")):
+        total.update("".join(map(repr, part)).encode())
     return total.hexdigest()
 
 
@@ -236,7 +235,7 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 class _PrepareBatch:
     """What a worker process does for a step: decode and preprocess the live modalities."""
 
-    rows: Sequence[Sample]
+    samples: dict[str, Sequence[Any]]
     live: dict[str, Preprocess]
     views: dict[str, int]
     augmented: frozenset[str]
@@ -256,7 +255,7 @@ class _PrepareBatch:
         return [], {}, problems
 
     def _views(self, modality: str, epoch: int, indices: list[int]) -> list[Prepared]:
-        samples = [self.rows[i][modality] for i in indices]
+        samples = chosen(self.samples[modality], indices)
         if modality not in self.augmented:  # views differ by dropout alone
             return [prepare(self.live[modality], samples, indices)] * self.views[modality]
         views = range(self.views[modality])

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.samples import NOT_MODALITIES, rows_of
+from contrastive.data.columns import ids_of, some_rows
+from contrastive.data.samples import rows_of
 from contrastive.doctor import diagnose
 from contrastive.doctor.run_facts import caption_facts, shared_facts
 from contrastive.doctor.run_record import RunLog
@@ -22,9 +23,7 @@ from contrastive.reporting.run_log import read_log
 from contrastive.training.built import autocast_dtype, precision_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from contrastive.data.samples import Sample, Samples
+    from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import (
@@ -97,9 +96,10 @@ def geometry_at_start(
     model: ContrastiveModel, held_out: Samples, cache: FeatureCache | None
 ) -> dict[str, GeometryShape]:
     """Return how the embeddings of a few held-out groups lie, for each modality that they have."""
-    by_group = {row["id"]: row for row in rows_of(held_out)}
-    step = math.ceil(len(by_group) / AT_START) or 1  # evenly spaced: neighbours may be of one kind
-    rows = [*by_group.values()][::step]
+    measured = rows_of(held_out)
+    last = {group: i for i, group in enumerate(ids_of(measured).tolist())}
+    step = math.ceil(len(last) / AT_START) or 1  # evenly spaced: neighbours may be of one kind
+    rows = some_rows(measured, [*last.values()][::step])
     found: dict[str, GeometryShape] = {}
     for modality in (each for each in model.towers if all(each in row for row in rows)):
         bad_rows = BadRows(budget=1)  # the evaluation tells them
@@ -131,12 +131,6 @@ def _batch_norm(model: ContrastiveModel) -> dict[str, float]:
     return {modality: min(momenta) for modality, momenta in found.items() if momenta}
 
 
-def _compared(rows: Sequence[Sample], modalities: Iterable[str]) -> list[Sample]:
-    """Return what the model sees of the rows: captions that no tower reads cannot be negatives."""
-    kept = (*NOT_MODALITIES, *modalities)
-    return [{name: value for name, value in row.items() if name in kept} for row in rows]
-
-
 def _facts(
     spec: RunSpec, model: ContrastiveModel, batches: TrainingBatches, held_out: Samples | None
 ) -> RunFacts:
@@ -155,7 +149,7 @@ def _facts(
         "warmup": round(settings.warmup * steps),
         "embed_dim": spec.model.embed_dim,
         "loss": loss,
-        "captions": caption_facts(_compared(batches.rows, spec.model.towers), batch),
+        "captions": caption_facts(batches.rows, batch, read="text" in spec.model.towers),
         "held_out": shared,
         "data_fields": [*type(spec.data).model_fields],
         "frozen": {modality: tower.frozen for modality, tower in spec.model.towers.items()},

@@ -6,6 +6,7 @@ import gc
 import mmap
 from contextlib import suppress
 from dataclasses import replace
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from contrastive.training.memory import FEW, MORE, StepMemory, step_memory
 from contrastive.training.resume import CHANGEABLE_ON_RESUME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from contrastive.data.samples import Sample
     from contrastive.model.model import ContrastiveModel
@@ -99,9 +100,9 @@ def _device(settings: TrainingSpec) -> tuple[torch.device, str]:
         return torch.device("cpu"), f", since {settings.device} is not here"
 
 
-def _few(rows: list[Sample], model: ContrastiveModel, settings: TrainingSpec) -> Batch:
+def _few(rows: Sequence[Sample], model: ContrastiveModel, settings: TrainingSpec) -> Batch:
     """Return a few rows with the longest texts, as batches of them are padded."""
-    tried = sorted(rows, key=_length, reverse=True)[:LONGEST]
+    tried = nlargest(LONGEST, rows, key=_length)
     good, problems = list(range(len(tried))), dict[int, str]()
     live = {m: tower for m in model.towers if not _cached(tower := model.tower(m), settings)}
     for modality, tower in live.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.data.samples import Samples
+    from contrastive.data.samples import Sample, Samples
     from contrastive.distributed.ranks import Ranks
     from contrastive.training.batches import TrainingBatches
 
@@ -39,14 +39,14 @@ def check_same_rows(
     """
     if ranks.size == 1:
         return
-    measured = [] if held_out is None else rows_of(held_out)
+    measured: Sequence[Sample] = [] if held_out is None else rows_of(held_out)
     counts = {"rows": len(rows_of(samples)), "held-out rows": len(measured)}
     ranks.check_same(OTHER_DATA, counts, REMEDY)
     found = {f"{len(measured)} held-out rows of SHA-256": rows_fingerprint(measured)[:16]}
     ranks.check_same(OTHER_ROWS, found, REMEDY)
     kept = [modality for modality in modalities if all(modality in row for row in measured)]
     files = {
-        f"held-out {m} samples of SHA-256": hash_tensors([(m, torch.tensor(keys))])[:16]
+        f"held-out {m} samples of SHA-256": hash_tensors([(m, torch.from_numpy(keys))])[:16]
         for m, keys in content_keys(measured, kept).items()
     }
     ranks.check_same(OTHER_FILES, files, REMEDY)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from contrastive.data.bad_rows import bad_rows_of
+from contrastive.data.columns import chosen, values_of
 from contrastive.data.decodable import undecodable
 from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
@@ -47,7 +48,7 @@ def check_images(
     bad_rows = known.copy()
     work = shared_work()
     own = work.ranks.shard([*range(len(rows))])  # neighbours may have one image
-    found = undecodable([rows[i]["image"] for i in own], workers=workers)
+    found = undecodable(chosen(values_of(rows, "image"), own), workers=workers)
     for problems in work.all_gather(
         f"checks {len(rows)} images", {own[i]: problem for i, problem in found.items()}
     ):

@@ -21,7 +21,7 @@ from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, said_once, say
 from contrastive.data.samples import rows_of
 from contrastive.data.worker_processes import worker_count
-from contrastive.datasets.built_split import build_split
+from contrastive.datasets.built_split import split_reader
 from contrastive.distributed.batch_norm import global_batch_norm
 from contrastive.distributed.ranks import Ranks, launched_ranks
 from contrastive.distributed.shared_work import work_shared_by
@@ -310,13 +310,14 @@ def _finished(
 def _samples(spec: RunSpec) -> tuple[Samples, Samples | None]:
     """Return what is trained on, and what is measured after each epoch."""
     held_out = spec.evaluation.split
+    read = split_reader(spec.data)
     try:
-        samples = build_split(spec.data, spec.training.split, purpose="training")
+        samples = read(spec.training.split, purpose="training")
     except UnknownSplit as error:
         msg = f"{error}; choose one by training.split"
         raise DataError(msg) from error
     try:
-        return samples, build_split(spec.data, held_out) if held_out else None
+        return samples, read(held_out) if held_out else None
     except DataError as error:
         raise DataError(f"{error}; {UNMEASURED}") from error
 
