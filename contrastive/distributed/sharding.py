@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.utils._pytree import tree_map
 
 from contrastive.distributed.global_batch import BatchGroup
 from contrastive.nn.layer_stack import blocks
@@ -54,6 +55,7 @@ def shard_(
         weight.data = weight.data.contiguous()  # FSDP2 takes no other, such as channels last
     for network, inner in parts.items():
         for part in (*inner, network):
+            part.register_forward_hook(_no_view)
             cast("Any", fully_shard)(
                 part,
                 mesh=mesh,
@@ -61,6 +63,11 @@ def shard_(
                 ignored_params=stay,
                 reshard_after_forward=part is not network,  # its own weights are few
             )
+
+
+def _no_view(_: nn.Module, __: Any, output: Any) -> Any:
+    """Copy outputs that are views: FSDP2's hook on one is lost if it is changed in place."""
+    return tree_map(lambda x: x.clone() if torch.is_tensor(x) and x._is_view() else x, output)
 
 
 def _kept_whole(
