@@ -122,7 +122,11 @@ def read_shards(
 
     try:
         reader = HuggingFaceStorageReader(str(folder))
-        cast("Any", reader).fs.ls = lambda _: [str(folder / name) for name in names]
+
+        def listed(_: str) -> list[str]:
+            return [str(folder / name) for name in names]
+
+        cast("Any", reader).fs.ls = listed
         about = reader.read_metadata()
         found: dict[str, Tensor] = {}
         for name, parts in sorted(about.state_dict_metadata.items()):
