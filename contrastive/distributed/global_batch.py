@@ -46,6 +46,11 @@ def alone() -> Generator[None]:
         _alone.reset(token)
 
 
+def device_for_sizes(group: ProcessGroup | None, device: torch.device) -> torch.device:
+    """Return the CPU where a group can exchange sizes on it, so that the host waits for no GPU."""
+    return torch.device("cpu") if "cpu:" in dist.get_backend_config(group) else device
+
+
 class BatchGroup:
     """The ranks that share a global batch.
 
@@ -67,12 +72,6 @@ class BatchGroup:
             return None  # asked first: torch.compile of torch 2.10 cannot read a context variable
         return None if _alone.get() else cls()
 
-    @property
-    def host(self) -> torch.device | None:
-        """The CPU, where the group can exchange sizes on it: the host then waits for no GPU."""
-        able = "cpu:" in dist.get_backend_config(self.process_group)
-        return torch.device("cpu") if able else None
-
     def pair_shards(self, a: Tensor, b: Tensor) -> PairShards:
         """Return how the rows of a ``[N, D]`` and b ``[M, D]`` are sharded; every rank calls it.
 
@@ -80,7 +79,7 @@ class BatchGroup:
             ValueError: one rank has more rows of a than of b and another has fewer, so that
                 unmatched rows would become matched pairs.
         """
-        here = self.host or a.device
+        here = device_for_sizes(self.process_group, a.device)
         found = torch.empty(self.size, 2, dtype=torch.int64, device=here)
         own = torch.tensor([[len(a), len(b)]], device=here)
         all_gather(found, own, self.process_group)

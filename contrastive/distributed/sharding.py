@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils._pytree import tree_map
 
-from contrastive.distributed.global_batch import BatchGroup
+from contrastive.distributed.global_batch import BatchGroup, device_for_sizes
 from contrastive.nn.layer_stack import blocks
 from contrastive.nn.sharded_tensors import has_shards, is_sharded
 
@@ -107,7 +107,7 @@ def most_passes(module: nn.Module, own: int) -> int:
     group = BatchGroup.current()
     if group is None or not _parts(module):
         return own
-    here = group.host or next(module.parameters()).device
+    here = device_for_sizes(group.process_group, next(module.parameters()).device)
     return int(group.all_reduce_max(torch.tensor(own, device=here)))
 
 

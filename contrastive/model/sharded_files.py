@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -84,16 +85,22 @@ def write_shards(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         listed[own.name] = {"bytes": own.stat().st_size, "sha256": digest}
     of_all = work.all_gather("has written its shards", listed)
-    for rank, names in enumerate(of_all):
-        if any(not (place / name).exists() for name in names):
-            own.unlink(missing_ok=True)
-            with suppress(OSError):  # it is not empty where the main rank is
-                place.rmdir()
-            msg = (
-                f"{place}: rank {rank} has it on a disk of its own; with strategy fsdp all ranks "
-                "write to the run's folder: put it on a disk that they share"
-            )
-            raise WeightsError(msg)
+    elsewhere = [
+        rank
+        for rank, names in enumerate(of_all)
+        if any(not (place / name).exists() for name in names)
+    ]
+    # the main rank moves the folder, which it may once all have looked
+    missed = [*chain(*work.all_gather("has looked for the shards of all", elsewhere))]
+    if missed:
+        own.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not empty where the main rank is
+            place.rmdir()
+        msg = (
+            f"{place}: rank {missed[0]} has it on a disk of its own; with strategy fsdp all ranks "
+            "write to the run's folder: put it on a disk that they share"
+        )
+        raise WeightsError(msg)
     return {name: about for each in of_all for name, about in each.items()}
 
 
@@ -122,7 +129,11 @@ def read_shards(
 
     try:
         reader = HuggingFaceStorageReader(str(folder))
-        cast("Any", reader).fs.ls = lambda _: [str(folder / name) for name in names]
+
+        def listed(_: str) -> list[str]:
+            return [str(folder / name) for name in names]
+
+        cast("Any", reader).fs.ls = listed
         about = reader.read_metadata()
         found: dict[str, Tensor] = {}
         for name, parts in sorted(about.state_dict_metadata.items()):
