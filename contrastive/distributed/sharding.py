@@ -67,7 +67,11 @@ def shard_(
 
 def _no_view(_: nn.Module, __: Any, output: Any) -> Any:
     """Copy outputs that are views: FSDP2's hook on one is lost if it is changed in place."""
-    return tree_map(lambda x: x.clone() if torch.is_tensor(x) and x._is_view() else x, output)
+    return tree_map(_copied_if_view, output)
+
+
+def _copied_if_view(x: object) -> object:
+    return x.clone() if isinstance(x, torch.Tensor) and x._is_view() else x
 
 
 def _kept_whole(

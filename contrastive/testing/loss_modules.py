@@ -242,16 +242,21 @@ def is_one_on_ranks(subject: LossSubject) -> None:
         why = "its class is of no module that another process could import"
         raise Skipped(why) from error
     found = in_ranks(2, compared_on_rank, subject.config, subject.width)[0]
+    if isinstance(found, str):
+        raise Skipped(f"embeddings and ids are not enough for it: {found}")
     if found:
         on_ranks, whole = found
         values = f"of one batch {on_ranks:.4g} instead of {whole:.4g}, or with other gradients"
         raise Fault(f"on two ranks it is another loss than on one: {values}", GATHER)
 
 
-def compared_on_rank(ranks: Ranks, config: Loss, width: int) -> tuple[float, float] | None:
-    """Compare a loss over ranks with that on one, in one of these."""
+def compared_on_rank(ranks: Ranks, config: Loss, width: int) -> tuple[float, float] | str | None:
+    """Compare a loss over ranks with that on one, in one of these; or say what it needs."""
     torch.manual_seed(0)
-    return other_on_ranks(config.build(), width, ranks, torch.device("cpu"))
+    try:
+        return other_on_ranks(config.build(), width, ranks, torch.device("cpu"))
+    except TrainingError as error:
+        return str(error)
 
 
 def keeps_bounds(subject: LossSubject) -> None:
@@ -302,7 +307,7 @@ LOSS_CHECKS: tuple[Check, ...] = (
     Check("batch order", ignores_order, needs=("inputs",)),
     Check("ids", honours_ids, needs=("batch order",)),
     Check("mean", averages_rows, needs=("inputs",)),
-    Check("processes", is_one_on_ranks, needs=("inputs", "round trip")),
+    Check("processes", is_one_on_ranks, needs=("mean", "precision", "batch order", "round trip")),
     Check("bounds", keeps_bounds, needs=("log_scale",)),
     Check("log", describes_itself, needs=("log_scale",)),
     Check("save and load", keeps_its_state, needs=("inputs", "round trip")),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from contrastive.losses.module import LossModule
+from contrastive.interface import BatchGroup, LossModule, gather_global_batch
 
 
 class ContrastLoss(LossModule):
@@ -14,6 +14,8 @@ class ContrastLoss(LossModule):
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
 
     def forward(self, a, b, a_ids=None, b_ids=None):
+        group = BatchGroup.current()
+        a, b, a_ids, b_ids = gather_global_batch(a, b, a_ids, b_ids, group=group)
         same = self.same(len(a), len(b), a_ids, b_ids).to(a.device)
         loss = self.compute(self.logits(a, b), same)
         return loss, {"loss": loss.detach()}
