@@ -19,6 +19,7 @@ from contrastive.datasets.caption_rows import Row
 from contrastive.datasets.caption_table import CaptionTable
 from contrastive.datasets.text_decoding import TextLines
 from contrastive.errors import DataError
+from contrastive.nn.fingerprint import hash_tensors
 from contrastive.training.batches import rows_fingerprint
 
 IMAGES = ("a.jpg", "b.jpg", "sub/c.JPG", "é.png")
@@ -173,3 +174,10 @@ def test_other_processes_get_the_rows_and_share_their_memory(folder):
     assert theirs.base.is_shared()
     columns.columns["text"].buffer[:2] = ord("x")  # which a process never does
     assert [rows[0]["text"] for rows in sent] == ["xxa.jpg"] * 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_what_repeats_one_number_is_hashed_as_any(size):
+    """torch calls one number contiguous, whatever its stride."""
+    repeated = torch.from_numpy(np.broadcast_to(np.array(5), (size,)).view())
+    assert hash_tensors([("x", repeated)]) == hash_tensors([("x", torch.full((size,), 5))])

@@ -56,5 +56,7 @@ def hash_tensors(state: list[tuple[str, Tensor]]) -> str:
     for name, tensor in state:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
+        if flat.stride(-1) != 1:  # of one number, which torch calls contiguous whatever it is
+            flat = flat.clone(memory_format=torch.contiguous_format)
         total.update(cast("Any", flat.view(torch.uint8).numpy()))
     return total.hexdigest()
