@@ -179,5 +179,5 @@ def test_other_processes_get_the_rows_and_share_their_memory(folder):
 @pytest.mark.parametrize("size", [0, 1, 3])
 def test_what_repeats_one_number_is_hashed_as_any(size):
     """torch calls one number contiguous, whatever its stride."""
-    repeated = torch.from_numpy(np.broadcast_to(np.array(5), (size,)).view())
+    repeated = torch.as_strided(torch.tensor([5]), (size,), (0,))
     assert hash_tensors([("x", repeated)]) == hash_tensors([("x", torch.full((size,), 5))])

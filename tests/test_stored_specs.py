@@ -108,6 +108,7 @@ READERS = {
     "encoders/text.py": "what a tokenizer says of itself",
     "encoders/weights.py": "what a model's config says, to compare it",
     "features/store.py": "the formats of features",
+    "distributed/heartbeat.py": "notes that the ranks of a run write to their own store",
     "training/run_token.py": "the token of a run in a storage: four values of known kinds",
     "testing/generic.py": "what a process of ours answers, and configs of plugins",
     "testing/menu.py": "a config of the plugin that is checked",

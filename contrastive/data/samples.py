@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from contrastive.config.base import Config
 from contrastive.config.garbage import garbage_later
-from contrastive.data.columns import Columns, has_all
 from contrastive.errors import DataError, a_type
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> S
         >>> [row["text"] for row in rows_of(iter(rows))]
         ['red', 'blue']
     """
+    from contrastive.data.columns import Columns  # numpy, which a spec does without
+
     if isinstance(samples, Columns):
         return samples
     rows = plain_rows(samples)
@@ -207,6 +208,8 @@ def check_modalities(
     Raises:
         DataError: names the modality, the first row without it, and what that row has.
     """
+    from contrastive.data.columns import has_all
+
     for modality in modalities:
         if has_all(rows, modality):
             continue
