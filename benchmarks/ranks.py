@@ -22,12 +22,12 @@ MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "towers": {
         "image": {
-            "encoder": {"type": "vit", "image_size": 96, "patch_size": 16, "width": 192},
+            "encoder": {"type": "vit", "image_size": 96, "patch_size": 16, "width": 576},
             "head": {"type": "linear"},
             "frozen": "encoder",
         },
         "text": {
-            "encoder": {"type": "text-transformer", "width": 128, "depth": 4, "dropout": 0.0},
+            "encoder": {"type": "text-transformer", "width": 256, "depth": 6, "dropout": 0.0},
             "head": {"type": "linear"},
             "frozen": "encoder",
         },
@@ -36,7 +36,7 @@ MODEL: dict[str, Any] = {
 }
 
 
-def _rank(rank: int, size: int, data: str, store: str, seconds: Any) -> None:
+def _rank(rank: int, size: int, data: str, folder: str, seconds: Any) -> None:
     """Be a rank that evaluates; the first one tells how long it took."""
     torch.set_num_threads(1)
     from contrastive import build_model
@@ -48,13 +48,14 @@ def _rank(rank: int, size: int, data: str, store: str, seconds: Any) -> None:
     from contrastive.spec import RunSpec
 
     if size > 1:
+        store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     spec = {"model": MODEL, "data": {"type": "flickr30k", "folder": data}}
     rows = RunSpec.model_validate(spec).data.build("train")
     torch.manual_seed(0)
     model = build_model(spec).eval()
-    with launched_ranks("cpu") as (ranks, _), tempfile.TemporaryDirectory() as place, quiet():
-        cache = FeatureCache(Path(place))
+    with launched_ranks("cpu") as (ranks, _), quiet():
+        cache = FeatureCache(Path(folder) / "cache")  # one, which the ranks share
         ranks.barrier()
         began = time.perf_counter()
         with work_shared_by(ranks):
@@ -71,7 +72,7 @@ def timed(size: int, data: Path) -> float:
     context = multiprocessing.get_context("spawn")
     seconds = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        args = size, str(data), f"file://{folder}/store", seconds
+        args = size, str(data), folder, seconds
         started = [context.Process(target=_rank, args=(rank, *args)) for rank in range(size)]
         for process in started:
             process.start()
