@@ -101,7 +101,7 @@ def test_the_losses_of_two_ranks_are_those_of_one(tmp_path, in_ranks):
 
 @pytest.mark.nightly
 def test_the_losses_of_100_steps_are_those_of_one(tmp_path, in_ranks):
-    specs = specs_in(tmp_path, images=225, epochs=2)
+    specs = specs_in(tmp_path, images=225, epochs=5)
     for spec in specs.values():
         spec["evaluation"] = {"split": None}
     check_losses(specs, tmp_path, in_ranks, [2, 4])
