@@ -30,6 +30,8 @@ SLOWEST = 100_000  # bytes a second; a file may take ANSWER_WITHIN and its size 
 LONGEST = 300  # characters of a library's message
 IN_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 """By the scheme of an address, the library that the extra ``remote`` installs."""
+CHECK_STORAGE = "check the address, your credentials and the network"
+"""What to do about a ``StorageError``."""
 LOCAL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _IN_AN_ADDRESS = re.compile(r"(?<=//)[^/@\s]+@|\?[^\s'\"]+")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL|SIGNATURE")

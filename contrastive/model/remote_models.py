@@ -14,7 +14,7 @@ from contrastive.config.local_files import cache_folder
 from contrastive.console import say
 from contrastive.data.atomic_files import BUILT, beside, discard, put
 from contrastive.data.file_locks import locked
-from contrastive.data.remote_folders import RemoteFolder, StorageError, remote_folder
+from contrastive.data.remote_folders import CHECK_STORAGE, RemoteFolder, StorageError, remote_folder
 from contrastive.errors import SpecError, WeightsError
 from contrastive.model.run_checkpoints import checkpoints_of, step_in
 from contrastive.model.saved_files import NAME, Listed, Manifest, read_json, shaped
@@ -58,7 +58,7 @@ def fetched(address: str) -> Path:
         msg = f"$CONTRASTIVE_CACHE: {error}"
         raise SpecError(msg) from None
     except StorageError as error:
-        msg = f"{error}; check the address, your credentials and the network"
+        msg = f"{error}; {CHECK_STORAGE}"
         raise WeightsError(msg) from error
     except OSError as error:
         where = error.filename or address

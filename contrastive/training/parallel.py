@@ -199,7 +199,7 @@ class StepGradients:
         FSDP does in each, since a gradient that waits would be whole.
         """
         stack = ExitStack()
-        if self._sharded or last:
+        if self._ranks.size > 1 and (self._sharded or last):
             stack.enter_context(lost_rank_told(among_others=True))
         if self._settings.micro_batch:
             stack.enter_context(several_passes(self._model))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 from contrastive.console import say, tell
 from contrastive.data.atomic_files import link
 from contrastive.data.file_locks import locked
-from contrastive.data.remote_folders import RemoteFolder, StorageError, remote_folder
+from contrastive.data.remote_folders import CHECK_STORAGE, RemoteFolder, StorageError, remote_folder
 from contrastive.errors import TrainingError, WeightsError
 from contrastive.model.remote_models import (
     CHECKPOINTS,
@@ -47,7 +47,6 @@ PARTS = (LOG, CHECKPOINTS, "model")
 SENDING = ".sending"
 """In the run's folder: links to what is sent, which may be superseded meanwhile."""
 SLOW = 5.0  # seconds, after which it is told what the end of a run waits for
-CHECK_STORAGE = "check the address, your credentials and the network, or choose another output"
 
 
 def staging_folder(address: str) -> Path:
@@ -143,7 +142,7 @@ class RemoteOutput:
                 self._clear()
                 self._token = RunToken(remote)
         except StorageError as error:
-            msg = f"{error}; {CHECK_STORAGE}"
+            msg = f"{error}; {CHECK_STORAGE}, or choose another output"
             raise TrainingError(msg) from error
         except OSError as error:
             msg = f"{error.filename or self.folder}: {error.strerror}; start it in another folder"
