@@ -23,7 +23,7 @@ from contrastive.data.remote_folders import StorageError, remote_folder
 from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, MissingExtra, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
-from contrastive.spec import KeepSpec
+from contrastive.spec.training import KeepSpec
 from contrastive.training import run_token
 from contrastive.training.remote_output import sent_to, staging_folder
 from contrastive.training.train import Interrupted

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from contrastive.distributed.ranks import Ranks
-    from contrastive.spec import KeepSpec
+    from contrastive.spec.training import KeepSpec
 
 PARTS = (LOG, CHECKPOINTS, "model")
 SENDING = ".sending"
