@@ -151,7 +151,7 @@ def checkpoints(files):
 
 
 def newest(files):
-    """Return all but the checkpoint before the last: which one it is depends on what was in time."""
+    """Return all but the checkpoint before the last, which depends on what was sent in time."""
     last = checkpoints(files)[-1]
     return {x: held for x, held in files.items() if not x.startswith("checkpoints/") or last in x}
 
