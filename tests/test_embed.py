@@ -235,6 +235,7 @@ KEPT = "what is written is kept, run the same again"
 LESS = "out of memory; use fewer processes (--processes), or another device"
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("small_shards")
 def test_what_a_lost_process_leaves_is_done_by_the_others(shop, model, rows, tmp_path):
     plan = plan_embedding(model, rows, tmp_path / "out")

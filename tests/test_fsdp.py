@@ -246,6 +246,7 @@ def foreign_in_rank(rank, size, specs, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.nightly
 def test_encoders_of_others_are_sharded_or_told_in_one_line(tmp_path, in_ranks):
     toy = toy_dict(tmp_path / "data", images=18, epochs=2, batch_size=15)
     toy["evaluation"] = {"split": None}
@@ -297,7 +298,8 @@ def failing_in_rank(rank, size, spec, place, folder, at):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.nightly), 2])
+@pytest.mark.nightly
+@pytest.mark.parametrize("at", [0, 2])
 def test_a_rank_that_cannot_write_its_shard_costs_no_checkpoint(tmp_path, in_ranks, at):
     spec = specs_in(tmp_path, checkpoint_every=1)["trained"]
     spec["evaluation"] = {"split": None}
@@ -332,6 +334,7 @@ def elsewhere_in_rank(rank, size, spec, place, folder):
     failing_in_rank(rank, size, spec, place, folder, None)
 
 
+@pytest.mark.nightly
 def test_ranks_with_disks_of_their_own_are_told_before_the_first_step(tmp_path, in_ranks):
     spec = specs_in(tmp_path)["trained"]
     in_ranks(elsewhere_in_rank, 2, spec, tmp_path / "run", tmp_path / "a")
@@ -359,6 +362,7 @@ def unmeasured_in_rank(rank, size, spec, place, folder):
     trained_in_rank(rank, size, [(spec, place, False)], folder)
 
 
+@pytest.mark.nightly
 def test_an_evaluation_that_fails_on_one_rank_costs_no_step(tmp_path, in_ranks):
     spec = specs_in(tmp_path)["trained"]
     in_ranks(trained_in_rank, 2, [(spec, tmp_path / "whole", False)], tmp_path / "a")

@@ -110,7 +110,9 @@ def waiting(rank, size, folder, victim, stops):
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("victim", "stops"), [(0, True), (0, False)])
+@pytest.mark.parametrize(
+    ("victim", "stops"), [(0, True), pytest.param(0, False, marks=pytest.mark.nightly)]
+)
 def test_a_rank_that_does_not_come_is_named(tmp_path, in_ranks, victim, stops):
     in_ranks(waiting, 2, tmp_path, victim, stops, killed=victim)
     line = check_told(tmp_path, victim, stops=stops)
@@ -130,6 +132,7 @@ def patient(rank, size, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.nightly
 def test_a_rank_that_takes_long_is_waited_for(tmp_path, in_ranks, capfd):
     in_ranks(patient, 2, tmp_path)
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["done"] * 2

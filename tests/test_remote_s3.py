@@ -81,14 +81,14 @@ def whole(tmp_path_factory):
     return here(folder / "run")
 
 
+@pytest.mark.nightly  # as tests of a storage in memory do, by a server, with a killed process
 @pytest.mark.parametrize(
     ("at", "nth"),
     [
         ("/manifest.json", 2),
-        # the same at other requests
-        pytest.param("/optimizer.safetensors", 1, marks=pytest.mark.nightly),
-        pytest.param("step-00000006/manifest.json", 1, marks=pytest.mark.nightly),
-        pytest.param("model/manifest.json", 1, marks=pytest.mark.nightly),
+        ("/optimizer.safetensors", 1),
+        ("step-00000006/manifest.json", 1),
+        ("model/manifest.json", 1),
     ],
 )
 def test_a_killed_run_goes_on_elsewhere_to_the_same_bits(s3, whole, tmp_path, forkserver, at, nth):

@@ -55,6 +55,7 @@ def type_in(typed, folder):
     )
 
 
+@pytest.mark.nightly
 def test_a_plugin_written_from_the_page_alone_works_on_the_first_try(tmp_path):
     for block in blocks_of(TUTORIAL):
         where = f"{block.place}:{block.line}"

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, cast
 
 from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from importlib.metadata import Distribution, EntryPoint
+    from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
 CORE = "contrastive-kit"
 SWITCH = "CONTRASTIVE_PLUGINS"
@@ -152,19 +153,32 @@ def normalized_name(name: str) -> str:
 
 
 def _entry_points(group: str) -> list[EntryPoint]:
-    from importlib.metadata import distributions, entry_points
+    return [*_everything(_searched()).select(group=group)]
+
+
+def _searched() -> tuple[tuple[str, int], ...]:
+    """Return where packages are looked for, and when each of these folders was changed."""
+    found: list[tuple[str, int]] = []
+    for place in sys.path:
+        with suppress(OSError):
+            found.append((place, os.stat(place or ".").st_mtime_ns))  # noqa: PTH116
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def _everything(_: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return what all packages offer, which is read once for all groups."""
+    from importlib.metadata import EntryPoints, distributions, entry_points
 
     try:
-        return list(entry_points(group=group))
+        return cast("EntryPoints", entry_points())  # SelectableGroups of Python 3.11, too
     except Exception:  # one package's entry points cannot be read; the others can
         _disable_extensions()  # of what is imported next
         points: list[EntryPoint] = []
         for dist in distributions():
-            try:
-                points += dist.entry_points.select(group=group)
-            except Exception:  # noqa: S112 - ``unreadable`` tells of it
-                continue
-        return points
+            with suppress(Exception):  # ``unreadable`` tells of it
+                points += dist.entry_points
+        return EntryPoints(points)
 
 
 def _mentions_us(dist: Distribution) -> bool:
