@@ -14,7 +14,7 @@ import numpy as np
 from contrastive.data.column_kinds import Coded, Column, through_shared_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(eq=False)
@@ -34,15 +34,19 @@ class Stacked(Column):
 
     def at(self, rows_N: np.ndarray) -> list[Any]:
         """Return some values."""
-        which_N = np.searchsorted(self.ends, rows_N, side="right")
         found: list[Any] = [None] * len(rows_N)
+        for column, places, rows in self.parts(rows_N):
+            for place, value in zip(places.tolist(), column.at(rows), strict=True):
+                found[place] = value
+        return found
+
+    def parts(self, rows_N: np.ndarray) -> Iterator[tuple[Column, np.ndarray, np.ndarray]]:
+        """Yield each column of which some rows are, with their places and their rows in it."""
+        which_N = np.searchsorted(self.ends, rows_N, side="right")
         for which in cast("list[int]", np.unique(which_N).tolist()):
             places = (which_N == which).nonzero()[0]
             start = int(self.ends[which - 1]) if which else 0
-            values: list[Any] = self.columns[which].at(rows_N[places] - start)
-            for place, value in zip(places.tolist(), values, strict=True):
-                found[place] = value
-        return found
+            yield self.columns[which], places, rows_N[places] - start
 
 
 @dataclass(eq=False)

@@ -296,7 +296,7 @@ class Mix(Dataset):
     """
 
     datasets: Annotated[dict[DatasetName, Dataset], Field(min_length=1)] = Field(
-        examples=[{"photos": {"type": "image-folder", "folder": "photos"}}]
+        examples=[{"sentences": {"type": "lines", "file": "sentences.txt"}}]
     )
     """By a name of yours, which messages and places of rows begin with."""
     weights: dict[DatasetName, Annotated[float, Field(gt=0, le=1_000_000)]] | None = None
