@@ -20,7 +20,7 @@ from contrastive.datasets import Dataset, Mix, datasets
 from contrastive.datasets.miniature import write_class_folders, write_image_folder
 from contrastive.datasets.mix_order import interleaved, rows_before, shares_of
 from contrastive.distributed.ranks import Ranks
-from contrastive.errors import DataError, SpecError, UnknownSplit
+from contrastive.errors import DataError, EmptySplit, SpecError, UnknownSplit
 from contrastive.training.batches import TrainingBatches
 from tests.miniature import write_flickr30k
 from tests.toys import tiny_model
@@ -264,6 +264,16 @@ def test_a_split_that_a_dataset_lacks_is_told_or_refused(tmp_path, capsys):
     )
     assert len(mix.build("val+test")) == len(shapes.build("val+test")) + 2
     assert "of 'val+test' it gives 'test'" in capsys.readouterr().err
+    lines = datasets["lines"](file=tmp_path / "lines.txt", holdout=0)
+    (tmp_path / "lines.txt").write_text("a dog\na cat\n")
+    mix = Mix(datasets={"lines": lines, "words": words("w", 2)})
+    assert len(mix.build("test")) == 2
+    assert "no samples in split 'test'; the mix goes without it" in capsys.readouterr().err
+    with pytest.raises(EmptySplit, match=r"lines: .*no samples in split 'test'"):
+        mix.build("test", purpose="training")
+    with pytest.raises(EmptySplit, match="lines"):
+        mix.build("val", purpose="training")
+    mix = Mix(datasets={"shapes": shapes, "words": words("w", 2)})
     with pytest.raises(UnknownSplit, match="words: words: no split 'val'"):
         mix.build("val", purpose="training")
     with pytest.raises(UnknownSplit, match=r"shapes: .*no split 'final'"):

@@ -29,7 +29,7 @@ from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.file_index import FileIndex
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import those_there
-from contrastive.errors import DataError, UnknownSplit
+from contrastive.errors import DataError, EmptySplit, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -277,7 +277,8 @@ class Captions:
             max_bad: share of the rows that may be left out.
 
         Raises:
-            DataError: an empty split, or too many bad rows.
+            DataError: too many bad rows.
+            EmptySplit: nothing is in it.
             UnknownSplit: there is no such split.
         """
         wanted = {name.strip() for name in split.split("+")}
@@ -302,12 +303,12 @@ class Captions:
         known = {*self.splits, *splits} - {""}
         if known and (unknown := wanted - known):
             msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
-            raise UnknownSplit(msg)
+            raise UnknownSplit(msg, known)
         bad_rows.check(len(rows) + bad_rows.bad)
         if not len(rows):
             why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
             msg = f"{origin}: no samples in split {quoted(split)}{why}"
-            raise DataError(msg)
+            raise EmptySplit(msg)
         tell_of_alike(self.classes, origin)
         self._tell_of_markup(rows, origin)
         return_freed_memory()

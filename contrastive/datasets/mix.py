@@ -21,7 +21,7 @@ from contrastive.datasets.built_split import split_reader
 from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.mix_order import MixOrder, shares_of
 from contrastive.datasets.quoting import quoted
-from contrastive.errors import DataError, UnknownSplit
+from contrastive.errors import DataError, EmptySplit, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,16 +48,20 @@ def reader(config: Mix) -> SplitReader:
 
     def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
         parts: list[Part] = []
-        missing: list[UnknownSplit] = []
+        missing: list[UnknownSplit | EmptySplit] = []
         for number, (name, read) in enumerate(readers.items()):
             built = _built(name, read, split, purpose)
-            if isinstance(built, UnknownSplit):
+            if isinstance(built, (UnknownSplit, EmptySplit)):
                 missing.append(built)
             else:
                 rows = rows_of(built, needs_ids=purpose == "training")
                 parts.append(Part(name, number, rows, built))
         if missing and (purpose == "training" or not parts):
-            raise missing[0]
+            for error in missing:
+                if isinstance(error, EmptySplit):
+                    raise error
+            known = {split for error in missing for split in getattr(error, "known", ())}
+            raise UnknownSplit(str(missing[0]), known)
         for error in missing:
             say(f"{error}; the mix goes without it")
         return mixed(config, parts, purpose)
@@ -65,7 +69,9 @@ def reader(config: Mix) -> SplitReader:
     return split_named
 
 
-def _built(name: str, read: SplitReader, split: str, purpose: Purpose) -> Samples | UnknownSplit:
+def _built(
+    name: str, read: SplitReader, split: str, purpose: Purpose
+) -> Samples | UnknownSplit | EmptySplit:
     """Return a split of a dataset; of several that are joined, those that it has.
 
     Raises:
@@ -73,8 +79,10 @@ def _built(name: str, read: SplitReader, split: str, purpose: Purpose) -> Sample
     """
     try:
         return read(split, purpose=purpose)
+    except EmptySplit as error:
+        return EmptySplit(f"{name}{BETWEEN}{error}")
     except UnknownSplit as error:
-        unknown = UnknownSplit(f"{name}{BETWEEN}{error}")
+        unknown = UnknownSplit(f"{name}{BETWEEN}{error}", error.known)
     except DataError as error:
         msg = f"{name}{BETWEEN}{error}"
         raise DataError(msg) from error
