@@ -90,7 +90,7 @@ def shard_data(
 
     Returns:
         What ``shards.json`` says: ``splits`` with their samples and rows, and ``shards`` with their
-        names, sizes and SHA-256.
+        names, sizes, SHA-256 and the bad samples that are left out.
 
     Raises:
         DataError: the data cannot be read, or too many of them are bad; or the folder holds
@@ -125,8 +125,8 @@ def shard_data(
         with bar("writing shards", total, done=done) as advance:
             for each in splits:
                 _Writing(folder, state, each, limit, most, advance).write()
-        for shard in state["shards"]:
-            shard.pop("bad", None)
+        names = [each.name for each in splits]
+        state["shards"].sort(key=lambda shard: (names.index(shard["split"]), shard["name"]))
         note(folder, state, done=True)
         return state
 
@@ -138,10 +138,10 @@ def _dataset(data: Any) -> Dataset:
         SpecError: it is none.
     """
     if isinstance(data, Dataset):
-        return cast("Dataset", data.check_again())
+        return data.check_again()
     if isinstance(data, Mapping) and "type" in data:
         with mistakes_of("data"):
-            return cast("Dataset", Dataset.choose(cast("object", data)))
+            return cast("Dataset", Dataset.choose(data))
     if isinstance(data, (RunSpec, Mapping, str, Path)):
         return run_spec(cast("Any", data)).data
     msg = f"data is {a_type(data)}; give a dataset, a run's spec, or the file of one"
@@ -250,7 +250,7 @@ class _Writing:
         for line in self.bad_rows.lines:
             say(line)
         self.bad_rows.on_report = say
-        for source, problem, rows in (bad for shard in self.done for bad in shard.get("bad", ())):
+        for source, problem, rows in (bad for shard in self.done for bad in shard["bad"]):
             self.bad_rows.report(source, problem, rows=rows)
 
     def write(self) -> None:
@@ -270,7 +270,7 @@ class _Writing:
     def _write_shard(self, first: int) -> int:
         """Write a shard that begins with a sample; return the sample after it."""
         name = f"{quote(self.split.name, safe='')}-{len(self.done):06}.tar"
-        self.bad: list[tuple[str, str, int]] = []
+        self.bad: list[list[Any]] = []
         with self.folder.building(name) as path:
             tar = TarWriter(path)
             try:
@@ -303,7 +303,7 @@ class _Writing:
 
     def _report(self, rows: list[Sample], problem: str) -> None:
         source = str(rows[0].get("source") or "")
-        self.bad.append((source, problem, len(rows)))
+        self.bad.append([source, problem, len(rows)])
         self.bad_rows.report(source, problem, rows=len(rows))
         self.bad_rows.check(self.total)
 

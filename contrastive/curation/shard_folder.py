@@ -180,8 +180,10 @@ def opened_folder(output: Any) -> Generator[ShardFolder]:
     lock = folder.path / LOCK
     try:
         with locked(lock, wait=0):
-            yield folder
-            lock.unlink(missing_ok=True)
+            try:
+                yield folder
+            finally:
+                lock.unlink(missing_ok=True)
     except TimeoutError:
         msg = f"{folder.name}: another process writes shards here; wait for it"
         raise DataError(msg) from None

@@ -157,7 +157,7 @@ def _other(value: Any, modality: str) -> tuple[str, bytes]:
         return f"{modality}.bin", bytes(cast("Any", value))
     if hasattr(value, "__array__"):
         buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(cast("Any", value)), allow_pickle=False)
+        np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
         return f"{modality}.npy", buffer.getvalue()
     try:
         return f"{modality}.json", _utf8(json.dumps(value, sort_keys=True))
