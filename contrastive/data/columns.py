@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from contrastive.data.column_kinds import (
     Strings,
     through_shared_memory,
 )
+
+if TYPE_CHECKING:
+    from contrastive.data.row_order import RowOrder
 
 Row = dict[str, Any]
 MADE_TOGETHER = 4096  # values that are made at once where all are read
@@ -79,6 +82,8 @@ class Columns(Sequence[Any]):
     rows_N: np.ndarray
     bad_rows: BadRows = field(default_factory=BadRows)
     classes: tuple[str, ...] = ()
+    order: RowOrder | None = None
+    """In which training reads the rows, if not in a permutation of all; some of them have none."""
 
     @classmethod
     def of(cls, values: dict[str, Sequence[Any]], bad_rows: BadRows | None = None) -> Columns:
