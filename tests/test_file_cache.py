@@ -28,7 +28,7 @@ def writes(content, fetched=None):
 
 
 def read(files, key, content, fetched=None):
-    with files.opened(key, writes(content, fetched), size=len(content)) as file:
+    with files.opened(key, writes(content, fetched), size=len(content), name=key) as file:
         return file.read()
 
 
@@ -53,7 +53,7 @@ def test_what_was_used_longest_ago_goes_and_what_is_open_stays(files):
         path = files._path(name)
         os.utime(path, (time.time() - age,) * 2)
     read(files, "b", b"b" * 30)  # which notes the use
-    with files.opened("a", pytest.fail, size=30) as held:
+    with files.opened("a", pytest.fail, size=30, name="a") as held:
         os.utime(files._path("a"), (0, 0))
         read(files, "d", b"d" * 40)
         assert not files._path("c").exists()
@@ -71,7 +71,7 @@ def test_two_wait_for_one_fetch(files):
         path.write_bytes(b"whole")
 
     def look():
-        with files.opened("a", slow, size=5) as file:
+        with files.opened("a", slow, size=5, name="a") as file:
             found.append(file.read())
 
     threads = [threading.Thread(target=look) for _ in range(4)]
@@ -102,13 +102,17 @@ def full(path):
 @pytest.mark.parametrize(
     ("fetch", "size", "said"),
     [
-        (writes(b"who"), 5, "3 bytes came of 5"),
-        (writes(b"whole"), 500, "has 500 bytes; the copies of files may have 100 together"),
+        (writes(b"who"), 5, "a.tar: 3 bytes came of 5"),
+        (
+            writes(b"whole"),
+            500,
+            "a.tar: has 500 bytes, and the copies of files may have 100",
+        ),
         (full, 5, "No space left on device; set CONTRASTIVE_CACHE to a folder on a larger disk"),
     ],
 )
 def test_a_file_that_cannot_be_kept_is_told_and_leaves_nothing(files, fetch, size, said):
-    with pytest.raises(StorageError, match=said), files.opened("a", fetch, size=size):
+    with pytest.raises(StorageError, match=said), files.opened("a", fetch, size=size, name="a.tar"):
         pytest.fail("is open")
     assert not copies(files)
 
@@ -121,7 +125,7 @@ def test_a_full_disk_makes_room_once(files):
         tries.append(path)
         (full if files._path("a").exists() else writes(b"whole"))(path)
 
-    with files.opened("b", fetch, size=5) as file:
+    with files.opened("b", fetch, size=5, name="a") as file:
         assert file.read() == b"whole"
     assert len(tries) == 2
 

@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import say
@@ -31,6 +31,7 @@ else:  # where a file that is open cannot be removed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from io import BufferedReader
     from pathlib import Path
 
 LONGEST_WAIT = 3600.0  # seconds, for a file that another process fetches
@@ -61,7 +62,9 @@ class FileCache:
     max_bytes: int
 
     @contextmanager
-    def opened(self, key: str, fetch: Callable[[Path], None], *, size: int) -> Generator[BinaryIO]:
+    def opened(
+        self, key: str, fetch: Callable[[Path], None], *, size: int, name: str
+    ) -> Generator[BufferedReader]:
         """Open the copy of a large file for a block, in which it stays.
 
         Args:
@@ -69,15 +72,16 @@ class FileCache:
                 as there is room.
             fetch: writes the file to the path that it is given; called if there is no copy.
             size: of the file.
+            name: of the file, for messages.
 
         Raises:
             StorageError: it has another size, there is no room for it, or ``fetch`` has raised it.
         """
         path = self._path(key)
-        with self._told():
+        with self._told(name):
             if (file := _opened(path, size)) is None:
                 with locked(self._lock(path), wait=LONGEST_WAIT):
-                    file = _opened(path, size) or self._fetched(path, fetch, size)
+                    file = _opened(path, size) or self._fetched(path, fetch, size, name)
         with file:
             _touch(path, file)
             yield file
@@ -129,10 +133,13 @@ class FileCache:
             folder.mkdir(parents=True, exist_ok=True)
         return incoming / f"{os.getpid()}-{next(_numbers)}-{path.name[:16]}"
 
-    def _fetched(self, path: Path, fetch: Callable[[Path], None], size: int) -> BinaryIO:
+    def _fetched(
+        self, path: Path, fetch: Callable[[Path], None], size: int, name: str
+    ) -> BufferedReader:
         """Fetch a file to its place, and open it."""
         if size > self.max_bytes:
-            msg = f"has {size:,} bytes; the copies of files may have {self.max_bytes:,} together"
+            may = f"the copies of files may have {self.max_bytes:,} together"
+            msg = f"{name}: has {size:,} bytes, and {may}"
             raise StorageError(msg)
         self._admit(size)
         building = self._building(path)
@@ -146,7 +153,7 @@ class FileCache:
                     self._evict(free=size)
                 fetch(building)
             if (got := building.stat().st_size) != size:
-                msg = f"{got:,} bytes came of {size:,}"
+                msg = f"{name}: {got:,} bytes came of {size:,}"
                 raise StorageError(msg)
             with building.open("rb+") as whole:
                 os.fsync(whole.fileno())
@@ -158,7 +165,7 @@ class FileCache:
             with suppress(OSError):
                 building.unlink(missing_ok=True)
         if file is None:
-            msg = f"{path}: was removed by another program"
+            msg = f"{name}: its copy {path} was removed by another program"
             raise StorageError(msg)
         return file
 
@@ -210,7 +217,7 @@ class FileCache:
         return total
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _told(self, name: str) -> Generator[None]:
         """Say in one line what the disk refuses.
 
         Raises:
@@ -220,7 +227,8 @@ class FileCache:
             yield
         except OSError as error:
             remedy = "" if isinstance(error, TimeoutError) else f"; {OTHER_DISK}"
-            msg = f"{error.filename or self.folder}: {reason_of(error)}{remedy}"
+            place = error.filename or self.folder
+            msg = f"{name}: cannot be kept in {place}: {reason_of(error)}{remedy}"
             raise StorageError(msg) from error
         except StorageError as error:
             if not _is_full(error):
@@ -242,10 +250,10 @@ def file_cache(max_bytes: int) -> FileCache:
         raise StorageError(msg) from None
 
 
-def _opened(path: Path, size: int) -> BinaryIO | None:
+def _opened(path: Path, size: int) -> BufferedReader | None:
     """Open a copy that is whole, so that it stays; None if there is none."""
     try:
-        file = path.open("rb", buffering=0)
+        file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         return None
     if fcntl:
@@ -268,7 +276,7 @@ def _content(path: Path) -> bytes | None:
     return None
 
 
-def _touch(path: Path, file: BinaryIO) -> None:
+def _touch(path: Path, file: BufferedReader) -> None:
     """Note that a copy is used."""
     if time.time() - os.fstat(file.fileno()).st_mtime > TOUCHED_WITHIN:
         with suppress(OSError):

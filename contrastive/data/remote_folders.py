@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from contrastive.config.extras import require
 from contrastive.errors import ContrastiveError, MissingExtra, reason_of
@@ -37,8 +37,21 @@ _IN_AN_ADDRESS = re.compile(r"(?<=//)[^/@\s]+@|\?[^\s'\"]+")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL|SIGNATURE")
 
 
+UNLISTED = {"http", "https"}  # a page of links is no list
+VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
+
+
 class StorageError(ContrastiveError):
     """A storage does not do what it is asked; says which, and why."""
+
+
+class FileAbout(NamedTuple):
+    """What a storage says of a file."""
+
+    size: int | None
+    version: str
+    """What changes when the file does; nothing, if the storage does not say."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,8 @@ class RemoteFolder:
         size = path.stat().st_size
         (self / name)._tried("cannot be written", send, size=size)
 
-    def get(self, name: str, path: Path, *, size: int = 0) -> None:
-        """Fetch a file, of about so many bytes, into a new one."""
+    def get(self, name: str, path: Path, *, size: int = 0, whole: bool = False) -> None:
+        """Fetch a file, of about so many bytes, into a new one; ``whole``, if these are all."""
 
         def fetch() -> None:
             try:
@@ -111,8 +124,39 @@ class RemoteFolder:
                     raise
                 msg = f"{path}: cannot be written: {error.strerror}"
                 raise StorageError(msg) from error
+            if whole and (got := path.stat().st_size) != size:
+                msg = f"{got:,} bytes came of {size:,}"
+                raise _ShortError(msg)
 
         (self / name)._tried("cannot be read", fetch, size=size)
+
+    def about(self, name: str) -> FileAbout | None:
+        """Return what is known of a file; None if it is not there."""
+
+        def asked() -> FileAbout | None:
+            self._storage.invalidate_cache()
+            try:
+                return _about(self._storage.info(self._at(name)))
+            except FileNotFoundError:
+                return None
+
+        return (self / name)._tried("cannot be read", asked)
+
+    def files(self) -> dict[str, FileAbout] | None:
+        """Return what is known of the files in it, by name; None if the storage lists none."""
+        if {*_protocols(self._storage)} & UNLISTED:
+            return None
+
+        def listed() -> dict[str, FileAbout]:
+            self._storage.invalidate_cache()
+            try:
+                found = self._storage.ls(self._path, detail=True)
+            except FileNotFoundError:
+                return {}
+            files = [each for each in found if each["type"] == "file"]
+            return {str(each["name"]).rpartition("/")[2]: _about(each) for each in files}
+
+        return self._tried("cannot be read", listed)
 
     def remove(self, name: str) -> None:
         """Delete a file, or a folder that is empty; one that is not there is no problem."""
@@ -178,6 +222,21 @@ def remote_folder(address: str) -> RemoteFolder:
 
 class _NoAnswerError(Exception):
     pass
+
+
+class _ShortError(Exception):
+    pass
+
+
+def _about(found: dict[str, Any]) -> FileAbout:
+    size = found.get("size")
+    said = next((str(found[key]) for key in (*VERSIONS, *TIMES) if found.get(key)), "")
+    return FileAbout(None if size is None else int(size), said.strip('"'))
+
+
+def _protocols(storage: Any) -> tuple[str, ...]:
+    found: Any = storage.protocol
+    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
