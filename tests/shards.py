@@ -30,9 +30,7 @@ def member(name: str, content: bytes = b"", **about: Any) -> tuple[tarfile.TarIn
     return info, content
 
 
-def tar(
-    members: Iterable[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.GNU_FORMAT
-) -> bytes:
+def tar(members: Iterable[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.GNU_FORMAT) -> bytes:
     """Return a tar file."""
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w", format=form) as archive:
