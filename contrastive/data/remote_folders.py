@@ -37,8 +37,8 @@ _IN_AN_ADDRESS = re.compile(r"(?<=//)[^/@\s]+@|\?[^\s'\"]+")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL|SIGNATURE")
 
 
-UNLISTED = {"http", "https"}  # a page of links is no list
 VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+NOT_THERE = (404, 410)  # answers of HTTP
 TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 
 
@@ -137,14 +137,23 @@ class RemoteFolder:
             self._storage.invalidate_cache()
             try:
                 return _about(self._storage.info(self._at(name)))
-            except FileNotFoundError:
-                return None
+            except FileNotFoundError as error:
+                cause = error.__cause__  # fsspec says so of a server that fails, too
+                if self._lists_files or getattr(cause, "status", 404) in NOT_THERE or not cause:
+                    return None
+                raise cause from None
 
         return (self / name)._tried("cannot be read", asked)
 
+    @property
+    def _lists_files(self) -> bool:
+        said: Any = self._storage.protocol
+        protocols: tuple[str, ...] = (said,) if isinstance(said, str) else tuple(said)
+        return not {*protocols} & {"http", "https"}  # a page of links is no list
+
     def files(self) -> dict[str, FileAbout] | None:
         """Return what is known of the files in it, by name; None if the storage lists none."""
-        if {*_protocols(self._storage)} & UNLISTED:
+        if not self._lists_files:
             return None
 
         def listed() -> dict[str, FileAbout]:
@@ -232,11 +241,6 @@ def _about(found: dict[str, Any]) -> FileAbout:
     size = found.get("size")
     said = next((str(found[key]) for key in (*VERSIONS, *TIMES) if found.get(key)), "")
     return FileAbout(None if size is None else int(size), said.strip('"'))
-
-
-def _protocols(storage: Any) -> tuple[str, ...]:
-    found: Any = storage.protocol
-    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -87,7 +87,7 @@ def _read(config: WebDataset) -> _Data:
     shards, splits = zip(*find_shards(given, cache_bytes=cache_bytes), strict=True)
     remote = sum(shard.size for shard in shards if shard.is_remote)
     if remote > cache_bytes and not config.window:
-        size = f"{remote / GB:.1f} GB of shards are more than cache_gb, {config.cache_gb:g}"
+        size = f"{remote / GB:.3g} GB of shards are more than cache_gb, {config.cache_gb:g}"
         say(f"{origin}: {size}: they are fetched again and again; {REMEDY}")
     roles = Roles(*(getattr(config, f"{role}_column") for role in ROLES))
     table = _Table(shards, splits, roles, config.holdout)
