@@ -17,10 +17,11 @@ from contrastive.data.remote_folders import StorageError
 from contrastive.datasets import WebDataset
 from contrastive.errors import DataError
 from tests.shards import png, samples, tar
-from tests.storages import BUCKET, reach, s3_server
+from tests.storages import reach, s3_server
 
 pytest.importorskip("aiohttp")
 ALL = "train+val+test"
+PLACE = "shards"
 
 
 class Files(BaseHTTPRequestHandler):
@@ -191,9 +192,9 @@ def test_shards_in_s3(tmp_path, monkeypatch):
     with s3_server() as server:
         reach(server.address)
         storage = fsspec.filesystem("s3")
-        storage.mkdir(BUCKET)
+        storage.mkdir(PLACE)
         for i, split in enumerate(("train", "train", "val")):
-            storage.pipe_file(f"{BUCKET}/s/{split}/{i}.tar", tar(samples(range(5 * i, 5 * i + 5))))
+            storage.pipe_file(f"{PLACE}/s/{split}/{i}.tar", tar(samples(range(5 * i, 5 * i + 5))))
         left = [2]
 
         def meet(method, path):
@@ -203,19 +204,19 @@ def test_shards_in_s3(tmp_path, monkeypatch):
             return None
 
         server.meet = meet
-        place = f"s3://{BUCKET}/s/{{split}}/*.tar"
+        place = f"s3://{PLACE}/s/{{split}}/*.tar"
         rows = WebDataset(shards=place).build("train")
         assert [row["image"].read() for row in rows] == [png(i) for i in range(10)]
         assert rows[9]["source"] == "train/1.tar:000000009"
         assert left == [0]
         server.requests.clear()
-        assert len(WebDataset(shards=f"s3://{BUCKET}/s/val").build("val")) == 5
+        assert len(WebDataset(shards=f"s3://{PLACE}/s/val").build("val")) == 5
         rows = WebDataset(shards=place).build("val")
         assert [row["image"].read() for row in rows] == [png(i) for i in range(10, 15)]
         fetched = [path for method, path in server.requests if method == "GET" and "tar" in path]
         assert len(fetched) == 0
-        storage.pipe_file(f"{BUCKET}/s/val/2.tar", tar(samples(range(20, 25))))
+        storage.pipe_file(f"{PLACE}/s/val/2.tar", tar(samples(range(20, 25))))
         rows = WebDataset(shards=place).build("val")
         assert rows[0]["image"].read() == png(20)
-        with pytest.raises(DataError, match=r"s3://bucket/s/none/\*\.tar: no shards there"):
-            build(f"s3://{BUCKET}/s/none/*.tar")
+        with pytest.raises(DataError, match=r"s3://shards/s/none/\*\.tar: no shards there"):
+            build(f"s3://{PLACE}/s/none/*.tar")

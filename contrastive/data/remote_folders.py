@@ -28,7 +28,10 @@ PAUSES = (1.0, 4.0)  # seconds before the second and the third try; most librari
 ANSWER_WITHIN = 60.0  # seconds without an answer, after which a call is given up
 SLOWEST = 100_000  # bytes a second; a file may take ANSWER_WITHIN and its size by this
 LONGEST = 300  # characters of a library's message
-IN_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+IN_EXTRA = {
+    **{"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"},
+    **{"http": "aiohttp", "https": "aiohttp"},
+}
 """By the scheme of an address, the library that the extra ``remote`` installs."""
 CHECK_STORAGE = "check the address, your credentials and the network"
 """What to do about a ``StorageError``."""
@@ -139,7 +142,8 @@ class RemoteFolder:
                 return _about(self._storage.info(self._at(name)))
             except FileNotFoundError as error:
                 cause = error.__cause__  # fsspec says so of a server that fails, too
-                if self._lists_files or getattr(cause, "status", 404) in NOT_THERE or not cause:
+                gone = isinstance(cause, FileNotFoundError) or not cause
+                if self._lists_files or gone or getattr(cause, "status", 0) in NOT_THERE:
                     return None
                 raise cause from None
 

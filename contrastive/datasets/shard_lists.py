@@ -15,7 +15,7 @@ from contrastive.data.folders import files_below
 from contrastive.data.remote_folders import remote_folder
 from contrastive.data.shards import Shard
 from contrastive.data.tar_members import COMPRESSED
-from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_named
+from contrastive.datasets.splits import GAP, SPLIT_ALIASES, SPLITS, split_named
 from contrastive.errors import DataError, reason_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
     from contrastive.data.remote_folders import FileAbout
 
-GAP = "{split}"
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-MOST = 1_000_000  # shards
+MOST_SHARDS = 1_000_000  # shards
 MAGIC = re.compile(r"[*?[]")
 ASKED_TOGETHER = 16  # requests to a server that lists no files
 ENDS = (".gz", ".bz2", ".xz", ".zst")
@@ -48,8 +47,8 @@ def expanded(pattern: str) -> list[str]:
         inside, choices = found[1], list[str]()
         if span := RANGE.fullmatch(inside):
             first, last = int(span[1]), int(span[2])
-            if abs(last - first) >= MOST:
-                msg = f"{pattern}: more than {MOST:,} shards"
+            if abs(last - first) >= MOST_SHARDS:
+                msg = f"{pattern}: more than {MOST_SHARDS:,} shards"
                 raise DataError(msg)
             width = len(span[1]) if span[1].startswith("0") else 0
             step = 1 if first <= last else -1

@@ -32,7 +32,7 @@ USUAL = {
     "split": ("split",),
 }
 """By role, the ends of members' names, or the fields of the .json, where it is looked for."""
-JSON = "json"
+FIELDS = "json"
 OTHER_LABELS = ("cls", "class", "class_name", "category")
 PICKLES = ("pkl", "pickle", "pyd", "pth", "pt")
 MAX_TEXT_BYTES = 1 << 24  # of a member with a caption or fields
@@ -97,7 +97,7 @@ class SampleReader:
         """Look for roles."""
         self.roles = roles
         self.names = {role: roles.names(role) for role in ROLES}
-        self.of_text = {JSON, *(name for role in ROLES[1:] for name in self.names[role])}
+        self.of_text = {FIELDS, *(name for role in ROLES[1:] for name in self.names[role])}
         self.held: dict[str, _Members] = {}
         self.notes: dict[str, str] = {}
         """What is told of the data, though no sample is bad for it, by what it is about."""
@@ -165,12 +165,12 @@ class SampleReader:
         Raises:
             ValueError: it is damaged.
         """
-        if JSON in held.problems:
-            raise ValueError(held.problems[JSON])
-        if JSON not in held.contents:
+        if FIELDS in held.problems:
+            raise ValueError(held.problems[FIELDS])
+        if FIELDS not in held.contents:
             return {}
         try:
-            found = parse_json(held.contents[JSON].decode("utf-8-sig"))
+            found = parse_json(held.contents[FIELDS].decode("utf-8-sig"))
         except ValueError as error:
             msg = f"its .json cannot be read: {error}"
             raise ValueError(msg) from None
@@ -191,7 +191,7 @@ class SampleReader:
         for name in self.names[role]:
             if name in held.problems:
                 raise ValueError(held.problems[name])
-            if name in held.contents and name != JSON:
+            if name in held.contents and name != FIELDS:
                 return name, held.contents[name].decode("utf-8", "surrogateescape").strip("\ufeff")
             if name in fields:
                 return name, fields[name]

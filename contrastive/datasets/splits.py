@@ -22,6 +22,9 @@ Example:
 """
 
 
+GAP = "{split}"
+"""What stands in a path for the name of a split."""
+
 SPLIT_ALIASES = {
     "training": "train",
     "validation": "val",
