@@ -19,6 +19,7 @@ from contrastive.data.samples import rows_of
 from contrastive.datasets import ClassFolders, Dataset, ImageFolder
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.errors import DataError
+from tests.shards import write_shards
 
 DOCS = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 SPLITS = ("train", "val", "test")
@@ -447,11 +448,11 @@ def test_a_table_of_another_name_is_told_of_with_what_to_set(here):
     )
 
 
-def test_shards_are_told_of(here):
-    write("laion/00000.tar", b"x")
-    for read in (dataset_in, lambda folder: ImageFolder(folder=folder).build("train")):
-        with pytest.raises(DataError, match=r"\.tar shards \(WebDataset\) are not read yet; unpac"):
-            read(Path("laion"))
+def test_shards_are_taken_or_told_of(here):
+    write_shards(Path("laion"), 2, 5)
+    assert len(dataset_in(Path("laion")).build("train+val+test")) == 10
+    with pytest.raises(DataError, match=r"type: webdataset reads \.tar shards, .* as shards$"):
+        ImageFolder(folder="laion").build("train")
 
 
 def test_flickr30k_without_splits_names_the_ways_on(here):

@@ -15,12 +15,13 @@ from PIL import Image
 
 from contrastive import build_model
 from contrastive.cli.context import named_data
-from contrastive.datasets import ImageFolder, datasets
+from contrastive.datasets import ImageFolder, WebDataset, datasets
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.datasets.compositional import read_pair_tests
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.caption_choice import pair_accuracy
 from tests.miniature import write_flickr30k
+from tests.shards import samples, tar
 from tests.toys import tiny_model
 
 NAMES = [f"{i}.png" for i in range(4)]
@@ -47,7 +48,8 @@ def read(fields: str, split: str = "train") -> list[str]:
     """Return the captions, or classes, of data that are given as on the command line."""
     given = dict(part.split("=", 1) for part in fields.split(",") if part)
     kind = datasets[given.pop("type", "image-folder")]
-    given = {"folder": "."} | {name: None if v == "null" else v for name, v in given.items()}
+    place = {} if kind is WebDataset else {"folder": "."}
+    given = place | {name: None if v == "null" else v for name, v in given.items()}
     if kind is ImageFolder:
         given = {"holdout": 0, "max_bad": 0} | given
     return [row.get("text") or row.get("label") for row in kind(**given).build(split)]
@@ -197,7 +199,13 @@ CASES = {  # files, fields, what is told, what is done to the files, fields afte
         again({"got/00000/000000000.txt": "a dog"}),
         "folder=got",
     ),
-    "a tar": ({"tars/0.tar": "x"}, "folder=tars", "unpack them into a folder", again(BESIDE), ""),
+    "a tar": (
+        {"tars/0.tar": "x"},
+        "folder=tars",
+        "type: webdataset reads .tar shards, which are given as shards",
+        lambda: Path("tars/0.tar").write_bytes(tar(samples(range(9)))),
+        "type=webdataset,shards=tars",
+    ),
 }
 
 

@@ -94,7 +94,7 @@ def leftovers(folder: Path) -> list[tuple[Path, Path]]:
         paths = sorted(folder.iterdir())
     for path in paths:
         match = _LEFTOVER.fullmatch(path.name)
-        if match and path.is_dir() and not path.is_symlink() and _has_ended(int(match["pid"])):
+        if match and path.is_dir() and not path.is_symlink() and has_ended(int(match["pid"])):
             found.append((path, folder / match["name"]))
     return sorted(found, key=lambda pair: pair[0].suffix)  # what was dropped before what was built
 
@@ -166,7 +166,7 @@ def _exchange(a: Path, b: Path) -> bool:
 _LINUX = sys.platform == "linux"
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether a process of this machine is gone; this one has left nothing that it still needs."""
     if pid == os.getpid():
         return True

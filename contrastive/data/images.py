@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from contrastive.config.local_files import read_bounded, too_large
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample, a_type, reason_of
+from contrastive.errors import BadSample, ContrastiveError, a_type, reason_of
 
 if TYPE_CHECKING:
     from contrastive.data.content_index import PartsOfFile
@@ -134,6 +134,10 @@ def open_image(source: ImageSource) -> Image.Image:
                 return _decoded(_without_words(content))
     except MemoryError:  # says nothing of the image, whose size is bounded
         raise
+    except ContrastiveError as error:
+        if not isinstance(error, BadSample):  # nor does this: what holds the image is not there
+            raise
+        problem = str(error)
     except FileNotFoundError:
         problem = "no such file"
         if name.startswith(("http:", "https:")):

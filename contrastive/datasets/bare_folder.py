@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
-from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder
+from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, WebDataset
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
     PLACES,
@@ -16,6 +16,7 @@ from contrastive.datasets.known_files import (
     captions_beside,
     first_file,
     fitting_type,
+    has_shards,
     images_by_split,
     other_table,
     parquet_below,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def dataset_in(folder: Path) -> Dataset:
-    """Return the dataset in a folder: images with a table of captions, Flickr30k, or images alone.
+    """Return the dataset in a folder: images with captions, Flickr30k, images alone, tar shards.
 
     Raises:
         DataError: the folder cannot be read, is a run, or holds no images.
@@ -46,6 +47,8 @@ def dataset_in(folder: Path) -> Dataset:
         try:
             images_below(folder)  # of which there is at least one
         except DataError as error:
+            if has_shards(folder):
+                return WebDataset(shards=folder)
             msg = _in_parquet(folder) or f"{error}{fitting_type(folder)}"
             raise DataError(msg) from None
         if table := other_table(folder):

@@ -139,7 +139,7 @@ class CaptionTable:
         elif row.note:
             self.notes[len(self)] = row.note
         group = self.groups[row.group or row.image] if row.image else -1
-        beginning, number = _numbered(row.source)
+        beginning, number = numbered(row.source)
         label = self.label_code(row.label)
         self.waiting.append((self.beginnings[beginning], number, image, split, group, label))
         self.waiting_texts.append("" if problem else row.text.strip())
@@ -227,7 +227,7 @@ class CaptionTable:
         )
 
 
-def _numbered(source: str) -> tuple[str, int]:
+def numbered(source: str) -> tuple[str, int]:
     """Return a place without the number that it ends with, and that; -1 if it has none."""
     found = ENDS_IN_NUMBER.fullmatch(source)
     return (found[1], int(found[2])) if found else (source, -1)

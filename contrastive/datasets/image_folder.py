@@ -30,6 +30,7 @@ from contrastive.datasets.known_files import (
 )
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import (
+    GAP,
     SPLIT_ALIASES,
     SPLITS,
     split_folders,
@@ -58,7 +59,6 @@ COLUMNS = {
     "label": ("label",),
     "split": ("split",),
 }
-GAP = "{split}"
 NUMBERED = re.compile(r"(captions?|texts?|titles?|sentences?|comments?)[ _-]?\d+", re.IGNORECASE)
 """Columns of several captions of an image."""
 OTHER_NAMES = {

@@ -46,10 +46,7 @@ BESIDE = ("*.txt", "*.caption")
 """Captions in a text file beside each image, in place of a table's name."""
 WORD = re.compile(r"[A-Za-z]{2}|[^\W\d_\x00-\x7f]")  # not as in 1e-05, of boxes
 SEEN = 20  # texts, to tell captions from numbers
-TAR_SHARDS = (
-    "; .tar shards (WebDataset) are not read yet; unpack them into a folder, each image with its "
-    ".txt beside it"
-)
+TAR_SHARDS = "; type: webdataset reads .tar shards, which are given as shards"
 LOOKED_AT = 1_000  # folders, to tell what kind of data they are
 PLACES = ("", "flickr30k", "annotations", "Flickr8k_text", *IMAGES)  # copies differ in nesting
 
@@ -143,6 +140,11 @@ def _is_there(folder: Path, suffixes: tuple[str, ...]) -> bool:
     return any(n.lower().endswith(suffixes) for _, names in _names_below(folder) for n in names)
 
 
+def has_shards(folder: Path) -> bool:
+    """Whether the first folders hold tar files."""
+    return _is_there(folder, (".tar",))
+
+
 def fitting_type(folder: Path) -> str:
     """Return which type reads a folder, to append to the message of one that does not."""
     if file := first_file(folder, ANNOTATIONS, PLACES):
@@ -150,7 +152,7 @@ def fitting_type(folder: Path) -> str:
     if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
     if not _is_there(folder, SUFFIXES):
-        return TAR_SHARDS if _is_there(folder, (".tar",)) else ""
+        return TAR_SHARDS if has_shards(folder) else ""
     if table := other_table(folder):
         fields = f'captions: "{table}"'
         if images := images_by_split(folder, table):
