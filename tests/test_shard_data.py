@@ -13,13 +13,16 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from contrastive import RunSpec, shard_data
+from contrastive import RunSpec, shard_data, train
 from contrastive.console import noted_omissions
 from contrastive.curation import shard_data as module
 from contrastive.curation.shard_folder import MANIFEST, PARTIAL
 from contrastive.curation.tar_shards import TarWriter
 from contrastive.data import remote_folders
-from contrastive.datasets import Dataset, ImageFolder, Lines, Mix
+from contrastive.data.columns import values_of
+from contrastive.data.content_hash import sample_keys
+from contrastive.data.samples import rows_of
+from contrastive.datasets import Dataset, ImageFolder, Lines, Mix, WebDataset
 from contrastive.datasets.miniature import write_image_folder
 from contrastive.errors import DataError, SpecError
 from tests.toys import tiny_model
@@ -346,3 +349,37 @@ def test_shards_go_to_a_storage_and_on_after_an_interruption(images, tmp_path, m
     storage = fsspec.filesystem("memory")
     there = {path.rpartition("/")[2]: storage.cat(path) for path in storage.find("/bucket/shards")}
     assert there == contents(tmp_path / "local")
+
+
+def test_a_dataset_and_its_shards_give_the_same_rows_and_the_same_losses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image_folder(Path("images"), images=24)
+    images, shards = ImageFolder(folder="images"), WebDataset(shards="shards")
+    shard_data(images, "shards", samples=5)
+    for split in ("train", "val", "test"):
+        expected, found = rows_of(images.build(split)), rows_of(shards.build(split))
+        assert [row["text"] for row in found] == [row["text"] for row in expected]
+        assert [row["label"] for row in found] == [row["label"] for row in expected]
+        assert partition(found) == partition(expected)
+        assert sample_keys(values_of(found, "image"), "image") == (
+            sample_keys(values_of(expected, "image"), "image")
+        )
+    losses = []
+    for name, data in {"a": images, "b": shards}.items():
+        run = {
+            "model": tiny_model("infonce"),
+            "data": data.model_dump(mode="json"),
+            "training": {"batch_size": 16, "epochs": 1, "workers": 0},
+            "evaluation": {"split": None},
+        }
+        train(run, name)
+        lines = map(json.loads, Path(name, "log.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert len(losses[0]) == 5
+    assert losses[0] == losses[1]
+
+
+def partition(rows):
+    """Return, for each row, the first one that has its id."""
+    ids = [row["id"] for row in rows]
+    return [ids.index(each) for each in ids]
