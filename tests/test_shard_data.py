@@ -123,6 +123,8 @@ def test_an_interrupted_folder_is_gone_on_with_to_the_same_bytes(
     there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob("*.tar")}
     assert len(there) == (step - 1) // 4
     assert (tmp_path / "shards" / PARTIAL).exists()
+    with pytest.raises(DataError, match="not all shards are there yet; finish it: contrastive"):
+        WebDataset(shards=tmp_path / "shards").build("train")
     capsys.readouterr()
     shard_data(images, tmp_path / "shards", samples=4)
     assert len(calls) == step + 24 - 4 * len(there)  # what was whole is not written again

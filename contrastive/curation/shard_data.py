@@ -126,7 +126,8 @@ def shard_data(
             for each in splits:
                 _Writing(folder, state, each, limit, most, advance).write()
         names = [each.name for each in splits]
-        state["shards"].sort(key=lambda shard: (names.index(shard["split"]), shard["name"]))
+        shards = cast("list[dict[str, Any]]", state["shards"])
+        shards.sort(key=lambda shard: (names.index(shard["split"]), shard["name"]))
         note(folder, state, done=True)
         return state
 
@@ -141,7 +142,7 @@ def _dataset(data: Any) -> Dataset:
         return data.check_again()
     if isinstance(data, Mapping) and "type" in data:
         with mistakes_of("data"):
-            return cast("Dataset", Dataset.choose(data))
+            return cast("Dataset", Dataset.choose(cast("object", data)))
     if isinstance(data, (RunSpec, Mapping, str, Path)):
         return run_spec(cast("Any", data)).data
     msg = f"data is {a_type(data)}; give a dataset, a run's spec, or the file of one"

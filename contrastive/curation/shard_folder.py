@@ -21,12 +21,13 @@ from contrastive.data.atomic_files import flush_folder, replace_file
 from contrastive.data.file_locks import locked
 from contrastive.data.folders import check_writable_folder, named_file
 from contrastive.data.remote_folders import RemoteFolder, remote_folder
+from contrastive.datasets.shard_lists import UNFINISHED
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-MANIFEST, PARTIAL = "shards.json", "shards.partial.json"
+MANIFEST, PARTIAL = "shards.json", UNFINISHED
 LOCK = ".contrastive.lock"
 MOST_BYTES = 1 << 28  # of a manifest: a million shards
 
