@@ -22,7 +22,7 @@ from safetensors import numpy as safetensors
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
-from contrastive.data.atomic_files import beside, write
+from contrastive.data.atomic_files import BUILT, beside, sweep, write
 from contrastive.data.column_kinds import Strings, StringsBuilder
 from contrastive.data.file_locks import locked
 from contrastive.data.images import MAX_BYTES
@@ -225,6 +225,7 @@ def _folder() -> Path | None:
     try:
         folder = cache_folder() / "shards"
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
     except (ValueError, OSError) as error:
         place = getattr(error, "filename", None) or "the cache folder"
         say(f"{place}: {reason_of(error)}; shards are read again at each start")
@@ -243,7 +244,7 @@ def _keep(path: Path, rows: ShardRows) -> None:
     for name in NAMES:
         column = _strings(rows.names[name])
         arrays |= {f"{name} texts": column.buffer, f"{name} ends": column.ends_M}
-    building = beside(path, ".tmp")
+    building = beside(path, BUILT)
     try:
         write(building, [safetensors.save(arrays, {"digest": rows.digest})])
         building.replace(path)
