@@ -6,13 +6,17 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import fsspec
 import pytest
 
 from contrastive.data import remote_folders
+from contrastive.data.columns import chosen, values_of
+from contrastive.data.loading import map_in_workers
 from contrastive.data.remote_folders import StorageError
 from contrastive.datasets import WebDataset
 from contrastive.errors import DataError
@@ -220,3 +224,22 @@ def test_shards_in_s3(tmp_path, monkeypatch):
         assert rows[0]["image"].read() == png(20)
         with pytest.raises(DataError, match=r"s3://shards/s/none/\*\.tar: no shards there"):
             build(f"s3://{PLACE}/s/none/*.tar")
+
+
+def test_worker_processes_fetch_what_is_not_there(http, tmp_path):
+    server, shards = http
+    rows = build(shards)
+    shutil.rmtree(tmp_path / "cache" / "files")
+    server.requests.clear()
+    groups = [[0, 5, 14], [1, 6, 13], [2, 7, 12], [3, 8, 11]]
+    read = [*map_in_workers(Read(values_of(rows, "image")), groups, workers=2)]
+    assert read == [[png(i) for i in group] for group in groups]
+    assert sorted(gets(server)) == ["/s/0.tar", "/s/1.tar", "/s/2.tar"]
+
+
+@dataclass
+class Read:
+    images: Any
+
+    def __getitem__(self, group):
+        return [image.read() for image in chosen(self.images, group)]

@@ -99,6 +99,15 @@ def leftovers(folder: Path) -> list[tuple[Path, Path]]:
     return sorted(found, key=lambda pair: pair[0].suffix)  # what was dropped before what was built
 
 
+def sweep(folder: Path) -> None:
+    """Remove the files that processes which have ended were building in a folder."""
+    for path in folder.glob(f".*{BUILT}"):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and int(match["pid"]) != os.getpid() and has_ended(int(match["pid"])):
+            with suppress(OSError):
+                path.unlink()
+
+
 def put(building: Path, folder: Path) -> Path | None:
     """Let ``building`` take the place of ``folder``; return where the one before is now.
 

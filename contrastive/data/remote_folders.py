@@ -142,8 +142,9 @@ class RemoteFolder:
                 return _about(self._storage.info(self._at(name)))
             except FileNotFoundError as error:
                 cause = error.__cause__  # fsspec says so of a server that fails, too
-                gone = isinstance(cause, FileNotFoundError) or not cause
-                if self._lists_files or gone or getattr(cause, "status", 0) in NOT_THERE:
+                if self._lists_files or cause is None or isinstance(cause, FileNotFoundError):
+                    return None
+                if getattr(cause, "status", 0) in NOT_THERE:
                     return None
                 raise cause from None
 

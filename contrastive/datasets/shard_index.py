@@ -22,7 +22,7 @@ from safetensors import numpy as safetensors
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
-from contrastive.data.atomic_files import beside, write
+from contrastive.data.atomic_files import BUILT, beside, sweep, write
 from contrastive.data.column_kinds import Strings, StringsBuilder
 from contrastive.data.file_locks import locked
 from contrastive.data.images import MAX_BYTES
@@ -31,7 +31,7 @@ from contrastive.datasets.caption_rows import Row
 from contrastive.datasets.caption_table import Codes, numbered
 from contrastive.datasets.shard_samples import ROLES, Roles, SampleReader
 from contrastive.datasets.splits import split_hash
-from contrastive.errors import reason_of
+from contrastive.errors import DataError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of what is kept; of another one, it is made again
 NAMES = ("beginnings", "groups", "labels", "splits", "problems", "notes", "found", "there", "fault")
 """Texts of a shard that are kept together, as lists."""
+MANY_SHARDS = 8  # that are new; for fewer, starting processes takes longer than they save
 PATIENCE = 3600.0  # seconds, for another process that reads the same shard
 
 
@@ -104,31 +105,54 @@ def indexed(shards: Sequence[Shard], roles: Roles) -> Iterator[tuple[Shard, Shar
 
 
 def _index_all(new: Sequence[tuple[Shard, Path]], roles: Roles) -> None:
-    """Read shards that are new; first those that no other process is reading."""
-    locks = new[0][1].parent / "locks"
-    with bar("reading shards", total=len(new)) as advance, suppress(OSError):
-        locks.mkdir(exist_ok=True)
-        for wait in (0.0, PATIENCE):
-            left: list[tuple[Shard, Path]] = []
-            for shard, path in new:
-                try:
-                    with locked(locks / path.name[:2], wait=wait):
-                        if not path.is_file():
-                            _keep(path, _read(shard, roles))
-                except TimeoutError:
-                    left.append((shard, path))
-                else:
+    """Read shards that are new; many in several processes. Those of others come last."""
+    from contrastive.data.loading import map_in_workers  # torch, which a later start needs not
+    from contrastive.data.worker_processes import worker_count
+
+    workers = worker_count("auto") if len(new) >= MANY_SHARDS else 0
+    with bar("reading shards", total=len(new)) as advance:
+        left = [*range(len(new))]
+        for job in (_IndexOne(new, roles, wait=0.0), _IndexOne(new, roles, wait=PATIENCE)):
+            busy: list[int] = []
+            for number, is_done in map_in_workers(job, left, workers=workers):
+                if is_done:
                     advance(1, "")
-            new = left
+                else:
+                    busy.append(number)
+            left = busy
+
+
+@dataclass(frozen=True)
+class _IndexOne:
+    """What a worker process does: read a shard that no other process reads."""
+
+    new: Sequence[tuple[Shard, Path]]
+    roles: Roles
+    wait: float
+
+    def __getitem__(self, number: int) -> tuple[int, bool]:
+        shard, path = self.new[number]
+        locks = path.parent / "locks"
+        with suppress(OSError):  # of which it is told when the index is not there
+            locks.mkdir(exist_ok=True)
+            with locked(locks / path.name[:2], wait=self.wait):
+                if not path.is_file():
+                    _keep(path, _read(shard, self.roles))
+                return number, True
+        return number, False
 
 
 def _read(shard: Shard, roles: Roles) -> ShardRows:
     """Read the headers of a shard, and the members that hold texts; no image."""
     with shard.opened() as file:
-        rows = read_rows(file, shard.size, roles)
-        if shard.is_remote:
-            file.seek(0)
-            rows.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            rows = read_rows(file, shard.size, roles)
+            if shard.is_remote:
+                file.seek(0)
+                rows.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            msg = f"{shard.place}: cannot be read: {reason_of(error)}"
+            raise DataError(msg) from error
     return rows
 
 
@@ -201,6 +225,7 @@ def _folder() -> Path | None:
     try:
         folder = cache_folder() / "shards"
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
     except (ValueError, OSError) as error:
         place = getattr(error, "filename", None) or "the cache folder"
         say(f"{place}: {reason_of(error)}; shards are read again at each start")
@@ -219,7 +244,7 @@ def _keep(path: Path, rows: ShardRows) -> None:
     for name in NAMES:
         column = _strings(rows.names[name])
         arrays |= {f"{name} texts": column.buffer, f"{name} ends": column.ends_M}
-    building = beside(path, ".tmp")
+    building = beside(path, BUILT)
     try:
         write(building, [safetensors.save(arrays, {"digest": rows.digest})])
         building.replace(path)
