@@ -282,3 +282,7 @@ def __getattr__(name: str) -> type[Dataset]:
         raise AttributeError(msg)
     warn("Pictures is now ClassFolders")
     return ClassFolders
+
+
+# a file for those that read data of any size; they need what stands above
+from contrastive.datasets.table_config import Table as Table  # noqa: E402
