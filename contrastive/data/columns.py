@@ -24,6 +24,7 @@ from contrastive.data.column_kinds import (
     Column,
     Integers,
     Objects,
+    RowNumbers,
     Strings,
     through_shared_memory,
 )
@@ -202,7 +203,10 @@ def has_all(rows: Sequence[Row], key: str) -> bool:
 def ids_of(rows: Sequence[Row]) -> np.ndarray:
     """Return the rows' ids, which are numbers: ``[N]`` int64."""
     if isinstance(rows, Columns):
-        return cast("Integers", rows.columns["id"]).numbers_M[rows.rows_N].astype(np.int64)
+        column = rows.columns["id"]
+        if isinstance(column, RowNumbers):
+            return rows.rows_N.astype(np.int64)
+        return cast("Integers", column).numbers_M[rows.rows_N].astype(np.int64)
     return np.array([int(row["id"]) for row in rows], np.int64)
 
 

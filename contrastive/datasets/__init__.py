@@ -366,3 +366,4 @@ def __getattr__(name: str) -> type[Dataset]:
 
 # files of their own, which need what stands above
 from contrastive.datasets.mix_config import Mix as Mix  # noqa: E402
+from contrastive.datasets.table_config import Table as Table  # noqa: E402
