@@ -20,6 +20,7 @@ import hashlib
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy as np
 from PIL import __version__ as pillow
 
 from contrastive.config.local_files import ADDRESS, cache_folder, check_regular, read_bounded
-from contrastive.console import say
+from contrastive.console import bar, say
 from contrastive.errors import BadSample, reason_of
 from contrastive.version import __version__
 
@@ -99,6 +100,8 @@ class PartsOfFile(NamedTuple):
     """Of the parts: int64."""
     version: str = ""
     """What changes when the content does, such as an ETag; of a local file, it may be left out."""
+    at_once: int = 1
+    """How many are read at a time, in threads; several where a server takes its time."""
 
 
 SEEN = [*[int] * 5, bytes]
@@ -167,15 +170,20 @@ class ContentIndex:
         new = (~known_K).nonzero()[0]
         for first in range(0, len(new), UNWRITTEN):
             some = new[first : first + UNWRITTEN]
-            for place in some.tolist():
-                try:
-                    hashes_K[place] = np.frombuffer(file_hash(read(place)), np.uint8)
-                except (OSError, BadSample) as error:
-                    errors[place] = error
+            for place, found in _each_read(some.tolist(), read, parts.at_once):
+                if isinstance(found, Exception):
+                    errors[place] = found
+                else:
+                    hashes_K[place] = np.frombuffer(found, np.uint8)
             good = np.array([place for place in some.tolist() if place not in errors], np.int64)
             if lasts and len(good):
                 self._note_parts(parts, version, good, hashes_K)
         return hashes_K, errors
+
+    def noted_hash(self, part: PartsOfFile) -> bytes | None:
+        """Return the hash that is noted of what a part holds, which has a version; else None."""
+        hashes_K, known_K = self._noted_parts(part, part.version)
+        return hashes_K[0].tobytes() if known_K[0] else None
 
     def _noted_parts(self, parts: PartsOfFile, version: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the hashes that are noted, ``[K, 32]``, and which these are."""
@@ -312,6 +320,26 @@ class ContentIndex:
         database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
         database.executescript(TABLES)
         return database
+
+
+def _each_read(
+    places: Sequence[int], read: Callable[[int], bytes], at_once: int
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Yield the hash of each part, or why it cannot be read."""
+
+    def hash_or_error(place: int) -> bytes | Exception:
+        try:
+            return file_hash(read(place))
+        except (OSError, BadSample) as error:
+            return error
+
+    if at_once == 1:
+        yield from ((place, hash_or_error(place)) for place in places)
+        return
+    with bar("fetching images", len(places)) as advance, ThreadPoolExecutor(at_once) as threads:
+        for place, found in zip(places, threads.map(hash_or_error, places), strict=True):
+            advance(1, "")
+            yield place, found
 
 
 def _temporary() -> sqlite3.Connection | None:

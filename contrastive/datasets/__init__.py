@@ -171,6 +171,14 @@ class ImageFolder(Dataset):
     image_column: str | None = None
     """Path of the image; found as image, file_name, filename,
     filepath or images."""
+    url_column: str | None = None
+    """Addresses of images (http, https) in place of files, fetched when they are read; found as
+    url, image_url or urls where there is no image column, which may have addresses, too."""
+    private: bool = False
+    """Fetch from addresses that are not public, too, such as 10.0.0.1 or localhost."""
+    cache_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """What copies of images by address may have together in this machine's cache folder, in GB of
+    10**9 bytes. It changes no result."""
     text_column: str | None = None
     """The caption, or in JSON lines a list of them; found as text, caption, title or
     captions, or in columns that are numbered, caption_1 and so on."""
@@ -192,8 +200,15 @@ class ImageFolder(Dataset):
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
 
+    @model_validator(mode="after")
+    def _has_one_column_of_images(self) -> Self:
+        if self.url_column and self.image_column:
+            msg = "image_column and url_column both say where the images are; give one of them"
+            raise ValueError(msg)
+        return self
+
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
-        """Read the captions and look for the images; nothing is decoded.
+        """Read the captions and look for the images; nothing is decoded, and nothing fetched.
 
         Args:
             split: ``train``, ``val``, ``test``, a name of the split column, or several joined

@@ -16,7 +16,6 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.column_kinds import (
     Coded,
     Column,
-    FilePaths,
     Integers,
     Numbered,
     Objects,
@@ -232,7 +231,7 @@ def numbered(source: str) -> tuple[str, int]:
 
 def _column(images: Images, found: list[Any]) -> Column:
     if isinstance(images, FileIndex):
-        return FilePaths(images.folder, Strings.of(place or "" for place in found))
+        return images.column(found)
     return Objects(found)
 
 

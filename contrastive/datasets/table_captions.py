@@ -12,7 +12,6 @@ import numpy as np
 from contrastive.data.column_kinds import (
     Coded,
     Column,
-    FilePaths,
     Integers,
     Numbered,
     Objects,
@@ -216,7 +215,7 @@ class _Images:
 
     def _code(self, number: int, cell: str, problems: dict[int, str]) -> int:
         """Return the number of an image, by what a cell calls it; -1 if it names none."""
-        if self.images.is_usual(cell):
+        if self.images.is_usual(cell) or self.images.is_address(cell):
             name = place = cell
         else:
             if problem := image_problem(cell):
@@ -235,7 +234,7 @@ class _Images:
         return code
 
     def column(self) -> Column:
-        return FilePaths(self.images.folder, Strings.of(self.places))
+        return self.images.column(self.places)
 
     def hashed(self, holdout: float) -> np.ndarray:
         """Return the split of each row by the name of its image."""
