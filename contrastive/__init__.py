@@ -11,6 +11,7 @@ from contrastive.config.lazy_names import lazy_names
 from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
+    from contrastive.curation.shard_data import shard_data
     from contrastive.doctor import diagnose
     from contrastive.errors import ContrastiveError
     from contrastive.evaluation.caption_choice import compositional
@@ -57,6 +58,7 @@ __all__ = [
     "probe",
     "rerank",
     "search",
+    "shard_data",
     "train",
 ]
 
@@ -64,6 +66,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     __all__,
     {
+        "curation.shard_data": "shard_data",
         "doctor": "diagnose",
         "errors": "ContrastiveError",
         "model.model": "ContrastiveModel",

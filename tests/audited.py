@@ -49,6 +49,7 @@ COMMANDS = {
     "search": ["search a -m {run}", "search a -m base -d {run}/model/run.json"],
     "embed": ["embed {run}/model/run.json -m base -o made", "embed data -m {run} -o made"],
     "generate": ["generate a -o made.png -m {run} --steps 1 --size 32"],
+    "data shard": ["data shard {run}/model/run.json -o made", "data shard data -o made"],
     "plugins": ["plugins"],
     "plugins show": ["plugins show linear"],
     "plugins check": ["plugins check linear"],

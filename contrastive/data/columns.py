@@ -24,6 +24,7 @@ from contrastive.data.column_kinds import (
     Column,
     Integers,
     Objects,
+    RowNumbers,
     Strings,
     through_shared_memory,
 )
@@ -81,12 +82,14 @@ class Columns(Sequence[Any]):
     """
 
     columns: dict[str, Column]
-    """By key, in the order of a row's keys; a row lacks the keys whose value is None."""
+    """By key, in the order of a row's keys."""
     rows_N: np.ndarray
     bad_rows: BadRows = field(default_factory=BadRows)
     classes: tuple[str, ...] = ()
     order: RowOrder | None = None
     """In which training reads the rows, if not in a permutation of all; some of them have none."""
+    sparse: frozenset[str] = frozenset({"label"})
+    """Keys that some rows lack, as their value is None."""
 
     @classmethod
     def of(cls, values: dict[str, Sequence[Any]], bad_rows: BadRows | None = None) -> Columns:
@@ -124,15 +127,17 @@ class Columns(Sequence[Any]):
 
     def select(self, indices: np.ndarray | Sequence[int]) -> Columns:
         """Return some of the rows."""
-        return Columns(self.columns, self.rows_N[indices], self.bad_rows, self.classes)
+        rows_N = self.rows_N[indices]
+        return Columns(self.columns, rows_N, self.bad_rows, self.classes, sparse=self.sparse)
 
     def _made(self, rows_N: np.ndarray) -> list[Row]:
         keys = [*self.columns]
         several = zip(*(column.at(rows_N) for column in self.columns.values()), strict=True)
         rows = [dict(zip(keys, values, strict=True)) for values in several]
-        for row in rows if "label" in self.columns else ():
-            if row["label"] is None:
-                del row["label"]
+        for key in self.sparse & self.columns.keys():
+            for row in rows:
+                if row[key] is None:
+                    del row[key]
         return rows
 
 
@@ -190,7 +195,7 @@ def has_all(rows: Sequence[Row], key: str) -> bool:
     """Whether all rows have something under a key."""
     if isinstance(rows, Columns) and key not in rows.columns:
         return False
-    if isinstance(rows, Columns) and key != "label":
+    if isinstance(rows, Columns) and key not in rows.sparse:
         return True
     return all(key in row for row in rows)
 
@@ -198,7 +203,10 @@ def has_all(rows: Sequence[Row], key: str) -> bool:
 def ids_of(rows: Sequence[Row]) -> np.ndarray:
     """Return the rows' ids, which are numbers: ``[N]`` int64."""
     if isinstance(rows, Columns):
-        return cast("Integers", rows.columns["id"]).numbers_M[rows.rows_N].astype(np.int64)
+        column = rows.columns["id"]
+        if isinstance(column, RowNumbers):
+            return rows.rows_N.astype(np.int64)
+        return cast("Integers", column).numbers_M[rows.rows_N].astype(np.int64)
     return np.array([int(row["id"]) for row in rows], np.int64)
 
 

@@ -31,6 +31,7 @@ from contrastive.data.content_index import (
 )
 from contrastive.data.images import A_FOLDER, StoredImage, bytes_or_path, open_image
 from contrastive.data.sample_forms import is_content, plain_parts
+from contrastive.data.stacked_columns import Stacked
 from contrastive.errors import BadSample
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def keys_of(samples: Sequence[Any], modality: str) -> Keys:
         column, rows_D = distinct.column, distinct.rows_N
         if isinstance(column, StoredImages):
             return Keys(*_of_parts(column.parts(rows_D), len(rows_D), column, rows_D), which_N)
+        if isinstance(column, Stacked):
+            return Keys(*_of_stacked(column, rows_D, modality), which_N)
         if isinstance(column, FilePaths):
             blocks = (column.places(rows_D[i : i + AT_A_TIME]) for i in _starts(rows_D))
             return Keys(*_of_files(blocks, len(rows_D), index), which_N)
@@ -99,6 +102,19 @@ def keys_of(samples: Sequence[Any], modality: str) -> Keys:
             return Keys(*_of_stored(distinct), which_N)
     blocks = (distinct[i : i + AT_A_TIME] for i in _starts(distinct))
     return Keys(*_of_any(blocks, len(distinct), modality, index), which_N)
+
+
+def _of_stacked(column: Stacked, rows_D: np.ndarray, modality: str) -> _Found:
+    """Return the keys of values of several columns, each looked up in its own way."""
+    keys_D, problems = np.zeros((len(rows_D), HASH), np.uint8), dict[int, str]()
+    for part, places, rows in column.parts(rows_D):
+        found = keys_of(Values(part, rows), modality)
+        keys_D[places] = found.keys_D[found.which_N]
+        if found.problems:
+            for i, which in zip(places.tolist(), found.which_N.tolist(), strict=True):
+                if which in found.problems:
+                    problems[i] = found.problems[which]
+    return keys_D, problems
 
 
 def _starts(several: Sequence[Any] | np.ndarray) -> range:

@@ -230,8 +230,8 @@ class WebDataset(Dataset):
     """End of the image's name, or several as in jpg;png, of which the first that is there is taken;
     found as jpg, jpeg, png, webp, gif or bmp."""
     text_column: str | None = None
-    """The caption, or in the .json a list of them; found as txt, caption, text, title or
-    captions."""
+    """The caption, or in the .json a list of them; found as captions, txt, caption,
+    text or title."""
     group_column: str | None = None
     """Samples with equal values are positives of each other; found as group or group_id. Without
     it, or where it is blank, they are the captions of one sample."""
@@ -362,3 +362,8 @@ def __getattr__(name: str) -> type[Dataset]:
         raise AttributeError(msg)
     warn("Pictures is now ClassFolders")
     return ClassFolders
+
+
+# files of their own, which need what stands above
+from contrastive.datasets.mix_config import Mix as Mix  # noqa: E402
+from contrastive.datasets.table_config import Table as Table  # noqa: E402

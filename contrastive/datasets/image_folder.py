@@ -69,7 +69,7 @@ OTHER_NAMES = {
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
-class Table(NamedTuple):
+class CaptionFile(NamedTuple):
     """A captions file."""
 
     path: Path
@@ -155,27 +155,27 @@ def _is_beside(config: ImageFolder, folder: Path) -> bool:
     return not caption_table(folder) and bool(captions_beside(folder))
 
 
-def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
+def _find_tables(folder: Path, config: ImageFolder) -> list[CaptionFile]:
     """Return the captions file, or those of the splits."""
     captions, images = str(config.captions or ""), str(config.images or "")
     if captions and GAP not in captions:
-        return [Table(folder / captions, Path(captions).name)]
+        return [CaptionFile(folder / captions, Path(captions).name)]
     if not captions and (path := first_file(folder, CAPTION_TABLES)):
         _tell_which(path)
-        return [Table(path, path.name)]
-    tables: list[Table] = []
+        return [CaptionFile(path, path.name)]
+    tables: list[CaptionFile] = []
     if captions:
         for name in (*SPLITS, *SPLIT_ALIASES):
             path = folder / captions.replace(GAP, name)
             below = f"{images.replace(GAP, name)}/" if GAP in images else ""
             if path.is_file():
-                tables.append(Table(path, path.name, below, SPLIT_ALIASES.get(name, name)))
+                tables.append(CaptionFile(path, path.name, below, SPLIT_ALIASES.get(name, name)))
     else:
         for name, split in split_folders(folder).items():
             if path := first_file(folder / name, CAPTION_TABLES):
                 _tell_which(path)
                 below = "" if images else f"{name}/"
-                tables.append(Table(path, f"{name}/{path.name}", below, split))
+                tables.append(CaptionFile(path, f"{name}/{path.name}", below, split))
     if not tables:
         looked = f"; looked for {LOOKED_FOR}"
         if captions:
@@ -192,7 +192,7 @@ def _tell_which(table: Path) -> None:
 
 
 def _opened(
-    table: Table,
+    table: CaptionFile,
     captions: CaptionTable,
     images: FileIndex,
     config: ImageFolder,

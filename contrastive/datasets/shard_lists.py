@@ -30,6 +30,8 @@ MAGIC = re.compile(r"[*?[]")
 ASKED_TOGETHER = 16  # requests to a server that lists no files
 ENDS = (".gz", ".bz2", ".xz", ".zst")
 TARS = (".tar",)
+UNFINISHED = "shards.partial.json"
+"""What `contrastive data shard` has beside its shards until all of them are there."""
 UNPACK = dict(zip(ENDS, COMPRESSED.values(), strict=True))
 
 
@@ -108,6 +110,7 @@ def _places(pattern: str, *, needed: bool = True) -> list[str]:
             continue
         path = Path(each).expanduser()
         if path.is_dir():
+            _check_finished(each, (path / UNFINISHED).exists())
             found += map(str, files_below(path, TARS, what="shards"))
         elif path.exists() or not MAGIC.search(each):
             if needed or path.exists():
@@ -118,6 +121,17 @@ def _places(pattern: str, *, needed: bool = True) -> list[str]:
             msg = f"{each}: no shards there"
             raise DataError(msg)
     return found
+
+
+def _check_finished(folder: str, unfinished: bool) -> None:
+    """Refuse a folder of which some shards are not written yet.
+
+    Raises:
+        DataError: it is one.
+    """
+    if unfinished:
+        msg = f"{folder}: not all shards are there yet; finish it: contrastive data shard"
+        raise DataError(msg)
 
 
 def _remote_places(address: str, *, needed: bool) -> list[str]:
@@ -136,6 +150,7 @@ def _remote_places(address: str, *, needed: bool) -> list[str]:
         how = f"name them, as by {parent}/{{00000..00099}}.tar"
         msg = f"{address}: this storage lists no files; {how}"
         raise DataError(msg)
+    _check_finished(parent, UNFINISHED in listed)
     fits = fnmatch.filter([*listed], "*.tar" if is_folder else name)
     if not fits and needed:
         msg = f"{address}: no shards there"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROLES = ("image", "text", "group", "label", "split")
 USUAL = {
     "image": tuple(suffix[1:] for suffix in SUFFIXES),
-    "text": ("txt", "caption", "text", "title", "captions"),
+    "text": ("captions", "txt", "caption", "text", "title"),  # a list of all, then the first
     "group": ("group", "group_id"),
     "label": ("label",),
     "split": ("split",),

@@ -13,7 +13,7 @@ from contrastive.datasets.caption_markup import tell_of_markup
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS, split_of, those_there
 from contrastive.datasets.text_decoding import read_lines, text_problem
-from contrastive.errors import DataError, UnknownSplit
+from contrastive.errors import DataError, EmptySplit, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def wanted_splits(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
     wanted = {name.strip() for name in split.split("+")}
     if unknown := wanted - set(known):
         msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
-        raise UnknownSplit(msg)
+        raise UnknownSplit(msg, known)
     return wanted
 
 
@@ -90,11 +90,11 @@ def filled(samples: RowList, split: str, origin: Path) -> RowList:
     """Return rows, of which there are some.
 
     Raises:
-        DataError: there are none.
+        EmptySplit: there are none.
     """
     if not samples.rows:
         msg = f"{origin}: no samples in split {quoted(split)}"
-        raise DataError(msg)
+        raise EmptySplit(msg)
     return samples
 
 
