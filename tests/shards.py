@@ -7,6 +7,7 @@ import json
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def png(number: int, size: int = 8) -> bytes:
-    """Return a small image, a different one for each number."""
+def png(number: int) -> bytes:
+    """Return a small image of noise, another one for each number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
     held = io.BytesIO()
-    Image.new("RGB", (size, size), (number % 256, number // 256 % 256, 128)).save(held, "png")
+    Image.fromarray(pixels).save(held, "png")
     return held.getvalue()
 
 

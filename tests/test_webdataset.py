@@ -190,7 +190,7 @@ THIRD = 2 * EACH
 @pytest.mark.parametrize(
     ("fault", "there", "said"),
     [
-        (cut(THIRD + 530), 2, "2.png has 77 bytes by its header, of which 18 are there; was the"),
+        (cut(THIRD + 530), 2, r"2.png has \d+ bytes by its header, of which 18 are there; was the"),
         (cut(THIRD + 100), 2, r"byte {THIRD:,}: ends within a header; was it copied completely\?"),
         (cut(THIRD), 2, r"byte {THIRD:,}: ends without the blocks that end an archive"),
         (cut(5 * EACH), 5, "ends without the blocks that end an archive"),

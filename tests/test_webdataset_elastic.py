@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.shards import write_shards
-from tests.test_elastic import check_stretches
+from tests.test_elastic import RESNET, check_stretches
 from tests.toys import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -25,5 +25,5 @@ def test_one_rank_with_two_workers_then_two_without_then_four(tmp_path, in_ranks
         for name, window in (("windows", 2), ("all", None))
     }
     for run in runs.values():
-        run["model"]["towers"]["image"]["encoder"]["augment"] = "crop-flip"
+        run["model"]["towers"]["image"]["encoder"] = RESNET
     check_stretches(tmp_path, in_ranks, runs, [(1, 5), (2, 12), (4, None)], [2, 0, 0])

@@ -53,7 +53,7 @@ class Member(NamedTuple):
     """A file in a tar file."""
 
     name: str
-    """Without ``./`` and the like; bytes that are not UTF-8 are lone surrogates."""
+    """Without ``./`` and the like; what cannot be printed is written as in Python."""
     offset: int
     """Of its content."""
     length: int
@@ -205,7 +205,6 @@ def _number(field: bytes) -> int | None:
 def _check_length(place: int, name: str, length: int, size: int) -> None:
     if place + BLOCK + length > size:
         there = max(0, size - place - BLOCK)
-        name = name.encode("utf-8", "replace").decode()
         raise TarFault(
             place,
             f"{name} has {length:,} bytes by its header, of which {there:,} are there; "
@@ -231,5 +230,7 @@ def _padded(length: int) -> int:
 
 
 def _normal(name: bytes) -> str:
+    """Return a name that fits in one line of a message."""
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    return b"/".join(parts).decode("utf-8", "surrogateescape")
+    text = b"/".join(parts).decode("utf-8", "surrogateescape")
+    return text if text.isprintable() else repr(text)[1:-1]
