@@ -229,22 +229,6 @@ def test_a_compressed_table_is_decompressed_by_the_command_that_is_told(here, ca
     assert Path("captions.csv.orig").read_bytes() == done.stdout
 
 
-def test_images_of_parquet_files_side_by_side_are_kept_apart(here, capsys):
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    rows = [{"image": png(i), "text": text} for i, text in enumerate(TEXTS)]
-    Path("data").mkdir()
-    for i in range(2):
-        pandas.DataFrame(rows[2 * i : 2 * i + 2]).to_parquet(f"data/part-{i}%d.parquet")
-    for i in range(2):
-        said = told(lambda: read(f"folder=data,captions=part-{i}%d.parquet"), capsys)  # noqa: B023
-        exec(re.search("write them in Python: (.*); then set", said)[1], {})
-    for i in range(2):
-        built = ImageFolder(folder="data", captions=f"part-{i}%d.jsonl", holdout=0).build("train")
-        found = [(row["image"].read_bytes(), row["text"]) for row in built]
-        assert found == [(row["image"], row["text"]) for row in rows[2 * i : 2 * i + 2]]
-
-
 SPLITS = {  # what is added, and the field that is set
     "json": (["dataset_flickr30k.json"], ""),
     "lists": (["flickr30k_train.txt", "flickr30k_val.txt", "flickr30k_test.txt"], ""),
