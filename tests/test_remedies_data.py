@@ -298,19 +298,6 @@ def test_a_folder_with_a_table_of_another_name_is_read_by_the_fields_that_are_to
         assert read(fields + ",holdout=0")
 
 
-def test_a_folder_of_the_hub_s_parquet_files_is_written_out_as_is_told(here, capsys):
-    pandas = pytest.importorskip("pandas")
-    rows = [{"image": {"bytes": png(i), "path": n}, "text": TEXTS[i]} for i, n in enumerate(NAMES)]
-    Path("hub/data").mkdir(parents=True)
-    pandas.DataFrame(rows).to_parquet("hub/data/train-00000-of-00001.parquet")
-    code, folder, table = re.search(
-        r"in Python: (.*); then set folder: (.*), captions: (.*)",
-        told(lambda: dataset_in(Path("hub")), capsys),
-    ).groups()
-    exec(code, {})
-    assert read(f"folder={folder},captions={table}") == TEXTS
-
-
 def test_images_in_folders_of_their_splits_are_found_as_is_told(here, capsys):
     for split, names in (("train", NAMES[:2]), ("val", NAMES[2:])):
         document = {
