@@ -135,7 +135,7 @@ class Flickr30k(Dataset):
         Raises:
             DataError: a file is missing or broken, the hub cannot be asked, nothing says the
                 splits, or too many rows are bad.
-            MissingExtra: the source is the hub, and ``datasets`` is not installed.
+            MissingExtra: the source is the hub; pyarrow or ``huggingface_hub`` is not installed.
         """
         return self._reader()(split, purpose=purpose)
 

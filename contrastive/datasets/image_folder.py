@@ -39,7 +39,7 @@ from contrastive.datasets.splits import (
     tell_of_others,
 )
 from contrastive.datasets.table_columns import choose_columns, is_no_caption, text_of
-from contrastive.datasets.tables import form_of, images_inside, read_blocks
+from contrastive.datasets.tables import OF_ARROW, form_of, images_inside, read_blocks
 from contrastive.datasets.text_decoding import read_lines
 from contrastive.datasets.text_tables import DELIMITERS, TableRecord, records_of
 from contrastive.errors import BadSample, DataError
@@ -227,7 +227,7 @@ def _opened(
         images,
         chosen,
         path=table.path,
-        place=f"{table.name}{': row ' if form_of(table.path) in ('.json', '.parquet') else ':'}",
+        place=f"{table.name}{': row ' if form_of(table.path) in ('.json', *OF_ARROW) else ':'}",
         below=table.below,
         split=table.split,
         holdout=config.holdout,

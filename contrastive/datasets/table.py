@@ -18,9 +18,9 @@ from contrastive.datasets.splits import SPLITS
 from contrastive.datasets.table_blocks import joined_captions, numbered_captions, text_blocks
 from contrastive.datasets.table_captions import captions_of
 from contrastive.datasets.table_columns import choose_columns
-from contrastive.datasets.table_files import OF_ARROW, File, Opened, find_files, with_splits
+from contrastive.datasets.table_files import File, Opened, find_files, with_splits
 from contrastive.datasets.table_rows import Block, TableRows
-from contrastive.datasets.tables import form_of, read_blocks
+from contrastive.datasets.tables import OF_ARROW, form_of, read_blocks
 from contrastive.datasets.text_decoding import text_problem
 from contrastive.errors import DataError
 

@@ -76,7 +76,7 @@ class Table(Dataset):
         Raises:
             DataError: a file or a column is missing, a file is broken, the hub cannot be asked, or
                 too many rows are bad.
-            MissingExtra: pyarrow is not installed, or, for the hub, ``datasets``.
+            MissingExtra: pyarrow is not installed, or, for the hub, ``huggingface_hub``.
         """
         return self._reader()(split, purpose=purpose)
 
