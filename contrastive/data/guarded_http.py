@@ -18,10 +18,13 @@ import time
 from contextlib import suppress
 from functools import cache
 from threading import Timer
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from contrastive.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REDIRECTS = 5  # that are followed
 TRY_WITHIN = 30.0  # seconds, for one try with its redirects
@@ -65,11 +68,14 @@ def shown(address: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}" + ("?..." if parts.query else "")
 
 
-def fetch(address: str, *, most: int, private: bool = False) -> Fetched:
+def fetch(
+    address: str, check: Callable[[Fetched], None], *, most: int, private: bool = False
+) -> bytes:
     """Return what a server holds at an address, after three tries at most.
 
     Args:
         address: ``http://`` or ``https://``.
+        check: raises ``FetchError`` if it is not what it should be.
         most: bytes.
         private: take it from addresses that are not public, too, such as 10.0.0.1.
 
@@ -78,10 +84,13 @@ def fetch(address: str, *, most: int, private: bool = False) -> Fetched:
     """
     for pause in (*PAUSES, None):
         try:
-            return _tried(address, most, private=private)
+            found = _tried(address, most, private=private)
+            check(found)
         except FetchError as error:
             if pause is None or not error.passes:
                 raise
+        else:
+            return found.content
         time.sleep(pause)
     raise AssertionError
 
@@ -146,12 +155,18 @@ def _answer(
         "Accept-Encoding": "identity",
     }
     connection.request("GET", path, headers=headers)
-    answer = connection.getresponse()
-    if answer.status in MOVED and (place := answer.getheader("Location")):
-        return place
-    if answer.status != http.client.OK:
-        reason = f"the server answers {answer.status} {answer.reason}".strip()[:100]
-        raise FetchError(reason, passes=answer.status in PASSES)
+    with connection.getresponse() as answer:
+        if answer.status in MOVED and (place := answer.getheader("Location")):
+            return place
+        if answer.status != http.client.OK:
+            reason = f"the server answers {answer.status} {answer.reason}".strip()[:100]
+            raise FetchError(reason, passes=answer.status in PASSES)
+        return _content(connection, answer, most, deadline)
+
+
+def _content(
+    connection: _Connection, answer: http.client.HTTPResponse, most: int, deadline: float
+) -> Fetched:
     length = answer.length  # as the server says; None if it does not
     if length is not None and length > most:
         msg = f"has {length:,} bytes, {most:,} at most are read"
@@ -182,6 +197,8 @@ class _Connection(http.client.HTTPConnection):
         port = parts.port or (443 if self.secure else 80)
         super().__init__(str(parts.hostname), port)
         self.deadline, self.private = deadline, private
+        self.connected: socket.socket | None = None
+        """Also when the response alone holds it."""
 
     def connect(self) -> None:
         """Connect to the first address of the host that may be and can be connected to."""
@@ -211,7 +228,7 @@ class _Connection(http.client.HTTPConnection):
                 connected.close()
                 failed = error
                 continue
-            self.sock = connected
+            self.sock = self.connected = connected
             return
         if failed:
             raise failed
@@ -221,8 +238,9 @@ class _Connection(http.client.HTTPConnection):
 
     def end(self) -> None:
         """Have nothing more come."""
-        with suppress(OSError, AttributeError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        if self.connected:
+            with suppress(OSError):
+                self.connected.shutdown(socket.SHUT_RDWR)
 
     def check(self, deadline: float) -> None:
         """Insist on time that is left.
@@ -233,8 +251,9 @@ class _Connection(http.client.HTTPConnection):
         if (left := deadline - time.monotonic()) <= 0:
             msg = f"was not there within {TRY_WITHIN:.0f} s"
             raise FetchError(msg, passes=True)
-        if self.sock:
-            self.sock.settimeout(min(SILENT, left))
+        if self.connected:
+            with suppress(OSError):  # all has come, and it is closed
+                self.connected.settimeout(min(SILENT, left))
 
     def _left(self) -> float:
         self.check(self.deadline)

@@ -61,14 +61,12 @@ class UrlImage(StoredImage):
         if why and time.monotonic() - when < FORGOTTEN_AFTER:
             raise BadSample(why)
         try:
-            found = fetch(self.address, most=MAX_BYTES, private=self.private)
-            self._check(found)
+            return fetch(self.address, self._check, most=MAX_BYTES, private=self.private)
         except FetchError as error:
             if len(_failed) >= MOST_FAILED:
                 _failed.clear()
             _failed[self.address] = time.monotonic(), f"{self}: {error}"
             raise BadSample(f"{self}: {error}") from None
-        return found.content
 
     def _check(self, found: Fetched) -> None:
         """Insist on an image, and on the one that was there when it was first fetched.
@@ -76,15 +74,16 @@ class UrlImage(StoredImage):
         Raises:
             FetchError: it is another one, or none.
         """
+        is_image = False
         try:
             with Image.open(io.BytesIO(found.content), formats=FORMATS) as image:
+                is_image = True
                 if not found.whole:  # nobody else says where it ends
                     image.load()
-        except Exception as error:  # a damaged file makes decoders raise many kinds of error
+        except Exception:  # a damaged file makes decoders raise many kinds of error
             kind = f" ({found.kind})" if found.kind and found.kind.isprintable() else ""
-            cut = "truncated" in str(error)
-            what = "ended before it was whole" if cut else f"holds no image{kind}"
-            raise FetchError(what) from None
+            what = "ended before it was whole" if is_image else f"holds no image{kind}"
+            raise FetchError(what, passes=is_image) from None
         noted = content_index().noted_hash(self.file_part)
         if noted and noted != file_hash(found.content):
             what = "is another image than when it was first fetched"
