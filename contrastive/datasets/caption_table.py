@@ -278,7 +278,9 @@ class Captions:
         """
         wanted = {name.strip() for name in split.split("+")}
         codes = [self.splits[name] for name in wanted if name in self.splits]
-        in_split_M = np.isin(self.split_M, [NO_SPLIT, *codes])
+        is_wanted = np.zeros(len(self.splits) + 1, np.bool_)
+        is_wanted[[NO_SPLIT, *codes]] = True  # NO_SPLIT is the last
+        in_split_M = is_wanted[self.split_M]
         bad_rows = BadRows(budget=max_bad)
         self._report(in_split_M, bad_rows)
         in_split_M[[*self.problems]] = False
@@ -343,7 +345,9 @@ class Captions:
         texts = self.columns.get("text")
         if not isinstance(texts, Strings):
             return
-        marked = np.intersect1d(texts.having("&<"), rows)
+        marked = texts.having("&<")
+        place = np.minimum(np.searchsorted(rows, marked), len(rows) - 1)
+        marked = marked[rows[place] == marked]
         tell_of_markup(zip(texts.at(marked), self._sources(marked), strict=True), origin)
 
 

@@ -56,7 +56,9 @@ def reader(config: Table) -> SplitReader:
 
     @cache
     def captions() -> tuple[Captions, bool, Path | str]:
-        return _read(config)
+        found = _read(config)
+        require("pyarrow", extra="parquet").default_memory_pool().release_unused()
+        return found
 
     def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
         held, hashed, origin = captions()
