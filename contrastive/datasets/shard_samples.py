@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contrastive.data.tar_members import Member
 
 ROLES = ("image", "text", "group", "label", "split")
-USUAL = {
+USUAL_NAMES = {
     "image": tuple(suffix[1:] for suffix in SUFFIXES),
     "text": ("captions", "txt", "caption", "text", "title"),  # a list of all, then the first
     "group": ("group", "group_id"),
@@ -53,7 +53,7 @@ class Roles(NamedTuple):
         """Return where a role is looked for; what is found first has it."""
         given: str | None = getattr(self, role)
         if given is None:
-            return USUAL[role]
+            return USUAL_NAMES[role]
         return tuple(name.strip().removeprefix(".") for name in given.split(";") if name.strip())
 
 

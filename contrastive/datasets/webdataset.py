@@ -17,7 +17,15 @@ import numpy as np
 from contrastive.config.garbage import garbage_later
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
-from contrastive.data.column_kinds import Coded, Column, Integers, Numbered, Objects, Strings
+from contrastive.data.column_kinds import (
+    Coded,
+    Column,
+    Integers,
+    Numbered,
+    Objects,
+    RowNumbers,
+    Strings,
+)
 from contrastive.data.shard_windows import ShardWindows
 from contrastive.data.shards import TarImages
 from contrastive.datasets.caption_table import NO_SPLIT, Captions, Codes
@@ -71,7 +79,8 @@ def reader(config: WebDataset) -> SplitReader:
         )
         if not config.window:
             return columns
-        shards_N = images.shards_of(captions.image_M[columns.rows_N]).astype(np.int32)
+        images_N = columns.rows_N if captions.image_M is None else captions.image_M[columns.rows_N]
+        shards_N = images.shards_of(images_N).astype(np.int32)
         return replace(columns, order=ShardWindows(shards_N, config.window))
 
     return split_of_shards
@@ -179,37 +188,37 @@ class _Table:
             for part, first in zip(self.parts, first_rows, strict=False)
             for row, problem in zip(part.bad_B.tolist(), part.names["problems"], strict=True)
         }
-        image_M = self._joined("samples_R", firsts_S)
         images = TarImages(
             tuple(self.shards), firsts_S[:-1], self._joined("offsets_S"), self._joined("lengths_S")
         )
-        key_I, number_I = self._joined("keys_S")
-        group_I, label_I, split_I = self._joined("named_S")
-        alone_I = np.arange(len(group_I), dtype=np.int32)
-        id_I = np.where(group_I < 0, alone_I, group_I + np.int32(len(group_I)))
-        single = np.array_equal(image_M, alone_I)  # each sample has one caption
+        texts = Strings(self._joined("texts"), self._joined("ends_R", starts_S))
+        image_M = self._joined("samples_R", firsts_S)
+        single = np.array_equal(image_M, np.arange(len(images)))  # each sample has one caption
 
         def of_rows(values_I: np.ndarray) -> np.ndarray:
-            return values_I if single else values_I[image_M]
+            return values_I.copy() if single else values_I[image_M]  # not a view of what may go
 
+        key_I, number_I = self._joined("keys_S")
+        group_I, label_I, split_I = self._joined("named_S")
+        ids: Column = RowNumbers(len(images)) if single else Integers(image_M)
+        if self.groups:
+            alone_I = np.arange(len(images), dtype=np.int32)
+            named_I = group_I + np.int32(len(images))
+            ids = Integers(of_rows(np.where(group_I < 0, alone_I, named_I)))
         columns: dict[str, Column] = {
-            "image": Coded(images, image_M),
-            "text": Strings(self._joined("texts"), self._joined("ends_R", starts_S)),
-            "id": Integers(of_rows(id_I)),
+            "image": images if single else Coded(images, image_M),
+            "text": texts,
+            "id": ids,
             "source": Numbered(Strings.of(self.beginnings), of_rows(key_I), of_rows(number_I)),
         }
         if labels := [*self.labels]:
             columns["label"] = Coded(Objects(labels), of_rows(label_I))
-        good_M = np.ones(len(image_M), np.bool_)
-        good_M[[*problems]] = False
         captions = Captions(
             columns=columns,
             images=origin,
-            there_I=np.ones(len(group_I), np.bool_),
             missing={},
-            image_M=image_M,
+            image_M=None if single else image_M,
             split_M=of_rows(split_I),
-            good_M=good_M,
             splits=dict(self.splits),
             problems=problems,
             notes={},

@@ -52,12 +52,17 @@ CHANGEABLE_ON_RESUME = (
     "training.parallel.strategy",
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
+    "data.shards",
+    "data.cache_gb",
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
 
 _IN_A_MIX = re.compile(r"(?<=^data\.)(datasets\.[^.]+\.)+")
 
-OWN_OF_A_RANK = ("output", "training.workers", "training.device", "data.folder", "data.repo")
+OWN_OF_A_RANK = (
+    *("output", "training.workers", "training.device"),
+    *("data.folder", "data.repo", "data.shards", "data.cache_gb"),
+)
 """Parts of a spec in which the ranks of a run may differ."""
 
 
