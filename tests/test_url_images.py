@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -15,14 +16,16 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 from PIL import Image
 
-from contrastive import shard_data, train
+from contrastive import RunSpec, shard_data, train
+from contrastive.config.yaml_files import load_spec
 from contrastive.data import content_index, guarded_http, url_images
 from contrastive.data.columns import values_of
 from contrastive.data.content_hash import short_keys
 from contrastive.data.guarded_http import is_public
 from contrastive.data.images import open_image
+from contrastive.data.loading import map_in_workers
 from contrastive.data.url_images import UrlImage, UrlImages
-from contrastive.datasets import ImageFolder
+from contrastive.datasets import ImageFolder, Table
 from contrastive.errors import BadSample, DataError, SpecError
 from tests.toys import tiny_model
 
@@ -81,7 +84,7 @@ def image(request, number):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("CONTRASTIVE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(guarded_http, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(guarded_http, "RETRY_AFTER", (0.0, 0.0))
     url_images._failed.clear()
     server = Server()
     yield server
@@ -121,7 +124,9 @@ def test_a_table_of_addresses_is_fetched_when_images_are_needed_and_then_no_more
     data = ImageFolder(folder=tmp_path / "web", private=True, **fields)
     rows = data.build("train")
     assert not server.requests
-    assert "8 images are fetched from their addresses; copies are kept" in capsys.readouterr().err
+    assert (
+        "images by address, 8, are fetched when needed; copies are kept" in capsys.readouterr().err
+    )
     assert isinstance(rows[0]["image"], UrlImage)
     first = short_keys(values_of(rows, "image"), "image")
     assert len({*first.tolist()}) == 6
@@ -179,6 +184,51 @@ def test_shards_of_images_by_address_hold_the_images(server, tmp_path):
     written = shard_data(ImageFolder(folder=tmp_path / "web", private=True), tmp_path / "shards")
     assert written["splits"]["train"]["samples"] == 2
     assert png(2) in (tmp_path / "shards" / "train-000000.tar").read_bytes()
+
+
+def test_images_are_fetched_several_at_a_time(server, tmp_path):
+    both = threading.Barrier(2)
+
+    def together(request, number):
+        both.wait(timeout=20)
+        image(request, number)
+
+    server.answers |= {f"/{i}.png": together for i in range(4)}
+    table(tmp_path / "web", server, [(0, "0.png"), (1, "1.png")])
+    data = ImageFolder(folder=tmp_path / "web", private=True)
+    short_keys(values_of(data.build("train"), "image"), "image")
+    table(tmp_path / "web", server, [(0, "2.png"), (1, "3.png")])
+    shard_data(data, tmp_path / "shards")
+    assert sum(server.requests.values()) == 4
+
+
+class Reading:
+    def __init__(self, images):
+        self.images = images
+
+    def __getitem__(self, group):
+        return [hash(self.images[i].read()) and os.getpid() for i in group]
+
+
+def test_workers_fetch_what_they_need_into_the_cache_of_all(server, tmp_path):
+    table(tmp_path / "web", server, [(i, f"{i}.png") for i in (0, 1, 2)])
+    rows = ImageFolder(folder=tmp_path / "web", private=True).build("train")
+    found = [*map_in_workers(Reading(values_of(rows, "image")), [[0], [1, 2], [0]], workers=1)]
+    assert os.getpid() not in {pid for pids in found for pid in pids}
+    assert sum(server.requests.values()) == 3
+    assert rows[2]["image"].read() == png(2)
+    assert sum(server.requests.values()) == 3
+
+
+def test_a_table_of_any_size_may_have_addresses(server, tmp_path, capsys):
+    table(tmp_path / "web", server, [(i, f"{i}.png") for i in range(4)])
+    (tmp_path / "web" / "captions.csv").rename(tmp_path / "web" / "t.csv")
+    file = tmp_path / "web" / "t.csv"
+    data = Table(files=file, url_column="url", private=True)
+    shades = [open_image(row["image"]).getpixel((0, 0))[0] for row in data.build("train")]
+    assert shades == [0, 1, 2]
+    assert "image" not in Table(files=file).build("train")[0]
+    assert "'url' is not read; if images are there, set url_column to it" in capsys.readouterr().err
 
 
 def twice(fault):
@@ -293,7 +343,7 @@ def slow_body(request, _):
 def test_a_server_has_a_bounded_time(server, fault, said, monkeypatch):
     monkeypatch.setattr(guarded_http, "TRY_WITHIN", 0.3)
     monkeypatch.setattr(guarded_http, "SILENT", 0.2)
-    monkeypatch.setattr(guarded_http, "PAUSES", ())
+    monkeypatch.setattr(guarded_http, "RETRY_AFTER", ())
     server.answers["/a"] = fault
     began = time.monotonic()
     assert said in refusal(server, "/a")
@@ -450,6 +500,21 @@ def test_https_needs_a_certificate_that_is_trusted(server, tmp_path, monkeypatch
         secure.stop()
 
 
+def test_a_saved_spec_may_not_ask_private_addresses_unless_it_is_trusted(tmp_path):
+    spec = {
+        "format": 1,
+        "model": tiny_model("infonce"),
+        "data": {"type": "image-folder", "folder": "web", "private": True},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(spec))
+    said = r"data.private: only your own spec may say so; if this one is yours, add --trusted"
+    with pytest.raises(SpecError, match=said):
+        load_spec(RunSpec, tmp_path / "run.json", trusted=False)
+    assert load_spec(RunSpec, tmp_path / "run.json", trusted=True).data.private
+
+
 def test_one_column_says_where_the_images_are():
     with pytest.raises(SpecError, match="image_column and url_column both say where the images"):
         ImageFolder(folder="web", image_column="image", url_column="url")
+    with pytest.raises(SpecError, match="image_column and url_column both say where the images"):
+        Table(files="web", image_column="image", url_column="url")
