@@ -37,6 +37,8 @@ from contrastive.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from contrastive.data.images import StoredImage
+
 MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
 RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
 AT_A_TIME = 500  # files that are looked up; SQLite takes 999 values
@@ -149,13 +151,13 @@ class ContentIndex:
             self._read(unknown[first : first + AT_A_TIME])
 
     def hashes_of_parts(
-        self, parts: PartsOfFile, read: Callable[[int], bytes]
+        self, parts: PartsOfFile, images: Callable[[np.ndarray], Sequence[StoredImage]]
     ) -> tuple[np.ndarray, dict[int, Exception]]:
         """Return the hash of what each part holds, reading those only that are not noted.
 
         Args:
             parts: of one file, which is looked at once.
-            read: returns the content of one of the K parts, by its place among them.
+            images: returns some of the K parts, by their places among them.
 
         Returns:
             ``[K, 32]`` uint8, and the error of each part that could not be read.
@@ -170,7 +172,8 @@ class ContentIndex:
         new = (~known_K).nonzero()[0]
         for first in range(0, len(new), UNWRITTEN):
             some = new[first : first + UNWRITTEN]
-            for place, found in _each_read(some.tolist(), read, parts.at_once):
+            held = dict(zip(some.tolist(), images(some), strict=True))
+            for place, found in _each_read(held, parts.at_once):
                 if isinstance(found, Exception):
                     errors[place] = found
                 else:
@@ -323,21 +326,21 @@ class ContentIndex:
 
 
 def _each_read(
-    places: Sequence[int], read: Callable[[int], bytes], at_once: int
+    held: dict[int, StoredImage], at_once: int
 ) -> Iterator[tuple[int, bytes | Exception]]:
     """Yield the hash of each part, or why it cannot be read."""
 
-    def hash_or_error(place: int) -> bytes | Exception:
+    def hash_or_error(image: StoredImage) -> bytes | Exception:
         try:
-            return file_hash(read(place))
+            return file_hash(image.read())
         except (OSError, BadSample) as error:
             return error
 
     if at_once == 1:
-        yield from ((place, hash_or_error(place)) for place in places)
+        yield from ((place, hash_or_error(image)) for place, image in held.items())
         return
-    with bar("fetching images", len(places)) as advance, ThreadPoolExecutor(at_once) as threads:
-        for place, found in zip(places, threads.map(hash_or_error, places), strict=True):
+    with bar("fetching images", len(held)) as advance, ThreadPoolExecutor(at_once) as threads:
+        for place, found in zip(held, threads.map(hash_or_error, held.values()), strict=True):
             advance(1, "")
             yield place, found
 
