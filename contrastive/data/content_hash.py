@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,40 @@ from contrastive.errors import BadSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+NO_KEY = bytes(32)
+
+
+class Keys(NamedTuple):
+    """Keys of N samples, of which D are distinct objects."""
+
+    keys_D: np.ndarray
+    """``[D, 32]`` uint8; zeros for one that cannot be used."""
+    problems: dict[int, str]
+    """Why some of the D cannot be used."""
+    which_N: np.ndarray
+    """Which of the D each sample is."""
+
+    def good(self) -> np.ndarray:
+        """Return which samples have a key: ``[N]`` booleans."""
+        good_D = np.ones(len(self.keys_D), np.bool_)
+        good_D[[*self.problems]] = False
+        return good_D[self.which_N]
+
+    def report(self, on_bad: Callable[[int, str], None]) -> None:
+        """Call ``on_bad`` with the index and the problem of each sample that cannot be used."""
+        if self.problems:
+            for i in (~self.good()).nonzero()[0].tolist():
+                on_bad(i, self.problems[int(self.which_N[i])])
+
+
+def keys_of(samples: Sequence[Any], modality: str) -> Keys:
+    """Return the keys of samples in arrays, each distinct object looked up once."""
+    found, which_N = _distinct_keys(samples, modality)
+    problems = {i: each for i, each in enumerate(found) if isinstance(each, str)}
+    packed = b"".join(NO_KEY if isinstance(each, str) else each for each in found)
+    return Keys(np.frombuffer(packed, np.uint8).reshape(-1, 32), problems, which_N)
 
 
 def sample_keys(
