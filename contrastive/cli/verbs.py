@@ -16,10 +16,10 @@ PANELS = {
     "Train": ("train",),
     "Measure": ("evaluate", "probe", "compositional", "compare", "doctor"),
     "Use": ("classify", "caption", "answer", "search", "embed", "generate"),
-    "Inspect": ("plugins",),
+    "Inspect": ("plugins", "cache"),
 }
 """By panel of the help, the modules of this folder, each with a function of its name."""
-GROUPS = {"plugins"}
+GROUPS = {"plugins", "cache"}
 """Those that have verbs of their own."""
 
 

@@ -39,3 +39,11 @@ def seconds_of(name: str, given: float | str) -> float:
         return float(match[1]) * SECONDS[match[2]]
     msg = f"{name} is {given!r}; give seconds, or a time such as 30d (s, m, h, d, w)"
     raise SpecError(msg)
+
+
+def shown_bytes(count: int) -> str:
+    """Return a number of bytes for people: ``12.3 MB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from contrastive.config.amounts import shown_bytes
 from contrastive.console import say
-from contrastive.features.encoder_key import FORMAT
 from contrastive.features.parts import KEY_BYTES, location_of
 from contrastive.features.size_bound import SizeBound
-from contrastive.features.store import Store
+from contrastive.features.store import FORMAT, Store
 from contrastive.features.table import FeatureTable, table_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class EncoderRows:
             self.bound = None if max_bytes is None else SizeBound(root, max_bytes)
             if self.store.is_new and (unused := self.store.outdated(FORMAT)):
                 tell_once(
-                    f"{root}: {unused / 1e6:,.1f} MB of features cached by an earlier version are "
+                    f"{root}: {shown_bytes(unused)} of features cached by an earlier version are "
                     "not used; to free them: contrastive cache prune --outdated"
                 )
 

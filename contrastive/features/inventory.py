@@ -16,10 +16,9 @@ from contrastive.config.arguments import path_of
 from contrastive.config.local_files import cache_folder, check_regular, read_bounded
 from contrastive.data.file_locks import unused
 from contrastive.errors import DataError, reason_of
-from contrastive.features.encoder_key import FORMAT
 from contrastive.features.key_index import is_run
 from contrastive.features.parts import RECORD, names_of, part_numbers
-from contrastive.features.store import ABOUT, MAX_ABOUT, name_of
+from contrastive.features.store import ABOUT, FORMAT, MAX_ABOUT, name_of
 
 LOCK = "lock"
 INDEX = "files.sqlite"
@@ -148,8 +147,9 @@ def folder_of(folder: str | Path | None) -> Path:
     except ValueError as error:
         msg = f"$CONTRASTIVE_CACHE: {error}; set it to a folder"
         raise DataError(msg) from None
-    if place.exists() and not place.is_dir():
-        msg = f"{place}: is no folder; give that of a cache"
+    if not place.is_dir() and (folder is not None or place.exists()):
+        what = "is no folder" if place.exists() else "no such folder"
+        msg = f"{place}: {what}; give that of a cache, such as the one of $CONTRASTIVE_CACHE"
         raise DataError(msg)
     return place
 

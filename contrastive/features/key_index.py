@@ -99,13 +99,8 @@ class KeyIndex:
         names = os.listdir(self.parts.folder)  # noqa: PTH208
         rows = _Counts(self.parts)
         self._use(_cover(names, rows))
-        begin = self._read_to
-        of_begin, at = (int(x) for x in split_locations(np.int64(begin)))
+        of_begin, at = (int(x) for x in split_locations(np.int64(self._read_to)))
         numbers = [number for number in part_numbers(names) if number >= of_begin]
-        if numbers and rows[of_begin] < at:  # somebody has cut off rows of the tail
-            self._restart()
-            self.refresh()
-            return
         for number in numbers:
             first = at if number == of_begin else 0
             if (last := rows[number]) > first:

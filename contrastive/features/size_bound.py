@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from contrastive.config.amounts import byte_count
+from contrastive.config.amounts import byte_count, shown_bytes
 from contrastive.console import say
 from contrastive.features.inventory import encoder_folders
 from contrastive.features.pruning import removed
@@ -49,8 +49,8 @@ class SizeBound:
                 break
             if each.folder != own and removed(each):
                 say(
-                    f"{each.folder}: features of {each.name} ({each.bytes / 1e6:,.1f} MB) are "
-                    f"deleted: the cache is larger than {self.most / 1e6:,.1f} MB, and they were "
+                    f"{each.folder}: features of {each.name} ({shown_bytes(each.bytes)}) are "
+                    f"deleted: the cache is larger than {shown_bytes(self.most)}, and they were "
                     "used longest ago"
                 )
                 over -= each.bytes
@@ -60,6 +60,6 @@ class SizeBound:
     def full_line(self) -> str:
         """Return what is told where nothing more may be written."""
         return (
-            f"{self.root}: the feature cache has its {self.most / 1e6:,.1f} MB, all of them in "
+            f"{self.root}: the feature cache has its {shown_bytes(self.most)}, all of them in "
             f"use; these features are not kept; raise {VARIABLE} (or max_size)"
         )

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+FORMAT = 3
+"""1 had rows whose last bits depend on what was encoded beside them; 2 knew nothing of nested
+components, of other files than the encoder's own and of what its preprocessing runs. A change of
+what encoders share, such as how images are decoded, raises it."""
 MAX_ABOUT = 16_000_000  # bytes of an encoder's description
 PATIENCE = 60.0  # seconds that another process may append; then features are computed, not kept
 FLUSH_EVERY = 1.0  # seconds; what a crash of the system loses is computed again
