@@ -11,6 +11,7 @@ import os
 import time
 import zlib
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ MAX_ABOUT = 16_000_000  # bytes of an encoder's description
 PATIENCE = 60.0  # seconds that another process may append; then features are computed, not kept
 FLUSH_EVERY = 1.0  # seconds; what a crash of the system loses is computed again
 ABOUT = "encoder.json"
+CHECKED_AT_ONCE = 1 << 15  # rows
 ATTEMPTS = 10  # to make a folder that another process deletes as it is not in use
 
 
@@ -207,22 +209,26 @@ class Store:
         """Return which rows have these keys, and features as they were written: ``[K]``."""
         whole_K = np.zeros(len(keys_K), np.bool_)
         order = locations_K.argsort()  # as they lie on the disk
-        parts_K, rows_K = split_locations(locations_K[order])
-        for part in np.unique(parts_K).tolist():
-            here = parts_K == part
-            of_keys, rows = order[here], rows_K[here]
-            most = int(rows[-1]) + 1
-            records, features = self.parts.records(part, most), self.parts.features(part, most)
-            inside = rows < min(len(records), len(features))
-            of_keys, rows = of_keys[inside], rows[inside]
-            kept = records[rows]
-            same = (key_bytes(kept) == keys_K[of_keys]).all(1)
-            crcs = kept["crc"].tolist()
-            whole_K[of_keys] = [
-                is_same and zlib.crc32(features[row]) == crc
-                for is_same, row, crc in zip(same.tolist(), rows.tolist(), crcs, strict=True)
-            ]
+        parts_K = split_locations(locations_K[order])[0]
+        ends = np.append((np.diff(parts_K) > 0).nonzero()[0] + 1, len(order)).tolist()
+        for begin, end in pairwise([0, *ends]):
+            for i in range(begin, end, CHECKED_AT_ONCE):
+                some = order[i : min(end, i + CHECKED_AT_ONCE)]
+                whole_K[some] = self._whole_rows(int(parts_K[i]), keys_K[some], locations_K[some])
         return whole_K
+
+    def _whole_rows(self, part: int, keys_K: np.ndarray, locations_K: np.ndarray) -> np.ndarray:
+        rows_K = split_locations(locations_K)[1]
+        most = int(rows_K.max(initial=-1)) + 1
+        records, features = self.parts.records(part, most), self.parts.features(part, most)
+        same_K = rows_K < min(len(records), len(features))
+        kept = records[rows_K[same_K]]
+        same_K[same_K] = (key_bytes(kept) == keys_K[same_K]).all(1)
+        rows = rows_K[same_K]
+        crcs = records["crc"][rows].tolist()
+        pairs = zip(rows.tolist(), crcs, strict=True)
+        same_K[same_K] = [zlib.crc32(features[row]) == crc for row, crc in pairs]
+        return same_K
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.folder / "lock", wait=PATIENCE)
