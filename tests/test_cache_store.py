@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrastive.features import key_index, parts, store
+from contrastive.features.encoder_rows import distinct_keys
 from contrastive.features.inventory import encoder_folders
 from contrastive.features.key_index import run_names
 from contrastive.features.parts import split_locations
@@ -119,6 +120,27 @@ def spoil(path, what, how):
         data[at] ^= 1
     path.write_bytes(data)
     return True
+
+
+@given(
+    keys=st.lists(st.sampled_from([0, 1, 2, 255]), min_size=1, max_size=8),
+    alike=st.booleans(),
+    data=st.data(),
+)
+def test_samples_are_told_apart_by_whole_keys(keys, alike, data):
+    keys_D = np.full((len(keys), 32), 7, np.uint8)
+    keys_D[:, 31 if alike else 0] = keys
+    whose = st.tuples(st.integers(0, len(keys) - 1), st.booleans())
+    samples = data.draw(st.lists(whose, max_size=12))
+    which_N = np.array([which for which, _ in samples], np.int64)
+    usable_N = np.array([usable for _, usable in samples], np.bool_)
+    found = distinct_keys(keys_D, which_N, usable_N)
+    given_N = [keys_D[which].tobytes() if usable else None for which, usable in samples]
+    expected = sorted({key for key in given_N if key is not None})
+    assert [key.tobytes() for key in found.keys_K] == expected
+    assert found.first_K.tolist() == [given_N.index(key) for key in expected]
+    numbers = {key: number for number, key in enumerate(expected)} | {None: -1}
+    assert found.which_N.tolist() == [numbers[key] for key in given_N]
 
 
 def test_rows_lie_in_parts_of_a_bounded_size_and_a_table_reads_them_all(tmp_path, small):

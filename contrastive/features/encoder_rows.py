@@ -13,6 +13,7 @@ import numpy as np
 
 from contrastive.config.amounts import shown_bytes
 from contrastive.console import say
+from contrastive.features.key_index import heads_of
 from contrastive.features.parts import KEY_BYTES, location_of
 from contrastive.features.size_bound import SizeBound
 from contrastive.features.store import FORMAT, Store
@@ -41,16 +42,29 @@ def distinct_keys(keys_D: np.ndarray, which_N: np.ndarray, usable_N: np.ndarray)
     """Tell samples apart by their keys ``[D, 32]``, of which each has one."""
     usable = usable_N.nonzero()[0]
     used_D, first = np.unique(which_N[usable], return_index=True)
-    packed = np.ascontiguousarray(keys_D[used_D]).view(f"S{KEY_BYTES}")[:, 0]
-    _, inverse = np.unique(packed, return_inverse=True)
-    # the first sample of each key, by way of the first of each object
-    distinct = int(inverse.max()) + 1 if len(inverse) else 0
-    first_K = np.full(distinct, len(which_N), np.int64)
+    keys_U = keys_D[used_D]
+    order, starts = _sorted(keys_U)
+    inverse = np.empty(len(keys_U), np.int64)
+    inverse[order] = starts.cumsum() - 1
+    first_K = np.full(int(starts.sum()), len(which_N), np.int64)
     np.minimum.at(first_K, inverse, usable[first])
     of_D = np.full(len(keys_D) + 1, -1, np.int64)
     of_D[used_D] = inverse
     found_N = np.where(usable_N, of_D[which_N], -1)
-    return DistinctKeys(keys_D[which_N[first_K]], first_K, found_N)
+    return DistinctKeys(keys_U[order[starts]], first_K, found_N)
+
+
+def _sorted(keys_U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of keys, and at which places of it another one begins."""
+    heads_U = heads_of(keys_U)
+    order = heads_U.argsort(kind="stable")  # a fifth of the time and memory of sorting whole keys
+    starts = np.ones(len(order), np.bool_)
+    starts[1:] = np.diff(heads_U[order]) != 0
+    (alike,) = (~starts).nonzero()
+    if (keys_U[order[alike]] != keys_U[order[alike - 1]]).any():
+        order = np.ascontiguousarray(keys_U).view(f"S{KEY_BYTES}")[:, 0].argsort(kind="stable")
+        starts[1:] = (keys_U[order[1:]] != keys_U[order[:-1]]).any(1)
+    return order, starts
 
 
 class EncoderRows:
