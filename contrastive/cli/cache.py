@@ -120,9 +120,8 @@ def verify(
     rows = sum(encoder.rows for encoder in found.encoders)
     told = [f"{damage.path}: {damage.problem}; {damage.remedy}" for damage in damages]
     whole = f"{found.folder}: {rows:,} rows of {len(found.encoders)} encoders are whole"
-    shown = {"folder": str(found.folder), "rows": rows}
-    shown["damages"] = [damage.as_dict() for damage in damages]
-    show(shown, as_json, *(told or [whole]))
+    shown = [damage.as_dict() for damage in damages]
+    show({"folder": str(found.folder), "rows": rows, "damages": shown}, as_json, *(told or [whole]))
     if damages:
         raise typer.Exit(1)
 

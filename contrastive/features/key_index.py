@@ -30,6 +30,7 @@ from contrastive.features.parts import (
     names_of,
     opened,
     part_numbers,
+    split_location,
     split_locations,
 )
 
@@ -83,6 +84,11 @@ def key_bytes(records: np.ndarray) -> np.ndarray:
     return records.view(np.uint8).reshape(len(records), RECORD.itemsize)[:, :32]
 
 
+def have_keys(records: np.ndarray) -> np.ndarray:
+    """Return which records have a key; those of rows that were written in part have none."""
+    return np.any(key_bytes(records) != 0, axis=1)
+
+
 class KeyIndex:
     """The runs over the parts of one encoder, and the rows behind them."""
 
@@ -99,7 +105,7 @@ class KeyIndex:
         names = os.listdir(self.parts.folder)  # noqa: PTH208
         rows = _Counts(self.parts)
         self._use(_cover(names, rows))
-        of_begin, at = (int(x) for x in split_locations(np.int64(self._read_to)))
+        of_begin, at = split_location(self._read_to)
         numbers = [number for number in part_numbers(names) if number >= of_begin]
         for number in numbers:
             first = at if number == of_begin else 0
@@ -178,7 +184,7 @@ class KeyIndex:
         records = self.parts.read_records(number, first, last)
         keys = key_bytes(records)
         places = np.arange(first, first + len(records), dtype=np.int64)
-        kept = keys.any(1)  # rows that were written in part have no key
+        kept = have_keys(records)
         self._read.append((heads_of(keys)[kept], location_of(number, 0) | places[kept]))
         self._read_to = location_of(number, first + len(records))
         self._tail = None
@@ -214,7 +220,7 @@ def _cover(names: list[str], rows: _Counts) -> list[tuple[int, int]]:
 
 def _fits(end: int, rows: _Counts) -> bool:
     """Whether the rows that a run is over are there: files may have been cut off."""
-    part, row = (int(x) for x in split_locations(np.int64(end)))
+    part, row = split_location(end)
     return part < 1 << 17 and rows[part] >= row
 
 

@@ -53,6 +53,11 @@ def split_locations(locations_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return locations_K >> ROW_BITS, locations_K & ((1 << ROW_BITS) - 1)
 
 
+def split_location(location: int) -> tuple[int, int]:
+    """Return the part and the row in it of one location."""
+    return location >> ROW_BITS, location & ((1 << ROW_BITS) - 1)
+
+
 class Parts:
     """The parts of one encoder, memory-mapped as they are asked for."""
 

@@ -227,7 +227,7 @@ class Store:
         rows = rows_K[same_K]
         crcs = records["crc"][rows].tolist()
         pairs = zip(rows.tolist(), crcs, strict=True)
-        same_K[same_K] = [zlib.crc32(features[row]) == crc for row, crc in pairs]
+        same_K[same_K] = [zlib.crc32(features[row].data) == crc for row, crc in pairs]
         return same_K
 
     def _locked(self) -> AbstractContextManager[None]:

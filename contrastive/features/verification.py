@@ -18,8 +18,15 @@ from contrastive.console import bar
 from contrastive.data.file_locks import locked
 from contrastive.errors import reason_of
 from contrastive.features.inventory import INDEX, description_of, list_cache
-from contrastive.features.key_index import heads_of, key_bytes, run_names, run_of
-from contrastive.features.parts import RECORD, Parts, names_of, opened, split_locations
+from contrastive.features.key_index import have_keys, heads_of, key_bytes, run_names, run_of
+from contrastive.features.parts import (
+    RECORD,
+    Parts,
+    names_of,
+    opened,
+    split_location,
+    split_locations,
+)
 from contrastive.features.store import ABOUT, PATIENCE
 
 if TYPE_CHECKING:
@@ -100,9 +107,8 @@ def _of_part(parts: Parts, number: int, repair: bool) -> Iterator[Damage]:
     for begin in range(0, keys, AT_A_TIME):
         records = parts.read_records(number, begin, min(keys, begin + AT_A_TIME))
         features = parts.features(number, rows)
-        has_key = key_bytes(records).any(1)
         crcs = records["crc"].tolist()
-        for i in has_key.nonzero()[0].tolist():
+        for i in np.flatnonzero(have_keys(records)).tolist():
             row = begin + i
             if row >= len(features) or zlib.crc32(features[row]) != crcs[i]:
                 damaged.append(row)
@@ -154,20 +160,18 @@ def _agrees(
     if ((locations_R < begin) | (locations_R >= end)).any():
         return False
     of_all = 0
-    (first, from_row), (last, to_row) = (
-        [int(x) for x in split_locations(np.int64(place))] for place in (begin, end)
-    )
+    (first, from_row), (last, to_row) = split_location(begin), split_location(end)
     for number in [each for each in parts.numbers() if first <= each <= last]:
         records = parts.records(number)
         here = numbers == number
         if (rows[here] >= len(records)).any():
             return False
-        kept = key_bytes(np.asarray(records[rows[here]]))
+        kept = np.ascontiguousarray(records[rows[here]])
         # a row that was taken out since has no key
-        if ((heads_of(kept) != heads_R[here]) & kept.any(1)).any():
+        if ((heads_of(key_bytes(kept)) != heads_R[here]) & have_keys(kept)).any():
             return False
         span = records[from_row if number == first else 0 : to_row if number == last else None]
-        of_all += int(key_bytes(np.ascontiguousarray(span)).any(1).sum())
+        of_all += int(have_keys(np.ascontiguousarray(span)).sum())
     return len(np.unique(locations_R)) == len(locations_R) >= of_all
 
 
