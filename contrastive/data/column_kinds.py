@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from contrastive.data.content_index import PartsOfFile
 
 BYTES = 1 << 20  # that are looked through at once
 KEPT_PATHS = 1 << 16  # so that the captions of an image have one object
@@ -190,6 +192,17 @@ class FilePaths(Column):
         for i, name in zip(new_K.tolist(), self.names.at(new_K), strict=True):
             self._kept[i] = self.folder / name
         return [self._kept[i] for i in rows_N.tolist()]
+
+
+class StoredImages(Column):
+    """Images that are parts of files, such as cells of tables or members of tar files.
+
+    ``at`` returns a ``StoredImage`` of each; nothing is read before it is.
+    """
+
+    @abstractmethod
+    def parts(self, rows_N: np.ndarray) -> Iterator[tuple[np.ndarray, PartsOfFile]]:
+        """Yield, by file, which of N rows are in it, and which parts of it they are."""
 
 
 def through_shared_memory(held: Any) -> tuple[Any, ...]:

@@ -59,9 +59,12 @@ class Values(Sequence[Any]):
     def distinct(self) -> tuple[Values, np.ndarray]:
         """Return values of which each stands once, if the column knows them, and whose rows are."""
         if not isinstance(self.column, Coded):
-            return self, np.arange(len(self))
-        codes_D, which_N = np.unique(self.column.codes_M[self.rows_N], return_inverse=True)
-        return Values(self.column.values, codes_D), which_N
+            return self, np.arange(len(self), dtype=np.int32)
+        codes_N = self.column.codes_M[self.rows_N]
+        is_there = np.zeros(len(self.column.values), np.bool_)
+        is_there[codes_N] = True
+        place_D = np.cumsum(is_there, dtype=np.int32) - np.int32(1)
+        return Values(self.column.values, is_there.nonzero()[0]), place_D[codes_N]
 
 
 @dataclass(eq=False)
