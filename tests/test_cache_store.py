@@ -195,6 +195,24 @@ def test_a_store_of_the_last_release_gets_an_index_and_keeps_its_rows(tmp_path, 
     assert read(Store(tmp_path, ABOUT), [KEYS, 0]) == [[KEYS, -KEYS], [0, 0]]
 
 
+def test_a_store_that_is_deleted_as_it_is_opened_is_made_again(tmp_path, monkeypatch):
+    Store(tmp_path, ABOUT).append(keys_of([1]), rows_of([1]))
+    real, deleted = store.InUse, []
+
+    def in_use(path, *, wait):
+        if not deleted:  # another process prunes, between the two steps of this one
+            deleted.append(removed(encoder_folders(tmp_path)[0]))
+        return real(path, wait=wait)
+
+    monkeypatch.setattr(store, "InUse", in_use)
+    here = Store(tmp_path, ABOUT)
+    assert deleted == [True]
+    assert read(here, [1]) == [None]
+    here.append(keys_of([1]), rows_of([1]))
+    assert read(Store(tmp_path, ABOUT), [1]) == [[1, -1]]
+    assert [each.outdated for each in encoder_folders(tmp_path)] == [None]
+
+
 def test_without_the_right_to_write_an_index_rows_are_found(tmp_path, small, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "index")

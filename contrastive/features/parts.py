@@ -9,6 +9,7 @@ Shapes: M rows of a part, F features, K locations.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import contextmanager, suppress
@@ -113,7 +114,10 @@ class Parts:
         if not (rows := self._count(part, which, row.itemsize)):
             return np.zeros(0, row)
         path = self.folder / names_of(part)[which]
-        return np.asarray(np.memmap(path, row.base, "r", shape=(rows, *row.shape)))
+        try:
+            return np.asarray(np.memmap(path, row.base, "r", shape=(rows, *row.shape)))
+        except ValueError:  # it is shorter than a moment ago
+            raise OSError(errno.EIO, "was cut off meanwhile", str(path)) from None
 
     def _count(self, part: int, which: int, row_bytes: int) -> int:
         path = self.folder / names_of(part)[which]

@@ -101,12 +101,11 @@ def _told(path: Path, check: Callable[[], Iterator[Damage]]) -> Iterator[Damage]
 
 def _of_part(parts: Parts, number: int, repair: bool) -> Iterator[Damage]:
     path = parts.folder / names_of(number)[1]
-    rows = parts.rows(number)
     damaged: list[int] = []
     keys = parts.count_keys(number)
+    features = parts.features(number)  # of more rows, if a process adds some
     for begin in range(0, keys, AT_A_TIME):
         records = parts.read_records(number, begin, min(keys, begin + AT_A_TIME))
-        features = parts.features(number, rows)
         crcs = records["crc"].tolist()
         for i in np.flatnonzero(have_keys(records)).tolist():
             row = begin + i
