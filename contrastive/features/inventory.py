@@ -103,7 +103,9 @@ def list_cache(folder: str | Path | None = None) -> CacheContents:
         DataError: it is no folder, or cannot be read.
 
     Example:
-        >>> _ = model.embed("image", [red, blue], cache=FeatureCache("features"))
+        >>> tower = model.tower("image")
+        >>> len(FeatureCache("features").table(tower.spec.encoder, tower.encoder, [red, blue]))
+        2
         >>> [one] = list_cache("features").encoders
         >>> one.rows
         2

@@ -64,7 +64,9 @@ def prune_cache(
         DataError: there is no such folder.
 
     Example:
-        >>> _ = model.embed("image", [red, blue], cache=FeatureCache("features"))
+        >>> tower = model.tower("image")
+        >>> len(FeatureCache("features").table(tower.spec.encoder, tower.encoder, [red, blue]))
+        2
         >>> len(prune_cache("features", max_size=0).encoders)
         1
     """

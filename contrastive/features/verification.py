@@ -65,7 +65,9 @@ def verify_cache(folder: str | Path | None = None, *, repair: bool = False) -> l
         DataError: there is no such folder.
 
     Example:
-        >>> _ = model.embed("image", [red, blue], cache=FeatureCache("features"))
+        >>> tower = model.tower("image")
+        >>> len(FeatureCache("features").table(tower.spec.encoder, tower.encoder, [red, blue]))
+        2
         >>> verify_cache("features")
         []
     """
