@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 KEY_BYTES = 32
 RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
-PART_BYTES = 1 << 30
-"""Of features, after which the next part begins; one that is larger is of an earlier release."""
+PART_BYTES = 1 << 32
+"""Of features, after which the next part begins; one that is larger is of an earlier release. A map
+holds a file open, of which a process may have 1,024: 100 million rows of 2,048 take 191."""
 ROW_BITS = 40
 """A location is a part's number, and in so many low bits the row in it."""
 _NAME = re.compile(r"(?:features|keys)(?:-([0-9]{5}))?\.bin")
@@ -105,9 +106,8 @@ class Parts:
         path = self.folder / names_of(part)[1]
         return np.fromfile(path, RECORD, end - begin, offset=begin * RECORD.itemsize)
 
-    def forget(self) -> None:
-        """Drop all maps: a file may be shorter now."""
-        self._features.clear()
+    def close_keys(self) -> None:
+        """Drop the maps of keys, which are needed only while some are looked up."""
         self._keys.clear()
 
     def _mapped(self, part: int, which: int, row: np.dtype) -> np.ndarray:

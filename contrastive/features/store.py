@@ -203,6 +203,7 @@ class Store:
                 which, locations = missing[among][unknown], places[unknown]
                 whole = self._whole(keys_K[which], locations)
                 found_K[which[whole]] = locations[whole]
+        self.parts.close_keys()
         return found_K
 
     def _whole(self, keys_K: np.ndarray, locations_K: np.ndarray) -> np.ndarray:
