@@ -44,6 +44,12 @@ def place(tmp_path, monkeypatch):
         copy.parent.mkdir(parents=True)
         copy.write_bytes(bytes(1000))
         os.utime(copy, (0, time.time() - days * DAY))
+    shard = folder / "shards" / f"{'0' * 64}.safetensors"
+    model = folder / "remote" / "01234567" / "m" / "spec.json"
+    for path in (shard, model):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(500))
+    os.utime(shard, (time.time() - 30, 0))  # read shortly before
     (folder / "mine.txt").write_text("mine")
     (folder / "features" / "notes").mkdir()
     return folder
@@ -72,10 +78,12 @@ def test_each_encoder_is_a_line_and_what_is_not_of_the_cache_is_told(place, comm
     assert "of an earlier version (format 2, now 3)" in rows[2]
     assert "index of files: 1 files" in ended.out
     assert "copies of remote files: 2 files, 2.0 kB" in ended.out
+    assert "indexes of shards: 1 files, 500 bytes" in ended.out
+    assert "models of storages (not pruned): 1, 500 bytes" in ended.out
     assert ended.err.count("is not of the cache, and is left alone") == 3
     told = json.loads(command("cache", "list", place, "--json").out)
     size = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
-    assert told["bytes"] == size - 2 * len("mine")
+    assert told["bytes"] == size - 2 * len("mine") - 500
     assert [each["rows"] for each in told["encoders"]] == [6, 6, 6]
     assert told["copies_of_remote_files"] == {"files": 2, "bytes": 2000}
     assert told == list_cache(place).as_dict()
@@ -110,6 +118,8 @@ def test_what_was_used_longest_ago_goes(place, command, options, stay, copies):
     assert names(place) == stay
     after = list_cache(place)
     assert len(after.copies) == copies
+    assert len(after.shards) == (not {"0s", "0"} & {*options})
+    assert len(after.models) == 1
     told = json.loads(ended.out)
     assert told["bytes"] == before - after.bytes
     assert told["bytes_left"] == after.bytes

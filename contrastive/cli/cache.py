@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 cache = typer.Typer(no_args_is_help=True, help="List, prune or verify cached features and files.")
 
+FILES = "copies of remote files and indexes of shards"
 Folder = Annotated[
     Path | None,
     typer.Argument(
@@ -37,9 +38,12 @@ def list_(folder: Folder = None, as_json: Json = False) -> None:
 
     found = list_cache(folder)
     copied = sum(copy.bytes for copy in found.copies)
+    noted = sum(shard.bytes for shard in found.shards)
     told = [
         f"index of files: {found.indexed_files:,} files, {shown_bytes(found.index_bytes)}",
         f"copies of remote files: {len(found.copies):,} files, {shown_bytes(copied)}",
+        f"indexes of shards: {len(found.shards):,} files, {shown_bytes(noted)}",
+        f"models of storages (not pruned): {len(found.models):,}, {shown_bytes(found.model_bytes)}",
         f"{found.folder}: {shown_bytes(found.bytes)}",
     ]
     for path in found.others:
@@ -93,7 +97,7 @@ def prune(
     lines = [f"deleted: {_line(encoder)}" for encoder in done.encoders]
     if done.copies:
         copied = sum(copy.bytes for copy in done.copies)
-        lines.append(f"deleted: {len(done.copies):,} copies of files, {shown_bytes(copied)}")
+        lines.append(f"deleted: {len(done.copies):,} {FILES}, {shown_bytes(copied)}")
     rest = found.bytes - done.bytes
     lines.append(f"{found.folder}: {shown_bytes(done.bytes)} freed, {shown_bytes(rest)} left")
     show(done.as_dict() | {"folder": str(found.folder), "bytes_left": rest}, as_json, *lines)
@@ -142,7 +146,7 @@ def _ask(going: list[CachedEncoder | Copy]) -> None:
         say(_line(encoder))
     if copies := [each for each in going if not isinstance(each, CachedEncoder)]:
         copied = sum(copy.bytes for copy in copies)
-        say(f"{len(copies):,} copies of remote files, {shown_bytes(copied)}")
+        say(f"{len(copies):,} {FILES}, {shown_bytes(copied)}")
     total = shown_bytes(sum(each.bytes for each in going))
     if not sys.stdin.isatty():
         msg = f"{total} would be deleted, and nobody can be asked; give --yes"

@@ -1,4 +1,4 @@
-"""What is in the cache: features by encoder, the index of files, local copies of remote files."""
+"""What is in the cache: features by encoder, indexes of files, what was fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ INDEX = "files.sqlite"
 COPIES = "files"
 """The folder of local copies: a folder for the first two digits of each name, a file for the rest.
 What else is in it is of those who fetch."""
+SHARDS = "shards"
+"""The folder of what is noted of tar shards, a file for each."""
+MODELS = "remote"
+"""The folder of models that were fetched from a storage: in a folder for each address."""
 OF_INDEX = (INDEX, f"{INDEX}-journal", f"{INDEX}-wal", f"{INDEX}-shm")
 OF_COPIES = {"locks", "incoming", "bytes", "bytes.lock"}
 MAX_WIDTH = 1 << 24  # features of a row
 _STORE = re.compile(r"[0-9a-f]{32}")
 _COPY = re.compile(r"[0-9a-f]{62}")
+_SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
 _DIGITS = re.compile(r"[0-9a-f]{2}")
 
 
@@ -54,7 +59,7 @@ class CachedEncoder:
 
 @dataclass(frozen=True)
 class Copy:
-    """A local copy of a remote file."""
+    """A local copy of a remote file; or what is noted of a shard."""
 
     path: Path
     bytes: int
@@ -72,13 +77,18 @@ class CacheContents:
     """Files whose hash is noted."""
     index_bytes: int
     copies: tuple[Copy, ...]
+    shards: tuple[Copy, ...]
+    """Indexes of tar shards, which are made again by reading a shard."""
+    models: tuple[Path, ...]
+    """Fetched from a storage. Nobody knows which a process uses, so that they are never deleted."""
+    model_bytes: int
     others: tuple[Path, ...]
     """What no version of this package has put there; it is left alone."""
 
     @property
     def bytes(self) -> int:
-        """Of all but the others."""
-        parts = (*self.encoders, *self.copies)
+        """Of all but the models and the others."""
+        parts = (*self.encoders, *self.copies, *self.shards)
         return self.index_bytes + sum(each.bytes for each in parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,6 +101,14 @@ class CacheContents:
             "copies_of_remote_files": {
                 "files": len(self.copies),
                 "bytes": sum(copy.bytes for copy in self.copies),
+            },
+            "indexes_of_shards": {
+                "files": len(self.shards),
+                "bytes": sum(shard.bytes for shard in self.shards),
+            },
+            "models_of_storages": {
+                "folders": [str(path) for path in self.models],
+                "bytes": self.model_bytes,
             },
             "others": [str(path) for path in self.others],
         }
@@ -115,10 +133,13 @@ def list_cache(folder: str | Path | None = None) -> CacheContents:
     encoders = sorted(encoder_folders(root), key=lambda each: (-each.last_used, each.name))
     index = [place / name for name in OF_INDEX]
     copies = tuple(_copies(place / COPIES))
+    noted = [path for path in _entries(place / SHARDS) if _SHARD.fullmatch(path.name)]
+    models = [each for address in _entries(place / MODELS) for each in _entries(address)]
+    models = [path for path in models if path.is_dir() and not path.is_symlink()]
     others = [
         path
         for path in _entries(place)
-        if path.name not in {"features", COPIES} and path not in index
+        if path.name not in {"features", COPIES, SHARDS, MODELS} and path not in index
     ]
     stores = {each.folder for each in encoders}
     others += [path for path in _entries(root) if path not in stores]
@@ -134,6 +155,9 @@ def list_cache(folder: str | Path | None = None) -> CacheContents:
         _indexed(place / INDEX),
         sum(_about(path)[0] for path in index),
         copies,
+        tuple(Copy(path, *_read_last(path)) for path in noted),
+        tuple(models),
+        sum(_about(path)[0] for model in models for path in model.rglob("*")),
         tuple(others),
     )
 
@@ -261,6 +285,14 @@ def _entries(folder: Path) -> list[Path]:
     with suppress(OSError):
         return sorted(Path(entry.path) for entry in os.scandir(folder))
     return []
+
+
+def _read_last(path: Path) -> tuple[int, float]:
+    """Return the size of a file that is not touched when it is used, and when it was read last."""
+    size, used = _about(path)
+    with suppress(OSError):
+        used = max(used, path.lstat().st_atime)  # which most disks note once a day
+    return size, used
 
 
 def _about(path: Path) -> tuple[int, float]:

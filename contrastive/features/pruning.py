@@ -38,7 +38,7 @@ class Pruned:
         return {
             "bytes": self.bytes,
             "encoders": [each.as_dict() for each in self.encoders],
-            "copies_of_remote_files": len(self.copies),
+            "copies_and_indexes": len(self.copies),
             "in_use": [str(path) for path in self.in_use],
         }
 
@@ -51,6 +51,8 @@ def prune_cache(
     outdated: bool = False,
 ) -> Pruned:
     """Delete features of encoders and copies of remote files; never what a process uses.
+
+    Indexes of tar shards go, too, by age and size; models that were fetched from a storage do not.
 
     Args:
         folder: of the cache; if None, the user's own.
@@ -93,12 +95,16 @@ def to_prune(
     most = None if max_size is None else byte_count("max_size", max_size)
     total = found.bytes
     going: list[CachedEncoder | Copy] = []
-    for each in sorted((*found.encoders, *found.copies), key=lambda each: each.last_used):
+    for each in sorted(
+        (*found.encoders, *found.copies, *found.shards), key=lambda each: each.last_used
+    ):
         is_outdated = outdated and isinstance(each, CachedEncoder) and each.outdated is not None
         if is_outdated or (before is not None and each.last_used < before):
             going.append(each)
             total -= each.bytes
-    for each in sorted((*found.encoders, *found.copies), key=lambda each: each.last_used):
+    for each in sorted(
+        (*found.encoders, *found.copies, *found.shards), key=lambda each: each.last_used
+    ):
         if most is not None and total > most and each not in going:
             going.append(each)
             total -= each.bytes
