@@ -10,7 +10,7 @@ import stat
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from contrastive.config.arguments import path_of
 from contrastive.config.local_files import cache_folder, check_regular, read_bounded
@@ -57,11 +57,10 @@ class CachedEncoder:
         return asdict(self) | {"folder": str(self.folder)}
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A local copy of a remote file; or what is noted of a shard."""
+class Copy(NamedTuple):
+    """A local copy of a remote file; or what is noted of a shard. There may be millions."""
 
-    path: Path
+    path: str
     bytes: int
     last_used: float
 
@@ -155,7 +154,7 @@ def list_cache(folder: str | Path | None = None) -> CacheContents:
         _indexed(place / INDEX),
         sum(_about(path)[0] for path in index),
         copies,
-        tuple(Copy(path, *_read_last(path)) for path in noted),
+        tuple(Copy(str(path), *_read_last(path)) for path in noted),
         tuple(models),
         sum(_about(path)[0] for model in models for path in model.rglob("*")),
         tuple(others),
@@ -270,14 +269,16 @@ def _indexed(path: Path) -> int:
 
 
 def _copies(folder: Path) -> list[Copy]:
-    paths = [
-        path
-        for digits in _entries(folder)
-        if _DIGITS.fullmatch(digits.name)
-        for path in _entries(digits)
-        if _COPY.fullmatch(path.name)
-    ]
-    return [Copy(path, *_about(path)) for path in paths]
+    found: list[Copy] = []
+    for digits in _entries(folder):
+        if not _DIGITS.fullmatch(digits.name):
+            continue
+        with suppress(OSError):
+            for entry in os.scandir(digits):
+                about = entry.stat(follow_symlinks=False)
+                if _COPY.fullmatch(entry.name) and stat.S_ISREG(about.st_mode):
+                    found.append(Copy(entry.path, about.st_size, about.st_mtime))
+    return found
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.amounts import byte_count, seconds_of
@@ -14,8 +15,6 @@ from contrastive.features.inventory import CachedEncoder, Copy, is_ours, list_ca
 from contrastive.features.store import ABOUT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from contrastive.features.inventory import CacheContents
 
 
@@ -93,21 +92,19 @@ def to_prune(
         raise SpecError(msg)
     before = None if older_than is None else time.time() - seconds_of("older_than", older_than)
     most = None if max_size is None else byte_count("max_size", max_size)
-    total = found.bytes
     going: list[CachedEncoder | Copy] = []
-    for each in sorted(
-        (*found.encoders, *found.copies, *found.shards), key=lambda each: each.last_used
-    ):
+    rest: list[CachedEncoder | Copy] = []
+    parts = (*found.encoders, *found.copies, *found.shards)
+    for each in sorted(parts, key=lambda each: each.last_used):
         is_outdated = outdated and isinstance(each, CachedEncoder) and each.outdated is not None
-        if is_outdated or (before is not None and each.last_used < before):
-            going.append(each)
-            total -= each.bytes
-    for each in sorted(
-        (*found.encoders, *found.copies, *found.shards), key=lambda each: each.last_used
-    ):
-        if most is not None and total > most and each not in going:
-            going.append(each)
-            total -= each.bytes
+        goes = is_outdated or (before is not None and each.last_used < before)
+        (going if goes else rest).append(each)
+    total = found.bytes - sum(each.bytes for each in going)
+    for each in rest:
+        if most is None or total <= most:
+            break
+        going.append(each)
+        total -= each.bytes
     return going
 
 
@@ -120,9 +117,9 @@ def remove(going: list[CachedEncoder | Copy]) -> Pruned:
         if isinstance(each, CachedEncoder):
             encoders += [each] if (gone := removed(each)) else []
         else:
-            copies += [each] if (gone := _removed_copy(each.path)) else []
+            copies += [each] if (gone := _removed_copy(Path(each.path))) else []
         if not gone:
-            stay.append(each.folder if isinstance(each, CachedEncoder) else each.path)
+            stay.append(each.folder if isinstance(each, CachedEncoder) else Path(each.path))
     return Pruned(tuple(encoders), tuple(copies), tuple(stay))
 
 
