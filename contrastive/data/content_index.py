@@ -43,6 +43,7 @@ MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk i
 RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
 AT_A_TIME = 500  # files that are looked up; SQLite takes 999 values
 UNWRITTEN = 1_000  # notes that are held before they are written
+PARTS_UNWRITTEN = 8_192  # those of parts, which take 40 bytes each
 KEPT = 1 << 14  # files and problems that are held, of half a kilobyte each
 HASH = 32  # bytes of a SHA-256
 _Key = TypeVar("_Key")
@@ -170,8 +171,9 @@ class ContentIndex:
         hashes_K, known_K = self._noted_parts(parts, version)
         errors: dict[int, Exception] = {}
         new = (~known_K).nonzero()[0]
-        for first in range(0, len(new), UNWRITTEN):
-            some = new[first : first + UNWRITTEN]
+        together = PARTS_UNWRITTEN if parts.at_once == 1 else UNWRITTEN
+        for first in range(0, len(new), together):
+            some = new[first : first + together]
             held = dict(zip(some.tolist(), images(some), strict=True))
             for place, found in _each_read(held, parts.at_once):
                 if isinstance(found, Exception):
