@@ -24,9 +24,9 @@ from contrastive.data.file_locks import locked
 from contrastive.data.remote_folders import LOCAL_DISK, StorageError
 from contrastive.errors import reason_of
 
-if os.name == "posix":
+try:
     import fcntl
-else:  # where a file that is open cannot be removed
+except ImportError:  # Windows, where a file that is open cannot be removed
     fcntl = None
 
 if TYPE_CHECKING:
