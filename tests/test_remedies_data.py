@@ -193,9 +193,9 @@ CASES = {  # files, fields, what is told, what is done to the files, fields afte
         "",
     ),
     "a URL": (
-        {"captions.csv": CSV.replace("\n", "\nhttps://a.org/", 4)},
+        {"captions.csv": CSV.replace("\n", "\ns3://a/", 4)},
         "",
-        "for example with img2dataset, and give the folder that it wrote",
+        "download the images, and give their folder",
         again({"got/00000/000000000.txt": "a dog"}),
         "folder=got",
     ),
@@ -235,22 +235,6 @@ def test_a_compressed_table_is_decompressed_by_the_command_that_is_told(here, ca
     subprocess.run(command, shell=True, check=True)
     assert read("") == TEXTS
     assert Path("captions.csv.orig").read_bytes() == done.stdout
-
-
-def test_images_of_parquet_files_side_by_side_are_kept_apart(here, capsys):
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    rows = [{"image": png(i), "text": text} for i, text in enumerate(TEXTS)]
-    Path("data").mkdir()
-    for i in range(2):
-        pandas.DataFrame(rows[2 * i : 2 * i + 2]).to_parquet(f"data/part-{i}%d.parquet")
-    for i in range(2):
-        said = told(lambda: read(f"folder=data,captions=part-{i}%d.parquet"), capsys)  # noqa: B023
-        exec(re.search("write them in Python: (.*); then set", said)[1], {})
-    for i in range(2):
-        built = ImageFolder(folder="data", captions=f"part-{i}%d.jsonl", holdout=0).build("train")
-        found = [(row["image"].read_bytes(), row["text"]) for row in built]
-        assert found == [(row["image"], row["text"]) for row in rows[2 * i : 2 * i + 2]]
 
 
 SPLITS = {  # what is added, and the field that is set
@@ -320,19 +304,6 @@ def test_a_folder_with_a_table_of_another_name_is_read_by_the_fields_that_are_to
     assert len(given) == 2
     for fields in given:
         assert read(fields + ",holdout=0")
-
-
-def test_a_folder_of_the_hub_s_parquet_files_is_written_out_as_is_told(here, capsys):
-    pandas = pytest.importorskip("pandas")
-    rows = [{"image": {"bytes": png(i), "path": n}, "text": TEXTS[i]} for i, n in enumerate(NAMES)]
-    Path("hub/data").mkdir(parents=True)
-    pandas.DataFrame(rows).to_parquet("hub/data/train-00000-of-00001.parquet")
-    code, folder, table = re.search(
-        r"in Python: (.*); then set folder: (.*), captions: (.*)",
-        told(lambda: dataset_in(Path("hub")), capsys),
-    ).groups()
-    exec(code, {})
-    assert read(f"folder={folder},captions={table}") == TEXTS
 
 
 def test_images_in_folders_of_their_splits_are_found_as_is_told(here, capsys):

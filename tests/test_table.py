@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contrastive.cli.context import named_data
 from contrastive.data import content_index
 from contrastive.data.columns import Columns, ids_of, sources_of, values_of
 from contrastive.data.content_hash import sample_keys
@@ -367,8 +368,8 @@ FAULTS = {
         "t.parquet: row 1: 'split' is empty or not a text"),
     "images that are not there": (changed(image=["1.png", "2.png"]), {},
         "t.parquet: row 0: image '1.png' is not in "),
-    "an address": (changed(image=["https://a.org/1.png", "x"]), {},
-        "t.parquet: row 0: its image is a URL, which is not fetched; "),
+    "an address": (changed(image=["s3://a/1.png", "x"]), {},
+        "t.parquet: row 0: its image is a URL, of which those of http and https alone are "),
     "outside": (changed(image=["../1.png", "x"]), {},
         "t.parquet: row 0: image '../1.png' is outside the folder"),
 }  # fmt: skip
@@ -462,3 +463,15 @@ def test_rows_take_little_memory(tmp_path):
     assert len(pickle.dumps(samples.columns["id"])) < 1000
     assert len(pickle.dumps(samples.columns["source"])) < 1000
     assert samples.columns["text"].ends_M.dtype == np.uint32
+
+
+def test_a_table_is_taken_as_such_by_the_name_of_its_file_or_folder(tmp_path, capsys):
+    (tmp_path / "d").mkdir()
+    path = write(tmp_path / "d" / "t.parquet", ROWS)
+    for image in (tmp_path / "d").glob("*.png"):
+        image.unlink()
+    for given in (path, path.parent):
+        data = named_data(str(given))
+        assert data == Table(files=given)
+        assert f"{given}: taken as data.type=table" in capsys.readouterr().err
+        assert len(data.build("train")) > 0

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 
 NO_KEY = bytes(HASH)
+SHORTENED = 1 << 18  # keys that are held at a time, where their beginning will do
 
 
 class Keys(NamedTuple):
@@ -190,19 +191,19 @@ def _of_parts(
     index = content_index()
     for which_K, parts in several:
 
-        def one(place: int, which_K: np.ndarray = which_K) -> StoredImage:
-            return column.at(rows_D[which_K[place : place + 1]])[0]
+        def images(places: np.ndarray, which_K: np.ndarray = which_K) -> list[StoredImage]:
+            return column.at(rows_D[which_K[places]])
 
         try:
-            keys_D[which_K], errors = index.hashes_of_parts(parts, lambda i, one=one: one(i).read())
+            keys_D[which_K], errors = index.hashes_of_parts(parts, images)
         except OSError as error:
             problems |= dict.fromkeys(which_K.tolist(), f"{parts.file}: {_unread(error)}")
             continue
         for place, error in errors.items():
-            i = int(which_K[place])
-            problems[i] = (
-                f"{one(place)}: {_unread(error)}" if isinstance(error, OSError) else str(error)
-            )
+            (image,) = images(np.array([place]))
+            unread = isinstance(error, OSError)
+            problem = f"{image}: {_unread(error)}" if unread else str(error)
+            problems[int(which_K[place])] = problem
     return keys_D, problems
 
 
@@ -286,6 +287,18 @@ def short_key(sample: Any, modality: str) -> int:
 
 def short_keys(samples: Sequence[Any], modality: str) -> np.ndarray:
     """Return the ``short_key`` of each sample: ``[N]`` int64."""
-    found = keys_of(samples, modality)
-    keys_D = np.ascontiguousarray(found.keys_D[:, :8]).view(">u8")[:, 0] >> np.uint64(1)
-    return keys_D.astype(np.int64)[found.which_N]
+    if not isinstance(samples, Values):
+        found = keys_of(samples, modality)
+        return _shortened(found.keys_D)[found.which_N]
+    distinct, which_N = samples.distinct()
+    short_D = np.empty(len(distinct), np.int64)
+    for first in range(0, len(distinct), SHORTENED):  # a key has four times as many bytes
+        some = Values(distinct.column, distinct.rows_N[first : first + SHORTENED])
+        found = keys_of(some, modality)
+        short_D[first : first + SHORTENED] = _shortened(found.keys_D)[found.which_N]
+    return short_D if len(distinct) == len(which_N) else short_D[which_N]
+
+
+def _shortened(keys_D: np.ndarray) -> np.ndarray:
+    first = np.ascontiguousarray(keys_D[:, :8]).view(">u8")[:, 0]
+    return (first >> np.uint64(1)).astype(np.int64)

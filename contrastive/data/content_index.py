@@ -20,6 +20,7 @@ import hashlib
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -29,12 +30,14 @@ import numpy as np
 from PIL import __version__ as pillow
 
 from contrastive.config.local_files import ADDRESS, cache_folder, check_regular, read_bounded
-from contrastive.console import say
+from contrastive.console import bar, say
 from contrastive.errors import BadSample, reason_of
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from contrastive.data.images import StoredImage
 
 MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
 RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
@@ -99,6 +102,8 @@ class PartsOfFile(NamedTuple):
     """Of the parts: int64."""
     version: str = ""
     """What changes when the content does, such as an ETag; of a local file, it may be left out."""
+    at_once: int = 1
+    """How many are read at a time, in threads; several where a server takes its time."""
 
 
 SEEN = [*[int] * 5, bytes]
@@ -146,13 +151,13 @@ class ContentIndex:
             self._read(unknown[first : first + AT_A_TIME])
 
     def hashes_of_parts(
-        self, parts: PartsOfFile, read: Callable[[int], bytes]
+        self, parts: PartsOfFile, images: Callable[[np.ndarray], Sequence[StoredImage]]
     ) -> tuple[np.ndarray, dict[int, Exception]]:
         """Return the hash of what each part holds, reading those only that are not noted.
 
         Args:
             parts: of one file, which is looked at once.
-            read: returns the content of one of the K parts, by its place among them.
+            images: returns some of the K parts, by their places among them.
 
         Returns:
             ``[K, 32]`` uint8, and the error of each part that could not be read.
@@ -167,15 +172,21 @@ class ContentIndex:
         new = (~known_K).nonzero()[0]
         for first in range(0, len(new), UNWRITTEN):
             some = new[first : first + UNWRITTEN]
-            for place in some.tolist():
-                try:
-                    hashes_K[place] = np.frombuffer(file_hash(read(place)), np.uint8)
-                except (OSError, BadSample) as error:
-                    errors[place] = error
+            held = dict(zip(some.tolist(), images(some), strict=True))
+            for place, found in _each_read(held, parts.at_once):
+                if isinstance(found, Exception):
+                    errors[place] = found
+                else:
+                    hashes_K[place] = np.frombuffer(found, np.uint8)
             good = np.array([place for place in some.tolist() if place not in errors], np.int64)
             if lasts and len(good):
                 self._note_parts(parts, version, good, hashes_K)
         return hashes_K, errors
+
+    def noted_hash(self, part: PartsOfFile) -> bytes | None:
+        """Return the hash that is noted of what a part holds, which has a version; else None."""
+        hashes_K, known_K = self._noted_parts(part, part.version)
+        return hashes_K[0].tobytes() if known_K[0] else None
 
     def _noted_parts(self, parts: PartsOfFile, version: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the hashes that are noted, ``[K, 32]``, and which these are."""
@@ -312,6 +323,26 @@ class ContentIndex:
         database = sqlite3.connect(self.folder / "files.sqlite", check_same_thread=False)
         database.executescript(TABLES)
         return database
+
+
+def _each_read(
+    held: dict[int, StoredImage], at_once: int
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Yield the hash of each part, or why it cannot be read."""
+
+    def hash_or_error(image: StoredImage) -> bytes | Exception:
+        try:
+            return file_hash(image.read())
+        except (OSError, BadSample) as error:
+            return error
+
+    if at_once == 1:
+        yield from ((place, hash_or_error(image)) for place, image in held.items())
+        return
+    with bar("fetching images", len(held)) as advance, ThreadPoolExecutor(at_once) as threads:
+        for place, found in zip(held, threads.map(hash_or_error, held.values()), strict=True):
+            advance(1, "")
+            yield place, found
 
 
 def _temporary() -> sqlite3.Connection | None:

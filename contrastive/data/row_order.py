@@ -51,4 +51,6 @@ def order_of(rows: Sequence[Any]) -> RowOrder:
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of an epoch, a function of its arguments alone."""
-    return np.random.default_rng((seed, epoch)).permutation(size)
+    order = np.arange(size, dtype=np.int32 if size < 1 << 31 else np.int64)
+    np.random.default_rng((seed, epoch)).shuffle(order)  # to the order that permutation(size) has
+    return order

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from contrastive.config.base import Config, PathField, PlaceField
 from contrastive.config.bounds import Count
 from contrastive.config.local_files import address_of
+from contrastive.config.own_specs import OwnSwitch
 from contrastive.config.registry import Registry
 from contrastive.config.renamed import warn
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
@@ -135,7 +136,7 @@ class Flickr30k(Dataset):
         Raises:
             DataError: a file is missing or broken, the hub cannot be asked, nothing says the
                 splits, or too many rows are bad.
-            MissingExtra: the source is the hub, and ``datasets`` is not installed.
+            MissingExtra: the source is the hub; pyarrow or ``huggingface_hub`` is not installed.
         """
         return self._reader()(split, purpose=purpose)
 
@@ -171,6 +172,14 @@ class ImageFolder(Dataset):
     image_column: str | None = None
     """Path of the image; found as image, file_name, filename,
     filepath or images."""
+    url_column: str | None = None
+    """Addresses of images (http, https) in place of files, fetched when they are read; found as
+    url, image_url or urls where there is no image column, which may have addresses, too."""
+    private: OwnSwitch = False
+    """Fetch from addresses that are not public, too, such as 10.0.0.1 or localhost."""
+    cache_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """What copies of images by address may have together in this machine's cache folder, in GB of
+    10**9 bytes. It changes no result."""
     text_column: str | None = None
     """The caption, or in JSON lines a list of them; found as text, caption, title or
     captions, or in columns that are numbered, caption_1 and so on."""
@@ -192,8 +201,15 @@ class ImageFolder(Dataset):
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
 
+    @model_validator(mode="after")
+    def _has_one_column_of_images(self) -> Self:
+        if self.url_column and self.image_column:
+            msg = "image_column and url_column both say where the images are; give one of them"
+            raise ValueError(msg)
+        return self
+
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
-        """Read the captions and look for the images; nothing is decoded.
+        """Read the captions and look for the images; nothing is decoded, and nothing fetched.
 
         Args:
             split: ``train``, ``val``, ``test``, a name of the split column, or several joined

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARQUET, ARROW = (".parquet",), (".arrow", ".feather", ".ipc")
-BATCH = 1 << 16  # rows
+BATCH = 1 << 16  # rows that are read at a time
 
 
 class ArrowFile(Protocol):
@@ -26,7 +26,7 @@ class ArrowFile(Protocol):
     ends_G: np.ndarray
     """The number of rows up to the end of each row group."""
 
-    def batches(self, columns: Sequence[str]) -> Iterator[list[Any]]:
+    def batches(self, columns: Sequence[str], rows: int = BATCH) -> Iterator[list[Any]]:
         """Yield arrays of some columns, some rows at a time; ``image.path`` is a column, too."""
         ...
 
@@ -62,9 +62,9 @@ class _ParquetFile:
         rows = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
         self.ends_G = np.cumsum(rows, dtype=np.int64)
 
-    def batches(self, columns: Sequence[str]) -> Iterator[list[Any]]:
+    def batches(self, columns: Sequence[str], rows: int = BATCH) -> Iterator[list[Any]]:
         # threads of a process that was forked may never wake up
-        for batch in self.file.iter_batches(BATCH, columns=[*columns], use_threads=False):
+        for batch in self.file.iter_batches(rows, columns=[*columns], use_threads=False):
             yield [_cells(batch, name) for name in columns]
 
     def group(self, number: int, column: str) -> Any:
@@ -152,11 +152,11 @@ class _IpcFile:
         reader = self._reader(columns)
         yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
 
-    def batches(self, columns: Sequence[str]) -> Iterator[list[Any]]:
+    def batches(self, columns: Sequence[str], rows: int = BATCH) -> Iterator[list[Any]]:
         tops = [*dict.fromkeys(name if self._has(name) else _top(name) for name in columns)]
         for batch in self._batches(tops):
-            for first in range(0, batch.num_rows, BATCH):
-                part = batch.slice(first, BATCH)
+            for first in range(0, batch.num_rows, rows):
+                part = batch.slice(first, rows)
                 yield [_cells(part, name) for name in columns]
 
     def _has(self, name: str) -> bool:

@@ -16,7 +16,6 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.column_kinds import (
     Coded,
     Column,
-    FilePaths,
     Integers,
     Numbered,
     Objects,
@@ -232,7 +231,7 @@ def numbered(source: str) -> tuple[str, int]:
 
 def _column(images: Images, found: list[Any]) -> Column:
     if isinstance(images, FileIndex):
-        return FilePaths(images.folder, Strings.of(place or "" for place in found))
+        return images.column(found)
     return Objects(found)
 
 
@@ -279,7 +278,9 @@ class Captions:
         """
         wanted = {name.strip() for name in split.split("+")}
         codes = [self.splits[name] for name in wanted if name in self.splits]
-        in_split_M = np.isin(self.split_M, [NO_SPLIT, *codes])
+        is_wanted = np.zeros(len(self.splits) + 1, np.bool_)
+        is_wanted[[NO_SPLIT, *codes]] = True  # NO_SPLIT is the last
+        in_split_M = is_wanted[self.split_M]
         bad_rows = BadRows(budget=max_bad)
         self._report(in_split_M, bad_rows)
         in_split_M[[*self.problems]] = False
@@ -344,7 +345,9 @@ class Captions:
         texts = self.columns.get("text")
         if not isinstance(texts, Strings):
             return
-        marked = np.intersect1d(texts.having("&<"), rows)
+        marked = texts.having("&<")
+        place = np.minimum(np.searchsorted(rows, marked), len(rows) - 1)
+        marked = marked[rows[place] == marked]
         tell_of_markup(zip(texts.at(marked), self._sources(marked), strict=True), origin)
 
 

@@ -35,7 +35,7 @@ def hub_folder(repo: str, revision: str) -> Path:
     except (OSError, ValueError) as error:
         msg = (
             f"{repo}: its Parquet files at {revision} are neither in the Hugging Face cache nor to "
-            f"be had from the hub ({first_sentence(error)}); run `hf download {repo} --repo-type "
+            f"be had from the hub ({_first_sentence(error)}); run `hf download {repo} --repo-type "
             f"dataset --revision {revision} --include '*.parquet'` on a connected machine and set "
             "HF_HOME to its cache, or give their folder as repo"
         )
@@ -43,7 +43,7 @@ def hub_folder(repo: str, revision: str) -> Path:
     return Path(found)
 
 
-def first_sentence(error: BaseException) -> str:
+def _first_sentence(error: BaseException) -> str:
     """Return the first sentence of what a library says, in one line."""
     line = str(error).strip().partition("\n")[0]
     return line.partition(". ")[0].strip(".: ")[:200] or type(error).__name__

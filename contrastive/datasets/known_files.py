@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from contrastive.data.folders import folders_below
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.splits import split_folders
-from contrastive.datasets.tables import OTHER_FORMS
+from contrastive.datasets.tables import OF_ARROW, OTHER_FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 OF_TEXT = (".csv", ".tsv", ".jsonl", ".json")
-TABLE_SUFFIXES = (*OF_TEXT, ".parquet", *(f"{suffix}.gz" for suffix in OF_TEXT))
+TABLE_SUFFIXES = (*OF_TEXT, *OF_ARROW, *(f"{suffix}.gz" for suffix in OF_TEXT))
 CAPTION_TABLES = (
     *(f"captions{suffix}" for suffix in (*OF_TEXT[:3], ".txt", *TABLE_SUFFIXES[3:], ".txt.gz")),
     *(f"metadata{suffix}" for suffix in TABLE_SUFFIXES),
@@ -33,8 +33,8 @@ MAYBE_TABLES = (
 )
 """Suffixes of tables that are told of, if they have another name or are not read."""
 LOOKED_FOR = (
-    "captions or metadata with .csv, .tsv, .jsonl, .json or .parquet, captions.txt, here or in "
-    "train, val, test, and a .txt beside each image"
+    "captions or metadata with .csv, .tsv, .jsonl, .json, .parquet or .arrow, captions.txt, here "
+    "or in train, val, test, and a .txt beside each image"
 )
 WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv", "dataset_flickr8k.json")
 ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token", "Flickr8k.token.txt")
@@ -117,10 +117,9 @@ def captions_beside(folder: Path) -> str:
     return ""
 
 
-def parquet_below(folder: Path) -> Iterator[Path]:
-    """Yield the Parquet files in the first folders."""
-    for parent, names in _names_below(folder):
-        yield from (parent / name for name in sorted(names) if name.endswith(".parquet"))
+def has_arrow(folder: Path) -> bool:
+    """Whether there are Parquet or Arrow files in the first folders."""
+    return _is_there(folder, OF_ARROW)
 
 
 def _has_words(path: Path) -> bool:

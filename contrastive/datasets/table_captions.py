@@ -12,7 +12,6 @@ import numpy as np
 from contrastive.data.column_kinds import (
     Coded,
     Column,
-    FilePaths,
     Integers,
     Numbered,
     Objects,
@@ -26,7 +25,7 @@ from contrastive.datasets.quoting import quoted
 from contrastive.datasets.splits import split_named, split_of
 from contrastive.datasets.stored_cells import StoredCells
 from contrastive.datasets.table_rows import shares
-from contrastive.datasets.tables import form_of
+from contrastive.datasets.tables import OF_ARROW, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from contrastive.datasets.file_index import FileIndex
     from contrastive.datasets.table_files import Opened
     from contrastive.datasets.table_rows import Names, TableRows
-
-NUMBERED_ROWS = (".json", ".parquet", ".arrow", ".feather", ".ipc")  # and not lines
 
 
 def captions_of(
@@ -101,7 +98,8 @@ def _stored(opened: Sequence[Opened], starts_F: np.ndarray) -> StoredCells:
 
 def _beginning(opened: Opened) -> str:
     """Return what the place of a row begins with."""
-    return f"{opened.file.name}{': row ' if form_of(opened.file.path) in NUMBERED_ROWS else ':'}"
+    has_lines = form_of(opened.file.path) not in (".json", *OF_ARROW)
+    return f"{opened.file.name}{':' if has_lines else ': row '}"
 
 
 def _places(rows: TableRows, opened: Sequence[Opened], starts_F: np.ndarray) -> Column:
@@ -216,7 +214,7 @@ class _Images:
 
     def _code(self, number: int, cell: str, problems: dict[int, str]) -> int:
         """Return the number of an image, by what a cell calls it; -1 if it names none."""
-        if self.images.is_usual(cell):
+        if self.images.is_usual(cell) or self.images.is_address(cell):
             name = place = cell
         else:
             if problem := image_problem(cell):
@@ -235,7 +233,7 @@ class _Images:
         return code
 
     def column(self) -> Column:
-        return FilePaths(self.images.folder, Strings.of(self.places))
+        return self.images.column(self.places)
 
     def hashed(self, holdout: float) -> np.ndarray:
         """Return the split of each row by the name of its image."""

@@ -212,7 +212,8 @@ class TableRows:
         if all(isinstance(each, int) for each in self.lengths):
             return None
         parts = [np.ones(x, np.int32) if isinstance(x, int) else x for x in self.lengths]
-        return np.concatenate(parts)
+        lengths = np.concatenate(parts)
+        return None if (lengths == 1).all() else lengths
 
 
 STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")

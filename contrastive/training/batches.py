@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Preprocess, Sample, Samples
     from contrastive.distributed.ranks import Ranks
-    from contrastive.features.cache import FeatureCache, FeatureTable
+    from contrastive.features.cache import FeatureCache
+    from contrastive.features.table import FeatureTable
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
@@ -129,12 +130,11 @@ class TrainingBatches:
                 if found:
                     self.live[modality], self.convert[modality] = found
         self.bad_rows.check(self.total_rows)
-        self.good = np.delete(np.arange(len(self.rows)), [*self.bad])
+        self.good = np.delete(np.arange(len(self.rows), dtype=np.int32), [*self.bad])
         if len(self.good) < 2:
             msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two; "
             msg += "choose a split by training.split"
             raise DataError(msg)
-        self.ids = torch.from_numpy(ids_of(self.rows))
         self.sources = sources_of(self.rows)
         self.batch_size = min(settings.batch_size, len(self.good))
         if self.batch_size < ranks.size:
@@ -187,7 +187,8 @@ class TrainingBatches:
     def _batch(self, indices: Sequence[int], inputs: dict[str, InputViews]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
         sources = chosen(self.sources, indices)
-        return Batch(self.ids[list(indices)], sources, features, inputs, self.convert)
+        ids = torch.from_numpy(ids_of(some_rows(self.rows, indices)))
+        return Batch(ids, sources, features, inputs, self.convert)
 
     def _groups(self, start: int, stop: int) -> Iterator[Group]:
         """Yield each batch, this rank's part of it."""
