@@ -69,6 +69,16 @@ def test_names_of_every_format(tmp_path, form):
     assert [row["source"] for row in rows] == [f"a.tar:{name}" for name in tidy]
 
 
+def test_a_checksum_of_signed_bytes_is_right_too(tmp_path):
+    content = bytearray(tar([member("é.png", png(0)), member("é.txt", b"words")]))
+    for place in (0, 1024):
+        header = content[place : place + 512]
+        header[148:156] = b" " * 8
+        total = sum(each - 256 * (each > 127) for each in header)
+        content[place + 148 : place + 156] = f"{total:06o}\0 ".encode()
+    assert len(build(one(tmp_path / "s", bytes(content)))) == 1
+
+
 def test_columns_are_members_or_fields(tmp_path):
     about = {"group": "g", "kind": "cat", "split": "validation", "alts": ["one", "NULL", " "]}
     parts = [
