@@ -355,14 +355,14 @@ def test_an_image_without_its_text_file_is_a_bad_row(here):
     assert len(with_table.build("train")) == len(samples)
 
 
-URL = "https://example.org/1.jpg"
+URL = "ftp://example.org/1.jpg"
 BAD_JSON = "JSON is read as an array of objects, a line each, or in the forms of pandas, of COCO's "
 WRONG = {
-    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is a URL, which"),
+    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is a URL, of which"),
     "addresses": (
         "c.csv",
         f"image,text\n{URL},a dog\n",
-        "c.csv:2: its image is a URL, which",
+        "c.csv:2: its image is a URL, of which",
     ),
     "of a bucket": (
         "c.csv",
@@ -404,7 +404,7 @@ def test_one_address_is_a_bad_row_among_others(here):
     write("data/captions.csv", f"image,text\n0000.jpg,a dog\n{URL},a cat\n")
     samples = ImageFolder(folder="data", holdout=0).build("train")
     assert len(samples) == 1
-    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is a URL, which is")
+    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is a URL, of which")
 
 
 @pytest.mark.parametrize("kind", WRONG)

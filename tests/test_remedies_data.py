@@ -193,9 +193,9 @@ CASES = {  # files, fields, what is told, what is done to the files, fields afte
         "",
     ),
     "a URL": (
-        {"captions.csv": CSV.replace("\n", "\nhttps://a.org/", 4)},
+        {"captions.csv": CSV.replace("\n", "\ns3://a/", 4)},
         "",
-        "for example with img2dataset, and give the folder that it wrote",
+        "download the images, and give their folder",
         again({"got/00000/000000000.txt": "a dog"}),
         "folder=got",
     ),

@@ -181,11 +181,19 @@ def refused():
         ("image", np.full((5, 6, 3), 300), "values from 300 to 300 are no image"),
         ("image", np.zeros((0, 6, 3), np.uint8), "is no image"),
         ("image", {"caption": "a dog"}, "a mapping with caption; an image has bytes or path"),
-        ("image", "https://example.org/a.png", "addresses are not fetched; download the image"),
+        (
+            "image",
+            "https://example.org/a.png",
+            "addresses are fetched in a column of a table",
+        ),
         ("image", [None], "NoneType"),
         ("image", "", "'': no such file"),
         ("image", "a\nb.png", "'a.nb.png': no such file"),
-        ("text", pytest.importorskip("pyarrow").table({"t": TEXTS}), "a Table has no column 'text'"),
+        (
+            "text",
+            pytest.importorskip("pyarrow").table({"t": TEXTS}),
+            "a Table has no column 'text'",
+        ),
     ]
 
 

@@ -368,8 +368,8 @@ FAULTS = {
         "t.parquet: row 1: 'split' is empty or not a text"),
     "images that are not there": (changed(image=["1.png", "2.png"]), {},
         "t.parquet: row 0: image '1.png' is not in "),
-    "an address": (changed(image=["https://a.org/1.png", "x"]), {},
-        "t.parquet: row 0: its image is a URL, which is not fetched; "),
+    "an address": (changed(image=["s3://a/1.png", "x"]), {},
+        "t.parquet: row 0: its image is a URL, of which those of http and https alone are "),
     "outside": (changed(image=["../1.png", "x"]), {},
         "t.parquet: row 0: image '../1.png' is outside the folder"),
 }  # fmt: skip

@@ -12,14 +12,19 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 
+from contrastive import RunSpec
 from contrastive.data import shards as tar_shards
 from contrastive.data.columns import ids_of, values_of
 from contrastive.data.content_hash import keys_of
+from contrastive.data.images import open_image
 from contrastive.data.row_order import order_of
 from contrastive.datasets import WebDataset
 from contrastive.datasets.splits import split_of
 from contrastive.errors import BadSample, DataError, SpecError
+from contrastive.reporting.run_log import read_log
+from contrastive.training.train import train
 from tests.shards import member, png, samples, tar, write_shards
+from tests.toys import toy_dict
 
 ALL = "train+val+test"
 
@@ -62,6 +67,16 @@ def test_names_of_every_format(tmp_path, form):
     rows = build(one(tmp_path / "s", parts, form))
     tidy = [name.removeprefix("./").replace("//", "/") for name in names]
     assert [row["source"] for row in rows] == [f"a.tar:{name}" for name in tidy]
+
+
+def test_a_checksum_of_signed_bytes_is_right_too(tmp_path):
+    content = bytearray(tar([member("é.png", png(0)), member("é.txt", b"words")]))
+    for place in (0, 1024):
+        header = content[place : place + 512]
+        header[148:156] = b" " * 8
+        total = sum(each - 256 * (each > 127) for each in header)
+        content[place + 148 : place + 156] = f"{total:06o}\0 ".encode()
+    assert len(build(one(tmp_path / "s", bytes(content)))) == 1
 
 
 def test_columns_are_members_or_fields(tmp_path):
@@ -330,8 +345,6 @@ def test_a_shard_that_changes_during_a_run_ends_it(tmp_path):
     other = path.read_bytes().replace(png(3), png(4))
     path.write_bytes(other)
     os.utime(path, (1e9, 1e9))
-    from contrastive.data.images import open_image
-
     with pytest.raises(DataError, match=r"00000\.tar: has changed since .*start again") as told:
         open_image(rows[3]["image"])
     assert not isinstance(told.value, BadSample)
@@ -339,3 +352,19 @@ def test_a_shard_that_changes_during_a_run_ends_it(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"00000\.tar: cannot be read: No such file"):
         open_image(rows[3]["image"])
+
+
+@pytest.mark.slow
+def test_a_second_run_with_cached_features_opens_no_shard(tmp_path, monkeypatch):
+    spec = toy_dict(tmp_path, epochs=1)
+    spec["data"] = {"type": "webdataset", "shards": str(write_shards(tmp_path / "s", 2, 30))}
+    monkeypatch.setattr("contrastive.data.content_index._settled", lambda *_: True)
+    train(RunSpec.model_validate(spec), tmp_path / "one")
+    monkeypatch.setattr(tar_shards.Shard, "opened", lambda _: pytest.fail("is read"))
+    train(RunSpec.model_validate(spec), tmp_path / "two")
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / run / "log.jsonl") if "loss" in line]
+        for run in ("one", "two")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2

@@ -243,3 +243,9 @@ class Read:
 
     def __getitem__(self, group):
         return [image.read() for image in chosen(self.images, group)]
+
+
+def test_shards_of_the_hub_are_told_of(tmp_path):
+    where = r"by https://huggingface\.co/datasets/o/n/resolve/main/FILE$"
+    with pytest.raises(StorageError, match=where):
+        build("hf://datasets/o/n/data/0.tar")

@@ -17,10 +17,10 @@ PANELS = {
     "Measure": ("evaluate", "probe", "compositional", "compare", "doctor"),
     "Use": ("classify", "caption", "answer", "search", "embed", "generate"),
     "Data": ("data",),
-    "Inspect": ("plugins",),
+    "Inspect": ("plugins", "cache"),
 }
 """By panel of the help, the modules of this folder, each with a function of its name."""
-GROUPS = {"data", "plugins"}
+GROUPS = {"data", "plugins", "cache"}
 """Those that have verbs of their own."""
 
 

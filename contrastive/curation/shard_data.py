@@ -9,29 +9,23 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
-
-import numpy as np
 
 from contrastive.config.amounts import byte_count
 from contrastive.config.arguments import count
 from contrastive.config.mistakes import mistakes_of
 from contrastive.console import bar, say
+from contrastive.curation.grouped_rows import Split, grouped, prepared
 from contrastive.curation.shard_folder import PARTIAL, begun, note, opened_folder
 from contrastive.curation.tar_shards import (
     DIGITS,
     END,
     Tar,
     TarWriter,
-    members_of,
     size_in_tar,
 )
-from contrastive.data.bad_rows import bad_rows_of
-from contrastive.data.column_kinds import Coded, FilePaths, StoredImages
-from contrastive.data.columns import Columns, ids_of, in_tuples
-from contrastive.data.images import StoredImage
-from contrastive.data.samples import NOT_MODALITIES, rows_of
+from contrastive.data.columns import in_tuples
 from contrastive.datasets import Dataset
 from contrastive.datasets.built_split import split_reader
 from contrastive.datasets.splits import SPLITS
@@ -43,27 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.curation.shard_folder import ShardFolder
-    from contrastive.data.bad_rows import BadRows
     from contrastive.data.samples import Sample, Samples
 
 FORMAT = 1
 SHARD_SIZE = "512MB"
-
-
-class Split(NamedTuple):
-    """A split to write."""
-
-    name: str
-    rows: Sequence[Sample]
-    order_N: np.ndarray
-    """Rows, those of a sample together."""
-    ends_S: np.ndarray
-    bad_rows: BadRows
-
-    def sample(self, number: int) -> list[Sample]:
-        """Return the rows of a sample."""
-        start = int(self.ends_S[number - 1]) if number else 0
-        return [self.rows[int(i)] for i in self.order_N[start : int(self.ends_S[number])]]
 
 
 def shard_data(
@@ -106,7 +83,7 @@ def shard_data(
     config = _dataset(data)
     limit = byte_count("shard_size", shard_size)
     most = None if samples is None else count("samples", samples)
-    splits = [_grouped(name, built) for name, built in _built(config, split).items()]
+    splits = [grouped(name, built) for name, built in _built(config, split).items()]
     about = {
         "format": FORMAT,
         "data": _fingerprint(splits),
@@ -181,46 +158,6 @@ def _names(read: Any) -> list[str]:
     return [*SPLITS]
 
 
-def _grouped(name: str, samples: Samples) -> Split:
-    """Put the rows of an image together, at the place of the first."""
-    rows = rows_of(samples, needs_ids=False)
-    known = rows.columns if isinstance(rows, Columns) else {key for row in rows for key in row}
-    modalities = sorted({*known} - {*NOT_MODALITIES, "text"})
-    codes = [_codes(rows, key) for key in modalities]
-    # a row of a text alone is a sample
-    alone_N = np.all([code < 0 for code in codes] or [np.ones(len(rows), np.bool_)], axis=0)
-    same_N = np.where(alone_N, np.arange(len(rows)) + 1, 0)
-    for code in (*codes, _codes(rows, "label"), ids_of(rows)):
-        _, dense_N = np.unique(code, return_inverse=True)
-        _, same_N = np.unique(same_N * len(rows) + dense_N, return_inverse=True)
-    _, first_S, which_N = np.unique(same_N, return_index=True, return_inverse=True)
-    order_N = np.argsort(first_S[which_N], kind="stable")
-    ends_S = np.cumsum(np.bincount(which_N)[np.argsort(first_S)])
-    return Split(name, rows, order_N, ends_S, bad_rows_of(samples).copy())
-
-
-def _codes(rows: Sequence[Sample], key: str) -> np.ndarray:
-    """Return a number for what each row has under a key, equal for equal values, -1 for none."""
-    if isinstance(rows, Columns) and key in rows.columns:
-        column = rows.columns[key]
-        if isinstance(column, Coded):
-            return column.codes_M[rows.rows_N].astype(np.int64)
-        if isinstance(column, (FilePaths, StoredImages)):
-            return rows.rows_N.astype(np.int64)
-    known: dict[object, int] = {}
-    values = (value for some in in_tuples(rows, (key,)) for (value,) in some)
-    return np.fromiter(
-        (-1 if each is None else known.setdefault(_name(each), len(known)) for each in values),
-        np.int64,
-        len(rows),
-    )
-
-
-def _name(value: object) -> object:
-    """Return what is equal for equal samples: of an image in memory, the object that it is."""
-    return value if isinstance(value, (str, bytes, Path, StoredImage)) else id(value)
-
-
 def _fingerprint(splits: Sequence[Split]) -> str:
     """Return the SHA-256 of all rows: their texts, ids and places, not what files hold."""
     total = hashlib.sha256()
@@ -256,7 +193,9 @@ class _Writing:
 
     def write(self) -> None:
         number = self.done[-1]["next"] if self.done else 0
-        while number < len(self.split.ends_S):
+        self.prepared = prepared(self.split, number)
+        self.next = next(self.prepared, None)
+        while self.next:
             number = self._write_shard(number)
         samples, rows = (sum(shard[what] for shard in self.done) for what in ("samples", "rows"))
         if not samples and self.split.ends_S.size:
@@ -288,16 +227,15 @@ class _Writing:
 
     def _fill(self, tar: TarWriter, number: int) -> int:
         """Add samples as long as there is room; return the one for which there is none."""
-        while number < len(self.split.ends_S) and tar.samples != self.most:
-            rows = self.split.sample(number)
-            try:
-                members = members_of(rows, self.split.name)
-            except BadSample as error:
-                self._report(rows, str(error))
+        while self.next and tar.samples != self.most:
+            rows, members = self.next
+            if isinstance(members, BadSample):
+                self._report(rows, str(members))
+            elif tar.samples and tar.size + size_in_tar(members) + len(END) > self.limit:
+                break
             else:
-                if tar.samples and tar.size + size_in_tar(members) + len(END) > self.limit:
-                    break
                 tar.add(f"{number:0{DIGITS}}", members, rows=len(rows))
+            self.next = next(self.prepared, None)
             number += 1
             self.advance(1, "")
         return number

@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import say
@@ -24,16 +24,17 @@ from contrastive.data.file_locks import locked
 from contrastive.data.remote_folders import LOCAL_DISK, StorageError
 from contrastive.errors import reason_of
 
-if os.name == "posix":
-    import fcntl
-else:  # where a file that is open cannot be removed
-    fcntl = None
+try:
+    import fcntl as file_control
+except ImportError:  # Windows, where a file that is open cannot be removed
+    file_control = None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from io import BufferedReader
     from pathlib import Path
 
+fcntl: Any = file_control  # whose names type checkers know on some systems alone
 LONGEST_WAIT = 3600.0  # seconds, for a file that another process fetches
 LOCKS = 256  # files that may be fetched at a time
 TOUCHED_WITHIN = 30.0  # seconds; a use is noted as often

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REDIRECTS = 5  # that are followed
 TRY_WITHIN = 30.0  # seconds, for one try with its redirects
 SILENT = 10.0  # seconds without a byte
-PAUSES = (0.5, 2.0)  # seconds before the second and the third try
+RETRY_AFTER = (0.5, 2.0)  # seconds before the second and the third try
 PIECE = 1 << 16
 PASSES = {408, 425, 429, 500, 502, 503, 504}  # what a server answers that may do better soon
 MOVED = {301, 302, 303, 307, 308}
@@ -82,7 +82,7 @@ def fetch(
     Raises:
         FetchError: it could not be fetched.
     """
-    for pause in (*PAUSES, None):
+    for pause in (*RETRY_AFTER, None):
         try:
             found = _tried(address, most, private=private)
             check(found)

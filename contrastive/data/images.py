@@ -141,7 +141,8 @@ def open_image(source: ImageSource) -> Image.Image:
     except FileNotFoundError:
         problem = "no such file"
         if name.startswith(("http:", "https:")):
-            problem = "addresses are not fetched; download the image and give its path or bytes"
+            problem = "addresses are fetched in a column of a table alone; download the image and "
+            problem += "give its path or bytes"
     except IsADirectoryError:
         problem = A_FOLDER
     except Exception as error:  # a damaged file makes decoders raise many kinds of error

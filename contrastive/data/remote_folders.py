@@ -217,7 +217,12 @@ def remote_folder(address: str) -> RemoteFolder:
     """
     scheme, _, rest = address.partition("://")
     if (scheme := scheme.lower()) == "hf":
-        msg = f"{address}: a model of the Hugging Face Hub is hf:{rest}"
+        kind, *owner_and_name = rest.split("/")[:3]
+        if kind == "datasets" and len(owner_and_name) == 2:
+            place = f"datasets/{'/'.join(owner_and_name)}/resolve/main"
+            msg = f"{address}: give its files by https://huggingface.co/{place}/FILE"
+        else:
+            msg = f"{address}: a model of the Hugging Face Hub is hf:{rest}"
         raise StorageError(msg)
     fsspec = require("fsspec")  # torch needs it, too
     local = {"auto_mkdir": True} if scheme == "file" else {}

@@ -174,7 +174,8 @@ def _decimal(digits: bytes, place: int) -> int:
 def _header(block: bytes, place: int) -> _Header:
     """Read a header, whose checksum has to be right."""
     noted = _number(block[CHECKSUM])
-    if noted is None or noted != sum(block) - sum(block[CHECKSUM]) + 8 * ord(" "):
+    bytes_sum = sum(block) - sum(block[CHECKSUM]) + 8 * ord(" ")
+    if noted != bytes_sum and noted != bytes_sum - 256 * _above_ascii(block):  # of old programs
         if place == 0:
             tool = next((how for mark, how in COMPRESSED.items() if block.startswith(mark)), "")
             what = f"is compressed; undo that, since parts of it cannot be read: {tool} FILE"
@@ -188,6 +189,10 @@ def _header(block: bytes, place: int) -> _Header:
     if magic.startswith(b"ustar\0") and (prefix := block[345:500].partition(b"\0")[0]):
         name = prefix + b"/" + name
     return _Header(name, kind, length, kind == b"S")
+
+
+def _above_ascii(block: bytes) -> int:
+    return sum(each > 127 for each in block) - sum(each > 127 for each in block[CHECKSUM])
 
 
 def _number(field: bytes) -> int | None:

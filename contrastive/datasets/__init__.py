@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from contrastive.config.base import Config, PathField, PlaceField
 from contrastive.config.bounds import Count
 from contrastive.config.local_files import address_of
+from contrastive.config.own_specs import OwnSwitch
 from contrastive.config.registry import Registry
 from contrastive.config.renamed import warn
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
@@ -174,7 +175,7 @@ class ImageFolder(Dataset):
     url_column: str | None = None
     """Addresses of images (http, https) in place of files, fetched when they are read; found as
     url, image_url or urls where there is no image column, which may have addresses, too."""
-    private: bool = False
+    private: OwnSwitch = False
     """Fetch from addresses that are not public, too, such as 10.0.0.1 or localhost."""
     cache_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 100
     """What copies of images by address may have together in this machine's cache folder, in GB of

@@ -11,7 +11,7 @@ from contrastive.config.garbage import garbage_later
 from contrastive.console import say
 from contrastive.data.content_index import version_of
 from contrastive.datasets.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
-from contrastive.datasets.file_index import FileIndex
+from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.image_folder import LOOKED_IN
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS
@@ -94,7 +94,12 @@ def _read(config: Table) -> tuple[Captions, bool, Path | str]:
         if each.image and each.table:
             _check_images(each, rows, before)
     place = folder / (config.images or "")
-    images = FileIndex(place, LOOKED_IN if config.images is None else ("",))
+    images = FilesAndAddresses(
+        place,
+        LOOKED_IN if config.images is None else ("",),
+        private=config.private,
+        cache_gb=config.cache_gb,
+    )
     _tell_of_large(opened)
     built = captions_of(rows, opened, images, by_name=by_name, holdout=config.holdout)
     return built, not in_column and not by_name, origin
@@ -128,6 +133,7 @@ def _opened(file: File, config: Table) -> Opened:
         DataError: it is broken, or lacks a column.
     """
     given = {role: getattr(config, f"{role}_column") for role in USUAL}
+    given["image"] = config.url_column or given["image"]
     if form_of(file.path) not in OF_ARROW:
         columns, _ = read_blocks(file.path)
         columns = numbered_captions(file.path, columns, given["text"], USUAL["text"])
@@ -148,6 +154,10 @@ def _opened(file: File, config: Table) -> Opened:
 
 def _choose(given: dict[str, str | None], path: Path, columns: list[str]) -> dict[str, str]:
     chosen = choose_columns(given, path, columns, usual=USUAL, needed=())
+    addresses = [column for column in columns if column.lower() in URL_COLUMNS]
+    if addresses and "image" not in chosen and given["image"] is None:
+        what = "if images are there, set url_column to it"
+        say(f"{path}: {quoted(addresses[0])} is not read; {what}")
     if not {"image", "text"} & chosen.keys():
         needed = [role for role in ("image", "text") if given[role] != ""]
         chosen = choose_columns(given, path, columns, usual=USUAL, needed=needed or ("text",))

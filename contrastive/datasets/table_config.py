@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from contrastive.config.base import PathField
 from contrastive.config.bounds import Count
+from contrastive.config.own_specs import OwnSwitch
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
 from contrastive.datasets import Dataset, Purpose, SplitReader, datasets
 
@@ -38,6 +39,14 @@ class Table(Dataset):
     image_column: str | None = None
     """Images as bytes, as the hub's {bytes, path}, or paths; found as image, img, jpg, png,
     file_name, filename, filepath, image_path or path."""
+    url_column: str | None = None
+    """Addresses of images (http, https) in place of files, fetched when they are read; image_column
+    may have addresses, too."""
+    private: OwnSwitch = False
+    """Fetch from addresses that are not public, too, such as 10.0.0.1 or localhost."""
+    cache_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """What copies of images by address may have together in this machine's cache folder, in GB of
+    10**9 bytes. It changes no result."""
     text_column: str | None = None
     """The caption, or a list of them; found as text, caption, title, captions or sentence, or in
     columns that are numbered, caption_1 and so on."""
@@ -62,6 +71,9 @@ class Table(Dataset):
     def _has_files(self) -> Self:
         if self.files in (None, []) and self.repo is None:
             msg = "needs files: a table, a folder or a pattern; or repo: a dataset of the hub"
+            raise ValueError(msg)
+        if self.url_column and self.image_column:
+            msg = "image_column and url_column both say where the images are; give one of them"
             raise ValueError(msg)
         return self
 

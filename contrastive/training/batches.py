@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Preprocess, Sample, Samples
     from contrastive.distributed.ranks import Ranks
-    from contrastive.features.cache import FeatureCache, FeatureTable
+    from contrastive.features.cache import FeatureCache
+    from contrastive.features.table import FeatureTable
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 

@@ -53,7 +53,9 @@ CHANGEABLE_ON_RESUME = (
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
     "data.shards",
+    "data.files",
     "data.cache_gb",
+    "data.private",
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
 
@@ -61,7 +63,7 @@ _IN_A_MIX = re.compile(r"(?<=^data\.)(datasets\.[^.]+\.)+")
 
 OWN_OF_A_RANK = (
     *("output", "training.workers", "training.device"),
-    *("data.folder", "data.repo", "data.shards", "data.cache_gb"),
+    *("data.folder", "data.repo", "data.shards", "data.files", "data.cache_gb", "data.private"),
 )
 """Parts of a spec in which the ranks of a run may differ."""
 
