@@ -348,6 +348,8 @@ def test_a_shard_that_changes_during_a_run_ends_it(tmp_path):
     with pytest.raises(DataError, match=r"00000\.tar: has changed since .*start again") as told:
         open_image(rows[3]["image"])
     assert not isinstance(told.value, BadSample)
+    with pytest.raises(DataError, match=r"00000\.tar: has changed since .*start again"):
+        keys_of(values_of(rows, "image"), "image")
     assert build(folder)[3]["image"].read() == png(4)
     path.unlink()
     with pytest.raises(DataError, match=r"00000\.tar: cannot be read: No such file"):

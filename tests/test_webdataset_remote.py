@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -33,6 +34,7 @@ class Files(BaseHTTPRequestHandler):
 
     files: dict[str, bytes]
     meet = staticmethod(lambda *_: None)
+    says_versions = True
     requests: list[tuple[str, str]]
 
     def do_HEAD(self):
@@ -47,7 +49,8 @@ class Files(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hash(content)}"')
+        if self.says_versions:
+            self.send_header("ETag", f'"{hash(content)}"')
         self.end_headers()
         if self.command == "GET":
             if how == "slow":
@@ -174,6 +177,18 @@ def test_a_shard_that_changes_is_read_anew_at_a_start_and_ends_a_run(http, tmp_p
         again[14]["image"].read()
     with pytest.raises(DataError, match=r"/s/2\.tar: is not there"):
         build(shards)
+
+
+def test_other_bytes_of_a_storage_that_tells_of_no_change_are_told(http, tmp_path):
+    server, shards = http
+    server.says_versions = False
+    build(shards)
+    server.files["/s/1.tar"] = tar(samples(range(50, 55)))
+    shutil.rmtree(tmp_path / "cache" / "files")
+    with pytest.raises(StorageError, match=r"/s/1\.tar: other bytes than before came") as told:
+        build(shards)[7]["image"].read()
+    shutil.rmtree(re.search(r"remove (.*), and start again$", str(told.value))[1])
+    assert build(shards)[7]["image"].read() == png(52)
 
 
 def test_a_server_that_lists_nothing_wants_names(http):

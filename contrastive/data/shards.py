@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from contrastive.config.local_files import ADDRESS, too_large
+from contrastive.config.local_files import ADDRESS, cache_folder, too_large
 from contrastive.data.column_kinds import StoredImages, through_shared_memory
 from contrastive.data.content_index import PartsOfFile
 from contrastive.data.file_cache import file_cache
@@ -71,17 +71,35 @@ class Shard:
             with files.opened(self.identity, self._fetch, size=self.size, name=self.place) as file:
                 yield file
             return
-        try:
+        with self._in_one_line():
             file = Path(self.place).open("rb")  # noqa: SIM115 - closed below
+        with file:
+            self._check(os.fstat(file.fileno()))
+            yield file
+
+    def check(self) -> None:
+        """Look whether a local one is as it was.
+
+        Raises:
+            DataError: it is not there, or has changed.
+        """
+        if not self.is_remote:
+            with self._in_one_line():
+                about = Path(self.place).stat()
+            self._check(about)
+
+    @contextmanager
+    def _in_one_line(self) -> Generator[None]:
+        try:
+            yield
         except OSError as error:
             msg = f"{self.place}: cannot be read: {reason_of(error)}"
             raise DataError(msg) from None
-        with file:
-            about = os.fstat(file.fileno())
-            if (about.st_size, str(about.st_mtime_ns)) != (self.size, self.version):
-                msg = f"{self.place}: {CHANGED}"
-                raise DataError(msg)
-            yield file
+
+    def _check(self, about: os.stat_result) -> None:
+        if (about.st_size, str(about.st_mtime_ns)) != (self.size, self.version):
+            msg = f"{self.place}: {CHANGED}"
+            raise DataError(msg)
 
     def _fetch(self, path: Path) -> None:
         folder, _, name = self.place.rpartition("/")
@@ -92,15 +110,17 @@ class Shard:
         except StorageError as error:
             problem = error
         about = storage.about(name)  # afterwards: what came before it changed is of this version
-        same = about is not None and (about.size, about.version) == (self.size, self.version)
-        if same and not problem and self.digest:
-            with path.open("rb") as file:
-                same = hashlib.file_digest(file, "sha256").hexdigest() == self.digest
-        if about is not None and not same:
+        if about is not None and (about.size, about.version) != (self.size, self.version):
             msg = f"{self.place}: {CHANGED}"
             raise StorageError(msg)
         if problem:
             raise problem
+        with path.open("rb") as file:
+            if self.digest not in ("", hashlib.file_digest(file, "sha256").hexdigest()):
+                what = "other bytes than before came, though the storage tells of no change"
+                notes = cache_folder() / "shards"
+                msg = f"{self.place}: {what}; remove {notes}, and start again"
+                raise StorageError(msg)
 
 
 @dataclass(frozen=True)
@@ -179,6 +199,7 @@ class TarImages(StoredImages):
 
 
 def _parts(shard: Shard, offsets_K: np.ndarray) -> PartsOfFile:
+    shard.check()  # else what is noted of another version could be taken
     version = f"{shard.size} {shard.version} {shard.digest}" if shard.is_remote else ""
     return PartsOfFile(shard.place, "bytes", offsets_K, version)
 
