@@ -261,6 +261,6 @@ class Read:
 
 
 def test_shards_of_the_hub_are_told_of(tmp_path):
-    where = r"by https://huggingface\.co/datasets/o/n/resolve/main/FILE$"
+    where = r"by https://huggingface\.co/datasets/o/n/resolve/main/FILE; check"
     with pytest.raises(StorageError, match=where):
         build("hf://datasets/o/n/data/0.tar")
