@@ -23,16 +23,8 @@ from pydantic_core import to_jsonable_python
 from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.field_docs import SECTION, fields_of, prose
-from contrastive.spec import (
-    EvaluationSpec,
-    KeepSpec,
-    LoRA,
-    ModelSpec,
-    ParallelSpec,
-    RunSpec,
-    Tower,
-    TrainingSpec,
-)
+from contrastive.spec import EvaluationSpec, LoRA, ModelSpec, RunSpec, Tower
+from contrastive.spec.training import KeepSpec, ParallelSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -181,6 +181,31 @@ def test_jobs_are_done_in_order_and_none_comes_after_one_that_failed():
     assert done == [True, 2]
 
 
+def test_jobs_of_several_threads_are_done_one_at_a_time():
+    running, together, done = [], [], []
+
+    def job():
+        running.append(1)
+        together.append(len(running))
+        threading.Event().wait(0.001)
+        running.pop()
+        done.append(1)
+
+    with BackgroundJobs() as jobs:
+
+        def submit():
+            for _ in range(20):
+                jobs.submit(job)
+
+        threads = [threading.Thread(target=submit) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(done) == 160
+    assert {*together} == {1}
+
+
 def test_a_job_that_fails_is_raised_at_the_end_or_told_beside_another_error(capsys):
     with pytest.raises(OSError, match="I/O error"), BackgroundJobs() as jobs:
         jobs.submit(failing)

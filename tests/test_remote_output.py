@@ -23,7 +23,7 @@ from contrastive.data.remote_folders import StorageError, remote_folder
 from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, MissingExtra, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
-from contrastive.spec import KeepSpec
+from contrastive.spec.training import KeepSpec
 from contrastive.training import run_token
 from contrastive.training.remote_output import sent_to, staging_folder
 from contrastive.training.train import Interrupted
@@ -140,8 +140,20 @@ def test_a_run_that_was_killed_goes_on_elsewhere_to_the_same_bits(train, monkeyp
             assert "nothing to resume here" in str(error)  # noqa: PT017 # some began anew
             assert not any(name.endswith("manifest.json") for name in files)
             train()
-        assert there() == whole
+        assert newest(there()) == newest(whole)
+        assert all_listed(there())
+        assert len(checkpoints(there())) <= KeepSpec().last
     assert resumed > len(kept[::every]) / 2
+
+
+def checkpoints(files):
+    return sorted({name.split("/")[1] for name in files if name.startswith("checkpoints/")})
+
+
+def newest(files):
+    """Return all but the checkpoint before the last, which depends on what was sent in time."""
+    last = checkpoints(files)[-1]
+    return {x: held for x, held in files.items() if not x.startswith("checkpoints/") or last in x}
 
 
 @pytest.mark.slow

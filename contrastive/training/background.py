@@ -24,13 +24,14 @@ class BackgroundJobs:
         self._last: threading.Thread | None = None
         self._error: BaseException | None = None
         self._told = self._stopped = False
+        self._one_at_a_time = threading.Lock()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Do a job after those before it, while the caller goes on."""
+        """Do a job after those before it, while the caller, of any thread, goes on."""
         self.check()
-        before, context = self._last, copy_context()  # with it, what is quiet stays so
+        context = copy_context()  # with it, what is quiet stays so
 
-        def run() -> None:
+        def run(before: threading.Thread | None) -> None:
             if before:
                 before.join()
             if self._error is None and not self._stopped:
@@ -39,9 +40,12 @@ class BackgroundJobs:
                 except BaseException as error:  # it is raised where somebody can tell it
                     self._error = error
 
-        thread = threading.Thread(target=run, name="contrastive-background", daemon=True)
-        thread.start()  # which may fail, and a thread that is not started cannot be waited for
-        self._last = thread
+        with self._one_at_a_time:  # two jobs that wait for the same one would run side by side
+            thread = threading.Thread(
+                target=run, args=(self._last,), name="contrastive-background", daemon=True
+            )
+            thread.start()  # which may fail, and a thread that is not started cannot be waited for
+            self._last = thread
 
     def check(self) -> None:
         """Raise what a job has raised, once."""

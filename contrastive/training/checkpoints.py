@@ -92,7 +92,7 @@ def save_step(
     if has_shards(model):
         with work_shared_by(ranks):
             files = step_files(*about, fused=fused)
-            write_with_shards(checkpoint_folder(folder, progress.step), files, shared_work())
+            write_files(checkpoint_folder(folder, progress.step), files, shared_work())
             if ranks.is_main:
                 _verify(folder, spec, progress)
         return
@@ -103,8 +103,8 @@ def save_step(
         _write_and_verify(folder, files, spec, progress)
 
 
-def write_with_shards(place: Path, files: Mapping[str, Content], work: SharedWork) -> None:
-    """Write the checkpoint of a sharded model: the shards of each rank, the rest by the main one.
+def write_files(place: Path, files: Mapping[str, Content], work: SharedWork) -> None:
+    """Write a folder; of a sharded model each rank writes its shards, the main one the rest.
 
     Raises:
         WeightsError: this rank cannot write its part.
@@ -113,6 +113,9 @@ def write_with_shards(place: Path, files: Mapping[str, Content], work: SharedWor
     shards = _each_alone(
         {name: x for each in _tensors(files) for name, x in each.items() if is_sharded(x)}
     )
+    if not shards:
+        write_folder(place, files)
+        return
     rest = {
         name: {key: x for key, x in content.items() if not is_sharded(x)}
         if name.endswith(SAFETENSORS)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from contrastive.distributed.ranks import Ranks
-    from contrastive.spec import KeepSpec
+    from contrastive.spec.training import KeepSpec
 
 PARTS = (LOG, CHECKPOINTS, "model")
 SENDING = ".sending"
@@ -278,6 +278,7 @@ class RemoteOutput:
         with self._linked(path) as copy:
             if copy is None or self._sent.get(name) == (manifest := (copy / MANIFEST).read_bytes()):
                 return
+            self._send_log(remote)  # as it is now: it has the lines that the folder counts
             files, there = listed_files(copy), remote / name
             sizes, known, same = there.entries(), {}, False
             if MANIFEST in sizes and name not in self._damaged:

@@ -15,9 +15,9 @@ from contrastive.data.decodable import undecodable
 from contrastive.distributed.shared_work import shared_work
 from contrastive.errors import DataError, TrainingError, WeightsError
 from contrastive.model.run_checkpoints import checkpoint_folder, checkpoints_of
-from contrastive.model.saved_folder import remove_folder, write_folder
+from contrastive.model.saved_folder import remove_folder
 from contrastive.nn.sharded_tensors import has_shards
-from contrastive.training.checkpoints import Progress, step_files, write_with_shards
+from contrastive.training.checkpoints import Progress, step_files, write_files
 from contrastive.training.optimizer import takes_one_pass
 
 if TYPE_CHECKING:
@@ -95,10 +95,7 @@ def check_room(
     try:
         fused, state = takes_one_pass(optimizer), optimizer.state or moments
         files = step_files(spec, model, state, batches, Progress(), fused=fused)
-        if sharded:
-            write_with_shards(place, files, work)
-        else:
-            write_folder(place, files)
+        write_files(place, files, work)
         if not batches.ranks.is_main:
             return
         needed = sum(path.stat().st_size for path in place.iterdir())
