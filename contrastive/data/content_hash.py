@@ -201,9 +201,8 @@ def _of_parts(
             continue
         for place, error in errors.items():
             (image,) = images(np.array([place]))
-            unread = isinstance(error, OSError)
-            problem = f"{image}: {_unread(error)}" if unread else str(error)
-            problems[int(which_K[place])] = problem
+            why = f"{image}: {_unread(error)}" if isinstance(error, OSError) else str(error)
+            problems[int(which_K[place])] = why
     return keys_D, problems
 
 

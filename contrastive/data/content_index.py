@@ -37,12 +37,11 @@ from contrastive.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from contrastive.data.images import StoredImage
-
 MAX_FILE_BYTES = 1 << 30  # of a file; more is no sample but a table or a disk image
 RESOLUTION = 2_000_000_000  # nanoseconds: file systems note times to 2 s at worst
 AT_A_TIME = 500  # files that are looked up; SQLite takes 999 values
 UNWRITTEN = 1_000  # notes that are held before they are written
+PARTS_UNWRITTEN = 8_192  # those of parts, which take 40 bytes each
 KEPT = 1 << 14  # files and problems that are held, of half a kilobyte each
 HASH = 32  # bytes of a SHA-256
 _Key = TypeVar("_Key")
@@ -151,13 +150,13 @@ class ContentIndex:
             self._read(unknown[first : first + AT_A_TIME])
 
     def hashes_of_parts(
-        self, parts: PartsOfFile, images: Callable[[np.ndarray], Sequence[StoredImage]]
+        self, parts: PartsOfFile, images: Callable[[np.ndarray], Sequence[Any]]
     ) -> tuple[np.ndarray, dict[int, Exception]]:
         """Return the hash of what each part holds, reading those only that are not noted.
 
         Args:
             parts: of one file, which is looked at once.
-            images: returns some of the K parts, by their places among them.
+            images: returns some of the K stored images, by their places among them.
 
         Returns:
             ``[K, 32]`` uint8, and the error of each part that could not be read.
@@ -170,8 +169,9 @@ class ContentIndex:
         hashes_K, known_K = self._noted_parts(parts, version)
         errors: dict[int, Exception] = {}
         new = (~known_K).nonzero()[0]
-        for first in range(0, len(new), UNWRITTEN):
-            some = new[first : first + UNWRITTEN]
+        together = PARTS_UNWRITTEN if parts.at_once == 1 else UNWRITTEN
+        for first in range(0, len(new), together):
+            some = new[first : first + together]
             held = dict(zip(some.tolist(), images(some), strict=True))
             for place, found in _each_read(held, parts.at_once):
                 if isinstance(found, Exception):
@@ -325,12 +325,10 @@ class ContentIndex:
         return database
 
 
-def _each_read(
-    held: dict[int, StoredImage], at_once: int
-) -> Iterator[tuple[int, bytes | Exception]]:
+def _each_read(held: dict[int, Any], at_once: int) -> Iterator[tuple[int, bytes | Exception]]:
     """Yield the hash of each part, or why it cannot be read."""
 
-    def hash_or_error(image: StoredImage) -> bytes | Exception:
+    def hash_or_error(image: Any) -> bytes | Exception:
         try:
             return file_hash(image.read())
         except (OSError, BadSample) as error:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from contrastive.config.garbage import garbage_later
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
-from contrastive.data.content_hash import sample_key
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_cells import CaptionReader
@@ -142,6 +141,8 @@ def _itself(image: str) -> str:
 
 def _content_of(images: FilesAndAddresses) -> GroupOf:
     """Return what gives the content's hash for an image's name; the name, if it is not there."""
+
+    from contrastive.data.content_hash import sample_key  # torch
 
     @cache
     def group_of(image: str) -> str:

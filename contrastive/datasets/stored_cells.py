@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contrastive.datasets.arrow_files import ArrowFile
 
 OPEN_FILES = 64  # in a process
-HELD_BYTES = 64_000_000  # of images in row groups that were read, in a process
+HELD_BYTES = 32_000_000  # of images in row groups that were read, in a process
 KEPT_CELLS = 1 << 12  # so that the captions of an image have one object
 
 
@@ -40,23 +40,24 @@ class _Opened:
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
         self.files: OrderedDict[tuple[str, str], ArrowFile] = OrderedDict()
-        self.groups: OrderedDict[tuple[str, str, str, int], Any] = OrderedDict()
+        self.groups: OrderedDict[tuple[str, str, str, int], tuple[Any, int]] = OrderedDict()
 
     def cell(self, image: StoredCell) -> Any:
         with self.lock:
             file = self._file(image.file, image.version)
-            number = int(np.searchsorted(file.ends_G, image.row, side="right"))
+            number = int(file.ends_G.searchsorted(image.row, side="right"))
             key = (image.file, image.version, image.column, number)
             if key not in self.groups:
-                self.groups[key] = file.group(number, image.column)
+                group = file.group(number, image.column)
+                self.groups[key] = group, group.get_total_buffer_size()
                 while len(self.groups) > 1 and self._size() > HELD_BYTES:
                     self.groups.popitem(last=False)
             self.groups.move_to_end(key)
             start = int(file.ends_G[number - 1]) if number else 0
-            return self.groups[key][image.row - start].as_py()
+            return self.groups[key][0][image.row - start].as_py()
 
     def _size(self) -> int:
-        return sum(group.get_total_buffer_size() for group in self.groups.values())
+        return sum(size for _, size in self.groups.values())
 
     def _file(self, path: str, version: str) -> ArrowFile:
         if version_of(path) != version:  # of a file that is mapped, what is gone cannot be read

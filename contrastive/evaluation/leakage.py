@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.config.garbage import return_freed_memory
 from contrastive.data.columns import has_all, ids_of, some_rows, values_of
 from contrastive.data.content_hash import short_keys
 from contrastive.distributed.shared_hashing import share_hashing
@@ -119,19 +120,27 @@ def content_keys(
         samples = values_of(rows, modality)
         share_hashing(samples, modality)
         keys[modality] = short_keys(samples, modality)
+    return_freed_memory()
     return keys
 
 
 def seen_samples(keys: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return what a model keeps of ``content_keys``: sorted hashes, ``[n]`` int64."""
-    found = {modality: np.unique(each[each != 0]) for modality, each in keys.items()}
+    found = {modality: _distinct(np.sort(each[each != 0])) for modality, each in keys.items()}
     return {modality: torch.from_numpy(each) for modality, each in found.items()}
+
+
+def _distinct(sorted_N: np.ndarray) -> np.ndarray:
+    """Return what is sorted without repetitions; np.unique takes several times the memory."""
+    is_new = np.ones(len(sorted_N), np.bool_)
+    is_new[1:] = sorted_N[1:] != sorted_N[:-1]
+    return sorted_N[is_new]
 
 
 def _several_times(keys_N: np.ndarray) -> np.ndarray:
     """Return the places, ascending, of keys that stand more than once; without zeros."""
     sorted_N = np.sort(keys_N)
-    again = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    again = _distinct(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
     del sorted_N
     return np.isin(keys_N, again[again != 0]).nonzero()[0]
 
