@@ -69,17 +69,16 @@ def stacked(parts: Sequence[tuple[Column, np.ndarray]]) -> Coded:
 
     What rows have alike in a column of ``Coded`` they have alike here.
     """
-    columns: list[Column] = []
-    codes: list[np.ndarray] = [np.empty(0, np.int64)]
-    start = 0
-    for column, rows in parts:
-        values, own = column, rows
-        if isinstance(column, Coded):
-            values, own = column.values, np.where(rows >= 0, column.codes_M[rows], -1)
-        columns.append(values)
-        codes.append(np.where(own >= 0, own.astype(np.int64) + start, -1))
-        start += len(values)
-    return Coded(Stacked.of(columns), np.concatenate(codes))
+    columns = [column.values if isinstance(column, Coded) else column for column, _ in parts]
+    ends = np.cumsum([0, *map(len, columns)])
+    counts = np.cumsum([0, *(len(rows) for _, rows in parts)])
+    codes = np.empty(counts[-1], np.int32 if ends[-1] < 1 << 31 else np.int64)
+    for i, (column, rows) in enumerate(parts):
+        own = rows
+        if isinstance(column, Coded) and len(column):
+            own = np.where(rows >= 0, column.codes_M[rows], -1)
+        codes[counts[i] : counts[i + 1]] = np.where(own >= 0, own + ends[i], -1)
+    return Coded(Stacked.of(columns), codes)
 
 
 ForkingPickler.register(Stacked, through_shared_memory)

@@ -118,12 +118,13 @@ def mixed(config: Mix, parts: Sequence[Part], purpose: Purpose) -> Columns:
     if any((rows >= 0).any() for _, rows in held["label"]):
         columns["label"] = stacked(held["label"])
     tell_of_alike(tuple(sorted(classes)), " + ".join(part.name for part in parts))
+    count = len(columns["id"])
     weights = tuple(config.weights[part.name] for part in parts) if config.weights else ()
     if purpose == "training":
         _tell_of_shares(parts, weights)
     return Columns(
         columns,
-        np.arange(len(columns["id"])),
+        np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64),
         MixedBadRows.of(parts),
         tuple(sorted(classes)),
         order=MixOrder(

@@ -18,6 +18,8 @@ import numpy as np
 from contrastive.data.row_order import EpochRows, RowOrder
 from contrastive.errors import DataError
 
+DEALT_TOGETHER = 1 << 18  # rows that are dealt out at a time, so that little is held
+
 
 @dataclass(frozen=True)
 class MixOrder(RowOrder):
@@ -43,30 +45,34 @@ class MixOrder(RowOrder):
             name = self.names[int(sizes_D.argmin())]
             msg = f"{name}: has no usable rows, but a share of each batch; take it out of the mix"
             raise DataError(msg)
-        which_U, number_U = interleaved(
-            shares_of(self.weights or sizes_D), epoch * count, (epoch + 1) * count
-        )
-        rows_U, passes_U = np.empty(count, np.int64), np.empty(count, np.int64)
+        share_D, start = shares_of(self.weights or sizes_D), epoch * count
+        which_U = whose(share_D, start, start + count)
+        had_D = rows_before(share_D, start).tolist()
+        rows_U, passes_U = np.empty(count, rows_N.dtype), np.empty(count, np.int32)
         for d, name in enumerate(self.names):
-            places = (which_U == d).nonzero()[0]
-            start = self.ends[d - 1] if d else 0
-            own = rows_N[bounds[d] : bounds[d + 1]] - start
-            rows, passes = self._of_dataset(d, own, seed_of(seed, name), number_U[places])
-            rows_U[places], passes_U[places] = rows + start, passes
+            mine_U = which_U == d
+            first = self.ends[d - 1] if d else 0
+            own = rows_N[bounds[d] : bounds[d + 1]] - first
+            numbers = range(had_D[d], had_D[d] + int(np.count_nonzero(mine_U)))
+            rows, passes = self._of_dataset(d, own, seed_of(seed, name), numbers)
+            rows_U[mine_U], passes_U[mine_U] = rows + first, passes
         return EpochRows(rows_U, passes_U)
 
     def _of_dataset(
-        self, d: int, own: np.ndarray, seed: int, number_K: np.ndarray
+        self, d: int, own: np.ndarray, seed: int, numbers: range
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of one dataset by their numbers, and how often each was read before."""
-        passes_K, place_K = np.divmod(number_K, len(own))
-        rows_K, before_K = np.empty_like(number_K), passes_K.copy()
-        for number in np.unique(passes_K).tolist():
-            of_pass = passes_K == number
-            found = self.orders[d].of_epoch(own, seed=seed, epoch=number, count=len(own))
-            rows_K[of_pass] = found.rows_U[place_K[of_pass]]
-            if found.passes_U is not None:
-                before_K[of_pass] = found.passes_U[place_K[of_pass]]
+        rows_K = np.empty(len(numbers), own.dtype)
+        before_K = np.empty(len(numbers), np.int32)
+        size = len(own)
+        for number in range(numbers.start // size, -(-numbers.stop // size)):
+            first = max(number * size, numbers.start)
+            last = min((number + 1) * size, numbers.stop)
+            found = self.orders[d].of_epoch(own, seed=seed, epoch=number, count=size)
+            here = slice(first - numbers.start, last - numbers.start)
+            there = slice(first - number * size, last - number * size)
+            rows_K[here] = found.rows_U[there]
+            before_K[here] = number if found.passes_U is None else found.passes_U[there]
         return rows_K, before_K
 
 
@@ -79,6 +85,15 @@ def shares_of(weights: np.ndarray | tuple[float, ...]) -> np.ndarray:
     """Return weights as shares of 1."""
     weight_D = np.asarray(weights, np.float64)
     return weight_D / weight_D.sum()
+
+
+def whose(share_D: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return whose rows ``start`` to ``stop`` of a mix are: ``[stop - start]`` int32."""
+    found = np.empty(stop - start, np.int32)
+    for first in range(start, stop, DEALT_TOGETHER):
+        last = min(first + DEALT_TOGETHER, stop)
+        found[first - start : last - start], _ = interleaved(share_D, first, last)
+    return found
 
 
 def interleaved(share_D: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
