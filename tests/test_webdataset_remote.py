@@ -261,6 +261,20 @@ class Read:
 
 
 def test_shards_of_the_hub_are_told_of(tmp_path):
-    where = r"by https://huggingface\.co/datasets/o/n/resolve/main/FILE$"
+    where = r"by https://huggingface\.co/datasets/o/n/resolve/main/FILE; check"
     with pytest.raises(StorageError, match=where):
         build("hf://datasets/o/n/data/0.tar")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_new_shards_are_read_by_several_processes(http, monkeypatch, fails):
+    server, shards = http
+    monkeypatch.setattr("contrastive.datasets.shard_index.MANY_SHARDS", 2)
+    monkeypatch.setattr("contrastive.data.worker_processes.worker_count", lambda _: 2)
+    if fails:
+        server.meet = staticmethod(lambda *asked: 500 if asked == ("GET", "/s/2.tar") else None)
+        with pytest.raises(StorageError, match=r"^http.*/s/2\.tar: cannot be read: 500"):
+            build(shards)
+        server.meet = staticmethod(lambda *_: None)
+    assert [row["text"] for row in build(shards)] == [f"number {i}" for i in range(15)]
+    assert gets(server).count("/s/0.tar") == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from contrastive.config.local_files import ADDRESS, check_regular
 from contrastive.console import say
 from contrastive.data.folders import files_below
-from contrastive.data.remote_folders import remote_folder
+from contrastive.data.remote_folders import CHECK_STORAGE, StorageError, remote_folder
 from contrastive.data.shards import Shard
 from contrastive.data.tar_members import COMPRESSED
 from contrastive.datasets.splits import GAP, SPLIT_ALIASES, SPLITS, split_named
@@ -71,6 +71,14 @@ def find_shards(given: Sequence[str], *, cache_bytes: int) -> list[tuple[Shard, 
         DataError: there are none, or one is not there.
         StorageError: a storage cannot be asked.
     """
+    try:
+        return _find(given, cache_bytes)
+    except StorageError as error:
+        msg = f"{error}; {CHECK_STORAGE}"
+        raise StorageError(msg) from error
+
+
+def _find(given: Sequence[str], cache_bytes: int) -> list[tuple[Shard, str]]:
     named: list[tuple[str, str]] = []
     for pattern in given:
         if GAP not in pattern:
