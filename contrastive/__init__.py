@@ -11,6 +11,7 @@ from contrastive.config.lazy_names import lazy_names
 from contrastive.version import INTERFACE, __version__
 
 if TYPE_CHECKING:
+    from contrastive.curation.shard_data import shard_data
     from contrastive.doctor import diagnose
     from contrastive.errors import ContrastiveError
     from contrastive.evaluation.caption_choice import compositional
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import evaluate
     from contrastive.evaluation.probe import probe
     from contrastive.features.cache import FeatureCache
+    from contrastive.features.inventory import list_cache
+    from contrastive.features.pruning import prune_cache
+    from contrastive.features.verification import verify_cache
     from contrastive.inference.captioning import caption
     from contrastive.inference.embed import embed
     from contrastive.inference.embedding_folder import EmbeddingFolder
@@ -52,23 +56,31 @@ __all__ = [
     "embed",
     "evaluate",
     "generate",
+    "list_cache",
     "load_model",
     "load_spec",
     "probe",
+    "prune_cache",
     "rerank",
     "search",
+    "shard_data",
     "train",
+    "verify_cache",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     __all__,
     {
+        "curation.shard_data": "shard_data",
         "doctor": "diagnose",
         "errors": "ContrastiveError",
         "model.model": "ContrastiveModel",
         "spec": "EvaluationSpec ModelSpec RunSpec Tower TrainingSpec load_spec",
         "features.cache": "FeatureCache",
+        "features.inventory": "list_cache",
+        "features.pruning": "prune_cache",
+        "features.verification": "verify_cache",
         "inference.question_answering": "answer",
         "model.loading": "build_model load_model",
         "inference.captioning": "caption",

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class ContrastiveError(Exception):
@@ -84,6 +88,15 @@ class UnknownSplit(DataError):  # noqa: N818
         ...     print(error)
         photos/captions.csv: no split 'final'; there are: 'train', 'val'
     """
+
+    def __init__(self, message: str, known: Iterable[str] = ()) -> None:
+        """Remember the names of the splits that there are, where somebody may ask for them."""
+        super().__init__(message)
+        self.known = tuple(sorted(known))
+
+
+class EmptySplit(DataError):  # noqa: N818
+    """The data are readable, but none of them is in a split that they could have."""
 
 
 class BadSample(ContrastiveError, ValueError):  # noqa: N818

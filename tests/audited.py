@@ -49,6 +49,10 @@ COMMANDS = {
     "search": ["search a -m {run}", "search a -m base -d {run}/model/run.json"],
     "embed": ["embed {run}/model/run.json -m base -o made", "embed data -m {run} -o made"],
     "generate": ["generate a -o made.png -m {run} --steps 1 --size 32"],
+    "data shard": ["data shard {run}/model/run.json -o made", "data shard data -o made"],
+    "cache list": ["cache list", "cache list {run}"],
+    "cache prune": ["cache prune --outdated --yes", "cache prune {copy} --max-size 0 --yes"],
+    "cache verify": ["cache verify", "cache verify {run} --repair"],
     "plugins": ["plugins"],
     "plugins show": ["plugins show linear"],
     "plugins check": ["plugins check linear"],
@@ -188,7 +192,14 @@ def main(models: Path, every: int) -> None:
         note(line, lambda line=line: command(line))
     note("a worker", spawned)
     hostile.poison_cache(Path(os.environ["CONTRASTIVE_CACHE"]))
-    for line in ("evaluate -m base", "search a -m base", "train own.yaml -o base --resume"):
+    for line in (
+        "evaluate -m base",
+        "search a -m base",
+        "train own.yaml -o base --resume",
+        "cache list",
+        "cache verify --repair",
+        "cache prune --max-size 0 --yes",
+    ):
         note(f"cache: {line}", lambda line=line: command(line))
     for control in (lambda: command("validate theirs/head_below --trusted"), unpickled):
         note("control", control)

@@ -21,7 +21,10 @@ from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import ContrastiveError
+from contrastive.features import key_index, parts
 from contrastive.features.cache import FeatureCache
+from contrastive.features.key_index import run_names
+from contrastive.features.parts import split_locations
 from contrastive.features.store import Store
 from contrastive.model import saved_folder
 from contrastive.model.loading import find_model
@@ -185,19 +188,33 @@ class Saving:
 
 
 class Appending:
-    """Features that are added to those of a store, which a training has mapped."""
+    """Features that are added to those of a store, which a training has mapped.
+
+    A part is full after four rows, and each two rows get an index.
+    """
 
     about: ClassVar[dict[str, Any]] = {"out_dim": 2}
 
+    def __init__(self) -> None:
+        parts.PART_BYTES = 4 * 2 * 4
+        key_index.TAIL = 1
+
+    @staticmethod
+    def _keys(numbers: range) -> np.ndarray:
+        return np.repeat(np.array(numbers, np.uint8)[:, None], 32, 1)
+
     def _append(self, root: Path, numbers: range) -> None:
         rows = np.array([[i, -i] for i in numbers], np.float32)
-        Store(root, self.about).append([bytes([i]) * 32 for i in numbers], rows)
+        store = Store(root, self.about)
+        for i in range(0, len(rows), 2):
+            store.append(self._keys(numbers[i : i + 2]), rows[i : i + 2])
+        store.flush()
 
     def prepare(self, root: Path) -> None:
         self._append(root, range(1, 5))
 
     def __call__(self, root: Path) -> None:
-        mapped = Store(root, self.about).features()
+        mapped = Store(root, self.about).features(0)
         before = mapped.copy()
         try:
             self._append(root, range(5, 9))
@@ -209,9 +226,11 @@ class Appending:
 
     def outcome(self, root: Path) -> dict[str, Any]:
         store = Store(root, self.about)
-        features = store.features()
-        rows = store.index({bytes([i]) * 32 for i in range(1, 9)})
-        return {"rows": sorted((key[0], features[row].tolist()) for key, row in rows.items())}
+        places = split_locations(store.find(self._keys(range(1, 9))))
+        return {
+            "rows": [store.features(part)[row].tolist() for part, row in zip(*places, strict=True)],
+            "runs": len(run_names(store.folder)) > 0,
+        }
 
 
 def in_child(work: Callable[[], Any], told: Path) -> int:

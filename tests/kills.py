@@ -41,7 +41,8 @@ from contrastive.training import checkpoints
 from contrastive.training import train as training
 from tests import crashing_run
 from tests.rank_agent import PIDS, start_ranks
-from tests.toys import toy_dict
+from tests.shards import write_shards
+from tests.toys import tiny_model, toy_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,8 +70,13 @@ VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2
 RESNET = {"type": "resnet", "width": 4, "image_size": 32, "augment": "crop-flip"}
 
 
-def specs(data: Path, *, small: bool = False) -> dict[str, dict[str, Any]]:
+def specs(data: Path, *, small: bool = False, shards: bool = False) -> dict[str, dict[str, Any]]:
     """Return runs of 12 steps, of which every second is saved, by what they have."""
+    if shards:
+        place = str(write_shards(data, 4, 10))
+        settings = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "checkpoint_every": 2}
+        of_shards = {"type": "webdataset", "shards": place, "window": 2}
+        return {"shards": {"model": tiny_model("infonce"), "data": of_shards, "training": settings}}
     if small:  # its start costs a fifth
         points = crashing_run.spec(epochs=3, steps=4).model_dump(mode="json")
         points["training"]["checkpoint_every"] = 2
@@ -188,6 +194,7 @@ class Killing:
         ranks: int = 1,
         strategy: str = "",
         small: bool = False,
+        shards: bool = False,
     ) -> None:
         """Do so many kinds of runs once without an interruption.
 
@@ -200,7 +207,7 @@ class Killing:
         self.random = random.Random(seed)
         self.folder = folder
         self.told = folder / "told.txt"
-        self.specs = dict(list(specs(folder / "data", small=small).items())[:kinds])
+        self.specs = dict(list(specs(folder / "data", small=small, shards=shards).items())[:kinds])
         self.result = Result()
         self.whole: dict[str, dict[str, Any]] = {}
         for name, spec in self.specs.items():
@@ -451,10 +458,12 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--strategy", default="", help="of training.parallel, for several ranks")
     parser.add_argument("--small", action="store_true", help="runs of a few numbers, as by day")
+    parser.add_argument("--shards", action="store_true", help="runs on tar shards")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which they need
-    how = {"ranks": given.ranks, "strategy": given.strategy, "small": given.small}
+    how = {"ranks": given.ranks, "strategy": given.strategy}
+    how |= {"small": given.small, "shards": given.shards}
     folder = Path(tempfile.mkdtemp())
     found = try_runs(given.seed, given.trials, folder, given.device, **how)
     for fault in found.faults:

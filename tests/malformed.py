@@ -170,7 +170,9 @@ class Malformed:
                 path.unlink(missing_ok=True)
                 path.mkdir()
         self.variables["CONTRASTIVE_CACHE"] = str(cache)
-        return ["evaluate", "-m", str(self.run), "--json"]
+        verbs = ["evaluate", "-m", str(self.run)], ["cache", "list"], ["cache", "verify"]
+        verbs += ["cache", "verify", "--repair"], ["cache", "prune", "--outdated", "--yes"]
+        return [*self.random.choice(verbs), "--json"]
 
     def arguments(self) -> list[str]:
         verbs = [
@@ -183,7 +185,17 @@ class Malformed:
             "caption",
             "probe",
         ]
-        verbs += ["compare", "compositional", "answer", "plugins", "init", "schema", "", "nosuch"]
+        verbs += [
+            "compare",
+            "compositional",
+            "answer",
+            "plugins",
+            "cache",
+            "init",
+            "schema",
+            "",
+            "nosuch",
+        ]
         options = [
             "-m",
             "--data",
@@ -361,7 +373,7 @@ def fault_of(args: list[str], code: int, out: str, err: str) -> str:
         return "a traceback was printed"
     if code not in CODES:
         return f"exit code {code}"
-    if code == 1 and args[0] not in ("doctor", "plugins"):
+    if code == 1 and args[0] not in ("doctor", "plugins", "cache"):
         return "exit code 1"
     if code == 2 and not err.strip():
         return "nothing was said"

@@ -20,7 +20,15 @@ import transformers
 from contrastive.components import REGISTRIES
 from contrastive.config.base import Config
 from contrastive.config.registry import Registry
-from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, Lines, datasets
+from contrastive.datasets import (
+    ClassFolders,
+    Flickr30k,
+    ImageFolder,
+    Lines,
+    Mix,
+    WebDataset,
+    datasets,
+)
 from contrastive.encoders import (
     CBOW,
     HFDualImage,
@@ -55,6 +63,7 @@ from contrastive.testing.checks import Fault
 from contrastive.testing.processes import in_subprocess
 from tests import duals
 from tests.miniature import write_flickr30k
+from tests.shards import write_shards
 from tests.toys import network
 
 SIDE = 32
@@ -246,11 +255,16 @@ def test_built_in_datasets_pass(tmp_path):
     check_component(ImageFolder(folder=folder, captions="captions.csv"), split="test")
     check_component(ClassFolders(folder=folder))
     (tmp_path / "lines.txt").write_text("\n".join(f"line {i}\tsaid again {i}" for i in range(40)))
-    check_component(Lines(file=tmp_path / "lines.txt"))
+    lines = Lines(file=tmp_path / "lines.txt")
+    check_component(lines)
+    own = ImageFolder(folder=folder, captions="captions.csv")
+    check_component(WebDataset(shards=write_shards(tmp_path / "shards", 2, 30)))
+    check_component(Mix(datasets={"mine": own, "flickr": Flickr30k(folder=folder)}))
 
 
 def test_every_component_that_is_built_in_is_tried():
     tried = {*ENCODERS, "flickr30k", "image-folder", "class-folders", "lines", "distillation"}
+    tried |= {"mix", "webdataset", "table"}  # the latter in tests/test_table.py
     tried |= {heads.name_of(type(head)) for head in HEADS}
     tried |= {losses.name_of(type(loss)) for loss in LOSSES}
     registered = {name for kind in (encoders, heads, losses, datasets) for name in kind.registered}

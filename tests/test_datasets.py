@@ -102,9 +102,9 @@ def test_columns_may_have_other_names(folder):
     assert [row["id"] for row in rows(config.build("val"))] == [0, 0]
     assert "no column 'text'" in message(folder, text_column="text", image_column="bild")
     assert message(folder).endswith(
-        ":1: no column image or file_name or filename or filepath or images, nor text or caption "
-        "or title or captions or conversations or messages; there are: 'bild', 'satz', 'set', "
-        "'who'; set image_column and text_column"
+        ":1: no column image or file_name or filename or filepath or images or url or image_url or "
+        "urls, nor text or caption or title or captions or conversations or messages; there are: "
+        "'bild', 'satz', 'set', 'who'; set image_column and text_column"
     )
 
 
@@ -352,7 +352,7 @@ def test_what_programs_leave_beside_images_is_left_out_and_told(folder, capsys):
 def test_what_is_not_there_is_said(folder):
     assert "looked for captions or metadata with .csv, .tsv, " in message(folder)
     assert "no such file" in message(folder, captions="x.csv")
-    assert "a table is a .csv, .tsv, .txt, .jsonl, .ndjson, .json or .parquet file" in message(
+    assert "a table is a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet, " in message(
         folder, captions=NAMES[0]
     )
     assert "no such folder" in message(folder / "nowhere")

@@ -15,9 +15,10 @@ from contrastive import ModelSpec, build_model, load_model
 from contrastive.data.content_hash import sample_key
 from contrastive.encoders import CBOW, HFDualImage, HFImage, HFText, Timm
 from contrastive.errors import BadSample, WeightsError
-from contrastive.features.cache import FeatureCache, _tell_once
+from contrastive.features.cache import FeatureCache
 from contrastive.features.code_versions import _distribution
 from contrastive.features.encoder_key import encoder_key
+from contrastive.features.encoder_rows import tell_once
 
 pytestmark = pytest.mark.slow
 
@@ -335,7 +336,7 @@ def test_code_without_a_file_counts_too(what):
 
 
 def test_features_of_an_earlier_version_are_told_once_and_left_alone(tmp_path, capsys):
-    _tell_once.cache_clear()
+    tell_once.cache_clear()
     old = tmp_path / "features" / "0123"
     old.mkdir(parents=True)
     (old / "encoder.json").write_text('{"format": 2}')

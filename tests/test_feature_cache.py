@@ -16,7 +16,8 @@ from contrastive.encoders import Encoder, TextTransformer, ViT
 from contrastive.encoders.module import EncoderModule
 from contrastive.errors import BadSample, DataError
 from contrastive.features import store
-from contrastive.features.cache import FeatureCache, _tell_once
+from contrastive.features.cache import FeatureCache
+from contrastive.features.encoder_rows import tell_once
 from contrastive.features.store import Store
 from contrastive.nn.fingerprint import weights_fingerprint
 
@@ -93,8 +94,8 @@ def test_cached_features_are_bitwise_those_of_the_encoder(cache):
         live = module(**Letters()(TEXTS))
     assert torch.equal(table[range(5)], live)
     assert torch.equal(again[[4, 0, 0]], live[[4, 0, 0]])
-    assert isinstance(again.features_MF, np.memmap)
-    assert len(again.features_MF) == 4, "a repeated text is one row"
+    assert isinstance(again.parts[0].base, np.memmap)
+    assert len(again.parts[0]) == 4, "a repeated text is one row"
 
 
 def test_a_sample_is_encoded_once_whatever_else_is_asked_for(cache):
@@ -354,7 +355,7 @@ def test_without_a_cache_that_can_be_written_features_are_computed(
         held = FileLock(next(place.rglob("lock")))
         held.acquire()
     elif obstacle == "unreadable":
-        monkeypatch.setattr(Store, "index", refuse)
+        monkeypatch.setattr(Store, "find", refuse)
     elif obstacle.endswith(".bin"):
         FeatureCache(place).table(Spec(), module, ["old"])
         path = next(place.rglob(obstacle))
@@ -365,7 +366,7 @@ def test_without_a_cache_that_can_be_written_features_are_computed(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where no user is known
     cache = FeatureCache(None if obstacle in ("no home", "an address") else place)
-    _tell_once.cache_clear()
+    tell_once.cache_clear()
     module.preprocess.seen.clear()
     table = cache.table(Spec(), module, [*TEXTS, "no!"], on_bad=lambda *_: None)
     assert torch.equal(table[range(5)], right)

@@ -18,8 +18,10 @@ pytestmark = [
     [
         (0, 10, "fork", {"small": True}),
         (0, 5, "fork", {"small": True, "ranks": 2}),
+        (0, 10, "fork", {"shards": True}),
         (5, 3, "fork", {"small": True, "ranks": 2, "strategy": "fsdp"}),
         pytest.param(1, 100, "fork", {}, marks=pytest.mark.nightly),
+        pytest.param(1, 200, "fork", {"shards": True}, marks=pytest.mark.nightly),
         pytest.param(1, 100, "fork", {"ranks": 2}, marks=pytest.mark.nightly),
         pytest.param(1, 100, "fork", {"ranks": 2, "strategy": "fsdp"}, marks=pytest.mark.nightly),
         pytest.param(0, 4, "forkserver", {}, marks=pytest.mark.nightly),  # Python 3.14's default

@@ -19,6 +19,7 @@ from contrastive.data.samples import rows_of
 from contrastive.datasets import ClassFolders, Dataset, ImageFolder
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.errors import DataError
+from tests.shards import write_shards
 
 DOCS = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 SPLITS = ("train", "val", "test")
@@ -354,14 +355,14 @@ def test_an_image_without_its_text_file_is_a_bad_row(here):
     assert len(with_table.build("train")) == len(samples)
 
 
-URL = "https://example.org/1.jpg"
+URL = "ftp://example.org/1.jpg"
 BAD_JSON = "JSON is read as an array of objects, a line each, or in the forms of pandas, of COCO's "
 WRONG = {
-    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is a URL, which"),
+    "addresses, no header": ("c.tsv", f"a dog\t{URL}\n", "c.tsv:1: its image is a URL, of which"),
     "addresses": (
         "c.csv",
         f"image,text\n{URL},a dog\n",
-        "c.csv:2: its image is a URL, which",
+        "c.csv:2: its image is a URL, of which",
     ),
     "of a bucket": (
         "c.csv",
@@ -403,7 +404,7 @@ def test_one_address_is_a_bad_row_among_others(here):
     write("data/captions.csv", f"image,text\n0000.jpg,a dog\n{URL},a cat\n")
     samples = ImageFolder(folder="data", holdout=0).build("train")
     assert len(samples) == 1
-    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is a URL, which is")
+    assert samples.bad_rows.lines[0].startswith("captions.csv:3: its image is a URL, of which")
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -447,11 +448,11 @@ def test_a_table_of_another_name_is_told_of_with_what_to_set(here):
     )
 
 
-def test_shards_are_told_of(here):
-    write("laion/00000.tar", b"x")
-    for read in (dataset_in, lambda folder: ImageFolder(folder=folder).build("train")):
-        with pytest.raises(DataError, match=r"\.tar shards \(WebDataset\) are not read yet; unpac"):
-            read(Path("laion"))
+def test_shards_are_taken_or_told_of(here):
+    write_shards(Path("laion"), 2, 5)
+    assert len(dataset_in(Path("laion")).build("train+val+test")) == 10
+    with pytest.raises(DataError, match=r"type: webdataset reads \.tar shards, .* as shards$"):
+        ImageFolder(folder="laion").build("train")
 
 
 def test_flickr30k_without_splits_names_the_ways_on(here):

@@ -25,7 +25,16 @@ from contrastive.losses.functional import infonce, sigmoid
 from tests.toys import toy_dict
 
 VERBS = ["answer", "caption", "classify", "compare", "evaluate", "generate", "probe", "rerank"]
-VERBS += ["compositional", "search", "diagnose", "train", "build_model", "load_model", "load_spec"]
+VERBS += [
+    "compositional",
+    "search",
+    "diagnose",
+    "shard_data",
+    "train",
+    "build_model",
+    "load_model",
+    "load_spec",
+]
 
 
 def network(inputs: int, width: int = 8) -> nn.Module:

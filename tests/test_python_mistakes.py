@@ -14,7 +14,6 @@ from torch import nn
 
 import contrastive
 from contrastive import ContrastiveModel, FeatureCache, build_model
-from contrastive.data.samples import rows_of
 from contrastive.datasets import ImageFolder
 from contrastive.errors import BadSample, ContrastiveError, DataError, SpecError
 from contrastive.evaluation.comparison import compare_retrieval
@@ -313,8 +312,15 @@ def not_rows(folder):
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     texts = {"text": TEXTS}
     return [
-        (pandas.DataFrame(texts), r"a DataFrame .* give its rows: frame.to_dict\('records'\)"),
-        (polars.DataFrame(texts), r"a DataFrame .* give its rows: frame.to_dicts\(\)"),
+        (
+            pandas.DataFrame(texts),
+            "row 0: has no id; give each row one, equal in a group, in a col",
+        ),
+        (polars.LazyFrame(texts), r"a LazyFrame holds no rows of data; collect it: frame.collect"),
+        (
+            polars.DataFrame({"caption": TEXTS}),
+            r"a DataFrame has no column 'text'; rename 'caption': frame.rename",
+        ),
         (str(folder), r"a str holds no rows of data; build a dataset: .*\.build\('test'\)"),
         (
             ImageFolder(folder=folder),
@@ -333,12 +339,6 @@ def not_rows(folder):
 def test_what_holds_no_rows_is_refused(model, tmp_path):
     for data, said in not_rows(tmp_path):
         refused(lambda: contrastive.evaluate(model, data), said, DataError)  # noqa: B023
-
-
-def test_the_remedies_for_frames_give_their_rows():
-    rows = [{"text": text, "id": i} for i, text in enumerate(TEXTS)]
-    assert rows_of(pytest.importorskip("pandas").DataFrame(rows).to_dict("records")) == rows
-    assert rows_of(pytest.importorskip("polars").DataFrame(rows).to_dicts()) == rows
 
 
 def test_folders_and_images_are_found_by_any_kind_of_path(model, photos, tmp_path):

@@ -15,12 +15,13 @@ from PIL import Image
 
 from contrastive import build_model
 from contrastive.cli.context import named_data
-from contrastive.datasets import ImageFolder, datasets
+from contrastive.datasets import ImageFolder, WebDataset, datasets
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.datasets.compositional import read_pair_tests
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.caption_choice import pair_accuracy
 from tests.miniature import write_flickr30k
+from tests.shards import samples, tar
 from tests.toys import tiny_model
 
 NAMES = [f"{i}.png" for i in range(4)]
@@ -47,7 +48,8 @@ def read(fields: str, split: str = "train") -> list[str]:
     """Return the captions, or classes, of data that are given as on the command line."""
     given = dict(part.split("=", 1) for part in fields.split(",") if part)
     kind = datasets[given.pop("type", "image-folder")]
-    given = {"folder": "."} | {name: None if v == "null" else v for name, v in given.items()}
+    place = {} if kind is WebDataset else {"folder": "."}
+    given = place | {name: None if v == "null" else v for name, v in given.items()}
     if kind is ImageFolder:
         given = {"holdout": 0, "max_bad": 0} | given
     return [row.get("text") or row.get("label") for row in kind(**given).build(split)]
@@ -191,13 +193,19 @@ CASES = {  # files, fields, what is told, what is done to the files, fields afte
         "",
     ),
     "a URL": (
-        {"captions.csv": CSV.replace("\n", "\nhttps://a.org/", 4)},
+        {"captions.csv": CSV.replace("\n", "\ns3://a/", 4)},
         "",
-        "for example with img2dataset, and give the folder that it wrote",
+        "download the images, and give their folder",
         again({"got/00000/000000000.txt": "a dog"}),
         "folder=got",
     ),
-    "a tar": ({"tars/0.tar": "x"}, "folder=tars", "unpack them into a folder", again(BESIDE), ""),
+    "a tar": (
+        {"tars/0.tar": "x"},
+        "folder=tars",
+        "type: webdataset reads .tar shards, which are given as shards",
+        lambda: Path("tars/0.tar").write_bytes(tar(samples(range(9)))),
+        "type=webdataset,shards=tars",
+    ),
 }
 
 
@@ -227,22 +235,6 @@ def test_a_compressed_table_is_decompressed_by_the_command_that_is_told(here, ca
     subprocess.run(command, shell=True, check=True)
     assert read("") == TEXTS
     assert Path("captions.csv.orig").read_bytes() == done.stdout
-
-
-def test_images_of_parquet_files_side_by_side_are_kept_apart(here, capsys):
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    rows = [{"image": png(i), "text": text} for i, text in enumerate(TEXTS)]
-    Path("data").mkdir()
-    for i in range(2):
-        pandas.DataFrame(rows[2 * i : 2 * i + 2]).to_parquet(f"data/part-{i}%d.parquet")
-    for i in range(2):
-        said = told(lambda: read(f"folder=data,captions=part-{i}%d.parquet"), capsys)  # noqa: B023
-        exec(re.search("write them in Python: (.*); then set", said)[1], {})
-    for i in range(2):
-        built = ImageFolder(folder="data", captions=f"part-{i}%d.jsonl", holdout=0).build("train")
-        found = [(row["image"].read_bytes(), row["text"]) for row in built]
-        assert found == [(row["image"], row["text"]) for row in rows[2 * i : 2 * i + 2]]
 
 
 SPLITS = {  # what is added, and the field that is set
@@ -312,19 +304,6 @@ def test_a_folder_with_a_table_of_another_name_is_read_by_the_fields_that_are_to
     assert len(given) == 2
     for fields in given:
         assert read(fields + ",holdout=0")
-
-
-def test_a_folder_of_the_hub_s_parquet_files_is_written_out_as_is_told(here, capsys):
-    pandas = pytest.importorskip("pandas")
-    rows = [{"image": {"bytes": png(i), "path": n}, "text": TEXTS[i]} for i, n in enumerate(NAMES)]
-    Path("hub/data").mkdir(parents=True)
-    pandas.DataFrame(rows).to_parquet("hub/data/train-00000-of-00001.parquet")
-    code, folder, table = re.search(
-        r"in Python: (.*); then set folder: (.*), captions: (.*)",
-        told(lambda: dataset_in(Path("hub")), capsys),
-    ).groups()
-    exec(code, {})
-    assert read(f"folder={folder},captions={table}") == TEXTS
 
 
 def test_images_in_folders_of_their_splits_are_found_as_is_told(here, capsys):

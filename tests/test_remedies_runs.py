@@ -18,7 +18,8 @@ from torch import nn
 from contrastive import RunSpec, build_model, diagnose, evaluate, load_model, probe, train
 from contrastive.encoders import CBOW, encoders
 from contrastive.errors import ContrastiveError
-from contrastive.features.cache import FeatureCache, _tell_once
+from contrastive.features.cache import FeatureCache
+from contrastive.features.encoder_rows import tell_once
 from contrastive.heads import Head, heads
 from contrastive.training.run_folder import LOCK
 from tests.hostile import seal
@@ -216,12 +217,12 @@ def test_features_are_kept_in_the_folder_that_is_named(made, tmp_path, monkeypat
         ("https://a.org/b", "set CONTRASTIVE_CACHE to a folder"),
         (str(tmp_path / "file"), "set CONTRASTIVE_CACHE to a folder that can be written"),
     ):
-        _tell_once.cache_clear()
+        tell_once.cache_clear()
         monkeypatch.setenv("CONTRASTIVE_CACHE", place)
         images = sorted((made / "images").glob("*.png"))[:2]
         frozen.embed("image", images, cache=FeatureCache())
         assert said in capsys.readouterr().err
-    _tell_once.cache_clear()
+    tell_once.cache_clear()
     monkeypatch.setenv("CONTRASTIVE_CACHE", str(tmp_path / "cache"))
     frozen.embed("image", images, cache=FeatureCache())
     assert "CONTRASTIVE_CACHE" not in capsys.readouterr().err

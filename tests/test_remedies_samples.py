@@ -30,26 +30,26 @@ def text_file():
     return Path("0.png").open(encoding="latin-1")
 
 
-COLUMN = {"text": TEXTS}
+COLUMN, OTHER = {"text": TEXTS}, {"caption": TEXTS}
 RGB = np.zeros((6, 5, 3), np.uint8)
 SAMPLES = [  # the modality, what is given, what is told, and what is given instead
     (
         "text",
-        of("pandas", lambda p: p.DataFrame(COLUMN)),
-        "such as df['text']",
-        of("pandas", lambda p: p.DataFrame(COLUMN)["text"]),
+        of("pandas", lambda p: p.DataFrame(OTHER)),
+        "such as frame['caption']",
+        of("pandas", lambda p: p.DataFrame(OTHER)["caption"]),
     ),
     (
         "text",
-        of("polars", lambda p: p.DataFrame(COLUMN)),
-        "such as df['text']",
-        of("polars", lambda p: p.DataFrame(COLUMN)["text"]),
+        of("polars", lambda p: p.DataFrame(OTHER)),
+        "such as frame['caption']",
+        of("polars", lambda p: p.DataFrame(OTHER)["caption"]),
     ),
     (
         "text",
-        of("datasets", lambda d: d.Dataset.from_dict(COLUMN)),
-        "such as dataset['text']",
-        of("datasets", lambda d: d.Dataset.from_dict(COLUMN)["text"]),
+        of("datasets", lambda d: d.Dataset.from_dict(OTHER)),
+        "such as frame['caption']",
+        of("datasets", lambda d: d.Dataset.from_dict(OTHER)["caption"]),
     ),
     (
         "text",
@@ -62,9 +62,9 @@ SAMPLES = [  # the modality, what is given, what is told, and what is given inst
     ),
     (
         "text",
-        of("pyarrow", lambda a: a.table(COLUMN)),
-        "such as table['text']",
-        of("pyarrow", lambda a: a.table(COLUMN)["text"]),
+        of("pyarrow", lambda a: a.table(OTHER)),
+        "such as table['caption']",
+        of("pyarrow", lambda a: a.table(OTHER)["caption"]),
     ),
     (
         "text",

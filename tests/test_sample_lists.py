@@ -157,11 +157,12 @@ def test_an_array_and_its_image_share_a_row_of_the_cache(model, photos, tmp_path
 def refused():
     pandas = pytest.importorskip("pandas")
     datasets = pytest.importorskip("datasets")
+    polars = pytest.importorskip("polars")
     frame = pandas.DataFrame({"text": TEXTS})
     return [
-        ("text", frame, r"a DataFrame holds no text samples; give one of its columns, such as df"),
-        ("text", pytest.importorskip("polars").DataFrame({"text": TEXTS}), "a DataFrame holds"),
-        ("text", datasets.Dataset.from_dict({"text": TEXTS}), "a Dataset holds no text samples"),
+        ("image", frame, r"a DataFrame has no column 'image'; there are: 'text'; give the values"),
+        ("text", polars.LazyFrame({"text": TEXTS}), "a LazyFrame holds no text samples"),
+        ("image", datasets.Dataset.from_dict({"text": TEXTS}), "a Dataset has no column 'image'"),
         ("text", DataLoader(TEXTS), "a DataLoader holds no text samples; it has batches"),
         ("text", set(TEXTS), "a set holds no text samples; it has no order"),
         ("text", 7, "an int holds no text samples; give a str, or a list of them"),
@@ -180,11 +181,19 @@ def refused():
         ("image", np.full((5, 6, 3), 300), "values from 300 to 300 are no image"),
         ("image", np.zeros((0, 6, 3), np.uint8), "is no image"),
         ("image", {"caption": "a dog"}, "a mapping with caption; an image has bytes or path"),
-        ("image", "https://example.org/a.png", "addresses are not fetched; download the image"),
+        (
+            "image",
+            "https://example.org/a.png",
+            "addresses are fetched in a column of a table",
+        ),
         ("image", [None], "NoneType"),
         ("image", "", "'': no such file"),
         ("image", "a\nb.png", "'a.nb.png': no such file"),
-        ("text", pytest.importorskip("pyarrow").table({"t": TEXTS}), "a Table holds no text sampl"),
+        (
+            "text",
+            pytest.importorskip("pyarrow").table({"t": TEXTS}),
+            "a Table has no column 'text'",
+        ),
     ]
 
 

@@ -11,7 +11,8 @@ import torch
 from contrastive.features import cache as features
 from contrastive.features import store
 from contrastive.features.cache import FeatureCache
-from contrastive.features.store import RECORD, Store
+from contrastive.features.parts import RECORD
+from contrastive.features.store import Store
 from contrastive.nn import device
 from tests.test_feature_cache import Linear, Spec
 
@@ -50,13 +51,14 @@ def test_what_another_process_has_added_meanwhile_is_not_added_again(tmp_path):
 
 def test_a_row_that_is_damaged_is_added_again(tmp_path):
     about = {"out_dim": 2}
-    key, rows = b"k" * 32, np.ones((1, 2), np.float32)
-    Store(tmp_path, about).append([key], rows)
+    keys, rows = np.full((1, 32), 7, np.uint8), np.ones((1, 2), np.float32)
+    Store(tmp_path, about).append(keys, rows)
     [path] = tmp_path.glob("*/features.bin")
     path.write_bytes(b"\1" * 8)
     here = Store(tmp_path, about)
-    here.append([key], rows)  # which others have added, but not whole
-    assert here.features()[here.index({key})[key]].tolist() == [1, 1]
+    here.append(keys, rows)  # which others have added, but not whole
+    assert here.find(keys).tolist() == [1]
+    assert here.features(0)[1].tolist() == [1, 1]
 
 
 def encoded_alone(folder):

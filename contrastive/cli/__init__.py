@@ -5,7 +5,8 @@ verbs that compute, not by the others. Exit codes:
 
 ====== ===========================================================================================
 0      done
-1      our mistake, with a traceback; or findings of a verb that checks (doctor, plugins check)
+1      our mistake, with a traceback; or findings of a verb that checks (doctor, plugins check,
+       cache verify)
 2      a mistake in what was asked: one line for each; or one of a plugin, which is named
        (``CONTRASTIVE_TRACEBACK=1`` shows its traceback)
 3      done, but something was left out or not measured (train, whose spec allows bad rows, ends

@@ -63,7 +63,7 @@ def classify(
     ]
     if len(names) == 1:
         say("one class alone always has 100 %; give several: --classes dog,cat")
-        (name_D,) = embed_classes(loaded, names, templates=templates, cache=context.cache)
+        (name_D,) = embed_classes(loaded, names, templates=templates)
         cosines = loaded.embed("image", images, cache=context.cache) @ name_D
         for result, cosine in zip(results, cast("list[float]", cosines.tolist()), strict=True):
             result["cosine"] = cosine

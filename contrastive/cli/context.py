@@ -234,10 +234,12 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     if path.is_dir():
         from contrastive.datasets.bare_folder import dataset_in
 
-        dataset = dataset_in(path)
-        say(f"{text}: taken as data.type={dataset.registry.name_of(type(dataset))}")
-        return dataset
+        return _taken(text, dataset_in(path))
     if path.is_file() and path.suffix not in SPECS:
+        from contrastive.datasets.bare_folder import dataset_of
+
+        if dataset := dataset_of(path):
+            return _taken(text, dataset)
         msg = f"--data {text}: is no spec (.yaml, .json); give the folder that it is in"
         raise DataError(msg)
     if "=" not in text or path.is_file():
@@ -251,6 +253,11 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     except SpecError as error:
         lines = [line.removeprefix("override ") for line in str(error).splitlines()]
         raise SpecError("\n".join(f"--data: {line}" for line in lines)) from None
+
+
+def _taken(text: str, dataset: Dataset) -> Dataset:
+    say(f"{text}: taken as data.type={dataset.registry.name_of(type(dataset))}")
+    return dataset
 
 
 def load_run(path: Path, overrides: list[str] | None = None, *, trusted: bool = False) -> RunSpec:

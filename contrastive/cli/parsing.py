@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from typer import Context
 
 LEFT_OUT = 3  # exit code
-ADDRESSED = {("train", "output"), ("doctor", "run"), ("compare", "models")}
+ADDRESSED = {
+    ("train", "output"),
+    ("shard", "output"),
+    ("doctor", "run"),
+    ("compare", "models"),
+}
 """By verb, the paths beside --model that may be addresses of a storage."""
 RENAMED_VERBS = {"pairs": "compositional"}
 RENAMED_OPTIONS = {

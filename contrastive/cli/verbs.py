@@ -16,10 +16,11 @@ PANELS = {
     "Train": ("train",),
     "Measure": ("evaluate", "probe", "compositional", "compare", "doctor"),
     "Use": ("classify", "caption", "answer", "search", "embed", "generate"),
-    "Inspect": ("plugins",),
+    "Data": ("data",),
+    "Inspect": ("plugins", "cache"),
 }
 """By panel of the help, the modules of this folder, each with a function of its name."""
-GROUPS = {"plugins"}
+GROUPS = {"data", "plugins", "cache"}
 """Those that have verbs of their own."""
 
 

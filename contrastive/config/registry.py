@@ -38,6 +38,11 @@ D = TypeVar("D", bound=Config)
 _paths_allowed = ContextVar("paths_allowed", default=True)
 
 
+def paths_allowed() -> bool:
+    """Whether what is validated is the user's own, so that it may name components by path."""
+    return _paths_allowed.get()
+
+
 @contextmanager
 def names_only() -> Generator[None]:
     """Refuse import paths within this block: the spec at hand is somebody else's."""

@@ -94,9 +94,18 @@ def leftovers(folder: Path) -> list[tuple[Path, Path]]:
         paths = sorted(folder.iterdir())
     for path in paths:
         match = _LEFTOVER.fullmatch(path.name)
-        if match and path.is_dir() and not path.is_symlink() and _has_ended(int(match["pid"])):
+        if match and path.is_dir() and not path.is_symlink() and has_ended(int(match["pid"])):
             found.append((path, folder / match["name"]))
     return sorted(found, key=lambda pair: pair[0].suffix)  # what was dropped before what was built
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files that processes which have ended were building in a folder."""
+    for path in folder.glob(f".*{BUILT}"):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and int(match["pid"]) != os.getpid() and has_ended(int(match["pid"])):
+            with suppress(OSError):
+                path.unlink()
 
 
 def put(building: Path, folder: Path) -> Path | None:
@@ -166,7 +175,7 @@ def _exchange(a: Path, b: Path) -> bool:
 _LINUX = sys.platform == "linux"
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether a process of this machine is gone; this one has left nothing that it still needs."""
     if pid == os.getpid():
         return True

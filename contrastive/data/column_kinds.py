@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from contrastive.data.content_index import PartsOfFile
 
 BYTES = 1 << 20  # that are looked through at once
 KEPT_PATHS = 1 << 16  # so that the captions of an image have one object
@@ -70,31 +72,45 @@ class StringsBuilder:
     """Gathers texts."""
 
     def __init__(self) -> None:
-        self.buffer, self.ends = bytearray(), bytearray()
+        self.buffer, self.sizes = bytearray(), bytearray()
         self.rows = 0
 
     def extend(self, texts: Sequence[str]) -> None:
         """Add texts."""
         joined = "".join(texts)
         if joined.isascii():
-            sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+            sizes = np.fromiter(map(len, texts), np.uint32, len(texts))
             content = joined.encode("ascii")
         else:
             several = [text.encode("utf-8", "surrogatepass") for text in texts]
-            sizes = np.fromiter(map(len, several), np.int64, len(texts))
+            sizes = np.fromiter(map(len, several), np.uint32, len(texts))
             content = b"".join(several)
-        self.ends += (len(self.buffer) + sizes.cumsum()).tobytes()
+        self.extend_encoded(content, sizes)
+
+    def extend_encoded(self, content: bytes | memoryview, sizes: np.ndarray) -> None:
+        """Add texts in UTF-8 that follow each other, by their sizes in bytes."""
+        self.sizes += sizes.astype(np.uint32).tobytes()
         self.buffer += content
-        self.rows += len(texts)
+        self.rows += len(sizes)
+
+    def so_far(self) -> Strings:
+        """Return a column of what is gathered so far, which lets nothing be added while it is."""
+        sizes = np.frombuffer(self.sizes, np.uint32)
+        return Strings(np.frombuffer(self.buffer, np.uint8), np.cumsum(sizes, dtype=np.int64))
 
     def built(self) -> Strings:
-        """Return the column."""
-        return Strings(np.frombuffer(self.buffer, np.uint8), np.frombuffer(self.ends, np.int64))
+        """Return the column; 32 bits hold the ends of up to 4 GB."""
+        sizes = np.frombuffer(self.sizes, np.uint32)
+        if len(self.buffer) < 1 << 32:
+            ends = np.cumsum(sizes, dtype=np.uint32, out=sizes)  # over the sizes
+        else:
+            ends = np.cumsum(sizes, dtype=np.int64)
+        return Strings(np.frombuffer(self.buffer, np.uint8), ends)
 
 
 @dataclass(eq=False)
 class Integers(Column):
-    """Whole numbers of 64 bits."""
+    """Whole numbers of up to 64 bits."""
 
     numbers_M: np.ndarray
 
@@ -104,6 +120,20 @@ class Integers(Column):
     def at(self, rows_N: np.ndarray) -> list[int]:
         """Return some numbers."""
         return self.numbers_M[rows_N].tolist()
+
+
+@dataclass(eq=False)
+class RowNumbers(Column):
+    """The number of each row, which takes no memory."""
+
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def at(self, rows_N: np.ndarray) -> list[int]:
+        """Return the rows."""
+        return rows_N.tolist()
 
 
 @dataclass(eq=False)
@@ -145,6 +175,25 @@ class Numbered(Column):
         starts = Coded(self.beginnings, self.codes_M).at(rows_N)
         numbers = self.numbers_M[rows_N].tolist()
         return [f"{a}{n}" if n >= 0 else a for a, n in zip(starts, numbers, strict=True)]
+
+
+@dataclass(eq=False)
+class PlacesInFiles(Column):
+    """Places such as ``a.parquet: row 17`` of the rows of files, one after the other."""
+
+    beginnings: Strings
+    starts_F: np.ndarray
+    """The first row of each file, and the number of all."""
+
+    def __len__(self) -> int:
+        return int(self.starts_F[-1])
+
+    def at(self, rows_N: np.ndarray) -> list[str]:
+        """Return some places."""
+        files_N = np.searchsorted(self.starts_F, rows_N, side="right") - 1
+        beginnings = Coded(self.beginnings, files_N).at(np.arange(len(rows_N)))
+        numbers = (rows_N - self.starts_F[files_N]).tolist()
+        return [f"{a}{n}" for a, n in zip(beginnings, numbers, strict=True)]
 
 
 @dataclass(eq=False)
@@ -192,6 +241,17 @@ class FilePaths(Column):
         return [self._kept[i] for i in rows_N.tolist()]
 
 
+class StoredImages(Column):
+    """Images that are parts of files, such as cells of tables or members of tar files.
+
+    ``at`` returns a ``StoredImage`` of each; nothing is read before it is.
+    """
+
+    @abstractmethod
+    def parts(self, rows_N: np.ndarray) -> Iterator[tuple[np.ndarray, PartsOfFile]]:
+        """Yield, by file, which of N rows are in it, and which parts of it they are."""
+
+
 def through_shared_memory(held: Any) -> tuple[Any, ...]:
     """Reduce what holds arrays for another process: they go there through shared memory.
 
@@ -215,5 +275,5 @@ def _opened(kind: type[Any], state: dict[str, Any]) -> Any:
     return kind(**arrays)
 
 
-for _kind in (Strings, Integers, Coded, Numbered):
+for _kind in (Strings, Integers, Coded, Numbered, PlacesInFiles):
     ForkingPickler.register(_kind, through_shared_memory)

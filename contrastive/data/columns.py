@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -24,9 +24,13 @@ from contrastive.data.column_kinds import (
     Column,
     Integers,
     Objects,
+    RowNumbers,
     Strings,
     through_shared_memory,
 )
+
+if TYPE_CHECKING:
+    from contrastive.data.row_order import RowOrder
 
 Row = dict[str, Any]
 MADE_TOGETHER = 4096  # values that are made at once where all are read
@@ -59,9 +63,12 @@ class Values(Sequence[Any]):
     def distinct(self) -> tuple[Values, np.ndarray]:
         """Return values of which each stands once, if the column knows them, and whose rows are."""
         if not isinstance(self.column, Coded):
-            return self, np.arange(len(self))
-        codes_D, which_N = np.unique(self.column.codes_M[self.rows_N], return_inverse=True)
-        return Values(self.column.values, codes_D), which_N
+            return self, np.arange(len(self), dtype=np.int32)
+        codes_N = self.column.codes_M[self.rows_N]
+        is_there = np.zeros(len(self.column.values), np.bool_)
+        is_there[codes_N] = True
+        place_D = np.cumsum(is_there, dtype=np.int32) - np.int32(1)
+        return Values(self.column.values, is_there.nonzero()[0]), place_D[codes_N]
 
 
 @dataclass(eq=False)
@@ -75,10 +82,14 @@ class Columns(Sequence[Any]):
     """
 
     columns: dict[str, Column]
-    """By key, in the order of a row's keys; a row lacks the keys whose value is None."""
+    """By key, in the order of a row's keys."""
     rows_N: np.ndarray
     bad_rows: BadRows = field(default_factory=BadRows)
     classes: tuple[str, ...] = ()
+    order: RowOrder | None = None
+    """In which training reads the rows, if not in a permutation of all; some of them have none."""
+    sparse: frozenset[str] = frozenset({"label"})
+    """Keys that some rows lack, as their value is None."""
 
     @classmethod
     def of(cls, values: dict[str, Sequence[Any]], bad_rows: BadRows | None = None) -> Columns:
@@ -116,15 +127,17 @@ class Columns(Sequence[Any]):
 
     def select(self, indices: np.ndarray | Sequence[int]) -> Columns:
         """Return some of the rows."""
-        return Columns(self.columns, self.rows_N[indices], self.bad_rows, self.classes)
+        rows_N = self.rows_N[indices]
+        return Columns(self.columns, rows_N, self.bad_rows, self.classes, sparse=self.sparse)
 
     def _made(self, rows_N: np.ndarray) -> list[Row]:
         keys = [*self.columns]
         several = zip(*(column.at(rows_N) for column in self.columns.values()), strict=True)
         rows = [dict(zip(keys, values, strict=True)) for values in several]
-        for row in rows if "label" in self.columns else ():
-            if row["label"] is None:
-                del row["label"]
+        for key in self.sparse & self.columns.keys():
+            for row in rows:
+                if row[key] is None:
+                    del row[key]
         return rows
 
 
@@ -182,7 +195,7 @@ def has_all(rows: Sequence[Row], key: str) -> bool:
     """Whether all rows have something under a key."""
     if isinstance(rows, Columns) and key not in rows.columns:
         return False
-    if isinstance(rows, Columns) and key != "label":
+    if isinstance(rows, Columns) and key not in rows.sparse:
         return True
     return all(key in row for row in rows)
 
@@ -190,7 +203,10 @@ def has_all(rows: Sequence[Row], key: str) -> bool:
 def ids_of(rows: Sequence[Row]) -> np.ndarray:
     """Return the rows' ids, which are numbers: ``[N]`` int64."""
     if isinstance(rows, Columns):
-        return cast("Integers", rows.columns["id"]).numbers_M[rows.rows_N].astype(np.int64)
+        column = rows.columns["id"]
+        if isinstance(column, RowNumbers):
+            return rows.rows_N.astype(np.int64)
+        return cast("Integers", column).numbers_M[rows.rows_N].astype(np.int64)
     return np.array([int(row["id"]) for row in rows], np.int64)
 
 

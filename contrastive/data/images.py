@@ -8,14 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from contrastive.config.local_files import read_bounded, too_large
 from contrastive.data.folders import files_below
-from contrastive.errors import BadSample, a_type, reason_of
+from contrastive.errors import BadSample, ContrastiveError, a_type, reason_of
+
+if TYPE_CHECKING:
+    from contrastive.data.content_index import PartsOfFile
 
 ENCODED = (bytes, bytearray, memoryview)
 WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its pixels do not need
@@ -26,7 +29,8 @@ A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg or FOLDER/*/*.
 class StoredImage(ABC):
     """An encoded image that is read when it is needed, such as a cell of a table on disk.
 
-    Two that are equal are the same image; ``str`` gives its name.
+    Two that are equal are the same image; ``str`` gives its name. Where ``file_part`` says which
+    part of a file it is, a later start knows the image without reading it.
 
     Example:
         >>> class Stored(StoredImage):
@@ -39,6 +43,11 @@ class StoredImage(ABC):
     @abstractmethod
     def read(self) -> bytes:
         """Return the encoded image."""
+
+    @property
+    def file_part(self) -> PartsOfFile | None:
+        """Which one part of a file it is, if it is one."""
+        return None
 
 
 ImageSource = (
@@ -125,10 +134,15 @@ def open_image(source: ImageSource) -> Image.Image:
                 return _decoded(_without_words(content))
     except MemoryError:  # says nothing of the image, whose size is bounded
         raise
+    except ContrastiveError as error:
+        if not isinstance(error, BadSample):  # nor does this: what holds the image is not there
+            raise
+        problem = str(error)
     except FileNotFoundError:
         problem = "no such file"
         if name.startswith(("http:", "https:")):
-            problem = "addresses are not fetched; download the image and give its path or bytes"
+            problem = "addresses are fetched in a column of a table alone; download the image and "
+            problem += "give its path or bytes"
     except IsADirectoryError:
         problem = A_FOLDER
     except Exception as error:  # a damaged file makes decoders raise many kinds of error

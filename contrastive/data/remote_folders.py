@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from contrastive.config.extras import require
 from contrastive.errors import ContrastiveError, MissingExtra, reason_of
@@ -28,7 +28,10 @@ PAUSES = (1.0, 4.0)  # seconds before the second and the third try; most librari
 ANSWER_WITHIN = 60.0  # seconds without an answer, after which a call is given up
 SLOWEST = 100_000  # bytes a second; a file may take ANSWER_WITHIN and its size by this
 LONGEST = 300  # characters of a library's message
-IN_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+IN_EXTRA = {
+    **{"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"},
+    **{"http": "aiohttp", "https": "aiohttp"},
+}
 """By the scheme of an address, the library that the extra ``remote`` installs."""
 CHECK_STORAGE = "check the address, your credentials and the network"
 """What to do about a ``StorageError``."""
@@ -37,8 +40,21 @@ _IN_AN_ADDRESS = re.compile(r"(?<=//)[^/@\s]+@|\?[^\s'\"]+")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|CREDENTIAL|SIGNATURE")
 
 
+VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+NOT_THERE = (404, 410)  # answers of HTTP
+TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
+
+
 class StorageError(ContrastiveError):
     """A storage does not do what it is asked; says which, and why."""
+
+
+class FileAbout(NamedTuple):
+    """What a storage says of a file."""
+
+    size: int | None
+    version: str
+    """What changes when the file does; nothing, if the storage does not say."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +116,8 @@ class RemoteFolder:
         size = path.stat().st_size
         (self / name)._tried("cannot be written", send, size=size)
 
-    def get(self, name: str, path: Path, *, size: int = 0) -> None:
-        """Fetch a file, of about so many bytes, into a new one."""
+    def get(self, name: str, path: Path, *, size: int = 0, whole: bool = False) -> None:
+        """Fetch a file, of about so many bytes, into a new one; ``whole``, if these are all."""
 
         def fetch() -> None:
             try:
@@ -111,8 +127,50 @@ class RemoteFolder:
                     raise
                 msg = f"{path}: cannot be written: {error.strerror}"
                 raise StorageError(msg) from error
+            if whole and (got := path.stat().st_size) != size:
+                msg = f"{got:,} bytes came of {size:,}"
+                raise _ShortError(msg)
 
         (self / name)._tried("cannot be read", fetch, size=size)
+
+    def about(self, name: str) -> FileAbout | None:
+        """Return what is known of a file; None if it is not there."""
+
+        def asked() -> FileAbout | None:
+            self._storage.invalidate_cache()
+            try:
+                return _about(self._storage.info(self._at(name)))
+            except FileNotFoundError as error:
+                cause = error.__cause__  # fsspec says so of a server that fails, too
+                if self._lists_files or cause is None or isinstance(cause, FileNotFoundError):
+                    return None
+                if getattr(cause, "status", 0) in NOT_THERE:
+                    return None
+                raise cause from None
+
+        return (self / name)._tried("cannot be read", asked)
+
+    @property
+    def _lists_files(self) -> bool:
+        said: Any = self._storage.protocol
+        protocols: tuple[str, ...] = (said,) if isinstance(said, str) else tuple(said)
+        return not {*protocols} & {"http", "https"}  # a page of links is no list
+
+    def files(self) -> dict[str, FileAbout] | None:
+        """Return what is known of the files in it, by name; None if the storage lists none."""
+        if not self._lists_files:
+            return None
+
+        def listed() -> dict[str, FileAbout]:
+            self._storage.invalidate_cache()
+            try:
+                found = self._storage.ls(self._path, detail=True)
+            except FileNotFoundError:
+                return {}
+            files = [each for each in found if each["type"] == "file"]
+            return {str(each["name"]).rpartition("/")[2]: _about(each) for each in files}
+
+        return self._tried("cannot be read", listed)
 
     def remove(self, name: str) -> None:
         """Delete a file, or a folder that is empty; one that is not there is no problem."""
@@ -159,7 +217,12 @@ def remote_folder(address: str) -> RemoteFolder:
     """
     scheme, _, rest = address.partition("://")
     if (scheme := scheme.lower()) == "hf":
-        msg = f"{address}: a model of the Hugging Face Hub is hf:{rest}"
+        kind, *owner_and_name = rest.split("/")[:3]
+        if kind == "datasets" and len(owner_and_name) == 2:
+            place = f"datasets/{'/'.join(owner_and_name)}/resolve/main"
+            msg = f"{address}: give its files by https://huggingface.co/{place}/FILE"
+        else:
+            msg = f"{address}: a model of the Hugging Face Hub is hf:{rest}"
         raise StorageError(msg)
     fsspec = require("fsspec")  # torch needs it, too
     local = {"auto_mkdir": True} if scheme == "file" else {}
@@ -178,6 +241,16 @@ def remote_folder(address: str) -> RemoteFolder:
 
 class _NoAnswerError(Exception):
     pass
+
+
+class _ShortError(Exception):
+    pass
+
+
+def _about(found: dict[str, Any]) -> FileAbout:
+    size = found.get("size")
+    said = next((str(found[key]) for key in (*VERSIONS, *TIMES) if found.get(key)), "")
+    return FileAbout(None if size is None else int(size), said.strip('"'))
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +12,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from contrastive.data.frames import column_names, frame_column, library_of
 from contrastive.data.images import StoredImage
 from contrastive.errors import BadSample, SpecError, a_type
 
 ONE = (str, bytes, bytearray, memoryview, PathLike, StoredImage, Image.Image, Mapping)
 PLAIN = (str, bytes, Path, np.ndarray, Tensor)  # most samples; they are taken as they are
 REFUSED = {
-    "DataFrame": "give one of its columns, such as df['text']",
     "Dataset": "give one of its columns, such as dataset['text']",
     "DatasetDict": "give a column of one of its splits, such as dataset['train']['text']",
-    "Table": "give one of its columns, such as table['text']",
     "DataLoader": "it has batches; give raw samples, such as a column of its dataset",
     "set": "it has no order, and rows would be in another; give a list",
     "frozenset": "it has no order, and rows would be in another; give a list",
@@ -37,7 +36,8 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
 
     A string, a path, bytes, an open file, a PIL image or a mapping is one sample. A list, a tuple,
     a generator, a Series (by position), a column of a hub dataset or an array of strings is
-    several. An array or tensor of numbers is an image if it is ``[H, W]``, ``[H, W, C]`` or
+    several; so is a frame or a hub dataset: its column that is called like the modality.
+    An array or tensor of numbers is an image if it is ``[H, W]``, ``[H, W, C]`` or
     ``[C, H, W]``, and images if it is 4-D; of another modality, a 1-D one is a sample and the rows
     of others are samples.
 
@@ -50,6 +50,8 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
         (['a dog'], ['a dog', 'a cat'])
     """
     name = type(given).__name__
+    if library_of(given):
+        given, name = _column(given, modality), "list"
     if name not in REFUSED and (isinstance(given, ONE) or hasattr(given, "read")):
         return [_one(given, modality)]  # a file is not to be read line by line
     if hasattr(given, "__dlpack__") and hasattr(given, "ndim"):  # an array of any library
@@ -66,6 +68,23 @@ def sample_list(given: Any, modality: str, *, least: int = 0) -> list[Any]:
         msg = f"there is no {modality} sample; give at least {least}"
         raise BadSample(msg)
     return [each if isinstance(each, PLAIN) else _one(each, modality) for each in samples]
+
+
+def _column(frame: Any, modality: str) -> Sequence[Any]:
+    """Return the column of a frame that is called like a modality.
+
+    Raises:
+        BadSample: it has none; says how to give another.
+    """
+    names = column_names(frame)
+    if modality in names:
+        return [*frame_column(frame, modality)]
+    there = ", ".join(map(repr, names[:10])) or "none"
+    msg = (
+        f"{a_type(frame)} has no column {modality!r}; there are: {there}; give the values of one, "
+        f"such as {'table' if library_of(frame) == 'pyarrow' else 'frame'}[{(names or ['a'])[0]!r}]"
+    )
+    raise BadSample(msg)
 
 
 def text_list(given: Any, what: str, *, least: int = 1) -> list[str]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from contrastive.config.base import Config
 from contrastive.config.garbage import garbage_later
-from contrastive.errors import DataError, a_type
+from contrastive.errors import DataError, a_type, is_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from contrastive.data.columns import Columns
 
 Sample = dict[str, Any]
 """One row: a raw sample per modality, its group id, and where it came from.
@@ -64,6 +66,11 @@ Example:
 
 EXAMPLE = "{'image': path, 'text': 'a dog', 'id': 0}"
 ID_LIMIT = 2**63  # numbers on each side of zero, of 64 bits
+HOLD_FRAMES = {
+    "LazyFrame": "collect it: frame.collect()",
+    "DatasetDict": "give one of its splits, such as dataset['train']",
+}
+"""What gives the frames of which rows are taken, by the name of a type that is none itself."""
 NOT_MODALITIES = ("id", "source", "label")
 """Keys of a row that are not modalities."""
 
@@ -72,7 +79,9 @@ NOT_MODALITIES = ("id", "source", "label")
 def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> Sequence[Sample]:
     """Return every row of a built dataset, map-style or iterable; rows are not decoded yet.
 
-    Those of a built-in dataset stay in columns: each is made when it is asked for.
+    Those of a built-in dataset stay in columns: each is made when it is asked for; so do those of
+    a frame of pandas or polars, a table of pyarrow or a dataset of the hub, with the columns
+    ``image``, ``text``, ``id`` and so on.
 
     Ids that are strings become numbers, equal ones alike. Without ``needs_ids``, rows that have no
     id are groups of their own.
@@ -85,9 +94,12 @@ def rows_of(samples: Samples | Iterable[Sample], *, needs_ids: bool = True) -> S
         ['red', 'blue']
     """
     from contrastive.data.columns import Columns  # numpy, which a spec does without
+    from contrastive.data.frames import frame_rows, library_of
 
     if isinstance(samples, Columns):
         return samples
+    if library_of(samples):
+        return _with_ids(frame_rows(samples), needs_ids=needs_ids)
     rows = plain_rows(samples)
     if not needs_ids and not any("id" in row for row in rows):
         return [{**row, "id": i} for i, row in enumerate(rows)]
@@ -114,6 +126,10 @@ def plain_rows(samples: Samples | Iterable[Sample]) -> list[Sample]:
         >>> plain_rows(rows)[0]["text"]
         'red'
     """
+    from contrastive.data.frames import frame_rows, library_of
+
+    if library_of(samples):
+        return [*frame_rows(samples)]
     if remedy := _no_rows(samples):
         name = samples.__name__ if isinstance(samples, type) else a_type(samples)
         msg = f"{name} holds no rows of data; {remedy}"
@@ -127,6 +143,28 @@ def plain_rows(samples: Samples | Iterable[Sample]) -> list[Sample]:
         if not isinstance(row, (dict, Mapping)):  # the first is soon known
             msg = f"row {i} of the data is {a_type(row)}; give dicts, such as {EXAMPLE}"
             raise DataError(msg)
+    return rows
+
+
+def _with_ids(rows: Columns, *, needs_ids: bool) -> Columns:
+    """Return the rows of a frame with numbers for ids.
+
+    Raises:
+        DataError: some have no id, and need one.
+    """
+    import numpy as np
+
+    from contrastive.data.column_kinds import Integers, RowNumbers
+    from contrastive.data.columns import values_of
+
+    if "id" not in rows.columns and not needs_ids:
+        rows.columns["id"] = RowNumbers(len(rows))
+        return rows
+    ids = [*values_of(rows, "id")] if "id" in rows.columns else [None]
+    if (i := next((i for i, each in enumerate(ids) if is_missing(each)), None)) is not None:
+        msg = f"row {i}: has no id; give each row one, equal in a group, in a column id"
+        raise DataError(msg)
+    rows.columns["id"] = Integers(np.array(group_numbers(ids), np.int64))
     return rows
 
 
@@ -151,9 +189,8 @@ def _no_rows(samples: Any) -> str:
         return f"build a split of {what}: {name}.build('test')"
     if isinstance(samples, (str, bytes, PathLike)):
         return "build a dataset: contrastive.datasets.ImageFolder(folder=...).build('test')"
-    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):  # of pandas or polars
-        to_rows = "to_dicts()" if hasattr(samples, "to_dicts") else "to_dict('records')"
-        return f"give its rows: frame.{to_rows}"
+    if remedy := HOLD_FRAMES.get(type(samples).__name__):
+        return remedy
     if isinstance(samples, (Mapping, Config)) or not (
         isinstance(samples, Iterable) or hasattr(samples, "__getitem__")
     ):

@@ -6,12 +6,14 @@ Config classes only; what reads files is imported in ``build()``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from contrastive.config.base import Config, PathField
+from contrastive.config.base import Config, PathField, PlaceField
 from contrastive.config.bounds import Count
+from contrastive.config.local_files import address_of
+from contrastive.config.own_specs import OwnSwitch
 from contrastive.config.registry import Registry
 from contrastive.config.renamed import warn
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
@@ -134,7 +136,7 @@ class Flickr30k(Dataset):
         Raises:
             DataError: a file is missing or broken, the hub cannot be asked, nothing says the
                 splits, or too many rows are bad.
-            MissingExtra: the source is the hub, and ``datasets`` is not installed.
+            MissingExtra: the source is the hub; pyarrow or ``huggingface_hub`` is not installed.
         """
         return self._reader()(split, purpose=purpose)
 
@@ -170,6 +172,14 @@ class ImageFolder(Dataset):
     image_column: str | None = None
     """Path of the image; found as image, file_name, filename,
     filepath or images."""
+    url_column: str | None = None
+    """Addresses of images (http, https) in place of files, fetched when they are read; found as
+    url, image_url or urls where there is no image column, which may have addresses, too."""
+    private: OwnSwitch = False
+    """Fetch from addresses that are not public, too, such as 10.0.0.1 or localhost."""
+    cache_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """What copies of images by address may have together in this machine's cache folder, in GB of
+    10**9 bytes. It changes no result."""
     text_column: str | None = None
     """The caption, or in JSON lines a list of them; found as text, caption, title or
     captions, or in columns that are numbered, caption_1 and so on."""
@@ -191,8 +201,15 @@ class ImageFolder(Dataset):
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
 
+    @model_validator(mode="after")
+    def _has_one_column_of_images(self) -> Self:
+        if self.url_column and self.image_column:
+            msg = "image_column and url_column both say where the images are; give one of them"
+            raise ValueError(msg)
+        return self
+
     def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
-        """Read the captions and look for the images; nothing is decoded.
+        """Read the captions and look for the images; nothing is decoded, and nothing fetched.
 
         Args:
             split: ``train``, ``val``, ``test``, a name of the split column, or several joined
@@ -206,6 +223,85 @@ class ImageFolder(Dataset):
 
     def _reader(self) -> SplitReader:
         from contrastive.datasets.image_folder import reader
+
+        return reader(self)
+
+
+@datasets.register("webdataset")
+class WebDataset(Dataset):
+    """Images with captions in tar shards, in the format of WebDataset, here or in a storage.
+
+    It is what img2dataset writes and open_clip reads, such as LAION, CC12M and DataComp. Members
+    belong together if their names agree up to the first dot: 000012.jpg, 000012.txt, 000012.json.
+    A column is a member by the end of its name, or a field of the .json. The splits are those of
+    the split column; else of the shards' names or folders (cc3m-train-0001.tar, val/0001.tar); else
+    a hash of each sample's key (or group) decides, always the same.
+    """
+
+    shards: PlaceField | list[PlaceField] = Field(examples=["shards"])
+    """A tar file, a folder of them, a pattern, or a list of these: laion/{00000..00331}.tar,
+    cc3m/*.tar, s3://bucket/{train,val}/*.tar. With {split} in it, the shards of each split. An
+    address is read by fsspec: s3:// and gs:// need the extra remote, https:// needs aiohttp."""
+    image_column: str | None = None
+    """End of the image's name, or several as in jpg;png, of which the first that is there is taken;
+    found as jpg, jpeg, png, webp, gif or bmp."""
+    text_column: str | None = None
+    """The caption, or in the .json a list of them; found as captions, txt, caption,
+    text or title."""
+    group_column: str | None = None
+    """Samples with equal values are positives of each other; found as group or group_id. Without
+    it, or where it is blank, they are the captions of one sample."""
+    label_column: str | None = None
+    """The class of the image, which may be blank; found as label."""
+    split_column: str | None = None
+    """train, val, test or a name of yours; found as split. validation, valid and dev mean val.
+    Of this and the other columns that need not be, '' does without one."""
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the samples in val, and again in test, where only the hash decides."""
+    captions_per_image: Count | None = None
+    """Training uses the first so many captions of a sample; evaluation uses all."""
+    window: Count | None = None
+    """Training shuffles the rows among so many shards at a time, and the shards, new in each epoch:
+    for remote shards of which not all have room in the cache. Without it, among all."""
+    cache_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """What copies of remote files may have together in this machine's cache folder, in GB of
+    10**9 bytes. It changes no result."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the rows of a split that may be bad and left out. A shard that ends early counts as
+    many as it has fewer than the fullest one."""
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _are_files(cls, given: object) -> object:
+        several = cast("list[object]", given) if isinstance(given, list) else [given]
+        for each in several:
+            if isinstance(each, str):
+                if each.lstrip().startswith("pipe:"):
+                    msg = "pipe: would run a command; give files, or addresses such as s3://b/0.tar"
+                    raise ValueError(msg)
+                address_of(each)
+        if not several:
+            msg = "no shards; give a tar file, or a folder of them"
+            raise ValueError(msg)
+        return cast("object", given)
+
+    def build(self, split: str, *, purpose: Purpose = "evaluation") -> Samples:
+        """Read what is kept of the shards, and the shards that are new; no image is read.
+
+        Args:
+            split: ``train``, ``val``, ``test``, a name of the split column, or several joined
+                by ``+``.
+            purpose: ``training`` keeps the first ``captions_per_image`` captions of a sample.
+
+        Raises:
+            DataError: a shard is missing or no tar file, a column is nowhere, or too many rows are
+                bad.
+            StorageError: a storage cannot be read.
+        """
+        return self._reader()(split, purpose=purpose)
+
+    def _reader(self) -> SplitReader:
+        from contrastive.datasets.webdataset import reader
 
         return reader(self)
 
@@ -282,3 +378,8 @@ def __getattr__(name: str) -> type[Dataset]:
         raise AttributeError(msg)
     warn("Pictures is now ClassFolders")
     return ClassFolders
+
+
+# files of their own, which need what stands above
+from contrastive.datasets.mix_config import Mix as Mix  # noqa: E402
+from contrastive.datasets.table_config import Table as Table  # noqa: E402

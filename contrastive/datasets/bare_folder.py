@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
-from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder
+from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, Table, WebDataset
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
     PLACES,
@@ -16,19 +15,20 @@ from contrastive.datasets.known_files import (
     captions_beside,
     first_file,
     fitting_type,
+    has_arrow,
+    has_shards,
     images_by_split,
     other_table,
-    parquet_below,
 )
-from contrastive.datasets.tables import how_to_convert, images_inside
-from contrastive.errors import DataError, MissingExtra
+from contrastive.datasets.tables import FORMS, form_of, how_to_convert
+from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from contrastive.datasets import Dataset
 
 
 def dataset_in(folder: Path) -> Dataset:
-    """Return the dataset in a folder: images with a table of captions, Flickr30k, or images alone.
+    """Return the dataset in a folder: images with captions, Flickr30k, images, shards or a table.
 
     Raises:
         DataError: the folder cannot be read, is a run, or holds no images.
@@ -46,7 +46,11 @@ def dataset_in(folder: Path) -> Dataset:
         try:
             images_below(folder)  # of which there is at least one
         except DataError as error:
-            msg = _in_parquet(folder) or f"{error}{fitting_type(folder)}"
+            if has_shards(folder):
+                return WebDataset(shards=folder)
+            if has_arrow(folder):
+                return Table(files=folder)
+            msg = f"{error}{fitting_type(folder)}"
             raise DataError(msg) from None
         if table := other_table(folder):
             if convert := how_to_convert(folder / table):
@@ -63,10 +67,15 @@ def dataset_in(folder: Path) -> Dataset:
     return ClassFolders(folder=folder)
 
 
-def _in_parquet(folder: Path) -> str:
-    """Return how to write the images that a Parquet file of a folder holds to files; or nothing."""
-    for path in parquet_below(folder):
-        with suppress(DataError, MissingExtra):
-            if remedy := images_inside(path):
-                return remedy
-    return ""
+def dataset_of(file: Path) -> Dataset | None:
+    """Return the dataset that a file is, if it is a table; JSON and plain text may be other things.
+
+    Raises:
+        DataError: it is a table that is not read.
+    """
+    if form_of(file) in FORMS and form_of(file) not in (".json", ".txt"):
+        return Table(files=file)
+    if convert := how_to_convert(file):
+        msg = f"{file}: {convert}"
+        raise DataError(msg)
+    return None

@@ -158,6 +158,8 @@ class CaptionReader:
 
     def _named(self, cell: str) -> tuple[str, str, str]:
         """Return an image's name, and what is wrong: with the cell, or with where that leads."""
+        if self.images.is_address(cell):
+            return cell, "", ""
         if problem := image_problem(cell):
             return "", problem, ""
         image = self.images.name_of(image_path(self.images, self.below, cell))

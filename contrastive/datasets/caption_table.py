@@ -16,7 +16,6 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.column_kinds import (
     Coded,
     Column,
-    FilePaths,
     Integers,
     Numbered,
     Objects,
@@ -29,7 +28,7 @@ from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.file_index import FileIndex
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import those_there
-from contrastive.errors import DataError, UnknownSplit
+from contrastive.errors import DataError, EmptySplit, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -139,7 +138,7 @@ class CaptionTable:
         elif row.note:
             self.notes[len(self)] = row.note
         group = self.groups[row.group or row.image] if row.image else -1
-        beginning, number = _numbered(row.source)
+        beginning, number = numbered(row.source)
         label = self.label_code(row.label)
         self.waiting.append((self.beginnings[beginning], number, image, split, group, label))
         self.waiting_texts.append("" if problem else row.text.strip())
@@ -203,7 +202,6 @@ class CaptionTable:
         good_M[[*self.problems]] = False
         used = np.bincount(image_M[good_M], minlength=len(self.names)).nonzero()[0].tolist()
         images = self._images(used)
-        there_I = np.array([image is not None for image in images], np.bool_)
         columns: dict[str, Column] = {
             "image": Coded(_column(self.images, images), image_M),
             "text": self.texts.built(),
@@ -215,11 +213,9 @@ class CaptionTable:
         return Captions(
             columns,
             str(self.images),
-            there_I,
-            {code: self.names[code] for code in used if not there_I[code]},
+            {code: self.names[code] for code in used if images[code] is None},
             image_M,
             split_M,
-            good_M,
             dict(self.splits),
             self.problems,
             self.notes,
@@ -227,7 +223,7 @@ class CaptionTable:
         )
 
 
-def _numbered(source: str) -> tuple[str, int]:
+def numbered(source: str) -> tuple[str, int]:
     """Return a place without the number that it ends with, and that; -1 if it has none."""
     found = ENDS_IN_NUMBER.fullmatch(source)
     return (found[1], int(found[2])) if found else (source, -1)
@@ -235,7 +231,7 @@ def _numbered(source: str) -> tuple[str, int]:
 
 def _column(images: Images, found: list[Any]) -> Column:
     if isinstance(images, FileIndex):
-        return FilePaths(images.folder, Strings.of(place or "" for place in found))
+        return images.column(found)
     return Objects(found)
 
 
@@ -246,12 +242,11 @@ class Captions:
     columns: dict[str, Column]
     images: str
     """Where they are, for messages."""
-    there_I: np.ndarray
     missing: dict[int, str]
     """Names of those that are not there."""
-    image_M: np.ndarray
+    image_M: np.ndarray | None
+    """None if each row has its own, or none."""
     split_M: np.ndarray
-    good_M: np.ndarray
     splits: dict[str, int]
     problems: dict[int, str]
     notes: dict[int, str]
@@ -277,19 +272,25 @@ class Captions:
             max_bad: share of the rows that may be left out.
 
         Raises:
-            DataError: an empty split, or too many bad rows.
+            DataError: too many bad rows.
+            EmptySplit: nothing is in it.
             UnknownSplit: there is no such split.
         """
         wanted = {name.strip() for name in split.split("+")}
         codes = [self.splits[name] for name in wanted if name in self.splits]
-        in_split_M = np.isin(self.split_M, [NO_SPLIT, *codes])
+        is_wanted = np.zeros(len(self.splits) + 1, np.bool_)
+        is_wanted[[NO_SPLIT, *codes]] = True  # NO_SPLIT is the last
+        in_split_M = is_wanted[self.split_M]
         bad_rows = BadRows(budget=max_bad)
         self._report(in_split_M, bad_rows)
-        rows = (in_split_M & self.good_M).nonzero()[0].astype(np.int32)
-        if captions_per_image is not None:
+        in_split_M[[*self.problems]] = False
+        rows = in_split_M.nonzero()[0].astype(np.int32)
+        if captions_per_image is not None and self.image_M is not None:
             rows = rows[_number_of_each(self.image_M[rows]) < captions_per_image]
-        is_there = self.there_I[self.image_M[rows]]
-        rows, missing = rows[is_there], rows[~is_there]
+        missing = rows[:0]
+        if self.missing and self.image_M is not None:
+            is_there = np.isin(self.image_M[rows], [*self.missing], invert=True)
+            rows, missing = rows[is_there], rows[~is_there]
         if len(missing) and not len(rows) and not bad_rows.bad:
             image, source = self._first(missing)
             msg = (
@@ -302,12 +303,12 @@ class Captions:
         known = {*self.splits, *splits} - {""}
         if known and (unknown := wanted - known):
             msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
-            raise UnknownSplit(msg)
+            raise UnknownSplit(msg, known)
         bad_rows.check(len(rows) + bad_rows.bad)
         if not len(rows):
             why = f": {bad_rows.lines[0]}" if bad_rows.lines else ""
             msg = f"{origin}: no samples in split {quoted(split)}{why}"
-            raise DataError(msg)
+            raise EmptySplit(msg)
         tell_of_alike(self.classes, origin)
         self._tell_of_markup(rows, origin)
         return_freed_memory()
@@ -324,6 +325,7 @@ class Captions:
 
     def _report_missing(self, missing: np.ndarray, bad_rows: BadRows) -> None:
         """Tell of each image that is not there, by the first row that has it."""
+        assert self.image_M is not None
         _, first, counts = np.unique(self.image_M[missing], return_index=True, return_counts=True)
         for i in np.argsort(first).tolist():
             image, source = self._first(missing[first[i] :])
@@ -332,6 +334,7 @@ class Captions:
 
     def _first(self, rows: np.ndarray) -> tuple[str, str]:
         """Return the image and the place of the first of some rows."""
+        assert self.image_M is not None
         (source,) = self._sources(rows[:1])
         return self.missing[int(self.image_M[rows[0]])], source
 
@@ -339,9 +342,12 @@ class Captions:
         return self.columns["source"].at(np.asarray(rows, np.int32))
 
     def _tell_of_markup(self, rows: np.ndarray, origin: Path | str) -> None:
-        texts = self.columns["text"]
-        assert isinstance(texts, Strings)
-        marked = np.intersect1d(texts.having("&<"), rows)
+        texts = self.columns.get("text")
+        if not isinstance(texts, Strings):
+            return
+        marked = texts.having("&<")
+        place = np.minimum(np.searchsorted(rows, marked), len(rows) - 1)
+        marked = marked[rows[place] == marked]
         tell_of_markup(zip(texts.at(marked), self._sources(marked), strict=True), origin)
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from array import array
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
+import numpy as np
+
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.column_kinds import Coded, Column, FilePaths, Integers, Objects, Strings
+from contrastive.data.columns import Columns, in_tuples
 from contrastive.data.folders import first_of, is_hidden, readable_folder
 from contrastive.data.images import SUFFIXES, images_below
+from contrastive.datasets.caption_table import Codes
 from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.known_files import caption_table
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.single_modality import RowList, filled, wanted_splits
+from contrastive.datasets.single_modality import filled, wanted_splits
 from contrastive.datasets.splits import SPLITS, one_of, split_named, split_of, tell_of_others
 from contrastive.errors import DataError
 from contrastive.prompts import tell_of_names
@@ -21,11 +28,10 @@ from contrastive.prompts import tell_of_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.data.samples import Sample
     from contrastive.datasets import ClassFolders, Purpose
 
 
-def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
+def read(config: ClassFolders, split: str, *, purpose: Purpose) -> Columns:
     """Find the images of a split.
 
     Raises:
@@ -41,10 +47,12 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
     homes = _homes(folder, places)
     _tell_of_classes(folder, homes, places)
     wanted = wanted_splits(split, tuple(dict.fromkeys(homes.values())) or SPLITS, folder)
-    rows: list[Sample] = []
+    numbers = array("i")
+    label_codes = array("i")
     labels: dict[str, str] = {}
+    codes = Codes()
     spellings: dict[str, dict[str, None]] = {}
-    for number, (path, place) in enumerate(zip(paths, places, strict=True)):
+    for number, place in enumerate(places):
         top, _, rest = place.partition("/")
         home = homes.get(top) if rest else None
         if homes and home is None:
@@ -55,8 +63,8 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
         labels.setdefault(label, place)
         spellings.setdefault(label, {})[name] = None
         if (home or split_of(place, config.holdout)) in wanted:
-            row: Sample = {"image": path, "id": number, "source": place}
-            rows.append(row | {"label": label} if label else row)
+            numbers.append(number)
+            label_codes.append(codes[label] if label else -1)
     if len(labels) > 1 and "" in labels:
         say(f"{folder}: {labels['']} is in no folder of a class, so that there are no classes")
     classes = () if "" in labels else tuple(sorted(labels))
@@ -64,10 +72,22 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> RowList:
     if merged := [names for names in spellings.values() if len(names) > 1]:
         more = f" ({len(merged)} such classes in all)" if len(merged) > 1 else ""
         say(f"{folder}: the folders {name_list(merged[0])} are one class{more}")
+    names = Strings.of(places)
+    number_N = np.array(numbers, np.int32)
+    code_M = np.full(len(places), -1, np.int32)
+    code_M[number_N] = label_codes
+    columns: dict[str, Column] = {
+        "image": FilePaths(folder, names),
+        "id": Integers(np.arange(len(places), dtype=np.int32)),
+        "source": names,
+    }
+    if codes:
+        columns["label"] = Coded(Objects([*codes]), code_M)
+    rows = Columns(columns, number_N, BadRows(budget=config.max_bad), classes)
     if config.captions and purpose == "training":
         tell_of_names(classes, config.captions)
-        rows = [_captioned(row, classes, config.captions, folder) for row in rows]
-    return filled(RowList(rows, BadRows(budget=config.max_bad), classes), split, folder)
+        columns |= _captions(rows, config.captions, folder) if len(rows) else {}
+    return filled(rows, split, folder)
 
 
 def _homes(folder: Path, places: Sequence[str]) -> dict[str, str]:
@@ -111,12 +131,17 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() or (not path.exists() and path.suffix.lower() not in SUFFIXES)
 
 
-def _captioned(
-    row: Sample, classes: Sequence[str], captions: Sequence[str], folder: Path
-) -> Sample:
-    """Add a caption of the row's class; rows with equal captions have to have equal ids."""
-    if not classes:
+def _captions(rows: Columns, captions: Sequence[str], folder: Path) -> dict[str, Column]:
+    """Return a caption of each row's class; rows with equal captions have to have equal ids."""
+    if not rows.classes:
         msg = f"{folder}: some images are in no folder of a class, so that captions cannot name one"
         raise DataError(msg)
-    caption = one_of(captions, row["source"]).replace("{}", row["label"])
-    return row | {"text": caption, "id": classes.index(row["label"])}
+    numbers = {name: i for i, name in enumerate(rows.classes)}
+    found = Codes()
+    count = len(rows.columns["source"])
+    code_M, id_M = np.full(count, -1, np.int32), np.zeros(count, np.int32)
+    labelled = chain.from_iterable(in_tuples(rows, ("source", "label")))
+    for row, (place, label) in zip(rows.rows_N.tolist(), labelled, strict=True):
+        code_M[row] = found[one_of(captions, place).replace("{}", label)]
+        id_M[row] = numbers[label]
+    return {"id": Integers(id_M), "text": Coded(Strings.of(found), code_M)}

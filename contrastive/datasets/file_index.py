@@ -8,10 +8,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
+from contrastive.data.column_kinds import FilePaths, Strings
 from contrastive.data.images import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from contrastive.data.column_kinds import Column
 
 PLAIN = re.compile(r"[^/\\:.][^/\\:]*(/[^/\\:.][^/\\:]*)*")
 """Paths that are the same on every system and lead nowhere else, as most do."""
@@ -55,7 +58,7 @@ class FileIndex:
         self.paths: dict[str, Path] = {}
 
     def __contains__(self, path: str) -> bool:
-        return self._found(path) is not None
+        return self.is_address(path) or self._found(path) is not None
 
     def __getitem__(self, path: str) -> Path:
         if path not in self.paths:  # one object for all captions of an image
@@ -83,7 +86,7 @@ class FileIndex:
             >>> FileIndex(Path("photos")).name_of("red")
             'red.png'
         """
-        if leaves_folder(path) or (found := self._found(path)) is None:
+        if self.is_address(path) or leaves_folder(path) or (found := self._found(path)) is None:
             return path
         parent, _, name = found.rpartition("/")
         if parent not in self.parents:
@@ -100,7 +103,16 @@ class FileIndex:
 
     def place_of(self, path: str) -> str | None:
         """Return a file's path below the folder as the disk has it; None for no file."""
-        return self._found(path)
+        return path if self.is_address(path) else self._found(path)
+
+    def is_address(self, name: str) -> bool:
+        """Whether a name is an address from which an image is fetched; here none is."""
+        del name
+        return False
+
+    def column(self, places: Sequence[str | None]) -> Column:
+        """Return the files at some places, as ``place_of`` gives them, as a column."""
+        return FilePaths(self.folder, Strings.of(place or "" for place in places))
 
     def _short(self, found: str) -> str:
         """Return a file's path without the place, if it is found without."""

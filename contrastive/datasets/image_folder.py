@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from contrastive.config.garbage import garbage_later
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
-from contrastive.data.content_index import content_index
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
 from contrastive.datasets.caption_cells import CaptionReader
 from contrastive.datasets.caption_rows import Row
 from contrastive.datasets.caption_table import CaptionTable
 from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS
-from contrastive.datasets.file_index import FileIndex, leaves_folder
+from contrastive.datasets.file_index import leaves_folder
+from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.known_files import (
     BESIDE,
     CAPTION_TABLES,
@@ -30,6 +30,7 @@ from contrastive.datasets.known_files import (
 )
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import (
+    GAP,
     SPLIT_ALIASES,
     SPLITS,
     split_folders,
@@ -37,10 +38,10 @@ from contrastive.datasets.splits import (
     tell_of_others,
 )
 from contrastive.datasets.table_columns import choose_columns, is_no_caption, text_of
-from contrastive.datasets.tables import form_of, images_inside, read_blocks
+from contrastive.datasets.tables import OF_ARROW, form_of, images_inside, read_blocks
 from contrastive.datasets.text_decoding import read_lines
 from contrastive.datasets.text_tables import DELIMITERS, TableRecord, records_of
-from contrastive.errors import DataError
+from contrastive.errors import BadSample, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,6 @@ COLUMNS = {
     "label": ("label",),
     "split": ("split",),
 }
-GAP = "{split}"
 NUMBERED = re.compile(r"(captions?|texts?|titles?|sentences?|comments?)[ _-]?\d+", re.IGNORECASE)
 """Columns of several captions of an image."""
 OTHER_NAMES = {
@@ -69,7 +69,7 @@ OTHER_NAMES = {
 LOOKED_IN = ("", "images", "Images")  # where a table's names are looked for, if images is not given
 
 
-class Table(NamedTuple):
+class CaptionFile(NamedTuple):
     """A captions file."""
 
     path: Path
@@ -111,7 +111,12 @@ def _read(config: ImageFolder) -> tuple[Captions, bool, Path]:
     folder = Path(config.folder).expanduser()
     place = "" if GAP in str(config.images) else config.images or ""
     images = folder / place
-    index = FileIndex(images, LOOKED_IN if config.images is None else ("",))
+    index = FilesAndAddresses(
+        images,
+        LOOKED_IN if config.images is None else ("",),
+        private=config.private,
+        cache_gb=config.cache_gb,
+    )
     group_of = _content_of(index) if config.group_by == "content" else _itself
     captions = CaptionTable(index, in_one_split=True)
     with readable_folder(folder), readable_folder(images):
@@ -134,16 +139,17 @@ def _itself(image: str) -> str:
     return image
 
 
-def _content_of(images: FileIndex) -> GroupOf:
+def _content_of(images: FilesAndAddresses) -> GroupOf:
     """Return what gives the content's hash for an image's name; the name, if it is not there."""
+    from contrastive.data.content_hash import sample_key  # torch
 
     @cache
     def group_of(image: str) -> str:
-        if leaves_folder(image) or image not in images:
+        if image not in images or (leaves_folder(image) and not images.is_address(image)):
             return image
         try:
-            return content_index().hash_of(images[image]).hex()
-        except OSError:  # which is reported when the image is read
+            return sample_key(images.image(images.place_of(image) or image), "image").hex()
+        except BadSample:  # which is reported when the image is read
             return image
 
     return group_of
@@ -155,27 +161,27 @@ def _is_beside(config: ImageFolder, folder: Path) -> bool:
     return not caption_table(folder) and bool(captions_beside(folder))
 
 
-def _find_tables(folder: Path, config: ImageFolder) -> list[Table]:
+def _find_tables(folder: Path, config: ImageFolder) -> list[CaptionFile]:
     """Return the captions file, or those of the splits."""
     captions, images = str(config.captions or ""), str(config.images or "")
     if captions and GAP not in captions:
-        return [Table(folder / captions, Path(captions).name)]
+        return [CaptionFile(folder / captions, Path(captions).name)]
     if not captions and (path := first_file(folder, CAPTION_TABLES)):
         _tell_which(path)
-        return [Table(path, path.name)]
-    tables: list[Table] = []
+        return [CaptionFile(path, path.name)]
+    tables: list[CaptionFile] = []
     if captions:
         for name in (*SPLITS, *SPLIT_ALIASES):
             path = folder / captions.replace(GAP, name)
             below = f"{images.replace(GAP, name)}/" if GAP in images else ""
             if path.is_file():
-                tables.append(Table(path, path.name, below, SPLIT_ALIASES.get(name, name)))
+                tables.append(CaptionFile(path, path.name, below, SPLIT_ALIASES.get(name, name)))
     else:
         for name, split in split_folders(folder).items():
             if path := first_file(folder / name, CAPTION_TABLES):
                 _tell_which(path)
                 below = "" if images else f"{name}/"
-                tables.append(Table(path, f"{name}/{path.name}", below, split))
+                tables.append(CaptionFile(path, f"{name}/{path.name}", below, split))
     if not tables:
         looked = f"; looked for {LOOKED_FOR}"
         if captions:
@@ -192,15 +198,16 @@ def _tell_which(table: Path) -> None:
 
 
 def _opened(
-    table: Table,
+    table: CaptionFile,
     captions: CaptionTable,
-    images: FileIndex,
+    images: FilesAndAddresses,
     config: ImageFolder,
     group_of: GroupOf,
 ) -> tuple[CaptionReader, Blocks, bool]:
     """Return what reads a table, its rows, and whether each knows its split."""
     columns, blocks = read_blocks(table.path)
     given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
+    given["image"] = given["image"] or config.url_column
     if not given["text"] and not {*COLUMNS["text"]} & {*map(str.lower, columns)}:
         columns, blocks = _with_captions(table.path, columns, blocks)
     chosen = _without_header(table.path, columns, given)
@@ -209,7 +216,7 @@ def _opened(
     else:
         try:
             chosen = choose_columns(
-                given, table.path, columns, usual=COLUMNS, needed=("image", "text")
+                given, table.path, columns, usual=_usual(columns), needed=("image", "text")
             )
         except DataError as error:
             msg = images_inside(table.path) or f"{error}{_without_names(table.path, columns)}"
@@ -220,13 +227,19 @@ def _opened(
         images,
         chosen,
         path=table.path,
-        place=f"{table.name}{': row ' if form_of(table.path) in ('.json', '.parquet') else ':'}",
+        place=f"{table.name}{': row ' if form_of(table.path) in ('.json', *OF_ARROW) else ':'}",
         below=table.below,
         split=table.split,
         holdout=config.holdout,
         group_of=group_of,
     )
     return reader, blocks, bool(table.split or "split" in chosen)
+
+
+def _usual(columns: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return names of each role's column: addresses of images, if none can be of files."""
+    of_files = {*COLUMNS["image"]} & {*map(str.lower, columns)}
+    return COLUMNS if of_files else COLUMNS | {"image": (*COLUMNS["image"], *URL_COLUMNS)}
 
 
 def _with_captions(path: Path, columns: list[str], blocks: Blocks) -> tuple[list[str], Blocks]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 LOCAL = "file:///"
 ADDRESSED = (
-    "its image is a URL, which is not fetched; download the images, for example with img2dataset, "
-    "and give the folder that it wrote"
+    "its image is a URL, of which those of http and https alone are fetched; download the images, "
+    "and give their folder"
 )
 INSIDE = (
     "its image is not the name of a file but base64; write base64.b64decode of it to a file, and "

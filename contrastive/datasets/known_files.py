@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from contrastive.data.folders import folders_below
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.splits import split_folders
-from contrastive.datasets.tables import OTHER_FORMS
+from contrastive.datasets.tables import OF_ARROW, OTHER_FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 OF_TEXT = (".csv", ".tsv", ".jsonl", ".json")
-TABLE_SUFFIXES = (*OF_TEXT, ".parquet", *(f"{suffix}.gz" for suffix in OF_TEXT))
+TABLE_SUFFIXES = (*OF_TEXT, *OF_ARROW, *(f"{suffix}.gz" for suffix in OF_TEXT))
 CAPTION_TABLES = (
     *(f"captions{suffix}" for suffix in (*OF_TEXT[:3], ".txt", *TABLE_SUFFIXES[3:], ".txt.gz")),
     *(f"metadata{suffix}" for suffix in TABLE_SUFFIXES),
@@ -33,8 +33,8 @@ MAYBE_TABLES = (
 )
 """Suffixes of tables that are told of, if they have another name or are not read."""
 LOOKED_FOR = (
-    "captions or metadata with .csv, .tsv, .jsonl, .json or .parquet, captions.txt, here or in "
-    "train, val, test, and a .txt beside each image"
+    "captions or metadata with .csv, .tsv, .jsonl, .json, .parquet or .arrow, captions.txt, here "
+    "or in train, val, test, and a .txt beside each image"
 )
 WITH_SPLITS = ("dataset_flickr30k.json", "flickr_annotations_30k.csv", "dataset_flickr8k.json")
 ANNOTATIONS = (*WITH_SPLITS, "results.csv", "results_20130124.token", "Flickr8k.token.txt")
@@ -46,10 +46,7 @@ BESIDE = ("*.txt", "*.caption")
 """Captions in a text file beside each image, in place of a table's name."""
 WORD = re.compile(r"[A-Za-z]{2}|[^\W\d_\x00-\x7f]")  # not as in 1e-05, of boxes
 SEEN = 20  # texts, to tell captions from numbers
-TAR_SHARDS = (
-    "; .tar shards (WebDataset) are not read yet; unpack them into a folder, each image with its "
-    ".txt beside it"
-)
+TAR_SHARDS = "; type: webdataset reads .tar shards, which are given as shards"
 LOOKED_AT = 1_000  # folders, to tell what kind of data they are
 PLACES = ("", "flickr30k", "annotations", "Flickr8k_text", *IMAGES)  # copies differ in nesting
 
@@ -120,10 +117,9 @@ def captions_beside(folder: Path) -> str:
     return ""
 
 
-def parquet_below(folder: Path) -> Iterator[Path]:
-    """Yield the Parquet files in the first folders."""
-    for parent, names in _names_below(folder):
-        yield from (parent / name for name in sorted(names) if name.endswith(".parquet"))
+def has_arrow(folder: Path) -> bool:
+    """Whether there are Parquet or Arrow files in the first folders."""
+    return _is_there(folder, OF_ARROW)
 
 
 def _has_words(path: Path) -> bool:
@@ -143,6 +139,11 @@ def _is_there(folder: Path, suffixes: tuple[str, ...]) -> bool:
     return any(n.lower().endswith(suffixes) for _, names in _names_below(folder) for n in names)
 
 
+def has_shards(folder: Path) -> bool:
+    """Whether the first folders hold tar files."""
+    return _is_there(folder, (".tar",))
+
+
 def fitting_type(folder: Path) -> str:
     """Return which type reads a folder, to append to the message of one that does not."""
     if file := first_file(folder, ANNOTATIONS, PLACES):
@@ -150,7 +151,7 @@ def fitting_type(folder: Path) -> str:
     if caption_table(folder) or captions_beside(folder):
         return "; type: image-folder reads its captions"
     if not _is_there(folder, SUFFIXES):
-        return TAR_SHARDS if _is_there(folder, (".tar",)) else ""
+        return TAR_SHARDS if has_shards(folder) else ""
     if table := other_table(folder):
         fields = f'captions: "{table}"'
         if images := images_by_split(folder, table):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from contrastive.console import say_omission
 from contrastive.data.bad_rows import BadRows
+from contrastive.data.column_kinds import Column, Integers, Numbered, Strings, StringsBuilder
+from contrastive.data.columns import Columns
 from contrastive.data.images import images_below
 from contrastive.datasets.caption_markup import tell_of_markup
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS, split_of, those_there
 from contrastive.datasets.text_decoding import read_lines, text_problem
-from contrastive.errors import DataError, UnknownSplit
+from contrastive.errors import DataError, EmptySplit, UnknownSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +50,7 @@ class RowList:
         return self.rows[index]
 
 
-def read_texts(config: Lines, split: str) -> RowList:
+def read_texts(config: Lines, split: str) -> Columns:
     """Read the texts of a split.
 
     Raises:
@@ -54,15 +59,31 @@ def read_texts(config: Lines, split: str) -> RowList:
     path = Path(config.file).expanduser()
     wanted = wanted_splits(split, SPLITS, path)
     bad_rows = BadRows(budget=config.max_bad)
-    rows = [
-        {"text": text, "id": number, "source": f"{path.name}:{number}"}
-        for number, line in enumerate(read_lines(path), 1)
-        if line.strip() and split_of(line.strip(), config.holdout) in wanted
-        for text in _texts(line, f"{path.name}:{number}", bad_rows)
-    ]
-    bad_rows.check(len(rows) + bad_rows.bad)
-    tell_of_markup(((str(row["text"]), str(row["source"])) for row in rows), path)
-    return filled(RowList(rows, bad_rows), split, path)
+    texts, numbers = StringsBuilder(), array("i")
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip() and split_of(line.strip(), config.holdout) in wanted:
+            several = [*_texts(line, f"{path.name}:{number}", bad_rows)]
+            texts.extend(several)
+            numbers.extend([number] * len(several))
+    bad_rows.check(len(numbers) + bad_rows.bad)
+    number_N = np.array(numbers, np.int32)
+    places = Numbered(Strings.of([f"{path.name}:"]), np.zeros_like(number_N), number_N)
+    columns: dict[str, Column] = {
+        "text": texts.built(),
+        "id": Integers(number_N),
+        "source": places,
+    }
+    rows = Columns(columns, np.arange(len(number_N), dtype=np.int32), bad_rows)
+    tell_of_markup(marked_texts(rows), path)
+    return filled(rows, split, path)
+
+
+def marked_texts(rows: Columns) -> Iterator[tuple[str, str]]:
+    """Yield the texts that may have HTML in them, and their places."""
+    texts = rows.columns["text"]
+    assert isinstance(texts, Strings)
+    marked = texts.having("&<")
+    return zip(texts.at(marked), rows.columns["source"].at(marked), strict=True)
 
 
 def _texts(line: str, source: str, bad_rows: BadRows) -> Iterator[str]:
@@ -82,19 +103,19 @@ def wanted_splits(split: str, known: tuple[str, ...], origin: Path) -> set[str]:
     wanted = {name.strip() for name in split.split("+")}
     if unknown := wanted - set(known):
         msg = f"{origin}: no split {name_list(sorted(unknown))}; {those_there(unknown, known)}"
-        raise UnknownSplit(msg)
+        raise UnknownSplit(msg, known)
     return wanted
 
 
-def filled(samples: RowList, split: str, origin: Path) -> RowList:
+def filled(samples: Columns, split: str, origin: Path) -> Columns:
     """Return rows, of which there are some.
 
     Raises:
-        DataError: there are none.
+        EmptySplit: there are none.
     """
-    if not samples.rows:
+    if not len(samples):
         msg = f"{origin}: no samples in split {quoted(split)}"
-        raise DataError(msg)
+        raise EmptySplit(msg)
     return samples
 
 

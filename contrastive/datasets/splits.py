@@ -22,6 +22,9 @@ Example:
 """
 
 
+GAP = "{split}"
+"""What stands in a path for the name of a split."""
+
 SPLIT_ALIASES = {
     "training": "train",
     "validation": "val",
@@ -85,8 +88,13 @@ def split_of(key: str, holdout: float) -> str:
         >>> split_of("cats/1.png", holdout=0.1)
         'test'
     """
-    share = int.from_bytes(_hash(key)[:8], "big") / 2**64
+    share = split_hash(key) / 2**64
     return "test" if share < holdout else "val" if share < 2 * holdout else "train"
+
+
+def split_hash(key: str) -> int:
+    """Return the number below 2 to the 64 that ``split_of`` divides keys by."""
+    return int.from_bytes(_hash(key)[:8], "big")
 
 
 def one_of(choices: Sequence[str], key: str) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
-from contrastive.config.local_files import check_regular
 from contrastive.console import say
+from contrastive.datasets.arrow_files import ARROW, PARQUET, named_mistakes, open_arrow
 from contrastive.datasets.json_tables import read_json_table
-from contrastive.datasets.quoting import name_list
+from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.text_decoding import text_problem
 from contrastive.datasets.text_tables import (
     DELIMITERS,
@@ -23,13 +23,15 @@ from contrastive.datasets.text_tables import (
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from contrastive.datasets.arrow_files import ArrowFile
     from contrastive.datasets.text_tables import Blocks
 
     Table = tuple[list[str], Iterator[TableRecord]]
 
-FORMS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+OF_ARROW = (*PARQUET, *ARROW)
+FORMS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", *OF_ARROW)
 """Suffixes of tables; those of text may have .gz after them.
 
 Example:
@@ -39,12 +41,11 @@ Example:
 JSON = (".json", ".jsonl", ".ndjson")
 OTHER_FORMS = {
     **dict.fromkeys((".xlsx", ".xlsm"), ("read_excel", "pandas openpyxl")),
-    **dict.fromkeys((".feather", ".arrow"), ("read_feather", "pandas pyarrow")),
     ".orc": ("read_orc", "pandas pyarrow"),
     **dict.fromkeys((".zip", ".bz2", ".xz"), ("read_csv", "pandas")),
 }
 """Tables that are not read: what of pandas reads each, and the packages that it needs."""
-AT_A_TIME = 4096  # rows of a Parquet file
+AT_A_TIME = 4096  # rows of a Parquet or an Arrow file
 MOST_ROWS = 20_000_000  # of a Parquet file, whose bytes do not bound them; CC12M has 12 million
 
 
@@ -60,7 +61,7 @@ def form_of(path: Path) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Read a table of text, JSON or Parquet: the columns, and the records one by one.
+    """Read a table of text, JSON, Parquet or Arrow: the columns, and the records one by one.
 
     The columns of JSON are the keys of all its objects. Where the separator of the suffix leaves
     the header in one piece, the one among ``, ; TAB |`` that does not is taken, and told. A
@@ -71,7 +72,7 @@ def read_table(path: Path) -> Table:
     Raises:
         DataError: the file cannot be read, is empty, too large or of another encoding than UTF-8
             and UTF-16, the header is broken, or the suffix is another.
-        MissingExtra: it is Parquet, and pyarrow is not installed.
+        MissingExtra: it is Parquet or Arrow, and pyarrow is not installed.
 
     Example:
         >>> columns, records = read_table(Path("photos/captions.csv"))
@@ -92,8 +93,8 @@ def read_blocks(path: Path) -> tuple[list[str], Blocks]:
         MissingExtra: as ``read_table``.
     """
     form = form_of(path)
-    if form == ".parquet":
-        return _parquet(path)
+    if form in OF_ARROW:
+        return _arrow(path)
     if form in JSON:
         columns, records = read_json_table(path, form)
         return columns, in_blocks(records, columns)
@@ -117,99 +118,60 @@ def how_to_convert(path: Path) -> str:
 
 
 def images_inside(path: Path) -> str:
-    """Return how to write the images that a Parquet file holds to files; "" if it holds none.
+    """Return what reads a table that holds the images themselves; "" if it holds none.
 
     Raises:
         DataError: it cannot be read.
     """
-    if form_of(path) != ".parquet":
+    if form_of(path) not in OF_ARROW:
         return ""
-    file = _open_parquet(path)
-    held = _columns_of_bytes(file)
+    held = _columns_of_bytes(path, open_arrow(path))
     if not held:
         return ""
-    types, schema = require("pyarrow", extra="parquet").types, file.schema_arrow
-    structs = [name for name in held if types.is_struct(schema.field(name).type)]
-    name = (structs or held)[0]
-    content = f"r[{name!r}]['bytes']" if structs else f"r[{name!r}]"
-    others = [other for other in schema.names if other not in held]
-    table = path.with_suffix(".jsonl")
-    image = repr(f"{path.stem.replace('%', '%%')}-%06d.jpg")  # other shards lie beside it
-    code = (
-        f"import json, pathlib, pyarrow.parquet; p = pathlib.Path({str(path.parent)!r}); "
-        f"rows = pyarrow.parquet.read_table(p / {path.name!r}).to_pylist(); "
-        f"[(p / ({image} % i)).write_bytes({content}) for i, r in enumerate(rows)]; "
-        f"(p / {table.name!r}).write_text(chr(10).join(json.dumps({{'image': {image} % i}} | "
-        f"{{c: r[c] for c in {others}}}, default=str) for i, r in enumerate(rows)))"
-    )
-    return (
-        f"{path}: {name!r} holds the images themselves, which are read from files; write them in "
-        f"Python: {code}; then set folder: {path.parent}, captions: {table.name}"
-    )
+    return f"{path}: {quoted(held[0])} holds the images themselves; take type: table, files: {path}"
 
 
-def _open_parquet(path: Path) -> Any:
-    parquet = require("pyarrow.parquet", extra="parquet")
-
-    def open_file() -> Any:
-        check_regular(path)
-        return parquet.ParquetFile(path)
-
-    return _named_mistakes(path)(open_file)
-
-
-def _columns_of_bytes(file: Any) -> list[str]:
+def _columns_of_bytes(path: Path, file: ArrowFile) -> list[str]:
     """Return the columns that hold images, or other bytes that are no texts."""
-    schema, types = file.schema_arrow, require("pyarrow", extra="parquet").types
+    schema, types = file.schema, require("pyarrow", extra="parquet").types
     binary = [field.name for field in schema if _is_bytes(field.type, types)]
     structs = [name for name in binary if types.is_struct(schema.field(name).type)]
     plain = [name for name in binary if name not in structs]
-    empty = [name for name in structs if _is_null(file, f"{name}.bytes")]  # its path is the image
-    texts = _columns_of_text(file, plain)
+    empty = [name for name in structs if file.is_empty(f"{name}.bytes")]  # its path is the image
+    texts = named_mistakes(path)(lambda: _columns_of_text(file, plain))
     return [name for name in binary if name not in (*texts, *empty)]
 
 
-def _is_null(file: Any, column: str) -> bool:
-    """Say whether a column of a Parquet file holds nothing, as its own statistics say."""
-    about = file.metadata
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    found = [chunk for chunk in chunks if chunk.path_in_schema == column]
-    return all(c.statistics and c.statistics.null_count == c.num_values for c in found)
-
-
-def _parquet(path: Path) -> tuple[list[str], Blocks]:
-    """Read a Parquet file; columns of bytes are left out, but for texts."""
-    with_file, file = _named_mistakes(path), _open_parquet(path)
-    schema = file.schema_arrow
-    held = with_file(lambda: _columns_of_bytes(file))
+def _arrow(path: Path) -> tuple[list[str], Blocks]:
+    """Read a Parquet or an Arrow file; columns of bytes are left out, but for texts."""
+    with_file, file = named_mistakes(path), open_arrow(path)
+    names = list[str](file.schema.names)
+    held = with_file(lambda: _columns_of_bytes(path, file))
     if held:
         say(f"{path}: {name_list(held)} holds bytes, not names of files; left out")
-    columns = [name for name in schema.names if name not in held]
+    columns = [name for name in names if name not in held]
     if len(set(columns)) < len(columns):
         msg = f"{path}: has a column twice; it has {name_list(columns)}"
         raise DataError(msg)
-    if file.metadata.num_rows > MOST_ROWS:
-        msg = f"{path}: {file.metadata.num_rows:,} rows are too many (limit {MOST_ROWS:,})"
+    if (rows := int(file.ends_G[-1]) if len(file.ends_G) else 0) > MOST_ROWS:
+        msg = f"{path}: {rows:,} rows are too many (limit {MOST_ROWS:,})"
         raise DataError(msg)
 
     def blocks() -> Blocks:
-        batches, number = file.iter_batches(AT_A_TIME, columns=columns), 0
-        while (batch := with_file(lambda: next(batches, None))) is not None:
-            cells = {name: with_file(batch.column(name).to_pylist) for name in columns}
-            lines = range(number + 1, number + 1 + batch.num_rows)
-            number += batch.num_rows
-            yield RecordBlock(lines, {name: [*map(_decoded, x)] for name, x in cells.items()})
+        batches, number = file.batches(columns, AT_A_TIME), 0
+        while (arrays := with_file(lambda: next(batches, None))) is not None:
+            cells = [with_file(array.to_pylist) for array in arrays]
+            lines = range(number + 1, number + 1 + len(arrays[0]))
+            number += len(arrays[0])
+            named = zip(columns, cells, strict=True)
+            yield RecordBlock(lines, {name: [*map(_decoded, x)] for name, x in named})
 
     return columns, blocks()
 
 
-def _columns_of_text(file: Any, names: list[str]) -> list[str]:
+def _columns_of_text(file: ArrowFile, names: list[str]) -> list[str]:
     """Return the columns of bytes whose first rows are UTF-8, as Hive and Impala write texts."""
-    first = next(file.iter_batches(FIRST_ROWS, columns=names), None) if names else None
-    if first is None:
-        return []
-    columns = {name: [x for x in first.column(name).to_pylist() if x] for name in names}
+    columns = {name: [cell for cell in file.first(name, FIRST_ROWS) if cell] for name in names}
     return [name for name, cells in columns.items() if cells and all(map(_is_utf8, cells))]
 
 
@@ -225,18 +187,3 @@ def _is_bytes(kind: Any, types: Any) -> bool:
     if types.is_struct(kind):  # the hub's {"bytes": ..., "path": ...}
         return any(_is_bytes(kind.field(i).type, types) for i in range(kind.num_fields))
     return types.is_binary(kind) or types.is_large_binary(kind)
-
-
-def _named_mistakes(path: Path) -> Callable[[Callable[[], Any]], Any]:
-    """Return what calls something that reads a Parquet file, and names it in what goes wrong."""
-
-    def call(read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except FileNotFoundError:
-            msg = f"{path}: no such file"
-        except (OSError, ValueError, OverflowError) as error:  # a date of no calendar
-            msg = f"{path}: not readable Parquet: {' '.join(str(error).split())[:200]}"
-        raise DataError(msg)
-
-    return call

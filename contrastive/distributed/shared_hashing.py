@@ -10,7 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.data.content_hash import sample_key
+import numpy as np
+
+from contrastive.data.column_kinds import FilePaths, StoredImages, Strings
+from contrastive.data.columns import Values
+from contrastive.data.content_hash import keys_of, sample_key
 from contrastive.data.content_index import content_index
 from contrastive.data.sample_forms import is_content
 from contrastive.distributed.shared_work import shared_work
@@ -29,6 +33,13 @@ def share_hashing(samples: Sequence[Any], modality: str) -> None:
     work = shared_work()
     if work.size == 1:
         return
+    if isinstance(samples, Values):
+        distinct, _ = samples.distinct()
+        if isinstance(distinct.column, (FilePaths, StoredImages)):  # neighbours lie in one file
+            own = np.array_split(distinct.rows_N, work.size)[work.ranks.rank]
+            keys_of(Values(distinct.column, own), modality)
+        if isinstance(distinct.column, (FilePaths, StoredImages, Strings)):
+            samples = []
     paths = {
         sample
         for sample in {each for each in samples if isinstance(each, (str, Path))}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.config.garbage import return_freed_memory
 from contrastive.data.columns import has_all, ids_of, some_rows, values_of
 from contrastive.data.content_hash import short_keys
 from contrastive.distributed.shared_hashing import share_hashing
@@ -119,13 +120,29 @@ def content_keys(
         samples = values_of(rows, modality)
         share_hashing(samples, modality)
         keys[modality] = short_keys(samples, modality)
+    return_freed_memory()
     return keys
 
 
 def seen_samples(keys: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return what a model keeps of ``content_keys``: sorted hashes, ``[n]`` int64."""
-    found = {modality: np.unique(each[each != 0]) for modality, each in keys.items()}
-    return {m: torch.tensor(each.tolist(), dtype=torch.int64) for m, each in found.items()}
+    found = {modality: _distinct(np.sort(each[each != 0])) for modality, each in keys.items()}
+    return {modality: torch.from_numpy(each) for modality, each in found.items()}
+
+
+def _distinct(sorted_N: np.ndarray) -> np.ndarray:
+    """Return what is sorted without repetitions; np.unique takes several times the memory."""
+    is_new = np.ones(len(sorted_N), np.bool_)
+    is_new[1:] = sorted_N[1:] != sorted_N[:-1]
+    return sorted_N[is_new]
+
+
+def _several_times(keys_N: np.ndarray) -> np.ndarray:
+    """Return the places, ascending, of keys that stand more than once; without zeros."""
+    sorted_N = np.sort(keys_N)
+    again = _distinct(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    del sorted_N
+    return np.isin(keys_N, again[again != 0]).nonzero()[0]
 
 
 def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, np.ndarray]) -> list[str]:
@@ -133,11 +150,13 @@ def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, np.ndarray]) -> li
     lines: list[str] = []
     ids_N = ids_of(rows)
     for modality, each in keys.items():
-        _, first, which_N = np.unique(each, return_index=True, return_inverse=True)
-        first_N = first[which_N]
-        copies = ((each != 0) & (ids_N[first_N] != ids_N)).nonzero()[0]
+        alike = _several_times(each)
+        _, first, which = np.unique(each[alike], return_index=True, return_inverse=True)
+        first_A = alike[first[which]]
+        is_copy = ids_N[first_A] != ids_N[alike]
+        copies = alike[is_copy]
         if len(copies):
-            pair = int(first_N[copies[0]]), int(copies[0])
+            pair = int(first_A[is_copy][0]), int(copies[0])
             one, other = (rows[i].get("source", f"row {i}") for i in pair)
             lines.append(
                 f"{len(copies)} of {len(rows)} {modality} rows are copies of others with another "

@@ -29,7 +29,7 @@ from contrastive.evaluation.labelled_splits import Inputs, Reader, Splits
 from contrastive.evaluation.logistic import choose_strength, fit_and_score
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.nearest import top_k
-from contrastive.inference.zero_shot import classify
+from contrastive.inference.zero_shot import classify_among, embed_classes
 from contrastive.prompts import TEMPLATES
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def probe(
     zero_shot = None
     if modality == "image" and "text" in model.towers:
         images = [row[modality] for row in data.test_rows]
-        found = classify(model, images, data.classes, templates=templates, cache=cache)
+        names_CD = embed_classes(model, data.classes, templates=templates, cache=cache)
+        found = classify_among(model, images, names_CD, cache=cache)
         zero_shot = _accuracy([found.numpy()], data)
     return ProbeReport(
         split,

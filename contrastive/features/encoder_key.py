@@ -12,15 +12,11 @@ from contrastive.encoders import Encoder
 from contrastive.encoders.module import ADDRESS, configs_hash
 from contrastive.errors import DataError
 from contrastive.features.code_versions import code_versions
+from contrastive.features.store import FORMAT
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
-
-FORMAT = 3
-"""1 had rows whose last bits depend on what was encoded beside them; 2 knew nothing of nested
-components, of other files than the encoder's own and of what its preprocessing runs. A change of
-what encoders share, such as how images are decoded, raises it."""
 
 
 def encoder_key(spec: Encoder, module: EncoderModule) -> dict[str, Any]:

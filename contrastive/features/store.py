@@ -1,49 +1,93 @@
-"""The features of one encoder on disk."""
+"""The features of one encoder on disk.
+
+Shapes: K keys, B rows that are added, F features.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from contrastive.config.local_files import check_regular, read_bounded
-from contrastive.data.atomic_files import replace_file, write_all
-from contrastive.data.file_locks import locked
+from contrastive.config.local_files import read_bounded
+from contrastive.data.atomic_files import flush_folder, replace_file, write_all
+from contrastive.data.file_locks import InUse, locked
+from contrastive.features import key_index, parts
+from contrastive.features.key_index import KeyIndex, heads_of, key_bytes
+from contrastive.features.parts import (
+    RECORD,
+    Parts,
+    location_of,
+    names_of,
+    opened,
+    split_locations,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-KEY_BYTES = 32
+FORMAT = 3
+"""1 had rows whose last bits depend on what was encoded beside them; 2 knew nothing of nested
+components, of other files than the encoder's own and of what its preprocessing runs. A change of
+what encoders share, such as how images are decoded, raises it."""
 MAX_ABOUT = 16_000_000  # bytes of an encoder's description
 PATIENCE = 60.0  # seconds that another process may append; then features are computed, not kept
+FLUSH_EVERY = 1.0  # seconds; what a crash of the system loses is computed again
+ABOUT = "encoder.json"
+CHECKED_AT_ONCE = 1 << 15  # rows
+ATTEMPTS = 10  # to make a folder that another process deletes as it is not in use
 
-RECORD = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])
+
+def name_of(about: dict[str, Any]) -> str:
+    """Return the name of an encoder's folder, by what describes it."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Store:
-    """The rows of one encoder on disk."""
+    """The rows of one encoder on disk; other processes do not delete them while it lives."""
 
     def __init__(self, root: Path, about: dict[str, Any]) -> None:
-        text = json.dumps(about, sort_keys=True)
-        self.width = int(about["out_dim"])
-        self._known = 0
-        """Records that this process has looked at; others may come behind them."""
-        self._others: dict[bytes, tuple[int, int]] = {}
-        """Row and checksum of what other processes have added since the index was read."""
-        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        described = self.folder / "encoder.json"
-        self.is_new = not described.exists()
-        if self.is_new:
-            with self._locked():
-                replace_file(described, json.dumps(about, indent=1).encode())
+        """Open the store in ``root`` of what ``about`` describes, making it if need be.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.folder = root / name_of(about)
+        self.is_new = False
+        for attempt in range(ATTEMPTS):
+            try:
+                self._make(about)
+                self.use = InUse(self.folder / ABOUT, wait=PATIENCE)
+                break
+            except FileNotFoundError:  # another process has just deleted it
+                if attempt == ATTEMPTS - 1:
+                    raise
+        with suppress(OSError):  # it may be read alone
+            os.utime(self.folder / ABOUT)  # when it was used last
+        self.parts = Parts(self.folder, int(about["out_dim"]))
+        self.index = KeyIndex(self.parts)
+        self._unflushed: set[int] = set()
+        self._flushed = time.monotonic()
+
+    @classmethod
+    def opened(cls, root: Path, about: dict[str, Any], *, make: bool) -> Store | None:
+        """Return the store of what ``about`` describes; None if there is none and none is made."""
+        if not make and not (root / name_of(about) / ABOUT).exists():
+            return None
+        return cls(root, about)
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was added is on the disk itself."""
+        return not self._unflushed
 
     def outdated(self, before: int) -> int:
         """Return how many bytes beside this one have a format ``before`` that: no one reads them.
@@ -51,109 +95,146 @@ class Store:
         An encoder's description that cannot be read counts for nothing.
         """
         total = 0
-        for described in self.folder.parent.glob("*/encoder.json"):
+        for described in self.folder.parent.glob(f"*/{ABOUT}"):
             with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
                 if int(json.loads(read_bounded(described, MAX_ABOUT)).get("format", 0)) < before:
                     total += sum(path.stat().st_size for path in described.parent.iterdir())
         return total
 
-    def features(self) -> np.ndarray:
-        """Return every row, memory-mapped."""
-        if not (rows := self._size("features", 4 * self.width)):
-            return np.zeros((0, self.width), np.float32)
-        return np.memmap(self.folder / "features.bin", np.float32, "r", shape=(rows, self.width))
+    def find(self, keys_K: np.ndarray) -> np.ndarray:
+        """Return where each key ``[K, 32]`` is: ``[K]``, -1 where no row of it is whole.
 
-    def index(self, wanted: set[bytes]) -> dict[bytes, int]:
-        """Return the row of each wanted key whose features are whole."""
-        features = np.asarray(self.features())  # a row of a memory map takes three times as long
-        records = self._records(len(features))
-        self._known = len(records)
-        self._others.clear()
-        found: dict[bytes, int] = {}
-        heads = records["key"].copy().view("<u8")[:: KEY_BYTES // 8]
-        of_wanted = np.array([int.from_bytes(key[:8], "little") for key in wanted], np.uint64)
-        rows = np.isin(heads, of_wanted).nonzero()[0]  # few are left if few are wanted
-        kept = records[rows]
-        triples = zip(rows.tolist(), kept["key"].tolist(), kept["crc"].tolist(), strict=True)
-        for row, key, crc in triples:
-            if key in found or key not in wanted:
-                continue
-            if zlib.crc32(features[row]) == crc:
-                found[key] = row  # the first whole one, so that later runs read the same
-        return found
+        Of several whole rows it is the first, so that later runs read the same.
+        """
+        self.index.refresh()
+        if self.index.tail_length > key_index.TAIL:
+            with suppress(OSError), locked(self.folder / "lock", wait=0):
+                self.index.refresh()
+                self.index.extend()
+        return self._find(keys_K)
 
-    def append(self, keys: list[bytes], features: np.ndarray) -> None:
+    def features(self, part: int, rows: int = 0) -> np.ndarray:
+        """Return the features of a part, mapped into memory: at least so many rows."""
+        return self.parts.features(part, rows)
+
+    def append(self, keys_B: np.ndarray, features_BF: np.ndarray) -> np.ndarray:
         """Add rows behind all that were ever written: a training may have those mapped.
 
         Rows that were written only in part stay, under a key that no sample has. What another
-        process has added since this one has looked is not added again.
-        """
-        features = np.ascontiguousarray(features, np.float32)
-        # on a network disk a file's size is known for sure when it has been opened
-        with (
-            self._locked(),
-            _opened(self.folder / "features.bin", os.O_WRONLY | os.O_CREAT) as rows,
-            _opened(self.folder / "keys.bin", os.O_WRONLY | os.O_CREAT) as keys_file,
-        ):
-            known = os.fstat(keys_file).st_size // RECORD.itemsize
-            added = self._added(keys, known)
-            new = [i for i, key in enumerate(keys) if key not in added]
-            if not new:
-                return
-            features = features[new]
-            records = np.array(
-                [(keys[i], zlib.crc32(row)) for i, row in zip(new, features, strict=True)], RECORD
-            )
-            row = max(known, -(-os.fstat(rows).st_size // (4 * self.width)))
-            _write_at(rows, row * 4 * self.width, features)
-            records = np.concatenate([np.zeros(row - known, RECORD), records])
-            _write_at(keys_file, known * RECORD.itemsize, records)
-            self._known += len(records)
+        process has added is not added again.
 
-    def _added(self, keys: list[bytes], until: int) -> set[bytes]:
-        """Return those of which others have added a whole row since the index was read."""
-        features = np.asarray(self.features())
-        if (begin := self._known) < until:
-            path, offset = self.folder / "keys.bin", begin * RECORD.itemsize
-            records = np.fromfile(path, RECORD, until - begin, offset=offset)
-            pairs = zip(records["key"].tolist(), records["crc"].tolist(), strict=True)
-            self._others |= {key: (row, crc) for row, (key, crc) in enumerate(pairs, begin)}
-        self._known = until
-        found = {key: self._others[key] for key in keys if key in self._others}
-        return {
-            key
-            for key, (row, crc) in found.items()
-            if row < len(features) and zlib.crc32(features[row]) == crc
-        }
+        Returns:
+            Where each row is ``[B]``.
+        """
+        features_BF = np.ascontiguousarray(features_BF, np.float32)
+        with self._locked():
+            part = self._part_to_write()
+            paths = [self.folder / name for name in names_of(part)]
+            how = os.O_WRONLY | os.O_CREAT
+            with opened(paths[0], how) as rows, opened(paths[1], how) as keys:
+                self.index.refresh()
+                found_B = self._find(keys_B)
+                new = (found_B < 0).nonzero()[0]
+                if len(new):
+                    found_B[new] = self._write(part, rows, keys, keys_B[new], features_BF[new])
+            if self.index.tail_length + len(new) > key_index.TAIL:
+                with suppress(OSError):  # the rows are there, and found without it
+                    self.index.refresh()
+                    self.index.extend()
+        if time.monotonic() - self._flushed >= FLUSH_EVERY:
+            self.flush()
+        return found_B
+
+    def flush(self) -> None:
+        """Write what was added to the disk itself.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for part in sorted(self._unflushed):
+            for name in names_of(part):
+                with opened(self.folder / name, os.O_WRONLY) as file:
+                    os.fsync(file)
+        if self._unflushed:
+            flush_folder(self.folder)
+        self._unflushed.clear()
+        self._flushed = time.monotonic()
+
+    def _make(self, about: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        described = self.folder / ABOUT
+        if described.exists():
+            return
+        with self._locked():
+            if not described.exists():
+                self.is_new = True
+                replace_file(described, json.dumps(about, indent=1).encode())
+
+    def _part_to_write(self) -> int:
+        part = max(self.parts.numbers(), default=0)
+        with suppress(FileNotFoundError):
+            full = (self.folder / names_of(part)[0]).stat().st_size >= parts.PART_BYTES
+            return part + full
+        return part
+
+    def _write(
+        self, part: int, rows: int, keys: int, keys_B: np.ndarray, features_BF: np.ndarray
+    ) -> np.ndarray:
+        """Write features, then keys, so that whoever sees a key may read its features."""
+        records = np.zeros(len(keys_B), RECORD)
+        key_bytes(records)[:] = keys_B
+        records["crc"] = [zlib.crc32(row) for row in features_BF]
+        row_bytes = 4 * self.parts.width
+        known = os.fstat(keys).st_size // RECORD.itemsize
+        row = max(known, -(-os.fstat(rows).st_size // row_bytes))
+        self._unflushed.add(part)
+        _write_at(rows, row * row_bytes, features_BF)
+        records = np.concatenate([np.zeros(row - known, RECORD), records])
+        _write_at(keys, known * RECORD.itemsize, records)
+        return location_of(part, 0) | np.arange(row, row + len(keys_B), dtype=np.int64)
+
+    def _find(self, keys_K: np.ndarray) -> np.ndarray:
+        found_K = np.full(len(keys_K), -1, np.int64)
+        heads_K = heads_of(keys_K)
+        for run in self.index.sorted_parts():
+            missing = (found_K < 0).nonzero()[0]
+            for among, places in run.candidates(heads_K[missing]):
+                unknown = found_K[missing[among]] < 0
+                which, locations = missing[among][unknown], places[unknown]
+                whole = self._whole(keys_K[which], locations)
+                found_K[which[whole]] = locations[whole]
+        self.parts.close_keys()
+        return found_K
+
+    def _whole(self, keys_K: np.ndarray, locations_K: np.ndarray) -> np.ndarray:
+        """Return which rows have these keys, and features as they were written: ``[K]``."""
+        whole_K = np.zeros(len(keys_K), np.bool_)
+        order = locations_K.argsort()  # as they lie on the disk
+        parts_K = split_locations(locations_K[order])[0]
+        ends = np.append((np.diff(parts_K) > 0).nonzero()[0] + 1, len(order)).tolist()
+        for begin, end in pairwise([0, *ends]):
+            for i in range(begin, end, CHECKED_AT_ONCE):
+                some = order[i : min(end, i + CHECKED_AT_ONCE)]
+                whole_K[some] = self._whole_rows(int(parts_K[i]), keys_K[some], locations_K[some])
+        return whole_K
+
+    def _whole_rows(self, part: int, keys_K: np.ndarray, locations_K: np.ndarray) -> np.ndarray:
+        rows_K = split_locations(locations_K)[1]
+        most = int(rows_K.max(initial=-1)) + 1
+        records, features = self.parts.records(part, most), self.parts.features(part, most)
+        same_K = rows_K < min(len(records), len(features))
+        kept = records[rows_K[same_K]]
+        same_K[same_K] = (key_bytes(kept) == keys_K[same_K]).all(1)
+        rows = rows_K[same_K]
+        crcs = records["crc"][rows].tolist()
+        pairs = zip(rows.tolist(), crcs, strict=True)
+        same_K[same_K] = [zlib.crc32(features[row].data) == crc for row, crc in pairs]
+        return same_K
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.folder / "lock", wait=PATIENCE)
-
-    def _size(self, name: str, row_bytes: int) -> int:
-        path = self.folder / f"{name}.bin"
-        try:
-            with _opened(path, os.O_RDONLY):
-                return check_regular(path) // row_bytes
-        except FileNotFoundError:
-            return 0
-
-    def _records(self, most: int) -> np.ndarray:
-        rows = min(most, self._size("keys", RECORD.itemsize))
-        return np.fromfile(self.folder / "keys.bin", RECORD, rows) if rows else np.empty(0, RECORD)
-
-
-@contextmanager
-def _opened(path: Path, how: int) -> Generator[int]:
-    """Open a file in a block, without waiting for one that is a pipe."""
-    how |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, how, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _write_at(descriptor: int, offset: int, data: np.ndarray) -> None:
     os.lseek(descriptor, offset, os.SEEK_SET)
     write_all(descriptor, data.tobytes())
-    os.fsync(descriptor)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contrastive.config.arguments import check_model, count
+from contrastive.config.arguments import check_cache, check_model, count
 from contrastive.console import bar, say
 from contrastive.data.sample_lists import one_text, text_list
 from contrastive.errors import SpecError
@@ -77,7 +77,9 @@ def rerank(
         [0, 1]
     """
     prompts = [one_text(prompt, "prompt"), *text_list(against, "prompt", least=0)]
-    prompts_CD = embed_classes(model, prompts, templates=templates, cache=cache, what="prompt")
+    check_cache(cache)
+    texts = cache and cache.reading()
+    prompts_CD = embed_classes(model, prompts, templates=templates, cache=texts, what="prompt")
     images_ND = model.embed("image", images, cache=cache)
     cosines_N = images_ND @ prompts_CD[0]
     probabilities_N = classify_embeddings(model, images_ND, prompts_CD)[:, 0]

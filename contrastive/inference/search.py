@@ -74,7 +74,7 @@ def search(
             modality of the model.
         query_modality: of the query, if it is not to be guessed.
         k: how many hits; all, if there are fewer.
-        cache: keeps the features of frozen encoders.
+        cache: keeps the features that frozen encoders have of what is searched.
 
     Raises:
         BadSample: the query cannot be read.
@@ -93,7 +93,7 @@ def search(
     if by == "image" and isinstance(query, (str, Path)) and not Path(query).is_file():
         msg = f"{query}: no such image"
         raise DataError(msg)
-    query_1D = model.embed(by, [query], cache=cache, batch_size=1)
+    query_1D = model.embed(by, [query], batch_size=1)  # asked for once, so that no cache keeps it
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
     find = find or (usual if usual in modalities else (others or modalities)[0])

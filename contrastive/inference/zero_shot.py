@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from contrastive.config.arguments import check_model
+from contrastive.config.arguments import check_cache, check_model
 from contrastive.data.sample_lists import sample_list, text_list
 from contrastive.errors import SpecError
 from contrastive.nn.device import batch_size
@@ -42,7 +42,8 @@ def classify(
         classes: the names.
         templates: sentences with ``{}`` for the name; their embeddings are averaged.
         modality: what is classified, if not images; ``images`` are samples of it.
-        cache: keeps the features of frozen encoders.
+        cache: keeps the features that frozen encoders have of the images; those of the sentences
+            are looked up there, and not added.
 
     Raises:
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
@@ -52,7 +53,21 @@ def classify(
         >>> classify(model, [red, blue], ["red", "blue", "green"]).shape
         torch.Size([2, 3])
     """
-    names_CD = embed_classes(model, classes, templates=templates, cache=cache)
+    check_cache(cache)
+    texts = cache and cache.reading()
+    names_CD = embed_classes(model, classes, templates=templates, cache=texts)
+    return classify_among(model, images, names_CD, modality=modality, cache=cache)
+
+
+def classify_among(
+    model: ContrastiveModel,
+    images: Any,
+    names_CD: Tensor,
+    *,
+    modality: str = "image",
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """Return what ``classify`` does, among classes that are embedded: ``[N, C]``."""
     images = sample_list(images, modality)
     at_a_time = max(1, min(len(images), batch_size(model)))  # few are not filled up to a batch
     images_ND = model.embed(modality, images, cache=cache, batch_size=at_a_time)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive.distributed.shared_work import SharedWork
-    from contrastive.features.cache import FeatureCache, FeatureTable
+    from contrastive.features.cache import FeatureCache
+    from contrastive.features.table import FeatureTable
     from contrastive.model.tower import TowerModule
 
 READ_AT_ONCE = 4096

@@ -18,6 +18,7 @@ from contrastive.console import say
 from contrastive.data.bad_rows import bad_rows_of
 from contrastive.data.columns import chosen, ids_of, in_tuples, some_rows, sources_of, values_of
 from contrastive.data.loading import Prepared, map_in_workers, merge, prepare
+from contrastive.data.row_order import EpochRows, order_of
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.worker_processes import worker_count
 from contrastive.distributed.sharding import whole_weights
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Preprocess, Sample, Samples
     from contrastive.distributed.ranks import Ranks
-    from contrastive.features.cache import FeatureCache, FeatureTable
+    from contrastive.features.cache import FeatureCache
+    from contrastive.features.table import FeatureTable
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import TrainingSpec
 
 
 InputViews = list[dict[str, Tensor]]
 """Arguments of an encoder for the same samples, once or twice."""
+
+Group = tuple[list[int], list[int]]
+"""How often each row of a batch was read before, and the rows."""
 
 Ready = tuple[list[int], dict[str, InputViews], dict[int, str]]
 """Rows of a batch, their inputs by modality, and the rows that were left out."""
@@ -125,12 +130,11 @@ class TrainingBatches:
                 if found:
                     self.live[modality], self.convert[modality] = found
         self.bad_rows.check(self.total_rows)
-        self.good = np.delete(np.arange(len(self.rows)), [*self.bad])
+        self.good = np.delete(np.arange(len(self.rows), dtype=np.int32), [*self.bad])
         if len(self.good) < 2:
             msg = f"split {settings.split!r} has {len(self.good)} usable rows; training needs two; "
             msg += "choose a split by training.split"
             raise DataError(msg)
-        self.ids = torch.from_numpy(ids_of(self.rows))
         self.sources = sources_of(self.rows)
         self.batch_size = min(settings.batch_size, len(self.good))
         if self.batch_size < ranks.size:
@@ -183,21 +187,29 @@ class TrainingBatches:
     def _batch(self, indices: Sequence[int], inputs: dict[str, InputViews]) -> Batch:
         features = {modality: table[indices] for modality, table in self.tables.items()}
         sources = chosen(self.sources, indices)
-        return Batch(self.ids[list(indices)], sources, features, inputs, self.convert)
+        ids = torch.from_numpy(ids_of(some_rows(self.rows, indices)))
+        return Batch(ids, sources, features, inputs, self.convert)
 
-    def _groups(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield ``(epoch, indices)`` of each batch, this rank's part of it.
-
-        The rows left over differ in each epoch.
-        """
-        order = np.empty(0, np.int64)
+    def _groups(self, start: int, stop: int) -> Iterator[Group]:
+        """Yield each batch, this rank's part of it."""
+        order, rows = order_of(self.rows), EpochRows(np.empty(0, np.int64))
         a_step = self.settings.accumulate
+        an_epoch = self.steps_per_epoch * a_step
         for number in range(start * a_step, stop * a_step):
-            epoch, position = divmod(number, self.steps_per_epoch * a_step)
-            if position == 0 or not len(order):
-                order = self.good[permutation(self.settings.seed, epoch, len(self.good))]
-            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield epoch, self.ranks.shard(batch.tolist())
+            epoch, position = divmod(number, an_epoch)
+            if position == 0 or not len(rows.rows_U):
+                rows = order.of_epoch(
+                    self.good,
+                    seed=self.settings.seed,
+                    epoch=epoch,
+                    count=an_epoch * self.batch_size,
+                )
+            batch = slice(position * self.batch_size, (position + 1) * self.batch_size)
+            indices = self.ranks.shard(rows.rows_U[batch].tolist())
+            passes = [epoch] * len(indices)
+            if rows.passes_U is not None:
+                passes = self.ranks.shard(rows.passes_U[batch].tolist())
+            yield passes, indices
 
     def _report(self, index: int, problem: str) -> None:
         """Count a bad row once, though each epoch meets it; say it once for all rows alike."""
@@ -226,11 +238,6 @@ def augmentation_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Return the order of an epoch, a function of its arguments alone."""
-    return np.random.default_rng((seed, epoch)).permutation(size)
-
-
 @dataclass(frozen=True)
 class _PrepareBatch:
     """What a worker process does for a step: decode and preprocess the live modalities."""
@@ -241,33 +248,34 @@ class _PrepareBatch:
     augmented: frozenset[str]
     seed: int
 
-    def __getitem__(self, group: tuple[int, list[int]]) -> Ready:
-        epoch, indices = group
+    def __getitem__(self, group: Group) -> Ready:
+        passes, indices = group
         problems: dict[int, str] = {}
         while indices:  # a row that is bad in one modality has to leave the others too
-            parts = {m: self._views(m, epoch, indices) for m in self.live}
+            parts = {m: self._views(m, passes, indices) for m in self.live}
             found = {i: p for views in parts.values() for v in views for i, p in v.problems.items()}
             problems |= found
             if not found:
                 inputs = {m: [view.inputs for view in views] for m, views in parts.items()}
                 return indices, inputs, problems
-            indices = [i for i in indices if i not in found]
+            kept = [(n, i) for n, i in zip(passes, indices, strict=True) if i not in found]
+            passes, indices = [n for n, _ in kept], [i for _, i in kept]
         return [], {}, problems
 
-    def _views(self, modality: str, epoch: int, indices: list[int]) -> list[Prepared]:
+    def _views(self, modality: str, passes: list[int], indices: list[int]) -> list[Prepared]:
         samples = chosen(self.samples[modality], indices)
         if modality not in self.augmented:  # views differ by dropout alone
             return [prepare(self.live[modality], samples, indices)] * self.views[modality]
         views = range(self.views[modality])
-        return [self._augmented(modality, samples, epoch, indices, view) for view in views]
+        return [self._augmented(modality, samples, passes, indices, view) for view in views]
 
     def _augmented(
-        self, modality: str, samples: list[Any], epoch: int, indices: list[int], view: int
+        self, modality: str, samples: list[Any], passes: list[int], indices: list[int], view: int
     ) -> Prepared:
         parts: list[Prepared] = []
         with torch.random.fork_rng(devices=[]):
-            for index, sample in zip(indices, samples, strict=True):
-                seed = augmentation_seed(self.seed, epoch, index, view)
+            for index, sample, number in zip(indices, samples, passes, strict=True):
+                seed = augmentation_seed(self.seed, number, index, view)
                 torch.default_generator.manual_seed(seed)  # not CUDA's, which dropout uses
                 parts.append(prepare(self.live[modality], [sample], [index]))
         return merge(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,10 +52,19 @@ CHANGEABLE_ON_RESUME = (
     "training.parallel.strategy",
     "data.folder",  # whether the rows are still the same is seen from the rows
     "data.repo",
+    "data.shards",
+    "data.files",
+    "data.cache_gb",
+    "data.private",
 )
 """Parts of a spec that a resumed run may change: they do not change what is learned."""
 
-OWN_OF_A_RANK = ("output", "training.workers", "training.device", "data.folder", "data.repo")
+_IN_A_MIX = re.compile(r"(?<=^data\.)(datasets\.[^.]+\.)+")
+
+OWN_OF_A_RANK = (
+    *("output", "training.workers", "training.device"),
+    *("data.folder", "data.repo", "data.shards", "data.files", "data.cache_gb", "data.private"),
+)
 """Parts of a spec in which the ranks of a run may differ."""
 
 
@@ -127,7 +137,7 @@ def _same_run(saved: SavedFolder, spec: RunSpec) -> RunSpec:
     now = _flat(spec.model_dump(mode="json"))
     # of a component that is another one, the fields are others, too
     for name in sorted(before.keys() | now.keys(), key=lambda name: (not _is_type(name), name)):
-        if before.get(name) != now.get(name) and not name.startswith(CHANGEABLE_ON_RESUME):
+        if before.get(name) != now.get(name) and not _is_of(name, CHANGEABLE_ON_RESUME):
             then = _as_override(before.get(name))
             remedy = f"give {name}={then}, or " if name in before else f"leave {name} out, or "
             if _is_type(name) and ":" in then:  # nobody is told to run what a stranger's run names
@@ -138,6 +148,11 @@ def _same_run(saved: SavedFolder, spec: RunSpec) -> RunSpec:
             )
             raise TrainingError(msg)
     return spec
+
+
+def _is_of(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether a field is one of some parts of a spec; a dataset in a mix is as one alone."""
+    return _IN_A_MIX.sub("", name).startswith(parts)
 
 
 def _is_type(name: str) -> bool:
@@ -164,7 +179,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def shared_fields(spec: RunSpec) -> dict[str, Any]:
     """Return what the specs of all ranks have to agree in, by dotted names."""
     fields = _flat(spec.model_dump(mode="json"))
-    return {name: x for name, x in fields.items() if not name.startswith(OWN_OF_A_RANK)}
+    return {name: x for name, x in fields.items() if not _is_of(name, OWN_OF_A_RANK)}
 
 
 def restore_optimizer(
