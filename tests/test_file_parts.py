@@ -12,7 +12,9 @@ from contrastive.data.columns import Values
 from contrastive.data.content_hash import keys_of, sample_key, sample_keys, short_key, short_keys
 from contrastive.data.content_index import ContentIndex, PartsOfFile
 from contrastive.data.images import StoredImage
+from contrastive.data.row_order import permutation
 from contrastive.errors import BadSample
+from contrastive.evaluation.leakage import copies_in
 
 SIZE = 4  # bytes of a part
 
@@ -169,3 +171,42 @@ def test_one_look_at_a_file_and_one_query_for_each_are_enough(paths, restarted, 
     assert looked == [*paths]
     assert len(queries) == 2
     assert READS == []
+
+
+def test_little_is_held_of_the_files_that_were_looked_up(tmp_path, restarted, monkeypatch):
+    monkeypatch.setattr(content_index, "KEPT", 3)
+    monkeypatch.setattr(content_index, "UNWRITTEN", 2)
+    files = [tmp_path / f"{i}.bin" for i in range(8)]
+    for path in files:
+        path.write_bytes(path.name.encode())
+    index = ContentIndex(tmp_path / "index")
+    keys = [index.hash_of(path) for path in files]
+    for path in files:
+        index.note_problem(index.hash_of(path), path.name)
+    assert max(len(index.files), len(index.problems), len(index.new_files)) <= 3
+    monkeypatch.setattr(content_index, "read_bounded", lambda *_: pytest.fail("read again"))
+    assert [index.hash_of(path) for path in files] == keys
+    assert [index.problem_of(key) for key in keys] == [path.name for path in files]
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_an_epoch_has_the_order_that_it_had_with_numbers_of_64_bits(size):
+    for epoch in range(3):
+        found = permutation(5, epoch, size)
+        assert found.dtype == np.int32
+        assert (found == np.random.default_rng((5, epoch)).permutation(size)).all()
+
+
+def test_copies_are_those_of_a_slow_look():
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        keys, ids = draw.integers(0, 6, 12), draw.integers(0, 2, 12)
+        rows = [{"id": int(i), "source": f"row {n}"} for n, i in enumerate(ids)]
+        first = {int(key): n for n, key in reversed([*enumerate(keys)])}
+        copies = [n for n, key in enumerate(keys) if key and ids[first[int(key)]] != ids[n]]
+        lines = copies_in(rows, {"image": keys})
+        assert bool(lines) == bool(copies)
+        if copies:
+            pair = f"row {first[int(keys[copies[0]])]} and row {copies[0]} are equal"
+            assert lines[0].startswith(f"{len(copies)} of 12 image rows are copies")
+            assert pair in lines[0]

@@ -229,6 +229,8 @@ class ContentIndex:
 
     def problem_of(self, content: bytes) -> str | None:
         """Return why an image cannot be decoded, "" if it can, None if nobody has tried."""
+        if content in self.new_problems:
+            return self.new_problems[content]
         if content not in self.problems:
             rows = self._query(
                 "select problem from decoded where hash = ? and reader = ?", content, READER
@@ -273,16 +275,16 @@ class ContentIndex:
             self.write()
 
     def _seen(self, place: str) -> Seen | None:
-        if place not in self.files:
+        if place not in self.files and place not in self.new_files:
             self._read([os.fsencode(place)])
-        return self.files.get(place)
+        return self.files.get(place) or self.new_files.get(place)
 
     def _read(self, places: list[bytes]) -> None:
         marks = ", ".join("?" * len(places))
         statement = f"select path, {', '.join(Seen._fields)} from files where path in ({marks})"  # noqa: S608
         for place, *about in self._query(statement, *places):
             if [type(value) for value in about] == SEEN:
-                self.files.setdefault(os.fsdecode(place), Seen(*about))
+                self._keep(self.files, os.fsdecode(place), Seen(*about))
 
     def _each(self, statement: str, *values: bytes | str | int) -> Iterator[tuple[Any, ...]]:
         """Yield rows as they are read, not all at once."""
