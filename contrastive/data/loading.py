@@ -227,7 +227,10 @@ def map_in_workers(job: Any, groups: Iterable[Any], *, workers: int) -> Iterator
         results = Workers(lambda: iter(loader), workers)
     for result in results:
         if isinstance(result, ContrastiveError):
-            raise result
+            try:
+                raise result
+            finally:  # else they hold each other, and the processes wait for Python's collector
+                del result
         yield result
 
 
