@@ -16,9 +16,9 @@ from contrastive.data.content_hash import sample_key
 from contrastive.encoders import CBOW, HFDualImage, HFImage, HFText, Timm
 from contrastive.errors import BadSample, WeightsError
 from contrastive.features.cache import FeatureCache
-from contrastive.features.encoder_rows import tell_once
 from contrastive.features.code_versions import _distribution
 from contrastive.features.encoder_key import encoder_key
+from contrastive.features.encoder_rows import tell_once
 
 pytestmark = pytest.mark.slow
 
