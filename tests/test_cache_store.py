@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contrastive.features import key_index, parts, store
@@ -76,6 +76,7 @@ actions = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(actions, max_size=25))
+@example(steps=[("append", 0, [0, 1, 3]), ("cut", 0, 0.0), ("cut", 2, 0.0)])
 def test_a_store_is_a_dict_that_damage_makes_forget_and_never_lie(steps):
     with new_folder() as root:
         there, damaged = set(), False

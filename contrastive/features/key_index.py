@@ -99,18 +99,31 @@ class KeyIndex:
         """Heads and locations of the tail, as they were read."""
         self._read_to = 0
         self._tail: Run | None = None
+        self._unfit: list[str] = []
 
     def refresh(self) -> None:
         """Look at what has been added since, by this process or another."""
         names = os.listdir(self.parts.folder)  # noqa: PTH208
         rows = _Counts(self.parts)
-        self._use(_cover(names, rows))
+        fitting, self._unfit = _fitting(names, rows)
+        self._use(_cover(fitting))
         of_begin, at = split_location(self._read_to)
         numbers = [number for number in part_numbers(names) if number >= of_begin]
         for number in numbers:
             first = at if number == of_begin else 0
             if (last := rows[number]) > first:
                 self._add(number, first, last)
+
+    def drop_unfit(self) -> None:
+        """Delete runs over rows that were cut off, since others are about to take their place.
+
+        This process holds the lock of the store, and has refreshed the index.
+
+        Raises:
+            OSError: one cannot be deleted.
+        """
+        for name in self._unfit:
+            (self.parts.folder / name).unlink(missing_ok=True)
 
     @property
     def tail_length(self) -> int:
@@ -202,14 +215,23 @@ class _Counts(dict[int, int]):
         return found
 
 
-def _cover(names: list[str], rows: _Counts) -> list[tuple[int, int]]:
-    """Return the runs that lie one behind the other, the longest of those that begin alike."""
-    by_begin: dict[int, int] = {}
+def _fitting(names: list[str], rows: _Counts) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return the runs whose rows are there, and the names of those whose rows are not."""
+    found: list[tuple[int, int]] = []
+    unfit: list[str] = []
     for name in names:
         if match := _RUN.fullmatch(name):
             begin, end = int(match[1], 16), int(match[2], 16)
-            if begin < end < 1 << 62 and end > by_begin.get(begin, 0) and _fits(end, rows):
-                by_begin[begin] = end
+            if begin < end and _fits(end, rows):
+                found.append((begin, end))
+            else:
+                unfit.append(name)
+    return found, unfit
+
+
+def _cover(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return those that lie one behind the other, the longest of those that begin alike."""
+    by_begin = dict(sorted(runs))
     found: list[tuple[int, int]] = []
     at = 0
     while at in by_begin:

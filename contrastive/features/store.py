@@ -136,6 +136,7 @@ class Store:
                 found_B = self._find(keys_B)
                 new = (found_B < 0).nonzero()[0]
                 if len(new):
+                    self.index.drop_unfit()
                     found_B[new] = self._write(part, rows, keys, keys_B[new], features_BF[new])
             if self.index.tail_length + len(new) > key_index.TAIL:
                 with suppress(OSError):  # the rows are there, and found without it
