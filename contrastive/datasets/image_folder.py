@@ -141,7 +141,6 @@ def _itself(image: str) -> str:
 
 def _content_of(images: FilesAndAddresses) -> GroupOf:
     """Return what gives the content's hash for an image's name; the name, if it is not there."""
-
     from contrastive.data.content_hash import sample_key  # torch
 
     @cache
