@@ -49,7 +49,7 @@ def test_broken_images_of_the_evaluation_are_told_before_the_first_step(tmp_path
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_told_with_sizes(tmp_path, steps, monkeypatch):
-    monkeypatch.setattr(start_checks, "write_folder", lambda *_, **__: refuse())
+    monkeypatch.setattr(start_checks, "write_files", lambda *_, **__: refuse())
     with pytest.raises(TrainingError, match=r"a checkpoint takes about \d+ MB, [\d,]+ MB are free"):
         train(toy_spec(tmp_path / "data"), tmp_path / "run")
     assert not steps
