@@ -33,6 +33,7 @@ TENSORS = {
     },
     "views": {"whole": SHARED, "tied": SHARED, "slice": SHARED[2:9:3], "t": SHARED.view(3, 4).T},
     "long": {"a": torch.randn(1000), "b": torch.randn(3), "c": torch.randn(777).bfloat16()},
+    "of any stride": {str(n): torch.as_strided(torch.tensor([5]), (n,), (0,)) for n in (0, 1)},
     "not finite": {"x": torch.tensor([math.nan, math.inf, -0.0])},
 }
 

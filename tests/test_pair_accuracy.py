@@ -267,7 +267,11 @@ def test_a_broken_picture_fails_its_tests_out_of_the_count(folder, model):
         ("a.json", "{}", "a.json: no tests"),
         ("a.jsonl", '{"image": "ex_0", "caption": "a"}', "a.jsonl:1: no column negative_caption"),
         ("a.csv", "caption,negative_caption\na,b\n", "a.csv:1: no column image or filename"),
-        ("a.text", "a", "a table is a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet, .arrow, "),
+        (
+            "a.text",
+            "a",
+            "a table is a .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet, ",
+        ),
     ],
 )
 def test_a_file_that_is_no_file_of_tests_is_refused(folder, name, text, said):

@@ -61,9 +61,9 @@ MESSAGES = messages()
 
 
 OF_MODELS = {"state_dict", "tower", "embed", "module", "safetensors"}
-OF_OTHERS = {  # of torchrun, hf and pip
+OF_OTHERS = {  # of torchrun, hf, pip and zstd
     *("--nproc-per-node", "--repo-type", "--revision", "--include", "--local-dir"),
-    *("--editable", "--force-reinstall", "--no-deps"),
+    *("--editable", "--force-reinstall", "--no-deps", "--rm"),
 }
 
 

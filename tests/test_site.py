@@ -59,7 +59,7 @@ def test_no_link_of_the_site_leads_nowhere(build):
         ("spec.md#in-an-editor", "spec.md#in-an-editor"),
         ("../README.md", "../index.md"),
         ("../plugins/contrastive-emoji", "../plugins/contrastive-emoji/index.md"),
-        ("../contrastive/spec.py", "../contrastive/spec.py.md"),
+        ("../contrastive/components.py", "../contrastive/components.py.md"),
         ("../benchmarks/results/cpu_xeon.json", "../benchmarks/results/cpu_xeon.json"),
         ("https://arxiv.org/abs/2103.00020", "https://arxiv.org/abs/2103.00020"),
         ("#here", "#here"),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors.torch import save as tensors_to_bytes
 
+from contrastive.nn.tensor_bytes import bytes_of
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
@@ -64,7 +66,7 @@ def _joined(first: Iterable[bytes], tensors: Iterable[Tensor]) -> Generator[Piec
     """Yield all bytes; small ones together."""
     held = bytearray().join(first)
     for x in tensors:
-        flat = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        flat = bytes_of(x)
         data = memoryview(cast("Any", flat.numpy()))
         if len(held) + len(data) <= PIECE:
             held += data

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from contrastive.nn.sharded_tensors import own_part, whole
+from contrastive.nn.tensor_bytes import bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -55,8 +56,5 @@ def hash_tensors(state: list[tuple[str, Tensor]]) -> str:
     total = hashlib.sha256()
     for name, tensor in state:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
-        if flat.stride(-1) != 1:  # of one number, which torch calls contiguous whatever it is
-            flat = flat.clone(memory_format=torch.contiguous_format)
-        total.update(cast("Any", flat.view(torch.uint8).numpy()))
+        total.update(cast("Any", bytes_of(whole(tensor)).numpy()))
     return total.hexdigest()
