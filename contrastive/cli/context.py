@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.arguments import address_in, path_of
+from contrastive.config.local_files import ADDRESS
 from contrastive.console import quiet, say, say_omission
 from contrastive.errors import DataError, SpecError, UnknownSplit, WeightsError
 
@@ -230,6 +231,9 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     if not text.strip():
         msg = "--data: is empty; give a spec, a folder, or type=...,folder=..."
         raise DataError(msg)
+    if "=" not in text and (instead := _many_files(text)) and not Path(text).exists():
+        msg = f"--data {text}: {instead}"
+        raise DataError(msg)
     path = Path(text) if "=" in text else path_of("--data", text)
     if path.is_dir():
         from contrastive.datasets.bare_folder import dataset_in
@@ -253,6 +257,15 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     except SpecError as error:
         lines = [line.removeprefix("override ") for line in str(error).splitlines()]
         raise SpecError("\n".join(f"--data: {line}" for line in lines)) from None
+
+
+def _many_files(text: str) -> str:
+    """Return what to give for a pattern of files, or for shards in a storage; "" for a path."""
+    is_tar = text.lower().endswith(".tar")
+    fields = "type=webdataset,shards" if is_tar else "type=table,files"
+    if ADDRESS.match(text):
+        return f"is an address; give '{fields}={text}'" if is_tar else ""
+    return f"is a pattern; give '{fields}={text}'" if re.search(r"[*?{]", text) else ""
 
 
 def _taken(text: str, dataset: Dataset) -> Dataset:

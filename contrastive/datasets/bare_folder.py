@@ -68,11 +68,13 @@ def dataset_in(folder: Path) -> Dataset:
 
 
 def dataset_of(file: Path) -> Dataset | None:
-    """Return the dataset that a file is, if it is a table; JSON and plain text may be other things.
+    """Return the dataset that a file is: a tar shard or a table; JSON and text may be other things.
 
     Raises:
         DataError: it is a table that is not read.
     """
+    if file.suffix.lower() == ".tar":
+        return WebDataset(shards=file)
     if form_of(file) in FORMS and form_of(file) not in (".json", ".txt"):
         return Table(files=file)
     if convert := how_to_convert(file):
