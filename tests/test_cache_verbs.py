@@ -128,6 +128,18 @@ def test_what_was_used_longest_ago_goes(place, command, options, stay, copies):
     assert [*(place / "features").iterdir()] != []
 
 
+def test_what_a_link_leads_to_stays(place, tmp_path):
+    outside = tmp_path / "outside" / COPY
+    outside.parent.mkdir()
+    outside.write_bytes(b"mine")
+    (place / "files" / "01").symlink_to(outside.parent)
+    found = list_cache(place)
+    assert len(found.copies) == 2
+    assert place / "files" / "01" in found.others
+    assert not prune_cache(place, max_size=0).in_use
+    assert outside.read_bytes() == b"mine"
+
+
 def test_no_more_goes_than_has_to(place):
     found = list_cache(place)
     one = {each.name: each.bytes for each in found.encoders}["timm old"]
