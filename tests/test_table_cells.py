@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from contrastive.datasets import ImageFolder
+from contrastive.datasets import ImageFolder, Table
 from contrastive.errors import DataError
 
 
@@ -171,3 +171,24 @@ def test_labels_and_captions_that_may_be_meant_otherwise_are_told_and_kept(folde
     assert (
         "HTML in 2 captions, such as 'salt &amp; pepper' (captions.csv:2); they are taken" in said
     )
+
+
+def test_a_number_of_a_class_without_a_name_is_told(tmp_path):
+    pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    noted = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    for name, labels in (
+        ("a", [0, -1, None, 1, 2]),
+        ("b", [[0]] * 5),
+        ("c", [0.0, None] * 2 + [7]),
+    ):
+        held = pa.table({"text": [*"abcde"], "label": labels})
+        held = held.replace_schema_metadata({"huggingface": json.dumps(noted)})
+        pq.write_table(held, tmp_path / f"{name}.parquet")
+    a, b, c = (Table(files=tmp_path / f"{name}.parquet", holdout=0, max_bad=1) for name in "abc")
+    read = a.build("train")
+    assert [row.get("label") for row in read] == ["cat", None, None, "dog"]
+    told = "a.parquet: row 4: 'label' is 2, but the file has names of 2 classes"
+    assert read.bad_rows.lines == [told]
+    assert [row.get("label") for row in c.build("train")] == ["cat", None] * 2
+    with pytest.raises(DataError, match="'label' holds list<element: int64>, not texts"):
+        b.build("train")
