@@ -3,10 +3,12 @@
 import json
 import unicodedata
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from contrastive.datasets import ImageFolder, Table
+from contrastive.datasets.arrow_files import open_arrow
 from contrastive.errors import DataError
 
 
@@ -192,3 +194,24 @@ def test_a_number_of_a_class_without_a_name_is_told(tmp_path):
     assert [row.get("label") for row in c.build("train")] == ["cat", None] * 2
     with pytest.raises(DataError, match="'label' holds list<element: int64>, not texts"):
         b.build("train")
+
+
+def test_cells_that_lie_outside_their_file_are_told(tmp_path):
+    pa, feather = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.feather"))
+    texts = [letter * 9 for letter in "abcdef"]
+    path = tmp_path / "t.arrow"
+    feather.write_feather(pa.table({"text": texts}), path, compression="uncompressed")
+    ends = np.arange(0, 63, 9, np.int32)
+    damaged = path.read_bytes().replace(ends.tobytes(), np.roll(ends, 1).tobytes())
+    path.write_bytes(damaged)
+    with pytest.raises(pa.ArrowInvalid):
+        open_arrow(path).group(0, "text")
+    with pytest.raises(DataError, match=r"t\.arrow: not readable Arrow: "):
+        Table(files=path).build("train")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a" * 300 + ".parquet", "a**b.parquet"])
+def test_a_name_that_no_file_can_have_is_one_line(name):
+    with pytest.raises(DataError) as told:
+        Table(files=name).build("train")
+    assert str(told.value).startswith(name[:200])
