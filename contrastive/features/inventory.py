@@ -182,11 +182,16 @@ def encoder_folders(root: Path) -> list[CachedEncoder]:
     """Return the stores in the folder of features."""
     found: list[CachedEncoder] = []
     for folder in _entries(root):
-        # a store of before its description could be read is one, whatever its name
-        is_store = _STORE.fullmatch(folder.name) or (folder / ABOUT).is_file()
+        is_store = _STORE.fullmatch(folder.name) or _has_rows(folder)
         if is_store and folder.is_dir() and not folder.is_symlink():
             found.append(_described(folder))
     return found
+
+
+def _has_rows(folder: Path) -> bool:
+    """Whether a folder of another name is a store: others, too, may call a file encoder.json."""
+    names = (path.name for path in _entries(folder))
+    return (folder / ABOUT).is_file() and bool(part_numbers(names))
 
 
 def is_ours(name: str) -> bool:
