@@ -66,7 +66,7 @@ def test_where_all_is_in_use_the_rest_is_held_in_memory_and_told(tmp_path, capsy
     assert [each.rows for each in list_cache(tmp_path).encoders] == [4, 4]
 
 
-@pytest.mark.parametrize("given", ["much", -1, 1.5, True, "50 XB", ""])
+@pytest.mark.parametrize("given", ["much", -1, 1.5, True, "50 XB", "", "9" * 400])
 def test_a_bound_that_is_no_size_is_one_line(given, tmp_path, monkeypatch):
     with pytest.raises(SpecError, match="give bytes, or a size such as 50GB"):
         FeatureCache(tmp_path, max_size=given)

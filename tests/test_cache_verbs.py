@@ -128,6 +128,27 @@ def test_what_was_used_longest_ago_goes(place, command, options, stay, copies):
     assert [*(place / "features").iterdir()] != []
 
 
+def test_what_a_link_leads_to_stays(place, tmp_path):
+    outside = tmp_path / "outside" / COPY
+    outside.parent.mkdir()
+    outside.write_bytes(b"mine")
+    (place / "files" / "01").symlink_to(outside.parent)
+    found = list_cache(place)
+    assert len(found.copies) == 2
+    assert place / "files" / "01" in found.others
+    assert not prune_cache(place, max_size=0).in_use
+    assert outside.read_bytes() == b"mine"
+
+
+def test_a_folder_that_has_but_a_file_of_that_name_stays(place):
+    mine = place / "features" / "mine" / "encoder.json"
+    mine.parent.mkdir()
+    mine.write_text("{}")
+    assert mine.parent in list_cache(place).others
+    prune_cache(place, max_size=0, outdated=True)
+    assert mine.read_text() == "{}"
+
+
 def test_no_more_goes_than_has_to(place):
     found = list_cache(place)
     one = {each.name: each.bytes for each in found.encoders}["timm old"]

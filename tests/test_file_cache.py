@@ -94,6 +94,25 @@ def test_what_a_crash_or_a_killed_fetch_left_is_no_copy(files):
     assert copies(files) == [90]
 
 
+def test_what_others_have_put_there_stays_when_room_is_made(files, tmp_path):
+    read(files, "a", b"a" * 60)
+    outside, name = tmp_path / "outside", files._path("a").name
+    for path in (
+        outside / name,
+        files.folder / "notes" / "mine.txt",
+        files.folder / "00" / "mine.txt",
+        files.folder / "incoming" / "mine.txt",
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 60)
+        os.utime(path, (0, 0))
+    (files.folder / "01").symlink_to(outside)
+    assert read(files, "b", b"b" * 60) == b"b" * 60
+    assert not files._path("a").exists()
+    there = [*outside.iterdir(), *files.folder.rglob("mine.txt")]
+    assert [path.read_bytes() for path in there] == [b"x" * 60] * 4
+
+
 def full(path):
     path.write_bytes(b"wh")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -83,6 +83,11 @@ SAID = {
         "leads to file:///etc/passwd: is no address of http or https",
         1,
     ),
+    "no address": (
+        lambda r, _: answer(r, 302, Location="http://[/"),
+        "leads to an address that cannot be read: is no address",
+        1,
+    ),
     "a password": (
         lambda r, _: answer(r, 302, Location="http://me:secret@127.0.0.1/"),
         "leads to http://127.0.0.1/: has a user or a password in it; leave it out",
@@ -181,6 +186,9 @@ def test_private_addresses_are_refused_before_they_are_asked(server, monkeypatch
         ("::ffff:93.184.216.34", True),
         ("64:ff9b::a00:1", False),
         ("64:ff9b::5db8:d822", True),
+        ("64:ff9b:1::a00:1", False),
+        ("::10.0.0.1", False),
+        ("::ffff:0:a00:1", False),
         ("2002:a00:1::", False),
         ("nonsense", False),
     ],

@@ -332,6 +332,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
+DICTIONARIES = pa.array([["a"], ["b"]], pa.list_(pa.dictionary(pa.int8(), pa.string())))
 FAULTS = {
     "no columns": (
         changed(image=None, text=None, url=["a", "b"], n=[1, 2]), {},
@@ -345,7 +346,16 @@ FAULTS = {
         "t.parquet: column 'image' holds int64, not images; image_column names one of bytes, of "
         "{bytes, path} or of paths, and image_column: '' does without"),
     "a column of lists of lists": (changed(text=[[["a"]], [["b"]]]), {},
-        "column 'text' holds list<element: string>, not texts; name another"),
+        "t.parquet: column 'text' holds list<element: string>, not texts; name another as "
+        "text_column, or '' for none"),
+    "a type that nothing reads": (
+        lambda path: pq.write_table(pa.table({"text": DICTIONARIES}), path, row_group_size=1), {},
+        "t.parquet: not readable Parquet: Nested data conversions not implemented"),
+    "a caption of several that is a list": (
+        changed(text=None, caption_1=[1, 2], caption_2=[["a"], ["b"]]), {},
+        "t.parquet: not readable Parquet: 'caption_2' holds list<element: string>, not texts"),
+    "coded bytes": (changed(image=pa.array([encoded(1)] * 2).dictionary_encode()), {},
+        "t.parquet: column 'image' holds dictionary<values=binary, indices=int32, ordered=0>"),
     "cut short": (cut, {}, "t.parquet: not readable Parquet: Parquet magic bytes not found in "
         "footer. Either the file is corrupted or this is not a parquet file."),
     "empty": (lambda path: path.write_bytes(b""), {}, "t.parquet: not readable Parquet: "),

@@ -3,10 +3,12 @@
 import json
 import unicodedata
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from contrastive.datasets import ImageFolder
+from contrastive.datasets import ImageFolder, Table
+from contrastive.datasets.arrow_files import open_arrow
 from contrastive.errors import DataError
 
 
@@ -171,3 +173,45 @@ def test_labels_and_captions_that_may_be_meant_otherwise_are_told_and_kept(folde
     assert (
         "HTML in 2 captions, such as 'salt &amp; pepper' (captions.csv:2); they are taken" in said
     )
+
+
+def test_a_number_of_a_class_without_a_name_is_told(tmp_path):
+    pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    noted = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    for name, labels in (
+        ("a", [0, -1, None, 1, 2]),
+        ("b", [[0]] * 5),
+        ("c", [0.0, None] * 2 + [7]),
+    ):
+        held = pa.table({"text": [*"abcde"], "label": labels})
+        held = held.replace_schema_metadata({"huggingface": json.dumps(noted)})
+        pq.write_table(held, tmp_path / f"{name}.parquet")
+    a, b, c = (Table(files=tmp_path / f"{name}.parquet", holdout=0, max_bad=1) for name in "abc")
+    read = a.build("train")
+    assert [row.get("label") for row in read] == ["cat", None, None, "dog"]
+    told = "a.parquet: row 4: 'label' is 2, but the file has names of 2 classes"
+    assert read.bad_rows.lines == [told]
+    assert [row.get("label") for row in c.build("train")] == ["cat", None] * 2
+    with pytest.raises(DataError, match="'label' holds list<element: int64>, not texts"):
+        b.build("train")
+
+
+def test_cells_that_lie_outside_their_file_are_told(tmp_path):
+    pa, feather = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.feather"))
+    texts = [letter * 9 for letter in "abcdef"]
+    path = tmp_path / "t.arrow"
+    feather.write_feather(pa.table({"text": texts}), path, compression="uncompressed")
+    ends = np.arange(0, 63, 9, np.int32)
+    damaged = path.read_bytes().replace(ends.tobytes(), np.roll(ends, 1).tobytes())
+    path.write_bytes(damaged)
+    with pytest.raises(pa.ArrowInvalid):
+        open_arrow(path).group(0, "text")
+    with pytest.raises(DataError, match=r"t\.arrow: not readable Arrow: "):
+        Table(files=path).build("train")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a" * 300 + ".parquet", "a**b.parquet"])
+def test_a_name_that_no_file_can_have_is_one_line(name):
+    with pytest.raises(DataError) as told:
+        Table(files=name).build("train")
+    assert str(told.value).startswith(name[:200])

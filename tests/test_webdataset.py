@@ -342,12 +342,20 @@ def test_pickles_and_the_like_are_not_read_and_told_once(tmp_path, capsys):
         ),
         ({"shards": "https://u:p@example.org/0.tar"}, "password or a query"),
         ({"shards": "s/{0..99999999}.tar"}, "more than 1,000,000 shards"),
+        ({"shards": "s/{0..%s}.tar" % ("9" * 5000)}, "more than 1,000,000 shards"),
+        ({"shards": "s/" + 30 * "{0,1}"}, "more than 1,000,000 shards"),
+        ({"shards": "a" * 5000}, "aaa: File name too long"),
+        (
+            {"shards": "bad.tar"},
+            r"no sample has a text .*; a.tar: its .json is not an object",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, given, said):
     monkeypatch.chdir(tmp_path)
     write_shards(tmp_path / "s", 1, 3)
     (tmp_path / "empty").mkdir()
+    one(tmp_path / "bad.tar", [member("0.png", png(0)), member("0.json", b"[]")])
     (tmp_path / "s" / "0.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises((DataError, SpecError), match=said) as told:
         WebDataset(**given).build("train")

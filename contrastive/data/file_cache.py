@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,7 +31,7 @@ except ImportError:  # Windows, where a file that is open cannot be removed
     file_control = None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -42,6 +43,10 @@ ABANDONED = 60.0  # seconds without a byte, of a file that a process fetched whi
 MANY = 1000  # files; with more, room is made for several at once, since each look takes long
 DIGEST = hashlib.sha256().digest_size
 OTHER_DISK = "set CONTRASTIVE_CACHE to a folder on a larger disk"
+DIGITS = re.compile(r"[0-9a-f]{2}")
+"""The names of the folders of copies."""
+_COPY = re.compile(r"[0-9a-f]{62}")
+_FETCHED = re.compile(r"[0-9]{1,10}-[0-9]+-[0-9a-f]{1,16}.*")
 _numbers = count()
 _unkept: set[Path] = set()
 """Folders of which it is told that nothing can be kept there."""
@@ -195,18 +200,14 @@ class FileCache:
             most: bytes that may stay.
             free: bytes that have to go, if ``most`` does not say it.
         """
-        found: list[tuple[float, int, str]] = []
-        total = 0
-        for folder in (each for each in os.scandir(self.folder) if each.is_dir()):
-            for file in os.scandir(folder) if folder.name != "locks" else ():
-                with suppress(OSError):
-                    about = file.stat(follow_symlinks=False)
-                    if folder.name != "incoming":
-                        found.append((about.st_mtime, about.st_size, file.path))
-                    elif _is_abandoned(file.name, about.st_mtime):
-                        os.unlink(file.path)  # noqa: PTH108 - of a scan that has no paths
-                        continue
-                    total += about.st_size
+        found = [*copies_in(self.folder)]
+        total = sum(size for _, size, _ in found)
+        for _, size, path, is_abandoned in _incoming(self.folder / "incoming"):
+            with suppress(OSError):
+                if is_abandoned:
+                    os.unlink(path)  # noqa: PTH108 - of a scan that has no paths
+                    continue
+            total += size
         most = total - free if most is None else most
         if len(found) > MANY and total > most:
             most -= self.max_bytes // 16
@@ -249,6 +250,37 @@ def file_cache(max_bytes: int) -> FileCache:
     except ValueError as error:
         msg = f"the cache folder: {error}"
         raise StorageError(msg) from None
+
+
+def copies_in(folder: Path) -> Iterator[tuple[float, int, str]]:
+    """Yield when each copy in a folder was used last, its size and its path.
+
+    What has not the name of a copy, and what a link leads to, is not ours.
+    """
+    for digits in _entries(folder):
+        if DIGITS.fullmatch(digits.name) and digits.is_dir(follow_symlinks=False):
+            yield from _files(digits.path, _COPY)
+
+
+def _incoming(folder: Path) -> Iterator[tuple[float, int, str, bool]]:
+    """Yield the same of what is being fetched, and whether nobody will finish it."""
+    if not folder.is_symlink():
+        for touched, size, path in _files(folder, _FETCHED):
+            yield touched, size, path, _is_abandoned(os.path.basename(path), touched)  # noqa: PTH119
+
+
+def _files(folder: str | Path, names: re.Pattern[str]) -> Iterator[tuple[float, int, str]]:
+    for entry in _entries(folder):
+        with suppress(OSError):
+            about = entry.stat(follow_symlinks=False)
+            if names.fullmatch(entry.name) and stat.S_ISREG(about.st_mode):
+                yield about.st_mtime, about.st_size, entry.path
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with suppress(OSError):
+        return [*os.scandir(folder)]
+    return []
 
 
 def _opened(path: Path, size: int) -> BufferedReader | None:

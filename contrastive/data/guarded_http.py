@@ -34,7 +34,11 @@ PIECE = 1 << 16
 PASSES = {408, 425, 429, 500, 502, 503, 504}  # what a server answers that may do better soon
 MOVED = {301, 302, 303, 307, 308}
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+HOLD_IPV4 = [
+    ipaddress.ip_network(each)
+    for each in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")
+]
+"""Addresses of IPv6 that end with one of IPv4: of NAT64, compatible and translated ones."""
 SAFE = "%/:=&?~#+!$,;'@()*[]"  # letters of an address that stay as they are
 _ODD = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -119,9 +123,17 @@ def _tried(address: str, most: int, *, private: bool) -> Fetched:
             connection.close()
         if isinstance(found, Fetched):
             return found
-        address = urljoin(address, found)
+        address = _joined(address, found)
     msg = f"is redirected more than {REDIRECTS} times"
     raise FetchError(msg)
+
+
+def _joined(address: str, place: str) -> str:
+    """Return where an answer sends us."""
+    try:
+        return urljoin(address, place)
+    except ValueError:
+        return place  # which is no address, as is told
 
 
 def _parts(address: str, where: str) -> SplitResult:
@@ -275,7 +287,7 @@ def is_public(place: str) -> bool:
         return False
     if isinstance(found, ipaddress.IPv6Address):
         inside = found.ipv4_mapped or found.sixtofour
-        if found in NAT64:
+        if any(found in network for network in HOLD_IPV4):
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inside is not None:
             return is_public(str(inside))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARQUET, ARROW = (".parquet",), (".arrow", ".feather", ".ipc")
+USUAL = (OSError, ValueError, OverflowError, KeyError)  # a date of no calendar, say
 BATCH = 1 << 16  # rows that are read at a time
 
 
@@ -157,7 +158,20 @@ class _IpcFile:
         for batch in self._batches(tops):
             for first in range(0, batch.num_rows, rows):
                 part = batch.slice(first, rows)
-                yield [_cells(part, name) for name in columns]
+                yield [self._sound(_cells(part, name)) for name in columns]
+
+    def _sound(self, cells: Any) -> Any:
+        """Insist on cells that lie in the file: pyarrow takes its word for it, and reads anywhere.
+
+        Raises:
+            ArrowInvalid: they do not.
+        """
+        try:
+            cells.validate(full=True)
+        except self.arrow.ArrowInvalid as error:
+            if "UTF8" not in str(error):  # which is told of each row
+                raise
+        return cells
 
     def _has(self, name: str) -> bool:
         return self.schema.get_field_index(name) >= 0
@@ -165,7 +179,7 @@ class _IpcFile:
     def group(self, number: int, column: str) -> Any:
         top = column if self._has(column) else _top(column)
         batch = self.stream[number] if self.stream else self._reader([top]).get_batch(number)
-        return _cells(batch, column)
+        return self._sound(_cells(batch, column))
 
     def bytes_of_group(self, column: str) -> int:
         """Return what is decompressed for a cell: nothing, if the file is not compressed."""
@@ -249,7 +263,10 @@ def open_arrow(path: Path) -> ArrowFile:
 
     def opened() -> Any:
         check_regular(path)
-        return kind(path)
+        found = kind(path)
+        for column in found.schema:
+            str(column)  # names that are no UTF-8 are told here
+        return found
 
     return cast("ArrowFile", named_mistakes(path)(opened))
 
@@ -263,7 +280,7 @@ def named_mistakes(path: Path) -> Callable[[Callable[[], Any]], Any]:
             return read()
         except FileNotFoundError:
             msg = f"{path}: no such file"
-        except (OSError, ValueError, OverflowError, KeyError) as error:  # a date of no calendar
+        except (*USUAL, require("pyarrow", extra="parquet").ArrowException) as error:
             msg = f"{path}: not readable {form}: {' '.join(str(error).split())[:200]}"
         raise DataError(msg)
 

@@ -177,6 +177,8 @@ def _ids(part: Part, datasets: int, ids: str) -> np.ndarray:
 
 def _tell_of_shares(parts: Sequence[Part], weights: tuple[float, ...]) -> None:
     sizes = np.array([len(part.rows) for part in parts])
+    if not sizes.any():
+        return  # which whoever reads them tells
     shares = shares_of(weights or sizes)
     for part, size, share in zip(parts, sizes.tolist(), shares.tolist(), strict=True):
         times = share * sizes.sum() / size if size else 0

@@ -123,5 +123,7 @@ def _as_due(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of datasets in the order in which they are due."""
     phase_D = (np.arange(len(share_D)) + 0.5) / len(share_D)
-    order = np.lexsort((which, (number + phase_D[which]) / share_D[which]))
+    with np.errstate(over="ignore"):  # of a share so small that it is never due
+        due = (number + phase_D[which]) / share_D[which]
+    order = np.lexsort((which, due))
     return which[order], number[order]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST_SHARDS = 1_000_000  # shards
+LONGEST_NUMBER = 100  # digits
 MAGIC = re.compile(r"[*?[]")
 ASKED_TOGETHER = 16  # requests to a server that lists no files
 ENDS = (".gz", ".bz2", ".xz", ".zst")
@@ -39,19 +40,28 @@ def expanded(pattern: str) -> list[str]:
     """Return what braces stand for, as a shell has it; ``{split}`` stays.
 
     Raises:
-        DataError: a range is too long.
+        DataError: they stand for too many.
 
     Example:
         >>> expanded("{a,b}-{08..10}.tar")
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
     """
+    try:
+        return _expanded(pattern)
+    except OverflowError:
+        msg = f"{pattern[:200]}: more than {MOST_SHARDS:,} shards"
+        raise DataError(msg) from None
+
+
+def _expanded(pattern: str) -> list[str]:
     for found in BRACES.finditer(pattern):
         inside, choices = found[1], list[str]()
         if span := RANGE.fullmatch(inside):
+            if max(map(len, span.groups())) > LONGEST_NUMBER:
+                raise OverflowError
             first, last = int(span[1]), int(span[2])
             if abs(last - first) >= MOST_SHARDS:
-                msg = f"{pattern}: more than {MOST_SHARDS:,} shards"
-                raise DataError(msg)
+                raise OverflowError
             width = len(span[1]) if span[1].startswith("0") else 0
             step = 1 if first <= last else -1
             choices = [f"{number:0{width}d}" for number in range(first, last + step, step)]
@@ -59,7 +69,9 @@ def expanded(pattern: str) -> list[str]:
             choices = inside.split(",")
         if choices:
             before, after = pattern[: found.start()], pattern[found.end() :]
-            rest = expanded(after)
+            rest = _expanded(after)
+            if len(choices) * len(rest) > MOST_SHARDS:
+                raise OverflowError
             return [f"{before}{choice}{end}" for choice in choices for end in rest]
     return [pattern]
 
@@ -116,19 +128,26 @@ def _places(pattern: str, *, needed: bool = True) -> list[str]:
         if ADDRESS.match(each):
             found += _remote_places(each, needed=needed)
             continue
-        path = Path(each).expanduser()
-        if path.is_dir():
-            _check_finished(each, (path / UNFINISHED).exists())
-            found += map(str, files_below(path, TARS, what="shards"))
-        elif path.exists() or not MAGIC.search(each):
-            if needed or path.exists():
-                found.append(str(path))
-        elif several := sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207 - with **
-            found += several
-        elif needed:
-            msg = f"{each}: no shards there"
-            raise DataError(msg)
+        try:
+            found += _local_places(each, needed=needed)
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            msg = f"{each[:200]}: {reason_of(error)}"
+            raise DataError(msg) from None
     return found
+
+
+def _local_places(pattern: str, *, needed: bool) -> list[str]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        _check_finished(pattern, (path / UNFINISHED).exists())
+        return [*map(str, files_below(path, TARS, what="shards"))]
+    if path.exists() or not MAGIC.search(pattern):
+        return [str(path)] if needed or path.exists() else []
+    several = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - with **
+    if not several and needed:
+        msg = f"{pattern}: no shards there"
+        raise DataError(msg)
+    return several
 
 
 def _check_finished(folder: str, unfinished: bool) -> None:

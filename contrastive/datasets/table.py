@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +16,12 @@ from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.image_folder import LOOKED_IN
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS
-from contrastive.datasets.table_blocks import joined_captions, numbered_captions, text_blocks
+from contrastive.datasets.table_blocks import (
+    joined,
+    joined_captions,
+    numbered_captions,
+    text_blocks,
+)
 from contrastive.datasets.table_captions import captions_of
 from contrastive.datasets.table_columns import choose_columns
 from contrastive.datasets.table_files import File, Opened, find_files, with_splits
@@ -43,6 +49,7 @@ USUAL = {
     "split": ("split",),
 }
 LARGE = 64_000_000  # bytes that are read for one image; more takes longer than to decode it
+STRINGS = ("string", "large_string", "string_view")
 FIRST = 20  # cells that tell what a column of bytes holds
 
 
@@ -89,7 +96,7 @@ def _read(config: Table) -> tuple[Captions, bool, Path | str]:
     for each in opened:
         before = rows.rows
         for block in _blocks(each):
-            rows.add(block)
+            rows.add(block, each.file.path)
         each.rows = rows.rows - before
         if each.image and each.table:
             _check_images(each, rows, before)
@@ -184,7 +191,7 @@ def _image_form(table: ArrowFile, column: str, path: Path) -> tuple[str, str]:
         first = named_mistakes(path)(lambda: table.first(column, FIRST))
         names = [cell for cell in first if cell]
         return ("", column) if names and all(map(_is_name, names)) else (column, column)
-    elif str(kind) in ("string", "large_string", "string_view") or arrow.types.is_dictionary(kind):
+    elif str(kind.value_type if arrow.types.is_dictionary(kind) else kind) in STRINGS:
         return "", column
     msg = (
         f"{path}: column {quoted(column)} holds {str(kind)[:80]}, not images; image_column names "
@@ -231,20 +238,27 @@ def _blocks(opened: Opened) -> Iterator[Block]:
     while (arrays := with_file(lambda: next(batches, None))) is not None:
         cells = dict(zip(wanted, arrays, strict=True))
         if several:
-            arrow = require("pyarrow", extra="parquet")
-            texts = zip(*(cells[name].to_pylist() for name in several), strict=True)
-            lists = [[text for text in each if text] for each in texts]
-            cells[chosen["text"]] = arrow.array(lists, arrow.list_(arrow.string()))
+            cells[chosen["text"]] = with_file(lambda cells=cells: joined(cells, several))
+        problems: dict[int, str] = {}
         if opened.labels:
-            cells[chosen["label"]] = _named(cells[chosen["label"]], opened.labels)
-        yield Block(len(arrays[0]), {role: cells[name] for role, name in chosen.items()}, {})
+            column = chosen["label"]
+            cells[column], problems = _named(cells[column], opened.labels, column)
+        yield Block(len(arrays[0]), {role: cells[name] for role, name in chosen.items()}, problems)
 
 
-def _named(numbers: Any, names: list[str]) -> Any:
-    """Return names of classes for their numbers; -1 is none."""
+def _named(numbers: Any, names: list[str], column: str) -> tuple[Any, dict[int, str]]:
+    """Return names of classes for their numbers, and what is wrong with some; -1 is none."""
     arrow = require("pyarrow", extra="parquet")
-    known = dict(enumerate(names))
-    return arrow.array([known.get(number) for number in numbers.to_pylist()], arrow.string())
+    if not (arrow.types.is_integer(numbers.type) or arrow.types.is_floating(numbers.type)):
+        return numbers, {}
+    known = dict(enumerate(names)) | {-1: None}
+    held = numbers.to_pylist()
+    problems = {
+        i: f"{quoted(column)} is {number}, but the file has names of {len(names)} classes"
+        for i, number in enumerate(held)
+        if number is not None and number not in known and not math.isnan(number)
+    }
+    return arrow.array([known.get(number) for number in held], arrow.string()), problems
 
 
 def _check_images(opened: Opened, rows: TableRows, start: int) -> None:

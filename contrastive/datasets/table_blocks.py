@@ -38,6 +38,22 @@ def numbered_captions(
     return [*columns, "text"]
 
 
+def joined(cells: dict[str, Any], columns: Sequence[str]) -> Any:
+    """Return the numbered captions of each row as a list, of arrays of pyarrow.
+
+    Raises:
+        ValueError: a column holds no texts.
+    """
+    arrow = require("pyarrow", extra="parquet")
+    for name in columns:
+        if arrow.types.is_nested(kind := cells[name].type):
+            msg = f"{quoted(name)} holds {str(kind)[:80]}, not texts; set text_column to another"
+            raise ValueError(msg)
+    texts = zip(*(cells[name].cast(arrow.string()).to_pylist() for name in columns), strict=True)
+    lists = [[text for text in each if text] for each in texts]
+    return arrow.array(lists, arrow.list_(arrow.string()))
+
+
 def text_blocks(
     path: Path, blocks: Blocks, chosen: dict[str, str], numbered: Sequence[str]
 ) -> Iterator[Block]:

@@ -15,7 +15,7 @@ from contrastive.datasets.image_folder import GAP
 from contrastive.datasets.quoting import name_list
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_named
 from contrastive.datasets.tables import FORMS, OF_ARROW, form_of, how_to_convert
-from contrastive.errors import DataError
+from contrastive.errors import DataError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,6 +92,17 @@ def _named_by(given: Path) -> Iterable[tuple[Path, str]]:
     Raises:
         DataError: there are none.
     """
+    try:
+        return _files_and_splits(given)
+    except (OSError, ValueError, NotImplementedError) as error:
+        if isinstance(error, DataError):
+            raise
+        # a name that is too long, a folder that may not be read, a pattern such as a**
+        msg = f"{str(given)[:200]}: {reason_of(error)}"
+        raise DataError(msg) from None
+
+
+def _files_and_splits(given: Path) -> Iterable[tuple[Path, str]]:
     if GAP not in str(given):
         return [(path, _split_in(below)) for path, below in _at(given)]
     found: list[tuple[Path, str]] = []

@@ -22,6 +22,7 @@ from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 ODD = "[^ -~]"  # letters that are not plainly seen
 
@@ -56,6 +57,7 @@ class TableRows:
         self.arrow = require("pyarrow", extra="parquet")
         self.compute = require("pyarrow.compute", extra="parquet")
         self.rows = 0
+        self._path: Path | None = None
         self.texts = StringsBuilder()
         self.chunks: dict[str, list[Any]] = {role: [] for role in columns if role != "text"}
         self.lengths: list[np.ndarray | int] = []
@@ -66,8 +68,13 @@ class TableRows:
         self.text_problems: dict[int, str] = {}
         """By caption."""
 
-    def add(self, block: Block) -> None:
-        """Judge rows, and add them."""
+    def add(self, block: Block, path: Path) -> None:
+        """Judge rows of a file, and add them.
+
+        Raises:
+            DataError: a column holds no texts.
+        """
+        self._path = path
         for i, problem in block.problems.items():
             self.problems.setdefault(self.rows + i, problem)
         for role, chunks in self.chunks.items():
@@ -159,7 +166,10 @@ class TableRows:
             texts = [text_of(each) or None for each in cells.to_pylist()]
             return self.arrow.array(texts, wanted), {}
         if str(kind) not in STRINGS:
-            msg = f"column {quoted(column)} holds {kind}, not texts; name another"
+            role = next(role for role, name in self.columns.items() if name == column)
+            what = f"column {quoted(column)} holds {str(kind)[:80]}, not texts"
+            remedy = f"name another as {role}_column, or '' for none"
+            msg = f"{self._path}: {what}; {remedy}"
             raise DataError(msg)
         try:
             cells.validate(full=True)

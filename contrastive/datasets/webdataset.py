@@ -174,8 +174,16 @@ class _Table:
             if given or role in ROLES[:2]:
                 what = f"{role} ({', '.join(names)})"
                 there = name_list([*self.there][:MOST_NAMES])
-                msg = f"{origin}: no sample has a {what}; there are: {there}; set {role}_column"
+                msg = f"{origin}: no sample has a {what}; there are: {there}; "
+                msg += self._first_problem() or f"set {role}_column"
                 raise DataError(msg)
+
+    def _first_problem(self) -> str:
+        """Return what is wrong with the first bad sample, which may have had it."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            if problems := part.names["problems"]:
+                return f"{name}: {problems[0]}"
+        return ""
 
     def built(self, origin: str) -> tuple[Captions, bool, TarImages]:
         """Return the rows, and whether a hash says some of their splits."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from contrastive.config.arguments import path_of
 from contrastive.config.local_files import cache_folder, check_regular, read_bounded
+from contrastive.data.file_cache import DIGITS, copies_in
 from contrastive.data.file_locks import unused
 from contrastive.errors import DataError, reason_of
 from contrastive.features.key_index import is_run
@@ -33,9 +34,7 @@ OF_INDEX = (INDEX, f"{INDEX}-journal", f"{INDEX}-wal", f"{INDEX}-shm")
 OF_COPIES = {"locks", "incoming", "bytes", "bytes.lock"}
 MAX_WIDTH = 1 << 24  # features of a row
 _STORE = re.compile(r"[0-9a-f]{32}")
-_COPY = re.compile(r"[0-9a-f]{62}")
 _SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
-_DIGITS = re.compile(r"[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def list_cache(folder: str | Path | None = None) -> CacheContents:
     root = place / "features"
     encoders = sorted(encoder_folders(root), key=lambda each: (-each.last_used, each.name))
     index = [place / name for name in OF_INDEX]
-    copies = tuple(_copies(place / COPIES))
+    copies = tuple(Copy(path, size, used) for used, size, path in copies_in(place / COPIES))
     noted = [path for path in _entries(place / SHARDS) if _SHARD.fullmatch(path.name)]
     models = [each for address in _entries(place / MODELS) for each in _entries(address)]
     models = [path for path in models if path.is_dir() and not path.is_symlink()]
@@ -146,7 +145,7 @@ def list_cache(folder: str | Path | None = None) -> CacheContents:
     others += [
         path
         for path in _entries(place / COPIES)
-        if path.name not in OF_COPIES and not _DIGITS.fullmatch(path.name)
+        if path.name not in OF_COPIES and (not DIGITS.fullmatch(path.name) or path.is_symlink())
     ]
     return CacheContents(
         place,
@@ -183,11 +182,16 @@ def encoder_folders(root: Path) -> list[CachedEncoder]:
     """Return the stores in the folder of features."""
     found: list[CachedEncoder] = []
     for folder in _entries(root):
-        # a store of before its description could be read is one, whatever its name
-        is_store = _STORE.fullmatch(folder.name) or (folder / ABOUT).is_file()
+        is_store = _STORE.fullmatch(folder.name) or _has_rows(folder)
         if is_store and folder.is_dir() and not folder.is_symlink():
             found.append(_described(folder))
     return found
+
+
+def _has_rows(folder: Path) -> bool:
+    """Whether a folder of another name is a store: others, too, may call a file encoder.json."""
+    names = (path.name for path in _entries(folder))
+    return (folder / ABOUT).is_file() and bool(part_numbers(names))
 
 
 def is_ours(name: str) -> bool:
@@ -266,19 +270,6 @@ def _indexed(path: Path) -> int:
         with closing(sqlite3.connect(uri, uri=True)) as database:
             return int(database.execute("select count(*) from files").fetchone()[0])
     return 0
-
-
-def _copies(folder: Path) -> list[Copy]:
-    found: list[Copy] = []
-    for digits in _entries(folder):
-        if not _DIGITS.fullmatch(digits.name):
-            continue
-        with suppress(OSError):
-            for entry in os.scandir(digits):
-                about = entry.stat(follow_symlinks=False)
-                if _COPY.fullmatch(entry.name) and stat.S_ISREG(about.st_mode):
-                    found.append(Copy(entry.path, about.st_size, about.st_mtime))
-    return found
 
 
 def _entries(folder: Path) -> list[Path]:
