@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrastive.config.local_files import ADDRESS
 from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
 from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, Table, WebDataset
@@ -68,14 +69,24 @@ def dataset_in(folder: Path) -> Dataset:
 
 
 def dataset_of(file: Path) -> Dataset | None:
-    """Return the dataset that a file is, if it is a table; JSON and plain text may be other things.
+    """Return the dataset that a file is, if it is a table or a tar shard; others may be anything.
 
     Raises:
         DataError: it is a table that is not read.
     """
-    if form_of(file) in FORMS and form_of(file) not in (".json", ".txt"):
-        return Table(files=file)
+    if found := dataset_named(str(file)):
+        return found
     if convert := how_to_convert(file):
         msg = f"{file}: {convert}"
         raise DataError(msg)
+    return None
+
+
+def dataset_named(text: str) -> Dataset | None:
+    """Return the dataset that a file, a pattern or an address is by the end of its name."""
+    form = form_of(Path(text))
+    if form == ".tar":
+        return WebDataset(shards=text)
+    if form in FORMS and form not in (".json", ".txt") and not ADDRESS.match(text):
+        return Table(files=Path(text))
     return None

@@ -13,7 +13,7 @@ import numpy as np
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.column_kinds import Column, Integers, Objects, Strings
-from contrastive.data.columns import Columns, ids_of, sources_of
+from contrastive.data.columns import Columns, ids_of, keys_in, sources_of
 from contrastive.data.row_order import order_of
 from contrastive.data.samples import ID_LIMIT, NOT_MODALITIES, rows_of
 from contrastive.data.stacked_columns import Prefixed, stacked
@@ -107,7 +107,7 @@ def _has(read: SplitReader, split: str, purpose: Purpose) -> bool:
 def mixed(config: Mix, parts: Sequence[Part], purpose: Purpose) -> Columns:
     """Return the rows of some splits as one; those of the first dataset by name come first."""
     keys = dict.fromkeys(
-        key for part in parts for key in _keys(part.rows) if key not in NOT_MODALITIES
+        key for part in parts for key in keys_in(part.rows) if key not in NOT_MODALITIES
     )
     held = {key: [_of_part(part.rows, key) for part in parts] for key in (*keys, "label")}
     columns: dict[str, Column] = {key: stacked(held[key]) for key in keys}
@@ -137,12 +137,6 @@ def mixed(config: Mix, parts: Sequence[Part], purpose: Purpose) -> Columns:
             {"label", *(key for key in keys if any((rows < 0).any() for _, rows in held[key]))}
         ),
     )
-
-
-def _keys(rows: Sequence[Sample]) -> list[str]:
-    if isinstance(rows, Columns):
-        return [*rows.columns]
-    return [*dict.fromkeys(key for row in rows for key in row)]
 
 
 def _of_part(rows: Sequence[Sample], key: str) -> tuple[Column, np.ndarray]:
