@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from contrastive.config.amounts import GB
 from contrastive.config.garbage import garbage_later
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from contrastive.datasets import Purpose, SplitReader, WebDataset
     from contrastive.datasets.shard_index import ShardRows
 
-GB = 10**9
 OF_HASH = ("test", "val", "train")
 QUOTED_NAME = re.compile("^'.*?'")
 REMEDY = "window: 8, say, reads that many shards at a time"
