@@ -102,7 +102,7 @@ def test_a_file_of_a_saved_model_is_upgraded_with_its_folder(mine, command):
 
 READERS = {
     "model/saved_files.py": "saved folders: looked at, and of a shape",
-    "datasets/text_decoding.py": "captions",
+    "datasets/tables/text_decoding.py": "captions",
     "reporting/run_log.py": "lines of numbers",
     "plugin_tools/listing.py": "what a process of ours answers",
     "encoders/text.py": "what a tokenizer says of itself",

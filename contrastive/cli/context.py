@@ -334,7 +334,7 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
         if len(names) == 1 and (path := Path(names[0].removeprefix("@"))).is_file():
             say(f"--classes: {names[0]} is taken as a name; to read it, --classes-file {path}")
         return names
-    from contrastive.datasets.text_decoding import read_lines, text_problem
+    from contrastive.datasets.tables.text_decoding import read_lines, text_problem
 
     names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}
     for number, name in names.items():

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.config.local_files import ADDRESS
-from contrastive.data.folders import readable_folder
 from contrastive.data.images import images_below
+from contrastive.data.storage.folders import readable_folder
 from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, Table, WebDataset
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
@@ -21,7 +21,7 @@ from contrastive.datasets.known_files import (
     images_by_split,
     other_table,
 )
-from contrastive.datasets.tables import FORMS, form_of, how_to_convert
+from contrastive.datasets.tables.forms import FORMS, form_of, how_to_convert
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from safetensors.torch import save as tensors_to_bytes
 from contrastive.config.arguments import check_model, count, path_of
 from contrastive.config.extras import require
 from contrastive.console import bar, say, say_omission
-from contrastive.data.atomic_files import replace_file
 from contrastive.data.bad_rows import BadRows, bad_rows_of
 from contrastive.data.columns import ids_of, keys_in, some_values, values_of
 from contrastive.data.content_hash import keys_of
-from contrastive.data.folders import check_writable_folder
 from contrastive.data.images import StoredImage
 from contrastive.data.samples import check_modalities, rows_of
+from contrastive.data.storage.atomic_files import replace_file
+from contrastive.data.storage.folders import check_writable_folder
 from contrastive.errors import DataError, SpecError
 from contrastive.inference.embed_distinct import distinct_rows, embed_modality
 from contrastive.inference.embedding_folder import (

@@ -23,7 +23,7 @@ from contrastive.data.column_kinds import (
     StringsBuilder,
 )
 from contrastive.data.columns import Columns
-from contrastive.datasets.caption_markup import tell_of_markup
+from contrastive.datasets.captions.markup import tell_of_markup
 from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.file_index import FileIndex
 from contrastive.datasets.quoting import name_list, quoted
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.data.images import ImageSource
-    from contrastive.datasets.caption_rows import Row
+    from contrastive.datasets.captions.rows import Row
 
 TOGETHER = 4096  # rows that are made into arrays at a time
 NO_SPLIT, UNKNOWN = -1, -2

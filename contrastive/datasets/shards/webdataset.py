@@ -29,11 +29,11 @@ from contrastive.data.column_kinds import (
 )
 from contrastive.data.shard_windows import ShardWindows
 from contrastive.data.shards import TarImages
-from contrastive.datasets.caption_table import NO_SPLIT, Captions, Codes
+from contrastive.datasets.captions.table import NO_SPLIT, Captions, Codes
 from contrastive.datasets.quoting import name_list
-from contrastive.datasets.shard_index import indexed
-from contrastive.datasets.shard_lists import find_shards
-from contrastive.datasets.shard_samples import MOST_NAMES, ROLES, Roles
+from contrastive.datasets.shards.index import indexed
+from contrastive.datasets.shards.lists import find_shards
+from contrastive.datasets.shards.samples import MOST_NAMES, ROLES, Roles
 from contrastive.datasets.splits import SPLITS, split_hash, split_named
 from contrastive.errors import DataError
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from contrastive.data.columns import Columns
     from contrastive.data.shards import Shard
     from contrastive.datasets import Purpose, SplitReader, WebDataset
-    from contrastive.datasets.shard_index import ShardRows
+    from contrastive.datasets.shards.index import ShardRows
 
 OF_HASH = ("test", "val", "train")
 QUOTED_NAME = re.compile("^'.*?'")

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, overload
 
 from contrastive.config.local_files import read_bounded, too_large
-from contrastive.data.folders import readable_folder
+from contrastive.data.storage.folders import readable_folder
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import numpy as np
 from contrastive.config.extras import require
 from contrastive.data.column_kinds import StringsBuilder
 from contrastive.datasets.quoting import quoted
-from contrastive.datasets.table_columns import NO_CAPTION, NO_VALUE, text_of
-from contrastive.datasets.text_decoding import NOT_TEXT, text_problem
+from contrastive.datasets.tables.columns import NO_CAPTION, NO_VALUE, text_of
+from contrastive.datasets.tables.text_decoding import NOT_TEXT, text_problem
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

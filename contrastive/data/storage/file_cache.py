@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import say
-from contrastive.data.atomic_files import flush_folder, has_ended, write
-from contrastive.data.file_locks import locked
-from contrastive.data.remote_folders import LOCAL_DISK, StorageError
+from contrastive.data.storage.atomic_files import flush_folder, has_ended, write
+from contrastive.data.storage.file_locks import locked
+from contrastive.data.storage.remote_folders import LOCAL_DISK, StorageError
 from contrastive.errors import reason_of
 
 try:

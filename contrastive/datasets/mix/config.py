@@ -62,6 +62,6 @@ class Mix(Dataset):
         return self._reader()(split, purpose=purpose)
 
     def _reader(self) -> SplitReader:
-        from contrastive.datasets.mix import reader
+        from contrastive.datasets.mix.reader import reader
 
         return reader(self)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from contrastive.console import say
 from contrastive.datasets.quoting import name_list
-from contrastive.datasets.text_decoding import MAX_BYTES, TextLines, parse_json, read_text
+from contrastive.datasets.tables.text_decoding import MAX_BYTES, TextLines, parse_json, read_text
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 from contrastive.console import say
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.text_decoding import parse_json
+from contrastive.datasets.tables.text_decoding import parse_json
 from contrastive.errors import DataError, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from contrastive.datasets.text_tables import TableRecord
+    from contrastive.datasets.tables.text_tables import TableRecord
 
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 # as numpy writes an array of texts: without the commas that keep Python from joining them

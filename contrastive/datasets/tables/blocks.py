@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.extras import require
 from contrastive.console import say
-from contrastive.datasets.conversations import first_answer, one_image
+from contrastive.datasets.captions.conversations import first_answer, one_image
 from contrastive.datasets.image_folder import NUMBERED
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.table_columns import caption_list, is_no_caption, text_of
-from contrastive.datasets.table_rows import Block
-from contrastive.datasets.text_decoding import NOT_TEXT
-from contrastive.datasets.text_tables import TableRecord
+from contrastive.datasets.tables.columns import caption_list, is_no_caption, text_of
+from contrastive.datasets.tables.rows import Block
+from contrastive.datasets.tables.text_decoding import NOT_TEXT
+from contrastive.datasets.tables.text_tables import TableRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from contrastive.datasets.text_tables import Blocks
+    from contrastive.datasets.tables.text_tables import Blocks
 
 
 def joined_captions(columns: Iterable[str]) -> list[str]:

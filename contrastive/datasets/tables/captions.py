@@ -19,20 +19,20 @@ from contrastive.data.column_kinds import (
     RowNumbers,
     Strings,
 )
-from contrastive.datasets.caption_table import NO_SPLIT, Captions
+from contrastive.datasets.captions.table import NO_SPLIT, Captions
 from contrastive.datasets.image_names import image_path, image_problem, outside_problem
 from contrastive.datasets.quoting import quoted
 from contrastive.datasets.splits import split_named, split_of
-from contrastive.datasets.stored_cells import StoredCells
-from contrastive.datasets.table_rows import shares
-from contrastive.datasets.tables import OF_ARROW, form_of
+from contrastive.datasets.tables.forms import OF_ARROW, form_of
+from contrastive.datasets.tables.rows import shares
+from contrastive.datasets.tables.stored_cells import StoredCells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrastive.datasets.file_index import FileIndex
-    from contrastive.datasets.table_files import Opened
-    from contrastive.datasets.table_rows import Names, TableRows
+    from contrastive.datasets.tables.files import Opened
+    from contrastive.datasets.tables.rows import Names, TableRows
 
 
 def captions_of(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from contrastive.config.local_files import ADDRESS, check_regular
 from contrastive.console import say
-from contrastive.data.folders import files_below
-from contrastive.data.remote_folders import CHECK_STORAGE, StorageError, remote_folder
 from contrastive.data.shards import Shard
+from contrastive.data.storage.folders import files_below
+from contrastive.data.storage.remote_folders import CHECK_STORAGE, StorageError, remote_folder
 from contrastive.data.tar_members import COMPRESSED
 from contrastive.datasets.splits import GAP, SPLIT_ALIASES, SPLITS, split_named
 from contrastive.errors import DataError, reason_of
@@ -21,7 +21,7 @@ from contrastive.errors import DataError, reason_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from contrastive.data.remote_folders import FileAbout
+    from contrastive.data.storage.remote_folders import FileAbout
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -11,23 +11,23 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from contrastive.console import say
-from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.caption_table import Rows
-from contrastive.datasets.conversations import first_answer, one_image
+from contrastive.datasets.captions.conversations import first_answer, one_image
+from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.table import Rows
 from contrastive.datasets.image_names import image_path, image_problem, outside_problem
 from contrastive.datasets.quoting import quoted
 from contrastive.datasets.splits import split_named, split_of
-from contrastive.datasets.table_columns import NO_CAPTION, NO_VALUE, caption_list, cells_of
-from contrastive.datasets.text_decoding import text_problem
-from contrastive.datasets.text_tables import RecordBlock, TableRecord
+from contrastive.datasets.tables.columns import NO_CAPTION, NO_VALUE, caption_list, cells_of
+from contrastive.datasets.tables.text_decoding import text_problem
+from contrastive.datasets.tables.text_tables import RecordBlock, TableRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from contrastive.datasets.caption_table import CaptionTable
+    from contrastive.datasets.captions.table import CaptionTable
     from contrastive.datasets.file_index import FileIndex
-    from contrastive.datasets.text_tables import Blocks
+    from contrastive.datasets.tables.text_tables import Blocks
 
 NEEDED = ("image", "text", "split")
 SEEN_CELLS = 1 << 17  # that are remembered, for an image's other captions; COCO has as many images

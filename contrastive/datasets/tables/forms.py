@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
 from contrastive.console import say
-from contrastive.datasets.arrow_files import ARROW, PARQUET, named_mistakes, open_arrow
-from contrastive.datasets.json_tables import read_json_table
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.text_decoding import text_problem
-from contrastive.datasets.text_tables import (
+from contrastive.datasets.tables.arrow_files import ARROW, PARQUET, named_mistakes, open_arrow
+from contrastive.datasets.tables.json_tables import read_json_table
+from contrastive.datasets.tables.text_decoding import text_problem
+from contrastive.datasets.tables.text_tables import (
     DELIMITERS,
     FIRST_ROWS,
     RecordBlock,
@@ -25,8 +25,8 @@ from contrastive.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contrastive.datasets.arrow_files import ArrowFile
-    from contrastive.datasets.text_tables import Blocks
+    from contrastive.datasets.tables.arrow_files import ArrowFile
+    from contrastive.datasets.tables.text_tables import Blocks
 
     Table = tuple[list[str], Iterator[TableRecord]]
 

@@ -93,6 +93,6 @@ class Table(Dataset):
         return self._reader()(split, purpose=purpose)
 
     def _reader(self) -> SplitReader:
-        from contrastive.datasets.table import reader
+        from contrastive.datasets.tables.table import reader
 
         return reader(self)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from contrastive.datasets.file_index import leaves_folder
 from contrastive.datasets.quoting import quoted
-from contrastive.datasets.text_decoding import text_problem
+from contrastive.datasets.tables.text_decoding import text_problem
 
 
 class Row(NamedTuple):

@@ -18,13 +18,13 @@ import numpy as np
 from contrastive.data.column_kinds import StoredImages
 from contrastive.data.content_index import PartsOfFile, version_of
 from contrastive.data.images import StoredImage
-from contrastive.datasets.arrow_files import open_arrow
+from contrastive.datasets.tables.arrow_files import open_arrow
 from contrastive.errors import BadSample, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contrastive.datasets.arrow_files import ArrowFile
+    from contrastive.datasets.tables.arrow_files import ArrowFile
 
 OPEN_FILES = 64  # in a process
 HELD_BYTES = 32_000_000  # of images in row groups that were read, in a process

@@ -10,11 +10,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.json_tables import karpathy_name
+from contrastive.datasets.captions.rows import Row
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.tables import read_table
-from contrastive.datasets.text_decoding import parse_json, read_json, read_lines, text_problem
+from contrastive.datasets.tables.forms import read_table
+from contrastive.datasets.tables.json_tables import karpathy_name
+from contrastive.datasets.tables.text_decoding import (
+    parse_json,
+    read_json,
+    read_lines,
+    text_problem,
+)
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.data.content_index import version_of
-from contrastive.data.folders import files_below
-from contrastive.datasets.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
-from contrastive.datasets.caption_table import CaptionTable
-from contrastive.datasets.flickr30k_forms import captions_of
-from contrastive.datasets.hub_files import hub_folder
+from contrastive.data.storage.folders import files_below
+from contrastive.datasets.captions.table import CaptionTable
+from contrastive.datasets.flickr30k.forms import captions_of
 from contrastive.datasets.quoting import name_list
-from contrastive.datasets.stored_cells import StoredCell
+from contrastive.datasets.tables.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
+from contrastive.datasets.tables.hub_files import hub_folder
+from contrastive.datasets.tables.stored_cells import StoredCell
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from contrastive.data.columns import Columns
     from contrastive.datasets import Flickr30k, Purpose, SplitReader
-    from contrastive.datasets.caption_rows import Row
-    from contrastive.datasets.caption_table import Captions
+    from contrastive.datasets.captions.rows import Row
+    from contrastive.datasets.captions.table import Captions
 
 HUB_COLUMNS = ("image", "caption", "split", "filename")
 BYTES = "image.bytes"

@@ -10,15 +10,15 @@ from contrastive.console import say
 from contrastive.data.images import SUFFIXES
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import split_named
-from contrastive.datasets.table_columns import text_of
-from contrastive.datasets.text_decoding import (
+from contrastive.datasets.tables.columns import text_of
+from contrastive.datasets.tables.text_decoding import (
     TextLines,
     check_unique_keys,
     parse_json,
     read_json,
     read_text,
 )
-from contrastive.datasets.text_tables import FIRST_ROWS, TableRecord, json_lines
+from contrastive.datasets.tables.text_tables import FIRST_ROWS, TableRecord, json_lines
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

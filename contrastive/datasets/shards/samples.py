@@ -14,8 +14,8 @@ from contrastive.config.local_files import too_large
 from contrastive.data.images import SUFFIXES
 from contrastive.data.tar_members import header_within
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.table_columns import NO_VALUE, caption_list, is_no_caption, text_of
-from contrastive.datasets.text_decoding import parse_json
+from contrastive.datasets.tables.columns import NO_VALUE, caption_list, is_no_caption, text_of
+from contrastive.datasets.tables.text_decoding import parse_json
 from contrastive.errors import is_missing
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, cast
 
-from contrastive.datasets.text_decoding import parse_json
+from contrastive.datasets.tables.text_decoding import parse_json
 
 CONVERSATIONS = ("conversations", "messages")
 """Usual names of columns of conversations."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.console import say
-from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES
-from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.caption_table import CaptionTable
+from contrastive.data.storage.folders import readable_folder
+from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.table import CaptionTable
 from contrastive.datasets.file_index import FileIndex
-from contrastive.datasets.flickr30k_forms import reader_of, says_splits
+from contrastive.datasets.flickr30k.forms import reader_of, says_splits
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
     IMAGES,
@@ -23,7 +23,7 @@ from contrastive.datasets.known_files import (
 )
 from contrastive.datasets.quoting import quoted
 from contrastive.datasets.splits import SPLITS, split_of
-from contrastive.datasets.text_decoding import read_lines
+from contrastive.datasets.tables.text_decoding import read_lines
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contrastive.config.base import PathField
     from contrastive.data.columns import Columns
     from contrastive.datasets import Flickr30k, Purpose, SplitReader
-    from contrastive.datasets.caption_table import Captions
+    from contrastive.datasets.captions.table import Captions
 
 LISTS = {
     "train": ("flickr30k_train.txt", "train.txt", "Flickr_8k.trainImages.txt"),

@@ -19,7 +19,7 @@ from contrastive.data.samples import ID_LIMIT, NOT_MODALITIES, rows_of
 from contrastive.data.stacked_columns import Prefixed, stacked
 from contrastive.datasets.built_split import split_reader
 from contrastive.datasets.class_names import tell_of_alike
-from contrastive.datasets.mix_order import MixOrder, shares_of
+from contrastive.datasets.mix.order import MixOrder, shares_of
 from contrastive.datasets.quoting import quoted
 from contrastive.errors import DataError, EmptySplit, UnknownSplit
 

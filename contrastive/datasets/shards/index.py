@@ -22,14 +22,14 @@ from safetensors import numpy as safetensors
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import bar, say
-from contrastive.data.atomic_files import BUILT, beside, sweep, write
 from contrastive.data.column_kinds import Strings, StringsBuilder
-from contrastive.data.file_locks import locked
 from contrastive.data.images import MAX_BYTES
+from contrastive.data.storage.atomic_files import BUILT, beside, sweep, write
+from contrastive.data.storage.file_locks import locked
 from contrastive.data.tar_members import TarFault, members
-from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.caption_table import Codes, numbered
-from contrastive.datasets.shard_samples import ROLES, Roles, SampleReader
+from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.table import Codes, numbered
+from contrastive.datasets.shards.samples import ROLES, Roles, SampleReader
 from contrastive.datasets.splits import split_hash
 from contrastive.errors import DataError, reason_of
 

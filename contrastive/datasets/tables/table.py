@@ -10,18 +10,18 @@ from contrastive.config.extras import require
 from contrastive.config.garbage import garbage_later
 from contrastive.console import say
 from contrastive.data.content_index import version_of
-from contrastive.datasets.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
 from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.image_folder import LOOKED_IN
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS
-from contrastive.datasets.table_blocks import joined_captions, numbered_captions, text_blocks
-from contrastive.datasets.table_captions import captions_of
-from contrastive.datasets.table_columns import choose_columns
-from contrastive.datasets.table_files import File, Opened, find_files, with_splits
-from contrastive.datasets.table_rows import Block, TableRows
-from contrastive.datasets.tables import OF_ARROW, form_of, read_blocks
-from contrastive.datasets.text_decoding import text_problem
+from contrastive.datasets.tables.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
+from contrastive.datasets.tables.blocks import joined_captions, numbered_captions, text_blocks
+from contrastive.datasets.tables.captions import captions_of
+from contrastive.datasets.tables.columns import choose_columns
+from contrastive.datasets.tables.files import File, Opened, find_files, with_splits
+from contrastive.datasets.tables.forms import OF_ARROW, form_of, read_blocks
+from contrastive.datasets.tables.rows import Block, TableRows
+from contrastive.datasets.tables.text_decoding import text_problem
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from contrastive.data.columns import Columns
     from contrastive.datasets import Purpose, SplitReader, Table
-    from contrastive.datasets.arrow_files import ArrowFile
-    from contrastive.datasets.caption_table import Captions
+    from contrastive.datasets.captions.table import Captions
+    from contrastive.datasets.tables.arrow_files import ArrowFile
 
 USUAL = {
     "image": (

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.console import say
-from contrastive.data.folders import files_below, is_hidden
-from contrastive.datasets.hub_files import hub_folder
+from contrastive.data.storage.folders import files_below, is_hidden
 from contrastive.datasets.image_folder import GAP
 from contrastive.datasets.quoting import name_list
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_named
-from contrastive.datasets.tables import FORMS, OF_ARROW, form_of, how_to_convert
+from contrastive.datasets.tables.forms import FORMS, OF_ARROW, form_of, how_to_convert
+from contrastive.datasets.tables.hub_files import hub_folder
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from contrastive.datasets import Table
-    from contrastive.datasets.arrow_files import ArrowFile
+    from contrastive.datasets.tables.arrow_files import ArrowFile
 
 OTHERS = tuple(suffix for suffix in FORMS if suffix not in (*OF_ARROW, ".txt"))
 WORDS = re.compile(r"[-_.]")
