@@ -135,7 +135,7 @@ def read(folder: Path, form: str) -> dict[str, float]:
     if form == "table":
         import pyarrow.parquet  # noqa: F401
 
-        from contrastive.datasets import table  # noqa: F401
+        from contrastive.datasets.tables import table  # noqa: F401
     fields = data_of(folder, form)
     data = datasets[fields.pop("type")](**fields)
     before, seconds = memory(), time.process_time()

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from contrastive.config.registry import Registry
     from contrastive.config.yaml_files import dump_spec
     from contrastive.data.bad_rows import BadRows
-    from contrastive.data.folders import readable_folder
     from contrastive.data.images import ImageSource, StoredImage, open_image
     from contrastive.data.sample_lists import sample_list
     from contrastive.data.samples import Preprocess, Sample, Samples, rows_of
+    from contrastive.data.storage.folders import readable_folder
     from contrastive.datasets import Dataset, Purpose, datasets
     from contrastive.datasets.file_index import FileIndex, leaves_folder
     from contrastive.datasets.known_files import CAPTION_TABLES
     from contrastive.datasets.quoting import name_list, quoted
     from contrastive.datasets.single_modality import RowList
     from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_of
-    from contrastive.datasets.table_columns import cells_of, choose_columns, text_of
-    from contrastive.datasets.tables import read_table
-    from contrastive.datasets.text_decoding import text_problem
-    from contrastive.datasets.text_tables import TableRecord
+    from contrastive.datasets.tables.columns import cells_of, choose_columns, text_of
+    from contrastive.datasets.tables.forms import read_table
+    from contrastive.datasets.tables.text_decoding import text_problem
+    from contrastive.datasets.tables.text_tables import TableRecord
     from contrastive.distributed.global_batch import BatchGroup
     from contrastive.encoders import Encoder, HFText, Timm, encoders
     from contrastive.encoders.huggingface import check_no_missing_weights, quiet_huggingface
@@ -188,7 +188,7 @@ __getattr__, __dir__ = lazy_names(
         "losses.functional": "accuracy infonce collisions infonce_from_logits",
         "losses.backends.pair_labels": "check_pair_counts matched_ids",
         # Rows of datasets, and the bad ones.
-        "data.folders": "readable_folder",
+        "data.storage.folders": "readable_folder",
         "data.samples": "Sample Samples Preprocess rows_of",
         "data.bad_rows": "BadRows",
         "datasets.single_modality": "RowList",
@@ -196,10 +196,10 @@ __getattr__, __dir__ = lazy_names(
         "datasets.known_files": "CAPTION_TABLES",
         "datasets.splits": "SPLITS SPLIT_ALIASES split_of",
         "datasets.file_index": "FileIndex leaves_folder",
-        "datasets.text_tables": "TableRecord",
-        "datasets.table_columns": "cells_of choose_columns text_of",
+        "datasets.tables.text_tables": "TableRecord",
+        "datasets.tables.columns": "cells_of choose_columns text_of",
         "datasets.quoting": "name_list quoted",
-        "datasets.text_decoding": "text_problem",
-        "datasets.tables": "read_table",
+        "datasets.tables.text_decoding": "text_problem",
+        "datasets.tables.forms": "read_table",
     },
 )

@@ -16,7 +16,7 @@ from torch import nn
 
 from contrastive import RunSpec
 from contrastive.console import quiet
-from contrastive.data import atomic_files
+from contrastive.data.storage import atomic_files
 from contrastive.datasets import Dataset
 from contrastive.encoders import Encoder
 from contrastive.encoders.module import EncoderModule

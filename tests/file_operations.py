@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.data import atomic_files
+from contrastive.data.storage import atomic_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

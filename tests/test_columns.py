@@ -14,10 +14,10 @@ from contrastive.data.columns import Columns, chosen, ids_of, some_rows, sources
 from contrastive.data.content_hash import sample_keys
 from contrastive.datasets import Flickr30k, ImageFolder, image_folder
 from contrastive.datasets.built_split import split_reader
-from contrastive.datasets.caption_cells import CaptionReader
-from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.caption_table import CaptionTable
-from contrastive.datasets.text_decoding import TextLines
+from contrastive.datasets.captions.cells import CaptionReader
+from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.table import CaptionTable
+from contrastive.datasets.tables.text_decoding import TextLines
 from contrastive.errors import DataError
 from contrastive.nn.fingerprint import hash_tensors
 from contrastive.training.batches import rows_fingerprint
@@ -67,7 +67,7 @@ def test_rows_that_are_read_together_are_those_that_are_read_one_by_one(
 ):
     write(folder, rows, ("image", "text", "split", "group", "label")[:columns])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("contrastive.datasets.text_tables.BLOCK", block)
+        patch.setattr("contrastive.datasets.tables.text_tables.BLOCK", block)
         together = [outcome(folder, x, captions_per_image=most) for x in ("train", "val+mine")]
         patch.setattr(CaptionReader, "_usual", lambda *_: None)
         assert together == [
@@ -108,7 +108,7 @@ def test_a_dataset_with_a_build_of_its_own_is_read_by_that(folder):
 @given(st.text(alphabet="ab\r\n\u2028", max_size=30), st.integers(0, 9), st.data())
 def test_lines_are_those_of_the_text_however_many_are_made_at_a_time(text, part, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("contrastive.datasets.text_decoding.PART", part)
+        patch.setattr("contrastive.datasets.tables.text_decoding.PART", part)
         lines = TextLines(text)
     expected = text.split("\n" if "\n" in text else "\r")
     start, stop = (data.draw(st.integers(0, len(expected))) for _ in range(2))

@@ -453,7 +453,7 @@ from pathlib import Path
 from contrastive.datasets import ImageFolder
 import contrastive.datasets
 assert "PIL" not in sys.modules
-import contrastive.datasets.flickr30k
+import contrastive.datasets.flickr30k.reader
 assert len(ImageFolder(folder=Path({str(folder)!r}), holdout=0).build("train")) == 1
 assert "torch" not in sys.modules
 """

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from contrastive.data.file_cache import FileCache
-from contrastive.data.remote_folders import StorageError
+from contrastive.data.storage.file_cache import FileCache
+from contrastive.data.storage.remote_folders import StorageError
 
 
 @pytest.fixture

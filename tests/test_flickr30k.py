@@ -12,8 +12,8 @@ from PIL import Image
 
 from contrastive.data.bad_rows import BadRows
 from contrastive.datasets import Flickr30k
-from contrastive.datasets import text_decoding as tables
 from contrastive.datasets.single_modality import RowList
+from contrastive.datasets.tables import text_decoding as tables
 from contrastive.errors import DataError
 from tests.miniature import FORMS, Picture, write_flickr30k
 

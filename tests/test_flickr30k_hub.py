@@ -19,7 +19,7 @@ import pytest
 
 from contrastive.data.content_hash import sample_key
 from contrastive.data.images import StoredImage, open_image
-from contrastive.data.loading import prepared_batches
+from contrastive.data.loading import uniform_batches
 from contrastive.datasets import Flickr30k
 from contrastive.encoders import ViT
 from contrastive.errors import DataError, MissingExtra
@@ -92,7 +92,7 @@ def test_worker_processes_read_the_pictures_of_a_table(tmp_path):
     found = []
     for samples in (files, table.build("train+val+test")):
         images = [row["image"] for row in rows(samples)][::5]
-        parts = prepared_batches(images, range(24), preprocess, batch_size=4, workers=2)
+        parts = uniform_batches(images, range(24), preprocess, batch_size=4, workers=2)
         found.append([part.inputs["image"] for part in parts])
     assert len(found[0]) == 6
     assert all(a.equal(b) for a, b in zip(*found, strict=True))

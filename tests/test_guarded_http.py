@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from contrastive.data import guarded_http, url_images
-from contrastive.data.guarded_http import is_public
+from contrastive.data import url_images
+from contrastive.data.storage import guarded_http
+from contrastive.data.storage.guarded_http import is_public
 from contrastive.data.url_images import UrlImage
 from contrastive.errors import BadSample
 from tests.web_server import Server, answer, image, png, read, refusal

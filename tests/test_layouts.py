@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from contrastive.cli.context import named_data
 from contrastive.data.samples import rows_of
-from contrastive.datasets import ClassFolders, Dataset, ImageFolder
+from contrastive.datasets import ClassFolders, Dataset, ImageFolder, Table, WebDataset
 from contrastive.datasets.bare_folder import dataset_in
-from contrastive.errors import DataError
+from contrastive.errors import DataError, SpecError
 from tests.shards import write_shards
 
 DOCS = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -453,6 +454,15 @@ def test_shards_are_taken_or_told_of(here):
     assert len(dataset_in(Path("laion")).build("train+val+test")) == 10
     with pytest.raises(DataError, match=r"type: webdataset reads \.tar shards, .* as shards$"):
         ImageFolder(folder="laion").build("train")
+
+
+def test_data_are_taken_by_the_end_of_a_name_a_pattern_or_an_address(here):
+    write_shards(Path("laion"), 2, 5)
+    for given in ("laion/00000.tar", "laion/*.tar", "s3://b/{0..9}.tar"):
+        assert named_data(given) == WebDataset(shards=given)
+    assert named_data("t/*.parquet") == Table(files="t/*.parquet")
+    with pytest.raises(SpecError, match="only local files are read"):
+        named_data("s3://b/t.parquet")
 
 
 def test_flickr30k_without_splits_names_the_ways_on(here):

@@ -16,8 +16,8 @@ from contrastive.data.content_hash import sample_key, sample_keys, short_key, sh
 from contrastive.data.content_index import ContentIndex
 from contrastive.datasets import ImageFolder
 from contrastive.datasets.file_index import PLAIN, leaves_folder
-from contrastive.datasets.text_decoding import UNSEEN, text_problem
-from contrastive.datasets.text_tables import MAX_SPAN, _in_blocks
+from contrastive.datasets.tables.text_decoding import UNSEEN, text_problem
+from contrastive.datasets.tables.text_tables import MAX_SPAN, _in_blocks
 from contrastive.errors import BadSample
 
 PIECES = st.text(alphabet='ab,"\\\r ', max_size=12)

@@ -18,7 +18,7 @@ from contrastive.data.row_order import order_of
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets import Dataset, Mix, datasets
 from contrastive.datasets.miniature import write_class_folders, write_image_folder
-from contrastive.datasets.mix_order import interleaved, rows_before, shares_of
+from contrastive.datasets.mix.order import interleaved, rows_before, shares_of
 from contrastive.distributed.ranks import Ranks
 from contrastive.errors import DataError, EmptySplit, SpecError, UnknownSplit
 from contrastive.training.batches import TrainingBatches

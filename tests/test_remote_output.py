@@ -18,8 +18,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from contrastive import RunSpec, load_model
 from contrastive.config.local_files import address_of
 from contrastive.console import noted_omissions
-from contrastive.data import remote_folders
-from contrastive.data.remote_folders import StorageError, remote_folder
+from contrastive.data.storage import remote_folders
+from contrastive.data.storage.remote_folders import StorageError, remote_folder
 from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, MissingExtra, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache

@@ -11,7 +11,7 @@ import pytest
 
 from contrastive import load_model
 from contrastive.console import noted_omissions
-from contrastive.data import remote_folders
+from contrastive.data.storage import remote_folders
 from contrastive.errors import TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
 from contrastive.training.remote_output import staging_folder

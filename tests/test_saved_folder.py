@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contrastive.data import atomic_files
+from contrastive.data.storage import atomic_files
 from contrastive.errors import WeightsError
 from contrastive.model import saved_folder
 

@@ -18,10 +18,10 @@ from contrastive.console import noted_omissions
 from contrastive.curation import shard_data as module
 from contrastive.curation.shard_folder import MANIFEST, PARTIAL
 from contrastive.curation.tar_shards import TarWriter
-from contrastive.data import remote_folders
 from contrastive.data.columns import values_of
 from contrastive.data.content_hash import sample_keys
 from contrastive.data.samples import rows_of
+from contrastive.data.storage import remote_folders
 from contrastive.datasets import Dataset, ImageFolder, Lines, Mix, WebDataset
 from contrastive.datasets.miniature import write_image_folder
 from contrastive.errors import DataError, SpecError

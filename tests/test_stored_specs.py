@@ -102,9 +102,9 @@ def test_a_file_of_a_saved_model_is_upgraded_with_its_folder(mine, command):
 
 READERS = {
     "model/saved_files.py": "saved folders: looked at, and of a shape",
-    "datasets/text_decoding.py": "captions",
-    "datasets/table.py": "names of classes that the file of a table notes",
-    "datasets/shard_index.py": "what is kept of a shard, from this user's cache",
+    "datasets/tables/text_decoding.py": "captions",
+    "datasets/tables/table.py": "names of classes that the file of a table notes",
+    "datasets/shards/index.py": "what is kept of a shard, from this user's cache",
     "curation/shard_folder.py": "a manifest of shards: numbers and sums",
     "features/inventory.py": "what describes an encoder, for people",
     "reporting/run_log.py": "lines of numbers",

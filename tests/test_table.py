@@ -17,9 +17,10 @@ from contrastive.data import content_index
 from contrastive.data.columns import Columns, ids_of, sources_of, values_of
 from contrastive.data.content_hash import sample_keys
 from contrastive.data.images import StoredImage, open_image
-from contrastive.datasets import ImageFolder, Table, stored_cells, table
+from contrastive.datasets import ImageFolder, Table
 from contrastive.datasets.splits import split_of
-from contrastive.datasets.stored_cells import StoredCell
+from contrastive.datasets.tables import stored_cells, table
+from contrastive.datasets.tables.stored_cells import StoredCell
 from contrastive.errors import DataError, SpecError, UnknownSplit
 from contrastive.testing import check_component
 
@@ -129,7 +130,7 @@ FORMS = [
 @pytest.mark.parametrize(("name", "images"), FORMS)
 @pytest.mark.parametrize("listed", [True, False], ids=["lists", "texts"])
 def test_each_form_gives_the_rows_of_a_slow_reading(tmp_path, name, images, listed, monkeypatch):
-    monkeypatch.setattr("contrastive.datasets.arrow_files.BATCH", 3)
+    monkeypatch.setattr("contrastive.datasets.tables.arrow_files.BATCH", 3)
     rows = ROWS if listed else [row | {"text": f"a cat {row['image']}"} for row in ROWS]
     data = Table(files=write(tmp_path / name, rows, images))
     for split in ("train", "val", "mine"):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from contrastive.datasets import ImageFolder, Table
-from contrastive.datasets.arrow_files import open_arrow
+from contrastive.datasets.tables.arrow_files import open_arrow
 from contrastive.errors import DataError
 
 

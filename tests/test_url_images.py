@@ -9,11 +9,12 @@ import pytest
 
 from contrastive import RunSpec, shard_data, train
 from contrastive.config.yaml_files import load_spec
-from contrastive.data import content_index, guarded_http, url_images
+from contrastive.data import content_index, url_images
 from contrastive.data.columns import values_of
 from contrastive.data.content_hash import short_keys
 from contrastive.data.images import open_image
 from contrastive.data.loading import map_in_workers
+from contrastive.data.storage import guarded_http
 from contrastive.data.url_images import UrlImage, UrlImages
 from contrastive.datasets import ImageFolder, Table
 from contrastive.errors import DataError, SpecError

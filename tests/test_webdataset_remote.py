@@ -15,10 +15,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from contrastive.data import remote_folders
 from contrastive.data.columns import chosen, values_of
 from contrastive.data.loading import map_in_workers
-from contrastive.data.remote_folders import StorageError
+from contrastive.data.storage import remote_folders
+from contrastive.data.storage.remote_folders import StorageError
 from contrastive.datasets import WebDataset
 from contrastive.errors import DataError
 from tests.shards import png, samples, tar
@@ -269,7 +269,7 @@ def test_shards_of_the_hub_are_told_of(tmp_path):
 @pytest.mark.parametrize("fails", [False, True])
 def test_new_shards_are_read_by_several_processes(http, monkeypatch, fails):
     server, shards = http
-    monkeypatch.setattr("contrastive.datasets.shard_index.MANY_SHARDS", 2)
+    monkeypatch.setattr("contrastive.datasets.shards.index.MANY_SHARDS", 2)
     monkeypatch.setattr("contrastive.data.worker_processes.worker_count", lambda _: 2)
     if fails:
         server.meet = staticmethod(lambda *asked: 500 if asked == ("GET", "/s/2.tar") else None)

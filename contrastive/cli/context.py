@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from contrastive.data.samples import Sample, Samples
-    from contrastive.datasets import Dataset
+    from contrastive.datasets import Dataset, SplitReader
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
     from contrastive.model.saved_folder import SavedFolder
@@ -43,6 +43,8 @@ class Context:
         self.folder = _named_model(model)
         self._device = device
         self._trusted = trusted
+        self._reader: tuple[RunSpec, SplitReader] | None = None
+        """Of the data that were read last: what their splits share is read once."""
 
     @cached_property
     def device(self) -> torch.device:
@@ -142,16 +144,17 @@ class Context:
             DataError: they cannot be read; ``remedy`` names the option that gives others, if they
                 are those of the model and no longer where they were.
         """
-        from contrastive.datasets.built_split import build_split
+        from contrastive.datasets.built_split import split_reader
 
+        if self._reader is None or self._reader[0] is not run:
+            self._reader = run, split_reader(run.data)
         try:
-            return build_split(run.data, split)
+            return self._reader[1](split)
         except UnknownSplit as error:
             msg = f"{error}; choose one by {option}"
             raise DataError(msg) from error
         except DataError as error:
-            place = getattr(run.data, "folder", None)
-            if run is not self._run or place is None or Path(place).exists():
+            if run is not self._run or not _is_gone(run.data):
                 raise
             msg = f"{error}; {self.folder} was trained on these data; give them by {remedy}"
             raise DataError(msg) from None
@@ -184,6 +187,15 @@ class Context:
 
         weights = self.saved.path.name if self.saved else self.folder.name
         return Subject(dataset, model=str(self.folder), pretrained=weights, split=split)
+
+
+def _is_gone(data: Dataset) -> bool:
+    """Whether a file or folder that a dataset names is not there; of a pattern, nobody knows."""
+    places = [getattr(data, name, None) for name in ("folder", "file", "files", "shards")]
+    return any(
+        isinstance(place, Path) and not (place.exists() or re.search(r"[*?\[{]", str(place)))
+        for place in places
+    )
 
 
 def _named_model(model: Path | None) -> Path:
@@ -231,9 +243,11 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     if not text.strip():
         msg = "--data: is empty; give a spec, a folder, or type=...,folder=..."
         raise DataError(msg)
-    if "=" not in text and (instead := _many_files(text)) and not Path(text).exists():
-        msg = f"--data {text}: {instead}"
-        raise DataError(msg)
+    if "=" not in text and (ADDRESS.match(text) or re.search(r"[*?\[{]", text)):
+        from contrastive.datasets.bare_folder import dataset_named
+
+        if not Path(text).exists() and (dataset := dataset_named(text)):
+            return _taken(text, dataset)
     path = Path(text) if "=" in text else path_of("--data", text)
     if path.is_dir():
         from contrastive.datasets.bare_folder import dataset_in
@@ -257,15 +271,6 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     except SpecError as error:
         lines = [line.removeprefix("override ") for line in str(error).splitlines()]
         raise SpecError("\n".join(f"--data: {line}" for line in lines)) from None
-
-
-def _many_files(text: str) -> str:
-    """Return what to give for a pattern of files, or for shards in a storage; "" for a path."""
-    is_tar = text.lower().endswith(".tar")
-    fields = "type=webdataset,shards" if is_tar else "type=table,files"
-    if ADDRESS.match(text):
-        return f"is an address; give '{fields}={text}'" if is_tar else ""
-    return f"is a pattern; give '{fields}={text}'" if re.search(r"[*?{]", text) else ""
 
 
 def _taken(text: str, dataset: Dataset) -> Dataset:
@@ -329,7 +334,7 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
         if len(names) == 1 and (path := Path(names[0].removeprefix("@"))).is_file():
             say(f"--classes: {names[0]} is taken as a name; to read it, --classes-file {path}")
         return names
-    from contrastive.datasets.text_decoding import read_lines, text_problem
+    from contrastive.datasets.tables.text_decoding import read_lines, text_problem
 
     names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}
     for number, name in names.items():

@@ -29,8 +29,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate an image for a prompt by gradient ascent; Ctrl-C keeps the best so far."""
-    from contrastive.data.folders import check_writable, named_file
     from contrastive.data.images import SUFFIXES
+    from contrastive.data.storage.folders import check_writable, named_file
 
     check_writable(output, SUFFIXES, what="image")  # before minutes of work
     loaded = Context(model, device=device, trusted=trusted).model

@@ -11,7 +11,7 @@ import typer
 
 from contrastive.config.extras import require
 from contrastive.console import printable
-from contrastive.data.folders import check_writable, check_writable_folder
+from contrastive.data.storage.folders import check_writable, check_writable_folder
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

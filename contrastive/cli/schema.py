@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.options import Limit
-from contrastive.data.folders import named_file
+from contrastive.data.storage.folders import named_file
 from contrastive.errors import SpecError
 
 

@@ -112,7 +112,7 @@ def _stored(folder: Path, upgrade: bool, trusted: bool, as_json: bool) -> None:
 def _upgrade_spec(path: Path, output: Path, trusted: bool, as_json: bool) -> None:
     from contrastive.config.stored import MANIFEST, SPECS
     from contrastive.config.upgrade import upgrade_file
-    from contrastive.data.folders import check_writable
+    from contrastive.data.storage.folders import check_writable
     from contrastive.spec import kind_of_spec
 
     if path.name in SPECS and (path.parent / MANIFEST).exists():  # which has the file's SHA-256

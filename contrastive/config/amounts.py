@@ -6,6 +6,7 @@ import re
 
 from contrastive.errors import SpecError
 
+GB = 10**9
 UNITS = {
     "": 1,
     **{unit: 1000**power for power, unit in enumerate("kmgt", 1)},

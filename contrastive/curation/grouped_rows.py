@@ -14,8 +14,8 @@ import numpy as np
 
 from contrastive.curation.tar_shards import Members, members_of
 from contrastive.data.bad_rows import BadRows, bad_rows_of
-from contrastive.data.column_kinds import Coded, FilePaths, StoredImages
-from contrastive.data.columns import Columns, ids_of, in_tuples
+from contrastive.data.columns import ids_of, keys_in
+from contrastive.data.equal_values import distinct, value_codes
 from contrastive.data.images import StoredImage
 from contrastive.data.samples import NOT_MODALITIES, Sample, rows_of
 from contrastive.data.url_images import AT_ONCE, UrlImage
@@ -48,36 +48,15 @@ class Split(NamedTuple):
 def grouped(name: str, samples: Samples) -> Split:
     """Put the rows of an image together, at the place of the first."""
     rows = rows_of(samples, needs_ids=False)
-    known = rows.columns if isinstance(rows, Columns) else {key for row in rows for key in row}
-    modalities = sorted({*known} - {*NOT_MODALITIES, "text"})
-    codes = [_codes(rows, key) for key in modalities]
+    modalities = sorted({*keys_in(rows)} - {*NOT_MODALITIES, "text"})
+    codes = [value_codes(rows, key, _name) for key in modalities]
     # a row of a text alone is a sample
     alone_N = np.all([code < 0 for code in codes] or [np.ones(len(rows), np.bool_)], axis=0)
-    same_N = np.where(alone_N, np.arange(len(rows)) + 1, 0)
-    for code in (*codes, _codes(rows, "label"), ids_of(rows)):
-        _, dense_N = np.unique(code, return_inverse=True)
-        _, same_N = np.unique(same_N * len(rows) + dense_N, return_inverse=True)
-    _, first_S, which_N = np.unique(same_N, return_index=True, return_inverse=True)
-    order_N = np.argsort(first_S[which_N], kind="stable")
-    ends_S = np.cumsum(np.bincount(which_N)[np.argsort(first_S)])
+    own_N = np.where(alone_N, np.arange(len(rows)) + 1, 0)
+    found = distinct(own_N, *codes, value_codes(rows, "label", _name), ids_of(rows))
+    order_N = np.argsort(found.which_N, kind="stable")
+    ends_S = np.cumsum(np.bincount(found.which_N))
     return Split(name, rows, order_N, ends_S, bad_rows_of(samples).copy())
-
-
-def _codes(rows: Sequence[Sample], key: str) -> np.ndarray:
-    """Return a number for what each row has under a key, equal for equal values, -1 for none."""
-    if isinstance(rows, Columns) and key in rows.columns:
-        column = rows.columns[key]
-        if isinstance(column, Coded):
-            return column.codes_M[rows.rows_N].astype(np.int64)
-        if isinstance(column, (FilePaths, StoredImages)):
-            return rows.rows_N.astype(np.int64)
-    known: dict[object, int] = {}
-    values = (value for some in in_tuples(rows, (key,)) for (value,) in some)
-    return np.fromiter(
-        (-1 if each is None else known.setdefault(_name(each), len(known)) for each in values),
-        np.int64,
-        len(rows),
-    )
 
 
 def _name(value: object) -> object:

@@ -17,11 +17,11 @@ from urllib.parse import unquote
 
 from contrastive.config.arguments import address_in, path_of
 from contrastive.console import say
-from contrastive.data.atomic_files import flush_folder, replace_file
-from contrastive.data.file_locks import locked
-from contrastive.data.folders import check_writable_folder, named_file
-from contrastive.data.remote_folders import RemoteFolder, remote_folder
-from contrastive.datasets.shard_lists import UNFINISHED
+from contrastive.data.storage.atomic_files import flush_folder, replace_file
+from contrastive.data.storage.file_locks import locked
+from contrastive.data.storage.folders import check_writable_folder, named_file
+from contrastive.data.storage.remote_folders import RemoteFolder, remote_folder
+from contrastive.datasets.shards.lists import UNFINISHED
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

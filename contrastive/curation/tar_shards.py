@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import Image
 
-from contrastive.data.folders import named_file
 from contrastive.data.images import FORMATS, StoredImage, bytes_or_path, encoded, open_image
 from contrastive.data.sample_forms import is_content
 from contrastive.data.samples import NOT_MODALITIES
+from contrastive.data.storage.folders import named_file
 from contrastive.errors import BadSample, a_type, reason_of
 
 if TYPE_CHECKING:

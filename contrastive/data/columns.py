@@ -178,6 +178,24 @@ def chosen(values: Sequence[Any], indices: Sequence[int] | np.ndarray) -> list[A
     return [values[i] for i in indices]
 
 
+def some_values(values: Sequence[Any], indices: Sequence[int] | np.ndarray) -> Sequence[Any]:
+    """Return some of the values that ``values_of`` gave, in the form that they have."""
+    if isinstance(values, Values):
+        return Values(values.column, values.rows_N[indices])
+    return [values[i] for i in indices]
+
+
+def keys_in(rows: Sequence[Row]) -> list[str]:
+    """Return the keys that rows have, in the order in which they come."""
+    if isinstance(rows, Columns):
+        return [key for key in rows.columns if key not in rows.sparse or _any_has(rows, key)]
+    return [*dict.fromkeys(key for row in rows for key in row)]
+
+
+def _any_has(rows: Columns, key: str) -> bool:
+    return any(value is not None for value in values_of(rows, key))
+
+
 def in_tuples(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
     """Yield what rows have under some keys, None where they have nothing, some rows at a time."""
     for first in range(0, len(rows), MADE_TOGETHER):

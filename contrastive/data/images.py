@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from contrastive.config.local_files import read_bounded, too_large
-from contrastive.data.folders import files_below
+from contrastive.data.storage.folders import files_below
 from contrastive.errors import BadSample, ContrastiveError, a_type, reason_of
 
 if TYPE_CHECKING:

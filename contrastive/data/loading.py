@@ -130,27 +130,6 @@ def merge(parts: Sequence[Prepared]) -> Prepared:
     )
 
 
-def prepared_batches(
-    samples: Sequence[Any],
-    indices: Sequence[int],
-    preprocess: Preprocess,
-    *,
-    batch_size: int,
-    workers: int = 0,
-) -> Iterator[Prepared]:
-    """Yield ``samples[indices]`` in batches, in order."""
-    yield from in_groups(_PrepareRows(samples, preprocess), indices, batch_size, workers=workers)
-
-
-@dataclass(frozen=True)
-class _PrepareRows:
-    samples: Sequence[Any]
-    preprocess: Preprocess
-
-    def __getitem__(self, group: list[int]) -> Prepared:
-        return prepare(self.preprocess, [self.samples[i] for i in group], group)
-
-
 def uniform_batches(
     samples: Sequence[Any],
     indices: Sequence[int],

@@ -21,9 +21,9 @@ import numpy as np
 from contrastive.config.local_files import ADDRESS, cache_folder, too_large
 from contrastive.data.column_kinds import StoredImages, through_shared_memory
 from contrastive.data.content_index import PartsOfFile
-from contrastive.data.file_cache import file_cache
 from contrastive.data.images import MAX_BYTES, StoredImage
-from contrastive.data.remote_folders import StorageError, remote_folder
+from contrastive.data.storage.file_cache import file_cache
+from contrastive.data.storage.remote_folders import StorageError, remote_folder
 from contrastive.data.tar_members import header_within
 from contrastive.errors import BadSample, DataError, reason_of
 

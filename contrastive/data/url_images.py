@@ -14,9 +14,9 @@ from PIL import Image
 
 from contrastive.data.column_kinds import StoredImages, Strings, through_shared_memory
 from contrastive.data.content_index import PartsOfFile, content_index, file_hash
-from contrastive.data.file_cache import file_cache
-from contrastive.data.guarded_http import Fetched, FetchError, fetch, shown
 from contrastive.data.images import FORMATS, MAX_BYTES, StoredImage
+from contrastive.data.storage.file_cache import file_cache
+from contrastive.data.storage.guarded_http import Fetched, FetchError, fetch, shown
 from contrastive.errors import BadSample
 
 if TYPE_CHECKING:

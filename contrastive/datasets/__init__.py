@@ -142,9 +142,9 @@ class Flickr30k(Dataset):
 
     def _reader(self) -> SplitReader:
         if self.source == "hub":
-            from contrastive.datasets.flickr30k_hub import reader
+            from contrastive.datasets.flickr30k.hub import reader
         else:
-            from contrastive.datasets.flickr30k import reader
+            from contrastive.datasets.flickr30k.reader import reader
 
         return reader(self)
 
@@ -301,7 +301,7 @@ class WebDataset(Dataset):
         return self._reader()(split, purpose=purpose)
 
     def _reader(self) -> SplitReader:
-        from contrastive.datasets.webdataset import reader
+        from contrastive.datasets.shards.webdataset import reader
 
         return reader(self)
 
@@ -381,5 +381,5 @@ def __getattr__(name: str) -> type[Dataset]:
 
 
 # files of their own, which need what stands above
-from contrastive.datasets.mix_config import Mix as Mix  # noqa: E402
-from contrastive.datasets.table_config import Table as Table  # noqa: E402
+from contrastive.datasets.mix.config import Mix as Mix  # noqa: E402
+from contrastive.datasets.tables.config import Table as Table  # noqa: E402

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contrastive.data.folders import readable_folder
+from contrastive.config.local_files import ADDRESS
 from contrastive.data.images import images_below
+from contrastive.data.storage.folders import readable_folder
 from contrastive.datasets import ClassFolders, Flickr30k, ImageFolder, Table, WebDataset
 from contrastive.datasets.known_files import (
     ANNOTATIONS,
@@ -20,7 +21,7 @@ from contrastive.datasets.known_files import (
     images_by_split,
     other_table,
 )
-from contrastive.datasets.tables import FORMS, form_of, how_to_convert
+from contrastive.datasets.tables.forms import FORMS, form_of, how_to_convert
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,11 +74,19 @@ def dataset_of(file: Path) -> Dataset | None:
     Raises:
         DataError: it is a table that is not read.
     """
-    if file.suffix.lower() == ".tar":
-        return WebDataset(shards=file)
-    if form_of(file) in FORMS and form_of(file) not in (".json", ".txt"):
-        return Table(files=file)
+    if found := dataset_named(str(file)):
+        return found
     if convert := how_to_convert(file):
         msg = f"{file}: {convert}"
         raise DataError(msg)
+    return None
+
+
+def dataset_named(text: str) -> Dataset | None:
+    """Return the dataset that a file, a pattern or an address is by the end of its name."""
+    form = form_of(Path(text))
+    if form == ".tar":
+        return WebDataset(shards=text)
+    if form in FORMS and form not in (".json", ".txt") and not ADDRESS.match(text):
+        return Table(files=Path(text))
     return None

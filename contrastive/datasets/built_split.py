@@ -10,7 +10,7 @@ from contrastive.config.part_calls import call_part
 from contrastive.config.provenance import described, is_ours
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.samples import group_numbers, plain_rows
-from contrastive.datasets.caption_markup import tell_of_markup
+from contrastive.datasets.captions.markup import tell_of_markup
 from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.single_modality import RowList
 from contrastive.errors import DataError, a_type

@@ -14,9 +14,9 @@ from contrastive.console import say
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.column_kinds import Coded, Column, FilePaths, Integers, Objects, Strings
 from contrastive.data.columns import Columns, in_tuples
-from contrastive.data.folders import first_of, is_hidden, readable_folder
 from contrastive.data.images import SUFFIXES, images_below
-from contrastive.datasets.caption_table import Codes
+from contrastive.data.storage.folders import first_of, is_hidden, readable_folder
+from contrastive.datasets.captions.table import Codes
 from contrastive.datasets.class_names import tell_of_alike
 from contrastive.datasets.known_files import caption_table
 from contrastive.datasets.quoting import name_list, quoted

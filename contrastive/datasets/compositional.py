@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular
 from contrastive.data.bad_rows import BadRows
-from contrastive.data.folders import files_below, readable_folder
+from contrastive.data.storage.folders import files_below, readable_folder
 from contrastive.datasets.file_index import FileIndex, leaves_folder
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.tables import read_table
-from contrastive.datasets.text_decoding import read_json, text_problem
+from contrastive.datasets.tables.forms import read_table
+from contrastive.datasets.tables.text_decoding import read_json, text_problem
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:

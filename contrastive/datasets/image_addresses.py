@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from contrastive.config.amounts import GB
 from contrastive.console import say
 from contrastive.data.column_kinds import Column, Objects, Strings
 from contrastive.data.url_images import UrlImage, UrlImages
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 HTTP = re.compile(r"https?://", re.IGNORECASE)
 URL_COLUMNS = ("url", "image_url", "urls")
 """Columns that are taken for addresses of images, where there is none of files."""
-GB_BYTES = 10**9
 
 
 class FilesAndAddresses(FileIndex):
@@ -28,7 +28,7 @@ class FilesAndAddresses(FileIndex):
     ) -> None:
         """Look for files in ``places`` below the folder; addresses are not asked yet."""
         super().__init__(folder, places)
-        self.private, self.cache_bytes = private, int(cache_gb * GB_BYTES)
+        self.private, self.cache_bytes = private, int(cache_gb * GB)
 
     def is_address(self, name: str) -> bool:
         """Whether a name is an address from which an image is fetched."""
@@ -45,7 +45,7 @@ class FilesAndAddresses(FileIndex):
         addresses = sum(bool(place) and self.is_address(str(place)) for place in places)
         if not addresses:
             return super().column(places)
-        kept = f"copies are kept, of {self.cache_bytes / GB_BYTES:g} GB at most"
+        kept = f"copies are kept, of {self.cache_bytes / GB:g} GB at most"
         say(f"{self.folder}: images by address, {addresses:,}, are fetched when needed; {kept}")
         if addresses == sum(map(bool, places)):
             texts = Strings.of(place or "" for place in places)

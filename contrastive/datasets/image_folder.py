@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from contrastive.config.garbage import garbage_later
 from contrastive.config.local_files import ADDRESS
 from contrastive.console import say
-from contrastive.data.folders import readable_folder
 from contrastive.data.images import SUFFIXES, images_below
-from contrastive.datasets.caption_cells import CaptionReader
-from contrastive.datasets.caption_rows import Row
-from contrastive.datasets.caption_table import CaptionTable
-from contrastive.datasets.conversations import CONVERSATIONS, IMAGE_LISTS
+from contrastive.data.storage.folders import readable_folder
+from contrastive.datasets.captions.cells import CaptionReader
+from contrastive.datasets.captions.conversations import CONVERSATIONS, IMAGE_LISTS
+from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.table import CaptionTable
 from contrastive.datasets.file_index import leaves_folder
 from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.known_files import (
@@ -37,10 +37,10 @@ from contrastive.datasets.splits import (
     split_of,
     tell_of_others,
 )
-from contrastive.datasets.table_columns import choose_columns, is_no_caption, text_of
-from contrastive.datasets.tables import OF_ARROW, form_of, images_inside, read_blocks
-from contrastive.datasets.text_decoding import read_lines
-from contrastive.datasets.text_tables import DELIMITERS, TableRecord, records_of
+from contrastive.datasets.tables.columns import choose_columns, is_no_caption, text_of
+from contrastive.datasets.tables.forms import OF_ARROW, form_of, images_inside, read_blocks
+from contrastive.datasets.tables.text_decoding import read_lines
+from contrastive.datasets.tables.text_tables import DELIMITERS, TableRecord, records_of
 from contrastive.errors import BadSample, DataError
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
     from contrastive.data.columns import Columns
     from contrastive.datasets import ImageFolder, Purpose, SplitReader
-    from contrastive.datasets.caption_cells import GroupOf
-    from contrastive.datasets.caption_table import Captions
-    from contrastive.datasets.text_tables import Blocks
+    from contrastive.datasets.captions.cells import GroupOf
+    from contrastive.datasets.captions.table import Captions
+    from contrastive.datasets.tables.text_tables import Blocks
 
 COLUMNS = {
     "image": ("image", "file_name", "filename", "filepath", IMAGE_LISTS),

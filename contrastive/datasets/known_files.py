@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contrastive.data.folders import folders_below
 from contrastive.data.images import SUFFIXES
+from contrastive.data.storage.folders import folders_below
 from contrastive.datasets.splits import split_folders
-from contrastive.datasets.tables import OF_ARROW, OTHER_FORMS
+from contrastive.datasets.tables.forms import OF_ARROW, OTHER_FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,10 +14,10 @@ from contrastive.data.bad_rows import BadRows
 from contrastive.data.column_kinds import Column, Integers, Numbered, Strings, StringsBuilder
 from contrastive.data.columns import Columns
 from contrastive.data.images import images_below
-from contrastive.datasets.caption_markup import tell_of_markup
+from contrastive.datasets.captions.markup import tell_of_markup
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.splits import SPLITS, split_of, those_there
-from contrastive.datasets.text_decoding import read_lines, text_problem
+from contrastive.datasets.tables.text_decoding import read_lines, text_problem
 from contrastive.errors import DataError, EmptySplit, UnknownSplit
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from contrastive.console import say
-from contrastive.data.folders import first_of
+from contrastive.data.storage.folders import first_of
 from contrastive.datasets.quoting import name_list, quoted
 
 if TYPE_CHECKING:

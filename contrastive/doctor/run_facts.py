@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from contrastive.data.columns import ids_of, in_tuples
-from contrastive.data.content_hash import short_key
+from contrastive.data.columns import ids_of, in_tuples, values_of
+from contrastive.data.content_hash import short_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +38,9 @@ def caption_facts(rows: Sequence[Sample], batch: int, *, read: bool = True) -> C
         for count in ids.values():
             share = (total - count) / others
             met += count * (1 - (1 - share) ** (batch - 1))
-    sizes: Counter[int] = Counter(group_sizes.tolist())
-    floor = sum(m * n * math.log1p((batch - 1) * (n - 1) / others) for n, m in sizes.items())
+    sizes, counts = np.unique(group_sizes, return_counts=True)
+    least = np.log1p((batch - 1) * (sizes - 1) / others)
+    floor = float((counts * sizes * least).sum())
     return {
         "rows": len(rows),
         "groups": len(group_sizes),
@@ -60,17 +60,14 @@ def shared_facts(
     captions stand in training at one group, the same, and at no other: then it is that group's
     image, saved anew. One caption, such as a template with the name of a class, says nothing.
     """
-    hashes = {modality: set(cast("list[int]", keys.tolist())) for modality, keys in seen.items()}
     captions: dict[int, set[str]] = defaultdict(set)
-    sources: dict[int, str] = {}
+    for group, text in _captions(held_out):
+        captions[group].add(_words(text))
+    groups_N = ids_of(held_out)
     by_sample: set[int] = set()
-    for row in held_out:
-        group = int(row["id"])
-        sources.setdefault(group, str(row.get("source", f"id {group}")))
-        if isinstance(text := row.get("text"), str):
-            captions[group].add(_words(text))
-        if any(short_key(row[m], m) in keys for m, keys in hashes.items()):
-            by_sample.add(group)
+    for modality, keys in seen.items():
+        is_seen_N = np.isin(short_keys(values_of(held_out, modality), modality), keys.numpy())
+        by_sample |= {*cast("list[int]", groups_N[is_seen_N].tolist())}
     wanted = {text for texts in captions.values() for text in texts}
     ids_by_text: dict[str, set[int]] = defaultdict(set)
     for group, text in _captions(training):
@@ -82,11 +79,15 @@ def shared_facts(
         if max(Counter(one for ids in alone for one in ids).values(), default=0) >= 2:
             by_captions.add(group)
     known = by_sample | by_captions
+    first = ""
+    if known:
+        row = held_out[int((groups_N == min(known)).argmax())]
+        first = str(row.get("source", f"id {min(known)}"))
     return {
-        "groups": len(sources),
+        "groups": len(np.unique(groups_N)),
         "known": len(known),
         "by_sample": len(by_sample),
-        "first": sources[min(known)] if known else "",
+        "first": first,
     }
 
 
@@ -106,7 +107,7 @@ def _at_several_ids(rows: Sequence[Sample]) -> dict[str, Counter[int]]:
     order = np.lexsort((ids, codes))
     ordered, group = codes[order], ids[order]
     differs = (ordered[1:] == ordered[:-1]) & (group[1:] != group[:-1])
-    several = np.isin(codes, ordered[1:][differs]).tolist()
+    several = np.isin(codes, ordered[1:][differs])
     found: dict[str, Counter[int]] = defaultdict(Counter)
     for (at, text), is_one in zip(_captions(rows), several, strict=True):
         if is_one:

@@ -63,11 +63,12 @@ def examine(folder: Path, run: RunSpec | None) -> tuple[list[Finding], list[str]
 
 def _final_split(folder: Path, run: RunSpec) -> SharedFacts:
     from contrastive.data.samples import rows_of
-    from contrastive.datasets.built_split import build_split
+    from contrastive.datasets.built_split import split_reader
     from contrastive.doctor.run_facts import shared_facts
     from contrastive.model.loading import find_model, stored_samples
     from contrastive.model.saved_folder import open_folder
 
     seen = stored_samples(open_folder(find_model(folder)))
-    training = rows_of(build_split(run.data, run.training.split, purpose="training"))
-    return shared_facts(training, rows_of(build_split(run.data, run.evaluation.final_split)), seen)
+    read = split_reader(run.data)  # which reads what splits share once
+    training = rows_of(read(run.training.split, purpose="training"))
+    return shared_facts(training, rows_of(read(run.evaluation.final_split)), seen)

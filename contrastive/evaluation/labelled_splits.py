@@ -178,7 +178,7 @@ def _labelled_rows(
         raise DataError(msg)
     known = {*classes}
     first: list[dict[str, Any]] = []
-    for indices in distinct_rows(rows, modality):
+    for indices in distinct_rows(rows, modality).several():
         row = rows[indices[0]]
         labels = {rows[index].get("label", "") for index in indices}
         if flaw := _flaw_of(labels, known):

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, cast
 
 from contrastive.config.arguments import path_of
 from contrastive.config.local_files import cache_folder, check_regular, read_bounded
-from contrastive.data.file_cache import DIGITS, copies_in
-from contrastive.data.file_locks import unused
+from contrastive.data.storage.file_cache import DIGITS, copies_in
+from contrastive.data.storage.file_locks import unused
 from contrastive.errors import DataError, reason_of
 from contrastive.features.key_index import is_run
 from contrastive.features.parts import RECORD, names_of, part_numbers

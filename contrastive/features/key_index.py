@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from contrastive.config.local_files import check_regular
-from contrastive.data.atomic_files import flush_folder, write
+from contrastive.data.storage.atomic_files import flush_folder, write
 from contrastive.features.parts import (
     RECORD,
     Parts,

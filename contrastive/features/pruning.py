@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.amounts import byte_count, seconds_of
-from contrastive.data.file_locks import unused
+from contrastive.data.storage.file_locks import unused
 from contrastive.errors import SpecError
 from contrastive.features.inventory import CachedEncoder, Copy, is_ours, list_cache
 from contrastive.features.store import ABOUT

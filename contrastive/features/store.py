@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contrastive.config.local_files import read_bounded
-from contrastive.data.atomic_files import flush_folder, replace_file, write_all
-from contrastive.data.file_locks import InUse, locked
+from contrastive.data.storage.atomic_files import flush_folder, replace_file, write_all
+from contrastive.data.storage.file_locks import InUse, locked
 from contrastive.features import key_index, parts
 from contrastive.features.key_index import KeyIndex, heads_of, key_bytes
 from contrastive.features.parts import (

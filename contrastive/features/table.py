@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.data.file_locks import InUse
+    from contrastive.data.storage.file_locks import InUse
 
 
 @dataclass(frozen=True)

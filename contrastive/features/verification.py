@@ -15,7 +15,7 @@ import numpy as np
 
 from contrastive.config.local_files import check_regular
 from contrastive.console import bar
-from contrastive.data.file_locks import locked
+from contrastive.data.storage.file_locks import locked
 from contrastive.errors import reason_of
 from contrastive.features.inventory import INDEX, description_of, list_cache
 from contrastive.features.key_index import have_keys, heads_of, key_bytes, run_names, run_of

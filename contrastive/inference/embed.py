@@ -13,13 +13,14 @@ from safetensors.torch import save as tensors_to_bytes
 from contrastive.config.arguments import check_model, count, path_of
 from contrastive.config.extras import require
 from contrastive.console import bar, say, say_omission
-from contrastive.data.atomic_files import replace_file
 from contrastive.data.bad_rows import BadRows, bad_rows_of
-from contrastive.data.content_hash import sample_key
-from contrastive.data.folders import check_writable_folder
+from contrastive.data.columns import ids_of, keys_in, some_values, values_of
+from contrastive.data.content_hash import keys_of
 from contrastive.data.images import StoredImage
 from contrastive.data.samples import check_modalities, rows_of
-from contrastive.errors import BadSample, DataError, SpecError
+from contrastive.data.storage.atomic_files import replace_file
+from contrastive.data.storage.folders import check_writable_folder
+from contrastive.errors import DataError, SpecError
 from contrastive.inference.embed_distinct import distinct_rows, embed_modality
 from contrastive.inference.embedding_folder import (
     ABOUT,
@@ -34,12 +35,15 @@ from contrastive.nn.fingerprint import weights_fingerprint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from contrastive.data.samples import Sample, Samples
     from contrastive.features.cache import FeatureCache
     from contrastive.inference.embedding_folder import Quantize
     from contrastive.model.model import ContrastiveModel
 
 SHARD_ROWS = 8192
+HASHED_TOGETHER = 1 << 16  # samples whose keys are held at a time
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ class Plan:
 
     folder: EmbeddingFolder
     rows: Sequence[Sample]
-    distinct: dict[str, list[int]]
+    distinct: dict[str, np.ndarray]
     """By modality, the first row of each distinct sample."""
 
     def job(self, modality: str, number: int) -> Job:
         """Return the work on one of the folder's shards."""
-        rows = self.distinct[modality][number * SHARD_ROWS : (number + 1) * SHARD_ROWS]
+        own_Q = self.distinct[modality][number * SHARD_ROWS : (number + 1) * SHARD_ROWS]
+        rows: list[int] = own_Q.tolist()
         wanted = {modality, "id", "source"}
         samples = [{k: v for k, v in self.rows[i].items() if k in wanted} for i in rows]
         return Job(modality, number, rows, samples)
@@ -143,14 +148,12 @@ def plan_embedding(
         raise DataError(msg)
     for line in bad_rows_of(samples).lines:
         say_omission(line)
-    known = {name for row in rows for name in row}
+    known = keys_in(rows)
     modalities = [modality for modality in model.towers if modality in known]
     check_modalities(rows, modalities or [*model.towers], remedy="give other data")
     if others := [modality for modality in model.towers if modality not in known]:
         say(f"not embedded: {', '.join(others)}, of which the data have none")
-    distinct = {
-        modality: [first for first, *_ in distinct_rows(rows, modality)] for modality in modalities
-    }
+    distinct = {modality: distinct_rows(rows, modality).first_Q for modality in modalities}
     written = _folder(path_of("folder", folder), model, rows, distinct, form)
     return Plan(written, rows, distinct)
 
@@ -171,7 +174,7 @@ def _folder(
     path: Path,
     model: ContrastiveModel,
     rows: Sequence[Sample],
-    distinct: dict[str, list[int]],
+    distinct: dict[str, np.ndarray],
     form: Form,
 ) -> EmbeddingFolder:
     """Make the folder, or open one that was begun with the same model, data and form."""
@@ -202,16 +205,23 @@ def _folder(
     return EmbeddingFolder(path)
 
 
-def _data_fingerprint(rows: Sequence[Sample], distinct: dict[str, list[int]]) -> str:
+def _data_fingerprint(rows: Sequence[Sample], distinct: dict[str, np.ndarray]) -> str:
     """Return a hash of the contents and ids of all samples."""
     total = hashlib.sha256()
+    ids_N = ids_of(rows)
     for modality, first in distinct.items():
-        for row in first:
-            try:
-                key = sample_key(rows[row][modality], modality)
-            except BadSample as problem:
-                key = str(problem).encode()
-            total.update(f"{modality}\0{row}\0{rows[row]['id']}\0".encode() + key)
+        samples = values_of(rows, modality)
+        for start in range(0, len(first), HASHED_TOGETHER):
+            places = first[start : start + HASHED_TOGETHER]
+            found = keys_of(some_values(samples, places), modality)
+            keys = [key.tobytes() for key in found.keys_D]
+            for which, problem in found.problems.items():
+                keys[which] = problem.encode()
+            ids = ids_N[places].tolist()
+            for row, number, which in zip(
+                places.tolist(), ids, found.which_N.tolist(), strict=True
+            ):
+                total.update(f"{modality}\0{row}\0{number}\0".encode() + keys[which])
     return total.hexdigest()
 
 

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.data.column_kinds import Coded
-from contrastive.data.columns import Values, chosen, ids_of, values_of
+from contrastive.data.columns import chosen, ids_of, values_of
 from contrastive.data.content_hash import sample_key
+from contrastive.data.equal_values import Distinct, distinct, value_codes
 from contrastive.data.images import StoredImage
 from contrastive.errors import BadSample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Sequence
 
     from contrastive.data.bad_rows import BadRows
     from contrastive.features.cache import FeatureCache
@@ -43,14 +44,15 @@ def embed_modality(
     workers: int = 0,
 ) -> EmbeddedModality:
     """Embed each distinct sample of a modality once: an image with five captions is one image."""
-    indices = distinct_rows(rows, modality)
-    first = [rows_of_it[0] for rows_of_it in indices]
+    found = distinct_rows(rows, modality)
+    first: list[int] = found.first_Q.tolist()
+    times: list[int] = np.bincount(found.which_N).tolist()
     bad: set[int] = set()
 
     def note(index: int, problem: str) -> None:
         bad.add(index)
         source = str(rows[first[index]].get("source", ""))
-        bad_rows.report(source, problem, rows=len(indices[index]))
+        bad_rows.report(source, problem, rows=times[index])
 
     embeddings = model.embed(
         modality,
@@ -64,23 +66,15 @@ def embed_modality(
     return EmbeddedModality(embeddings[good], ids, [first[i] for i in good])
 
 
-def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> list[list[int]]:
-    """Return the rows in which each distinct sample of each group stands."""
-    distinct: dict[tuple[int, Any], list[int]] = {}
-    for i, key in enumerate(zip(ids_of(rows).tolist(), _names(rows, modality), strict=True)):
-        distinct.setdefault(key, []).append(i)
-    return list(distinct.values())
+def distinct_rows(rows: Sequence[dict[str, Any]], modality: str) -> Distinct:
+    """Tell rows apart by their samples and their groups."""
 
-
-def _names(rows: Sequence[dict[str, Any]], modality: str) -> Iterator[Any]:
-    """Yield what is equal for equal samples."""
-    samples = values_of(rows, modality)
-    if isinstance(samples, Values) and isinstance(samples.column, Coded):
-        yield from samples.distinct()[1].tolist()
-        return
-    for i, sample in enumerate(samples):
-        by_value = isinstance(sample, (str, bytes, Path, StoredImage))
+    def name(sample: Any) -> Hashable:
+        if isinstance(sample, (str, bytes, Path, StoredImage)):
+            return sample
         try:
-            yield sample if by_value else sample_key(sample, modality)
+            return sample_key(sample, modality)
         except BadSample:  # which is told when it is encoded
-            yield i
+            return object()
+
+    return distinct(ids_of(rows), value_codes(rows, modality, name))

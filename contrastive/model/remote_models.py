@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 from contrastive.config.arguments import address_in, path_of
 from contrastive.config.local_files import cache_folder
 from contrastive.console import say
-from contrastive.data.atomic_files import BUILT, beside, discard, put
-from contrastive.data.file_locks import locked
-from contrastive.data.remote_folders import CHECK_STORAGE, RemoteFolder, StorageError, remote_folder
+from contrastive.data.storage.atomic_files import BUILT, beside, discard, put
+from contrastive.data.storage.file_locks import locked
+from contrastive.data.storage.remote_folders import (
+    CHECK_STORAGE,
+    RemoteFolder,
+    StorageError,
+    remote_folder,
+)
 from contrastive.errors import SpecError, WeightsError
 from contrastive.model.run_checkpoints import checkpoints_of, step_in
 from contrastive.model.saved_files import NAME, Listed, Manifest, read_json, shaped

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from contrastive.console import say
-from contrastive.data.atomic_files import leftovers
+from contrastive.data.storage.atomic_files import leftovers
 from contrastive.model.saved_folder import (
     SavedFolder,
     is_whole,

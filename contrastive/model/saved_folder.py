@@ -2,9 +2,10 @@
 
 ``manifest.json`` has the size and SHA-256 of each file; it is written last and deleted first. A
 folder is built beside its place, flushed to the disk and exchanged with the previous one, so that
-a crash or a full disk leaves one of the two, whole (``contrastive.data.atomic_files``). It is
-verified when it is first read, once in a process. Nothing in it is ever unpickled. Only files that
-a manifest lists are ever deleted; where it is damaged, only those by the names that a model has.
+a crash or a full disk leaves one of the two, whole (``contrastive.data.storage.atomic_files``).
+It is verified when it is first read, once in a process. Nothing in it is ever unpickled. Only
+files that a manifest lists are ever deleted; where it is damaged, only those by the names that a
+model has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.config.stored import MANIFEST
-from contrastive.data.atomic_files import (
+from contrastive.data.storage.atomic_files import (
     BUILT,
     DROPPED,
     beside,

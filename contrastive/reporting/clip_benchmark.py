@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive.data.atomic_files import replace_file
-from contrastive.data.folders import named_file
+from contrastive.data.storage.atomic_files import replace_file
+from contrastive.data.storage.folders import named_file
 from contrastive.datasets import ImageFolder
 
 if TYPE_CHECKING:

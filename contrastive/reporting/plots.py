@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from contrastive.config.extras import require
 from contrastive.console import printable
-from contrastive.data.folders import named_file
 from contrastive.data.images import ImageSource, open_image
+from contrastive.data.storage.folders import named_file
 from contrastive.errors import DataError
 from contrastive.reporting.run_log import read_log
 

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from contrastive.config.local_files import read_bounded
 from contrastive.console import say, say_omission
-from contrastive.data.atomic_files import link, replace_file, write_all
+from contrastive.data.storage.atomic_files import link, replace_file, write_all
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -18,9 +18,14 @@ from threading import Timer
 from typing import TYPE_CHECKING, cast
 
 from contrastive.console import say, tell
-from contrastive.data.atomic_files import link
-from contrastive.data.file_locks import locked
-from contrastive.data.remote_folders import CHECK_STORAGE, RemoteFolder, StorageError, remote_folder
+from contrastive.data.storage.atomic_files import link
+from contrastive.data.storage.file_locks import locked
+from contrastive.data.storage.remote_folders import (
+    CHECK_STORAGE,
+    RemoteFolder,
+    StorageError,
+    remote_folder,
+)
 from contrastive.errors import TrainingError, WeightsError
 from contrastive.model.remote_models import (
     CHECKPOINTS,

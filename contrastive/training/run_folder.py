@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from contrastive.config.arguments import address_in, path_of
 from contrastive.config.local_files import check_regular
 from contrastive.config.stored import is_stored
-from contrastive.data.file_locks import locked
+from contrastive.data.storage.file_locks import locked
 from contrastive.errors import TrainingError
 from contrastive.model.run_checkpoints import recover_run
 from contrastive.training.remote_output import staging_folder

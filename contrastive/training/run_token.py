@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from contrastive.console import say
-from contrastive.data.remote_folders import RemoteFolder, StorageError
+from contrastive.data.storage.remote_folders import RemoteFolder, StorageError
 
 NAME = ".contrastive.lock"
 LONGEST_TOKEN = 10_000  # bytes

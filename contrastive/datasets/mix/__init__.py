@@ -1,0 +1,1 @@
+"""Several datasets at once: the dataset ``mix``."""

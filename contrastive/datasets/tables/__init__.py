@@ -1,0 +1,1 @@
+"""Tables: the dataset ``table``, and what reads tables of every form for the others."""
