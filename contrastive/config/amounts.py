@@ -40,7 +40,8 @@ def seconds_of(name: str, given: float | str) -> float:
         return float(given)
     if isinstance(given, str) and (match := _AGE.fullmatch(given.strip().lower())):
         return float(match[1]) * SECONDS[match[2]]
-    msg = f"{name} is {given!r}; give seconds, or a time such as 30d (s, m, h, d, w)"
+    units = "a time with its unit, such as 30d (s, m, h, d, w)"
+    msg = f"{name} is {given!r}; give {'' if isinstance(given, str) else 'seconds, or '}{units}"
     raise SpecError(msg)
 
 
