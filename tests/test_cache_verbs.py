@@ -195,7 +195,8 @@ def test_it_asks_before_anything_is_deleted(place, command, monkeypatch, answer)
     ("options", "said"),
     [
         ([], "say what may go: --older-than 30d, --max-size 20GB or --outdated"),
-        (["--older-than", "soon"], "older_than is 'soon'; give seconds, or a time such as 30d"),
+        (["--older-than", "soon"], "older_than is 'soon'; give a time with its unit, such as 30d"),
+        (["--older-than", "30"], "older_than is '30'; give a time with its unit, such as 30d"),
         (["--max-size", "-1"], "max_size is '-1'; give bytes, or a size such as 50GB"),
         (["--max-size", "1e9"], "max_size is '1e9'; give bytes"),
     ],

@@ -17,7 +17,8 @@ from contrastive.data.frames import HubImage, library_of
 from contrastive.data.images import StoredImage, open_image
 from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import plain_rows, rows_of
-from contrastive.errors import BadSample, DataError
+from contrastive.datasets import Mix, Table
+from contrastive.errors import BadSample, DataError, SpecError
 from tests.toys import tiny_model
 
 LIBRARIES = ("pandas", "polars", "pyarrow", "datasets")
@@ -155,3 +156,21 @@ def test_other_modalities_and_kinds_of_values_stay_as_they_are():
     assert second["text"] is None or second["text"] != second["text"]
     image = pandas.DataFrame({"image": [Path("a.png")], "id": [2.0]})
     assert [*rows_of(image)] == [{"image": Path("a.png"), "id": 2, "source": "row 0"}]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_frame_in_place_of_a_dataset_is_told_what_to_write(library, tmp_path):
+    frame = frame_of(library, ROWS)
+    remedy = "write it to a Parquet file, and give "
+    with pytest.raises(SpecError, match=rf"^Table: files: a \w+ is no file; {remedy}that$"):
+        Table(files=frame)
+    with pytest.raises(SpecError, match=rf"datasets\.a: needs the kind dataset, not .*{remedy}Ta"):
+        Mix(datasets={"a": frame})
+    with pytest.raises(SpecError, match=rf"^data: needs a dataset, not .*; {remedy}Table\(f"):
+        contrastive.shard_data(frame, tmp_path / "shards")
+    file = tmp_path / "rows.parquet"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write = {"polars": "write_parquet", "pyarrow": ""}.get(library, "to_parquet")
+    getattr(frame, write)(file) if write else parquet.write_table(frame, file)
+    rows = Table(files=file, split_column="", holdout=0).build("train")
+    assert {row["text"] for row in rows} == {row["text"] for row in ROWS}

@@ -186,7 +186,7 @@ def test_copies_are_told_of_with_the_way_on(copies, monkeypatch, command):
     (copies / "run.yaml").write_text(json.dumps(run))
     told = command("train", "run.yaml").err
     assert "16 of 24 image rows are copies of others with another id, which makes them neg" in told
-    assert "captions.csv:2 and captions.csv:3 are equal; for image-folder, data.group_by: " in told
+    assert "captions.csv:2 and captions.csv:3 are equal; a column of groups gives copies" in told
     rows = rows_of(ImageFolder(**data, group_by="content").build("train"))
     assert copies_in(rows, content_keys(rows, ["image"])) == []
 

@@ -13,7 +13,7 @@ UNITS = {
     **{f"{unit}i": 1024**power for power, unit in enumerate("kmgt", 1)},
 }
 LARGEST = 1e18  # bytes; more are a slip of the finger
-LONGEST = 1e12  # seconds
+MOST_SECONDS = 1e12  # seconds
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]i?)?b?", re.IGNORECASE)
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([smhdw])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -41,13 +41,15 @@ def seconds_of(name: str, given: float | str) -> float:
     Raises:
         SpecError: it is none; names the argument.
     """
-    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < LONGEST:
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < MOST_SECONDS:
         return float(given)
     if isinstance(given, str) and (match := _AGE.fullmatch(given.strip().lower())):
         seconds = float(match[1]) * SECONDS[match[2]]
-        if seconds < LONGEST:
+        if seconds < MOST_SECONDS:
             return seconds
-    msg = f"{name} is {given!r:.60}; give seconds, or a time such as 30d (s, m, h, d, w)"
+    units = "a time with its unit, such as 30d (s, m, h, d, w)"
+    what = "" if isinstance(given, str) else "seconds, or "
+    msg = f"{name} is {given!r:.60}; give {what}{units}"
     raise SpecError(msg)
 
 

@@ -159,4 +159,9 @@ def misplaced(value: object, wanted: str) -> str:
             f"needs {wanted}, not an nn.Module ({name}); ContrastiveModel.from_modules takes "
             "towers that are modules, a config class builds other parts (docs/write_a_plugin.md)"
         )
-    return f"needs {wanted}, not {name}" if isinstance(value, BaseModel) else ""
+    if isinstance(value, BaseModel):
+        return f"needs {wanted}, not {name}"
+    if any(hasattr(value, columns) for columns in ("columns", "column_names")):
+        remedy = "; write it to a Parquet file, and give Table(files=...)" * ("dataset" in wanted)
+        return f"needs {wanted}, not {name}{remedy}"  # whose truth and names mislead what follows
+    return ""

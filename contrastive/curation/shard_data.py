@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from contrastive.config.amounts import byte_count
 from contrastive.config.arguments import count
-from contrastive.config.mistakes import mistakes_of
+from contrastive.config.mistakes import misplaced, mistakes_of
 from contrastive.console import bar, say
 from contrastive.curation.grouped_rows import Split, grouped, prepared
 from contrastive.curation.shard_folder import PARTIAL, begun, note, opened_folder
@@ -122,6 +122,8 @@ def _dataset(data: Any) -> Dataset:
             return cast("Dataset", Dataset.choose(cast("object", data)))
     if isinstance(data, (RunSpec, Mapping, str, Path)):
         return run_spec(cast("Any", data)).data
+    if why := misplaced(data, "a dataset"):
+        raise SpecError(f"data: {why}")
     msg = f"data is {a_type(data)}; give a dataset, a run's spec, or the file of one"
     raise SpecError(msg)
 

@@ -160,7 +160,7 @@ def copies_in(rows: Sequence[dict[str, Any]], keys: dict[str, np.ndarray]) -> li
             one, other = (rows[i].get("source", f"row {i}") for i in pair)
             lines.append(
                 f"{len(copies)} of {len(rows)} {modality} rows are copies of others with another "
-                f"id, which makes them negatives of each other: {one} and {other} are equal; for "
-                "image-folder, data.group_by: content gives copies one id"
+                f"id, which makes them negatives of each other: {one} and {other} are equal; a "
+                "column of groups gives copies one id, or for image-folder data.group_by: content"
             )
     return lines

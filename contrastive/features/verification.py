@@ -52,9 +52,10 @@ class Damage:
 
 
 def verify_cache(folder: str | Path | None = None, *, repair: bool = False) -> list[Damage]:
-    """Read all that is in the cache, and return what is damaged.
+    """Read all features, their indexes and the index of files, and return what is damaged.
 
-    A damaged row is never used: it is computed again when it is needed.
+    A damaged row is never used: it is computed again when it is needed. Copies of remote files and
+    indexes of shards are not read.
 
     Args:
         folder: of the cache; if None, the user's own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contrastive.config.base import PathField
 from contrastive.config.bounds import Count
@@ -66,6 +66,16 @@ class Table(Dataset):
     """Training uses the first so many captions of an image; evaluation uses all."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the rows of a split that may be bad and left out."""
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _no_frame(cls, given: object) -> object:
+        from contrastive.data.frames import library_of
+
+        if library_of(given):  # pydantic would take the names of its columns for paths
+            msg = f"a {type(given).__name__} is no file; write it to a Parquet file, and give that"
+            raise ValueError(msg)
+        return given
 
     @model_validator(mode="after")
     def _has_files(self) -> Self:

@@ -165,7 +165,7 @@ class TableRows:
         if types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
             texts = [text_of(each) or None for each in cells.to_pylist()]
             return self.arrow.array(texts, wanted), {}
-        if str(kind) not in STRINGS:
+        if str(kind).removeprefix("large_").removesuffix("_view") not in ("string", "binary"):
             role = next(role for role, name in self.columns.items() if name == column)
             what = f"column {quoted(column)} holds {str(kind)[:80]}, not texts"
             remedy = f"name another as {role}_column, or '' for none"
@@ -224,9 +224,6 @@ class TableRows:
         parts = [np.ones(x, np.int32) if isinstance(x, int) else x for x in self.lengths]
         lengths = np.concatenate(parts)
         return None if (lengths == 1).all() else lengths
-
-
-STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
 
 def _is_list(kind: Any) -> bool:
