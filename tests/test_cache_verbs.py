@@ -11,7 +11,7 @@ from contrastive import list_cache, prune_cache, verify_cache
 from contrastive.cli import cache as verbs
 from contrastive.data.content_index import ContentIndex
 from contrastive.errors import ContrastiveError
-from contrastive.features import key_index
+from contrastive.features import key_index, verification
 from contrastive.features.store import FORMAT, Store
 
 DAY = 86_400
@@ -138,6 +138,22 @@ def test_what_a_link_leads_to_stays(place, tmp_path):
     assert place / "files" / "01" in found.others
     assert not prune_cache(place, max_size=0).in_use
     assert outside.read_bytes() == b"mine"
+
+
+def test_what_is_verified_is_not_deleted_meanwhile(place, monkeypatch):
+    real, kept = verification.description_of, set()
+
+    def read(folder):
+        kept.update(prune_cache(place, max_size=0).in_use)
+        return real(folder)
+
+    begun = place / "features" / ("0" * 32) / "lock"
+    begun.parent.mkdir()
+    begun.touch()  # as long as another process makes a store
+    monkeypatch.setattr(verification, "description_of", read)
+    stores = {each.folder for each in list_cache(place).encoders} - {begun.parent}
+    assert not verify_cache(place)
+    assert kept & stores
 
 
 def test_a_folder_that_has_but_a_file_of_that_name_stays(place):

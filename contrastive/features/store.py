@@ -67,7 +67,7 @@ class Store:
                 self._make(about)
                 self.use = InUse(self.folder / ABOUT, wait=PATIENCE)
                 break
-            except FileNotFoundError:  # another process has just deleted it
+            except (FileNotFoundError, FileExistsError):  # another process has just deleted it
                 if attempt == ATTEMPTS - 1:
                     raise
         with suppress(OSError):  # it may be read alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,9 @@ import numpy as np
 
 from contrastive.config.local_files import check_regular
 from contrastive.console import bar
-from contrastive.data.storage.file_locks import locked
+from contrastive.data.storage.file_locks import InUse, locked
 from contrastive.errors import reason_of
-from contrastive.features.inventory import INDEX, description_of, list_cache
+from contrastive.features.inventory import INDEX, LOCK, description_of, list_cache
 from contrastive.features.key_index import have_keys, heads_of, key_bytes, run_names, run_of
 from contrastive.features.parts import (
     RECORD,
@@ -82,6 +82,22 @@ def verify_cache(folder: str | Path | None = None, *, repair: bool = False) -> l
 
 
 def _of_store(folder: Path, *, repair: bool) -> Iterator[Damage]:
+    """Look through a store, which other processes do not delete meanwhile."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(closing(InUse(folder / ABOUT, wait=PATIENCE)))
+        except FileNotFoundError:
+            with suppress(OSError):
+                if {path.name for path in folder.iterdir()} <= {LOCK}:
+                    return  # another process makes it, or deletes it
+            if not folder.exists():
+                return
+        except OSError:  # which is told below, if it is read no better
+            pass
+        yield from _of_used_store(folder, repair=repair)
+
+
+def _of_used_store(folder: Path, *, repair: bool) -> Iterator[Damage]:
     try:
         width = int(description_of(folder)["out_dim"])
     except (OSError, ValueError) as error:
