@@ -41,7 +41,11 @@ def seconds_of(name: str, given: float | str) -> float:
     Raises:
         SpecError: it is none; names the argument.
     """
-    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < MOST_SECONDS:
+    if (
+        isinstance(given, (int, float))
+        and not isinstance(given, bool)
+        and 0 <= given < MOST_SECONDS
+    ):
         return float(given)
     if isinstance(given, str) and (match := _AGE.fullmatch(given.strip().lower())):
         seconds = float(match[1]) * SECONDS[match[2]]
