@@ -195,3 +195,16 @@ def test_one_column_says_where_the_images_are():
         ImageFolder(folder="web", image_column="image", url_column="url")
     with pytest.raises(SpecError, match="image_column and url_column both say where the images"):
         Table(files="web", image_column="image", url_column="url")
+
+
+def test_a_column_of_addresses_that_is_not_there_is_told_with_its_field(tmp_path):
+    (tmp_path / "captions.csv").write_text("link,text\nhttp://a.example/1.png,a dog\n")
+    wrong = {"url_column": "address"}
+    for data in (
+        Table(files=tmp_path / "captions.csv", **wrong),
+        ImageFolder(folder=tmp_path, **wrong),
+    ):
+        with pytest.raises(DataError, match=r"no column 'address'; .*; set url_column$"):
+            data.build("train")
+        right = data.model_copy(update={"url_column": "link", "holdout": 0})
+        assert len(right.build("train")) == 1

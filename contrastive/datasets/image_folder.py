@@ -208,6 +208,7 @@ def _opened(
     columns, blocks = read_blocks(table.path)
     given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
     given["image"] = given["image"] or config.url_column
+    given["url"] = config.url_column
     if not given["text"] and not {*COLUMNS["text"]} & {*map(str.lower, columns)}:
         columns, blocks = _with_captions(table.path, columns, blocks)
     chosen = _without_header(table.path, columns, given)

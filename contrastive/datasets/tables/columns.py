@@ -38,6 +38,7 @@ def choose_columns(
 
     Args:
         given: the name that a spec says, by role; "" does without a column that is not needed.
+            Under "url" stands that of the images, if it came from url_column.
         path: the table, for the message.
         columns: those that it has.
         usual: names by which each role is found otherwise.
@@ -70,7 +71,8 @@ def choose_columns(
             chosen[role] = fitting[0]
         elif asked or role in needed:
             missing.append(quoted(asked) if asked else " or ".join(names))
-            remedies.append(f"{role}_column")
+            is_url = role == "image" and given.get("url")
+            remedies.append("url_column" if is_url else f"{role}_column")
     if missing:
         remedy = f"set {' and '.join(remedies)}"
         if len(columns) == 1 < len(needed):

@@ -141,6 +141,7 @@ def _opened(file: File, config: Table) -> Opened:
     """
     given = {role: getattr(config, f"{role}_column") for role in USUAL}
     given["image"] = config.url_column or given["image"]
+    given["url"] = config.url_column
     if form_of(file.path) not in OF_ARROW:
         columns, _ = read_blocks(file.path)
         columns = numbered_captions(file.path, columns, given["text"], USUAL["text"])
