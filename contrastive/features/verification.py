@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import zlib
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from contrastive.config.local_files import check_regular
 from contrastive.console import bar
-from contrastive.data.storage.file_locks import InUse, locked
+from contrastive.data.storage.file_locks import PAUSE, InUse, locked
 from contrastive.errors import reason_of
 from contrastive.features.inventory import INDEX, LOCK, description_of, list_cache
 from contrastive.features.key_index import have_keys, heads_of, key_bytes, run_names, run_of
@@ -27,7 +28,7 @@ from contrastive.features.parts import (
     split_location,
     split_locations,
 )
-from contrastive.features.store import ABOUT, PATIENCE
+from contrastive.features.store import ABOUT, ATTEMPTS, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,16 +85,18 @@ def verify_cache(folder: str | Path | None = None, *, repair: bool = False) -> l
 def _of_store(folder: Path, *, repair: bool) -> Iterator[Damage]:
     """Look through a store, which other processes do not delete meanwhile."""
     with ExitStack() as stack:
-        try:
-            stack.enter_context(closing(InUse(folder / ABOUT, wait=PATIENCE)))
-        except FileNotFoundError:
-            with suppress(OSError):
-                if {path.name for path in folder.iterdir()} <= {LOCK}:
-                    return  # another process makes it, or deletes it
-            if not folder.exists():
+        for _ in range(ATTEMPTS):
+            try:
+                stack.enter_context(closing(InUse(folder / ABOUT, wait=PATIENCE)))
+                break
+            except FileNotFoundError:
+                with suppress(FileNotFoundError):
+                    if {path.name for path in folder.iterdir()} - {LOCK}:
+                        time.sleep(PAUSE)  # another process may make it, or delete it
+                        continue
                 return
-        except OSError:  # which is told below, if it is read no better
-            pass
+            except OSError:  # which is told below, if it is read no better
+                break
         yield from _of_used_store(folder, repair=repair)
 
 
