@@ -103,6 +103,10 @@ def test_a_file_of_a_saved_model_is_upgraded_with_its_folder(mine, command):
 READERS = {
     "model/saved_files.py": "saved folders: looked at, and of a shape",
     "datasets/tables/text_decoding.py": "captions",
+    "datasets/tables/table.py": "names of classes in the schema of a table",
+    "datasets/shards/index.py": "the header of our notes of a shard, which safetensors has read",
+    "curation/shard_folder.py": "checksums of the shards that we wrote",
+    "features/inventory.py": "what describes an encoder's features, to show it",
     "reporting/run_log.py": "lines of numbers",
     "plugin_tools/listing.py": "what a process of ours answers",
     "encoders/text.py": "what a tokenizer says of itself",

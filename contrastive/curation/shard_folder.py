@@ -69,7 +69,7 @@ class ShardFolder(ABC):
         content = self.read(name)
         if content is None:
             return None
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found: Any = json.loads(content)
             if isinstance(found, dict):
                 return cast("dict[str, Any]", found)

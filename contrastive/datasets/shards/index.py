@@ -257,9 +257,9 @@ def _keep(path: Path, rows: ShardRows) -> None:
 def _kept(path: Path, shard: Shard) -> ShardRows | None:
     """Return what is kept, if it is whole."""
     try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         arrays: dict[str, np.ndarray] = safetensors.load_file(path)
+        with path.open("rb") as file:  # whose header is one, or it would not have been loaded
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         names = {
             name: Strings(arrays[f"{name} texts"], arrays[f"{name} ends"]).at(
                 np.arange(len(arrays[f"{name} ends"]))

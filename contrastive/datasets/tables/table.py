@@ -204,7 +204,7 @@ def _class_names(schema: Any, column: str) -> list[str]:
         return []
     try:
         names = json.loads(about)["info"]["features"][column]["names"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return []
     several = cast("list[Any]", names if isinstance(names, list) else [])
     return [str(name) for name in several]
