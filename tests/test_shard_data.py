@@ -177,9 +177,10 @@ def test_a_folder_of_something_else_is_refused(images, tmp_path):
     assert contents(tmp_path / "shards") == before
     with pytest.raises(DataError, match=r"images: holds .*\.jpg, and no shards.json; give a"):
         shard_data(images, tmp_path / "images")
-    (tmp_path / "shards" / MANIFEST).write_text("[1]")
-    with pytest.raises(DataError, match=r"shards\.json: is damaged; write to another folder"):
-        shard_data(images, tmp_path / "shards", samples=4)
+    for damaged in ("[1]", "[" * 100_000):
+        (tmp_path / "shards" / MANIFEST).write_text(damaged)
+        with pytest.raises(DataError, match=r"shards\.json: is damaged; write to another folder"):
+            shard_data(images, tmp_path / "shards", samples=4)
 
 
 @pytest.mark.parametrize(

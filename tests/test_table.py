@@ -217,6 +217,14 @@ def test_the_layout_of_the_hub_is_read_from_a_local_folder(tmp_path):
     assert len(Table(repo=str(tmp_path / "repo"), files="default/test").build("test")) == 2
 
 
+@pytest.mark.parametrize("about", ["{", "[]", '{"info": 1}', "[" * 100_000])
+def test_what_a_schema_says_of_classes_may_be_anything(tmp_path, about):
+    held = pa.table({"text": ["a", "b"], "label": [0, 1]})
+    pq.write_table(held.replace_schema_metadata({"huggingface": about}), tmp_path / "t.parquet")
+    samples = Table(files=tmp_path / "t.parquet", holdout=0).build("train")
+    assert [row["label"] for row in samples] == ["0", "1"]
+
+
 def test_texts_alone_and_images_alone(tmp_path):
     pq.write_table(pa.table({"a": [["x", "y"], ["z"]], "g": [1, 1]}), tmp_path / "t.parquet")
     samples = Table(

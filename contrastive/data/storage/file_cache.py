@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.config.local_files import cache_folder
 from contrastive.console import say
-from contrastive.data.storage.atomic_files import flush_folder, has_ended, write
+from contrastive.data.storage.atomic_files import flush_folder, has_ended
 from contrastive.data.storage.file_locks import locked
 from contrastive.data.storage.remote_folders import LOCAL_DISK, StorageError
 from contrastive.errors import reason_of
@@ -112,7 +112,8 @@ class FileCache:
             try:
                 self._admit(DIGEST + len(found))
                 building = self._building(path)
-                write(building, [hashlib.sha256(found).digest(), found])
+                # not flushed to the disk: what a crash tears is seen by its digest
+                building.write_bytes(hashlib.sha256(found).digest() + found)
                 building.replace(path)
             except OSError as error:
                 self._tell_unkept(error)

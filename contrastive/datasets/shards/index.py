@@ -258,7 +258,7 @@ def _kept(path: Path, shard: Shard) -> ShardRows | None:
     """Return what is kept, if it is whole."""
     try:
         arrays: dict[str, np.ndarray] = safetensors.load_file(path)
-        with path.open("rb") as file:  # whose header is one, then
+        with path.open("rb") as file:  # whose header is one, or it would not have been loaded
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         names = {
             name: Strings(arrays[f"{name} texts"], arrays[f"{name} ends"]).at(
