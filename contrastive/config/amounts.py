@@ -11,8 +11,8 @@ UNITS = {
     **{unit: 1000**power for power, unit in enumerate("kmgt", 1)},
     **{f"{unit}i": 1024**power for power, unit in enumerate("kmgt", 1)},
 }
-LARGEST = 1e18  # bytes; more are a slip of the finger
-LONGEST = 1e12  # seconds
+LARGEST_SIZE = 1e18  # bytes; more are a slip of the finger
+LONGEST_TIME = 1e12  # seconds
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]i?)?b?", re.IGNORECASE)
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([smhdw])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -28,7 +28,7 @@ def byte_count(name: str, given: int | str) -> int:
         return given
     if isinstance(given, str) and (match := _SIZE.fullmatch(given.strip())):
         count = float(match[1]) * UNITS[(match[2] or "").lower()]
-        if count < LARGEST:
+        if count < LARGEST_SIZE:
             return int(count)
     msg = f"{name} is {given!r:.60}; give bytes, or a size such as 50GB"
     raise SpecError(msg)
@@ -40,11 +40,15 @@ def seconds_of(name: str, given: float | str) -> float:
     Raises:
         SpecError: it is none; names the argument.
     """
-    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < LONGEST:
+    if (
+        isinstance(given, (int, float))
+        and not isinstance(given, bool)
+        and 0 <= given < LONGEST_TIME
+    ):
         return float(given)
     if isinstance(given, str) and (match := _AGE.fullmatch(given.strip().lower())):
         seconds = float(match[1]) * SECONDS[match[2]]
-        if seconds < LONGEST:
+        if seconds < LONGEST_TIME:
             return seconds
     msg = f"{name} is {given!r:.60}; give seconds, or a time such as 30d (s, m, h, d, w)"
     raise SpecError(msg)
