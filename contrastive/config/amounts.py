@@ -12,8 +12,8 @@ UNITS = {
     **{unit: 1000**power for power, unit in enumerate("kmgt", 1)},
     **{f"{unit}i": 1024**power for power, unit in enumerate("kmgt", 1)},
 }
-LARGEST = 1e18  # bytes; more are a slip of the finger
-MOST_SECONDS = 1e12  # seconds
+LARGEST_SIZE = 1e18  # bytes; more are a slip of the finger
+LONGEST_TIME = 1e12  # seconds
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]i?)?b?", re.IGNORECASE)
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([smhdw])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -29,7 +29,7 @@ def byte_count(name: str, given: int | str) -> int:
         return given
     if isinstance(given, str) and (match := _SIZE.fullmatch(given.strip())):
         count = float(match[1]) * UNITS[(match[2] or "").lower()]
-        if count < LARGEST:
+        if count < LARGEST_SIZE:
             return int(count)
     msg = f"{name} is {given!r:.60}; give bytes, or a size such as 50GB"
     raise SpecError(msg)
@@ -44,12 +44,12 @@ def seconds_of(name: str, given: float | str) -> float:
     if (
         isinstance(given, (int, float))
         and not isinstance(given, bool)
-        and 0 <= given < MOST_SECONDS
+        and 0 <= given < LONGEST_TIME
     ):
         return float(given)
     if isinstance(given, str) and (match := _AGE.fullmatch(given.strip().lower())):
         seconds = float(match[1]) * SECONDS[match[2]]
-        if seconds < MOST_SECONDS:
+        if seconds < LONGEST_TIME:
             return seconds
     units = "a time with its unit, such as 30d (s, m, h, d, w)"
     what = "" if isinstance(given, str) else "seconds, or "

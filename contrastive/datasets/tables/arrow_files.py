@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARQUET, ARROW = (".parquet",), (".arrow", ".feather", ".ipc")
-MISTAKES = (OSError, ValueError, OverflowError, KeyError)  # a date of no calendar, say
+OF_BROKEN_FILES = (OSError, ValueError, OverflowError, KeyError)  # a date of no calendar, say
 BATCH = 1 << 16  # rows that are read at a time
 
 
@@ -280,7 +280,7 @@ def named_mistakes(path: Path) -> Callable[[Callable[[], Any]], Any]:
             return read()
         except FileNotFoundError:
             msg = f"{path}: no such file"
-        except (*MISTAKES, require("pyarrow", extra="parquet").ArrowException) as error:
+        except (*OF_BROKEN_FILES, require("pyarrow", extra="parquet").ArrowException) as error:
             msg = f"{path}: not readable {form}: {' '.join(str(error).split())[:200]}"
         raise DataError(msg)
 

@@ -49,7 +49,7 @@ USUAL = {
     "split": ("split",),
 }
 LARGE = 8_000_000  # bytes that are read for one image: 5 ms, as long as to decode a photo
-STRINGS = ("string", "large_string", "string_view")
+OF_PATHS = ("string", "large_string", "string_view")
 FIRST = 20  # cells that tell what a column of bytes holds
 
 
@@ -192,7 +192,7 @@ def _image_form(table: ArrowFile, column: str, path: Path) -> tuple[str, str]:
         first = named_mistakes(path)(lambda: table.first(column, FIRST))
         names = [cell for cell in first if cell]
         return ("", column) if names and all(map(_is_name, names)) else (column, column)
-    elif str(kind.value_type if arrow.types.is_dictionary(kind) else kind) in STRINGS:
+    elif str(kind.value_type if arrow.types.is_dictionary(kind) else kind) in OF_PATHS:
         return "", column
     msg = (
         f"{path}: column {quoted(column)} holds {str(kind)[:80]}, not images; image_column names "
