@@ -72,8 +72,9 @@ def pages() -> dict[Path, str]:
 
 def write() -> None:
     """Write every page, and remove what is no page any more."""
+    made = pages()
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for path, text in pages().items():
+    for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

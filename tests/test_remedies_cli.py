@@ -141,7 +141,7 @@ LINES = [  # what is typed, what is told, and what is typed instead
         "evaluate -d type=image-folder,folder=images",
     ),
     (
-        "evaluate --data images/captions.csv",
+        "evaluate --data images/0.png",
         "give the folder that it is in",
         "evaluate --data images",
     ),
