@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ def _index() -> str:
 def _section_page(cls: type[Config]) -> str:
     title, place = SECTIONS[cls]
     page = _section(cls)
-    facts = {"place": place, "import path": f"`{cls.__module__}:{cls.__name__}`"}
+    facts = {"place": place, "import path": f"`{_module(cls)}:{cls.__name__}`"}
     return _join(
         [
             f"# {title.capitalize()}",
@@ -141,7 +142,7 @@ def _component_page(kind: str, name: str) -> str:
 def _facts(kind: str, cls: type[Config], page: Path) -> Iterator[tuple[str, str]]:
     modality = getattr(cls, "modality", "")
     yield "kind", f"{kind} of `{modality}`" if modality else kind
-    yield "import path", f"`{cls.__module__}:{cls.__name__}`"
+    yield "import path", f"`{_module(cls)}:{cls.__name__}`"
     source = _source(cls)
     extras = {*re.findall(r'require\("[^"]*", extra="([^"]*)"\)', source.read_text("utf-8"))}
     yield "package", f"`contrastive-kit[{','.join(sorted(extras))}]`".replace("[]", "")
@@ -191,15 +192,28 @@ def _flow(value: Any) -> str:
 
 def _python(kind: str, config: Config) -> list[str]:
     """Write a component in Python, with what it needs to be imported."""
-    within = [value for _, value in config if isinstance(value, Config)]
+    held = [
+        each
+        for _, value in config
+        for each in (value.values() if isinstance(value, dict) else (value,))
+    ]
     imported: dict[str, set[str]] = {}
-    for cls in map(type, (config, *within)):
-        imported.setdefault(cls.__module__, set()).add(cls.__name__)
+    for cls in map(type, (config, *(each for each in held if isinstance(each, Config)))):
+        imported.setdefault(_module(cls), set()).add(cls.__name__)
     lines = [f"from {module} import {', '.join(sorted(imported[module]))}" for module in imported]
     return [*sorted(lines), "", f"{kind} = {_call(config)}"]
 
 
+def _module(cls: type[Any]) -> str:
+    """Return where a class is imported from: the menu of its folder, if it is there."""
+    menu = ".".join(cls.__module__.split(".")[:2])
+    return menu if getattr(import_module(menu), cls.__name__, None) is cls else cls.__module__
+
+
 def _call(value: Any) -> str:
+    if isinstance(value, dict):
+        items = (f"{json.dumps(key)}: {_call(each)}" for key, each in value.items())
+        return f"{{{', '.join(items)}}}"
     if not isinstance(value, Config):
         return json.dumps(to_jsonable_python(value))
     given = (f"{name}={_call(each)}" for name, each in value if name in value.model_fields_set)
