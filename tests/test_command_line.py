@@ -87,7 +87,7 @@ def test_data_are_a_spec_or_a_folder_or_fields(here, command):
         ("saved", "saved: no images here"),
         ("", "--data: is empty"),
         ("model.yaml", "model.yaml: describes a model, without data"),
-        ("captioned/captions.csv", "give the folder that it is in"),
+        ("alone/0/0.png", "give the folder that it is in"),
     ],
 )
 def test_data_that_cannot_be_measured_are_one_line(here, command, data, told):
