@@ -28,9 +28,8 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py
 
-# 3: on two cores, one works while another waits for a process or a disk
 # worksteal: a long file that comes last is shared out, and most files keep to one process
-PYTEST := python -m pytest -n 3 --dist worksteal
+PYTEST := python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/installed $(EDITOR_SERVER)
 	$(BIN)/$(PYTEST) -m "not nightly"

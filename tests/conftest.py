@@ -53,6 +53,7 @@ LONG = {
 }
 LONG |= {"stand_ins", "readme_uses", "init", "systems", "kills", "ranks", "distributed"}
 """What takes long begins first, lest one process works on it when the others are done."""
+LONGEST = "test_kernels_in_the_interpreter"  # two minutes in one piece
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ class Outcome:
 
 @pytest.hookimpl(trylast=True)  # after the order was drawn
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+    def late(item):
+        is_long = item.path.stem.removeprefix("test_") in LONG
+        return not item.name.startswith(LONGEST), not is_long
+
+    items.sort(key=late)
 
 
 def pytest_collection():
