@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 SPECS = (".yaml", ".yml", ".json")
+PATTERN = re.compile(r"[*?\[{]")  # what a place has that stands for several
 MANY = 100  # images, of which to check one by one is shown
 
 
@@ -193,7 +194,7 @@ def _is_gone(data: Dataset) -> bool:
     """Whether a file or folder that a dataset names is not there; of a pattern, nobody knows."""
     places = [getattr(data, name, None) for name in ("folder", "file", "files", "shards")]
     return any(
-        isinstance(place, Path) and not (place.exists() or re.search(r"[*?\[{]", str(place)))
+        isinstance(place, Path) and not (place.exists() or PATTERN.search(str(place)))
         for place in places
     )
 
@@ -243,7 +244,7 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
     if not text.strip():
         msg = "--data: is empty; give a spec, a folder, or type=...,folder=..."
         raise DataError(msg)
-    if "=" not in text and (ADDRESS.match(text) or re.search(r"[*?\[{]", text)):
+    if "=" not in text and (ADDRESS.match(text) or PATTERN.search(text)):
         from contrastive.datasets.bare_folder import dataset_named
 
         if not Path(text).exists() and (dataset := dataset_named(text)):

@@ -16,6 +16,7 @@ from contrastive.data.storage.folders import readable_folder
 from contrastive.datasets.captions.cells import CaptionReader
 from contrastive.datasets.captions.conversations import CONVERSATIONS, IMAGE_LISTS
 from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.splits import ReadCaptions, splits_of
 from contrastive.datasets.captions.table import CaptionTable
 from contrastive.datasets.file_index import leaves_folder
 from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
@@ -46,10 +47,8 @@ from contrastive.errors import BadSample, DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from contrastive.data.columns import Columns
-    from contrastive.datasets import ImageFolder, Purpose, SplitReader
+    from contrastive.datasets import ImageFolder, SplitReader
     from contrastive.datasets.captions.cells import GroupOf
-    from contrastive.datasets.captions.table import Captions
     from contrastive.datasets.tables.text_tables import Blocks
 
 COLUMNS = {
@@ -87,27 +86,11 @@ def reader(config: ImageFolder) -> SplitReader:
     Raises:
         DataError: see ``ImageFolder.build``.
     """
-
-    @cache
-    def captions() -> tuple[Captions, bool, Path]:
-        return _read(config)
-
-    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
-        held, hashed, origin = captions()
-        return held.split(
-            split,
-            origin=origin,
-            splits=SPLITS if hashed else (),
-            captions_per_image=config.captions_per_image if purpose == "training" else None,
-            max_bad=config.max_bad,
-        )
-
-    return split_named
+    return splits_of(config, lambda: _read(config))
 
 
 @garbage_later()
-def _read(config: ImageFolder) -> tuple[Captions, bool, Path]:
-    """Return all captions, whether a hash says some of their splits, and what messages name."""
+def _read(config: ImageFolder) -> ReadCaptions:
     folder = Path(config.folder).expanduser()
     place = "" if GAP in str(config.images) else config.images or ""
     images = folder / place
@@ -126,13 +109,14 @@ def _read(config: ImageFolder) -> tuple[Captions, bool, Path]:
             given = split_folders(images)
             for row in _rows_beside(images, suffix, given, config.holdout, group_of):
                 captions.add(row)
-            return captions.built(), not given, folder
+            return ReadCaptions(captions.built(), folder, hashed=not given)
         tables = _find_tables(folder, config)
         opened = [_opened(table, captions, index, config, group_of) for table in tables]
         for reader, blocks, _ in opened:
             reader.read(blocks)
         hashed = not all(has_splits for *_, has_splits in opened)
-        return captions.built(), hashed, tables[0].path if len(tables) == 1 else folder
+        origin = tables[0].path if len(tables) == 1 else folder
+        return ReadCaptions(captions.built(), origin, hashed)
 
 
 def _itself(image: str) -> str:

@@ -56,5 +56,5 @@ def hash_tensors(state: list[tuple[str, Tensor]]) -> str:
     total = hashlib.sha256()
     for name, tensor in state:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(cast("Any", bytes_of(whole(tensor)).numpy()))
+        total.update(cast("Any", bytes_of(whole(tensor.detach())).numpy()))
     return total.hexdigest()

@@ -8,12 +8,12 @@ nothing is decoded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.data.content_index import version_of
 from contrastive.data.storage.folders import files_below
+from contrastive.datasets.captions.splits import ReadCaptions, splits_of
 from contrastive.datasets.captions.table import CaptionTable
 from contrastive.datasets.flickr30k.forms import captions_of
 from contrastive.datasets.quoting import name_list
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from contrastive.data.columns import Columns
-    from contrastive.datasets import Flickr30k, Purpose, SplitReader
+    from contrastive.datasets import Flickr30k, SplitReader
     from contrastive.datasets.captions.rows import Row
-    from contrastive.datasets.captions.table import Captions
 
 HUB_COLUMNS = ("image", "caption", "split", "filename")
 BYTES = "image.bytes"
@@ -43,24 +41,15 @@ def reader(config: Flickr30k) -> SplitReader:
         MissingExtra: see ``Flickr30k.build``.
     """
 
-    @cache
-    def captions() -> Captions:
+    def read() -> ReadCaptions:
         folder = hub_folder(config.repo, config.revision)
         table = _Table(config.repo)
         for path in files_below(folder, PARQUET, what="Parquet files"):
             table.add(path)
         rows = _rows(table, PurePath(config.repo).name or config.repo)
-        return CaptionTable.of(rows, table).built()
+        return ReadCaptions(CaptionTable.of(rows, table).built(), config.repo)
 
-    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
-        return captions().split(
-            split,
-            origin=config.repo,
-            captions_per_image=config.captions_per_image if purpose == "training" else None,
-            max_bad=config.max_bad,
-        )
-
-    return split_named
+    return splits_of(config, read)
 
 
 @dataclass(frozen=True)

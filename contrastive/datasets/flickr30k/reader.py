@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ from contrastive.console import say
 from contrastive.data.images import SUFFIXES
 from contrastive.data.storage.folders import readable_folder
 from contrastive.datasets.captions.rows import Row
+from contrastive.datasets.captions.splits import ReadCaptions, splits_of
 from contrastive.datasets.captions.table import CaptionTable
 from contrastive.datasets.file_index import FileIndex
 from contrastive.datasets.flickr30k.forms import reader_of, says_splits
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from contrastive.config.base import PathField
-    from contrastive.data.columns import Columns
-    from contrastive.datasets import Flickr30k, Purpose, SplitReader
-    from contrastive.datasets.captions.table import Captions
+    from contrastive.datasets import Flickr30k, SplitReader
 
 LISTS = {
     "train": ("flickr30k_train.txt", "train.txt", "Flickr_8k.trainImages.txt"),
@@ -48,26 +46,10 @@ def reader(config: Flickr30k) -> SplitReader:
     Raises:
         DataError: see ``Flickr30k.build``.
     """
-
-    @cache
-    def captions() -> tuple[Captions, Path]:
-        return _read(config)
-
-    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
-        held, annotations = captions()
-        return held.split(
-            split,
-            origin=annotations,
-            splits=SPLITS if config.holdout is not None else (),
-            captions_per_image=config.captions_per_image if purpose == "training" else None,
-            max_bad=config.max_bad,
-        )
-
-    return split_named
+    return splits_of(config, lambda: _read(config))
 
 
-def _read(config: Flickr30k) -> tuple[Captions, Path]:
-    """Return all captions, and the file that has them."""
+def _read(config: Flickr30k) -> ReadCaptions:
     assert config.folder is not None  # which the config insists on
     folder = Path(config.folder).expanduser()
     with readable_folder(folder):
@@ -80,7 +62,8 @@ def _read(config: Flickr30k) -> tuple[Captions, Path]:
         elif config.splits or not says_splits(form):
             rows = _assign(rows, _read_splits(folder, config.splits, annotations), annotations)
         images = FileIndex(_find_images(folder, config.images))
-        return CaptionTable.of(rows, images).built(), annotations
+        captions = CaptionTable.of(rows, images).built()
+        return ReadCaptions(captions, annotations, hashed=config.holdout is not None)
 
 
 def _find_annotations(folder: Path, given: PathField | None) -> Path:

@@ -29,12 +29,13 @@ from contrastive.data.column_kinds import (
 )
 from contrastive.data.shard_windows import ShardWindows
 from contrastive.data.shards import TarImages
+from contrastive.datasets.captions.splits import ReadCaptions, splits_of
 from contrastive.datasets.captions.table import NO_SPLIT, Captions, Codes
 from contrastive.datasets.quoting import name_list
 from contrastive.datasets.shards.index import indexed
 from contrastive.datasets.shards.lists import find_shards
 from contrastive.datasets.shards.samples import MOST_NAMES, ROLES, Roles
-from contrastive.datasets.splits import SPLITS, split_hash, split_named
+from contrastive.datasets.splits import split_hash, split_named
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ REMEDY = "window: 8, say, reads that many shards at a time"
 
 
 class _Data(NamedTuple):
-    captions: Captions
-    hashed: bool
+    rows: ReadCaptions
     images: TarImages
-    origin: str
 
 
 def reader(config: WebDataset) -> SplitReader:
@@ -63,27 +62,19 @@ def reader(config: WebDataset) -> SplitReader:
     Raises:
         DataError: see ``WebDataset.build``.
     """
+    data = cache(lambda: _read(config))
+    read = splits_of(config, lambda: data().rows)
+    if not (window := config.window):
+        return read
 
-    @cache
-    def data() -> _Data:
-        return _read(config)
-
-    def split_of_shards(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
-        captions, hashed, images, origin = data()
-        columns = captions.split(
-            split,
-            origin=origin,
-            splits=SPLITS if hashed else (),
-            captions_per_image=config.captions_per_image if purpose == "training" else None,
-            max_bad=config.max_bad,
-        )
-        if not config.window:
-            return columns
+    def split_in_windows(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
+        columns = read(split, purpose=purpose)
+        (captions, *_), images = data()
         images_N = columns.rows_N if captions.image_M is None else captions.image_M[columns.rows_N]
         shards_N = images.shards_of(images_N).astype(np.int32)
-        return replace(columns, order=ShardWindows(shards_N, config.window))
+        return replace(columns, order=ShardWindows(shards_N, window))
 
-    return split_of_shards
+    return split_in_windows
 
 
 @garbage_later()
@@ -104,7 +95,7 @@ def _read(config: WebDataset) -> _Data:
         table.add(shard, rows)
     table.check(origin)
     captions, hashed, images = table.built(origin)
-    return _Data(captions, hashed, images, origin)
+    return _Data(ReadCaptions(captions, origin, hashed), images)
 
 
 class _Table:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.extras import require
 from contrastive.config.garbage import garbage_later
 from contrastive.console import say
 from contrastive.data.content_index import version_of
+from contrastive.datasets.captions.splits import ReadCaptions, splits_of
 from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.image_folder import LOOKED_IN
 from contrastive.datasets.quoting import name_list, quoted
-from contrastive.datasets.splits import SPLITS
 from contrastive.datasets.tables.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
 from contrastive.datasets.tables.blocks import (
     joined,
@@ -34,9 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from contrastive.data.columns import Columns
-    from contrastive.datasets import Purpose, SplitReader, Table
-    from contrastive.datasets.captions.table import Captions
+    from contrastive.datasets import SplitReader, Table
     from contrastive.datasets.tables.arrow_files import ArrowFile
 
 USUAL = {
@@ -61,28 +58,16 @@ def reader(config: Table) -> SplitReader:
         MissingExtra: see ``Table.build``.
     """
 
-    @cache
-    def captions() -> tuple[Captions, bool, Path | str]:
+    def read() -> ReadCaptions:
         found = _read(config)
         require("pyarrow", extra="parquet").default_memory_pool().release_unused()
         return found
 
-    def split_named(split: str, /, *, purpose: Purpose = "evaluation") -> Columns:
-        held, hashed, origin = captions()
-        return held.split(
-            split,
-            origin=origin,
-            splits=SPLITS if hashed else (),
-            captions_per_image=config.captions_per_image if purpose == "training" else None,
-            max_bad=config.max_bad,
-        )
-
-    return split_named
+    return splits_of(config, read)
 
 
 @garbage_later()
-def _read(config: Table) -> tuple[Captions, bool, Path | str]:
-    """Return all rows, whether a hash says their splits, and what messages name."""
+def _read(config: Table) -> ReadCaptions:
     files, folder = find_files(config)
     origin = config.repo or (files[0].path if len(files) == 1 else folder)
     opened = [_opened(file, config) for file in files]
@@ -109,7 +94,7 @@ def _read(config: Table) -> tuple[Captions, bool, Path | str]:
     )
     _tell_of_large(opened)
     built = captions_of(rows, opened, images, by_name=by_name, holdout=config.holdout)
-    return built, not in_column and not by_name, origin
+    return ReadCaptions(built, origin, hashed=not in_column and not by_name)
 
 
 def _without(chosen: dict[str, str]) -> dict[str, str]:
