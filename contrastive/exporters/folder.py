@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from contrastive.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from contrastive.model.model import ContrastiveModel
 

@@ -29,10 +29,8 @@ POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 def model_problem(encoder: EncoderModule) -> str:
     """Return why sentence-transformers would not embed as a model does; nothing if it does."""
-    if isinstance(encoder, TokenEncoder) and encoder.by_length:
-        return "the model heeds padding, which it would see there"
-    if isinstance(encoder, ImageEncoder) and encoder.one_by_one:
-        return "its features depend on the batch, so that images are to be run one by one"
+    if problem := padding_problem(encoder):
+        return problem
     if isinstance(encoder, HFImageModule):
         if isinstance(encoder.preprocess, PadImages):
             return "its images keep their shapes, which form no batch there"
@@ -42,6 +40,15 @@ def model_problem(encoder: EncoderModule) -> str:
             return "it shuffles its patches, unless our code says how"
     model: Any = getattr(encoder, "model", None)
     return "" if loaded_class(model) else f"a {type(model).__name__} is not loaded by itself"
+
+
+def padding_problem(encoder: EncoderModule) -> str:
+    """Return why features depend on what else is in a batch; nothing if they do not."""
+    if isinstance(encoder, TokenEncoder) and encoder.by_length:
+        return "the model heeds padding, which it would see there"
+    if isinstance(encoder, ImageEncoder) and encoder.one_by_one:
+        return "its features depend on the batch, so that images are to be run one by one"
+    return ""
 
 
 def model_modules(encoder: HFImageModule | HFTextModule, folder: Path) -> list[Any]:
@@ -72,7 +79,7 @@ def model_modules(encoder: HFImageModule | HFTextModule, folder: Path) -> list[A
 def image_processor(encoder: Any) -> Any:
     """Return the image processor of an encoder, which takes grey and transparent images, too."""
     given: Any = encoder.preprocess
-    process = given.transform if isinstance(given, ImageTransform) else given
+    process: Any = given.transform if isinstance(given, ImageTransform) else given
     processor = deepcopy(process.processor)
     processor.do_convert_rgb = process.mode == "RGB"
     return processor

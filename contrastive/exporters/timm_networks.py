@@ -112,8 +112,9 @@ def _timm_arguments(spec: Timm, net: Any) -> tuple[str, dict[str, Any]]:
         timm = require("timm", extra="timm")
         return timm.models.get_deprecated_models().get(name) or name, {}
     folder = Path(spec.name.removeprefix(LOCAL)).expanduser()
-    told = config_in(folder) if spec.name.startswith(LOCAL) else None
-    arguments = dict((told or {}).get("model_args") or {})
+    told: dict[str, Any] = (config_in(folder) if spec.name.startswith(LOCAL) else None) or {}
+    arguments: dict[str, Any] = dict(told.get("model_args") or {})
+    arguments.pop("num_classes", None)  # there is no classifier
     if cfg.get("fixed_input_size"):
         arguments.setdefault("img_size", [*cfg["input_size"][1:]])
     if cfg.get("global_pool"):
