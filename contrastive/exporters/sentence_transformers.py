@@ -45,7 +45,20 @@ SCRATCH = ".models"
 SERVED = {"Transformer", "Pooling", "Dense", "Normalize"}
 """Modules that text-embeddings-inference 1.9 knows, by names of sentence-transformers before 6."""
 SERVED_MODELS = frozenset(
-    ["bert", "camembert", "distilbert", "gemma3_text", "mistral", "modernbert", "mpnet", "nomic_bert", "qwen2", "qwen3", "roberta", "xlm-roberta"]
+    [
+        "bert",
+        "camembert",
+        "distilbert",
+        "gemma3_text",
+        "mistral",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "qwen2",
+        "qwen3",
+        "roberta",
+        "xlm-roberta",
+    ]
 )
 """Its models, by their ``model_type``."""
 POOLING_FLAGS = {
@@ -72,6 +85,7 @@ def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
             raise SpecError(msg)
 
 
+@quiet_huggingface()
 def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[str]:
     """Write the folder, and return what a server of text embeddings does not take."""
     library = require("sentence_transformers", extra=EXTRA)
@@ -85,16 +99,15 @@ def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[
     else:
         parts = several[towers[0]]
     text = routes.get("text", Route([]))
-    with quiet_huggingface():
-        made = library.SentenceTransformer(
-            modules=[*parts, modules.Normalize()],
-            device="cpu",
-            prompts=text.prompts or None,
-            default_prompt_name=text.default_prompt,
-            similarity_fn_name="cosine",
-        )
-        shutil.rmtree(scratch, ignore_errors=True)
-        made.save_pretrained(str(folder), create_model_card=False)
+    made = library.SentenceTransformer(
+        modules=[*parts, modules.Normalize()],
+        device="cpu",
+        prompts=text.prompts or None,
+        default_prompt_name=text.default_prompt,
+        similarity_fn_name="cosine",
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
+    made.save_pretrained(str(folder), create_model_card=False)
     return _for_servers(model, folder, text) if [*towers] == ["text"] else []
 
 
@@ -184,13 +197,9 @@ def _transformer(folder: Path, methods: dict[str, tuple[str, str]], **options: A
         modality: {"method": method, "method_output_name": output}
         for modality, (method, output) in methods.items()
     }
-    with quiet_huggingface():
-        return modules.Transformer(
-            str(folder),
-            modality_config=config,
-            module_output_name="sentence_embedding",
-            **options,
-        )
+    return modules.Transformer(
+        str(folder), modality_config=config, module_output_name="sentence_embedding", **options
+    )
 
 
 def _for_servers(model: ContrastiveModel, folder: Path, text: Route) -> list[str]:

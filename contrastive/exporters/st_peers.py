@@ -29,12 +29,15 @@ class Route:
 
 
 def with_prompt(modules: list[Any], prompt: str, known: dict[str, str] | None = None) -> Route:
-    """Return a route whose texts begin with a prompt, by the name that it has already."""
-    prompts = dict(known or {})
+    """Return a route whose texts begin with a prompt, by the name that it has already.
+
+    Without prompts of a model's own, ``encode_query`` and ``encode_document`` take it too.
+    """
     if not prompt:
-        return Route(modules, prompts)
-    names = [name for name, text in prompts.items() if text == prompt]
-    name = names[0] if names else TRAINED
+        return Route(modules, dict(known or {}))
+    prompts = dict.fromkeys(("query", "document"), prompt) if known is None else known
+    named = [name for name, text in prompts.items() if text == prompt and known]
+    name = named[0] if named else TRAINED
     return Route(modules, prompts | {name: prompt}, name)
 
 

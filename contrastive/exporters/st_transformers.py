@@ -11,7 +11,7 @@ from torch import nn
 
 from contrastive.config.extras import require
 from contrastive.encoders.hf_image import HFImageModule, PadImages
-from contrastive.encoders.huggingface import never_saved, quiet_huggingface
+from contrastive.encoders.huggingface import never_saved
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.image_transform import ImageTransform
 from contrastive.encoders.token_encoder import TokenEncoder
@@ -57,12 +57,11 @@ def model_modules(encoder: HFImageModule | HFTextModule, folder: Path) -> list[A
         "sentence_transformers.sentence_transformer.modules", extra="sentence-transformers"
     )
     modality, pooling = encoder.modality, encoder.pooling
-    with quiet_huggingface():
-        complete(encoder.model).save_pretrained(folder)
-        if modality == "text":
-            plain_tokenizer(encoder.preprocess).save_pretrained(folder)
-        else:
-            image_processor(encoder).save_pretrained(folder)
+    complete(encoder.model).save_pretrained(folder)
+    if modality == "text":
+        plain_tokenizer(encoder.preprocess).save_pretrained(folder)
+    else:
+        image_processor(encoder).save_pretrained(folder)
     output = "pooler_output" if pooling == "pooler" else _hidden_name(encoder)
     is_vector = pooling == "pooler" and _first_output(encoder, output).ndim == 2
     named = "sentence_embedding" if is_vector else "token_embeddings"

@@ -14,7 +14,6 @@ from PIL import Image
 
 from contrastive.config.extras import require
 from contrastive.encoders import ResNet, Timm, ViT
-from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.encoders.timm import LOCAL
 from contrastive.encoders.weights import config_in
 from contrastive.nn.modes import eval_mode
@@ -54,8 +53,7 @@ def write_timm(spec: ResNet | Timm | ViT, encoder: EncoderModule, folder: Path) 
     config = transformers.TimmWrapperConfig(**_config(spec, net, encoder.out_dim))
     model = transformers.TimmWrapperModel(config)
     model.timm_model.load_state_dict(net.state_dict())
-    with quiet_huggingface():
-        model.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def _renamed(inputs: dict[str, Any]) -> dict[str, Any]:
