@@ -16,7 +16,7 @@ from contrastive.exporters import sentence_transformers as target
 from contrastive.exporters import verification
 from contrastive.exporters.st_peers import TRAINED
 from tests import duals
-from tests.exports import HEADS, here, model_of, rows
+from tests.exports import HEADS, here, model_of, rows, skip_if_old
 from tests.tiny_encoders import SPECS
 from tests.toys import tiny_model
 
@@ -197,6 +197,7 @@ def test_a_prompt_stands_before_every_text(towers, tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK"])
 @pytest.mark.parametrize("which", ["hf-image, ViT, mean", "hf-image, CLIP, pooler", "timm", "vit"])
 def test_images_of_every_mode_and_shape_are_seen_as_here(which, mode, models, tmp_path_factory):
+    skip_if_old(which)
     model, theirs = images_of(which, models, tmp_path_factory)
     for i, size in enumerate([(64, 64), (190, 40), (33, 111)]):
         noise = np.random.default_rng(i).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)

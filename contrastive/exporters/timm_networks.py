@@ -16,8 +16,8 @@ from contrastive.config.extras import require
 from contrastive.encoders import ResNet, Timm, ViT
 from contrastive.encoders.timm import LOCAL
 from contrastive.encoders.weights import config_in
+from contrastive.errors import reason_of
 from contrastive.nn.modes import eval_mode
-from contrastive.nn.rng import RngState
 
 if TYPE_CHECKING:
     from contrastive.encoders.module import EncoderModule
@@ -37,9 +37,14 @@ def timm_problem(spec: ResNet | Timm | ViT, encoder: EncoderModule) -> str:
         return "its network gives features of places, of which only our code takes the mean"
     config = _config(spec, module.net, encoder.out_dim)
     try:
-        other = _create_without_weights(config)
+        with torch.device("meta"):  # as transformers does
+            other = _create(config)
     except Exception as error:  # timm builds it otherwise, and says so in many ways
-        return f"timm does not build {config['architecture']} anew: {error}"
+        name, timm = config["architecture"], require("timm", extra="timm")
+        return (
+            f"timm {timm.__version__} does not build {name} for transformers ({reason_of(error)}); "
+            "update timm"
+        )
     wanted = {name: tensor.shape for name, tensor in module.net.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in other.state_dict().items()}:
         return f"timm builds another {config['architecture']} than the one that was trained"
@@ -64,16 +69,6 @@ def _create(config: dict[str, Any]) -> Any:
     timm = require("timm", extra="timm")
     arguments = config["model_args"]
     return timm.create_model(config["architecture"], pretrained=False, num_classes=0, **arguments)
-
-
-def _create_without_weights(config: dict[str, Any]) -> Any:
-    """Return a network without weights; where timm does not allow that, with random ones."""
-    try:
-        with torch.device("meta"):
-            return _create(config)
-    except RuntimeError:  # timm 1.0.20 reads numbers that it has made
-        with RngState():
-            return _create(config)
 
 
 def _config(spec: ResNet | Timm | ViT, net: Any, width: int) -> dict[str, Any]:
