@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.comparison import compare
     from contrastive.evaluation.evaluate import evaluate
     from contrastive.evaluation.probe import probe
+    from contrastive.exporters import export
     from contrastive.features.cache import FeatureCache
     from contrastive.features.inventory import list_cache
     from contrastive.features.pruning import prune_cache
@@ -55,6 +56,7 @@ __all__ = [
     "diagnose",
     "embed",
     "evaluate",
+    "export",
     "generate",
     "list_cache",
     "load_model",
@@ -91,6 +93,7 @@ __getattr__, __dir__ = lazy_names(
         "evaluation.caption_choice": "compositional",
         "evaluation.comparison": "compare",
         "evaluation.evaluate": "evaluate",
+        "exporters": "export",
         "inference.generation": "generate rerank",
         "evaluation.probe": "probe",
         "training.train": "train",

@@ -29,6 +29,7 @@ VERBS += [
     "compositional",
     "search",
     "diagnose",
+    "export",
     "shard_data",
     "train",
     "build_model",

@@ -17,6 +17,7 @@ PANELS = {
     "Measure": ("evaluate", "probe", "compositional", "compare", "doctor"),
     "Use": ("classify", "caption", "answer", "search", "embed", "generate"),
     "Data": ("data",),
+    "Share": ("export",),
     "Inspect": ("plugins", "cache"),
 }
 """By panel of the help, the modules of this folder, each with a function of its name."""

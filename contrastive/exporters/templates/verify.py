@@ -1,0 +1,34 @@
+"""Embed the samples in this folder again and compare with what the trained model gave.
+
+    python verify.py
+
+Needs the program that this folder is for, numpy, Pillow and safetensors. The exit code is 1 where
+a number differs by more than the tolerance in verify.json.
+"""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def main():
+    about = json.loads((FOLDER / "verify.json").read_text(encoding="utf-8"))
+    expected = load_file(FOLDER / "verify" / "embeddings.safetensors")
+    differences = {}
+    for modality, samples in about["samples"].items():
+        if modality == "image":
+            samples = [FOLDER / name for name in samples]
+        found = np.asarray(embed(modality, samples), dtype=np.float32)
+        if found.shape != expected[modality].shape:
+            sys.exit(f"{modality}: shape {found.shape}, not {expected[modality].shape}")
+        differences[modality] = float(np.abs(found - expected[modality]).max())
+        print(f"{modality}: largest difference {differences[modality]:.2g}, {len(samples)} samples")
+    if "--json" in sys.argv:
+        print(json.dumps({"differences": differences}))
+    return int(not all(x <= about["tolerance"] for x in differences.values()))
