@@ -36,7 +36,7 @@ def saved(site, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.syspath_prepend(site("lost"))
         run = RunSpec.model_validate({"model": MODEL, "data": {"type": "lost-data"}})
-        saved_folder.write_folder(tmp_path / "m", run_files(run, build_model(run)))
+        saved_folder.write_folder(tmp_path / "m", run_files(run, build_model(run), tmp_path / "m"))
     forget()
     yield tmp_path / "m"
     forget()

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from contrastive.cli.context import Context, names_in, readable_images
-from contrastive.cli.options import Device, Images, Json, Model, Trusted
+from contrastive.cli.options import Changes, Device, Images, Json, Model, Trusted
 from contrastive.cli.output import show
 
 
@@ -26,13 +26,14 @@ def answer(
         ),
     ] = None,
     model: Model = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Rank answers to a question about an image."""
     names = names_in(answers)
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     loaded = context.model
     images = readable_images(images)
     from contrastive.console import say

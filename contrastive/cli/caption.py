@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context, readable_images
-from contrastive.cli.options import Data, Device, Images, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Device, Images, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
 
@@ -27,6 +27,7 @@ def caption(
     data: Data = None,
     split: Split = None,
     model: Model = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -35,7 +36,7 @@ def caption(
     if corpus and data:
         msg = f"--corpus {corpus} and --data {data}: give one of them"
         raise SpecError(msg)
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     loaded = context.model
     images = readable_images(images)
     from contrastive.data.samples import check_modalities

@@ -8,6 +8,7 @@ import typer
 
 from contrastive.cli.context import Context, classes_in, readable_images, templates_for
 from contrastive.cli.options import (
+    Changes,
     ClassesFile,
     Device,
     Images,
@@ -33,6 +34,7 @@ def classify(
     template_set: TemplateSet = None,
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each image.")] = 5,
     model: Model = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -45,7 +47,7 @@ def classify(
         raise SpecError(msg)
     names = classes_in(classes, classes_file)
     templates = templates_for(template, template_set) or TEMPLATES
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     loaded = context.model
     images = readable_images(images)
     from contrastive.console import say

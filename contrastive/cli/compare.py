@@ -9,6 +9,7 @@ import typer
 
 from contrastive.cli.context import Context, classes_in, readable_images, templates_for
 from contrastive.cli.options import (
+    Changes,
     ClassesFile,
     Data,
     Device,
@@ -54,6 +55,7 @@ def compare(
     data: Data = None,
     shared: SharedRows = None,
     plot: Plot = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -62,7 +64,9 @@ def compare(
     names = classes_in(classes, classes_file)
     _check_comparable(models, images, names, plot)
     chosen = templates_for(template, template_set)
-    contexts = [Context(folder, device=device, trusted=trusted) for folder in models]
+    contexts = [
+        Context(folder, device=device, trusted=trusted, changes=changes) for folder in models
+    ]
     made_by_runs = [context for context in contexts if context.has_run]
     with_data = contexts if data else made_by_runs
     run = with_data[0].run(data) if with_data else None

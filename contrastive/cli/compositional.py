@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Device, Export, Json, Model, SharedRows, Trusted
+from contrastive.cli.options import Changes, Device, Export, Json, Model, SharedRows, Trusted
 from contrastive.cli.output import check_export, export_results, show
 
 
@@ -20,6 +20,7 @@ def compositional(
     model: Model = None,
     shared: SharedRows = None,
     export: Export = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -31,7 +32,7 @@ def compositional(
     read = read_pair_tests(
         tests, images=images
     )  # a mistake in them is told before weights are read
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     loaded = context.model
     from contrastive.console import say
     from contrastive.evaluation.caption_choice import pair_accuracy

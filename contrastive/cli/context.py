@@ -39,11 +39,22 @@ MANY = 100  # images, of which to check one by one is shown
 class Context:
     """The model that a verb is given, the run that made it, and the cache of its features."""
 
-    def __init__(self, model: Path | None, *, device: str = "auto", trusted: bool = False) -> None:
-        """Take the model of ``--model``, else of ``$CONTRASTIVE_MODEL``, else the newest run."""
+    def __init__(
+        self,
+        model: Path | None,
+        *,
+        device: str = "auto",
+        trusted: bool = False,
+        changes: Sequence[str] | None = None,
+    ) -> None:
+        """Take the model of ``--model``, else of ``$CONTRASTIVE_MODEL``, else the newest run.
+
+        ``changes`` are those of ``--set`` to its saved spec.
+        """
         self.folder = _named_model(model)
         self._device = device
         self._trusted = trusted
+        self._changes = tuple(changes or ())
         self._reader: tuple[RunSpec, SplitReader] | None = None
         """Of the data that were read last: what their splits share is read once."""
 
@@ -70,7 +81,7 @@ class Context:
 
         device = self.device  # a mistake in --device is told before weights are read
         if self.saved is None:
-            return load_model(self.folder).to(device)
+            return load_model(self.folder, overrides=self._changes).to(device)
         return load_saved(self.saved, self.spec).to(device)
 
     @cached_property
@@ -81,10 +92,12 @@ class Context:
         from contrastive.spec import ModelSpec
 
         if self.saved is None:
-            return pretrained_spec(self.folder)
-        if run := self.__dict__.get("_run"):  # spec.json repeats a part of run.json
-            return run.model
-        return stored_spec(ModelSpec, self.saved, "spec.json", trusted=self._trusted)
+            spec = pretrained_spec(self.folder)
+            return spec.with_(*self._changes) if self._changes else spec
+        if (run := self.__dict__.get("_run")) and not self._changes:
+            return run.model  # spec.json repeats a part of run.json
+        about: dict[str, Any] = {"trusted": self._trusted, "overrides": self._changes}
+        return stored_spec(ModelSpec, self.saved, "spec.json", **about)
 
     @property
     def has_run(self) -> bool:
@@ -93,12 +106,14 @@ class Context:
 
     @cached_property
     def _run(self) -> RunSpec | None:
-        from contrastive.model.loading import stored_spec
+        from contrastive.model.loading import stored_data, stored_spec
         from contrastive.spec import RunSpec
 
         if self.saved is None or not self.has_run:
             return None
-        known = {"model": self.spec} if "spec" in self.__dict__ else {}
+        known: dict[str, Any] = {"data": stored_data(self.saved)}
+        if self._changes or "spec" in self.__dict__:
+            known["model"] = self.spec
         return stored_spec(RunSpec, self.saved, "run.json", trusted=self._trusted, **known)
 
     def run(self, data: str | None = None, *, remedy: str = "--data") -> RunSpec:

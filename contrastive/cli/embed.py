@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Device, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Device, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.config.extras import require
 from contrastive.errors import DataError
@@ -45,6 +45,7 @@ def embed(
         typer.Option(help="What runs the processes: this machine, or a Ray cluster (extra ray)."),
     ] = "local",
     model: Model = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -52,7 +53,7 @@ def embed(
     """Embed a dataset into safetensors and Parquet, for any tool; goes on where it was."""
     if engine == "ray":  # told before the model is loaded
         require("ray", extra="ray")
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     run = context.run(data, remedy="DATA")
     samples = context.build(run, split or run.evaluation.final_split, remedy="DATA")
     if processes == 1 and engine == "local":
@@ -74,7 +75,7 @@ def embed(
 
         plan = plan_embedding(context.model, samples, output, dim=dim, quantize=quantize)
         written = plan.folder
-        load = partial(_load, context.folder, device, trusted, _state(context, written))
+        load = partial(_load, context.folder, device, trusted, changes, _state(context, written))
         if engine == "ray":
             from contrastive.inference.embed_ray import embed_on_ray
 
@@ -106,14 +107,14 @@ def _state(context: Context, written: EmbeddingFolder | None = None) -> str:
 
 
 def _load(
-    folder: Path, device: str, trusted: bool, state: str
+    folder: Path, device: str, trusted: bool, changes: list[str] | None, state: str
 ) -> tuple[ContrastiveModel, FeatureCache | None]:
     """Load the model in another process.
 
     Raises:
         DataError: it has changed since the first process has loaded it.
     """
-    context = Context(folder, device=device, trusted=trusted)
+    context = Context(folder, device=device, trusted=trusted, changes=changes)
     model = context.model
     if _state(context) != state:
         msg = f"{folder}: the model has changed meanwhile; embed into another folder"

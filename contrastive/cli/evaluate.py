@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Device, Export, Json, Model, SharedRows, Split, Trusted
+from contrastive.cli.options import (
+    Changes,
+    Data,
+    Device,
+    Export,
+    Json,
+    Model,
+    SharedRows,
+    Split,
+    Trusted,
+)
 from contrastive.cli.output import check_export, export_results, show
 
 
@@ -13,13 +23,14 @@ def evaluate(
     data: Data = None,
     shared: SharedRows = None,
     export: Export = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure retrieval in both directions, and zero-shot accuracy if the data have classes."""
     check_export(export)
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     run = context.run(data)
     loaded = context.model
     from contrastive.console import say

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Device, Json, Model, Trusted
+from contrastive.cli.options import Changes, Device, Json, Model, Trusted
 from contrastive.cli.output import show
 
 
@@ -24,6 +24,7 @@ def generate(
     views: Annotated[int, typer.Option(min=1, max=1024, help="Random crops per step.")] = 6,
     seed: Annotated[int, typer.Option(help="Of the initial noise and the crops.")] = 0,
     model: Model = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -33,7 +34,7 @@ def generate(
     from contrastive.data.storage.folders import check_writable, named_file
 
     check_writable(output, SUFFIXES, what="image")  # before minutes of work
-    loaded = Context(model, device=device, trusted=trusted).model
+    loaded = Context(model, device=device, trusted=trusted, changes=changes).model
     from contrastive.inference.generation import generate as paint
 
     made = paint(

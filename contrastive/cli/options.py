@@ -82,6 +82,15 @@ Model = Annotated[
         "else the newest run in runs/.",
     ),
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=VALUE",
+        help="Change the model's saved spec, for instance where weights are now: "
+        "towers.text.encoder.name=FOLDER; may be repeated.",
+    ),
+]
 Template = Annotated[
     list[str] | None, typer.Option(help="A prompt template with {} for the class; may be repeated.")
 ]

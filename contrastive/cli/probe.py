@@ -8,6 +8,7 @@ import typer
 
 from contrastive.cli.context import Context
 from contrastive.cli.options import (
+    Changes,
     Data,
     Device,
     Export,
@@ -44,6 +45,7 @@ def probe(
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of the k-NN classifier.")] = 20,
     plot: Plot = None,
     export: Export = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -53,7 +55,7 @@ def probe(
     check_export(export)
     if plot:
         _check_plottable(plot, by_class)
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     run = context.run(data)
     loaded = context.model
     from contrastive.console import say

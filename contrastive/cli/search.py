@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Device, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Device, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
 
@@ -29,6 +29,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     model: Model = None,
+    changes: Changes = None,
     trusted: Trusted = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -43,7 +44,7 @@ def search(
 
         if isinstance(dataset_in(Path(data)), ClassFolders):
             images = Path(data)  # all of them, of whatever split
-    context = Context(model, device=device, trusted=trusted)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
     loaded = context.model
     from contrastive.inference.search import search as nearest
     from contrastive.reporting.tables import hits_table

@@ -107,7 +107,7 @@ def _checked(
     said: dict[KeyPath, str] = {}
     for override in strings("overrides", overrides):
         try:
-            said[_set(data, override)] = override
+            said[set_override(data, override)] = override
         except SpecError as error:
             report.append(str(error))
     try:
@@ -337,7 +337,7 @@ def _bad(node: Any, problem: str) -> _YAMLError:
     return _YAMLError(problem, node.start_mark.line + 1)
 
 
-def _set(data: dict[str, Any], override: str) -> KeyPath:
+def set_override(data: dict[str, Any], override: str) -> KeyPath:
     """Apply ``a.b=value`` to ``data`` and return its key path."""
     dotted, equals, text = override.partition("=")
     key_path = tuple(dotted.strip().split("."))

@@ -14,6 +14,7 @@ from safetensors.torch import load as tensors_from_bytes
 
 from contrastive.config.extras import require
 from contrastive.config.local_files import check_regular, read_bounded
+from contrastive.encoders.weight_folders import WeightFolder, copy_of, note_folder
 from contrastive.errors import ContrastiveError, WeightsError
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def find_weights(
         >>> find_weights("encoder", "photos").name  # a folder is taken as it is
         'photos'
     """
+    folder = copy_of(name, revision) or _folder_of(who, name, revision, files, otherwise)
+    note_folder(WeightFolder(name, revision, tuple(files), folder))
+    return folder
+
+
+def _folder_of(
+    who: str, name: str, revision: str | None, files: Sequence[str], otherwise: str
+) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

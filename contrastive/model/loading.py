@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,6 +13,7 @@ from torch import Tensor
 from contrastive.config.arguments import address_in, path_of
 from contrastive.config.base import Config, validated
 from contrastive.config.mistakes import misplaced, mistakes_of
+from contrastive.config.overrides import overridden
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
@@ -21,15 +22,16 @@ from contrastive.console import say
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.freezing import weights_from_spec
-from contrastive.model.local_paths import found_again
+from contrastive.model.local_paths import data_found_again, places_of
 from contrastive.model.model import ContrastiveModel
+from contrastive.model.rebuilding import rebuilt
 from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
-from contrastive.spec import ModelSpec, RunSpec, Tower, kind_of_spec, require_run
+from contrastive.spec import ModelSpec, RunSpec, kind_of_spec, require_run
 
 S = TypeVar("S", bound=Config)
 COPY_AGAIN = "copy the folder again, or save the model anew"
@@ -85,19 +87,25 @@ def _checked(spec: SpecLike) -> ModelSpec | RunSpec:
     raise SpecError(misplaced(spec, wanted) or what)
 
 
-def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel:
+def load_model(
+    folder: str | Path, *, overrides: Iterable[str] = (), trusted: bool = False
+) -> ContrastiveModel:
     """Load what ``save`` or a training run wrote, or a pretrained model, in eval mode on the CPU.
 
     Args:
         folder: a saved model, a checkpoint, or a run's folder (its final model, else its newest
             whole checkpoint), or the address of one (``s3://bucket/runs/a``); or the name of a
             pretrained model, as in ``pretrained_spec``.
+        overrides: changes to the saved spec, for instance where weights that are not in the folder
+            are now: ``towers.text.encoder.name=weights/distilbert``.
         trusted: let the folder's spec name components by import path (``module:Class``), which
             runs that module; only for folders of your own.
 
     Raises:
-        WeightsError: the folder is not whole, or a frozen encoder is not the one it was.
-        SpecError: its spec does not fit, for instance since a plugin is not installed.
+        WeightsError: the folder is not whole, or a frozen encoder is not the one it was, or its
+            weights are not where they were.
+        SpecError: its spec does not fit, for instance since a plugin is not installed; or an
+            override has a mistake.
 
     Example:
         >>> model.save("saved")
@@ -110,9 +118,11 @@ def load_model(folder: str | Path, *, trusted: bool = False) -> ContrastiveModel
     address = address_in("folder", folder)
     path = fetched(address) if address else path_of("folder", folder)
     if is_pretrained(folder) and not address:
-        return ContrastiveModel(pretrained_spec(folder)).eval()
+        spec = pretrained_spec(folder)
+        return ContrastiveModel(spec.with_(*overrides) if overrides else spec).eval()
     saved = open_folder(find_model(path))
-    return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", trusted=trusted))
+    about: dict[str, Any] = {"trusted": trusted, "overrides": overrides}
+    return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", **about))
 
 
 def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
@@ -121,13 +131,7 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     Raises:
         WeightsError: as ``load_model``.
     """
-    parts = saved.json("parts.json")
-    paths = parts.get("paths", {})
-    model = ContrastiveModel(_to_rebuild(spec, parts["encoders"], paths))
-    model.spec = spec
-    for modality, tower in spec.towers.items():  # as the cache and the next save see them
-        built = model.tower(modality)
-        built.spec, built.paths = tower, paths.get(modality, {}) | built.paths
+    model = rebuilt(spec, saved)
     restore_weights(model, saved)
     model.seen = stored_samples(saved)
     return model.eval()
@@ -152,6 +156,13 @@ def stored_samples(saved: SavedFolder) -> dict[str, Tensor]:
     return found
 
 
+def stored_data(saved: SavedFolder) -> Any:
+    """Return the plain data of a run's dataset; relative paths are whole where the files were."""
+    parts, data = saved.json("parts.json"), saved.json("run.json").get("data")
+    places = places_of(saved.path, parts.get("data", {}), parts.get("data_beside", {}))
+    return data_found_again(data, places)
+
+
 def stored_section(kind: type[S], saved: SavedFolder, name: str, section: str) -> S:
     """Read a section of a spec that was saved with a model, without import paths.
 
@@ -165,7 +176,13 @@ def stored_section(kind: type[S], saved: SavedFolder, name: str, section: str) -
 
 
 def stored_spec(
-    kind: type[S], saved: SavedFolder, name: str, *, trusted: bool = False, **known: Any
+    kind: type[S],
+    saved: SavedFolder,
+    name: str,
+    *,
+    trusted: bool = False,
+    overrides: Iterable[str] = (),
+    **known: Any,
 ) -> S:
     """Read a spec that was saved with a model.
 
@@ -174,6 +191,7 @@ def stored_spec(
         saved: the folder.
         name: the file.
         trusted: follow import paths (``module:Class``) in it.
+        overrides: changes to it.
         known: parts that are validated already, by field.
 
     Raises:
@@ -182,6 +200,7 @@ def stored_spec(
     """
     parts = saved.json("parts.json")
     data = {k: v for k, v in saved.json(name).items() if k != "format"}
+    data = overridden(data, overrides)
     try:
         with (
             nullcontext() if trusted else names_only(),
@@ -294,21 +313,6 @@ def find_model(folder: Path) -> Path:
         how += f"; a model of the Hugging Face Hub is hf:{folder.as_posix()}"
     msg = f"{folder}: no model here; {how}"
     raise WeightsError(msg)
-
-
-def _to_rebuild(
-    spec: ModelSpec, rebuilt: Mapping[str, str], paths: Mapping[str, Mapping[str, str]]
-) -> ModelSpec:
-    """Fetch no pretrained weights that saved ones overwrite, and look for files where they were."""
-    towers: dict[str, Tower] = {}
-    for modality, tower in spec.towers.items():
-        encoder = found_again(tower.encoder, paths.get(modality, {}))
-        if modality not in rebuilt:
-            known = type(encoder).model_fields
-            off = {k: v for k, v in {"pretrained": False, "weights": None}.items() if k in known}
-            encoder = encoder.model_copy(update=off)
-        towers[modality] = tower.model_copy(update={"encoder": encoder})
-    return spec.model_copy(update={"towers": towers})
 
 
 def _validated(kind: type[S], data: Any, origin: str) -> S:

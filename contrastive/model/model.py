@@ -19,6 +19,7 @@ from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.encoders.given_module import Given, GivenModule, check_given
 from contrastive.encoders.module import configs_hash, preprocess_hash
+from contrastive.encoders.weight_folders import noted_folders
 from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
@@ -26,8 +27,10 @@ from contrastive.model.contracts import check_views_differ, checked_module, loss
 from contrastive.model.embedding import embedded_batches
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
+from contrastive.model.local_paths import from_folder
 from contrastive.model.saved_folder import FORMAT, Content, write_folder
 from contrastive.model.tower import TowerModule
+from contrastive.model.weight_copies import copies_of
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
@@ -84,10 +87,11 @@ class ContrastiveModel(nn.Module):
                 )
                 raise SpecError(msg)
             try:
-                encoder = (encoders or {}).get(modality) or build_part(
-                    tower.encoder, tower.encoder.build
-                )
-                self.towers[modality] = TowerModule(tower, encoder, spec.embed_dim)
+                with noted_folders() as folders:
+                    encoder = (encoders or {}).get(modality) or build_part(
+                        tower.encoder, tower.encoder.build
+                    )
+                self.towers[modality] = TowerModule(tower, encoder, spec.embed_dim, folders)
             except SpecError as error:
                 msg = f"towers.{modality}: {error}"
                 raise SpecError(msg) from error
@@ -100,6 +104,8 @@ class ContrastiveModel(nn.Module):
         self._differing: set[str] = set()
         self.seen: dict[str, Tensor] = {}
         """Hashes of the samples that it was trained on, by modality (not text)."""
+        self.whole = False
+        """Whether it was loaded from a folder that was saved ``whole``."""
 
     @classmethod
     def from_modules(
@@ -330,10 +336,9 @@ class ContrastiveModel(nn.Module):
         check_finite(logits_NM, "logits")  # the temperature may not be
         return logits_NM
 
-    def state_files(self) -> dict[str, Content]:
-        """Return what a saved model consists of, file by file."""
-        held = {m: weights_from_spec(t.encoder, t.spec) for m, t in self._towers()}
-        rebuilt = {m: names for m, names in held.items() if names}
+    def state_files(self, place: Path) -> dict[str, Content]:
+        """Return what a saved model consists of, file by file; ``place`` is where it goes."""
+        rebuilt = self._rebuilt()
         left_out = {f"towers.{m}.encoder.{name}" for m in rebuilt for name in rebuilt[m]}
         state = self.state_dict().items()
         weights = {name: tensor for name, tensor in state if name not in left_out}
@@ -345,7 +350,8 @@ class ContrastiveModel(nn.Module):
             },
             "configs": {m: configs_hash(self.tower(m).encoder) for m in self.towers},
             "preprocess": {m: h for m, t in self._towers() if (h := preprocess_hash(t.encoder))},
-            "paths": {m: t.paths for m, t in self._towers() if t.paths},
+            "paths": (paths := {m: t.paths for m, t in self._towers() if t.paths}),
+            "beside": {m: from_folder(place, several) for m, several in paths.items()},
             "packages": packages(found),
             "components": found,
         }
@@ -356,11 +362,18 @@ class ContrastiveModel(nn.Module):
             "parts.json": about,
         }
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, whole: bool | None = None) -> None:
         """Save to a folder: safetensors and JSON, frozen pretrained encoders by fingerprint.
 
+        Args:
+            folder: where to; an older saved model is replaced.
+            whole: with a copy of the files that pretrained encoders were loaded from (weights,
+                config, tokenizer), so that the folder can be loaded on a machine without them. By
+                default, if the model was loaded from such a folder.
+
         Raises:
-            WeightsError: the folder cannot be written, or the model was made ``from_modules``.
+            WeightsError: the folder cannot be written, or the model was made ``from_modules``; or
+                what is to be copied is no longer there.
         """
         for modality, tower in self._towers():
             if isinstance(tower.encoder, GivenModule):
@@ -369,7 +382,19 @@ class ContrastiveModel(nn.Module):
                     "save model.state_dict(), or give it a config class (docs/write_a_plugin.md)"
                 )
                 raise WeightsError(msg)
-        write_folder(path_of("folder", folder), self.state_files())
+        place = path_of("folder", folder)
+        files = self.state_files(place)
+        if not (self.whole if whole is None else whole):
+            write_folder(place, files)
+            return
+        copies = copies_of(self._towers(), self._rebuilt())
+        files["parts.json"] = {**files["parts.json"], "copies": copies.about}
+        write_folder(place, files, others=copies.write)
+
+    def _rebuilt(self) -> dict[str, frozenset[str]]:
+        """Return, by modality, the weights of encoders that their specs bring back."""
+        held = {m: weights_from_spec(t.encoder, t.spec) for m, t in self._towers()}
+        return {m: names for m, names in held.items() if names}
 
     def _towers(self) -> list[tuple[str, TowerModule]]:
         return cast("list[tuple[str, TowerModule]]", list(self.towers.items()))

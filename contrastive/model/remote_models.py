@@ -142,10 +142,12 @@ def fetch_folder(remote: RemoteFolder, place: Path, *, listed: bool = True) -> b
         files = listed_files(building)
         if _has(place, building / MANIFEST):
             return True
-        if listed and any(sizes.get(name) != about.bytes for name, about in files.items()):
+        own = {name: about for name, about in files.items() if "/" not in name}
+        if listed and any(sizes.get(name) != about.bytes for name, about in own.items()):
             say(f"{remote.address}: damaged (a file lacks, or is of another size); it is left out")
             return False
         for name, about in files.items():
+            (building / name).parent.mkdir(parents=True, exist_ok=True)
             remote.get(name, building / name, size=about.bytes)
         if not is_whole(building):
             say(f"{remote.address}: damaged (it is not what its manifest says); it is left out")

@@ -24,8 +24,17 @@ MODEL = frozenset({"spec.json", "parts.json", "model.safetensors", "seen.safeten
 """The files that every saved model has."""
 CHECKPOINT = MODEL | {"run.json", "state.json", "optimizer.safetensors", "random.safetensors"}
 """Those of a run's checkpoint, from which it goes on."""
-NAME = re.compile(r"[A-Za-z0-9_-]+\.(json|safetensors)")
+COPIES = "encoders"
+"""The folder with copies of what encoders were loaded from (``weight_copies``)."""
+_WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,120}"
+_KINDS = "json|safetensors|txt|model|bpe|codes|spm|tokenizer|tiktoken|jinja"
+NAME = re.compile(
+    r"[A-Za-z0-9_-]+\.(json|safetensors)"
+    rf"|{COPIES}/[0-9]{{1,3}}(/{_WORD}){{0,8}}/{_WORD}\.({_KINDS})"
+)
 """What files are called; of others, nothing is read."""
+PLACE = rf"^{COPIES}/[0-9]{{1,3}}(/{_WORD})?$"
+"""Of a copy: a folder, or a file."""
 MAX_JSON = 16_000_000  # bytes; a spec is a page, a manifest has a line for each of ten files
 MAX_DEPTH = 50  # levels, as in a spec's YAML
 
@@ -53,6 +62,15 @@ class Manifest(Shape):
     files: dict[str, Listed]
 
 
+class CopyOf(Shape):
+    """A copy of what an encoder asked for by ``name``, or of what its ``field`` names."""
+
+    name: str | None = None
+    revision: str | None = None
+    field: str | None = None
+    place: Annotated[str, Field(pattern=PLACE)]
+
+
 class Parts(Shape):
     """``parts.json``: what the spec of a model does not say."""
 
@@ -64,6 +82,14 @@ class Parts(Shape):
     """By modality, the hash of what the preprocessing says of itself."""
     paths: dict[str, Names] = {}
     """By modality and field, the whole path of what the encoder names by a relative one."""
+    beside: dict[str, Names] = {}
+    """The same paths, from the saved folder."""
+    data: Names = {}
+    """By field, the whole path of what a run's data name by a relative one."""
+    data_beside: Names = {}
+    """The same paths, from the saved folder."""
+    copies: dict[str, list[CopyOf]] = {}
+    """By modality, where this folder has copies of what the encoder was loaded from."""
     packages: Names
     """Name and version of each package that the model needs."""
     components: dict[str, dict[str, Names]] = Field(default={}, validate_default=True)
@@ -119,8 +145,10 @@ SHAPES: dict[str, type[Shape]] = {
 }
 
 
-def check_file(path: Path, size: int | None = None) -> None:
+def check_file(path: Path, size: int | None = None, *, ours: bool = True) -> None:
     """Insist on a regular file, and on its size if that is known.
+
+    A JSON file that is not ``ours``, such as a tokenizer, may be of any size.
 
     Raises:
         WeightsError: it is something else, of another size, or JSON of an absurd size.
@@ -135,7 +163,7 @@ def check_file(path: Path, size: int | None = None) -> None:
             f"{path}: damaged ({about.st_size:,} bytes, the manifest says {size:,}); copy it again"
         )
         raise WeightsError(msg)
-    if path.suffix == ".json" and about.st_size > MAX_JSON:
+    if ours and path.suffix == ".json" and about.st_size > MAX_JSON:
         msg = f"{path}: {about.st_size:,} bytes are too many (limit {MAX_JSON:,}); copy it again"
         raise WeightsError(msg)
 

@@ -154,6 +154,7 @@ def write_folder(
             listed[name] = {"bytes": counted.bytes, "sha256": counted.sha256}
         known = _read_manifest(folder) if keep else {}
         for name in keep:
+            (building / name).parent.mkdir(parents=True, exist_ok=True)
             link(folder / name, building / name)
             size = (building / name).stat().st_size
             listed[name] = {"bytes": size, "sha256": known[name].sha256}
@@ -161,14 +162,18 @@ def write_folder(
         flush_folder(building)
         before = put(building, folder)
     except BaseException as error:
-        written = shard_files(building) if others and building.exists() else set[str]()
-        discard(building, {*files, *keep, *written}, last=MANIFEST)
+        discard(building, {*files, *keep, *_files_in(building)}, last=MANIFEST)
         if not isinstance(error, OSError):
             raise
         msg = f"{folder}: cannot be written: {error.strerror or error}"
         raise WeightsError(msg) from error
     if before:
         discard(before, _own_files(before), last=MANIFEST, into=folder)
+
+
+def _files_in(folder: Path) -> set[str]:
+    """Return the files of a folder that only this process knows."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -263,13 +268,13 @@ def open_folder(folder: Path) -> SavedFolder:
         if lacking := sorted((CHECKPOINT if _STEP.match(folder.name) else MODEL) - listed.keys()):
             msg = f"{folder / MANIFEST}: does not list {lacking[0]}; copy the folder again"
             raise WeightsError(msg)
-        paths = [folder / name for name in sorted(listed)]
-        for path in paths:
-            check_file(path, listed[path.name].bytes)
-        state = listed, [_state(path) for path in paths]
+        paths = {name: folder / name for name in sorted(listed)}
+        for name, path in paths.items():
+            check_file(path, listed[name].bytes, ours="/" not in name)
+        state = listed, [_state(path) for path in paths.values()]
         if _verified.get(folder.absolute()) != state:
-            for path in paths:
-                if _sha256(path) != listed[path.name].sha256:
+            for name, path in paths.items():
+                if _sha256(path) != listed[name].sha256:
                     msg = f"{path}: damaged (its SHA-256 is not the manifest's); copy it again"
                     raise WeightsError(msg)
             _verified[folder.absolute()] = state

@@ -15,20 +15,33 @@ from contrastive.model.freezing import freeze_, set_modes
 from contrastive.model.local_paths import whole_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contrastive.encoders.module import EncoderModule
+    from contrastive.encoders.weight_folders import WeightFolder
     from contrastive.spec import Tower
 
 
 class TowerModule(nn.Module):
     """Encoder, head and L2 normalisation; what is frozen stays as it is."""
 
-    def __init__(self, spec: Tower, encoder: EncoderModule, embed_dim: int) -> None:
-        """Put a head on an encoder and freeze what ``spec.frozen`` says."""
+    def __init__(
+        self,
+        spec: Tower,
+        encoder: EncoderModule,
+        embed_dim: int,
+        folders: Sequence[WeightFolder] = (),
+    ) -> None:
+        """Put a head on an encoder and freeze what ``spec.frozen`` says.
+
+        ``folders`` are those that the encoder was loaded from.
+        """
         super().__init__()
         self.spec = spec
         self.encoder = checked_encoder(encoder, spec.encoder)
         self.embed_dim = embed_dim
         self.paths = whole_paths(spec.encoder)
+        self.folders = list(folders)
         head = call_part(spec.head, spec.head.build, self.encoder.out_dim, embed_dim)
         self.head = checked_module(head, spec.head)
         freeze_(self.encoder, self.head, spec)

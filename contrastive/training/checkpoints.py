@@ -16,6 +16,7 @@ from torch import Tensor
 from contrastive.config.provenance import origins
 from contrastive.distributed.shared_work import shared_work, work_shared_by
 from contrastive.errors import TrainingError, WeightsError
+from contrastive.model.local_paths import data_paths, from_folder
 from contrastive.model.run_checkpoints import checkpoint_folder, drop_superseded
 from contrastive.model.saved_folder import FORMAT, Content, is_whole, open_folder, write_folder
 from contrastive.model.sharded_files import write_shards
@@ -56,15 +57,17 @@ class Progress:
     """``step`` and ``value`` of the best evaluation, by ``training.keep.best``."""
 
 
-def run_files(spec: RunSpec, model: ContrastiveModel) -> dict[str, Content]:
-    """Return what the folder of a trained model consists of, file by file."""
-    files = model.state_files()
+def run_files(spec: RunSpec, model: ContrastiveModel, place: Path) -> dict[str, Content]:
+    """Return what the folder of a trained model consists of, file by file; it goes to ``place``."""
+    files = model.state_files(place)
     parts = cast("dict[str, Any]", files["parts.json"])
     components = parts["components"]
     for kind, found in origins(spec.data).items():
         components = components | {kind: components.get(kind, {}) | found}
     run = {"format": FORMAT} | spec.model_dump(mode="json")
-    return files | {"parts.json": parts | {"components": components}, "run.json": run}
+    paths = data_paths(spec.data)
+    about = {"components": components, "data": paths, "data_beside": from_folder(place, paths)}
+    return files | {"parts.json": parts | about, "run.json": run}
 
 
 def save_step(
@@ -88,11 +91,12 @@ def save_step(
     """
     check_same_weights(model, optimizer)
     ranks, fused = batches.ranks, takes_one_pass(optimizer)
-    about = spec, model, optimizer.state, batches, progress
+    place = checkpoint_folder(folder, progress.step)
+    about = spec, model, optimizer.state, batches, progress, place
     if has_shards(model):
         with work_shared_by(ranks):
             files = step_files(*about, fused=fused)
-            write_files(checkpoint_folder(folder, progress.step), files, shared_work())
+            write_files(place, files, shared_work())
             if ranks.is_main:
                 _verify(folder, spec, progress)
         return
@@ -185,10 +189,13 @@ def step_files(
     optimizer_state: Mapping[Tensor, Mapping[str, Tensor]],
     batches: TrainingBatches,
     progress: Progress,
+    place: Path,
     *,
     fused: bool,
 ) -> dict[str, Content]:
     """Return what a checkpoint consists of; ``fused`` says how the optimizer updates weights.
+
+    It goes to ``place``.
 
     Raises:
         TrainingError: a number is not finite; names its tensor.
@@ -213,7 +220,7 @@ def step_files(
         "ranks": batches.ranks.size,
         "fused": fused,
     }
-    return run_files(spec, model) | {
+    return run_files(spec, model, place) | {
         "optimizer.safetensors": moments,
         "random.safetensors": random,
         "state.json": state | asdict(progress),

@@ -94,7 +94,7 @@ def check_room(
     needed += sum(t.nbytes for t in model.state_dict().values())
     try:
         fused, state = takes_one_pass(optimizer), optimizer.state or moments
-        files = step_files(spec, model, state, batches, Progress(), fused=fused)
+        files = step_files(spec, model, state, batches, Progress(), place, fused=fused)
         write_files(place, files, work)
         if not batches.ranks.is_main:
             return

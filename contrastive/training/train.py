@@ -296,7 +296,7 @@ def _finished(
     if best:
         place = remote.place(checkpoint_folder(folder, int(best["step"])))
         say(f"best {spec.training.keep.best}: {best['value']:.1%}, of {place}")
-    sharded, files = has_shards(model), run_files(spec, model)
+    sharded, files = has_shards(model), run_files(spec, model, folder / "model")
     weights = {name: whole(x) for name, x in files["model.safetensors"].items()}
     if ranks.is_main:
         write_folder(folder / "model", files | {"model.safetensors": weights})

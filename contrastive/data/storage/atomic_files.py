@@ -134,13 +134,22 @@ def discard(folder: Path, files: Collection[str], *, last: str, into: Path | Non
     What else is in it moves into another folder. If it cannot, or if there is none, all stays.
     """
     with suppress(OSError):
-        others = [path for path in folder.iterdir() if path.name not in {*files, last}]
+        inner = {name.partition("/")[0] for name in files if "/" in name}
+        others = [path for path in folder.iterdir() if path.name not in {*files, *inner, last}]
         for path in others:
             if into is None or os.path.lexists(into / path.name):
                 return
             path.rename(into / path.name)
         for name in (last, *sorted({*files} - {last})):
             (folder / name).unlink(missing_ok=True)
+        for name in inner:  # what somebody has put there stays, and the folders around it
+            folders = [
+                folder / name,
+                *(path for path in (folder / name).rglob("*") if path.is_dir()),
+            ]
+            for path in sorted(folders, reverse=True):
+                with suppress(OSError):
+                    path.rmdir()
         folder.rmdir()
 
 
