@@ -83,7 +83,7 @@ class SentenceTransformersModule(TokenEncoder):
 
     def _limit(self, asked: int | None, who: str) -> int | None:
         """Return how many tokens are read, at most; None if a text is read whole."""
-        cutting = [part for part in self.model[0].modules() if _takes_length(part)]
+        cutting = [part for part in self.model[0].modules() if takes_length(part)]
         if asked and not cutting:
             msg = f"{who}: the model reads texts whole; leave max_length out"
             raise SpecError(msg)
@@ -133,7 +133,7 @@ class SentencePreprocess:
     def __post_init__(self) -> None:
         """Cut and pad as asked; on the right, so that no text depends on the others' lengths."""
         for part in self.first.modules():
-            if self.max_length and _takes_length(part):
+            if self.max_length and takes_length(part):
                 part.max_seq_length = min(part.max_seq_length or self.max_length, self.max_length)
             tokenizer: Any = getattr(part, "tokenizer", None)
             if hasattr(tokenizer, "padding_side"):
@@ -270,7 +270,7 @@ def without_weights(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, spare)
 
 
-def _takes_length(module: nn.Module) -> bool:
+def takes_length(module: nn.Module) -> bool:
     """Whether a module cuts texts at a length that can be set."""
     told = getattr(type(module), "max_seq_length", None)
     if isinstance(told, property):

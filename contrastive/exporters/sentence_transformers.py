@@ -1,34 +1,221 @@
-"""Towers as a folder of sentence-transformers: a route each, without code of ours."""
+"""Towers as a folder of sentence-transformers, made of its own modules: no code of ours is needed.
+
+Both towers are the routes of a Router, which takes the one of a sample's modality; one tower alone
+is a plain model, as servers of text embeddings take it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import shutil
+from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.config.extras import require
+from contrastive.encoders import (
+    HFDualImage,
+    HFDualText,
+    HFImage,
+    HFText,
+    ResNet,
+    SentenceTransformers,
+    Timm,
+    ViT,
+)
+from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.errors import SpecError
+from contrastive.exporters import transformers as dual
+from contrastive.exporters.st_heads import EXTRA, head_modules, head_problem
+from contrastive.exporters.st_peers import Route, peer_problem, peer_route, with_prompt
+from contrastive.exporters.st_transformers import model_modules, model_problem
+from contrastive.exporters.timm_networks import timm_problem, write_timm
+from contrastive.heads import Mlp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from contrastive.encoders.hf_image import HFImageModule
+    from contrastive.encoders.hf_text import HFTextModule
+    from contrastive.encoders.sentence_transformers import SentenceTransformersModule
     from contrastive.model.model import ContrastiveModel
+    from contrastive.model.tower import TowerModule
+
+DUAL = (HFDualImage, HFDualText)
+SCRATCH = ".models"
+SERVED = {"Transformer", "Pooling", "Dense", "Normalize"}
+"""Modules that servers of text embeddings know, by names of sentence-transformers before 6.0."""
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+}
+"""How a pooling is told there."""
 
 
 def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
     """Insist that each tower is made of what sentence-transformers has modules for.
 
     Raises:
-        SpecError: one is not; says what is possible.
+        SpecError: one is not.
+        MissingExtra: sentence-transformers is not installed.
     """
-    require("sentence_transformers", extra="sentence-transformers")
-    raise SpecError(f"{model.spec.embed_dim} {towers}")
+    require("sentence_transformers", extra=EXTRA)
+    for modality in towers:
+        tower = model.tower(modality)
+        if problem := _problem(model, tower, towers) or head_problem(tower.spec.head):
+            msg = f"towers.{modality}: sentence-transformers cannot embed with it: {problem}"
+            raise SpecError(msg)
 
 
 def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[str]:
-    """Write the folder."""
-    raise NotImplementedError(model, folder, towers)
+    """Write the folder, and return what a server of text embeddings does not take."""
+    library = require("sentence_transformers", extra=EXTRA)
+    modules = require("sentence_transformers.sentence_transformer.modules", extra=EXTRA)
+    scratch = folder / SCRATCH
+    shared = _dual_module(model, scratch) if _is_dual(model, towers) else None
+    routes = {modality: _route(model.tower(modality), scratch, shared) for modality in towers}
+    several = {modality: route.modules for modality, route in routes.items()}
+    if len(towers) > 1:
+        parts = [modules.Router(several, default_route=towers[-1])]
+    else:
+        parts = several[towers[0]]
+    text = routes.get("text", Route([]))
+    with quiet_huggingface():
+        made = library.SentenceTransformer(
+            modules=[*parts, modules.Normalize()],
+            device="cpu",
+            prompts=text.prompts or None,
+            default_prompt_name=text.default_prompt,
+            similarity_fn_name="cosine",
+        )
+        shutil.rmtree(scratch, ignore_errors=True)
+        made.save_pretrained(str(folder), create_model_card=False)
+    return _for_servers(model, folder, text) if [*towers] == ["text"] else []
 
 
 def usage(folder: Path, towers: Sequence[str]) -> str:
     """Return how the folder is loaded."""
-    raise NotImplementedError(folder, towers)
+    lines = [
+        "from sentence_transformers import SentenceTransformer",
+        f'model = SentenceTransformer("{folder.as_posix()}")',
+    ]
+    if "image" in towers:
+        lines.insert(0, "from PIL import Image")
+        lines.append('images = model.encode([Image.open("photo.jpg").convert("RGB")])')
+    if "text" in towers:
+        lines.append('texts = model.encode(["a photo of a cat"])')
+    return "\n".join(lines)
+
+
+def _problem(model: ContrastiveModel, tower: TowerModule, towers: Sequence[str]) -> str:
+    """Return why an encoder has no modules there; nothing if it has."""
+    spec, encoder = tower.spec.encoder, tower.encoder
+    if type(spec) in (Timm, ResNet, ViT):
+        return timm_problem(cast("Any", spec), encoder)
+    if type(spec) in (HFImage, HFText):
+        return model_problem(encoder)
+    if type(spec) is SentenceTransformers:
+        return peer_problem(spec, cast("SentenceTransformersModule", encoder))
+    if type(spec) in DUAL:
+        if not _is_dual(model, towers):
+            return "one half of a dual model is loaded with the other alone; export both"
+        try:
+            dual.check_halves(model)
+        except SpecError as error:
+            return str(error)
+        return model_problem(encoder) if getattr(encoder, "by_length", False) else ""
+    return f"it has no module for {spec.registry.name_of(type(spec))}"
+
+
+def _is_dual(model: ContrastiveModel, towers: Sequence[str]) -> bool:
+    return len(towers) == len(DUAL) and all(
+        type(model.tower(modality).spec.encoder) in DUAL for modality in towers
+    )
+
+
+def _route(tower: TowerModule, scratch: Path, shared: Any) -> Route:
+    """Return the modules of a tower but the normalisation, and its prompts."""
+    spec, encoder = tower.spec.encoder, tower.encoder
+    if shared is not None:
+        found = Route([shared])
+    elif isinstance(spec, (Timm, ResNet, ViT)):
+        found = Route([_timm_module(spec, tower, scratch / encoder.modality)])
+    elif isinstance(spec, SentenceTransformers):
+        found = peer_route(spec, cast("SentenceTransformersModule", encoder))
+    else:
+        inner = cast("HFImageModule | HFTextModule", encoder)
+        modules = model_modules(inner, scratch / encoder.modality)
+        found = with_prompt(modules, getattr(encoder.preprocess, "prompt", ""))
+    found.modules.extend(head_modules(tower.spec.head, tower.head))
+    return found
+
+
+def _timm_module(spec: ResNet | Timm | ViT, tower: TowerModule, folder: Path) -> Any:
+    write_timm(spec, tower.encoder, folder)
+    return _transformer(folder, {"image": ("forward", "pooler_output")})
+
+
+def _dual_module(model: ContrastiveModel, scratch: Path) -> Any:
+    """Return a dual model as one module, which both routes share."""
+    scratch.mkdir()
+    dual.write(model, scratch, [*model.towers])
+    methods = {m: (f"get_{m}_features", "pooler_output") for m in ("image", "text")}
+    text: Any = model.tower("text").encoder.preprocess
+    padding = {"text": {"padding": text.padding, "max_length": text.max_length}}
+    options = {"processing_kwargs": padding} if text.padding == "max_length" else {}
+    return _transformer(scratch, methods, **options)
+
+
+def _transformer(folder: Path, methods: dict[str, tuple[str, str]], **options: Any) -> Any:
+    modules = require("sentence_transformers.sentence_transformer.modules", extra=EXTRA)
+    config = {
+        modality: {"method": method, "method_output_name": output}
+        for modality, (method, output) in methods.items()
+    }
+    with quiet_huggingface():
+        return modules.Transformer(
+            str(folder),
+            modality_config=config,
+            module_output_name="sentence_embedding",
+            **options,
+        )
+
+
+def _for_servers(model: ContrastiveModel, folder: Path, text: Route) -> list[str]:
+    """Write down the modules of a text tower as servers of text embeddings read them."""
+    place = folder / "modules.json"
+    entries: list[dict[str, Any]] = json.loads(place.read_text("utf-8"))
+    kinds = [entry["type"].rpartition(".")[2] for entry in entries]
+    head = model.tower("text").spec.head
+    if isinstance(head, Mlp):
+        name = "residual mlp" if head.residual else "mlp"
+        return [
+            f"text-embeddings-inference takes Dense layers with Tanh or Identity only, so not this "
+            f"{name} head; sentence-transformers does, and a linear head goes to both"
+        ]
+    if kinds[0] != "Transformer" or {*kinds} - SERVED:
+        others = ", ".join(sorted({*kinds} - SERVED)) or kinds[0]
+        return [f"text-embeddings-inference has no {others}; sentence-transformers does"]
+    for entry, kind in zip(entries, kinds, strict=True):
+        entry["type"] = f"sentence_transformers.models.{kind}"
+        if kind == "Pooling":
+            _change(folder / entry["path"] / "config.json", _pooling_flags)
+    _write(place, entries)
+    length = getattr(text.modules[0], "max_seq_length", None)
+    _change(folder / "sentence_bert_config.json", lambda config: {"max_seq_length": length})
+    option = f" --default-prompt-name {text.default_prompt}" if text.default_prompt else ""
+    return [f"text-embeddings-inference serves the folder with --dtype float32{option}"]
+
+
+def _pooling_flags(config: dict[str, Any]) -> dict[str, Any]:
+    return {flag: config["pooling_mode"] == mode for flag, mode in POOLING_FLAGS.items()}
+
+
+def _change(place: Path, more: Any) -> None:
+    config: dict[str, Any] = json.loads(place.read_text("utf-8"))
+    _write(place, config | more(config))
+
+
+def _write(place: Path, content: Any) -> None:
+    place.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -36,17 +36,28 @@ def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
         named = f"{towers[0]} alone" if len(towers) == 1 else ", ".join(towers)
         msg = f"towers: {named}: a dual model of transformers has an image and a text tower"
         raise SpecError(msg)
+    check_halves(model)
+    for modality in HALVES:
+        head = model.tower(modality).spec.head
+        if not isinstance(head, Identity):
+            name = head.registry.name_of(type(head))
+            msg = f"towers.{modality}: a dual model of transformers has no place for the {name}"
+            raise SpecError(f"{msg} head, which comes after its projection")
+
+
+def check_halves(model: ContrastiveModel) -> None:
+    """Insist on the two halves of one class of transformers, whatever their heads are.
+
+    Raises:
+        SpecError: one is something else, or the class has parts that no half has.
+    """
     for modality, kind in HALVES.items():
-        spec = model.tower(modality).spec
-        if not isinstance(spec.encoder, kind):
-            name = spec.encoder.registry.name_of(type(spec.encoder))
+        encoder = model.tower(modality).spec.encoder
+        if not isinstance(encoder, kind):
+            name = encoder.registry.name_of(type(encoder))
             only = kind.registry.name_of(kind)
             msg = f"towers.{modality}: a dual model of transformers has no place for {name}, only"
             raise SpecError(f"{msg} for {only}")
-        if not isinstance(spec.head, Identity):
-            head = spec.head.registry.name_of(type(spec.head))
-            msg = f"towers.{modality}: a dual model of transformers has no place for the {head}"
-            raise SpecError(f"{msg} head, which comes after its projection")
     image, text = (_half(model, modality) for modality in HALVES)
     if type(image) is not type(text):
         msg = (

@@ -199,7 +199,7 @@ def _generated(model: ContrastiveModel, modality: str) -> Iterator[Any]:
     else:
         encoder = model.tower(modality).encoder
         known = encoder.words() if isinstance(encoder, TokenEncoder) else []
-        words = [*known, *"a photo of the small red square and two blue circles on white".split()]
+        words = [*known, *["a", "photo", "of", "the", "small", "red", "square", "and", "two", "blue", "circles", "on", "white"]]
         for i in range(SAMPLES):
             yield " ".join(words[(3 * i + 5 * k) % len(words)] for k in range(1 + i % 11))
 
