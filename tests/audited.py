@@ -48,6 +48,10 @@ COMMANDS = {
     "answer": ["answer {image} --question what? --answers a,b -m {run}"],
     "search": ["search a -m {run}", "search a -m base -d {run}/model/run.json"],
     "embed": ["embed {run}/model/run.json -m base -o made", "embed data -m {run} -o made"],
+    "export": [
+        "export --to sentence-transformers -m {run} -o made",
+        "export --to transformers -m {copy} -o made",
+    ],
     "generate": ["generate a -o made.png -m {run} --steps 1 --size 32"],
     "data shard": ["data shard {run}/model/run.json -o made", "data shard data -o made"],
     "cache list": ["cache list", "cache list {run}"],

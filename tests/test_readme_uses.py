@@ -27,6 +27,7 @@ PRINTED = {  # whatever the model has learned
     "classify": r"│ dog\.png +│ (animal|food|vehicle|flower|instrument) +│ +\d+\.\d% │",
     "caption": r"│ taxi\.png │ +-?\d\.\d{3} │ \S",
     "answer": r"│ rose\.png │ (red|blue|yellow) +│ +\d+\.\d% │",
+    "export": r"^written: runs/emoji/images-anywhere$",
     "embed": r"^saved: runs/emoji/embedded$",
     "generate": r"^saved: runs/emoji/heart\.png; cosine ",
     "train": r"^epoch 1: image to text R@1 ",

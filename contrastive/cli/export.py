@@ -48,10 +48,11 @@ def export(
 ) -> None:
     """Write the model as a folder that another program opens, and compare its embeddings there."""
     from contrastive.exporters import export as write
-    from contrastive.exporters.folder import check_place
+    from contrastive.exporters.folder import check_is_model, check_place
 
     check_place(output)
     context = Context(model, device="cpu", trusted=trusted)
+    check_is_model(context.folder)
     loaded = context.model
     samples = _samples(context, split, data)
     done = write(

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from contrastive.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from contrastive.model.model import ContrastiveModel
 
@@ -50,6 +50,21 @@ def check_place(place: Path) -> None:
     if others := sorted(there - _listed(place)):
         msg = f"{place}: holds {others[0]}, which is not of the export; move it, or give another"
         raise DataError(f"{msg} folder")
+
+
+def check_is_model(folder: Path) -> None:
+    """Insist that a folder is no export, of which no other one is made.
+
+    Raises:
+        DataError: it is one.
+    """
+    about = _about(folder)
+    if "to" in about:
+        msg = (
+            f"{folder}: is an export, which {about['to']} opens; give the run or the saved model "
+            "that it was made of"
+        )
+        raise DataError(msg)
 
 
 @contextmanager
@@ -128,13 +143,18 @@ def _files(folder: Path) -> set[str]:
 
 def _listed(folder: Path) -> set[str]:
     """Return the files that an export says it consists of; none if it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
+    files = _about(folder).get("files")
+    several = cast("list[Any]", files) if isinstance(files, list) else []
+    return {name for name in several if isinstance(name, str)}
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Return what an export says of itself; nothing if it cannot be read."""
+    with suppress(OSError, ValueError, RecursionError, ContrastiveError):
         about = read_json(folder / ABOUT)
         if isinstance(about, dict):
-            files = cast("dict[str, Any]", about).get("files")
-            if isinstance(files, list):
-                return {name for name in cast("list[Any]", files) if isinstance(name, str)}
-    return set()
+            return cast("dict[str, Any]", about)
+    return {}
 
 
 def _flush(folder: Path) -> None:

@@ -26,7 +26,7 @@ from contrastive.errors import SpecError
 from contrastive.exporters import transformers as dual
 from contrastive.exporters.st_heads import EXTRA, head_modules, head_problem
 from contrastive.exporters.st_peers import Route, peer_problem, peer_route, with_prompt
-from contrastive.exporters.st_transformers import model_modules, model_problem
+from contrastive.exporters.st_transformers import model_modules, model_problem, padding_problem
 from contrastive.exporters.timm_networks import timm_problem, write_timm
 from contrastive.heads import Mlp
 
@@ -43,7 +43,24 @@ if TYPE_CHECKING:
 DUAL = (HFDualImage, HFDualText)
 SCRATCH = ".models"
 SERVED = {"Transformer", "Pooling", "Dense", "Normalize"}
-"""Modules that servers of text embeddings know, by names of sentence-transformers before 6.0."""
+"""Modules that text-embeddings-inference 1.9 knows, by names of sentence-transformers before 6."""
+SERVED_MODELS = frozenset(
+    [
+        "bert",
+        "camembert",
+        "distilbert",
+        "gemma3_text",
+        "mistral",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "qwen2",
+        "qwen3",
+        "roberta",
+        "xlm-roberta",
+    ]
+)
+"""Its models, by their ``model_type``."""
 POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -68,6 +85,7 @@ def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
             raise SpecError(msg)
 
 
+@quiet_huggingface()
 def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[str]:
     """Write the folder, and return what a server of text embeddings does not take."""
     library = require("sentence_transformers", extra=EXTRA)
@@ -81,16 +99,15 @@ def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[
     else:
         parts = several[towers[0]]
     text = routes.get("text", Route([]))
-    with quiet_huggingface():
-        made = library.SentenceTransformer(
-            modules=[*parts, modules.Normalize()],
-            device="cpu",
-            prompts=text.prompts or None,
-            default_prompt_name=text.default_prompt,
-            similarity_fn_name="cosine",
-        )
-        shutil.rmtree(scratch, ignore_errors=True)
-        made.save_pretrained(str(folder), create_model_card=False)
+    made = library.SentenceTransformer(
+        modules=[*parts, modules.Normalize()],
+        device="cpu",
+        prompts=text.prompts or None,
+        default_prompt_name=text.default_prompt,
+        similarity_fn_name="cosine",
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
+    made.save_pretrained(str(folder), create_model_card=False)
     return _for_servers(model, folder, text) if [*towers] == ["text"] else []
 
 
@@ -112,20 +129,27 @@ def _problem(model: ContrastiveModel, tower: TowerModule, towers: Sequence[str])
     """Return why an encoder has no modules there; nothing if it has."""
     spec, encoder = tower.spec.encoder, tower.encoder
     if type(spec) in (Timm, ResNet, ViT):
-        return timm_problem(cast("Any", spec), encoder)
-    if type(spec) in (HFImage, HFText):
-        return model_problem(encoder)
-    if type(spec) is SentenceTransformers:
-        return peer_problem(spec, cast("SentenceTransformersModule", encoder))
-    if type(spec) in DUAL:
-        if not _is_dual(model, towers):
-            return "one half of a dual model is loaded with the other alone; export both"
-        try:
-            dual.check_halves(model)
-        except SpecError as error:
-            return str(error)
-        return model_problem(encoder) if getattr(encoder, "by_length", False) else ""
-    return f"it has no module for {spec.registry.name_of(type(spec))}"
+        problem = timm_problem(cast("Any", spec), encoder)
+    elif type(spec) in (HFImage, HFText):
+        problem = model_problem(encoder)
+    elif type(spec) is SentenceTransformers:
+        problem = peer_problem(spec, cast("SentenceTransformersModule", encoder))
+    elif type(spec) in DUAL:
+        problem = _dual_problem(model, tower, towers)
+    else:
+        problem = f"it has no module for {spec.registry.name_of(type(spec))}"
+    return problem
+
+
+def _dual_problem(model: ContrastiveModel, tower: TowerModule, towers: Sequence[str]) -> str:
+    if not _is_dual(model, towers):
+        return "one half of a dual model is loaded with the other alone; export both"
+    try:
+        dual.check_halves(model)
+    except SpecError as error:
+        return str(error)
+    encoder: Any = tower.encoder
+    return padding_problem(encoder)
 
 
 def _is_dual(model: ContrastiveModel, towers: Sequence[str]) -> bool:
@@ -173,13 +197,9 @@ def _transformer(folder: Path, methods: dict[str, tuple[str, str]], **options: A
         modality: {"method": method, "method_output_name": output}
         for modality, (method, output) in methods.items()
     }
-    with quiet_huggingface():
-        return modules.Transformer(
-            str(folder),
-            modality_config=config,
-            module_output_name="sentence_embedding",
-            **options,
-        )
+    return modules.Transformer(
+        str(folder), modality_config=config, module_output_name="sentence_embedding", **options
+    )
 
 
 def _for_servers(model: ContrastiveModel, folder: Path, text: Route) -> list[str]:
@@ -187,34 +207,42 @@ def _for_servers(model: ContrastiveModel, folder: Path, text: Route) -> list[str
     place = folder / "modules.json"
     entries: list[dict[str, Any]] = json.loads(place.read_text("utf-8"))
     kinds = [entry["type"].rpartition(".")[2] for entry in entries]
-    head = model.tower("text").spec.head
-    if isinstance(head, Mlp):
-        name = "residual mlp" if head.residual else "mlp"
-        return [
-            f"text-embeddings-inference takes Dense layers with Tanh or Identity only, so not this "
-            f"{name} head; sentence-transformers does, and a linear head goes to both"
-        ]
-    if kinds[0] != "Transformer" or {*kinds} - SERVED:
-        others = ", ".join(sorted({*kinds} - SERVED)) or kinds[0]
-        return [f"text-embeddings-inference has no {others}; sentence-transformers does"]
+    if problem := _not_served(model, text, kinds):
+        return [f"text-embeddings-inference does not serve it: {problem}"]
     for entry, kind in zip(entries, kinds, strict=True):
         entry["type"] = f"sentence_transformers.models.{kind}"
-        if kind == "Pooling":
-            _change(folder / entry["path"] / "config.json", _pooling_flags)
     _write(place, entries)
-    length = getattr(text.modules[0], "max_seq_length", None)
-    _change(folder / "sentence_bert_config.json", lambda config: {"max_seq_length": length})
+    _change(folder / "1_Pooling" / "config.json", _pooling_flags(text.modules[1].pooling_mode))
+    _change(
+        folder / "sentence_bert_config.json", {"max_seq_length": text.modules[0].max_seq_length}
+    )
     option = f" --default-prompt-name {text.default_prompt}" if text.default_prompt else ""
-    return [f"text-embeddings-inference serves the folder with --dtype float32{option}"]
+    return [
+        f"text-embeddings-inference reads the folder, too: start it with --dtype float32{option}"
+    ]
 
 
-def _pooling_flags(config: dict[str, Any]) -> dict[str, Any]:
-    return {flag: config["pooling_mode"] == mode for flag, mode in POOLING_FLAGS.items()}
+def _not_served(model: ContrastiveModel, text: Route, kinds: list[str]) -> str:
+    """Return what a server of text embeddings lacks for a text tower; nothing if it has all."""
+    if kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Dense", "Normalize"}:
+        lacking = next((kind for kind in kinds if kind not in SERVED), "model without Pooling")
+        return f"it has no {lacking}"
+    if isinstance(model.tower("text").spec.head, Mlp):
+        return "its Dense layers have Tanh or Identity only, as a linear head needs, not this mlp"
+    kind, pooling = text.modules[0].config.model_type, text.modules[1].pooling_mode
+    if kind not in SERVED_MODELS:
+        return f"it has no {kind}"
+    if pooling not in ("cls", "mean"):
+        return f"its pooling is cls or mean, not {pooling}"
+    return ""
 
 
-def _change(place: Path, more: Any) -> None:
-    config: dict[str, Any] = json.loads(place.read_text("utf-8"))
-    _write(place, config | more(config))
+def _pooling_flags(pooling: str) -> dict[str, Any]:
+    return {flag: pooling == mode for flag, mode in POOLING_FLAGS.items()}
+
+
+def _change(place: Path, more: dict[str, Any]) -> None:
+    _write(place, json.loads(place.read_text("utf-8")) | more)
 
 
 def _write(place: Path, content: Any) -> None:

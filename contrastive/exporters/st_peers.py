@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.encoders.sentence_transformers import NO_LIMIT, takes_length
 from contrastive.exporters.st_heads import cut
-from contrastive.exporters.st_transformers import complete, loaded_class
+from contrastive.exporters.st_transformers import complete, loaded_class, padding_problem
 
 if TYPE_CHECKING:
     from contrastive.encoders import SentenceTransformers
@@ -29,19 +29,22 @@ class Route:
 
 
 def with_prompt(modules: list[Any], prompt: str, known: dict[str, str] | None = None) -> Route:
-    """Return a route whose texts begin with a prompt, by the name that it has already."""
-    prompts = dict(known or {})
+    """Return a route whose texts begin with a prompt, by the name that it has already.
+
+    Without prompts of a model's own, ``encode_query`` and ``encode_document`` take it too.
+    """
     if not prompt:
-        return Route(modules, prompts)
-    names = [name for name, text in prompts.items() if text == prompt]
-    name = names[0] if names else TRAINED
+        return Route(modules, dict(known or {}))
+    prompts = dict.fromkeys(("query", "document"), prompt) if known is None else known
+    named = [name for name, text in prompts.items() if text == prompt and known]
+    name = named[0] if named else TRAINED
     return Route(modules, prompts | {name: prompt}, name)
 
 
 def peer_problem(spec: SentenceTransformers, encoder: SentenceTransformersModule) -> str:
     """Return why a model's modules would not embed as the tower does; nothing if they do."""
-    if encoder.by_length:
-        return "the model heeds padding, which it would see there"
+    if problem := padding_problem(encoder):
+        return problem
     first: Any = encoder.model[0]
     if getattr(first, "route_mappings", None):
         return "the routes of its router are chosen by more than the task"
@@ -63,7 +66,8 @@ def peer_route(spec: SentenceTransformers, encoder: SentenceTransformersModule) 
     for part in modules[0].modules():
         if preprocess.max_length and takes_length(part):
             part.max_seq_length = min(part.max_seq_length or NO_LIMIT, preprocess.max_length)
-        if hasattr(tokenizer := getattr(part, "tokenizer", None), "padding_side"):
+        tokenizer: Any = getattr(part, "tokenizer", None)
+        if hasattr(tokenizer, "padding_side"):
             tokenizer.padding_side = "right"
         if hasattr(part, "auto_model") and loaded_class(part.model):
             part.model = complete(part.model)

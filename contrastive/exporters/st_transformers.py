@@ -11,7 +11,7 @@ from torch import nn
 
 from contrastive.config.extras import require
 from contrastive.encoders.hf_image import HFImageModule, PadImages
-from contrastive.encoders.huggingface import never_saved, quiet_huggingface
+from contrastive.encoders.huggingface import never_saved
 from contrastive.encoders.image_encoder import ImageEncoder
 from contrastive.encoders.image_transform import ImageTransform
 from contrastive.encoders.token_encoder import TokenEncoder
@@ -29,10 +29,8 @@ POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 def model_problem(encoder: EncoderModule) -> str:
     """Return why sentence-transformers would not embed as a model does; nothing if it does."""
-    if isinstance(encoder, TokenEncoder) and encoder.by_length:
-        return "the model heeds padding, which it would see there"
-    if isinstance(encoder, ImageEncoder) and encoder.one_by_one:
-        return "its features depend on the batch, so that images are to be run one by one"
+    if problem := padding_problem(encoder):
+        return problem
     if isinstance(encoder, HFImageModule):
         if isinstance(encoder.preprocess, PadImages):
             return "its images keep their shapes, which form no batch there"
@@ -44,18 +42,26 @@ def model_problem(encoder: EncoderModule) -> str:
     return "" if loaded_class(model) else f"a {type(model).__name__} is not loaded by itself"
 
 
+def padding_problem(encoder: EncoderModule) -> str:
+    """Return why features depend on what else is in a batch; nothing if they do not."""
+    if isinstance(encoder, TokenEncoder) and encoder.by_length:
+        return "the model heeds padding, which it would see there"
+    if isinstance(encoder, ImageEncoder) and encoder.one_by_one:
+        return "its features depend on the batch, so that images are to be run one by one"
+    return ""
+
+
 def model_modules(encoder: HFImageModule | HFTextModule, folder: Path) -> list[Any]:
     """Write a model with its preprocessing, and return it as modules that pool as ours does."""
     modules = require(
         "sentence_transformers.sentence_transformer.modules", extra="sentence-transformers"
     )
     modality, pooling = encoder.modality, encoder.pooling
-    with quiet_huggingface():
-        complete(encoder.model).save_pretrained(folder)
-        if modality == "text":
-            plain_tokenizer(encoder.preprocess).save_pretrained(folder)
-        else:
-            image_processor(encoder).save_pretrained(folder)
+    complete(encoder.model).save_pretrained(folder)
+    if modality == "text":
+        plain_tokenizer(encoder.preprocess).save_pretrained(folder)
+    else:
+        image_processor(encoder).save_pretrained(folder)
     output = "pooler_output" if pooling == "pooler" else _hidden_name(encoder)
     is_vector = pooling == "pooler" and _first_output(encoder, output).ndim == 2
     named = "sentence_embedding" if is_vector else "token_embeddings"
@@ -72,7 +78,7 @@ def model_modules(encoder: HFImageModule | HFTextModule, folder: Path) -> list[A
 def image_processor(encoder: Any) -> Any:
     """Return the image processor of an encoder, which takes grey and transparent images, too."""
     given: Any = encoder.preprocess
-    process = given.transform if isinstance(given, ImageTransform) else given
+    process: Any = given.transform if isinstance(given, ImageTransform) else given
     processor = deepcopy(process.processor)
     processor.do_convert_rgb = process.mode == "RGB"
     return processor

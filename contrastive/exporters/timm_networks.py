@@ -14,9 +14,9 @@ from PIL import Image
 
 from contrastive.config.extras import require
 from contrastive.encoders import ResNet, Timm, ViT
-from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.encoders.timm import LOCAL
 from contrastive.encoders.weights import config_in
+from contrastive.errors import reason_of
 from contrastive.nn.modes import eval_mode
 
 if TYPE_CHECKING:
@@ -37,10 +37,14 @@ def timm_problem(spec: ResNet | Timm | ViT, encoder: EncoderModule) -> str:
         return "its network gives features of places, of which only our code takes the mean"
     config = _config(spec, module.net, encoder.out_dim)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # as transformers does
             other = _create(config)
     except Exception as error:  # timm builds it otherwise, and says so in many ways
-        return f"timm does not build {config['architecture']} anew: {error}"
+        name, timm = config["architecture"], require("timm", extra="timm")
+        return (
+            f"timm {timm.__version__} does not build {name} for transformers ({reason_of(error)}); "
+            "update timm"
+        )
     wanted = {name: tensor.shape for name, tensor in module.net.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in other.state_dict().items()}:
         return f"timm builds another {config['architecture']} than the one that was trained"
@@ -54,8 +58,7 @@ def write_timm(spec: ResNet | Timm | ViT, encoder: EncoderModule, folder: Path) 
     config = transformers.TimmWrapperConfig(**_config(spec, net, encoder.out_dim))
     model = transformers.TimmWrapperModel(config)
     model.timm_model.load_state_dict(net.state_dict())
-    with quiet_huggingface():
-        model.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def _renamed(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -112,8 +115,9 @@ def _timm_arguments(spec: Timm, net: Any) -> tuple[str, dict[str, Any]]:
         timm = require("timm", extra="timm")
         return timm.models.get_deprecated_models().get(name) or name, {}
     folder = Path(spec.name.removeprefix(LOCAL)).expanduser()
-    told = config_in(folder) if spec.name.startswith(LOCAL) else None
-    arguments = dict((told or {}).get("model_args") or {})
+    told: dict[str, Any] = (config_in(folder) if spec.name.startswith(LOCAL) else None) or {}
+    arguments: dict[str, Any] = dict(told.get("model_args") or {})
+    arguments.pop("num_classes", None)  # there is no classifier
     if cfg.get("fixed_input_size"):
         arguments.setdefault("img_size", [*cfg["input_size"][1:]])
     if cfg.get("global_pool"):

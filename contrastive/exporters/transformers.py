@@ -76,6 +76,7 @@ def check_halves(model: ContrastiveModel) -> None:
         raise SpecError(msg)
 
 
+@quiet_huggingface()
 def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[str]:
     """Write model, image processor and tokenizer, as their authors do."""
     del towers
@@ -94,10 +95,9 @@ def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[
     preprocess: Any = image.preprocess
     processor = deepcopy(preprocess.processor)
     processor.do_convert_rgb = preprocess.mode == "RGB"
-    with quiet_huggingface():
-        whole.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        plain_tokenizer(text.preprocess).save_pretrained(folder)
+    whole.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    plain_tokenizer(text.preprocess).save_pretrained(folder)
     return _notes(model, type(whole).__name__, has_bias=SCALES[1] in state)
 
 

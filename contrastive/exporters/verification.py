@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from contrastive.console import say
 from contrastive.data.columns import keys_in, values_of
@@ -45,6 +45,7 @@ KEPT = "verify"
 SAMPLES = 32
 SIDE = 512  # pixels of the longer side of a stored image: a folder of some megabytes
 LONG = 700  # words of the text that is longer than any tower reads
+SOME_WORDS = ("a", "photo", "of", "the", "small", "red", "square", "and", "two", "blue", "circles")
 TEMPLATES = Path(__file__).parent / "templates"
 WITHOUT_US = """
 import runpy, sys
@@ -199,7 +200,7 @@ def _generated(model: ContrastiveModel, modality: str) -> Iterator[Any]:
     else:
         encoder = model.tower(modality).encoder
         known = encoder.words() if isinstance(encoder, TokenEncoder) else []
-        words = [*known, *["a", "photo", "of", "the", "small", "red", "square", "and", "two", "blue", "circles", "on", "white"]]
+        words = [*known, *SOME_WORDS]
         for i in range(SAMPLES):
             yield " ".join(words[(3 * i + 5 * k) % len(words)] for k in range(1 + i % 11))
 

@@ -1,11 +1,16 @@
+@cache
+def load():
+    from transformers import AutoModel, AutoProcessor
+
+    return AutoModel.from_pretrained(FOLDER).eval(), AutoProcessor.from_pretrained(FOLDER)
+
+
 def embed(modality, samples):
     """Return embeddings of length 1 of texts, or of the images at paths."""
     import torch
     from PIL import Image
-    from transformers import AutoModel, AutoProcessor
 
-    model = AutoModel.from_pretrained(FOLDER).eval()
-    processor = AutoProcessor.from_pretrained(FOLDER)
+    model, processor = load()
     rows = []
     with torch.no_grad():
         for sample in samples:

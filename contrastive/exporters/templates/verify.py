@@ -8,6 +8,7 @@ a number differs by more than the tolerance in verify.json.
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
