@@ -83,7 +83,7 @@ def model_of(head=None, loss=None, lora=None, **encoders):
     pairs = [(only, only) for only in towers] if len(towers) == 1 else None
     spec = ModelSpec(embed_dim=6, towers=towers, loss=loss or InfoNCE(), pairs=pairs)
     if isinstance(head, Identity):
-        ((modality, encoder),) = encoders.items()
+        (encoder,) = encoders.values()
         spec = spec.model_copy(update={"embed_dim": encoder.build().out_dim})
     return ContrastiveModel(spec).eval()
 
@@ -152,17 +152,10 @@ def test_the_command_tells_the_difference_and_the_bias_comes_along(tmp_path, com
 
 @pytest.mark.slow
 def test_int8_files_are_smaller_and_their_recall_is_told(tmp_path):
-    pairs = [
-        {
-            "image": Image.new("RGB", (20, 20), (40 * i, 255 - 40 * i, 9)),
-            "text": f"number {i}",
-            "id": i,
-        }
-        for i in range(6)
-    ]
-    model = model_of(
-        text=CBOW(width=64, buckets=5000), image=Timm(name="test_vit", pretrained=False)
-    )
+    colours = [Image.new("RGB", (20, 20), (40 * i, 255 - 40 * i, 9)) for i in range(6)]
+    pairs = [{"image": image, "text": f"number {i}", "id": i} for i, image in enumerate(colours)]
+    image = Timm(name="test_vit", pretrained=False)
+    model = model_of(text=CBOW(width=64, buckets=5000), image=image)
     done = export(model, "onnx", tmp_path / "out", samples=pairs, int8=True)
     lines = "\n".join(done.notes)
     assert "int8: image to text on 6 held-out rows: R@1 " in lines
@@ -204,6 +197,6 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path)
     model = ContrastiveModel.from_modules(
         {"image": net, "text": net}, {"image": torch.zeros, "text": torch.zeros}, embed_dim=4
     )
-    with pytest.raises(SpecError, match="^towers.image: .* not for GivenModule"):
+    with pytest.raises(SpecError, match=r"^towers\.image: .* not for GivenModule"):
         export(model, "onnx", tmp_path / "out")
     assert not [*tmp_path.iterdir()]

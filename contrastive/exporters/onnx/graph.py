@@ -31,10 +31,6 @@ OPSET = 18
 """Of ONNX: runtimes since 2023 have it."""
 LARGEST = 1_500_000_000
 """Bytes of weights within the file itself; a file of protobuf holds at most 2 GB."""
-EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
-    "text": (["a picture of two red squares", "a dog"], ["a picture", "a dog and a cat"] * 2),
-}
-"""Texts of two lengths: what differs between them is a length, which the graph leaves open."""
 QUIET = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
 
 
