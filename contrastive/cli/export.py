@@ -23,7 +23,7 @@ def export(
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the export goes.")
     ],
     to: Annotated[
-        Literal["transformers", "sentence-transformers"],
+        Literal["transformers", "sentence-transformers", "onnx"],
         typer.Option(help="The program that is to open the folder."),
     ],
     *,
@@ -37,6 +37,12 @@ def export(
     no_samples: Annotated[
         bool, typer.Option("--no-samples", help="Leave no samples of the data in the folder.")
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="With onnx: write smaller files, too, and measure their recall."
+        ),
+    ] = False,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
@@ -49,7 +55,15 @@ def export(
     check_is_model(context.folder)
     loaded = context.model
     samples = _samples(context, split, data)
-    done = write(loaded, to, output, samples=samples, tower=tower, keep_samples=not no_samples)
+    done = write(
+        loaded,
+        to,
+        output,
+        samples=samples,
+        tower=tower,
+        keep_samples=not no_samples,
+        int8=int8,
+    )
     show(_about(done), as_json, *_lines(done, kept=not no_samples))
 
 

@@ -36,4 +36,6 @@ POOLINGS = {"mean": masked_mean, "cls": first_token, "last": last_token}
 
 
 def _take(hidden_BLF: Tensor, place_B: Tensor) -> Tensor:
-    return hidden_BLF[torch.arange(len(place_B), device=place_B.device), place_B]
+    # not by a range of rows, nor by take_along_dim: both fix sizes in an exported graph
+    place_B1F = place_B[:, None, None].expand(-1, 1, hidden_BLF.shape[2])
+    return hidden_BLF.gather(1, place_B1F).squeeze(1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
 
-Program = Literal["transformers", "sentence-transformers"]
+Program = Literal["transformers", "sentence-transformers", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ TARGETS: dict[Program, Target] = {
     "sentence-transformers": Target(
         "sentence_transformers", ("sentence-transformers", "transformers", "timm")
     ),
+    "onnx": Target("onnx", ("onnxruntime", "tokenizers", "onnx"), tolerance=1e-4),
 }
 
 
@@ -99,6 +100,7 @@ def export(
     samples: Samples | None = None,
     tower: str | None = None,
     keep_samples: bool = True,
+    int8: bool = False,
 ) -> Exported:
     """Write a model as a folder that another program opens, and compare its embeddings there.
 
@@ -107,12 +109,14 @@ def export(
 
     Args:
         model: the model; LoRA is merged into its weights.
-        to: the program: ``transformers`` or ``sentence-transformers``.
+        to: the program: ``transformers``, ``sentence-transformers`` or ``onnx`` (ONNX Runtime).
         output: the folder; it is made, or replaced if ``export`` wrote it.
         samples: a built dataset, such as a test split, of which 32 samples are compared and kept in
             the folder; by default samples are generated.
         tower: export this modality alone; by default all.
         keep_samples: keep the samples and ``verify.py`` in the folder.
+        int8: write a second, smaller file of each tower, too, with weights of 8 bits, and measure
+            its recall on ``samples``; of ``onnx`` alone.
 
     Raises:
         SpecError: the model cannot be opened by that program; says what is possible.
@@ -132,6 +136,9 @@ def export(
     check_model(model)
     place = path_of("output", output)
     target = target_named(to)
+    if int8 and to != "onnx":
+        msg = f"int8: {to} has no files with weights of 8 bits; leave it out, or take onnx"
+        raise SpecError(msg)
     module = _module(target)
     towers = [*model.towers] if tower is None else [tower]
     for modality in towers:
@@ -144,6 +151,10 @@ def export(
         notes = module.write(plain, folder, towers)
         write_verification(model, folder, target, towers, samples)
         found = verified(folder, to, target, keep_samples=keep_samples)
+        if int8:
+            from contrastive.exporters.onnx.int8 import write_int8
+
+            notes += write_int8(plain, folder, towers, samples)
     return Exported(
         folder=place,
         to=to,
