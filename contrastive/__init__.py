@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import evaluate
     from contrastive.evaluation.probe import probe
     from contrastive.exporters import export
+    from contrastive.exporters.model_card import model_card
     from contrastive.features.cache import FeatureCache
     from contrastive.features.inventory import list_cache
     from contrastive.features.pruning import prune_cache
@@ -61,6 +62,7 @@ __all__ = [
     "list_cache",
     "load_model",
     "load_spec",
+    "model_card",
     "probe",
     "prune_cache",
     "rerank",
@@ -94,6 +96,7 @@ __getattr__, __dir__ = lazy_names(
         "evaluation.comparison": "compare",
         "evaluation.evaluate": "evaluate",
         "exporters": "export",
+        "exporters.model_card": "model_card",
         "inference.generation": "generate rerank",
         "evaluation.probe": "probe",
         "training.train": "train",

@@ -68,11 +68,11 @@ class Context:
     @cached_property
     def saved(self) -> SavedFolder | None:
         """The folder with the model's files; None for a pretrained model."""
-        from contrastive.model.loading import find_model
+        from contrastive.model.loading import find_model, saved_place
         from contrastive.model.saved_folder import open_folder
-        from contrastive.pretrained import is_pretrained
 
-        return None if is_pretrained(self.folder) else open_folder(find_model(self.folder))
+        place = saved_place(self.folder)
+        return None if place is None else open_folder(find_model(place))
 
     @cached_property
     def model(self) -> ContrastiveModel:

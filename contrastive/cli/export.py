@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from contrastive.errors import DataError
 if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.exporters import Exported
+    from contrastive.exporters.record import Record
 
 
 def export(
@@ -23,8 +25,11 @@ def export(
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the export goes.")
     ],
     to: Annotated[
-        Literal["transformers", "sentence-transformers", "onnx"],
-        typer.Option(help="The program that is to open the folder."),
+        Literal["contrastive", "transformers", "sentence-transformers", "onnx"],
+        typer.Option(
+            help="The program that is to open the folder; contrastive is this one, and gets all "
+            "that the model needs."
+        ),
     ],
     *,
     model: Model = None,
@@ -43,18 +48,33 @@ def export(
             "--int8", help="With onnx: write smaller files, too, and measure their recall."
         ),
     ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="For the model card, such as apache-2.0."),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hugging Face Hub."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new repository is private.")
+    ] = False,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
     """Write the model as a folder that another program opens, and compare its embeddings there."""
     from contrastive.exporters import export as write
     from contrastive.exporters.folder import check_is_model, check_place
+    from contrastive.model.hub import check_repository
 
     check_place(output)
     context = Context(model, device="cpu", trusted=trusted)
     check_is_model(context.folder)
+    if push:
+        check_repository(push, private=private or None, token=None)
     loaded = context.model
     samples = _samples(context, split, data)
+    record = _record(context, samples, split, data, licence)
     done = write(
         loaded,
         to,
@@ -63,8 +83,50 @@ def export(
         tower=tower,
         keep_samples=not no_samples,
         int8=int8,
+        record=record,
+        repo_id=push,
     )
-    show(_about(done), as_json, *_lines(done, kept=not no_samples))
+    address = done.push_to_hub(push, private=private or None) if push else None
+    lines = _lines(done, kept=not no_samples)
+    if address:
+        lines.append(f"pushed: {address}")
+    show(_about(done) | {"pushed": address}, as_json, *lines)
+
+
+def _record(
+    context: Context,
+    samples: Samples | None,
+    split: str | None,
+    data: str | None,
+    licence: str | None,
+) -> Record:
+    """Return what the model card says: measured now, and written down by the run."""
+    from contrastive.data.worker_processes import worker_count
+    from contrastive.exporters.record import Record, measured, run_log
+
+    known = Record(log=run_log(context.folder), licence=licence)
+    if not licence:
+        say("the model card names no licence; to name one: --license apache-2.0")
+    if samples is None:
+        return known
+    run = context.run(data, remedy="--data")
+    settings = context.evaluation
+    try:
+        found = measured(
+            context.model,
+            samples,
+            split=split or run.evaluation.final_split,
+            templates=settings.templates,
+            shared=settings.shared,
+            cache=context.cache,
+            workers=worker_count(run.training.workers),
+        )
+    except DataError as error:
+        if split or data:
+            raise
+        say(f"the model card has no figures: {error}")
+        return replace(known, run=run, why_not=str(error))
+    return replace(known, run=run, report=found.report, truncated=found.truncated)
 
 
 def _samples(context: Context, split: str | None, data: str | None) -> Samples | None:

@@ -7,13 +7,12 @@ other program in a process without this package, and compared, before it takes i
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from contrastive.config.arguments import check_model, path_of
-from contrastive.errors import ContrastiveError, SpecError
+from contrastive.errors import SpecError
+from contrastive.exporters.targets import check, module_of, target_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,57 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.data.samples import Samples
+    from contrastive.exporters.model_card import Record
+    from contrastive.exporters.targets import Program
     from contrastive.model.model import ContrastiveModel
-
-Program = Literal["transformers", "sentence-transformers", "onnx"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A program that opens what is exported."""
-
-    module: str
-    """Of this folder; templates has a file of that name, with ``embed`` for ``verify.py``."""
-    packages: tuple[str, ...]
-    """What the folder is opened with; their versions are written down."""
-    tolerance: float = 1e-5
-    """The largest difference of a number of an embedding that is let pass."""
-
-
-TARGETS: dict[Program, Target] = {
-    "transformers": Target("transformers", ("transformers",)),
-    "sentence-transformers": Target(
-        "sentence_transformers", ("sentence-transformers", "transformers", "timm")
-    ),
-    "onnx": Target("onnx", ("onnxruntime", "tokenizers", "onnx"), tolerance=1e-4),
-}
-
-
-class TargetModule(Protocol):
-    """What the module of a target has."""
-
-    def check(self, model: ContrastiveModel, towers: Sequence[str]) -> None:
-        """Insist that these towers can be exported.
-
-        Raises:
-            SpecError: one cannot; one line with the place, the reason and what is possible.
-            MissingExtra: a library that writes the folder is not installed.
-        """
-        ...
-
-    def write(self, model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[str]:
-        """Write the files into an empty folder; return what a user should know, a line each.
-
-        Args:
-            model: in eval mode, fp32, on the CPU, LoRA merged.
-            folder: is there, and empty.
-            towers: modalities, each with a tower.
-        """
-        ...
-
-    def usage(self, folder: Path, towers: Sequence[str]) -> str:
-        """Return the lines of Python that load the folder and embed with it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +42,30 @@ class Exported:
     usage: str
     """Lines of Python that load the folder and embed with it."""
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload an export of contrastive-kit",
+    ) -> str:
+        """Upload the folder to a repository of the Hub, made if need be; return its address.
+
+        Args:
+            repo_id: ``OWNER/NAME``, as it was given to ``export`` for the card.
+            private: whether a new repository is; by default as the owner has it set.
+            token: by default the one of ``hf auth login``.
+            commit_message: of the upload.
+
+        Raises:
+            WeightsError: who is logged in may not write there, or the Hub cannot be reached.
+        """
+        from contrastive.model.hub import check_repository, upload
+
+        check_repository(repo_id, private=private, token=token)
+        return upload(self.folder, repo_id, token=token, commit_message=commit_message)
+
 
 def export(
     model: ContrastiveModel,
@@ -101,15 +76,19 @@ def export(
     tower: str | None = None,
     keep_samples: bool = True,
     int8: bool = False,
+    record: Record | None = None,
+    repo_id: str | None = None,
 ) -> Exported:
     """Write a model as a folder that another program opens, and compare its embeddings there.
 
-    The folder holds ``verify.py``, which repeats the comparison without this package, and
-    ``export.json``, which says what else belongs to the model, such as its logit scale.
+    The folder holds ``verify.py``, which repeats the comparison without this package,
+    ``export.json``, which says what else belongs to the model, such as its logit scale, and
+    ``README.md``, a model card.
 
     Args:
-        model: the model; LoRA is merged into its weights.
-        to: the program: ``transformers``, ``sentence-transformers`` or ``onnx`` (ONNX Runtime).
+        model: the model; LoRA is merged into its weights, but for this package.
+        to: the program: ``transformers``, ``sentence-transformers`` or ``onnx`` (ONNX Runtime); or
+            ``contrastive``, this package, for a saved model with all that it needs.
         output: the folder; it is made, or replaced if ``export`` wrote it.
         samples: a built dataset, such as a test split, of which 32 samples are compared and kept in
             the folder; by default samples are generated.
@@ -117,6 +96,8 @@ def export(
         keep_samples: keep the samples and ``verify.py`` in the folder.
         int8: write a second, smaller file of each tower, too, with weights of 8 bits, and measure
             its recall on ``samples``; of ``onnx`` alone.
+        record: what is known of the model, for the card.
+        repo_id: ``OWNER/NAME`` on the Hub, if it goes there, for the card.
 
     Raises:
         SpecError: the model cannot be opened by that program; says what is possible.
@@ -130,8 +111,10 @@ def export(
         {'image': 0.0, 'text': 1.2e-07}
     """
     from contrastive.exporters.folder import building, check_place
+    from contrastive.exporters.model_card import Record, model_card
     from contrastive.exporters.plain import on_cpu, plain_model
     from contrastive.exporters.verification import verified, write_verification
+    from contrastive.model.hub import ALONE, write_card
 
     check_model(model)
     place = path_of("output", output)
@@ -139,14 +122,14 @@ def export(
     if int8 and to != "onnx":
         msg = f"int8: {to} has no files with weights of 8 bits; leave it out, or take onnx"
         raise SpecError(msg)
-    module = _module(target)
+    module = module_of(target)
     towers = [*model.towers] if tower is None else [tower]
     for modality in towers:
         model.tower(modality)
     check_place(place)
-    _check(model, to, towers)
+    check(model, to, towers)
     model = on_cpu(model)
-    plain = plain_model(model)
+    plain = model if target.ours else plain_model(model)
     with building(place, plain, to, towers) as folder:
         notes = module.write(plain, folder, towers)
         write_verification(model, folder, target, towers, samples)
@@ -155,6 +138,8 @@ def export(
             from contrastive.exporters.onnx.int8 import write_int8
 
             notes += write_int8(plain, folder, towers, samples)
+        known = replace(record or Record(), differences=found.differences)
+        write_card(folder, model_card(model, known, to=to, repo_id=repo_id or ALONE))
     return Exported(
         folder=place,
         to=to,
@@ -164,39 +149,3 @@ def export(
         notes=notes,
         usage=module.usage(place, towers),
     )
-
-
-def target_named(to: Program) -> Target:
-    """Return a target.
-
-    Raises:
-        SpecError: there is none of that name.
-    """
-    if to not in TARGETS:
-        msg = f"to: {to!r} is no target; there are: {', '.join(TARGETS)}"
-        raise SpecError(msg)
-    return TARGETS[to]
-
-
-def _module(target: Target) -> TargetModule:
-    return cast("TargetModule", import_module(f"contrastive.exporters.{target.module}"))
-
-
-def _check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
-    """Insist that a program can open what is exported.
-
-    Raises:
-        SpecError: it cannot; says which could.
-    """
-    try:
-        _module(TARGETS[to]).check(model, towers)
-    except SpecError as error:
-        others: list[str] = []
-        for name, target in TARGETS.items():
-            with suppress(ContrastiveError):
-                if name != to:
-                    _module(target).check(model, towers)
-                    others.append(f"--to {name}")
-        possible = " or ".join(others) or "only this package embeds with it"
-        msg = f"{error}; possible: {possible}" if others else f"{error}; {possible}"
-        raise SpecError(msg) from error

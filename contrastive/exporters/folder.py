@@ -59,7 +59,7 @@ def check_is_model(folder: Path) -> None:
         DataError: it is one.
     """
     about = _about(folder)
-    if "to" in about:
+    if about.get("to", "contrastive") != "contrastive":  # which is a saved model
         msg = (
             f"{folder}: is an export, which {about['to']} opens; give the run or the saved model "
             "that it was made of"

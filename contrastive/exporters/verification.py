@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from contrastive.data.samples import Samples
-    from contrastive.exporters import Target
+    from contrastive.exporters.targets import Target
     from contrastive.model.model import ContrastiveModel
 
 ABOUT_VERIFICATION = "verify.json"
@@ -123,7 +123,7 @@ def verified(folder: Path, to: str, target: Target, *, keep_samples: bool) -> Ve
     """
     place = folder / ABOUT_VERIFICATION
     about: dict[str, Any] = json.loads(place.read_text("utf-8"))
-    found = compared(folder)
+    found = compared(folder, without_us=not target.ours)
     for modality, difference in found.items():
         if not difference <= target.tolerance:  # NaN neither
             msg = (
@@ -142,15 +142,19 @@ def verified(folder: Path, to: str, target: Target, *, keep_samples: bool) -> Ve
     return Verified(found, counts)
 
 
-def compared(folder: Path) -> dict[str, float]:
+def compared(folder: Path, *, without_us: bool = True) -> dict[str, float]:
     """Run a folder's ``verify.py`` and return the largest difference by modality.
+
+    Args:
+        folder: the export.
+        without_us: this package cannot be imported there.
 
     Raises:
         WeightsError: the program cannot load the folder, or does not embed; says why.
     """
     run = subprocess.run(  # noqa: S603 - our own interpreter and script
-        [sys.executable, "-c", WITHOUT_US, str(folder / SCRIPT), "--json"],
-        env=_environment(),
+        [sys.executable, *(("-c", WITHOUT_US) if without_us else ()), folder / SCRIPT, "--json"],
+        env=_environment(folder),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -169,9 +173,10 @@ def compared(folder: Path) -> dict[str, float]:
     return found
 
 
-def _environment() -> dict[str, str]:
-    """Return what a process needs that embeds on the CPU and asks no network."""
+def _environment(folder: Path) -> dict[str, str]:
+    """Return what a process needs that embeds on the CPU, and has no Hub and none of its cache."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    offline["HF_HUB_CACHE"] = str(folder / "no-cache")
     return dict(os.environ) | offline | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
 
 

@@ -22,6 +22,7 @@ from contrastive.console import say
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
 from contrastive.model.freezing import weights_from_spec
+from contrastive.model.hub import saved_on_hub
 from contrastive.model.local_paths import data_found_again, places_of
 from contrastive.model.model import ContrastiveModel
 from contrastive.model.rebuilding import rebuilt
@@ -94,8 +95,9 @@ def load_model(
 
     Args:
         folder: a saved model, a checkpoint, or a run's folder (its final model, else its newest
-            whole checkpoint), or the address of one (``s3://bucket/runs/a``); or the name of a
-            pretrained model, as in ``pretrained_spec``.
+            whole checkpoint), or the address of one (``s3://bucket/runs/a``); or
+            ``hf:OWNER/NAME`` of a model that was pushed to the Hub, or of a pretrained one, as in
+            ``pretrained_spec``.
         overrides: changes to the saved spec, for instance where weights that are not in the folder
             are now: ``towers.text.encoder.name=weights/distilbert``.
         trusted: let the folder's spec name components by import path (``module:Class``), which
@@ -115,14 +117,27 @@ def load_model(
     if isinstance(folder, (Config, Mapping)):
         msg = "load_model takes a folder or a name; build_model(spec) builds what a spec describes"
         raise SpecError(msg)
-    address = address_in("folder", folder)
-    path = fetched(address) if address else path_of("folder", folder)
-    if is_pretrained(folder) and not address:
+    place = saved_place(folder)
+    if place is None:
         spec = pretrained_spec(folder)
         return ContrastiveModel(spec.with_(*overrides) if overrides else spec).eval()
-    saved = open_folder(find_model(path))
+    saved = open_folder(find_model(place))
     about: dict[str, Any] = {"trusted": trusted, "overrides": overrides}
     return load_saved(saved, stored_spec(ModelSpec, saved, "spec.json", **about))
+
+
+def saved_place(given: str | Path) -> Path | None:
+    """Return the local folder of a saved model or a run, of a storage or the Hub fetched.
+
+    None for the name of a pretrained model of others.
+
+    Raises:
+        SpecError: it is no path.
+        WeightsError: it cannot be fetched.
+    """
+    if address := address_in("folder", given):
+        return fetched(address)
+    return saved_on_hub(given) if is_pretrained(given) else path_of("folder", given)
 
 
 def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:

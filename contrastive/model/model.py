@@ -27,6 +27,7 @@ from contrastive.model.contracts import check_views_differ, checked_module, loss
 from contrastive.model.embedding import embedded_batches
 from contrastive.model.forward_inputs import checked_ids, input_views
 from contrastive.model.freezing import weights_from_spec
+from contrastive.model.hub import OnHub
 from contrastive.model.local_paths import from_folder
 from contrastive.model.saved_folder import FORMAT, Content, write_folder
 from contrastive.model.tower import TowerModule
@@ -49,12 +50,11 @@ if TYPE_CHECKING:
     from contrastive.losses import Loss
     from contrastive.losses.module import LossModule
 
-
 EmbeddingViews = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
 
 
-class ContrastiveModel(nn.Module):
+class ContrastiveModel(OnHub, nn.Module):
     """Towers that embed their modalities in one space, and the loss that they were trained with.
 
     Example:

@@ -1,0 +1,312 @@
+"""The model card: what a model is, what it was measured to do, and how four programs load it.
+
+Every figure comes from a measurement that is passed in, or from what the run wrote down; what is
+not known is said to be unknown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contrastive.config.arguments import check_model
+from contrastive.config.extras import require
+from contrastive.errors import DataError, SpecError
+from contrastive.evaluation.evaluate import EvaluationReport
+from contrastive.exporters.record import Record
+from contrastive.exporters.targets import TARGETS, Program, refusal, usage_of
+from contrastive.model.hub import ALONE, LIBRARY
+from contrastive.reporting.clip_benchmark import dataset_name
+from contrastive.version import __version__
+
+if TYPE_CHECKING:
+    from contrastive.evaluation.intervals import Estimate
+    from contrastive.model.model import ContrastiveModel
+
+INSTALL: dict[Program, str] = {
+    "contrastive": 'pip install "contrastive-kit[all]"',
+    "transformers": "pip install transformers torch torchvision",
+    "sentence-transformers": "pip install sentence-transformers timm torchvision",
+    "onnx": "pip install onnxruntime numpy pillow tokenizers",
+}
+
+
+def model_card(
+    model: ContrastiveModel,
+    record: Record | EvaluationReport | None = None,
+    *,
+    to: Program = "contrastive",
+    repo_id: str = ALONE,
+) -> str:
+    """Return a model card: Markdown with the metadata that the Hub reads.
+
+    Args:
+        model: the model.
+        record: what is known of it; or what ``evaluate`` found on data that it has not seen.
+        to: the program that the card's folder is for.
+        repo_id: the repository that it goes to.
+
+    Raises:
+        SpecError: ``record`` is something else.
+        DataError: the report is of rows that the model was trained on.
+        MissingExtra: huggingface-hub is not installed.
+
+    Example:
+        >>> print(model_card(model).split("---")[2].strip().splitlines()[0])
+        # NAME
+    """
+    check_model(model)
+    known = _record(record)
+    name = repo_id.rpartition("/")[2]
+    parts = [
+        f"# {name}",
+        _what(model, to),
+        "## Measured",
+        _measured(known),
+        "## Trained",
+        _trained(model, known),
+        "## Load it",
+        _loading(model, to, repo_id),
+        "## Licence",
+        _licence(known),
+    ]
+    return f"---\n{_metadata(model, known, to, name)}\n---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _record(given: Record | EvaluationReport | None) -> Record:
+    if given is None:
+        return Record()
+    if isinstance(given, EvaluationReport):
+        return Record(report=given)
+    if not isinstance(given, Record):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"record: what evaluate returned, or a Record, not {type(given).__name__}"
+        raise SpecError(msg)
+    return given
+
+
+def _what(model: ContrastiveModel, to: Program) -> str:
+    about = (_encoder, _head, _frozen)
+    rows = [
+        f"| {modality} | {' | '.join(said(model, modality) for said in about)} |"
+        for modality in model.towers
+    ]
+    form = {
+        "contrastive": "a saved model of contrastive-kit",
+        "onnx": "ONNX graphs of its towers",
+    }.get(to, f"a model of {to}")
+    return "\n".join(
+        [
+            f"A contrastive model of {' and '.join(model.towers)}, embeddings of "
+            f"{model.spec.embed_dim} dimensions and length 1, as {form}.",
+            "",
+            "| tower | encoder | head | frozen in training |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"Scores are cosines times {model.scale:.4g}{_bias(model)}.",
+        ]
+    )
+
+
+def _bias(model: ContrastiveModel) -> str:
+    bias = getattr(model.loss, "bias", None)
+    return "" if bias is None else f", plus {bias.item():.4g}"
+
+
+def _encoder(model: ContrastiveModel, modality: str) -> str:
+    config = model.tower(modality).spec.encoder
+    kind = config.registry.name_of(type(config))
+    name = str(getattr(config, "name", "") or getattr(config, "architecture", "") or "")
+    return f"{kind}, {_shown(name)}" if name else kind
+
+
+def _shown(name: str) -> str:
+    """Return the name of a model; of a path, its last part alone."""
+    return Path(name).name if _is_path(name) else name
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists()
+
+
+def _head(model: ContrastiveModel, modality: str) -> str:
+    head = model.tower(modality).spec.head
+    return head.registry.name_of(type(head))
+
+
+def _frozen(model: ContrastiveModel, modality: str) -> str:
+    spec = model.tower(modality).spec
+    return {"none": "nothing", "all": "encoder and head"}.get(spec.frozen, spec.frozen) + (
+        ", but LoRA" if spec.lora else ""
+    )
+
+
+def _measured(known: Record) -> str:
+    report = known.report
+    if report is None:
+        return f"Not measured: {known.why_not}."
+    check_held_out(report)
+    split = f"the split `{report.split}`" if report.split else "data"
+    of = f" of {dataset_name(known.run.data)}" if known.run else ""
+    lines = [
+        f"On {split}{of}, which training has not seen. Intervals are of 95 %, by bootstrap over "
+        "groups; chance is what guessing would give."
+    ]
+    lines += ["", "| metric | value | interval | chance | of |", "|---|---|---|---|---|"]
+    for name, direction in report.retrieval.items():
+        among = f"{direction.queries:,} queries, {direction.targets:,} targets"
+        lines += [
+            f"| {name.replace('_', ' ')} R@{k} | {_row(found)} | {among} |"
+            for k, found in direction.recall.items()
+        ]
+    if report.classification:
+        found = report.classification
+        among = f"{found.images:,} {found.modality} samples, {found.classes:,} classes"
+        lines.append(f"| zero-shot top-1 | {_row(found.accuracy)} | {among} |")
+    lines += ["", _leaks(report)]
+    if known.truncated is not None:
+        lines.append(
+            f"The text tower reads {1 - known.truncated:.1%} of the captions to their end; of "
+            "the others, the end is cut off."
+        )
+    lines += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
+    lines.append("What a score is worth as a probability is not calibrated.")
+    return "\n".join(lines)
+
+
+def check_held_out(report: EvaluationReport) -> None:
+    """Insist that a report is of data that the model has not seen, as far as it says.
+
+    Raises:
+        DataError: it is not.
+    """
+    if report.split == "train":
+        msg = "the report is of the training split, and a card has none of seen data; measure on"
+        raise DataError(f"{msg} another split")
+
+
+def _row(found: Estimate) -> str:
+    return f"{found.value:.1%} | {found.low:.1%} to {found.high:.1%} | {found.chance:.1%}"
+
+
+def _leaks(report: EvaluationReport) -> str:
+    if report.dropped:
+        return (
+            f"{report.dropped:,} rows that training has too, by the SHA-256 of their content, or "
+            "that are of their groups, were left out."
+        )
+    return "None of its images was trained on, by the SHA-256 of their content."
+
+
+def _trained(model: ContrastiveModel, known: Record) -> str:
+    loss = model.spec.loss
+    lines = [f"- loss: {loss.registry.name_of(type(loss))}"]
+    if known.run is None:
+        lines.append("- data and settings: not recorded with the model")
+    else:
+        training = known.run.training
+        lines += [
+            f"- data: {dataset_name(known.run.data)} "
+            f"({type(known.run.data).registry.name_of(type(known.run.data))})",
+            f"- {training.epochs} epochs of batches of {training.batch_size:,}, learning rate "
+            f"{training.lr:g}, weight decay {training.weight_decay:g}, seed {training.seed}",
+        ]
+    facts: Any = next((line["run"] for line in reversed(known.log) if "run" in line), {})
+    if facts:
+        lines.append(
+            f"- {facts.get('steps', 0):,} steps, {facts.get('precision', 'fp32')}; the text of "
+            f"{facts.get('captions', {}).get('rows', 0):,} rows"
+            if facts.get("captions")
+            else f"- {facts.get('steps', 0):,} steps"
+        )
+    validated = next((line for line in reversed(known.log) if "evaluation" in line), None)
+    if validated:
+        found = validated.get("evaluation", {"retrieval": {}})["retrieval"]
+        best = [
+            f"{name.replace('_', ' ')} R@{k} {direction['recall'][k]['value']:.1%}"
+            for name, direction in found.items()
+            for k in direction["recall"]
+            if k == "1"
+        ]
+        if best:
+            lines.append(
+                f"- on the validation split after epoch {validated.get('epoch', 0):g}: "
+                + ", ".join(best)
+            )
+    if known.differences:
+        differ = ", ".join(f"{m} {x:.1e}" for m, x in known.differences.items())
+        lines.append(f"- this folder's embeddings differ from the trained model's by {differ}")
+    lines.append(f"- written by contrastive-kit {__version__}")
+    return "\n".join(lines)
+
+
+def _loading(model: ContrastiveModel, to: Program, repo_id: str) -> str:
+    towers = [*model.towers]
+    parts: list[str] = []
+    for program in TARGETS:
+        if program == to:
+            place = f"hf:{repo_id}" if program == "contrastive" else repo_id
+            if program == "onnx":
+                place = repo_id.rpartition("/")[2]
+                lead = f"```console\n$ hf download {repo_id} --local-dir {place}\n```\n\n"
+            else:
+                lead = ""
+            parts.append(
+                f"### {program}\n\n```console\n$ {INSTALL[program]}\n```\n\n{lead}"
+                f"```python\n{usage_of(program, Path(place), towers)}\n```"
+            )
+        elif to != "contrastive":
+            parts.append(f"### {program}\n\nNot from this folder, which is for {to}.")
+        elif problem := refusal(model, program, towers):
+            parts.append(f"### {program}\n\nNot possible: {problem}.")
+        else:
+            command = f"contrastive export --to {program} --model hf:{repo_id} -o exported"
+            parts.append(
+                f"### {program}\n\n```console\n$ {INSTALL['contrastive']}\n$ {command}\n```\n\n"
+                f"```python\n{usage_of(program, Path('exported'), towers)}\n```"
+            )
+    return "\n\n".join(parts)
+
+
+def _licence(known: Record) -> str:
+    if known.licence:
+        return f"{known.licence}."
+    return "Not stated: whoever shares this model has not said. Its encoders have their own."
+
+
+def _metadata(model: ContrastiveModel, known: Record, to: Program, name: str) -> str:
+    hub = require("huggingface_hub", extra="hub")
+    configs = [model.tower(modality).spec.encoder for modality in model.towers]
+    names = [str(x) for config in configs if (x := getattr(config, "name", None))]
+    bases = [x for x in dict.fromkeys(names) if "/" in x and not _is_path(x)]
+    both = {"image", "text"} <= {*model.towers}
+    library = {"contrastive": LIBRARY}.get(to, to)
+    data = hub.ModelCardData(
+        model_name=name,
+        library_name=library,
+        license=known.licence,
+        base_model=bases or None,
+        pipeline_tag="zero-shot-image-classification" if both else "feature-extraction",
+        tags=["contrastive-learning", "contrastive-kit", *model.towers],
+        eval_results=[*_results(hub, known)] or None,
+    )
+    return data.to_yaml()
+
+
+def _results(hub: Any, known: Record) -> list[Any]:
+    if known.report is None:
+        return []
+    data = dataset_name(known.run.data) if known.run else "data"
+    return [
+        hub.EvalResult(
+            task_type="zero-shot-image-classification" if "top-1" in name else "retrieval",
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=known.report.split or None,
+            metric_type="accuracy" if "top-1" in name else f"recall_at_{name.rpartition('@')[2]}",
+            metric_name=name.replace("_", " "),
+            metric_value=round(float(row["value"]), 6),
+        )
+        for row in known.report.rows()
+        for name in [str(row["metric"])]
+    ]

@@ -1,0 +1,288 @@
+"""Models on the Hugging Face Hub, by its own conventions: a repository is a saved model, whole.
+
+Only files that the manifest lists, by names that a model has, are ever downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from contrastive.config.arguments import path_of
+from contrastive.config.extras import require
+from contrastive.config.local_files import read_bounded
+from contrastive.console import say
+from contrastive.data.storage.atomic_files import replace_file
+from contrastive.errors import ContrastiveError, MissingExtra, SpecError, WeightsError
+from contrastive.model.remote_models import listed_files
+from contrastive.model.saved_folder import IN_WORDS, MANIFEST
+from contrastive.pretrained import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from os import PathLike
+
+PREFIX = "hf"
+CARD = "README.md"
+LIBRARY = "contrastive-kit"
+ALONE = "OWNER/NAME"
+"""Stands for a repository that is not known yet."""
+LOG_IN = "log in by `hf auth login`, or set HF_TOKEN to a token that may write there"
+
+
+class OnHub:
+    """What a model can do with the Hub, by the names of its conventions."""
+
+    def save_pretrained(self, folder: str | PathLike[str], *, card: str | None = None) -> None:
+        """Save to a folder as it is on the Hub: all weights and files, and a model card.
+
+        Args:
+            folder: where to; an older saved model is replaced.
+            card: Markdown of the ``README.md``, as of ``model_card``; by default one that says how
+                the model is loaded, and that nothing is measured.
+
+        Raises:
+            WeightsError: the folder cannot be written; see ``save``.
+        """
+        place = path_of("folder", folder)
+        cast("Any", self).save(place, whole=True)
+        write_card(place, card or plain_card())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        overrides: Iterable[str] = (),
+        trusted: bool = False,
+    ) -> Self:
+        """Load a model from the Hub, or from a folder, in eval mode on the CPU.
+
+        Args:
+            name: ``OWNER/NAME`` of the Hub, or a folder.
+            revision: a branch, tag or commit of the repository.
+            token: for a private repository; by default the one of ``hf auth login``.
+            overrides: changes to its spec, as of ``load_model``.
+            trusted: as of ``load_model``.
+
+        Raises:
+            WeightsError: there is no model of this package, or it cannot be downloaded.
+            SpecError: its spec does not fit; see ``load_model``.
+        """
+        from contrastive.model.loading import load_model
+
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            folder = repository(str(name), revision, token)
+        return cast("Self", load_model(folder, overrides=overrides, trusted=trusted))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload a model of contrastive-kit",
+    ) -> str:
+        """Save to a repository of the Hub, which is made if need be; return its address.
+
+        Args:
+            repo_id: ``OWNER/NAME``.
+            card: as of ``save_pretrained``.
+            private: whether a new repository is; by default as the owner has it set.
+            token: by default the one of ``hf auth login``.
+            revision: a branch.
+            create_pr: propose the change, rather than make it.
+            commit_message: of the upload.
+
+        Raises:
+            WeightsError: who is logged in may not write there, or the Hub cannot be reached.
+        """
+        import tempfile
+
+        check_repository(repo_id, private=private, token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model", card=card)
+            return upload(
+                Path(folder) / "model",
+                repo_id,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+            )
+
+
+def saved_on_hub(name: str | Path) -> Path | None:
+    """Return the folder of ``hf:OWNER/NAME``, ``hf:OWNER/NAME@REVISION`` or ``hf:FOLDER``.
+
+    None if that is no model of this package, but for instance one of transformers.
+
+    Raises:
+        WeightsError: it is one of this package, and cannot be downloaded.
+    """
+    text = name if isinstance(name, str) else name.as_posix()
+    parts = NAME.fullmatch(text)
+    if not parts or parts[1] != PREFIX or Path(text).exists():
+        return None
+    folder = Path(parts[2]).expanduser()
+    if folder.is_dir():
+        return folder if all((folder / x).exists() for x in (MANIFEST, *IN_WORDS)) else None
+    repo_id, _, revision = parts[2].partition("@")
+    if _is_of_others(repo_id, revision or None):
+        return None
+    try:
+        return repository(repo_id, revision or None, None)
+    except NoModelError:
+        return None
+
+
+def _is_of_others(repo_id: str, revision: str | None) -> bool:
+    """Whether the Hub's cache knows a repository as one of transformers: it need not be asked."""
+    try:
+        hub = require("huggingface_hub", extra="hub")
+        config, manifest = (
+            isinstance(hub.try_to_load_from_cache(repo_id, name, revision=revision), str)
+            for name in ("config.json", MANIFEST)
+        )
+    except (MissingExtra, ValueError):  # a repository that cannot be: let who loads it say so
+        return True
+    return config and not manifest
+
+
+class NoModelError(WeightsError):
+    """A repository without a model of this package."""
+
+
+def repository(repo_id: str, revision: str | None, token: str | None) -> Path:
+    """Download a repository of the Hub with a saved model, if need be; return its folder.
+
+    Raises:
+        NoModelError: it is not there, or holds something else.
+        WeightsError: it cannot be downloaded.
+    """
+    hub = require("huggingface_hub", extra="hub")
+    about: dict[str, Any] = {"revision": revision, "token": token}
+    try:
+        manifest = Path(hub.hf_hub_download(repo_id, MANIFEST, **about))
+        hub.hf_hub_download(repo_id, IN_WORDS[1], **about)
+    except (OSError, ValueError) as error:
+        msg = (
+            f"{repo_id}: no model of this package on the Hub, nor in its cache "
+            f"({_reason(error)}); a model of transformers is loaded by hf:{repo_id}"
+        )
+        raise NoModelError(msg) from error
+    names = [*listed_files(manifest.parent), MANIFEST]
+    try:  # of the same commit, whatever has been pushed meanwhile
+        about["revision"] = manifest.parent.name
+        return Path(hub.snapshot_download(repo_id, allow_patterns=names, **about))
+    except (OSError, ValueError) as error:
+        msg = f"{repo_id}: cannot be downloaded ({_reason(error)}); try again, it goes on"
+        raise WeightsError(msg) from error
+
+
+def check_repository(repo_id: str, *, private: bool | None, token: str | None) -> None:
+    """Make a repository if it is not there, before anything slow is done for it.
+
+    Raises:
+        SpecError: its name is none.
+        WeightsError: who is logged in may not, or the Hub cannot be reached.
+    """
+    hub = require("huggingface_hub", extra="hub")
+    try:
+        hub.HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+    except hub.errors.HFValidationError as error:
+        msg = f"{repo_id}: no name of a repository: {_reason(error)}; give OWNER/NAME"
+        raise SpecError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{repo_id}: cannot be made on the Hub ({_reason(error)}); {LOG_IN}"
+        raise WeightsError(msg) from error
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str = "Upload a model",
+) -> str:
+    """Upload a folder to a repository that is there; return its address.
+
+    Raises:
+        WeightsError: it cannot be uploaded; the folder stays.
+    """
+    hub = require("huggingface_hub", extra="hub")
+    for name in _own_paths(folder):
+        say(f"{folder}: names {name}, a path of this machine, which others will read")
+    try:
+        done = hub.HfApi(token=token).upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            create_pr=create_pr or None,
+            commit_message=commit_message,
+            delete_patterns=["*.safetensors", "*.json"],  # of the model that was there
+        )
+    except (OSError, ValueError) as error:
+        msg = f"{repo_id}: cannot be uploaded ({_reason(error)}); {LOG_IN}"
+        raise WeightsError(msg) from error
+    return str(done.pr_url or done.repo_url)
+
+
+def plain_card() -> str:
+    """Return a model card that says how a model is loaded, and that nothing is measured."""
+    return (
+        f"---\nlibrary_name: {LIBRARY}\ntags:\n- contrastive-learning\n---\n\n"
+        "A model of contrastive-kit. Its card was written without a measurement.\n\n"
+        "```python\nfrom contrastive import load_model\n\n"
+        f'model = load_model("hf:{ALONE}")  # of this repository\n```\n'
+    )
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Write a model card into a folder.
+
+    Raises:
+        WeightsError: it cannot be written.
+    """
+    try:
+        replace_file(folder / CARD, card.encode())
+    except OSError as error:
+        msg = f"{folder / CARD}: cannot be written: {error.strerror or error}"
+        raise WeightsError(msg) from error
+
+
+def _own_paths(folder: Path) -> list[str]:
+    """Return whole paths that the files in words of a folder name."""
+    found: dict[str, None] = {}
+
+    def look(content: Any) -> None:
+        if isinstance(content, dict):
+            look([*cast("dict[str, Any]", content).values()])
+        elif isinstance(content, list):
+            for each in cast("list[Any]", content):
+                look(each)
+        elif isinstance(content, str) and content.startswith(("/", "~")):
+            found[content] = None
+
+    for name in (*IN_WORDS, "run.json"):
+        try:
+            look(json.loads(read_bounded(folder / name, 16_000_000)))
+        except (OSError, ValueError, ContrastiveError):
+            continue
+    return [*found]
+
+
+def _reason(error: BaseException) -> str:
+    """Return why the Hub did not answer, in one line."""
+    cause = error.__cause__ or error.__context__ or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(cause).__name__
