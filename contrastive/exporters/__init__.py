@@ -191,12 +191,14 @@ def _check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
     try:
         _module(TARGETS[to]).check(model, towers)
     except SpecError as error:
-        others: list[str] = []
-        for name, target in TARGETS.items():
+        ways: list[tuple[str, Program, Sequence[str]]]
+        ways = [(f"--to {name}", name, towers) for name in TARGETS if name != to]
+        ways += [(f"--tower {one}", to, [one]) for one in towers if len(towers) > 1]
+        possible: list[str] = []
+        for said, other, some in ways:
             with suppress(ContrastiveError):
-                if name != to:
-                    _module(target).check(model, towers)
-                    others.append(f"--to {name}")
-        possible = " or ".join(others) or "only this package embeds with it"
-        msg = f"{error}; possible: {possible}" if others else f"{error}; {possible}"
+                _module(TARGETS[other]).check(model, some)
+                possible.append(said)
+        remedy = f"possible: {' or '.join(possible)}" if possible else "only this package embeds with it"
+        msg = f"{error}; {remedy}"
         raise SpecError(msg) from error
