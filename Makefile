@@ -18,6 +18,7 @@ NAMES ?=
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 EVERYTHING := -e ".[all]" $(PLUGINS:%/pyproject.toml=-e %) --group dev
 EDITOR_SERVER := tests/editor/node_modules/.package-lock.json
+BROWSER_RUNTIME := tests/browser/node_modules/.package-lock.json
 
 # bytecode is kept, whatever the caller's environment says: the tests start many processes
 export PYTHONDONTWRITEBYTECODE :=
@@ -37,7 +38,7 @@ test: $(VENV)/installed $(EDITOR_SERVER)
 test-fast: $(VENV)/installed
 	$(BIN)/$(PYTEST) tests -m "not slow and not nightly"
 
-test-nightly: $(VENV)/installed
+test-nightly: $(VENV)/installed $(BROWSER_RUNTIME)
 	$(BIN)/$(PYTEST) -m nightly
 
 sweep: $(VENV)/installed
@@ -125,5 +126,9 @@ $(SITE)/installed: pyproject.toml
 $(EDITOR_SERVER): tests/editor/package-lock.json | $(VENV)/installed
 	-$(BIN)/npm ci --prefix tests/editor
 
+# likewise the test of a browser, which needs a Chromium, too
+$(BROWSER_RUNTIME): tests/browser/package-lock.json | $(VENV)/installed
+	-$(BIN)/npm ci --ignore-scripts --prefix tests/browser
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(WHEEL) $(SITE) $(PEERS) build dist runs tests/editor/node_modules
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) $(WHEEL) $(SITE) $(PEERS) build dist runs tests/*/node_modules

@@ -255,7 +255,12 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
 @pytest.mark.parametrize(
     ("towers_named", "to", "tower", "said"),
     [
-        ("toy", TO, None, r"towers\.text: sentence-transformers .*no module for cbow; only this"),
+        (
+            "toy",
+            TO,
+            None,
+            r"towers\.text: sentence-transformers .*no module for cbow; possible: --tower image$",
+        ),
         (
             "bert",
             "transformers",

@@ -192,6 +192,28 @@ def test_a_model_that_heeds_padding_takes_texts_of_one_length(tmp_path, folders)
     assert largest_difference(model, exported, "text", LONGER) < 1e-5
 
 
+def test_attention_that_torch_does_not_export_is_written_out_for_that_time_alone(
+    built, monkeypatch, tmp_path
+):
+    encoder = built("hf-text, BERT, mean")
+    tower = Tower(encoder=CBOW(), head=Linear())
+    model = ContrastiveModel(
+        ModelSpec(embed_dim=6, towers={"text": tower}, loss=InfoNCE(), pairs=[("text", "text")]),
+        encoders={"text": encoder},
+    ).eval()
+    tried = []
+
+    def export_nothing(*args, **options):
+        tried.append(encoder.model.config._attn_implementation)
+        raise RuntimeError from ValueError("no flex attention\nin a graph")
+
+    monkeypatch.setattr(torch.onnx, "export", export_nothing)
+    with pytest.raises(SpecError, match=r"^towers\.text: torch\.onnx cannot export cbow: no flex"):
+        graph.write_graph(model.tower("text"), "text", LONGER, tmp_path / "text.onnx")
+    assert tried == ["sdpa", "eager"]
+    assert encoder.model.config._attn_implementation == "sdpa"
+
+
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path):
     net = torch.nn.Linear(3, 4)
     model = ContrastiveModel.from_modules(

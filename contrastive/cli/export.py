@@ -104,12 +104,12 @@ def _record(
     from contrastive.data.worker_processes import worker_count
     from contrastive.exporters.record import Record, measured, run_log
 
-    known = Record(log=run_log(context.folder), licence=licence)
+    run = context.run(data) if context.has_run or data else None
+    known = Record(run=run, log=run_log(context.folder), licence=licence)
     if not licence:
         say("the model card names no licence; to name one: --license apache-2.0")
-    if samples is None:
-        return known
-    run = context.run(data, remedy="--data")
+    if samples is None or run is None:
+        return replace(known, why_not="its data are not here")
     settings = context.evaluation
     try:
         found = measured(
@@ -125,8 +125,8 @@ def _record(
         if split or data:
             raise
         say(f"the model card has no figures: {error}")
-        return replace(known, run=run, why_not=str(error))
-    return replace(known, run=run, report=found.report, truncated=found.truncated)
+        return replace(known, why_not=str(error))
+    return replace(known, report=found.report, truncated=found.truncated)
 
 
 def _samples(context: Context, split: str | None, data: str | None) -> Samples | None:

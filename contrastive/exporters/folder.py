@@ -76,7 +76,7 @@ def building(
     Raises:
         DataError: the disk is full, or refuses.
     """
-    place = place.absolute()
+    place = place.resolve()  # of a link, what it leads to
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         for left, of in leftovers(place.parent):  # of an export that was killed

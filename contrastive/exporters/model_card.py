@@ -213,11 +213,10 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
         ]
     facts: Any = next((line["run"] for line in reversed(known.log) if "run" in line), {})
     if facts:
+        rows = facts.get("captions", {}).get("rows")
+        pairs = f", {rows:,} pairs" if rows else ""
         lines.append(
-            f"- {facts.get('steps', 0):,} steps, {facts.get('precision', 'fp32')}; the text of "
-            f"{facts.get('captions', {}).get('rows', 0):,} rows"
-            if facts.get("captions")
-            else f"- {facts.get('steps', 0):,} steps"
+            f"- {facts.get('steps', 0):,} steps in {facts.get('precision', 'fp32')}{pairs}"
         )
     validated = next((line for line in reversed(known.log) if "evaluation" in line), None)
     if validated:

@@ -94,13 +94,14 @@ def check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
     try:
         module_of(TARGETS[to]).check(model, towers)
     except SpecError as error:
-        others = [
-            f"--to {name}"
-            for name, target in TARGETS.items()
-            if name != to and not target.ours and not refusal(model, name, towers)
-        ]
-        possible = " or ".join(others) or "only this package embeds with it"
-        msg = f"{error}; possible: {possible}" if others else f"{error}; {possible}"
+        ways: list[tuple[str, Program, Sequence[str]]]
+        ways = [(f"--to {name}", name, towers) for name in TARGETS if name != to]
+        ways += [(f"--tower {one}", to, [one]) for one in towers if len(towers) > 1]
+        possible = [said for said, other, some in ways if not refusal(model, other, some)]
+        remedy = (
+            f"possible: {' or '.join(possible)}" if possible else "only this package embeds with it"
+        )
+        msg = f"{error}; {remedy}"
         raise SpecError(msg) from error
 
 

@@ -35,6 +35,8 @@ from contrastive.errors import BadSample, DataError, SpecError, WeightsError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from torch import Tensor
+
     from contrastive.data.samples import Samples
     from contrastive.exporters.targets import Target
     from contrastive.model.model import ContrastiveModel
@@ -104,9 +106,7 @@ def write_verification(
         else:
             given = _of_rows(rows, modality)
         found = _stored(given, modality, folder)
-        inputs = [folder / name for name in found] if modality == "image" else found
-        embeddings[modality] = model.embed(modality, inputs)
-        about["samples"][modality] = found
+        about["samples"][modality], embeddings[modality] = _embedded(model, modality, found, folder)
     save_file(embeddings, kept / "embeddings.safetensors")
     _write_json(folder / ABOUT_VERIFICATION, about)
     parts = ("verify.py", f"{target.module}.py")
@@ -245,6 +245,26 @@ def _stored(samples: Iterator[Any], modality: str, folder: Path) -> list[str]:
         words = " ".join(found).split()
         found.append(" ".join((words * (LONG // len(words) + 1))[:LONG]))
     return found
+
+
+def _embedded(
+    model: ContrastiveModel, modality: str, found: list[str], folder: Path
+) -> tuple[list[str], Tensor]:
+    """Return the stored samples that the model can use, and its embeddings of them.
+
+    Raises:
+        DataError: it can use none.
+    """
+    inputs = [folder / name for name in found] if modality == "image" else found
+    problems: dict[int, str] = {}
+    rows_BD = model.embed(modality, inputs, on_bad=problems.__setitem__)
+    for problem in problems.values():
+        say(f"{problem}; not compared")
+    good = [i for i in range(len(found)) if i not in problems]
+    if not good:
+        msg = f"{modality}: no sample can be compared: {problems[0]}; give other data"
+        raise DataError(msg)
+    return [found[i] for i in good], rows_BD[good]
 
 
 def _versions(packages: Sequence[str]) -> Mapping[str, str]:
