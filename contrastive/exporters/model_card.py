@@ -211,9 +211,8 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
             f"- {training.epochs} epochs of batches of {training.batch_size:,}, learning rate "
             f"{training.lr:g}, weight decay {training.weight_decay:g}, seed {training.seed}",
         ]
-    facts: Any = next((line["run"] for line in reversed(known.log) if "run" in line), {})
-    if facts:
-        rows = facts.get("captions", {}).get("rows")
+    if facts := next((line["run"] for line in reversed(known.log) if "run" in line), None):
+        rows = facts["captions"]["rows"] if "captions" in facts else 0
         pairs = f", {rows:,} pairs" if rows else ""
         lines.append(
             f"- {facts.get('steps', 0):,} steps in {facts.get('precision', 'fp32')}{pairs}"

@@ -94,10 +94,9 @@ def check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
     try:
         module_of(TARGETS[to]).check(model, towers)
     except SpecError as error:
-        ways: list[tuple[str, Program, Sequence[str]]]
-        ways = [(f"--to {name}", name, towers) for name in TARGETS if name != to]
-        ways += [(f"--tower {one}", to, [one]) for one in towers if len(towers) > 1]
-        possible = [said for said, other, some in ways if not refusal(model, other, some)]
+        others = [name for name in TARGETS if name != to and not refusal(model, name, towers)]
+        alone = [one for one in towers if len(towers) > 1 and not refusal(model, to, [one])]
+        possible = [*(f"--to {name}" for name in others), *(f"--tower {one}" for one in alone)]
         remedy = (
             f"possible: {' or '.join(possible)}" if possible else "only this package embeds with it"
         )

@@ -28,7 +28,11 @@ CARD = "README.md"
 LIBRARY = "contrastive-kit"
 ALONE = "OWNER/NAME"
 """Stands for a repository that is not known yet."""
-LOG_IN = "log in by `hf auth login`, or set HF_TOKEN to a token that may write there"
+REMEDIES = {
+    401: "log in by `hf auth login`, or set HF_TOKEN to a token that may write there",
+    403: "set HF_TOKEN to a token that may write there, or give a repository of your own",
+}
+"""By the status of the Hub's answer."""
 
 
 class OnHub:
@@ -47,7 +51,7 @@ class OnHub:
         """
         place = path_of("folder", folder)
         cast("Any", self).save(place, whole=True)
-        write_card(place, card or plain_card())
+        write_card(place, card or plain_card(place.name))
 
     @classmethod
     def from_pretrained(
@@ -72,12 +76,12 @@ class OnHub:
             WeightsError: there is no model of this package, or it cannot be downloaded.
             SpecError: its spec does not fit; see ``load_model``.
         """
-        from contrastive.model.loading import load_model
+        import contrastive  # whose loader builds this class
 
         folder = Path(name).expanduser()
         if not folder.is_dir():
             folder = repository(str(name), revision, token)
-        return cast("Self", load_model(folder, overrides=overrides, trusted=trusted))
+        return cast("Self", contrastive.load_model(folder, overrides=overrides, trusted=trusted))
 
     def push_to_hub(
         self,
@@ -108,7 +112,7 @@ class OnHub:
 
         check_repository(repo_id, private=private, token=token)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model", card=card)
+            self.save_pretrained(Path(folder) / "model", card=card or plain_card(f"hf:{repo_id}"))
             return upload(
                 Path(folder) / "model",
                 repo_id,
@@ -201,7 +205,7 @@ def check_repository(repo_id: str, *, private: bool | None, token: str | None) -
         msg = f"{repo_id}: no name of a repository: {_reason(error)}; give OWNER/NAME"
         raise SpecError(msg) from error
     except (OSError, ValueError) as error:
-        msg = f"{repo_id}: cannot be made on the Hub ({_reason(error)}); {LOG_IN}"
+        msg = f"{repo_id}: cannot be made on the Hub ({_reason(error)}); {_remedy(error)}"
         raise WeightsError(msg) from error
 
 
@@ -232,18 +236,18 @@ def upload(
             delete_patterns=["*.safetensors", "*.json"],  # of the model that was there
         )
     except (OSError, ValueError) as error:
-        msg = f"{repo_id}: cannot be uploaded ({_reason(error)}); {LOG_IN}"
+        msg = f"{repo_id}: cannot be uploaded ({_reason(error)}); {_remedy(error)}"
         raise WeightsError(msg) from error
     return str(done.pr_url or done.repo_url)
 
 
-def plain_card() -> str:
+def plain_card(place: str) -> str:
     """Return a model card that says how a model is loaded, and that nothing is measured."""
     return (
         f"---\nlibrary_name: {LIBRARY}\ntags:\n- contrastive-learning\n---\n\n"
         "A model of contrastive-kit. Its card was written without a measurement.\n\n"
         "```python\nfrom contrastive import load_model\n\n"
-        f'model = load_model("hf:{ALONE}")  # of this repository\n```\n'
+        f'model = load_model("{place}")\n```\n'
     )
 
 
@@ -279,6 +283,11 @@ def _own_paths(folder: Path) -> list[str]:
         except (OSError, ValueError, ContrastiveError):
             continue
     return [*found]
+
+
+def _remedy(error: BaseException) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return REMEDIES.get(status, "see whether the Hub answers (HF_ENDPOINT names it), and try again")
 
 
 def _reason(error: BaseException) -> str:

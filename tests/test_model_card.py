@@ -1,0 +1,88 @@
+"""The model card: figures that were measured, of data that the model has not seen."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import contrastive
+from contrastive.datasets.built_split import split_reader
+from contrastive.errors import DataError, SpecError
+from contrastive.evaluation.truncation import truncated_share
+from contrastive.exporters.record import Record
+from tests.toys import tiny_model, toy_spec
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card")
+    torch.manual_seed(0)
+    spec = toy_spec(folder / "data", images=60)
+    contrastive.train(spec, folder / "run")
+    return folder / "run"
+
+
+def test_the_card_of_an_export_has_the_figures_of_evaluate(run, command, tmp_path):
+    done = command("export", "--to", "contrastive", "-m", run, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    model, spec = contrastive.load_model(run), toy_spec(run.parent / "data")
+    samples = split_reader(spec.data)("test")
+    report = contrastive.evaluate(model, samples, split="test")
+    for name, direction in report.retrieval.items():
+        for k, found in direction.recall.items():
+            row = f"| {name.replace('_', ' ')} R@{k} | {found.value:.1%} | {found.low:.1%} to "
+            assert row + f"{found.high:.1%} | {found.chance:.1%} |" in card
+    assert "2 epochs of batches of 16" in card
+    assert "None of its images was trained on" in card
+    assert "reads 100.0% of the captions to their end" in card
+    assert "Not stated" in card
+    assert str(run.parent) not in card
+    parsed = pytest.importorskip("huggingface_hub").ModelCard(card).data
+    assert {found.metric_type for found in parsed.eval_results} == {
+        "recall_at_1",
+        "recall_at_5",
+        "recall_at_10",
+    }
+    assert "Not possible" in card.partition("### transformers")[2].partition("###")[0]
+
+
+def test_figures_of_seen_data_are_refused(run, command, tmp_path):
+    out = tmp_path / "out"
+    done = command("export", "--to", "contrastive", "-m", run, "-o", out, "--split", "train")
+    assert (done.code, out.exists()) == (2, False)
+    assert "measure on a split that it has not seen" in done.err
+    model, spec = contrastive.load_model(run), toy_spec(run.parent / "data")
+    report = contrastive.evaluate(model, split_reader(spec.data)("test"), split="test")
+    assert "## Measured" in contrastive.model_card(model, report)
+    with pytest.raises(DataError, match="has none of seen data"):
+        contrastive.model_card(model, replace(report, split="train"))
+    with pytest.raises(SpecError, match="record: what evaluate returned"):
+        contrastive.model_card(model, {"R@1": 0.9})
+
+
+def test_without_data_the_card_says_why_it_has_no_figures():
+    model = contrastive.build_model(tiny_model("sigmoid"))
+    card = contrastive.model_card(model, Record(why_not="its data are not here", licence="mit"))
+    assert "Not measured: its data are not here." in card
+    assert "license: mit" in card
+    assert re.search(r"Scores are cosines times [\d.]+, plus -?[\d.]+\.", card)
+
+
+def test_the_share_of_truncated_texts_is_counted_by_words():
+    spec = tiny_model("infonce")
+    spec["towers"]["text"]["encoder"] |= {"max_length": 5}
+    model = contrastive.build_model(spec)
+    texts = [
+        "one two three",
+        "a b c d e",
+        "a b c d e f",
+        "a b c d e f g h i",
+        "one",
+        "",
+        " ".join("x" * 9),
+    ]
+    assert truncated_share(model, texts) == pytest.approx(3 / 7)
+    assert truncated_share(model, ["one"]) == 0
+    assert truncated_share(model, []) is None
