@@ -92,6 +92,13 @@ def test_an_export_that_differs_is_not_written(model, tmp_path, monkeypatch):
     assert left(tmp_path) == []
 
 
+def test_the_process_cannot_import_this_package(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    (tmp_path / "verify.py").write_text("import contrastive")
+    with pytest.raises(WeightsError, match=r"fails: .*contrastive is not to be imported here; "):
+        verification.compared(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "said"),
     [
