@@ -191,14 +191,13 @@ def _check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
     try:
         _module(TARGETS[to]).check(model, towers)
     except SpecError as error:
-        ways: list[tuple[str, Program, Sequence[str]]]
-        ways = [(f"--to {name}", name, towers) for name in TARGETS if name != to]
-        ways += [(f"--tower {one}", to, [one]) for one in towers if len(towers) > 1]
+        ways = [(f"--to {name}", x, [*towers]) for name, x in TARGETS.items() if name != to]
+        ways += [(f"--tower {one}", TARGETS[to], [one]) for one in towers if len(towers) > 1]
         possible: list[str] = []
         for said, other, some in ways:
             with suppress(ContrastiveError):
-                _module(TARGETS[other]).check(model, some)
+                _module(other).check(model, some)
                 possible.append(said)
-        remedy = f"possible: {' or '.join(possible)}" if possible else "only this package embeds with it"
-        msg = f"{error}; {remedy}"
+        ways_out = f"possible: {' or '.join(possible)}" if possible else "no other program takes it"
+        msg = f"{error}; {ways_out}"
         raise SpecError(msg) from error
