@@ -113,4 +113,4 @@ def test_the_module_of_the_page_embeds_in_a_browser_as_the_model_does(tmp_path):
     expected = load_file(tmp_path / "exported" / "verify" / "embeddings.safetensors")
     np.testing.assert_allclose(np.array(told["text"]), expected["text"], atol=1e-5)
     cosines = (np.array(told["image"]) * expected["image"]).sum(-1)  # a canvas resizes otherwise
-    assert cosines.min() > 0.99
+    assert np.median(cosines) > 0.999

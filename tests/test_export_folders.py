@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ from contrastive.exporters import verification
 from contrastive.exporters.st_peers import TRAINED
 from tests import duals
 from tests.exports import HEADS, here, model_of, rows, skip_if_old
+from tests.pages import ROOT
 from tests.tiny_encoders import SPECS
 from tests.toys import tiny_model
 
@@ -88,6 +90,13 @@ def test_an_export_that_differs_is_not_written(model, tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match=r"towers\.image: .* differ by nan"):
         contrastive.export(model, TO, tmp_path / "out", samples=rows())
     assert left(tmp_path) == []
+
+
+def test_the_process_cannot_import_this_package(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    (tmp_path / "verify.py").write_text("import contrastive")
+    with pytest.raises(WeightsError, match=r"fails: .*contrastive is not to be imported here; "):
+        verification.compared(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +211,23 @@ def test_images_of_every_mode_and_shape_are_seen_as_here(which, mode, models, tm
     for i, size in enumerate([(64, 64), (190, 40), (33, 111)]):
         noise = np.random.default_rng(i).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
         image = Image.fromarray(noise).convert(mode.replace("LA", "L")).convert(mode)
-        if mode == "RGBA" and which.startswith("hf"):
-            image.putalpha(Image.fromarray(noise[..., 0]))  # transparent, on white
         given = image if which.startswith("hf") else image.convert("RGB")
         expected = model.embed("image", [image]).numpy()
         np.testing.assert_allclose(theirs.encode([given]), expected, atol=1e-5)
+
+
+def test_what_is_transparent_is_put_on_white_as_the_page_shows(models, tmp_path_factory):
+    page = (ROOT / "docs" / "export_sentence_transformers.md").read_text("utf-8")
+    shown = re.search(r"^from PIL import ImageOps$.*?^    return seen$", page, re.M | re.S)[0]
+    names = {"Image": Image}
+    exec(shown, names)
+    model, theirs = images_of("hf-image, ViT, mean", models, tmp_path_factory)
+    place = tmp_path_factory.mktemp("clear") / "clear.png"
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(place)
+    expected = model.embed("image", [place]).numpy()
+    found = theirs.encode([names["open_image"](place)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 IMAGES = {}
@@ -271,7 +292,7 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
             "clip",
             "transformers",
             "text",
-            r"towers: text alone: .*an image and a text tower; only this",
+            r"towers: text alone: .*an image and a text tower; no other program takes it$",
         ),
         (
             "clip, mlp",

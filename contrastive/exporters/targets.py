@@ -98,7 +98,7 @@ def check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
         alone = [one for one in towers if len(towers) > 1 and not refusal(model, to, [one])]
         possible = [*(f"--to {name}" for name in others), *(f"--tower {one}" for one in alone)]
         remedy = (
-            f"possible: {' or '.join(possible)}" if possible else "only this package embeds with it"
+            f"possible: {' or '.join(possible)}" if possible else "no other program takes it"
         )
         msg = f"{error}; {remedy}"
         raise SpecError(msg) from error

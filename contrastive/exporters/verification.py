@@ -168,7 +168,7 @@ def compared(folder: Path, *, without_us: bool = True) -> dict[str, float]:
         found = cast("dict[str, float]", json.loads(lines[-1])["differences"])
     except (IndexError, ValueError, KeyError, TypeError):
         said = (run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"])[-1]
-        msg = f"{folder}: the program that is to open it fails: {said}; nothing was written"
+        msg = f"the program that is to open the export fails: {said}; nothing was written"
         raise WeightsError(msg) from None
     return found
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from contrastive.config.extras import require
 from contrastive.encoders.image_encoder import ImageEncoder
@@ -60,7 +61,9 @@ class Embedder(nn.Module):
         # not what groups texts by their lengths, since a graph makes no groups
         alone = isinstance(encoder, (TokenEncoder, ImageEncoder))
         features = encoder.encode(**inputs) if alone else encoder(**inputs)
-        return self.tower.project(features)
+        # not by ``project``, whose checks count rows, which fixes how many these are
+        weight = next(self.tower.head.parameters(), features)
+        return normalize(self.tower.head(features.to(weight.dtype)).float(), dim=-1)
 
 
 def batches_of(tower: TowerModule) -> str:
