@@ -85,7 +85,7 @@ def _remedy(
 ) -> str | None:
     """Return what to say of files that are missing, and how to tell where they are now."""
     for modality, tower in towers.items():
-        for field in ("name", "weights"):
+        for field in ("weights", "name"):
             named = getattr(tower.encoder, field, None)
             path = _named(tower.encoder, field) if named else ""
             if not path or Path(path).expanduser().exists() or path not in said:
