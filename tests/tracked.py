@@ -73,9 +73,8 @@ def read(folder: Path, tracker: str) -> list[dict]:
             }
             for run in runs
         ]
-    from trackio.sqlite_storage import SQLiteStorage
-
     import trackio
+    from trackio.sqlite_storage import SQLiteStorage
 
     found = []
     for run in trackio.Api().runs("contrastive"):
