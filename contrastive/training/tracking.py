@@ -47,8 +47,8 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     Raises:
         SpecError: there is something else.
     """
-    if isinstance(cast("Any", callbacks), Callback):
-        msg = "callbacks: takes a list of them; put it in one: [callback]"
+    if not isinstance(cast("Any", callbacks), (list, tuple)):
+        msg = f"callbacks: takes a list of them, [callback], not {a_type(callbacks)}"
         raise SpecError(msg)
     for given in cast("list[Any]", [*callbacks]):
         if isinstance(given, type) and issubclass(given, Callback):
