@@ -26,7 +26,10 @@ def train(folder: Path, tracker: str, *, resume: bool) -> None:
     class Kill(Callback):
         def on_step(self, step, metrics):
             if step == KILLED and not resume:
-                time.sleep(12)  # what a tracker has, it writes
+                until = time.monotonic() + 300
+                while not (folder / "run" / "trackers.json").exists() and time.monotonic() < until:
+                    time.sleep(0.1)  # it is slow to begin, and steps go on meanwhile
+                time.sleep(12)  # what it has, it writes
                 os.kill(os.getpid(), signal.SIGKILL)
 
     fields = FIELDS[tracker] | {"type": tracker}

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from contrastive.model.saved_folder import SavedFolder
     from contrastive.spec import ModelSpec, Tower
 
-Parts = dict[str, Any]
-
 
 def rebuilt(spec: ModelSpec, saved: SavedFolder) -> ContrastiveModel:
     """Return the model of a saved folder, whose spec is ``spec``, before its weights are restored.
@@ -29,7 +27,7 @@ def rebuilt(spec: ModelSpec, saved: SavedFolder) -> ContrastiveModel:
         WeightsError: files that it names are neither here nor where they were; says how to tell
             where they are.
     """
-    parts: Parts = saved.json("parts.json")
+    parts: dict[str, Any] = saved.json("parts.json")
     copies: dict[str, list[dict[str, Any]]] = parts.get("copies", {})
     towers = {m: _located(m, tower, saved) for m, tower in spec.towers.items()}
     without = {m: _without_weights(t, m in parts["encoders"]) for m, t in towers.items()}
