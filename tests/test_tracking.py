@@ -127,7 +127,7 @@ def test_a_tracker_that_fails_is_told_once_and_the_run_is_as_without(tmp_path, t
 
 def test_a_tracker_that_hangs_holds_no_step_up(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "WAITING", 3)
-    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    monkeypatch.setattr(tracking, "SECONDS_LEFT", 0.1)
     said = []
     with told_to(said.append):
         train(spec_in(tmp_path, "slow"), tmp_path / "run")

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from contrastive.recipe.trackers import Tracker
     from contrastive.spec import RunSpec
 
-STATE = "trackers.json"
+KEPT = "trackers.json"
 """In the folder of a run, what trackers keep, such as the ids of their runs."""
 WAITING = 10_000  # calls that a tracker may be behind; each is about 500 bytes
-PATIENCE = 60.0  # seconds for what is left at the end
+SECONDS_LEFT = 60.0  # seconds for what is left at the end
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
@@ -100,7 +100,7 @@ class Tracking:
         plain = spec.model_dump(mode="json")
         self._about = RunInfo(folder.resolve().name, folder, plain, step, model, tell=say)
         self._callbacks = list(callbacks)
-        self._kept = _read(folder / STATE) if trackers else {}
+        self._kept = _read(folder / KEPT) if trackers else {}
         self._threads = [_TrackerThread(name, tracker, self) for name, tracker in trackers]
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class Tracking:
         if state != self._kept.get(name):
             self._kept = self._kept | {name: dict(state)}
             text = json.dumps(self._kept, indent=1) + "\n"
-            replace_file(self._about.folder / STATE, text.encode())
+            replace_file(self._about.folder / KEPT, text.encode())
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self._callbacks:
@@ -183,10 +183,10 @@ class _TrackerThread:
 
     def end(self) -> None:
         """Wait for what is left to be done, for a while."""
-        self._thread.join(PATIENCE)
+        self._thread.join(SECONDS_LEFT)
         if self._thread.is_alive():
             self._failed = True
-            self._tell(f"has not ended after {PATIENCE:.0f} s; what it lacks is in log.jsonl")
+            self._tell(f"has not ended after {SECONDS_LEFT:.0f} s; what it lacks is in log.jsonl")
 
     def _work(self) -> None:
         callback = Callback()
