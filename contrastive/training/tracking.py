@@ -50,13 +50,12 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     if not isinstance(cast("Any", callbacks), (list, tuple)):
         msg = f"callbacks: takes a list of them, [callback], not {a_type(callbacks)}"
         raise SpecError(msg)
-    for given in cast("list[Any]", [*callbacks]):
-        if isinstance(given, type) and issubclass(given, Callback):
-            msg = f"callbacks: takes {given.__name__}(), not the class"
-            raise SpecError(msg)
+    for given in cast("list[object]", callbacks):
         if not isinstance(given, Callback):
-            msg = f"callbacks: takes objects of a class of Callback, not {a_type(given)}"
-            raise SpecError(msg)
+            is_class = isinstance(given, type)
+            remedy = "; add (): the class is no object" if is_class else ""
+            what = f"takes objects of a class of Callback, not {a_type(given)}{remedy}"
+            raise SpecError(f"callbacks: {what}")
 
 
 def usable_trackers(spec: RunSpec) -> list[tuple[str, Tracker]]:
