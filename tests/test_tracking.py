@@ -109,6 +109,8 @@ def test_a_tracker_is_given_what_the_log_has_and_goes_on_from_the_checkpoint(tmp
     assert done <= max(first)
     lines = logged(tmp_path / "run")
     assert steps(SEEN) == [line["step"] for line in lines if line["step"] > done]
+    kept = json.loads((tmp_path / "run" / "trackers.json").read_text())
+    assert kept == {"stand-in": {"id": f"of {done}"}}
     last = next(call for call in reversed(SEEN) if call[0] == "on_step")
     assert last[2] == {name: x for name, x in lines[-1].items() if name != "step"}
 

@@ -12,6 +12,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STEPS, KILLED, SAVED = 6, 5, 3
 FIELDS = {"tensorboard": {}, "wandb": {"mode": "offline"}, "mlflow": {}, "trackio": {}}
@@ -89,29 +93,35 @@ def read(folder: Path, tracker: str) -> list[dict]:
 
 def of_wandb(path: Path) -> dict:
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (file,) = path.glob("*.wandb")
-    store, loss, config, number = DataStore(), [], {}, ""
-    store.open_for_scan(str(file))
-    while True:
-        try:
-            data = store.scan_data()
-        except AssertionError:  # cut off where the process was killed
-            break
-        if data is None:
-            break
+    loss, config, number = [], {}, ""
+    for data in records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.HasField("run"):
             number = record.run.run_id
             config |= {x.key: json.loads(x.value_json) for x in record.run.config.update}
-        values = {
-            "/".join(x.nested_key) or x.key: json.loads(x.value_json) for x in record.history.item
-        }
+        items = record.history.item
+        values = {"/".join(x.nested_key) or x.key: json.loads(x.value_json) for x in items}
         if "training/loss" in values:
             loss.append((values["_step"], values["training/loss"]))
     return {"id": number, "from": config.get("resumed_from"), "loss": loss}
+
+
+def records(content: bytes) -> Iterator[bytes]:
+    """Yield the records of a log in LevelDB's format, which ends where a process was killed."""
+    at, block, record = 7, 32_768, b""  # after the head of the file
+    while at + 7 <= len(content):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        record += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4) and at <= len(content):  # whole, or the last piece
+            yield record
+            record = b""
 
 
 if __name__ == "__main__":

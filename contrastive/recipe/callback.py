@@ -14,7 +14,13 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run that a callback is called in."""
+    """The run that a callback is called in.
+
+    Example:
+        >>> run = RunInfo("clip", Path("runs/clip"), spec={}, step=0, model=model)
+        >>> run.name
+        'clip'
+    """
 
     name: str
     """Name of its folder."""

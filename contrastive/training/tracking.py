@@ -104,7 +104,9 @@ class Tracking:
 
     def __enter__(self) -> Self:
         for thread in self._threads:
-            thread.start(replace(self._about, model=None, state=self._kept.get(thread.name, {})))
+            thread.start(
+                replace(self._about, model=None, state=dict(self._kept.get(thread.name, {})))
+            )
         self._call("on_start", self._about)
         return self
 
