@@ -20,6 +20,7 @@ from sys import stderr
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from contrastive.config.local_files import read_bounded
 from contrastive.config.registry import reason
 from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 KEPT = "trackers.json"
 """In the folder of a run, what trackers keep, such as the ids of their runs."""
+MAX_BYTES = 1 << 20  # of that file
 WAITING = 10_000  # calls that a tracker may be behind; each is about 500 bytes
 SECONDS_LEFT = 60.0  # seconds for what is left at the end
 
@@ -227,7 +229,7 @@ class _TrackerThread:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
-        found: Any = json.loads(path.read_bytes())
+        found: Any = json.loads(read_bounded(path, MAX_BYTES))
         return {str(k): {str(a): str(b) for a, b in v.items()} for k, v in found.items()}
     except (OSError, ValueError, AttributeError):
         return {}
