@@ -95,17 +95,17 @@ def of_wandb(path: Path) -> dict:
     from wandb.proto import wandb_internal_pb2
 
     (file,) = path.glob("*.wandb")
-    loss, config, number = [], {}, ""
+    loss, config = [], {}
     for data in records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.HasField("run"):
-            number = record.run.run_id
             config |= {x.key: json.loads(x.value_json) for x in record.run.config.update}
         items = record.history.item
         values = {"/".join(x.nested_key) or x.key: json.loads(x.value_json) for x in items}
         if "training/loss" in values:
             loss.append((values["_step"], values["training/loss"]))
+    number = path.name.rpartition("-")[2]
     return {"id": number, "from": config.get("resumed_from"), "loss": loss}
 
 
