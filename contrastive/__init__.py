@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from contrastive.inference.zero_shot import classify
     from contrastive.model.loading import build_model, load_model
     from contrastive.model.model import ContrastiveModel
+    from contrastive.recipe.callback import Callback
     from contrastive.spec import EvaluationSpec, ModelSpec, RunSpec, Tower, TrainingSpec, load_spec
     from contrastive.training.train import train
 
 __all__ = [
     "INTERFACE",
+    "Callback",
     "ContrastiveError",
     "ContrastiveModel",
     "EmbeddingFolder",
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy_names(
         "exporters.model_card": "model_card",
         "inference.generation": "generate rerank",
         "evaluation.probe": "probe",
+        "recipe.callback": "Callback",
         "training.train": "train",
     },
 )

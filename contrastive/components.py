@@ -7,6 +7,7 @@ from contrastive.encoders import encoders
 from contrastive.heads import heads
 from contrastive.losses import losses
 from contrastive.pretrained import sources
+from contrastive.recipe.trackers import trackers
 
-REGISTRIES = (encoders, heads, losses, datasets, sources)
+REGISTRIES = (encoders, heads, losses, datasets, sources, trackers)
 """Every kind of component."""

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from contrastive.losses.wrapper import WrapperLoss
     from contrastive.pretrained import Pretrained, pretrained_spec, sources
     from contrastive.pretrained.duals import dual_spec, local_folder
+    from contrastive.recipe.callback import Callback, RunInfo
+    from contrastive.recipe.trackers import Tracker, trackers
     from contrastive.spec import ModelSpec, Tower, load_spec
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "BadRows",
     "BadSample",
     "BatchGroup",
+    "Callback",
     "Candidates",
     "Config",
     "ContrastiveError",
@@ -93,6 +96,7 @@ __all__ = [
     "Purpose",
     "Registry",
     "RowList",
+    "RunInfo",
     "Sample",
     "Samples",
     "Scaled",
@@ -102,6 +106,7 @@ __all__ = [
     "TableRecord",
     "Timm",
     "Tower",
+    "Tracker",
     "UnknownSplit",
     "WeightsError",
     "WrapperLoss",
@@ -145,6 +150,7 @@ __all__ = [
     "text_of",
     "text_problem",
     "tokenizer_hash",
+    "trackers",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -158,6 +164,8 @@ __getattr__, __dir__ = lazy_names(
         "losses": "Loss Scaled Candidates Direction Negatives losses",
         "datasets": "Dataset Purpose datasets",
         "pretrained": "Pretrained sources pretrained_spec",
+        "recipe.trackers": "Tracker trackers",
+        "recipe.callback": "Callback RunInfo",
         "spec": "ModelSpec Tower load_spec",
         # Registries: components by name; ``Registry`` makes a kind of your own.
         "config.registry": "Registry",

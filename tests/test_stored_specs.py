@@ -114,6 +114,7 @@ READERS = {
     "features/store.py": "the formats of features",
     "distributed/heartbeat.py": "notes that the ranks of a run write to their own store",
     "training/run_token.py": "the token of a run in a storage: four values of known kinds",
+    "training/tracking.py": "texts that trackers keep of their runs, such as ids",
     "testing/generic.py": "what a process of ours answers, and configs of plugins",
     "testing/menu.py": "a config of the plugin that is checked",
 }

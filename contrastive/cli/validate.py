@@ -11,7 +11,8 @@ from contrastive.cli.context import Context, load_any, load_run
 from contrastive.cli.options import Json, Overrides, Trusted
 from contrastive.cli.output import show
 from contrastive.config.entry_points import disable_entry_point_scans
-from contrastive.errors import SpecError
+from contrastive.console import say_omission
+from contrastive.errors import MissingExtra, SpecError
 
 
 def validate(
@@ -55,11 +56,18 @@ def validate(
     elif upgrade:
         _upgrade_spec(spec, output or spec, trusted, as_json)
     else:
-        show(
-            load_any(spec, overrides, trusted=trusted).model_dump(mode="json"),
-            as_json,
-            f"{spec}: ok",
-        )
+        checked = load_any(spec, overrides, trusted=trusted)
+        _check_trackers(checked, spec)
+        show(checked.model_dump(mode="json"), as_json, f"{spec}: ok")
+
+
+def _check_trackers(spec: Any, path: Path) -> None:
+    """Tell of trackers whose package is not installed; a run would go on without them."""
+    for number, tracker in enumerate(spec.training.trackers if hasattr(spec, "training") else ()):
+        try:
+            tracker.check()
+        except MissingExtra as error:
+            say_omission(f"{path}: training.trackers.{number}: {error}")
 
 
 def _memory(path: Path, overrides: list[str] | None, trusted: bool, as_json: bool) -> None:

@@ -107,6 +107,10 @@ class EvaluationReport(Tabular):
             found["zero-shot top-1"] = self.classification.accuracy
         return [{"split": self.split, "metric": name} | asdict(e) for name, e in found.items()]
 
+    def metrics(self) -> dict[str, float]:
+        """Return the value of each metric by its name, such as ``image_to_text.R@1``."""
+        return {str(row["metric"]).replace(" ", "."): row["value"] for row in self.rows()}
+
     def __repr__(self) -> str:
         return f"EvaluationReport({self.split or 'no split'}: {self.summary()})"
 

@@ -66,10 +66,11 @@ def found_again(encoder: Encoder, known: Mapping[str, list[Path]]) -> Encoder:
 
 
 def _first(places: list[Path], relative: str) -> Path | None:
-    """Return the first place that is there; else None if the relative path is, or the first."""
+    """Return the first place that is there, unless the relative path leads to it or alone is."""
+    here = Path(relative).exists()
     if there := next((place for place in places if place.exists()), None):
-        return there
-    return None if Path(relative).exists() else places[0]
+        return None if here and there.samefile(relative) else there
+    return None if here else places[0]
 
 
 def relative_fields(encoder: Encoder) -> Iterator[tuple[str, str, str]]:

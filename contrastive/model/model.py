@@ -336,7 +336,7 @@ class ContrastiveModel(OnHub, nn.Module):
         check_finite(logits_NM, "logits")  # the temperature may not be
         return logits_NM
 
-    def state_files(self, place: Path) -> dict[str, Content]:
+    def state_files(self, place: Path | None = None) -> dict[str, Content]:
         """Return what a saved model consists of, file by file; ``place`` is where it goes."""
         rebuilt = self._rebuilt()
         left_out = {f"towers.{m}.encoder.{name}" for m in rebuilt for name in rebuilt[m]}
@@ -351,7 +351,7 @@ class ContrastiveModel(OnHub, nn.Module):
             "configs": {m: configs_hash(self.tower(m).encoder) for m in self.towers},
             "preprocess": {m: h for m, t in self._towers() if (h := preprocess_hash(t.encoder))},
             "paths": (paths := {m: t.paths for m, t in self._towers() if t.paths}),
-            "beside": {m: from_folder(place, several) for m, several in paths.items()},
+            "beside": {m: from_folder(place, several) for m, several in paths.items() if place},
             "packages": packages(found),
             "components": found,
         }

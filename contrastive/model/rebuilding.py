@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from contrastive.model.saved_folder import SavedFolder
     from contrastive.spec import ModelSpec, Tower
 
-Parts = dict[str, Any]
-
 
 def rebuilt(spec: ModelSpec, saved: SavedFolder) -> ContrastiveModel:
     """Return the model of a saved folder, whose spec is ``spec``, before its weights are restored.
@@ -29,7 +27,7 @@ def rebuilt(spec: ModelSpec, saved: SavedFolder) -> ContrastiveModel:
         WeightsError: files that it names are neither here nor where they were; says how to tell
             where they are.
     """
-    parts: Parts = saved.json("parts.json")
+    parts: dict[str, Any] = saved.json("parts.json")
     copies: dict[str, list[dict[str, Any]]] = parts.get("copies", {})
     towers = {m: _located(m, tower, saved) for m, tower in spec.towers.items()}
     without = {m: _without_weights(t, m in parts["encoders"]) for m, t in towers.items()}
@@ -85,7 +83,7 @@ def _remedy(
 ) -> str | None:
     """Return what to say of files that are missing, and how to tell where they are now."""
     for modality, tower in towers.items():
-        for field in ("name", "weights"):
+        for field in ("weights", "name"):
             named = getattr(tower.encoder, field, None)
             path = _named(tower.encoder, field) if named else ""
             if not path or Path(path).expanduser().exists() or path not in said:

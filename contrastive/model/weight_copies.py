@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contrastive.encoders.weight_folders import Named
     from contrastive.model.tower import TowerModule
 
-PIECE = 1 << 24  # bytes that are copied at a time
+COPIED_AT_ONCE = 1 << 24  # bytes that are copied at a time
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
@@ -140,7 +140,7 @@ def _copy(file: Path, place: Path) -> dict[str, Any]:
 
         def pieces() -> Generator[bytes]:
             nonlocal size
-            while piece := source.read(PIECE):
+            while piece := source.read(COPIED_AT_ONCE):
                 found.update(piece)
                 size += len(piece)
                 yield piece

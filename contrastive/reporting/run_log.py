@@ -20,7 +20,7 @@ from contrastive.data.storage.atomic_files import link, replace_file, write_all
 from contrastive.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from contrastive.evaluation.evaluate import EvaluationReport
 
@@ -179,6 +179,9 @@ class Log:
         self.path = path or Path(os.devnull)
         self.lines = 0
         """How many it has."""
+        self.listener: Callable[[str, int, dict[str, Any]], None] | None = None
+        """Is given each step and each evaluation after it is written: as whose, its step and its
+        metrics."""
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.lines = _keep(path, keep_until, measured=measured, expected=expected)
@@ -189,10 +192,14 @@ class Log:
         """Note the metrics of one step."""
         plain = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         self._write({"step": step, "epoch": epoch, **plain})
+        if self.listener:
+            self.listener("on_step", step, {"epoch": epoch, **plain})
 
     def evaluation(self, step: int, epoch: float, report: EvaluationReport) -> None:
         """Note an evaluation."""
         self._write({"step": step, "epoch": epoch, "evaluation": report.as_dict()})
+        if self.listener:
+            self.listener("on_evaluation", step, report.metrics())
 
     def note(self, line: LogLine) -> None:
         """Note something else, as plain data."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contrastive.config.bounds import Count, Factor, Name, Rate, Rows
+from contrastive.recipe.trackers import Tracker
 from contrastive.spec.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -108,3 +109,5 @@ class TrainingSpec(Section):
     """Checkpoints that are kept; older ones are removed when a newer one is whole."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints, besides the one at the end of each epoch."""
+    trackers: tuple[Tracker, ...] = ()
+    """Experiment trackers that are sent the metrics, besides log.jsonl, which has all of them."""

@@ -62,7 +62,7 @@ def run_files(spec: RunSpec, model: ContrastiveModel, place: Path) -> dict[str, 
     files = model.state_files(place)
     parts = cast("dict[str, Any]", files["parts.json"])
     components = parts["components"]
-    for kind, found in origins(spec.data).items():
+    for kind, found in (origins(spec.data) | origins(spec.training)).items():
         components = components | {kind: components.get(kind, {}) | found}
     run = {"format": FORMAT} | spec.model_dump(mode="json")
     paths = data_paths(spec.data)

@@ -212,7 +212,7 @@ class Recorder:
         """Note the step if it is the best so far in ``training.keep.best``."""
         if not (wanted := self.spec.training.keep.best):
             return
-        values = {str(row["metric"]).replace(" ", "."): row["value"] for row in report.rows()}
+        values = report.metrics()
         if wanted not in values:
             there = f"there are: {', '.join(values)}" if values else "nothing is"
             say(f"training.keep.best: {wanted} is not measured; {there}")

@@ -47,6 +47,7 @@ CHANGEABLE_ON_RESUME = (
     "training.device",
     "training.checkpoint_every",
     "training.keep.",
+    "training.trackers",
     "training.micro_batch",  # the same gradients in less memory, but for rounding and dropout
     "training.checkpoint_activations",
     "training.parallel.strategy",

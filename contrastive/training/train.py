@@ -64,13 +64,15 @@ from contrastive.training.signals import noted_signals
 from contrastive.training.start_checks import check_images, check_room
 from contrastive.training.step_log import StepLog
 from contrastive.training.summary import say_summary
+from contrastive.training.tracking import Tracking, check_callbacks, usable_trackers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from contrastive.data.samples import Samples
     from contrastive.model.model import ContrastiveModel
     from contrastive.model.saved_folder import SavedFolder
+    from contrastive.recipe.callback import Callback
     from contrastive.spec import RunSpec
 
 UNMEASURED = "set evaluation.split, or null to measure nothing after an epoch"
@@ -93,6 +95,7 @@ def train(
     *,
     resume: bool = False,
     cache: FeatureCache | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> ContrastiveModel:
     """Train a model and save it; where ``torchrun`` started several ranks, with all of them.
 
@@ -104,6 +107,7 @@ def train(
             address of a storage (``s3://bucket/runs/a``), to which a folder in ``runs/`` is sent.
         resume: go on from the newest whole checkpoint in that folder.
         cache: keeps the features of frozen encoders; the user's own if None.
+        callbacks: are called while it trains, on the main rank.
 
     Returns:
         The trained model, in eval mode, on the device that it was trained on.
@@ -113,7 +117,7 @@ def train(
         DataError: the data cannot be read, or the evaluation split shares images with training.
         TrainingError: the folder holds a run already, there is nothing to resume, the loss needs a
             teacher or is no longer finite, a worker process imports the calling script, another
-            rank of the run has ended, or has other data or another spec.
+            rank of the run has ended, or has other data or another spec, or a callback raises.
         Interrupted: by a signal, after saving.
 
     Example:
@@ -130,6 +134,7 @@ def train(
         )
         raise TrainingError(msg)
     check_cache(cache)
+    check_callbacks(callbacks)
     file = Path(spec) if isinstance(spec, (str, Path)) else None
     default = Path("runs") / file.stem if file else None
     spec = run_spec(spec)
@@ -152,7 +157,7 @@ def train(
             sent_to(address, folder, spec.training.keep, ranks, unmeasured) as remote,
         ):
             about = folder, remote, ranks, device, unmeasured
-            model = _train(spec, *about, resume=resume, cache=cache)
+            model = _train(spec, *about, resume=resume, cache=cache, callbacks=callbacks)
         for line in unmeasured:
             note_omission(line)
         return model
@@ -168,8 +173,10 @@ def _train(
     *,
     resume: bool,
     cache: FeatureCache | None,
+    callbacks: Sequence[Callback],
 ) -> ContrastiveModel:
     settings = spec.training
+    trackers = usable_trackers(spec) if ranks.is_main else []
     ranks.check_same(
         "the ranks were asked for different runs",
         shared_fields(spec) | {"resume": resume},
@@ -204,11 +211,14 @@ def _train(
         scale,
         changed=remote.changed,
     )
+    callbacks = callbacks if ranks.is_main else ()
+    tracking = Tracking(spec, folder, model, trackers, callbacks, step=start)
 
     if previous:  # last, since whatever came before may have drawn numbers
         restore_random(previous, model, batches)
     model.train()
     with (
+        tracking,
         _log(folder, ranks, progress) as log,
         bar("training", total, done=start) as advance,
         noted_signals() as pending_signals,
@@ -225,6 +235,7 @@ def _train(
             ),
         ) as steps,
     ):
+        log.listener = tracking.given
         given = DataWait(copied_to(device, batches.iterate(start, total), settings))
         gradients = StepGradients(model, settings, ranks, dtype=dtype, loss_scale=scale)
         step_log = StepLog(

@@ -1,0 +1,1 @@
+"""What a run is composed of besides its model and its data."""

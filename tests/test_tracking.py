@@ -1,0 +1,172 @@
+"""Trackers and callbacks see what the log has, and a tracker that fails stops no run."""
+
+import json
+import threading
+
+import pytest
+
+from contrastive import Callback, RunSpec, train
+from contrastive.config.bounds import Name
+from contrastive.console import told_to
+from contrastive.errors import MissingExtra, SpecError, TrainingError
+from contrastive.recipe.trackers import Tracker, trackers
+from contrastive.training import tracking
+
+SEEN = []
+LET_GO = threading.Event()
+
+
+class Stand(Callback):
+    """Notes what it is given; ``trouble`` says in which method it fails."""
+
+    def __init__(self, trouble=""):
+        self.trouble = trouble
+
+    def on_start(self, run):
+        self.note("on_start", run.step, dict(run.state))
+        run.state["id"] = f"of {run.step}"
+
+    def on_step(self, step, metrics):
+        self.note("on_step", step, metrics)
+
+    def on_evaluation(self, step, metrics):
+        self.note("on_evaluation", step, metrics)
+
+    def on_end(self):
+        self.note("on_end")
+
+    def note(self, *call):
+        if call[0] == self.trouble:
+            raise ConnectionError("no network")
+        if self.trouble == "slow":
+            LET_GO.wait(30)
+        SEEN.append(call)
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    """Register a tracker for this test alone."""
+    SEEN.clear()
+    LET_GO.clear()
+    monkeypatch.setattr(trackers, "registered", dict(trackers.registered))
+
+    @trackers.register("stand-in")
+    class StandIn(Tracker):
+        trouble: Name = "none"
+
+        def check(self):
+            if self.trouble == "missing":
+                raise MissingExtra('stand is not installed; run: pip install "stand"')
+
+        def build(self):
+            return Stand(self.trouble)
+
+
+def spec_in(folder, trouble="none", **training):
+    (folder / "texts.txt").write_text("\n".join(f"text {i} of {i * i}" for i in range(32)))
+    encoder = {"type": "text-transformer", "width": 16, "depth": 1, "heads": 2, "dropout": 0.1}
+    return {
+        "model": {
+            "embed_dim": 8,
+            "towers": {"text": {"encoder": encoder, "head": {"type": "linear"}}},
+            "loss": {"type": "infonce"},
+            "pairs": [("text", "text")],
+        },
+        "data": {"type": "lines", "file": str(folder / "texts.txt")},
+        "training": {"epochs": 2, "batch_size": 8, "workers": 0, "device": "cpu"}
+        | {"trackers": [{"type": "stand-in", "trouble": trouble}]}
+        | training,
+        "evaluation": {"split": None},
+    }
+
+
+def logged(run):
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if "loss" in line]
+
+
+def steps(calls):
+    return [call[1] for call in calls if call[0] == "on_step"]
+
+
+def test_a_tracker_is_given_what_the_log_has_and_goes_on_from_the_checkpoint(tmp_path):
+    spec = spec_in(tmp_path, checkpoint_every=2)
+
+    class Stop(Callback):
+        def on_step(self, step, metrics):
+            if step == 3:
+                raise ValueError("enough")
+
+    with pytest.raises(TrainingError, match=r"callbacks: .*Stop\.on_step raised at .*: ValueError"):
+        train(spec, tmp_path / "run", callbacks=[Stop()])
+    assert SEEN[0] == ("on_start", 0, {})
+    assert SEEN[-1] == ("on_end",)
+    first = steps(SEEN)
+    SEEN.clear()
+    train(spec, tmp_path / "run", resume=True)
+    name, done, state = SEEN[0]
+    assert (name, state) == ("on_start", {"id": "of 0"})
+    assert done <= max(first)
+    lines = logged(tmp_path / "run")
+    assert steps(SEEN) == [line["step"] for line in lines if line["step"] > done]
+    kept = json.loads((tmp_path / "run" / "trackers.json").read_text())
+    assert kept == {"stand-in": {"id": f"of {done}"}}
+    last = next(call for call in reversed(SEEN) if call[0] == "on_step")
+    assert last[2] == {name: x for name, x in lines[-1].items() if name != "step"}
+
+
+@pytest.mark.parametrize("trouble", ["on_start", "on_step", "on_end", "missing"])
+def test_a_tracker_that_fails_is_told_once_and_the_run_is_as_without(tmp_path, trouble):
+    said = []
+    with told_to(said.append):
+        train(spec_in(tmp_path, trouble), tmp_path / "run")
+    told = [line for line in said if "training.trackers: stand-in" in line]
+    assert len(told) == 1, said
+    assert ("pip install" if trouble == "missing" else "ConnectionError: no network") in told[0]
+    train(spec_in(tmp_path, trackers=[]), tmp_path / "without")
+    assert logged(tmp_path / "run") == logged(tmp_path / "without")
+
+
+def test_a_tracker_that_hangs_holds_no_step_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "WAITING", 3)
+    monkeypatch.setattr(tracking, "SECONDS_LEFT", 0.1)
+    said = []
+    with told_to(said.append):
+        train(spec_in(tmp_path, "slow"), tmp_path / "run")
+    LET_GO.set()
+    assert len(logged(tmp_path / "run")) == 6
+    assert len([line for line in said if "stand-in is 3 calls behind" in line]) == 1
+
+
+def test_callbacks_are_told_apart_from_what_is_none(tmp_path):
+    for given in (Callback, Callback(), [print], [Callback]):
+        with pytest.raises(SpecError, match="callbacks: takes"):
+            train(spec_in(tmp_path), tmp_path / "run", callbacks=given)
+
+
+def test_a_callback_that_draws_random_numbers_changes_nothing(tmp_path):
+    import torch
+
+    class Draws(Callback):
+        def on_step(self, step, metrics):
+            torch.rand(5)
+
+    train(spec_in(tmp_path, trackers=[]), tmp_path / "a", callbacks=[Draws()])
+    train(spec_in(tmp_path, trackers=[]), tmp_path / "b")
+    assert logged(tmp_path / "a") == logged(tmp_path / "b")
+
+
+def test_validate_tells_what_is_not_installed_with_the_line_that_installs_it(tmp_path, command):
+    text = json.dumps(spec_in(tmp_path, trackers=[{"type": "wandb"}, {"type": "trackio"}]))
+    (tmp_path / "run.yaml").write_text(text)
+    done = command("validate", tmp_path / "run.yaml")
+    assert done.code == 3
+    assert 'pip install "contrastive-kit[wandb]"' in done.err
+    assert 'pip install "contrastive-kit[trackio]"' in done.err
+
+
+def test_an_address_with_a_password_is_refused(tmp_path):
+    fields = {"type": "mlflow", "uri": "https://me:secret@server/x"}
+    with pytest.raises(SpecError, match="password") as told:
+        RunSpec.model_validate(spec_in(tmp_path, trackers=[fields]))
+    assert "secret" not in str(told.value)
