@@ -92,6 +92,17 @@ def _own_cache(tmp_path_factory, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk():
+    """Let no test of this process wait until the disk has what it writes.
+
+    A run flushes some twenty files. ``test_crash_at_every_operation`` watches that, in others.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _registries_as_they_were():
     """Forget the components that a test registers or installs."""

@@ -2,11 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +15,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
 ]
-ROOT = Path(__file__).parents[1]
 
 TIMM = ["test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_mambaout"]
 TEXTS = ["bert", "distilbert", "roberta", "electra", "mpnet", "gpt2", "llama", "qwen3", "t5"]
@@ -38,28 +34,23 @@ FEW = {
 
 
 @pytest.fixture(scope="module")
-def judged():
+def judged(forkserver, tmp_path_factory):
     """Judge all in processes that share what is imported, as the whole sweep does."""
-    code = "from tests.test_sweep import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    report = tmp_path_factory.mktemp("sweep") / "report.json"
+    process = forkserver.Process(target=main, args=(report,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return json.loads(report.read_text())
 
 
-def main():
-    """Print the verdicts on all."""
+def main(report):
+    """Write the verdicts on all."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     share_imports([FEW["timm test_vit"], FEW["hf-text bert"], FEW["sentences bert mean"]])
     found = verdicts(FEW, processes=1, seconds=120)
-    print(json.dumps({name: [one.outcome, one.reason] for name, one, _ in found}))
+    report.write_text(json.dumps({name: [one.outcome, one.reason] for name, one, _ in found}))
 
 
 @pytest.mark.parametrize("name", FEW)
