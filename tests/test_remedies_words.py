@@ -46,7 +46,9 @@ def messages() -> dict[str, str]:
             node = ahead.popleft()
             if isinstance(node, TEXTS):
                 values = node.values if isinstance(node, ast.JoinedStr) else [node]
-                text = "".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in values)
+                text = "".join(
+                    str(v.value) if isinstance(v, ast.Constant) else "{}" for v in values
+                )
                 if " " in text:
                     found[f"{file.relative_to(ROOT)}:{node.lineno}"] = text
             elif not (isinstance(node, ast.Expr) and isinstance(node.value, TEXTS)):
