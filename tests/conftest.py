@@ -79,6 +79,7 @@ def pytest_collection():
 
 
 def pytest_collection_finish():
+    gc.freeze()  # so that no collection looks through it
     gc.enable()
 
 
@@ -90,6 +91,17 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
     if "datasets" in sys.modules:  # which reads it once
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk():
+    """Let no test of this process wait until the disk has what it writes.
+
+    A run flushes some twenty files. ``test_crash_at_every_operation`` watches that, in others.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -164,9 +176,15 @@ def process():
 
 @pytest.fixture(scope="session")
 def forkserver():
-    """Return what starts processes that are sent pickles, from one that has imported torch."""
+    """Return what starts processes that are sent pickles, from one that can train at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "transformers", "hypothesis", "pytest"])
+    context.set_forkserver_preload(
+        [
+            *("torch", "timm", "transformers", "hypothesis", "pytest", "numpy.ma"),
+            *("contrastive.cli", "contrastive.training.train", "contrastive.encoders.timm"),
+            *("rich.console", "rich.progress", "rich.table", "tests.toys"),
+        ]
+    )
     return context
 
 
@@ -244,9 +262,15 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def installed(site, monkeypatch):
-    """Install packages of ``tests/packages`` into this process: ``installed("good")``."""
+    """Install packages of ``tests/packages`` into this process: ``installed("good")``.
 
-    def install(*names: str) -> None:
+    ``alone`` leaves out those of the environment: a listing starts a process for each.
+    """
+
+    def install(*names: str, alone: bool = False) -> None:
+        if alone:
+            packages = [f"contrastive-{name.replace('_', '-')}" for name in names]
+            monkeypatch.setenv("CONTRASTIVE_PLUGINS", ",".join(packages))
         monkeypatch.syspath_prepend(site(*names))
         for registry in REGISTRIES:
             vars(registry).pop("installed", None)

@@ -132,8 +132,9 @@ def test_a_decoder_with_lora_recomputes_too(tmp_path, distilbert):
     assert less < 0.5 * size
 
 
+# the rows at once in one test, in micro-batches in the other; the rest at night
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [None, 5])
+@pytest.mark.parametrize("rows", [None, pytest.param(5, marks=pytest.mark.nightly)])
 def test_a_run_that_recomputes_is_the_run_without(tmp_path, rows):
     logs = []
     for name, towers_ in (("plain", []), ("cheap", ["image", "text"])):
@@ -150,7 +151,7 @@ def test_a_run_that_recomputes_is_the_run_without(tmp_path, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [None, 5])
+@pytest.mark.parametrize("rows", [5, pytest.param(None, marks=pytest.mark.nightly)])
 def test_recomputed_batch_norm_by_choice_keeps_its_statistics(tmp_path, rows):
     norms = []
     for towers_ in ([], ["image"]):

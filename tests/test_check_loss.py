@@ -29,6 +29,12 @@ torch.set_num_threads(1)
 
 KINDS = ["infonce", "sigmoid"]
 nightly = pytest.mark.nightly  # by day, each setting in some case
+TYPES = [  # by day
+    (torch.float64, "chunked", "sigmoid"),
+    (torch.bfloat16, "eager", "infonce"),
+    (torch.bfloat16, "chunked", "sigmoid"),
+    (torch.float16, "eager", "infonce"),
+]
 SMALL = ((1, 1, 24), (1, 6, 33), (7, 5, 33), (20, 31, 24))
 
 
@@ -87,21 +93,21 @@ def test_chunks_and_pieces_of_any_size_pass(kind, rows, numbers, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "kind"),
+    ("dtype", "how", "kind"),
     [
-        ("eager", "infonce"),
-        ("chunked", "sigmoid"),
-        pytest.param("eager", "sigmoid", marks=nightly),
-        pytest.param("chunked", "infonce", marks=nightly),
+        pytest.param(dtype, how, kind, marks=[] if (dtype, how, kind) in TYPES else [nightly])
+        for dtype in (torch.float64, torch.bfloat16, torch.float16)
+        for how in ("eager", "chunked")
+        for kind in KINDS
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_executions_pass_for_other_types(how, kind, dtype):
     check_loss(by(how, kind), kind, dtype=dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["infonce", pytest.param("sigmoid", marks=nightly)])
 def test_products_in_bf16_are_as_good_as_their_logits(kind):
     rough = Tolerance(loss=1e-2, gradient=1e-2, rows=5e-2, log_scale=1e-2, bias=1e-2, logit=4e-3)
     loss = by("chunked", kind, matmul_dtype="bf16")

@@ -256,7 +256,8 @@ def test_a_spec_that_fits_is_said_to_be_ok(here, command):
     assert result(command("validate", "model.json", "--json")) == full["model"]
 
 
-def test_the_schema_and_the_components_are_listed_with_the_builtin_ones(command):
+def test_the_schema_and_the_components_are_listed_with_the_builtin_ones(command, monkeypatch):
+    monkeypatch.setenv("CONTRASTIVE_PLUGINS", "none")
     schema = result(command("schema"))
     parts = result(command("plugins", "--json"))
     listed = {(part["kind"], part["name"]): part["state"] for part in parts}

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.slow  # the compiler's assembler is a process
 CHECKED = r"^(?!.*(masked|groups|others) fp)"
 BUILDS = [build for gpu in tiles.CAPABILITIES for build in machine_code.builds(gpu, CHECKED)]
 # nightly: fp16, which compiles as bf16 does; masked, whose parts diagonal and groups have; of fp32
-# and of the older GPU all but the largest kernel
+# and of the older GPU all but the largest kernel; others, all but the largest, are as groups are
 NIGHTLY = r" fp16 | masked |(?<! sums diagonal) fp32 |^sm_80 (?!sums groups )"
+NIGHTLY += r"| (peaks|complete) others |'others'| fp32 512 kept"
 NAMES = ["sm_{}{} ".format(*build.capability) + build.name for build in BUILDS]
 SHIPPED = [
     pytest.param(build, id=name, marks=[pytest.mark.nightly] if re.search(NIGHTLY, name) else [])

@@ -81,7 +81,8 @@ def test_a_run_with_batch_norm_is_refused_before_anything_is_encoded(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [None, 5])
+# nightly: at once, as in test_activation_checkpointing
+@pytest.mark.parametrize("rows", [5, pytest.param(None, marks=pytest.mark.nightly)])
 def test_a_run_with_batch_norm_by_choice_keeps_its_statistics(tmp_path, rows):
     spec = with_batch_norm(tmp_path, micro_batch=rows, batch_norm="eval")
     before = statistics(build_model(spec))

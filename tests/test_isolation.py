@@ -142,6 +142,7 @@ def test_training_and_what_uses_the_model_do_as_if_there_were_none(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # by day in this process, by the test before
 def test_training_in_a_process_of_its_own_gives_the_same_model(sites, process, tmp_path):
     (tmp_path / "toy.yaml").write_text(json.dumps(toy_dict(tmp_path / "data", epochs=1)))
     train(tmp_path / "toy.yaml", tmp_path / "without")

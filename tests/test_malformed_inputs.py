@@ -15,7 +15,7 @@ def shop(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("seed", "cases"), [(0, 60), *(pytest.param(s, 2000, marks=pytest.mark.nightly) for s in (1,))]
+    ("seed", "cases"), [(0, 30), *(pytest.param(s, 2000, marks=pytest.mark.nightly) for s in (1,))]
 )
 def test_malformed_inputs_are_one_line(shop, tmp_path, seed, cases):
     found = try_cases(seed, cases, shop, tmp_path / "place")

@@ -35,7 +35,7 @@ CASES = {
     ),
     "compiled norm": ({"towers.image.frozen": "none"}, {"compile": "towers", "lr": 1e-4}),
 }
-BY_NIGHT = ["compiled norm"]
+BY_NIGHT = ["compiled norm", "accumulated"]  # by day with cached gradients
 # rounding grows in a ResNet that trains: AdamW makes whole steps of gradients that are rounding
 GROWS = ["a trained norm", "accumulated, cached gradients", "compiled norm"]
 

@@ -28,7 +28,7 @@ def result(ended):
 def test_the_list_says_what_importing_a_plugin_costs_and_whether_torch_comes_along(
     installed, command
 ):
-    installed("good", "heavy")
+    installed("good", "heavy", alone=True)
     found = {
         entry["name"]: entry for entry in result(command("plugins", "--json", "--limit", "600"))
     }
@@ -44,7 +44,7 @@ def test_the_list_says_what_importing_a_plugin_costs_and_whether_torch_comes_alo
 
 @pytest.mark.slow
 def test_listing_imports_no_plugin_into_this_process(installed, command):
-    installed("good")
+    installed("good", alone=True)
     assert command("plugins").code == 0
     assert "contrastive_good" not in sys.modules
 
@@ -61,6 +61,7 @@ def test_a_group_that_nobody_reads_is_told_with_the_one_that_is_meant(
         text.replace("contrastive.encoders", group) + "\n[contrastive.miners]\na = b:c"
     )
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("CONTRASTIVE_PLUGINS", "contrastive-good")
     (broken,) = [
         entry
         for entry in result(command("plugins", "--json", "--limit", "600"))

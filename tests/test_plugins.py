@@ -111,7 +111,7 @@ def test_a_package_that_exits_when_imported_does_not_end_our_process(process, si
 @pytest.mark.slow
 @pytest.mark.parametrize("args", [("plugins", "--json"), ("schema",)], ids=lambda args: args[0])
 def test_a_package_that_prints_when_imported_leaves_stdout_to_the_results(args, command, installed):
-    installed("loud")
+    installed("loud", alone=True)
     ended = command(*args)
     assert "loud" in json.dumps(json.loads(ended.out))
     assert ended.err == ""
@@ -151,7 +151,7 @@ def test_a_plugin_error_keeps_its_cause(installed):
 
 @pytest.mark.slow
 def test_the_listing_says_of_each_component_how_it_fares(installed):
-    installed("good", "broken", "unfit", "twin_one", "twin_two", "shadowed")
+    installed("good", "broken", "unfit", "twin_one", "twin_two", "shadowed", alone=True)
     found = states()
     assert set(found["contrastive-kit"].values()) == {("ok", "")}
     assert set(found["contrastive-good"].values()) == {("ok", "")}

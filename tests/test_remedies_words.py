@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections import deque
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
@@ -27,6 +28,7 @@ PLUGINS = {
     for file in (ROOT / "plugins").glob("*/pyproject.toml")
     for about in [tomllib.loads(file.read_text())["project"]]
 }
+TEXTS = (ast.Constant, ast.JoinedStr)
 
 
 @cache
@@ -34,30 +36,24 @@ def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+@cache
 def messages() -> dict[str, str]:
     """Return the texts of the package that hold a blank, docstrings aside, by their places."""
     found = {}
     for file in FILES:
-        tree = tree_of(file)
-        docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
-        parts = {
-            id(part)
-            for n in ast.walk(tree)
-            if isinstance(n, ast.JoinedStr)
-            for part in ast.walk(n)
-            if part is not n
-        }
-        for node in ast.walk(tree):
-            if id(node) in docs | parts or not isinstance(node, (ast.Constant, ast.JoinedStr)):
-                continue
-            values = node.values if isinstance(node, ast.JoinedStr) else [node]
-            text = "".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in values)
-            if " " in text:
-                found[f"{file.relative_to(ROOT)}:{node.lineno}"] = text
+        ahead: deque[ast.AST] = deque([tree_of(file)])
+        while ahead:
+            node = ahead.popleft()
+            if isinstance(node, TEXTS):
+                values = node.values if isinstance(node, ast.JoinedStr) else [node]
+                text = "".join(
+                    str(v.value) if isinstance(v, ast.Constant) else "{}" for v in values
+                )
+                if " " in text:
+                    found[f"{file.relative_to(ROOT)}:{node.lineno}"] = text
+            elif not (isinstance(node, ast.Expr) and isinstance(node.value, TEXTS)):
+                ahead.extend(ast.iter_child_nodes(node))
     return found
-
-
-MESSAGES = messages()
 
 
 OF_MODELS = {"state_dict", "tower", "embed", "module", "safetensors"}
@@ -71,7 +67,7 @@ def test_fields_that_messages_name_are_there():
     sections = {n: RunSpec.model_fields[n].annotation for n in ("model", "training", "evaluation")}
     named = [
         (section, field, place)
-        for place, text in MESSAGES.items()
+        for place, text in messages().items()
         for section, field in re.findall(
             r"(?<![\w./])(model|training|evaluation)\.([a-z]\w*)", text
         )
@@ -92,7 +88,7 @@ def test_options_and_verbs_that_messages_name_are_there():
         for param in verb.params
         for name in param.opts
     }
-    for place, text in MESSAGES.items():
+    for place, text in messages().items():
         named = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
         assert named <= options | OF_OTHERS, place
         if "run: contrastive" in text or "run contrastive" in text or "with: contrastive" in text:

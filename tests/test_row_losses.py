@@ -60,8 +60,15 @@ def test_a_direction_is_one_side_of_the_loops(name, direction):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ids", ["no ids", "captions", "no partners", "one group"])
-@pytest.mark.parametrize("name", [*FUNCTIONS, "supcon"])
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        # by day, each function with half of the ids, and each ids with half of the functions
+        pytest.param(name, ids, marks=[pytest.mark.nightly] if (i + j) % 2 else [])
+        for i, name in enumerate([*FUNCTIONS, "supcon"])
+        for j, ids in enumerate(["no ids", "captions", "no partners", "one group"])
+    ],
+)
 def test_gradients_are_finite_differences(name, ids):
     function = supcon if name == "supcon" else FUNCTIONS[name][0]
     a_ids, b_ids = ids_for(ids, 4, 6)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from types import CodeType, FunctionType
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from contrastive.config.base import Config
 
@@ -22,10 +23,24 @@ def users_of(code: CodeType, classes: Iterable[type[Config]], package: str) -> l
         classes: of one package.
         package: its top-level name; what others have is not looked into.
     """
-    return [cls for cls in classes if any(code in _codes_of(x) for x in _reached(cls, package))]
+    modules = [
+        (name.rpartition(".")[2], module)
+        for name, module in [*sys.modules.items()]
+        if name.partition(".")[0] == package
+    ]
+
+    @cache  # classes of one package use much the same
+    def used_by(one: Named) -> list[Named]:
+        return [*(_members(one) if isinstance(one, type) else _looked_up(one, modules))]
+
+    @cache
+    def has_code(one: Named) -> bool:
+        return code in _codes_of(one)
+
+    return [cls for cls in classes if any(map(has_code, _reached(cls, package, used_by)))]
 
 
-def _reached(root: type, package: str) -> Iterator[Named]:
+def _reached(root: type, package: str, used_by: Callable[[Named], list[Named]]) -> Iterator[Named]:
     """Yield the classes and functions of a package that a class uses, itself first."""
     waiting: list[Named] = [root]
     seen: set[Named] = set()
@@ -35,7 +50,7 @@ def _reached(root: type, package: str) -> Iterator[Named]:
             continue
         seen.add(one)
         yield one
-        waiting += _members(one) if isinstance(one, type) else _looked_up(one, package)
+        waiting += used_by(one)
 
 
 def _members(cls: type) -> Iterator[Named]:
@@ -46,17 +61,15 @@ def _members(cls: type) -> Iterator[Named]:
             yield inner
 
 
-def _looked_up(function: FunctionType, package: str) -> Iterator[Named]:
+def _looked_up(
+    function: FunctionType, modules: Iterable[tuple[str, ModuleType]]
+) -> Iterator[Named]:
     """Yield what the names in a function may stand for, those that it imports itself too."""
     names = {name for code in _codes_of(function) for name in code.co_names}
     tails = {name.rpartition(".")[2] for name in names}
-    modules = [
-        module
-        for name, module in [*sys.modules.items()]
-        if name.partition(".")[0] == package and name.rpartition(".")[2] in tails
-    ]
+    places = [vars(module) for tail, module in modules if tail in tails]
     for name in names:
-        for place in (function.__globals__, *map(vars, modules)):
+        for place in (function.__globals__, *places):
             if isinstance(one := place.get(name), Named):
                 yield one
 

@@ -97,9 +97,7 @@ def check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
         others = [name for name in TARGETS if name != to and not refusal(model, name, towers)]
         alone = [one for one in towers if len(towers) > 1 and not refusal(model, to, [one])]
         possible = [*(f"--to {name}" for name in others), *(f"--tower {one}" for one in alone)]
-        remedy = (
-            f"possible: {' or '.join(possible)}" if possible else "no other program takes it"
-        )
+        remedy = f"possible: {' or '.join(possible)}" if possible else "no other program takes it"
         msg = f"{error}; {remedy}"
         raise SpecError(msg) from error
 

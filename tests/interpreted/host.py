@@ -173,12 +173,12 @@ def test_each_chunk_takes_six_more_launches(watched):
     "kind", ["groups", *(pytest.param(kind, marks=nightly) for kind in ("diagonal", "masked"))]
 )
 def test_low_memory_holds_the_sums_of_few_tiles(kind, watched, monkeypatch):
-    monkeypatch.setattr(tiles, "LOW_MEMORY_BYTES", 2**13)
-    size, groups = 192, 1 + (kind == "groups")
+    monkeypatch.setattr(tiles, "LOW_MEMORY_BYTES", 2**11)
+    size, groups = 96, 1 + (kind == "groups")
     a, b = embeddings(size, size)
     labels = labels_of(a, b, kind, *ids(kind, size, size))
     held, wanted = [], []
-    for low_memory, most in ((False, tiles.PARTIAL_BYTES), (True, 2**13)):
+    for low_memory, most in ((False, tiles.PARTIAL_BYTES), (True, 2**11)):
         backend = fused(low_memory=low_memory, rows=None)
         with watched(), LiveBytes((a, b)) as count:
             backend.sums(a, b, torch.tensor(14.0), labels, gradients=False)
@@ -187,4 +187,4 @@ def test_low_memory_holds_the_sums_of_few_tiles(kind, watched, monkeypatch):
         down, across = rows // TILE.rows, size // TILE.columns
         wanted.append(4 * groups * (across * rows + down * size))
     assert held[0] - held[1] == wanted[0] - wanted[1] > 0
-    assert wanted[1] <= 2**13
+    assert wanted[1] <= 2**11

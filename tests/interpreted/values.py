@@ -35,8 +35,14 @@ def error(loss, a, b, kind, a_ids, b_ids, sweep, **given):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        pytest.param(loss, kind, marks=[nightly] if (i + j) % 3 == 2 else [])
+        for i, loss in enumerate(LOSSES)
+        for j, kind in enumerate(KINDS)
+    ],
+)
 def test_a_loss_is_that_of_the_plain_function(loss, kind):
     assert error(loss, *embeddings(), kind, *ids(kind), fused(), scale=14.0) < 2e-6
 
@@ -153,8 +159,14 @@ def test_nothing_but_positives(kind):
             torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("itself", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "itself"),
+    [
+        pytest.param(kind, itself, marks=[] if itself is (kind != "diagonal") else [nightly])
+        for kind in KINDS
+        for itself in (False, True)
+    ],
+)
 def test_a_block_of_rows_has_its_part_of_sums_and_gradients(kind, itself):
     a, b = embeddings()
     a_ids, b_ids = ids(kind)
