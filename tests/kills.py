@@ -1,8 +1,9 @@
 """Runs that signals end at moments from a seed, resumed until done: they are as if never ended.
 
-``python -m tests.kills --seed 7 --trials 60`` tries so many runs and prints what came of them. The
-seed says which signals a run gets and after which of its steps, saves or features; the last
-milliseconds are the machine's. Each command is a fork of a process that has imported everything.
+``python -m tests.kills --seed 7 --kills 60`` tries runs until so many times one of them was killed,
+and prints what came of them. The seed says which signals a run gets and after which of its steps,
+saves or features; the last milliseconds are the machine's. Two of three are SIGKILL. Each command
+is a fork of a process that has imported everything.
 With ``--ranks 2`` it is an agent with two ranks, and the signals go to it, to a rank or to all.
 """
 
@@ -65,6 +66,9 @@ ONCE = "interrupted at step", "another rank of this run has ended", "; saved at 
 """What one rank alone says."""
 OURS = re.compile(r"run/(checkpoints/step-\d{8}(/.*)?|log\.jsonl\.bak-.*)|cache(/files\.sqlite)?")
 """What differs between runs of which one was interrupted; the last is an index, which may wait."""
+
+OF_FSDP = "fsdp", "tensor", "checkpoint.hf_storage", "checkpoint.state_dict_saver"
+"""What ranks that hold shards import."""
 
 VIT = {"type": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
 RESNET = {"type": "resnet", "width": 4, "image_size": 32, "augment": "crop-flip"}
@@ -203,7 +207,10 @@ class Killing:
         """
         torch.set_num_threads(1)
         importlib.import_module("contrastive.cli.train")
-        self.device, self.ranks, self.most = device, ranks, 2 if small else 4
+        for name in OF_FSDP if strategy == "fsdp" else ():
+            importlib.import_module(f"torch.distributed.{name}")
+        self.device, self.ranks = device, ranks
+        self.times = (3, 5) if small else (1, 4)
         self.random = random.Random(seed)
         self.folder = folder
         self.told = folder / "told.txt"
@@ -273,7 +280,7 @@ class Killing:
         after = chance.choices(list(AFTER), [1, 4, 4, 3])[0]
         count = 1 if after == "[" else chance.randint(1, 5)  # first, what is frozen is encoded
         wait = chance.random() * AFTER[after]
-        single = [[signal.SIGKILL]] * 5 + [[signal.SIGTERM], [signal.SIGINT]] * 2
+        single = [[signal.SIGKILL]] * 16 + [[signal.SIGTERM], [signal.SIGINT]] * 2
         double = [[a, b] for a in CODES for b in CODES if signal.SIGKILL not in (a, b)]
         numbers = chance.choice(single + double)
         gap = chance.choice([0, 0.002, 0.02])
@@ -320,7 +327,7 @@ class Killing:
         os.environ["CONTRASTIVE_CACHE"] = str(root / "cache")
         history: list[str] = []
         faults = len(self.result.faults)
-        times = self.random.randint(1, self.most)
+        times = self.random.randint(*self.times)
         for interrupt in [*(self.interruption() for _ in range(times)), None]:
             workers = self.random.choice([0, 2])
             spec = json.loads(json.dumps(self.specs[name]))
@@ -359,6 +366,7 @@ class Killing:
             return
         counts[done.signals] += 1
         counts["interruptions"] += 1
+        counts["kills"] += "SIGKILL" in done.signals
         if done.within(SAVE, SAVED):
             counts["ended inside a save"] += 1
         if done.within(ENCODE, ENCODED):
@@ -433,19 +441,21 @@ def different(whole: dict[str, Any], broken: dict[str, Any]) -> list[str]:
     return found
 
 
-def try_runs(seed: int, trials: int, folder: Path, device: str = "cpu", **how: Any) -> Result:
-    """Try runs of each kind in turn."""
-    killing = Killing(seed, folder, kinds=trials, device=device, **how)
-    for number in range(trials):
+def try_runs(seed: int, kills: int, folder: Path, device: str = "cpu", **how: Any) -> Result:
+    """Try runs of each kind in turn, until some were killed so many times, or as many are done."""
+    killing = Killing(seed, folder, kinds=kills, device=device, **how)
+    for number in range(kills):
         killing.trial(list(killing.specs)[number % len(killing.specs)])
+        if killing.result.counts["kills"] >= kills:
+            break
     return killing.result
 
 
-def report(seed: int, trials: int, method: str, folder: Path, to: Path, **how: Any) -> None:
+def report(seed: int, kills: int, method: str, folder: Path, to: Path, **how: Any) -> None:
     """Leave in a file what was found with workers that start by a method."""
     folder.mkdir()
     multiprocessing.set_start_method(method, force=True)
-    found = try_runs(seed, trials, folder, **how)
+    found = try_runs(seed, kills, folder, **how)
     to.write_text(json.dumps([found.counts, found.faults]))
 
 
@@ -453,7 +463,7 @@ def main() -> None:
     """Try runs and print what came of them; exit with 1 if there is a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--device", default="cpu", help="cuda runs deterministic algorithms")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--strategy", default="", help="of training.parallel, for several ranks")
@@ -465,12 +475,12 @@ def main() -> None:
     how = {"ranks": given.ranks, "strategy": given.strategy}
     how |= {"small": given.small, "shards": given.shards}
     folder = Path(tempfile.mkdtemp())
-    found = try_runs(given.seed, given.trials, folder, given.device, **how)
+    found = try_runs(given.seed, given.kills, folder, given.device, **how)
     for fault in found.faults:
         print(fault)
     for what, count in sorted(found.counts.items()):
         print(f"{what}: {count}")
-    print(f"seed {given.seed}: {given.trials} runs, {len(found.faults)} faults, in {folder}")
+    print(f"seed {given.seed}: {len(found.faults)} faults, in {folder}")
     sys.exit(bool(found.faults))
 
 

@@ -99,6 +99,19 @@ def test_a_column_of_another_name_is_renamed_as_is_told(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_lists_of_captions_are_told_with_the_line_that_makes_rows_of_them(library):
+    frame = frame_of(library, [{"text": ["a dog", "a cat"], "id": 3}, {"text": ["a"], "id": 4}])
+    with pytest.raises(DataError, match="has lists in its column 'text'; give each ") as caught:
+        rows_of(frame)
+    code = str(caught.value).partition("after ids are there: ")[2]
+    names = dict.fromkeys(("frame", "table", "dataset"), frame)
+    names |= {module: pytest.importorskip(module) for module in ("pyarrow", "datasets")}
+    rows = rows_of(eval(code, names))
+    assert [row["text"] for row in rows] == ["a dog", "a cat", "a"]
+    assert ids_of(rows).tolist() == [3, 3, 4]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_rows_without_an_id_are_told_where_they_need_one(library):
     frame = frame_of(library, [{"text": "a dog"}])
     with pytest.raises(DataError, match="row 0: has no id; give each row one, equal in a group"):

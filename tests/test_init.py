@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,21 @@ import contrastive
 from contrastive import RunSpec, load_spec
 from contrastive.datasets.miniature import Drawing
 
-KINDS = {"flickr30k": "flickr30k", "image-folder": "images", "class-folders": "classes"}
+KINDS = {
+    "flickr30k": "flickr30k",
+    "image-folder": "images",
+    "class-folders": "classes",
+    "table": "tables",
+    "webdataset": "shards",
+    "mix": "datasets",
+}
+
+
+def place_of(data):
+    """Return the folder that a dataset is in."""
+    if data.registry.name_of(type(data)) == "mix":
+        return data.datasets["photos"].folder.parent
+    return next(Path(getattr(data, n)) for n in ("folder", "files", "shards") if hasattr(data, n))
 
 
 @pytest.mark.slow
@@ -24,6 +39,8 @@ KINDS = {"flickr30k": "flickr30k", "image-folder": "images", "class-folders": "c
         # docs/command_line.md trains the one and docs/flickr30k.md the other
         pytest.param("image-folder", marks=pytest.mark.nightly),
         pytest.param("flickr30k", marks=pytest.mark.nightly),
+        # below, their rows are those of image-folder, and mixed
+        *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("table", "webdataset", "mix")),
     ],
 )
 def test_what_it_writes_trains_and_is_found(kind, tmp_path, monkeypatch, command):
@@ -45,6 +62,19 @@ def test_what_it_writes_trains_and_is_found(kind, tmp_path, monkeypatch, command
     assert command("search", "a red circle", "-k", 1, *searched).code == 0
 
 
+@pytest.mark.parametrize("kind", ["table", "webdataset", "mix"])
+def test_the_data_of_other_forms_hold_the_same_rows(kind, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for each in ("image-folder", kind):
+        assert command("init", each, "--with-data", "-o", f"{each}.yaml").code == 0
+    plain, other = (load_spec(f"{each}.yaml").data for each in ("image-folder", kind))
+    for split in ("train", "val", "test"):
+        rows = [(row["text"], row["label"]) for row in plain.build(split)]
+        found = [(row["text"], row["label"]) for row in other.build(split)]
+        assert found[-len(rows) :] == rows
+        assert len(found) == len(rows) * (2 if kind == "mix" else 1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_data_it_is_a_spec_of_pretrained_towers(kind, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
@@ -53,7 +83,7 @@ def test_without_data_it_is_a_spec_of_pretrained_towers(kind, tmp_path, monkeypa
     spec = load_spec("specs/mine.yaml")
     assert isinstance(spec, RunSpec)
     assert {tower.frozen for tower in spec.model.towers.values()} == {"encoder"}
-    assert spec.data.folder.as_posix() == f"specs/{KINDS[kind]}"
+    assert place_of(spec.data).as_posix() == f"specs/{KINDS[kind]}"
     assert (tmp_path / "specs" / "mine.yaml").read_text().startswith("# ")
     assert [path.name for path in tmp_path.iterdir()] == ["specs"]
     printed = command("init", kind, "-o", "-")
@@ -69,10 +99,8 @@ def test_without_data_it_says_what_to_do_before_training(kind, tmp_path, monkeyp
     assert first.startswith("first: ")
     assert first.endswith(f" in my, data/{KINDS[kind]}")
     assert then == "next: contrastive train 'my, data/clip.yaml'"
-    assert load_spec("my, data/clip.yaml").data.folder.as_posix() == f"my, data/{KINDS[kind]}"
-    (tmp_path / "images").mkdir()
-    (tmp_path / "flickr30k").mkdir()
-    (tmp_path / "classes").mkdir()
+    assert place_of(load_spec("my, data/clip.yaml").data).as_posix() == f"my, data/{KINDS[kind]}"
+    (tmp_path / KINDS[kind]).mkdir()
     assert "first: " not in command("init", kind).out
 
 

@@ -14,22 +14,22 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    ("seed", "trials", "method", "how"),
+    ("seed", "killed", "method", "how"),
     [
         (0, 10, "fork", {"small": True}),
-        (0, 5, "fork", {"small": True, "ranks": 2}),
-        (0, 10, "fork", {"shards": True}),
-        (5, 3, "fork", {"small": True, "ranks": 2, "strategy": "fsdp"}),
-        pytest.param(1, 100, "fork", {}, marks=pytest.mark.nightly),
+        (0, 10, "fork", {"small": True, "ranks": 2}),
+        (0, 10, "fork", {"small": True, "shards": True}),
+        (5, 10, "fork", {"small": True, "ranks": 2, "strategy": "fsdp"}),
+        pytest.param(1, 200, "fork", {}, marks=pytest.mark.nightly),
         pytest.param(1, 200, "fork", {"shards": True}, marks=pytest.mark.nightly),
-        pytest.param(1, 100, "fork", {"ranks": 2}, marks=pytest.mark.nightly),
-        pytest.param(1, 100, "fork", {"ranks": 2, "strategy": "fsdp"}, marks=pytest.mark.nightly),
+        pytest.param(1, 200, "fork", {"ranks": 2}, marks=pytest.mark.nightly),
+        pytest.param(1, 200, "fork", {"ranks": 2, "strategy": "fsdp"}, marks=pytest.mark.nightly),
         pytest.param(0, 4, "forkserver", {}, marks=pytest.mark.nightly),  # Python 3.14's default
     ],
 )
-def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials, method, how):
+def test_no_signal_changes_a_run(forkserver, tmp_path, seed, killed, method, how):
     to = tmp_path / "report.json"
-    arguments = (seed, trials, method, tmp_path / "runs", to)
+    arguments = (seed, killed, method, tmp_path / "runs", to)
     process = forkserver.Process(target=kills.report, args=arguments, kwargs=how)
     process.start()
     process.join()
@@ -37,4 +37,4 @@ def test_no_signal_changes_a_run(forkserver, tmp_path, seed, trials, method, how
     counts, faults = json.loads(to.read_text())
     print(counts)
     assert faults == []
-    assert counts["runs"] == trials
+    assert counts["kills"] >= killed

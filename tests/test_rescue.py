@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 from functools import partial
-from multiprocessing import active_children
+from multiprocessing import active_children, current_process
 
 import pytest
 import torch
@@ -110,6 +110,8 @@ def test_auto_is_a_worker_for_each_core_that_a_rank_may_use(
         monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert worker_count("auto") == workers
     assert [worker_count(n) for n in (0, 3, 256)] == [0, 3, 256]
+    monkeypatch.setitem(current_process()._config, "daemon", True)  # as in a Pool
+    assert worker_count("auto") == 0
 
 
 class Asked:

@@ -16,12 +16,13 @@ from PIL import Image
 from contrastive import RunSpec, shard_data, train
 from contrastive.console import noted_omissions
 from contrastive.curation import shard_data as module
-from contrastive.curation.shard_folder import MANIFEST, PARTIAL
+from contrastive.curation.shard_folder import LOCK, MANIFEST, PARTIAL
 from contrastive.curation.tar_shards import TarWriter
 from contrastive.data.columns import values_of
 from contrastive.data.content_hash import sample_keys
 from contrastive.data.samples import rows_of
 from contrastive.data.storage import remote_folders
+from contrastive.data.storage.file_locks import locked
 from contrastive.datasets import Dataset, ImageFolder, Lines, Mix, WebDataset
 from contrastive.datasets.miniature import write_image_folder
 from contrastive.errors import DataError, SpecError
@@ -183,13 +184,17 @@ def test_a_folder_of_something_else_is_refused(images, tmp_path):
             shard_data(images, tmp_path / "shards", samples=4)
 
 
+def test_a_folder_is_taken_for_the_dataset_that_it_is(images, tmp_path):
+    assert shard_data(str(images.folder), tmp_path / "a") == shard_data(images, tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"shard_size": "large"}, "shard_size is 'large'; give bytes, or a size such as 50GB"),
         ({"samples": 0}, "samples is 0; give a whole number of at least 1"),
         ({"output": "http://x:y@z/a"}, "output: the http:// address has a password"),
-        ({"data": 3}, "data is an int; give a dataset, a run's spec, or the file of one"),
+        ({"data": 3}, "data is an int; give a dataset, a folder, a run's spec, or the file of "),
         ({"data": {"type": "lines"}}, "data: file: Field required"),
         ({"split": "final"}, "no split 'final'; there are: 'test', 'train', 'val'"),
     ],
@@ -254,7 +259,11 @@ def test_a_full_disk_is_one_line_and_is_gone_on_after(images, tmp_path, monkeypa
     monkeypatch.setattr(TarWriter, "_write", full)
     ended = command("data", "shard", data, "-o", tmp_path / "shards", "--samples", "4")
     assert ended.code == 2
-    assert ended.err.splitlines()[-1].endswith(".tar.tmp: No space left on device")
+    said = ".tar.tmp: No space left on device; when there is room, the same goes on"
+    assert ended.err.splitlines()[-1].endswith(said)
+    sizes.clear()
+    with pytest.raises(DataError, match=said):
+        shard_data(images, tmp_path / "shards", samples=4)
     assert command("data", "shard", data, "-o", tmp_path / "shards", "--samples", "4").code == 0
     shard_data(images, tmp_path / "whole", samples=4)
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
@@ -333,6 +342,12 @@ def test_shards_go_to_a_storage_and_on_after_an_interruption(images, tmp_path, m
     monkeypatch.setattr(remote_folders, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(MemoryFileSystem, "store", {})
     monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in "ab":  # as processes that were killed, or are at work, have them
+        (tmp_path / f"contrastive-shards-{name}").mkdir()
+        (tmp_path / f"contrastive-shards-{name}" / LOCK).touch()
+    at_work = locked(tmp_path / "contrastive-shards-b" / LOCK, wait=0)
+    at_work.__enter__()
     shard_data(images, tmp_path / "local", samples=4)
     put, puts = MemoryFileSystem.put_file, []
 
@@ -349,6 +364,7 @@ def test_shards_go_to_a_storage_and_on_after_an_interruption(images, tmp_path, m
     puts.extend(["train-000001.tar"] * 3)
     shard_data(images, "memory://bucket/shards", samples=4)
     assert "train-000000.tar" not in puts
+    assert {path.name for path in tmp_path.glob("contrastive-shards-*")} == {"contrastive-shards-b"}
     storage = fsspec.filesystem("memory")
     there = {path.rpartition("/")[2]: storage.cat(path) for path in storage.find("/bucket/shards")}
     assert there == contents(tmp_path / "local")

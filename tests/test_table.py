@@ -494,3 +494,7 @@ def test_a_table_is_taken_as_such_by_the_name_of_its_file_or_folder(tmp_path, ca
         assert data == Table(files=given)
         assert f"{given}: taken as data.type=table" in capsys.readouterr().err
         assert len(data.build("train")) > 0
+    for name in ("more.csv", "dataset_infos.json"):
+        (tmp_path / "d" / name).write_text("image,text\n")
+    Table(files=tmp_path / "d").build("train")
+    assert "d/more.csv: left out, since there are Parquet" in capsys.readouterr().err

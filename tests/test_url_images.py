@@ -17,7 +17,7 @@ from contrastive.data.loading import map_in_workers
 from contrastive.data.storage import guarded_http
 from contrastive.data.url_images import UrlImage, UrlImages
 from contrastive.datasets import ImageFolder, Table
-from contrastive.errors import DataError, SpecError
+from contrastive.errors import BadSample, DataError, SpecError
 from tests.toys import tiny_model
 from tests.web_server import Server, answer, image, png, read, refusal
 
@@ -42,6 +42,12 @@ def test_an_image_is_fetched_once(server):
     assert open_image(UrlImage(f"{server.at}/7.png", private=True)).getpixel((0, 0))[0] == 7
     assert read(server, "/7.png") == png(7)
     assert server.requests == {"/7.png": 1}
+
+
+def test_a_copy_of_a_private_image_is_for_those_who_may_ask_for_it(server):
+    read(server, "/7.png")
+    with pytest.raises(BadSample, match="private: true"):
+        UrlImage(f"{server.at}/7.png").read()
 
 
 @pytest.mark.parametrize("column", ["url", "IMAGE_URL", "image", "photo"])

@@ -328,6 +328,7 @@ def test_pickles_and_the_like_are_not_read_and_told_once(tmp_path, capsys):
         ({"shards": "s/x*.tar"}, r"x\*.tar: no shards there"),
         ({"shards": "empty"}, r"empty: no shards here \(.tar\)"),
         ({"shards": "s/{split}.tar"}, "no shards; looked for s/train.tar"),
+        ({"shards": "none/{split}-{0..40000}.tar"}, "no shards; looked for none/train-"),
         ({"shards": "s/0.tar.gz"}, "is compressed.*undo that: gzip -d s/0.tar.gz"),
         ({"shards": "s", "text_column": "alt"}, r"no sample has a text \(alt\); there are: 'png',"),
         (

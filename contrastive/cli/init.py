@@ -17,11 +17,22 @@ from contrastive.errors import DataError
 
 STDOUT = Path("-")
 PLAIN = re.compile(r"[\w./-]+")  # what YAML reads as it stands
-FOLDERS = {"flickr30k": "flickr30k", "image-folder": "images", "class-folders": "classes"}
+PLACE = re.compile(r"FOLDER(/\w+)?")
+FOLDERS = {
+    "flickr30k": "flickr30k",
+    "image-folder": "images",
+    "class-folders": "classes",
+    "table": "tables",
+    "webdataset": "shards",
+    "mix": "datasets",
+}
 FIRST = {
     "flickr30k": "unpack Flickr30k's images and captions in",
     "image-folder": "put your images, and captions.csv with columns image and text, in",
     "class-folders": "put your images, in a folder for each class, in",
+    "table": "put your Parquet files, with columns image and text, in",
+    "webdataset": "put your .tar shards in",
+    "mix": "put images with captions.csv, in photos and drawings, in",
 }
 DATA = {
     "flickr30k": """\
@@ -36,6 +47,24 @@ data: {type: image-folder, folder: FOLDER}
 # Images in a folder for each class: classes/cat, classes/dog. Captions for training are made of the
 # classes' names, so that images of a class are positives of each other; leave the loss supcon.
 data: {type: class-folders, folder: FOLDER, captions: ["a photo of a {}", "a picture of a {}"]}
+""",
+    "table": """\
+# Parquet with images inside or as paths: columns image and text, maybe group, label and split.
+data: {type: table, files: FOLDER}
+""",
+    "webdataset": """\
+# Tar shards in the format of WebDataset, here or in a storage, as in s3://bucket/{split}/*.tar.
+# Where they do not all fit on this machine's disk, `window: 16` reads so many of them at a time.
+data: {type: webdataset, shards: FOLDER}
+""",
+    "mix": """\
+# Several datasets, of any types, each with its share of every batch: here three parts of four.
+data:
+  type: mix
+  datasets:
+    photos: {type: image-folder, folder: FOLDER/photos}
+    drawings: {type: image-folder, folder: FOLDER/drawings}
+  weights: {photos: 3, drawings: 1}
 """,
 }
 INFONCE = "{type: infonce, temperature: 0.07}"
@@ -79,7 +108,7 @@ BRIEF = "training: {epochs: 12, batch_size: 32, lr: 3e-3, workers: 0}\n"
 
 def init(
     kind: Annotated[
-        Literal["flickr30k", "image-folder", "class-folders"],
+        Literal["flickr30k", "image-folder", "class-folders", "table", "webdataset", "mix"],
         typer.Argument(help="What data the spec is for."),
     ],
     with_data: Annotated[
@@ -119,9 +148,12 @@ def init(
 def _spec(kind: str, folder: Path, *, with_data: bool) -> str:
     model, training = (SCRATCH, BRIEF) if with_data else (PRETRAINED, TRAINING)
     model = model.replace(INFONCE, LOSSES.get(kind, INFONCE))
-    place = folder.as_posix()
-    quoted = place if PLAIN.fullmatch(place) else json.dumps(place, ensure_ascii=False)
-    return "\n".join([model, DATA[kind].replace("FOLDER", quoted), EVALUATED + training])
+
+    def quoted(found: re.Match[str]) -> str:
+        place = folder.as_posix() + (found[1] or "")
+        return place if PLAIN.fullmatch(place) else json.dumps(place, ensure_ascii=False)
+
+    return "\n".join([model, PLACE.sub(quoted, DATA[kind]), EVALUATED + training])
 
 
 def _write(output: Path, text: str, kind: str, folder: Path | None) -> None:

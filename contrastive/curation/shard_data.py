@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,15 +27,25 @@ from contrastive.curation.tar_shards import (
     size_in_tar,
 )
 from contrastive.data.columns import in_tuples
+from contrastive.data.storage.remote_folders import LOCAL_DISK
 from contrastive.datasets import Dataset
+from contrastive.datasets.bare_folder import dataset_at
 from contrastive.datasets.built_split import split_reader
 from contrastive.datasets.splits import SPLITS
-from contrastive.errors import BadSample, DataError, EmptySplit, SpecError, UnknownSplit, a_type
+from contrastive.errors import (
+    BadSample,
+    DataError,
+    EmptySplit,
+    SpecError,
+    UnknownSplit,
+    a_type,
+    reason_of,
+)
 from contrastive.model.loading import run_spec
 from contrastive.spec import RunSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from contrastive.curation.shard_folder import ShardFolder
     from contrastive.data.samples import Sample, Samples
@@ -58,7 +69,8 @@ def shard_data(
     several. The same data give the same bytes.
 
     Args:
-        data: a dataset, a run's spec, or the file of one; or the fields of either.
+        data: a dataset, a run's spec, or the file of one; the fields of either; or a folder of
+            images, a table or shards.
         output: an empty folder, one in which this was begun, or an address (``s3://bucket/a``).
         split: a name, or several joined by ``+``, each written for itself; all that there are if
             None.
@@ -90,7 +102,7 @@ def shard_data(
         "shard_size": limit,
         "samples": most,
     }
-    with opened_folder(output) as folder:
+    with _room_told(), opened_folder(output) as folder:
         state, is_done = begun(folder, about)
         if is_done:
             say(f"{folder.name}: has all of these shards already; nothing is written")
@@ -109,6 +121,22 @@ def shard_data(
         return state
 
 
+@contextmanager
+def _room_told() -> Generator[None]:
+    """Say in one line that a disk takes no more.
+
+    Raises:
+        DataError: it does not.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in LOCAL_DISK:
+            raise
+        msg = f"{error.filename}: {reason_of(error)}; when there is room, the same goes on"
+        raise DataError(msg) from error
+
+
 def _dataset(data: Any) -> Dataset:
     """Return the dataset that an argument is, or that a spec has.
 
@@ -120,11 +148,13 @@ def _dataset(data: Any) -> Dataset:
     if isinstance(data, Mapping) and "type" in data:
         with mistakes_of("data"):
             return cast("Dataset", Dataset.choose(cast("object", data)))
+    if isinstance(data, (str, Path)) and (dataset := dataset_at(str(data))):
+        return dataset
     if isinstance(data, (RunSpec, Mapping, str, Path)):
         return run_spec(cast("Any", data)).data
     if why := misplaced(data, "a dataset"):
         raise SpecError(f"data: {why}")
-    msg = f"data is {a_type(data)}; give a dataset, a run's spec, or the file of one"
+    msg = f"data is {a_type(data)}; give a dataset, a folder, a run's spec, or the file of one"
     raise SpecError(msg)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MANIFEST, PARTIAL = "shards.json", UNFINISHED
 LOCK = ".contrastive.lock"
+BUILDING = "contrastive-shards-"
+"""How folders begin where shards for a storage are built, in that of temporary files."""
 MOST_BYTES = 1 << 28  # of a manifest: a million shards
 
 
@@ -136,6 +138,7 @@ class RemoteShards(ShardFolder):
         """
         self.remote: RemoteFolder = remote_folder(address)
         self.name = address
+        _sweep()
 
     def names(self) -> set[str]:
         """Return what is in it."""
@@ -157,13 +160,23 @@ class RemoteShards(ShardFolder):
     @contextmanager
     def building(self, name: str) -> Generator[Path]:
         """Yield a path to write to; what is there at the end of the block goes to its place."""
-        folder = Path(tempfile.mkdtemp(prefix="contrastive-shards-"))
+        folder = Path(tempfile.mkdtemp(prefix=BUILDING))
         try:
-            yield folder / name
-            if (folder / name).exists():
-                self.remote.put(folder / name, name)
+            with locked(folder / LOCK, wait=0):  # as long as this process lives
+                yield folder / name
+                if (folder / name).exists():
+                    self.remote.put(folder / name, name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove the shards of processes that were killed before they had sent them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{BUILDING}*"):
+        with suppress(OSError):  # it is somebody else's, or in use
+            if (folder / LOCK).is_file() and not folder.is_symlink():
+                with locked(folder / LOCK, wait=0):
+                    shutil.rmtree(folder)
 
 
 @contextmanager

@@ -33,6 +33,14 @@ RENAME = {
     "datasets": "dataset.rename_column({0!r}, {1!r})",
 }
 """How each library renames a column."""
+EXPLODE = {
+    "pandas": 'frame.explode("text", ignore_index=True)',
+    "polars": 'frame.explode("text")',
+    "pyarrow": 'pyarrow.Table.from_pandas(table.to_pandas().explode("text"), preserve_index=False)',
+    "datasets": 'datasets.Dataset.from_pandas(dataset.to_pandas().explode("text"), preserve_index='
+    "False)",
+}
+"""How each library makes a row of each of several captions."""
 FRAMES = {"pandas": "DataFrame", "polars": "DataFrame", "pyarrow": "Table", "datasets": "Dataset"}
 MEANT = {
     "image": ("img", "jpg", "png", "file_name", "filename", "filepath", "image_path", "path"),
@@ -105,6 +113,10 @@ def frame_rows(frame: Any) -> Columns:
         elif name == "label":
             columns[name] = Objects([None if is_missing(x) else str(x) for x in values])
         else:
+            if name == "text" and any(isinstance(x, (list, tuple, np.ndarray)) for x in values):
+                msg = f"{a_type(frame)} has lists in its column 'text'; give each caption a row, "
+                msg += f"after ids are there: {EXPLODE[library]}"
+                raise DataError(msg)
             columns[name] = Objects(values)
     if "source" not in columns:
         columns["source"] = PlacesInFiles(Strings.of(["row "]), np.array([0, rows], np.int64))

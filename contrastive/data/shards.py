@@ -72,7 +72,7 @@ class Shard:
                 yield file
             return
         with self._in_one_line():
-            file = Path(self.place).open("rb")  # noqa: SIM115 - closed below
+            file = open(self.place, "rb")  # noqa: PTH123, SIM115 - faster than a Path; closed below
         with file:
             self._check(os.fstat(file.fileno()))
             yield file

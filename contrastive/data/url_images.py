@@ -46,12 +46,13 @@ class UrlImage(StoredImage):
         Raises:
             BadSample: it cannot be fetched, or is no image; names the address.
         """
-        return file_cache(self.cache_bytes).content(f"image at {self.address}", self._fetched)
+        kept_as = f"image at {_named(self.address, self.private)}"
+        return file_cache(self.cache_bytes).content(kept_as, self._fetched)
 
     @property
     def file_part(self) -> PartsOfFile:
         """Which part of all images by address it is."""
-        return _parts(np.array([_number(self.address)]))
+        return _parts(np.array([_number(_named(self.address, self.private))]))
 
     def __str__(self) -> str:
         return shown(self.address)
@@ -109,7 +110,7 @@ class UrlImages(StoredImages):
 
     def parts(self, rows_N: np.ndarray) -> Iterator[tuple[np.ndarray, PartsOfFile]]:
         """Yield which part of all images by address each is."""
-        numbers = map(_number, self.addresses.at(rows_N))
+        numbers = (_number(_named(each, self.private)) for each in self.addresses.at(rows_N))
         number_N = np.fromiter(numbers, np.int64, len(rows_N))
         order_N = np.argsort(number_N)  # so that each note is of a small range of numbers
         yield order_N, _parts(number_N[order_N])
@@ -117,6 +118,11 @@ class UrlImages(StoredImages):
 
 def _parts(numbers_K: np.ndarray) -> PartsOfFile:
     return PartsOfFile(ALL, "images by address", numbers_K, "1", at_once=AT_ONCE)
+
+
+def _named(address: str, private: bool) -> str:
+    """Return what an image is kept as: without ``private``, none is seen that needed it."""
+    return f"{address} (private)" if private else address
 
 
 def _number(address: str) -> int:

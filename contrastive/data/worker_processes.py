@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from multiprocessing import active_children, connection, parent_process
+from multiprocessing import active_children, connection, current_process, parent_process
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -45,6 +45,8 @@ def worker_count(workers: int | Literal["auto"]) -> int:
     """
     if workers != "auto":
         return workers
+    if current_process().daemon:  # as those of a Pool are, which may start none
+        return 0
     try:
         ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     except ValueError:  # whoever starts ranks says so

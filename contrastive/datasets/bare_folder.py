@@ -68,6 +68,18 @@ def dataset_in(folder: Path) -> Dataset:
     return ClassFolders(folder=folder)
 
 
+def dataset_at(place: str) -> Dataset | None:
+    """Return the dataset that a folder, a file, a pattern or an address is; None for a spec.
+
+    Raises:
+        DataError: a folder with nothing that is known, or a table that is not read.
+    """
+    path = Path(place)
+    if path.is_dir():
+        return dataset_in(path)
+    return dataset_of(path) if path.is_file() else dataset_named(place)
+
+
 def dataset_of(file: Path) -> Dataset | None:
     """Return the dataset that a file is: a tar shard or a table; JSON and text may be other things.
 

@@ -7,13 +7,18 @@ of the other splits is a pair of the two that training has not seen.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from contrastive.config.extras import require
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -93,9 +98,9 @@ def write_flickr30k(folder: Path, *, images: int = 48) -> None:
     (folder / "dataset_flickr30k.json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def write_image_folder(folder: Path, *, images: int = 48) -> None:
+def write_image_folder(folder: Path, *, images: int = 48, first: int = 0) -> None:
     """Write a miniature ``image-folder``: JPEGs, and a captions.csv that says the splits."""
-    drawings = [Drawing(index) for index in range(images)]
+    drawings = [Drawing(index) for index in range(first, first + images)]
     _write_images(drawings, folder)
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -114,10 +119,65 @@ def write_class_folders(folder: Path, *, images: int = 144) -> None:
         drawing.draw().save(place / drawing.name, quality=90)
 
 
-WRITERS = {
+def write_table(folder: Path, *, images: int = 48) -> None:
+    """Write a miniature ``table``: a Parquet file for each split, the images in it.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+    require("pyarrow", extra="parquet")
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    folder.mkdir(parents=True)
+    for split, drawings in _by_split(images).items():
+        rows = [
+            {"image": _jpeg(each), "text": each.captions, "label": each.shape} for each in drawings
+        ]
+        parquet.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+
+
+def write_shards(folder: Path, *, images: int = 48) -> None:
+    """Write a miniature ``webdataset``: a tar file for each split."""
+    folder.mkdir(parents=True)
+    for split, drawings in _by_split(images).items():
+        with tarfile.open(folder / f"{split}-000000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for each in drawings:
+                about = {"captions": each.captions, "label": each.shape}
+                for end, content in (("jpg", _jpeg(each)), ("json", json.dumps(about).encode())):
+                    member = tarfile.TarInfo(f"{each.index:06}.{end}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def write_mix(folder: Path) -> None:
+    """Write two miniatures of ``image-folder``; the second has the shapes elsewhere."""
+    folder.mkdir(parents=True)
+    write_image_folder(folder / "photos")
+    write_image_folder(folder / "drawings", first=48)
+
+
+def _by_split(images: int) -> dict[str, list[Drawing]]:
+    drawings = [Drawing(index) for index in range(images)]
+    return {
+        split: [each for each in drawings if each.split == split]
+        for split in ("train", "val", "test")
+    }
+
+
+def _jpeg(drawing: Drawing) -> bytes:
+    held = io.BytesIO()
+    drawing.draw().save(held, "JPEG", quality=90)
+    return held.getvalue()
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
     "flickr30k": write_flickr30k,
     "image-folder": write_image_folder,
     "class-folders": write_class_folders,
+    "table": write_table,
+    "webdataset": write_shards,
+    "mix": write_mix,
 }
 """What writes the data of a kind of ``contrastive init``."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
+import os
 import re
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,9 +127,15 @@ def _find(given: Sequence[str], cache_bytes: int) -> list[tuple[Shard, str]]:
 def _places(pattern: str, *, needed: bool = True) -> list[str]:
     """Return the paths or addresses that one pattern stands for; some of them need not be there."""
     found: list[str] = []
+    is_folder: dict[str, bool] = {"": True}
     for each in expanded(pattern):
         if ADDRESS.match(each):
             found += _remote_places(each, needed=needed)
+            continue
+        parent = each.rpartition("/")[0]
+        if parent not in is_folder:  # asked once, since there may be a million names
+            is_folder[parent] = _is_folder(parent)
+        if not (is_folder[parent] or needed):
             continue
         try:
             found += _local_places(each, needed=needed)
@@ -137,17 +146,35 @@ def _places(pattern: str, *, needed: bool = True) -> list[str]:
 
 
 def _local_places(pattern: str, *, needed: bool) -> list[str]:
+    mode = _mode(os.path.expanduser(pattern))  # noqa: PTH111 - faster than a Path
+    if not (mode or needed or MAGIC.search(pattern)):
+        return []
     path = Path(pattern).expanduser()
-    if path.is_dir():
+    if stat.S_ISDIR(mode):
         _check_finished(pattern, (path / UNFINISHED).exists())
         return [*map(str, files_below(path, TARS, what="shards"))]
-    if path.exists() or not MAGIC.search(pattern):
-        return [str(path)] if needed or path.exists() else []
+    if mode or not MAGIC.search(pattern):
+        return [str(path)]
     several = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - with **
     if not several and needed:
         msg = f"{pattern}: no shards there"
         raise DataError(msg)
     return several
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a name is a folder's; of a pattern, nobody knows."""
+    return bool(MAGIC.search(name)) or os.path.isdir(os.path.expanduser(name))  # noqa: PTH111, PTH112
+
+
+def _mode(path: str) -> int:
+    """Return what kind of file a path is; 0 if it is not there."""
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116 - as above
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return 0
 
 
 def _check_finished(folder: str, unfinished: bool) -> None:

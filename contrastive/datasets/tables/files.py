@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from contrastive.console import say
-from contrastive.data.storage.folders import files_below, is_hidden
+from contrastive.data.storage.folders import files_below, first_of, folders_below, is_hidden
 from contrastive.datasets.image_folder import GAP
 from contrastive.datasets.quoting import name_list
 from contrastive.datasets.splits import SPLIT_ALIASES, SPLITS, split_named
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from contrastive.datasets.tables.arrow_files import ArrowFile
 
 OTHERS = tuple(suffix for suffix in FORMS if suffix not in (*OF_ARROW, ".txt"))
+ABOUT_DATASETS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+"""What the library ``datasets`` writes beside tables."""
 WORDS = re.compile(r"[-_.]")
 
 
@@ -132,6 +134,7 @@ def _at(path: Path, *, needed: bool = True) -> list[tuple[Path, str]]:
     if path.is_dir():
         try:
             files = files_below(path, OF_ARROW, what="Parquet or Arrow files")
+            _tell_of_text(path)
         except DataError as error:
             try:
                 files = files_below(path, OTHERS, what="tables")
@@ -142,6 +145,19 @@ def _at(path: Path, *, needed: bool = True) -> list[tuple[Path, str]]:
         msg = f"{path}: no such file"
         raise DataError(msg)
     return [(path, path.name)] if path.is_file() else []
+
+
+def _tell_of_text(folder: Path) -> None:
+    """Tell of tables of text beside those of Arrow; what the hub says of a dataset is none."""
+    others = [
+        path
+        for parent, _, names in folders_below(folder, tell=False)
+        for path in (parent / name for name in names)
+        if form_of(path) in OTHERS and not (is_hidden(path.name) or path.name in ABOUT_DATASETS)
+    ]
+    if others:
+        what = "left out, since there are Parquet or Arrow files; to read it, name it"
+        say(f"{first_of(others)}: {what}: files: {min(others)}")
 
 
 def _common(paths: list[Path]) -> Path:
