@@ -115,6 +115,12 @@ READERS = {
     "distributed/heartbeat.py": "notes that the ranks of a run write to their own store",
     "training/run_token.py": "the token of a run in a storage: four values of known kinds",
     "training/tracking.py": "texts that trackers keep of their runs, such as ids",
+    "model/hub.py": "texts of a model that goes to the Hub, to find paths of this machine",
+    "exporters/sentence_transformers.py": "configs that its own program has just written",
+    "exporters/onnx/int8.py": "what the export has just written",
+    "exporters/verification.py": "what the export has just written, and a process of ours answers",
+    "exporters/templates/embed.py": "what lies beside it, read without this package",
+    "exporters/templates/verify.py": "what lies beside it, read without this package",
     "testing/generic.py": "what a process of ours answers, and configs of plugins",
     "testing/menu.py": "a config of the plugin that is checked",
 }

@@ -137,7 +137,8 @@ def saved_place(given: str | Path) -> Path | None:
     """
     if address := address_in("folder", given):
         return fetched(address)
-    return saved_on_hub(given) if is_pretrained(given) else path_of("folder", given)
+    path = path_of("folder", given)
+    return saved_on_hub(given) if is_pretrained(given) else path
 
 
 def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:

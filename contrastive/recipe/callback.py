@@ -46,6 +46,7 @@ class Callback:
         >>> class Losses(Callback):
         ...     def __init__(self):
         ...         self.losses = []
+    ...
         ...     def on_step(self, step, metrics):
         ...         self.losses.append(metrics["loss"])
         >>> losses = Losses()
