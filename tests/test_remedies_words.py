@@ -90,7 +90,7 @@ def test_options_and_verbs_that_messages_name_are_there():
         for name in param.opts
     }
     for place, text in messages().items():
-        named = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
+        named = {*re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)}
         assert named <= options | OF_OTHERS, place
         if "run: contrastive" in text or "run contrastive" in text or "with: contrastive" in text:
             assert re.search(r"contrastive (\w+)", text)[1] in verbs, place

@@ -77,7 +77,7 @@ def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
         SpecError: one is not.
         MissingExtra: sentence-transformers is not installed.
     """
-    require("sentence_transformers", extra=EXTRA)
+    require("sentence_transformers", extra="sentence-transformers")
     for modality in towers:
         tower = model.tower(modality)
         if problem := _problem(model, tower, towers) or head_problem(tower.spec.head):
@@ -88,8 +88,10 @@ def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
 @quiet_huggingface()
 def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[str]:
     """Write the folder, and return what a server of text embeddings does not take."""
-    library = require("sentence_transformers", extra=EXTRA)
-    modules = require("sentence_transformers.sentence_transformer.modules", extra=EXTRA)
+    library = require("sentence_transformers", extra="sentence-transformers")
+    modules = require(
+        "sentence_transformers.sentence_transformer.modules", extra="sentence-transformers"
+    )
     scratch = folder / SCRATCH
     shared = _dual_module(model, scratch) if _is_dual(model, towers) else None
     routes = {modality: _route(model.tower(modality), scratch, shared) for modality in towers}
@@ -192,7 +194,9 @@ def _dual_module(model: ContrastiveModel, scratch: Path) -> Any:
 
 
 def _transformer(folder: Path, methods: dict[str, tuple[str, str]], **options: Any) -> Any:
-    modules = require("sentence_transformers.sentence_transformer.modules", extra=EXTRA)
+    modules = require(
+        "sentence_transformers.sentence_transformer.modules", extra="sentence-transformers"
+    )
     config = {
         modality: {"method": method, "method_output_name": output}
         for modality, (method, output) in methods.items()

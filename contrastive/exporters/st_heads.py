@@ -53,7 +53,9 @@ def cut(width: int, kept: int) -> Any:
 
 def _residual(module: Any) -> list[Any]:
     """Return ``ResidualMlp`` in two layers and a LayerNorm: ``x = gelu(x) - gelu(-x)``."""
-    modules = require("sentence_transformers.sentence_transformer.modules", extra=EXTRA)
+    modules = require(
+        "sentence_transformers.sentence_transformer.modules", extra="sentence-transformers"
+    )
     project, refine = module.project, module.refine
     both_weight = torch.cat([project.weight, -project.weight])
     both_bias = torch.cat([project.bias, -project.bias])
@@ -69,7 +71,9 @@ def _residual(module: Any) -> list[Any]:
 
 
 def _dense(weight_DF: Tensor, bias_D: Tensor | None, activation: nn.Module) -> Any:
-    modules = require("sentence_transformers.sentence_transformer.modules", extra=EXTRA)
+    modules = require(
+        "sentence_transformers.sentence_transformer.modules", extra="sentence-transformers"
+    )
     out_features, in_features = weight_DF.shape
     return modules.Dense(
         in_features,

@@ -46,7 +46,7 @@ class Callback:
         >>> class Losses(Callback):
         ...     def __init__(self):
         ...         self.losses = []
-    ...
+        ...
         ...     def on_step(self, step, metrics):
         ...         self.losses.append(metrics["loss"])
         >>> losses = Losses()
