@@ -24,7 +24,7 @@ from contrastive.encoders import (
 from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.errors import SpecError
 from contrastive.exporters import transformers as dual
-from contrastive.exporters.st_heads import EXTRA, head_modules, head_problem
+from contrastive.exporters.st_heads import head_modules, head_problem
 from contrastive.exporters.st_peers import Route, peer_problem, peer_route, with_prompt
 from contrastive.exporters.st_transformers import model_modules, model_problem, padding_problem
 from contrastive.exporters.timm_networks import timm_problem, write_timm

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from contrastive.heads import Head
 
-EXTRA = "sentence-transformers"
-
 
 def head_problem(head: Head) -> str:
     """Return why a head has no counterpart; nothing if it has one."""
