@@ -81,12 +81,12 @@ def test_the_command_compares_in_a_process_of_its_own(model, tmp_path, command, 
 
 
 def test_an_export_that_differs_is_not_written(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "compared", lambda folder: {"image": 0.0, "text": 0.5})
+    monkeypatch.setattr(verification, "compared", lambda folder, **_: {"image": 0.0, "text": 0.5})
     with pytest.raises(
         WeightsError, match=r"towers\.text: .* differ by 0\.5 .*nothing was written"
     ):
         contrastive.export(model, TO, tmp_path / "out", samples=rows())
-    monkeypatch.setattr(verification, "compared", lambda folder: {"image": float("nan")})
+    monkeypatch.setattr(verification, "compared", lambda folder, **_: {"image": float("nan")})
     with pytest.raises(WeightsError, match=r"towers\.image: .* differ by nan"):
         contrastive.export(model, TO, tmp_path / "out", samples=rows())
     assert left(tmp_path) == []
@@ -301,7 +301,7 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
             r"no place for the mlp head.*; possible: --to sentence-transformers",
         ),
         ("clip", TO, "image", r"towers\.image: .*loaded with the other alone; export both"),
-        ("bert", "coreml", None, "to: 'coreml' is no target; there are: transformers"),
+        ("bert", "coreml", None, "to: 'coreml' is no target; there are: contrastive, transformers"),
         ("bert", TO, "audio", "no audio tower; it has: image, text"),
     ],
 )
