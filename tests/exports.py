@@ -91,7 +91,7 @@ def model_of(towers: dict[str, Any], embed_dim: int, loss: str = "infonce") -> C
     return build_model(ModelSpec.model_validate(spec)).eval()
 
 
-def here(folder: Path) -> dict[str, float]:
+def here(folder: Path, **_) -> dict[str, float]:
     """Run ``verify.py`` in this process."""
     argv, sys.argv = sys.argv, [SCRIPT, "--json"]
     output = io.StringIO()

@@ -11,7 +11,7 @@ TEXTS = ["a dog", "a cat", "two birds"]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def here(tmp_path_factory):
+def here(tmp_path_factory, **_):
     """Return a folder with images and captions, in which all are carried out."""
     folder = tmp_path_factory.mktemp("here")
     write_noise(folder)

@@ -94,7 +94,11 @@ def check(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> None:
     try:
         module_of(TARGETS[to]).check(model, towers)
     except SpecError as error:
-        others = [name for name in TARGETS if name != to and not refusal(model, name, towers)]
+        others = [
+            name
+            for name in TARGETS
+            if name != to and not refusal(model, name, towers) and not TARGETS[name].ours
+        ]
         alone = [one for one in towers if len(towers) > 1 and not refusal(model, to, [one])]
         possible = [*(f"--to {name}" for name in others), *(f"--tower {one}" for one in alone)]
         remedy = f"possible: {' or '.join(possible)}" if possible else "no other program takes it"
