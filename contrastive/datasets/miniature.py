@@ -125,9 +125,8 @@ def write_table(folder: Path, *, images: int = 48) -> None:
     Raises:
         MissingExtra: pyarrow is not installed.
     """
-    require("pyarrow", extra="parquet")
-    import pyarrow as pa
-    from pyarrow import parquet
+    pa = require("pyarrow", extra="parquet")
+    parquet = require("pyarrow.parquet", extra="parquet")
 
     folder.mkdir(parents=True)
     for split, drawings in _by_split(images).items():
