@@ -339,6 +339,8 @@ class Killing:
             done = self.ended([*args, *(["--resume"] if begun else [])], interrupt)
             if begun and "; to begin, leave out" in done.told:  # it ended before its first save
                 done = self.ended(args, interrupt)
+            elif "holds a run already; go on with" in done.told:  # after its first, unseen here
+                done = self.ended([*args, "--resume"], interrupt)
             history.append(f"{done.signals or 'to its end'} ({workers} workers): {done.code}")
             self._count(done)
             allowed = {0}.union(
