@@ -71,7 +71,7 @@ def check_told(folder, victim, *, stops):
 @pytest.mark.parametrize(
     ("victim", "where", "stops", "told"),
     [
-        (1, "a step", True, "its last note: computes step"),
+        (1, "a step", True, "its last note:"),  # which may be a heartbeat old
         pytest.param(1, "a sharded step", True, "its last note:", marks=pytest.mark.nightly),
         pytest.param(1, "data", False, "it loads its data (", marks=pytest.mark.nightly),
         pytest.param(0, "encoding", True, "its last note:", marks=pytest.mark.nightly),

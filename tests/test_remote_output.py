@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from contrastive import RunSpec, load_model
+from contrastive import Callback, RunSpec, console, load_model
 from contrastive.config.local_files import address_of
 from contrastive.console import noted_omissions
 from contrastive.data.storage import remote_folders
@@ -24,7 +24,7 @@ from contrastive.distributed.ranks import Ranks
 from contrastive.errors import ContrastiveError, MissingExtra, TrainingError, WeightsError
 from contrastive.features.cache import FeatureCache
 from contrastive.spec.training import KeepSpec
-from contrastive.training import run_token
+from contrastive.training import remote_output, run_token
 from contrastive.training.remote_output import sent_to, staging_folder
 from contrastive.training.train import Interrupted
 from contrastive.training.train import train as start
@@ -193,18 +193,32 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(train):
 def test_a_storage_that_fails_costs_no_step_and_what_lacks_is_sent_later(
     train, monkeypatch, capsys
 ):
-    whole, count = {}, 0
+    whole, count, failed = {}, 0, threading.Event()
 
     def fails(name, path):
         nonlocal count
         count += 1
-        if count > 40:
+        if count > 40 or failed.is_set():
             raise OSError(5, "Input/output error, please retry")
+
+    def say(text):
+        console.say(text)
+        if "the run goes on in" in text:
+            failed.set()
+
+    class Waits(Callback):
+        def on_step(self, step, metrics):
+            nonlocal count
+            if step == 3:
+                count += 40
+            if step == STEPS:
+                assert failed.wait(60)
 
     with monkeypatch.context() as failing:
         operations(failing, fails)
+        failing.setattr(remote_output, "say", say)
         with noted_omissions() as omitted:
-            train()
+            train(callbacks=[Waits()])
     told = capsys.readouterr().err
     assert f"the run goes on in {HERE}" in told
     (line,) = omitted
