@@ -76,13 +76,15 @@ def _quantize(source: Path, place: Path) -> None:
     library = require("onnxruntime.quantization", extra="export")
     onnx = require("onnx", extra="export")
     is_split = source.with_name(f"{source.name}.data").exists()
-    kinds = Counter(node.op_type for node in onnx.load(source, load_external_data=False).graph.node)
+    whole = onnx.load(source)
+    kinds = Counter(node.op_type for node in whole.graph.node)
+    del whole.graph.value_info[:]  # inferred anew: torch 2.10 notes some shapes of its example
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # that the graph was not prepared, which torch has done
     try:
         library.quantize_dynamic(
-            source,
+            whole,
             place,
             # convolutions of integers exist for unsigned weights alone
             weight_type=library.QuantType.QUInt8 if kinds["Conv"] else library.QuantType.QInt8,
