@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import sys
 
@@ -168,6 +169,21 @@ def test_verify_finds_what_has_changed(model, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
     assert end.value.code == 1
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)  # as where it is not installed
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
+    assert str(end.value.code).endswith("; pip install safetensors")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+def test_all_files_may_be_read_by_whom_the_folder_may(model, tmp_path):
+    old = os.umask(0o022)
+    try:
+        contrastive.export(model, TO, tmp_path / "out", samples=rows())
+    finally:
+        os.umask(old)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}
 
 
 @pytest.mark.parametrize("which", ["hf-text, BERT, mean", "hf-text, GPT-2, last"])

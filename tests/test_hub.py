@@ -98,6 +98,12 @@ def test_an_export_is_pushed_with_its_card(hub, folder, tmp_path):
     assert 'load_model("hf:me/tiny")' in card
     assert "license: mit" in card
     assert "Not measured" in card
+    # whoever may not write to one that is there is told before anything is computed
+    command[-5], env["HF_TOKEN"] = tmp_path / "again", "hf_wrong"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "me/tiny: cannot be made or written on the Hub (401" in done.stderr
+    assert "HF_TOKEN" in done.stderr
     hub.down = True
     command[-5] = tmp_path / "again"
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

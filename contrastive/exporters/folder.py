@@ -158,9 +158,14 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _flush(folder: Path) -> None:
-    """Have all files of a folder on the disk."""
+    """Have all files of a folder on the disk, for all to read who may read the first of ours.
+
+    safetensors writes files that their owner alone can read, and a server is often another user.
+    """
+    mode = (folder / ABOUT).stat().st_mode
     for name in _files(folder):
         with (folder / name).open("rb+") as file:
+            (folder / name).chmod(mode)
             os.fsync(file.fileno())
 
 
