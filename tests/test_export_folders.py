@@ -143,6 +143,9 @@ def test_only_an_export_is_replaced(model, tmp_path, command):
     ended = command("export", "--to", TO, "-m", place, "-o", tmp_path / "other")
     assert ended.code == 2
     assert "is an export, which sentence-transformers opens" in ended.err
+    for name in (place, f"hf:{place}"):
+        with pytest.raises(WeightsError, match=r"an export .*; give what it was made of$"):
+            contrastive.load_model(name)
     assert left(tmp_path) == ["out"]
 
 
