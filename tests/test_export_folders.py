@@ -235,17 +235,23 @@ def test_images_of_every_mode_and_shape_are_seen_as_here(which, mode, models, tm
         np.testing.assert_allclose(theirs.encode([given]), expected, atol=1e-5)
 
 
-def test_what_is_transparent_is_put_on_white_as_the_page_shows(models, tmp_path_factory):
+def test_what_is_transparent_or_of_16_bits_is_seen_as_here_if_opened_as_the_page_shows(
+    models, tmp_path_factory
+):
     page = (ROOT / "docs" / "export_sentence_transformers.md").read_text("utf-8")
-    shown = re.search(r"^from PIL import ImageOps$.*?^    return seen$", page, re.M | re.S)[0]
+    shown = re.search(
+        r"^import numpy as np\nfrom PIL import ImageOps$.*?^    return seen$", page, re.M | re.S
+    )[0]
     names = {"Image": Image}
     exec(shown, names)
     model, theirs = images_of("hf-image, ViT, mean", models, tmp_path_factory)
     place = tmp_path_factory.mktemp("clear") / "clear.png"
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 4), dtype=np.uint8)
     Image.fromarray(noise).save(place)
-    expected = model.embed("image", [place]).numpy()
-    found = theirs.encode([names["open_image"](place)])
+    wide = place.with_name("wide.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(wide)
+    expected = model.embed("image", [place, wide]).numpy()
+    found = theirs.encode([names["open_image"](one) for one in (place, wide)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

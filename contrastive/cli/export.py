@@ -77,7 +77,7 @@ def export(
     loaded = context.model
     check_export(loaded, to, tower=tower, int8=int8)  # before minutes of measuring
     if push:  # no repository is made for an export that is refused
-        check_repository(push, private=private or None, token=None)
+        push = check_repository(push, private=private or None, token=None)
     samples = _samples(context, split, data)
     record = _record(context, samples, split, data, licence)
     done = write(

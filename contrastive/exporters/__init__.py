@@ -64,7 +64,7 @@ class Exported:
         """
         from contrastive.model.hub import check_repository, upload
 
-        check_repository(repo_id, private=private, token=token)
+        repo_id = check_repository(repo_id, private=private, token=token)
         return upload(self.folder, repo_id, token=token, commit_message=commit_message)
 
 

@@ -111,7 +111,7 @@ class OnHub:
         """
         import tempfile
 
-        check_repository(repo_id, private=private, token=token, write=not create_pr)
+        repo_id = check_repository(repo_id, private=private, token=token, write=not create_pr)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model", card=card or plain_card(f"hf:{repo_id}"))
             return upload(
@@ -194,11 +194,11 @@ def repository(repo_id: str, revision: str | None, token: str | None) -> Path:
 
 def check_repository(
     repo_id: str, *, private: bool | None, token: str | None, write: bool = True
-) -> None:
-    """Make a repository if it is not there, before anything slow is done for it.
+) -> str:
+    """Make a repository if it is not there, before anything slow is done; return its whole name.
 
     Args:
-        repo_id: ``OWNER/NAME``.
+        repo_id: ``OWNER/NAME``, or ``NAME`` for one of who is logged in.
         private: whether a new one is.
         token: by default the one of ``hf auth login``.
         write: insist that one that is there may be written to, not only read.
@@ -210,9 +210,9 @@ def check_repository(
     hub = require("huggingface_hub", extra="hub")
     try:
         api = hub.HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        whole = str(api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
         if write:  # a repository that was there is let pass without
-            _check_write(api, repo_id)
+            _check_write(api, whole)
     except hub.errors.HFValidationError as error:
         msg = f"{repo_id}: no name of a repository: {_reason(error)}; give OWNER/NAME"
         raise SpecError(msg) from error
@@ -221,6 +221,7 @@ def check_repository(
             f"{repo_id}: cannot be made or written on the Hub ({_reason(error)}); {_remedy(error)}"
         )
         raise WeightsError(msg) from error
+    return whole
 
 
 def _check_write(api: Any, repo_id: str) -> None:
