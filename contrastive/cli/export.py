@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.console import say
 from contrastive.errors import DataError, SpecError
@@ -59,6 +59,7 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="With --push: a new repository is private.")
     ] = False,
+    changes: Changes = None,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
@@ -69,7 +70,7 @@ def export(
     from contrastive.model.hub import check_repository
 
     check_place(output)
-    context = Context(model, device="cpu", trusted=trusted)
+    context = Context(model, device="cpu", trusted=trusted, changes=changes)
     check_is_model(context.folder)
     if private and not push:
         msg = "--private: is of a repository; give it by --push OWNER/NAME"
