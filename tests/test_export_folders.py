@@ -273,6 +273,25 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
     assert "does not serve it: its Dense layers have Tanh or Identity only" in done.notes[0]
 
 
+def halves_of_two_widths(folder):
+    import transformers
+
+    first, second = duals.save_clip(folder / "first"), duals.save_clip(folder / "second")
+    config = transformers.CLIPConfig.from_pretrained(second)
+    for part in (config, config.text_config, config.vision_config):
+        part.projection_dim = 12
+    transformers.CLIPModel(config).save_pretrained(second)
+    places = {"image": first, "text": second}
+    towers = {
+        modality: {
+            "encoder": {"type": f"hf-dual-{modality}", "name": str(place)},
+            "head": HEADS["linear"],
+        }
+        for modality, place in places.items()
+    }
+    return model_of(towers, 8)
+
+
 @pytest.mark.parametrize(
     ("towers_named", "to", "tower", "said"),
     [
@@ -300,6 +319,12 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
             None,
             r"no place for the mlp head.*; possible: --to sentence-transformers",
         ),
+        (
+            "clips",
+            TO,
+            None,
+            r"halves are of two models that do not fit .*projection.*; possible: --to onnx$",
+        ),
         ("clip", TO, "image", r"towers\.image: .*loaded with the other alone; export both"),
         ("bert", "coreml", None, "to: 'coreml' is no target; there are: contrastive, transformers"),
         ("bert", TO, "audio", "no audio tower; it has: image, text"),
@@ -313,6 +338,8 @@ def test_what_cannot_be_exported_is_said_with_what_can(
         model = contrastive.build_model(tiny_model("infonce")).eval()
     elif name == "bert":
         model = model_of(towers(), 8)
+    elif name == "clips":
+        model = halves_of_two_widths(tmp_path)
     else:
         from tests.test_exports import dual_model
 
