@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import contrastive
+from contrastive import RunSpec
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.truncation import truncated_share
@@ -60,6 +61,31 @@ def test_figures_of_seen_data_are_refused(run, command, tmp_path):
         contrastive.model_card(model, replace(report, split="train"))
     with pytest.raises(SpecError, match="record: what evaluate returned"):
         contrastive.model_card(model, {"R@1": 0.9})
+
+
+def test_a_model_that_does_not_know_what_it_was_trained_on_is_not_said_to_have_seen_nothing():
+    towers = {"text": {"encoder": {"type": "cbow", "width": 8}, "head": {"type": "linear"}}}
+    spec = {"embed_dim": 8, "towers": towers, "loss": {"type": "infonce"}}
+    spec["pairs"] = [("text", "text")]
+    model, rows = (
+        contrastive.build_model(spec),
+        [{"text": f"text {i}", "id": i // 2} for i in range(8)],
+    )
+    report = contrastive.evaluate(model, rows, split="full")
+    card = contrastive.model_card(model, report)
+    assert "has not seen" not in card
+    assert "None of its" not in card
+    assert "Whether training has seen some of it is not known" in card
+    run = RunSpec.model_validate(
+        {
+            "model": spec,
+            "data": {"type": "lines", "file": "texts.txt"},
+            "training": {"split": "full"},
+            "evaluation": {"split": None},
+        }
+    )
+    with pytest.raises(DataError, match="has none of seen data"):
+        contrastive.model_card(model, Record(report=report, run=run))
 
 
 def test_without_data_the_card_says_why_it_has_no_figures():
