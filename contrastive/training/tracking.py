@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +183,10 @@ class _TrackerThread:
                 self._calls.put_nowait((hook, arguments))
         except Full:
             self._tell(f"is {WAITING:,} calls behind; what it lacks is in log.jsonl")
+            if hook == "on_end":  # in the place of another, or the tracker would wait for more
+                with suppress(Empty):
+                    self._calls.get_nowait()
+                self._calls.put_nowait((hook, arguments))
 
     def end(self) -> None:
         """Wait for what is left to be done, for a while."""
@@ -204,7 +208,7 @@ class _TrackerThread:
                     self._tracking.keep(self.name, arguments[0].state)
                 else:
                     getattr(callback, hook)(*arguments)
-            except Exception as error:  # hours of training are worth more
+            except BaseException as error:  # hours of training are worth more; sys.exit, too
                 self._failed = True
                 said = error if isinstance(error, ContrastiveError) else reason(error)
                 self._tell(f"is left out from here on: {said}; log.jsonl has everything")
