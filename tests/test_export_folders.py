@@ -109,6 +109,7 @@ def test_the_process_cannot_import_this_package(tmp_path, monkeypatch):
             "cannot be written: No space",
         ),
         (SafetensorError("I/O error: No space left"), DataError, "cannot be written: I/O error"),
+        (Exception("No space left (os error 28)"), DataError, "cannot be written: No space"),
     ],
 )
 def test_what_ends_an_export_leaves_nothing(error, raised, said, model, tmp_path, monkeypatch):
@@ -131,6 +132,8 @@ def test_only_an_export_is_replaced(model, tmp_path, command):
     (place / "mine.txt").unlink()
     contrastive.export(model, TO, place, samples=rows())
     before = left(place)
+    (place / "__pycache__").mkdir()
+    (place / "__pycache__" / "embed.cpython-311.pyc").write_bytes(b"of a script there")
     contrastive.export(model, TO, place, samples=rows(), keep_samples=False)
     assert set(before) - set(left(place)) == {"verify", "verify.py"}
     (place / "mine.txt").write_text("x")

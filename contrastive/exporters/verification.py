@@ -177,7 +177,8 @@ def _environment(folder: Path) -> dict[str, str]:
     """Return what a process needs that embeds on the CPU, and has no Hub and none of its cache."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     offline["HF_HUB_CACHE"] = str(folder / "no-cache")
-    return dict(os.environ) | offline | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
+    python = {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    return dict(os.environ) | offline | python
 
 
 def _of_rows(rows: Sequence[dict[str, Any]], modality: str) -> Iterator[Any]:

@@ -271,6 +271,7 @@ def upload(
             revision=revision,
             create_pr=create_pr or None,
             commit_message=commit_message,
+            ignore_patterns=["*__pycache__*"],  # of a verify.py that has run there
             delete_patterns=_old_files(api, repo_id, revision),
         )
     except _failures(hub) as error:
