@@ -69,7 +69,7 @@ def test_the_command_compares_in_a_process_of_its_own(model, tmp_path, command, 
     assert ended.code == 0, ended.err
     assert "saved: holds no data, so generated samples are compared" in ended.err
     said = json.loads(ended.out)
-    assert said["samples"] == {"image": 32, "text": 33}
+    assert said["samples"] == {"image": 36, "text": 36}
     assert max(said["differences"].values()) <= 1e-5
     about = json.loads((tmp_path / "out" / "verify.json").read_text())
     assert about["differences"] == said["differences"]
@@ -151,7 +151,7 @@ def test_only_an_export_is_replaced(model, tmp_path, command):
 def test_without_samples_nothing_of_the_data_stays(model, tmp_path):
     contrastive.export(model, TO, tmp_path / "out", samples=rows(), keep_samples=False)
     about = json.loads((tmp_path / "out" / "verify.json").read_text())
-    assert about["samples"] == {"image": 4, "text": 5}
+    assert about["samples"] == {"image": 8, "text": 8}
     assert "dog" not in json.dumps(about)
     assert not list((tmp_path / "out").rglob("*.png"))
 
@@ -171,6 +171,10 @@ def test_verify_finds_what_has_changed(model, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
     assert end.value.code == 1
+    about = tmp_path / "out" / "verify.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"samples": {}}))
+    with pytest.raises(SystemExit, match="not of the same towers"):
+        runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
 
 
 @pytest.mark.parametrize("which", ["hf-text, BERT, mean", "hf-text, GPT-2, last"])
