@@ -1,11 +1,13 @@
 """Trackers and callbacks see what the log has, and a tracker that fails stops no run."""
 
 import json
+import shutil
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from contrastive import Callback, RunSpec, train
 from contrastive.config.bounds import Name
@@ -118,6 +120,28 @@ def test_a_tracker_is_given_what_the_log_has_and_goes_on_from_the_checkpoint(tmp
     assert kept == {"stand-in": {"id": f"of {done}"}}
     last = next(call for call in reversed(SEEN) if call[0] == "on_step")
     assert last[2] == {name: x for name, x in lines[-1].items() if name != "step"}
+
+
+def test_what_a_tracker_keeps_goes_with_a_run_to_a_storage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    spec = spec_in(tmp_path, checkpoint_every=2)
+
+    class Stop(Callback):
+        def on_step(self, step, metrics):
+            if step == 3:
+                raise ValueError("enough")
+
+    with pytest.raises(TrainingError, match="enough"):
+        train(spec, "memory://bucket/run", callbacks=[Stop()])
+    shutil.rmtree(tmp_path / "runs")  # as on another machine
+    SEEN.clear()
+    train(spec, "memory://bucket/run", resume=True)
+    name, done, state = SEEN[0]
+    assert (name, done > 0, state) == ("on_start", True, {"id": "of 0"})
+    kept = json.loads(MemoryFileSystem.store["/bucket/run/trackers.json"].getvalue())
+    assert kept == {"stand-in": {"id": f"of {done}"}}
 
 
 @pytest.mark.parametrize("trouble", ["on_start", "on_step", "on_end", "exit", "missing"])
