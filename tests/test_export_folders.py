@@ -1,5 +1,6 @@
 """What an export leaves on disk: a whole folder that was compared, or nothing; and what it says."""
 
+import ast
 import errno
 import json
 import re
@@ -247,6 +248,16 @@ def images_of(which, models, factory):
         contrastive.export(model, TO, place, samples=rows())
         IMAGES[which] = model, peer(place)
     return IMAGES[which]
+
+
+def test_the_lines_that_load_an_export_are_python_for_any_folder(tmp_path):
+    from contrastive.exporters.targets import TARGETS, usage_of
+
+    place = tmp_path / 'it\'s "mine" \\n é'
+    for to in TARGETS:
+        tree = ast.parse(usage_of(to, place, ["image", "text"]))
+        texts = [x.value for x in ast.walk(tree) if isinstance(x, ast.Constant)]
+        assert place.as_posix() in texts
 
 
 def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_path):

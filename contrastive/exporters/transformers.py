@@ -11,6 +11,7 @@ from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.errors import SpecError
+from contrastive.exporters.targets import quoted
 from contrastive.exporters.tokenizers import plain_tokenizer
 from contrastive.heads import Identity
 
@@ -114,8 +115,8 @@ def usage(folder: Path, towers: Sequence[str]) -> str:
     del towers
     return (
         "from transformers import AutoModel, AutoProcessor\n"
-        f'model = AutoModel.from_pretrained("{folder.as_posix()}")\n'
-        f'processor = AutoProcessor.from_pretrained("{folder.as_posix()}")'
+        f"model = AutoModel.from_pretrained({quoted(folder)})\n"
+        f"processor = AutoProcessor.from_pretrained({quoted(folder)})"
     )
 
 
