@@ -198,16 +198,27 @@ def test_callbacks_are_told_apart_from_what_is_none(tmp_path):
             train(spec_in(tmp_path), tmp_path / "run", callbacks=given)
 
 
-def test_a_callback_that_draws_random_numbers_changes_nothing(tmp_path):
+def test_a_callback_that_draws_random_numbers_or_changes_modes_changes_nothing(tmp_path):
     import torch
 
-    class Draws(Callback):
-        def on_step(self, step, metrics):
-            torch.rand(5)
+    given = []
 
-    train(spec_in(tmp_path, trackers=[]), tmp_path / "a", callbacks=[Draws()])
+    class Changes(Callback):
+        def on_start(self, run):
+            self.model = run.model
+
+        def on_step(self, step, metrics):
+            given.append(dict(metrics))
+            torch.rand(5)
+            self.model.eval()
+            torch.set_grad_enabled(False)
+            metrics.clear()
+
+    train(spec_in(tmp_path), tmp_path / "a", callbacks=[Changes(), Changes()])
     train(spec_in(tmp_path, trackers=[]), tmp_path / "b")
     assert logged(tmp_path / "a") == logged(tmp_path / "b")
+    assert given[::2] == given[1::2] == [call[2] for call in SEEN if call[0] == "on_step"]
+    assert all(given)
 
 
 def test_validate_tells_what_is_not_installed_with_the_line_that_installs_it(tmp_path, command):

@@ -25,6 +25,7 @@ from contrastive.config.registry import reason
 from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import ContrastiveError, MissingExtra, SpecError, TrainingError, a_type
+from contrastive.nn.modes import kept_modes
 from contrastive.nn.rng import RngState
 from contrastive.recipe.callback import Callback, RunInfo
 
@@ -122,7 +123,7 @@ class Tracking:
             return
         numbers = {name: float(x) for name, x in metrics.items()}
         for thread in self._threads:
-            thread.put(hook, step, numbers)
+            thread.put(hook, step, dict(numbers))  # each its own, which it may change
         self._call(hook, step, numbers)
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -144,9 +145,12 @@ class Tracking:
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self._callbacks:
+            given = [dict(cast("Metrics", x)) if isinstance(x, dict) else x for x in arguments]
             try:
-                with RngState():  # what a callback draws is not what the run would have drawn
-                    getattr(callback, hook)(*arguments)
+                # what a callback draws is not what the run would have drawn; and a model that it
+                # has put in eval mode trains on as before
+                with RngState(), kept_modes(self._about.model):
+                    getattr(callback, hook)(*given)
             except ContrastiveError:
                 self._callbacks = []
                 raise
