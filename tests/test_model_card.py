@@ -1,6 +1,7 @@
 """The model card: figures that were measured, of data that the model has not seen."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.truncation import truncated_share
 from contrastive.exporters.record import Record
+from tests.miniature import write_flickr30k
 from tests.toys import tiny_model, toy_spec
 
 
@@ -47,6 +49,23 @@ def test_the_card_of_an_export_has_the_figures_of_evaluate(run, command, tmp_pat
         "recall_at_10",
     }
     assert "Not possible" in card.partition("### transformers")[2].partition("###")[0]
+
+
+def test_the_card_of_a_checkpoint_measured_elsewhere_says_both(run, command, tmp_path):
+    write_flickr30k(tmp_path / "other", images=24)
+    shutil.copytree(run / "checkpoints", tmp_path / "run" / "checkpoints")
+    shutil.copy(run / "log.jsonl", tmp_path / "run" / "log.jsonl")
+    *older, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    for folder in older:
+        shutil.rmtree(folder)
+    newest.rename(newest.with_name("step-00000003"))  # as if it had been stopped
+    data = f"type=flickr30k,folder={tmp_path / 'other'}"
+    given = ("-m", tmp_path / "run", "-o", tmp_path / "out", "--data", data)
+    done = command("export", "--to", "contrastive", *given)
+    assert done.code == 0, done.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "saved after 3 steps, before the run had ended" in card
+    assert "2 epochs of batches of 16" in card  # of the run, not of the data
 
 
 def test_figures_of_seen_data_are_refused(run, command, tmp_path):

@@ -152,7 +152,7 @@ def _measured(model: ContrastiveModel, known: Record) -> str:
     compared = [modality for modality, hashes in model.seen.items() if len(hashes)]
     unseen = ", which training has not seen" if compared else ""
     split = f"the split `{report.split}`" if report.split else "data"
-    of = f" of {dataset_name(known.run.data)}" if known.run else ""
+    of = f" of {name}" if (name := _measured_on(known)) else ""
     lines = [
         f"On {split}{of}{unseen}. Intervals are of 95 %, by bootstrap over "
         "groups; chance is what guessing would give."
@@ -177,6 +177,12 @@ def _measured(model: ContrastiveModel, known: Record) -> str:
     lines += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
     lines.append("What a score is worth as a probability is not calibrated.")
     return "\n".join(lines)
+
+
+def _measured_on(known: Record) -> str:
+    """Return what to call the data of the report; "" if that is not known."""
+    data = known.data or (known.run and known.run.data)
+    return dataset_name(data) if data else ""
 
 
 def check_held_out(report: EvaluationReport, run: RunSpec | None = None) -> None:
@@ -228,6 +234,8 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
         lines.append(
             f"- {facts.get('steps', 0):,} steps in {facts.get('precision', 'fp32')}{pairs}"
         )
+    if known.step is not None and known.step != (facts or {}).get("steps"):
+        lines.append(f"- saved after {known.step:,} steps, before the run had ended")
     validated = next((line for line in reversed(known.log) if "evaluation" in line), None)
     if validated:
         found = validated.get("evaluation", {"retrieval": {}})["retrieval"]
@@ -305,7 +313,7 @@ def _metadata(model: ContrastiveModel, known: Record, to: Program, name: str) ->
 def _results(hub: Any, known: Record) -> list[Any]:
     if known.report is None:
         return []
-    data = dataset_name(known.run.data) if known.run else "data"
+    data = _measured_on(known) or "data"
     return [
         hub.EvalResult(
             task_type="zero-shot-image-classification" if "top-1" in name else "retrieval",
