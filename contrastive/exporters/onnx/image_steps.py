@@ -82,10 +82,11 @@ def _halves(read: Steps) -> list[tuple[int, int]]:
 
     There, and not at half a pixel, the ways of rounding differ.
     """
-    crop, resize = read.get("crop"), read.get("resize") or {}
+    crop: dict[str, int] = read.get("crop") or {}
+    resize: dict[str, Any] = read.get("resize") or {}
     if not crop or "height" in resize:
         return []
-    if short := resize.get("shortest_edge"):
+    if short := int(resize.get("shortest_edge", 0)):
         wide, high = (short + (3 - short + crop[name]) % 4 for name in ("width", "height"))
         return [(wide, short), (short, high)]
     return [(crop["width"] + 3, crop["height"] + 3)]
