@@ -74,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self.hub.down:
             return self._send(503)
+        if "broken" in path or b"broken" in self.body:
+            self.close_connection = True  # without an answer
+            return None
         for method, pattern, answer in ROUTES:
             if method in (self.command, "*") and (found := re.fullmatch(pattern, path)):
                 if method == "POST" and not self._may_write():

@@ -141,6 +141,20 @@ def test_two_towers_of_one_folder_share_its_copy(here):
     assert [path.name for path in (here / "project" / "whole" / "encoders").iterdir()] == ["0"]
 
 
+def test_a_file_of_weights_has_any_name_but_not_any_kind(here, monkeypatch):
+    (here / "project" / "w" / "net.safetensors").rename(here / "сеть & co.safetensors")
+    timm = {"type": "timm", "name": "test_resnet", "weights": str(here / "сеть & co.safetensors")}
+    model = model_of(({"encoder": timm}, {"encoder": CBOW, "frozen": "none"}))
+    expected = embeddings(model)
+    model.save("whole", whole=True)
+    (here / "сеть & co.safetensors").rename(here / "net.odd")
+    assert equal(embeddings(load_model("whole")), expected)
+    model.tower("image").paths = {"weights": str(here / "net.odd")}
+    with pytest.raises(WeightsError, match=r"net\.odd: a saved model has no files of this kind"):
+        model.save("odd", whole=True)
+    assert not (here / "project" / "odd").exists()
+
+
 def test_weights_that_are_trained_are_not_copied(here):
     model_of(PAIRS["trained"]).save("whole", whole=True)
     copied = here / "project" / "whole" / "encoders"

@@ -109,9 +109,18 @@ def _record(
     """Return what the model card says: measured now, and written down by the run."""
     from contrastive.data.worker_processes import worker_count
     from contrastive.exporters.record import Record, measured, run_log
+    from contrastive.model.run_checkpoints import step_in
 
-    run = context.run(data) if context.has_run or data else None
-    known = Record(run=run, log=run_log(context.folder), licence=licence)
+    own = context.run() if context.has_run else None
+    run = context.run(data) if data else own
+    step = step_in(context.saved.path.name) if context.saved else None
+    known = Record(
+        run=own,
+        data=run.data if run else None,
+        step=step,
+        log=run_log(context.folder, step=step),
+        licence=licence,
+    )
     if not licence:
         say("the model card names no licence; to name one: --license apache-2.0")
     if samples is None or run is None:

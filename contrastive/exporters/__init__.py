@@ -112,7 +112,7 @@ def export(
             ``contrastive``, this package, for a saved model with all that it needs.
         output: the folder; it is made, or replaced if ``export`` wrote it.
         samples: a built dataset, such as a test split, of which 32 samples are compared and kept in
-            the folder; by default samples are generated.
+            the folder, beside some odd ones; by default samples are generated.
         tower: export this modality alone; by default all.
         keep_samples: keep the samples and ``verify.py`` in the folder.
         int8: write a second, smaller file of each tower, too, with weights of 8 bits, and measure

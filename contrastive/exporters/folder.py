@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
 
 FORMAT = 1
+OF_RUST = "(os error "
+"""What libraries of Rust, such as tokenizers, say of the system's errors, of no class of theirs."""
+BYTECODE = "__pycache__"
+"""Python leaves it where a script such as ``verify.py`` has run."""
 
 
 def check_place(place: Path) -> None:
@@ -96,7 +100,9 @@ def building(
             shutil.rmtree(folder, ignore_errors=True)
     except ContrastiveError:
         raise
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if not (isinstance(error, (OSError, SafetensorError)) or OF_RUST in str(error)):
+            raise
         msg = f"{place}: cannot be written: {reason_of(error)}"
         raise DataError(msg) from error
 
@@ -136,7 +142,7 @@ def _files(folder: Path) -> set[str]:
     return {
         path.relative_to(folder).as_posix()
         for path in (folder.rglob("*") if folder.is_dir() else ())
-        if path.is_symlink() or not path.is_dir()
+        if (path.is_symlink() or not path.is_dir()) and path.parent.name != BYTECODE
     }
 
 

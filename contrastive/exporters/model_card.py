@@ -20,8 +20,11 @@ from contrastive.reporting.clip_benchmark import dataset_name
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contrastive.evaluation.intervals import Estimate
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import RunSpec
 
 INSTALL: dict[Program, str] = {
     "contrastive": 'pip install "contrastive-kit[all]"',
@@ -62,7 +65,7 @@ def model_card(
         f"# {name}",
         _what(model, to),
         "## Measured",
-        _measured(known),
+        _measured(model, known),
         "## Trained",
         _trained(model, known),
         "## Load it",
@@ -141,15 +144,17 @@ def _frozen(model: ContrastiveModel, modality: str) -> str:
     )
 
 
-def _measured(known: Record) -> str:
+def _measured(model: ContrastiveModel, known: Record) -> str:
     report = known.report
     if report is None:
         return f"Not measured: {known.why_not}."
-    check_held_out(report)
+    check_held_out(report, known.run)
+    compared = [modality for modality, hashes in model.seen.items() if len(hashes)]
+    unseen = ", which training has not seen" if compared else ""
     split = f"the split `{report.split}`" if report.split else "data"
-    of = f" of {dataset_name(known.run.data)}" if known.run else ""
+    of = f" of {name}" if (name := _measured_on(known)) else ""
     lines = [
-        f"On {split}{of}, which training has not seen. Intervals are of 95 %, by bootstrap over "
+        f"On {split}{of}{unseen}. Intervals are of 95 %, by bootstrap over "
         "groups; chance is what guessing would give."
     ]
     lines += ["", "| metric | value | interval | chance | of |", "|---|---|---|---|---|"]
@@ -163,7 +168,7 @@ def _measured(known: Record) -> str:
         found = report.classification
         among = f"{found.images:,} {found.modality} samples, {found.classes:,} classes"
         lines.append(f"| zero-shot top-1 | {_row(found.accuracy)} | {among} |")
-    lines += ["", _leaks(report)]
+    lines += ["", _leaks(report, compared)]
     if known.truncated is not None:
         lines.append(
             f"The text tower does not read the end of {known.truncated:.2%} of the captions."
@@ -175,13 +180,19 @@ def _measured(known: Record) -> str:
     return "\n".join(lines)
 
 
-def check_held_out(report: EvaluationReport) -> None:
+def _measured_on(known: Record) -> str:
+    """Return what to call the data of the report; "" if that is not known."""
+    data = known.data or (known.run and known.run.data)
+    return dataset_name(data) if data else ""
+
+
+def check_held_out(report: EvaluationReport, run: RunSpec | None = None) -> None:
     """Insist that a report is of data that the model has not seen, as far as it says.
 
     Raises:
         DataError: it is not.
     """
-    if report.split == "train":
+    if report.split in ("train", run.training.split if run else "train"):
         msg = "the report is of the training split, and a card has none of seen data; measure on"
         raise DataError(f"{msg} another split")
 
@@ -190,13 +201,19 @@ def _row(found: Estimate) -> str:
     return f"{found.value:.1%} | {found.low:.1%} to {found.high:.1%} | {found.chance:.1%}"
 
 
-def _leaks(report: EvaluationReport) -> str:
+def _leaks(report: EvaluationReport, compared: Sequence[str]) -> str:
+    if not compared:
+        return (
+            "Whether training has seen some of it is not known: the model keeps no hashes of what "
+            "it was trained on; of texts it never does."
+        )
     if report.dropped:
         return (
             f"{report.dropped:,} rows that training has too, by the SHA-256 of their content, or "
             "that are of their groups, were left out."
         )
-    return "None of its images was trained on, by the SHA-256 of their content."
+    what = " and ".join("images" if m == "image" else f"{m} samples" for m in compared)
+    return f"None of its {what} was trained on, by the SHA-256 of their content."
 
 
 def _trained(model: ContrastiveModel, known: Record) -> str:
@@ -220,6 +237,8 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
         lines.append(
             f"- {facts.get('steps', 0):,} steps in {facts.get('precision', 'fp32')}{pairs}"
         )
+    if known.step is not None and known.step != (facts or {}).get("steps"):
+        lines.append(f"- saved after {known.step:,} steps, before the run had ended")
     validated = next((line for line in reversed(known.log) if "evaluation" in line), None)
     if validated:
         found = validated.get("evaluation", {"retrieval": {}})["retrieval"]
@@ -318,7 +337,7 @@ def _metadata(model: ContrastiveModel, known: Record, to: Program, name: str) ->
 def _results(hub: Any, known: Record) -> list[Any]:
     if known.report is None:
         return []
-    data = dataset_name(known.run.data) if known.run else "data"
+    data = _measured_on(known) or "data"
     return [
         hub.EvalResult(
             task_type="zero-shot-image-classification" if "top-1" in name else "retrieval",

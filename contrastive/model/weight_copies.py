@@ -63,7 +63,7 @@ def copies_of(towers: Iterable[tuple[str, TowerModule]], rebuilt: Iterable[str])
         rebuilt: modalities whose encoder's weights are not saved with the model.
 
     Raises:
-        WeightsError: a folder is no longer there.
+        WeightsError: a folder is no longer there, or a file of a kind that no saved model has.
     """
     files: dict[str, Path] = {}
     about: dict[str, list[dict[str, Any]]] = {}
@@ -84,7 +84,7 @@ def copies_of(towers: Iterable[tuple[str, TowerModule]], rebuilt: Iterable[str])
         for who, path, patterns in asked:
             place = f"{COPIES}/{numbers[path.resolve()]}"
             if path.is_file():
-                files[place := f"{place}/{path.name}"] = path
+                files[place := f"{place}/{_name_of(path)}"] = path
             else:
                 files |= {
                     f"{place}/{file.relative_to(path).as_posix()}": file
@@ -176,6 +176,19 @@ def _chosen(folder: Path, patterns: Sequence[str], *, weights: bool) -> Generato
 
 def _is_weights(file: Path) -> bool:
     return file.name.endswith(WEIGHTS)
+
+
+def _name_of(file: Path) -> str:
+    """Return what a file is called in a saved model, which takes not every letter.
+
+    Raises:
+        WeightsError: it has no files of this kind.
+    """
+    for name in (file.name, f"file{file.suffix}"):
+        if NAME.fullmatch(f"{COPIES}/0/{name}"):
+            return name
+    msg = f"{file}: a saved model has no files of this kind, so that it is not whole; save without"
+    raise WeightsError(f"{msg} whole=True")
 
 
 def _nameable(files: Mapping[str, Path]) -> Generator[tuple[str, Path]]:

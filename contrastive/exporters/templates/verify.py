@@ -21,6 +21,8 @@ def main():
 
     about = json.loads((FOLDER / "verify.json").read_text(encoding="utf-8"))
     expected = load_file(FOLDER / "verify" / "embeddings.safetensors")
+    if not expected or about["samples"].keys() != expected.keys():
+        sys.exit("verify.json and verify/embeddings.safetensors are not of the same towers")
     differences = {}
     for modality, samples in about["samples"].items():
         if modality == "image":
