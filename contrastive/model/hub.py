@@ -17,6 +17,7 @@ from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import ContrastiveError, MissingExtra, SpecError, WeightsError
 from contrastive.model.remote_models import listed_files
+from contrastive.model.saved_files import EXPORT
 from contrastive.model.saved_folder import IN_WORDS, MANIFEST
 from contrastive.pretrained import NAME
 
@@ -30,8 +31,6 @@ LIBRARY = "contrastive-kit"
 ALONE = "OWNER/NAME"
 """Stands for a repository that is not known yet."""
 NOT_FOUND = 404
-EXPORT = "export.json"
-"""What an export says of itself, with its files."""
 OURS = ({MANIFEST, *IN_WORDS}, {EXPORT, "verify.json"})
 """Of these, a repository has one or the other that this package has pushed to."""
 OF_MODELS = (".json", ".safetensors", ".onnx", ".py")
