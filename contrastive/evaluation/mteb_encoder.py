@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class MtebEncoder:
         """Embed batches with a list ``text``, a list ``image`` or both: ``[N, D]``."""
         del about_the_task  # our texts have no instructions
         parts: list[Tensor] = [self._embedded(batch) for batch in inputs]
-        return cast("np.ndarray", torch.cat(parts).numpy())
+        return torch.cat(parts).numpy()
 
     def _embedded(self, batch: Mapping[str, Sequence[Any]]) -> Tensor:
         given = [modality for modality in self.modalities if modality in batch]
@@ -106,4 +106,5 @@ class MtebEncoder:
 
 def _rows(embeddings: Tensor | np.ndarray) -> Tensor:
     """Return embeddings ``[N, D]``, which have length 1; one alone is a row."""
-    return torch.atleast_2d(torch.as_tensor(embeddings).float())
+    rows = torch.as_tensor(embeddings).float()
+    return rows if rows.ndim > 1 else rows[None]

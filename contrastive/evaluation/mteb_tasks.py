@@ -183,6 +183,8 @@ def measure(encoder: MtebEncoder, tasks: Sequence[Any], folder: Path | None = No
         raise DataError("\n".join(report.left_out))
     for line in report.left_out:
         say_omission(line)
+    if folder:
+        say(f"written: {folder}")
     return report
 
 
