@@ -28,8 +28,6 @@ pytestmark = pytest.mark.slow
 BLOCKS = stood_in()
 TESTED = {
     "README.md 1",  # by tests/test_readme_uses.py
-    "docs/evaluation.md 1",  # by tests/test_mteb.py, in an environment with mteb
-    "docs/evaluation.md 2",
     "examples/flickr30k_clip/README.md 2",  # by tests/test_examples.py
 }
 BRIEF = "training.epochs=1 training.batch_size=16 training.workers=0"
