@@ -106,6 +106,16 @@ def test_options_that_do_not_go_together_are_told(tasks, more, said, measured):
     assert said in found.err
 
 
+def test_the_data_of_a_model_of_texts_are_no_task(measured, command, place):
+    found = measured("texts", "data", "--data", "lines.txt")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "and the model has no tower for image; leave data out, and measure it by" in found.err
+    (place / "lines.txt").write_text("one\tuno\ntwo\tdos\n")
+    lines = "type=lines,file=lines.txt,holdout=0"
+    told = command("evaluate", "-m", "texts", "--data", lines, "--split", "train")
+    assert told.code == 0, told.err
+
+
 def test_output_without_tasks_is_refused_and_without_mteb_its_extra_is_named(
     command, measured, monkeypatch
 ):

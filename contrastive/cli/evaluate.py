@@ -115,6 +115,13 @@ def _by_mteb(
     if given and LOCAL not in names:
         msg = f"{given}: mteb's tasks have data of their own; leave it out, or give --mteb {LOCAL}"
         raise SpecError(msg)
+    lacking = [modality for modality in ("image", "text") if modality not in context.spec.towers]
+    if LOCAL in names and lacking:
+        msg = (
+            f"--mteb {LOCAL}: is retrieval between images and texts, and the model has no tower "
+            f"for {lacking[0]}; leave {LOCAL} out, and measure it by evaluate without --mteb"
+        )
+        raise SpecError(msg)
     tasks = tasks_named([name for name in names if name != LOCAL], context.spec.towers)
     if LOCAL in names:
         tasks = [*_local_tasks(context, split, data, shared), *tasks]
