@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
+from torch.utils.data._utils import worker
 
 from contrastive import RunSpec
 from contrastive.__main__ import main as contrastive_command
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 LIMIT = 120  # seconds, after which a command hangs
 PATIENCE = 30  # seconds that worker processes and ranks have to notice the end of their parent
-SOON = 0.2  # seconds between two looks of a rank at its agent
+SOON = 0.2  # seconds between two looks of a rank at its agent, of a worker process at its parent
 STEP, SAVE, SAVED, ENCODE, ENCODED = b".()[]"
 AFTER = {"start": 0.2, ".": 0.03, "(": 0.006, "[": 0.03}
 """Seconds, up to which a signal comes after the last event that it waits for."""
@@ -161,7 +162,6 @@ def command(args: list[str], told: Path, pipe: int, *, deterministic: bool, rank
     sys.argv = ["contrastive", *args]
     if ranks == 1:
         os._exit(called(pipe))
-    launcher.GLANCE = SOON
     os._exit(start_ranks(ranks, told.parent, lambda _: called(pipe)))
 
 
@@ -206,6 +206,7 @@ class Killing:
         used, no fork could. Several ranks do them again.
         """
         torch.set_num_threads(1)
+        launcher.GLANCE = worker.MP_STATUS_CHECK_INTERVAL = SOON
         importlib.import_module("contrastive.cli.train")
         for name in OF_FSDP if strategy == "fsdp" else ():
             importlib.import_module(f"torch.distributed.{name}")
@@ -274,10 +275,10 @@ class Killing:
                 sources = [process]
         return True
 
-    def interruption(self) -> Callable[[int, int], str]:
-        """Draw signals, who gets them, and after what."""
+    def interruption(self, *, encodes: bool) -> Callable[[int, int], str]:
+        """Draw signals, who gets them, and after what; features only where a run encodes some."""
         chance = self.random
-        after = chance.choices(list(AFTER), [1, 4, 4, 3])[0]
+        after = chance.choices(list(AFTER), [1, 4, 4, 3 * encodes])[0]
         count = 1 if after == "[" else chance.randint(1, 5)  # first, what is frozen is encoded
         wait = chance.random() * AFTER[after]
         single = [[signal.SIGKILL]] * 16 + [[signal.SIGTERM], [signal.SIGINT]] * 2
@@ -327,8 +328,12 @@ class Killing:
         os.environ["CONTRASTIVE_CACHE"] = str(root / "cache")
         history: list[str] = []
         faults = len(self.result.faults)
+        towers = self.specs[name]["model"]["towers"].values()
+        encodes = any(one.get("frozen") == "encoder" and "lora" not in one for one in towers)
         times = self.random.randint(*self.times)
-        for interrupt in [*(self.interruption() for _ in range(times)), None]:
+        ahead = [*(self.interruption(encodes=encodes) for _ in range(times)), None]
+        while ahead:
+            interrupt = ahead.pop(0)
             workers = self.random.choice([0, 2])
             spec = json.loads(json.dumps(self.specs[name]))
             spec["training"]["workers"] = workers
@@ -343,6 +348,8 @@ class Killing:
                 done = self.ended([*args, "--resume"], interrupt)
             history.append(f"{done.signals or 'to its end'} ({workers} workers): {done.code}")
             self._count(done)
+            if not done.code:  # it is done, and once more there is nothing to resume
+                ahead = ahead[-1:]
             allowed = {0}.union(
                 *(CODES[n] for n in CODES if signal.Signals(n).name in done.signals)
             )
