@@ -33,7 +33,6 @@ from safetensors.torch import load_file
 from torch.utils.data._utils import worker
 
 from contrastive import RunSpec
-from contrastive.__main__ import main as contrastive_command
 from contrastive.console import quiet
 from contrastive.distributed import launcher
 from contrastive.features.cache import FeatureCache
@@ -42,7 +41,7 @@ from contrastive.reporting.run_log import Log
 from contrastive.training import checkpoints
 from contrastive.training import train as training
 from tests import crashing_run
-from tests.rank_agent import PIDS, start_ranks
+from tests.rank_agent import PIDS, call_command, start_ranks
 from tests.shards import write_shards
 from tests.toys import tiny_model, toy_dict
 
@@ -168,21 +167,7 @@ def command(args: list[str], told: Path, pipe: int, *, deterministic: bool, rank
 def called(pipe: int) -> int:
     """Call the command line; return its exit code."""
     traced(pipe)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
-    except KeyboardInterrupt:  # of which the command knows nothing yet
-        return 130
-    try:
-        contrastive_command()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+    return call_command()
 
 
 class Killing:

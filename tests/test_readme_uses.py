@@ -13,6 +13,7 @@ import typer
 
 from contrastive.cli.options import app
 from contrastive.cli.verbs import add_verbs
+from tests.exports import here
 from tests.pages import PAGES, ROOT, stood_in
 
 SMALLER = [
@@ -63,6 +64,7 @@ def test_every_use_runs_from_its_line_on_the_model_of_the_demo(
     demo, command, monkeypatch, record_property
 ):
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
     for verb, *words in typed():
         arguments = [path for word in words for path in sorted(glob.glob(word)) or [word]]  # noqa: PTH207
         if verb == "train":
