@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import sys
 
@@ -142,6 +143,9 @@ def test_only_an_export_is_replaced(model, tmp_path, command):
     ended = command("export", "--to", TO, "-m", place, "-o", tmp_path / "other")
     assert ended.code == 2
     assert "is an export, which sentence-transformers opens" in ended.err
+    for name in (place, f"hf:{place}"):
+        with pytest.raises(WeightsError, match=r"an export .*; give what it was made of$"):
+            contrastive.load_model(name)
     assert left(tmp_path) == ["out"]
 
 
@@ -168,6 +172,21 @@ def test_verify_finds_what_has_changed(model, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
     assert end.value.code == 1
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)  # as where it is not installed
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
+    assert str(end.value.code).endswith("; pip install safetensors")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+def test_all_files_may_be_read_by_whom_the_folder_may(model, tmp_path):
+    old = os.umask(0o022)
+    try:
+        contrastive.export(model, TO, tmp_path / "out", samples=rows())
+    finally:
+        os.umask(old)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}
 
 
 @pytest.mark.parametrize("which", ["hf-text, BERT, mean", "hf-text, GPT-2, last"])
@@ -216,17 +235,23 @@ def test_images_of_every_mode_and_shape_are_seen_as_here(which, mode, models, tm
         np.testing.assert_allclose(theirs.encode([given]), expected, atol=1e-5)
 
 
-def test_what_is_transparent_is_put_on_white_as_the_page_shows(models, tmp_path_factory):
+def test_what_is_transparent_or_of_16_bits_is_seen_as_here_if_opened_as_the_page_shows(
+    models, tmp_path_factory
+):
     page = (ROOT / "docs" / "export_sentence_transformers.md").read_text("utf-8")
-    shown = re.search(r"^from PIL import ImageOps$.*?^    return seen$", page, re.M | re.S)[0]
+    shown = re.search(
+        r"^import numpy as np\nfrom PIL import ImageOps$.*?^    return seen$", page, re.M | re.S
+    )[0]
     names = {"Image": Image}
     exec(shown, names)
     model, theirs = images_of("hf-image, ViT, mean", models, tmp_path_factory)
     place = tmp_path_factory.mktemp("clear") / "clear.png"
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 4), dtype=np.uint8)
     Image.fromarray(noise).save(place)
-    expected = model.embed("image", [place]).numpy()
-    found = theirs.encode([names["open_image"](place)])
+    wide = place.with_name("wide.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(wide)
+    expected = model.embed("image", [place, wide]).numpy()
+    found = theirs.encode([names["open_image"](one) for one in (place, wide)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -89,8 +89,17 @@ def test_a_model_is_pushed_and_loaded_by_name(hub, folder, tmp_path):
 
 def test_an_export_is_pushed_with_its_card(hub, folder, tmp_path):
     command = [sys.executable, "-m", "contrastive", "export", "--to", "contrastive"]
-    command += ["-m", folder, "-o", tmp_path / "out", "--push", "me/tiny", "--license", "mit"]
-    env = on(hub, tmp_path / "home")
+    command += [
+        "-m",
+        folder,
+        "-o",
+        tmp_path / "out",
+        "--push",
+        "tiny",
+        "--license",
+        "mit",
+    ]  # of who is logged in
+    env = on(hub, tmp_path / "home")  # tiny is of who is logged in
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"pushed: {hub.at}/me/tiny" in done.stdout
@@ -98,6 +107,12 @@ def test_an_export_is_pushed_with_its_card(hub, folder, tmp_path):
     assert 'load_model("hf:me/tiny")' in card
     assert "license: mit" in card
     assert "Not measured" in card
+    # whoever may not write to one that is there is told before anything is computed
+    command[-5], env["HF_TOKEN"] = tmp_path / "again", "hf_wrong"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "tiny: cannot be made or written on the Hub (" in done.stderr
+    assert "HF_TOKEN" in done.stderr
     hub.down = True
     command[-5] = tmp_path / "again"
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

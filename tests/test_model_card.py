@@ -10,7 +10,9 @@ import contrastive
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.truncation import truncated_share
+from contrastive.exporters import record
 from contrastive.exporters.record import Record
+from contrastive.model import hub
 from tests.toys import tiny_model, toy_spec
 
 
@@ -36,7 +38,11 @@ def test_the_card_of_an_export_has_the_figures_of_evaluate(run, command, tmp_pat
             assert row + f"{found.high:.1%} | {found.chance:.1%} |" in card
     assert "2 epochs of batches of 16" in card
     assert "None of its images was trained on" in card
-    assert "reads 100.0% of the captions to their end" in card
+    assert "reads every caption to its end" in card
+    assert "; `python verify.py` measures it again" in card
+    assert 'load_model("out")' in card
+    assert "--model out -o exported" in card
+    assert "# out\n" in card
     assert "Not stated" in card
     assert str(run.parent) not in card
     parsed = pytest.importorskip("huggingface_hub").ModelCard(card).data
@@ -46,6 +52,27 @@ def test_the_card_of_an_export_has_the_figures_of_evaluate(run, command, tmp_pat
         "recall_at_10",
     }
     assert "Not possible" in card.partition("### transformers")[2].partition("###")[0]
+
+
+def test_what_is_refused_is_refused_before_anything_is_measured(
+    run, command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(record, "measured", lambda *_, **__: pytest.fail("was measured"))
+    made = []
+    monkeypatch.setattr(hub, "check_repository", lambda name, **_: made.append(name))
+    out = tmp_path / "out"
+    for more, said in {
+        ("--to", "transformers"): "no place for",
+        ("--to", "onnx", "--tower", "audio"): "has no audio tower",
+        ("--to", "contrastive", "--int8"): "int8: ",
+        ("--to", "contrastive", "--private"): "--private: .* by --push OWNER/NAME",
+    }.items():
+        push = () if "--private" in more else ("--push", "me/toy")
+        done = command("export", *more, "-m", run, "-o", out, *push)
+        assert done.code == 2
+        assert re.search(said, done.err)
+        assert len(done.err.splitlines()) == 1
+    assert made == []
 
 
 def test_figures_of_seen_data_are_refused(run, command, tmp_path):

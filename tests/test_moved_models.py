@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,28 @@ def test_a_whole_model_loads_where_nothing_else_is_to_the_same_bits(here, monkey
     given = load_model("given")
     assert equal(embeddings(given), expected)
     given.save("again")  # stays whole, though nobody asks
+    shutil.rmtree("given")
+    assert equal(embeddings(load_model("again")), expected)
+
+
+@pytest.mark.parametrize("name", ["hf", "a file of weights, LoRA"])
+def test_a_whole_model_names_no_path_of_this_machine(here, monkeypatch, name):
+    place = here / "project" / "w"
+    shutil.copytree(place / "bert", here / "project" / "b" / "vit")  # two of one last name
+    image = {k: v.replace("w/", f"{place}/", 1) for k, v in PAIRS[name][0]["encoder"].items()}
+    text = PAIRS[name][1] | {"encoder": BERT | {"name": str(here / "project" / "b" / "vit")}}
+    model = model_of((PAIRS[name][0] | {"encoder": image}, text))
+    expected = embeddings(model)
+    model.save("whole", whole=True)
+    assert not [file for file in Path("whole").glob("*.json") if str(here) in file.read_text()]
+    (here / "elsewhere").mkdir()
+    shutil.move("whole", here / "elsewhere" / "given")
+    shutil.rmtree(here / "project")
+    monkeypatch.chdir(here / "elsewhere")
+    given = load_model("given")
+    assert given.spec.towers["text"].encoder.name == ("vit-1" if name == "hf" else "vit")
+    assert equal(embeddings(given), expected)
+    given.save("again")
     shutil.rmtree("given")
     assert equal(embeddings(load_model("again")), expected)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.console import say
-from contrastive.errors import DataError
+from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from contrastive.data.samples import Samples
@@ -59,20 +59,26 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="With --push: a new repository is private.")
     ] = False,
+    changes: Changes = None,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
     """Write the model as a folder that another program opens, and compare its embeddings there."""
+    from contrastive.exporters import check_export
     from contrastive.exporters import export as write
     from contrastive.exporters.folder import check_is_model, check_place
     from contrastive.model.hub import check_repository
 
     check_place(output)
-    context = Context(model, device="cpu", trusted=trusted)
+    context = Context(model, device="cpu", trusted=trusted, changes=changes)
     check_is_model(context.folder)
-    if push:
-        check_repository(push, private=private or None, token=None)
+    if private and not push:
+        msg = "--private: is of a repository; give it by --push OWNER/NAME"
+        raise SpecError(msg)
     loaded = context.model
+    check_export(loaded, to, tower=tower, int8=int8)  # before minutes of measuring
+    if push:  # no repository is made for an export that is refused
+        push = check_repository(push, private=private or None, token=None)
     samples = _samples(context, split, data)
     record = _record(context, samples, split, data, licence)
     done = write(

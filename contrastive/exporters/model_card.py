@@ -44,7 +44,7 @@ def model_card(
         model: the model.
         record: what is known of it; or what ``evaluate`` found on data that it has not seen.
         to: the program that the card's folder is for.
-        repo_id: the repository that it goes to.
+        repo_id: the repository that it goes to; or the name of its folder, which has no slash.
 
     Raises:
         SpecError: ``record`` is something else.
@@ -166,8 +166,9 @@ def _measured(known: Record) -> str:
     lines += ["", _leaks(report)]
     if known.truncated is not None:
         lines.append(
-            f"The text tower reads {1 - known.truncated:.1%} of the captions to their end; of "
-            "the others, the end is cut off."
+            f"The text tower does not read the end of {known.truncated:.2%} of the captions."
+            if known.truncated
+            else "The text tower reads every caption to its end."
         )
     lines += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
     lines.append("What a score is worth as a probability is not calibrated.")
@@ -205,10 +206,12 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
         lines.append("- data and settings: not recorded with the model")
     else:
         training = known.run.training
+        name, kind = dataset_name(known.run.data), type(known.run.data)
+        kind = kind.registry.name_of(kind)
+        epochs = "epoch" if training.epochs == 1 else "epochs"
         lines += [
-            f"- data: {dataset_name(known.run.data)} "
-            f"({type(known.run.data).registry.name_of(type(known.run.data))})",
-            f"- {training.epochs} epochs of batches of {training.batch_size:,}, learning rate "
+            f"- data: {name}" + ("" if kind == name else f" ({kind})"),
+            f"- {training.epochs} {epochs} of batches of {training.batch_size:,}, learning rate "
             f"{training.lr:g}, weight decay {training.weight_decay:g}, seed {training.seed}",
         ]
     if facts := next((line["run"] for line in reversed(known.log) if "run" in line), None):
@@ -233,18 +236,23 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
             )
     if known.differences:
         differ = ", ".join(f"{m} {x:.1e}" for m, x in known.differences.items())
-        lines.append(f"- this folder's embeddings differ from the trained model's by {differ}")
+        again = "; `python verify.py` measures it again" if known.repeatable else ""
+        lines.append(
+            f"- this folder's embeddings differ from the trained model's by {differ}{again}"
+        )
     lines.append(f"- written by contrastive-kit {__version__}")
     return "\n".join(lines)
 
 
 def _loading(model: ContrastiveModel, to: Program, repo_id: str) -> str:
     towers = [*model.towers]
+    on_hub = "/" in repo_id
+    name = f"hf:{repo_id}" if on_hub else repo_id
     parts: list[str] = []
     for program in TARGETS:
         if program == to:
-            place = f"hf:{repo_id}" if program == "contrastive" else repo_id
-            if program == "onnx":
+            place = name if program == "contrastive" else repo_id
+            if program == "onnx" and on_hub:
                 place = repo_id.rpartition("/")[2]
                 lead = f"```console\n$ hf download {repo_id} --local-dir {place}\n```\n\n"
             else:
@@ -253,17 +261,33 @@ def _loading(model: ContrastiveModel, to: Program, repo_id: str) -> str:
                 f"### {program}\n\n```console\n$ {INSTALL[program]}\n```\n\n{lead}"
                 f"```python\n{usage_of(program, Path(place), towers)}\n```"
             )
+        elif (to, program) == ("transformers", "sentence-transformers") and _opens(model):
+            parts.append(
+                f"### {program}\n\nIt opens the same folder. Its embeddings have the "
+                "same direction, and length 1 by `encode(..., normalize_embeddings=True)`.\n\n"
+                f"```console\n$ {INSTALL[program]}\n```\n\n"
+                f"```python\n{usage_of(program, Path(repo_id), towers)}\n```"
+            )
         elif to != "contrastive":
             parts.append(f"### {program}\n\nNot from this folder, which is for {to}.")
         elif problem := refusal(model, program, towers):
             parts.append(f"### {program}\n\nNot possible: {problem}.")
         else:
-            command = f"contrastive export --to {program} --model hf:{repo_id} -o exported"
+            command = f"contrastive export --to {program} --model {name} -o exported"
             parts.append(
                 f"### {program}\n\n```console\n$ {INSTALL['contrastive']}\n$ {command}\n```\n\n"
                 f"```python\n{usage_of(program, Path('exported'), towers)}\n```"
             )
     return "\n\n".join(parts)
+
+
+def _opens(model: ContrastiveModel) -> bool:
+    """Whether sentence-transformers embeds as the model does what is written for transformers.
+
+    It pads texts to the longest, which SigLIP's towers do not.
+    """
+    preprocess: Any = model.tower("text").encoder.preprocess
+    return preprocess.padding == "longest"
 
 
 def _licence(known: Record) -> str:

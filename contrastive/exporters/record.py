@@ -39,6 +39,8 @@ class Record:
     """Of that run."""
     differences: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of an export, by modality, to the model that was trained."""
+    repeatable: bool = False
+    """The folder has the samples of that comparison, and ``verify.py``."""
     licence: str | None = None
     """Its identifier on the Hub, such as ``apache-2.0``."""
 

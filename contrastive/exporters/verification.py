@@ -111,7 +111,7 @@ def write_verification(
     _write_json(folder / ABOUT_VERIFICATION, about)
     parts = ("verify.py", f"{target.module}.py")
     script, embed = ((TEMPLATES / name).read_text("utf-8") for name in parts)
-    end = 'if __name__ == "__main__":\n    sys.exit(main())\n'
+    end = 'if __name__ == "__main__":\n    sys.exit(run())\n'
     (folder / SCRIPT).write_text(f"{script}\n\n{embed}\n\n{end}", encoding="utf-8")
 
 

@@ -28,6 +28,7 @@ CARD = "README.md"
 LIBRARY = "contrastive-kit"
 ALONE = "OWNER/NAME"
 """Stands for a repository that is not known yet."""
+NOT_FOUND = 404
 REMEDIES = {
     401: "log in by `hf auth login`, or set HF_TOKEN to a token that may write there",
     403: "set HF_TOKEN to a token that may write there, or give a repository of your own",
@@ -110,7 +111,7 @@ class OnHub:
         """
         import tempfile
 
-        check_repository(repo_id, private=private, token=token)
+        repo_id = check_repository(repo_id, private=private, token=token, write=not create_pr)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model", card=card or plain_card(f"hf:{repo_id}"))
             return upload(
@@ -191,8 +192,16 @@ def repository(repo_id: str, revision: str | None, token: str | None) -> Path:
         raise WeightsError(msg) from error
 
 
-def check_repository(repo_id: str, *, private: bool | None, token: str | None) -> None:
-    """Make a repository if it is not there, before anything slow is done for it.
+def check_repository(
+    repo_id: str, *, private: bool | None, token: str | None, write: bool = True
+) -> str:
+    """Make a repository if it is not there, before anything slow is done; return its whole name.
+
+    Args:
+        repo_id: ``OWNER/NAME``, or ``NAME`` for one of who is logged in.
+        private: whether a new one is.
+        token: by default the one of ``hf auth login``.
+        write: insist that one that is there may be written to, not only read.
 
     Raises:
         SpecError: its name is none.
@@ -200,13 +209,27 @@ def check_repository(repo_id: str, *, private: bool | None, token: str | None) -
     """
     hub = require("huggingface_hub", extra="hub")
     try:
-        hub.HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+        api = hub.HfApi(token=token)
+        whole = str(api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
+        if write:  # a repository that was there is let pass without
+            _check_write(api, whole)
     except hub.errors.HFValidationError as error:
         msg = f"{repo_id}: no name of a repository: {_reason(error)}; give OWNER/NAME"
         raise SpecError(msg) from error
     except (OSError, ValueError) as error:
-        msg = f"{repo_id}: cannot be made on the Hub ({_reason(error)}); {_remedy(error)}"
+        msg = (
+            f"{repo_id}: cannot be made or written on the Hub ({_reason(error)}); {_remedy(error)}"
+        )
         raise WeightsError(msg) from error
+    return whole
+
+
+def _check_write(api: Any, repo_id: str) -> None:
+    try:
+        api.auth_check(repo_id, write=True)
+    except OSError as error:
+        if getattr(getattr(error, "response", None), "status_code", 0) != NOT_FOUND:
+            raise  # a mirror may not know the question
 
 
 def upload(
