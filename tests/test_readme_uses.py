@@ -51,10 +51,14 @@ def typed() -> list[list[str]]:
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
-    """Run the demo in a folder that holds the examples, as a checkout does."""
+    """Run the demo in a folder that holds the examples, as a checkout does.
+
+    What is exported is compared in this process.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONTRASTIVE_MODEL", "runs/emoji")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
     monkeypatch.setattr(sys, "argv", ["examples/emoji/demo.py", *SMALLER])
     runpy.run_path("examples/emoji/demo.py", run_name="__main__")
 
@@ -64,7 +68,6 @@ def test_every_use_runs_from_its_line_on_the_model_of_the_demo(
     demo, command, monkeypatch, record_property
 ):
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
     for verb, *words in typed():
         arguments = [path for word in words for path in sorted(glob.glob(word)) or [word]]  # noqa: PTH207
         if verb == "train":
