@@ -135,13 +135,29 @@ def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "clas
     table.add_column("image")
     table.add_column(kind)
     table.add_column("probability", justify="right")
-    for result in results:
+    images = short_names([result["image"] for result in results])
+    for image, result in zip(images, results, strict=True):
         best = sorted(result["probabilities"].items(), key=lambda item: -item[1])[:top]
         for index, (name, probability) in enumerate(best):
-            shown = Path(result["image"]).name if index == 0 else ""
-            table.add_row(_plain(shown), _plain(name), f"{probability:.1%}")
+            table.add_row(_plain(image if index == 0 else ""), _plain(name), f"{probability:.1%}")
         table.add_section()
     return table
+
+
+def short_names(files: Sequence[str]) -> list[str]:
+    """Return the name of each file, after as many of its folders as tell all of them apart.
+
+    Example:
+        >>> short_names(["val/cat/1.jpg", "val/dog/1.jpg"])
+        ['cat/1.jpg', 'dog/1.jpg']
+    """
+    parts = [Path(file).parts for file in files]
+    longest = max(map(len, parts), default=1)
+    for count in range(1, longest + 1):
+        short = [Path(*each[-count:]).as_posix() for each in parts]
+        if len(set(short)) == len(set(parts)):
+            return short
+    return [*files]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -151,9 +167,10 @@ def comparison_table(comparison: Comparison) -> Table:
     for model in comparison.probabilities:
         table.add_column(_plain(model))
     answers = zip(*(comparison.top(model) for model in comparison.probabilities), strict=True)
-    for image, row in zip(comparison.as_dict()["images"], answers, strict=True):
+    images = short_names([image["image"] for image in comparison.as_dict()["images"]])
+    for image, row in zip(images, answers, strict=True):
         shown = (f"{name} {probability:.1%}" for name, probability in row)
-        table.add_row(_plain(Path(image["image"]).name), *map(_plain, shown))
+        table.add_row(_plain(image), *map(_plain, shown))
     return table
 
 
@@ -201,9 +218,10 @@ def captions_table(results: Sequence[dict[str, Any]]) -> Table:
     table.add_column("cosine", justify="right")
     table.add_column("caption")
     table.add_column("where")
-    for result in results:
+    images = short_names([result["image"] for result in results])
+    for image, result in zip(images, results, strict=True):
         for index, found in enumerate(result["captions"]):
-            shown = Path(result["image"]).name if index == 0 else ""
+            shown = image if index == 0 else ""
             cosine = f"{found['similarity']:.3f}"
             table.add_row(_plain(shown), cosine, _plain(found["text"]), _plain(found["source"]))
         table.add_section()
