@@ -159,6 +159,10 @@ def test_a_set_is_given_for_classes(place, command):
     assert found.err == "--classes stl10: the 10 classes of that set; --classes-file takes a name\n"
     (result,) = json.loads(found.out)
     assert [*result["probabilities"]] == [*class_names("stl10")]
+    for name in ("CIFAR-10", "cat"):
+        told = command("classify", image, "-m", place / "model", "--classes", name).err
+        hint = f"--classes {name}: taken as a name; the set is --classes cifar10\n"
+        assert (hint in told) == (name != "cat")
     with pytest.raises(SpecError, match="unknown set of classes 'stl'; did you mean 'stl10'"):
         class_names("stl")
 
