@@ -391,3 +391,14 @@ def test_what_cannot_be_exported_is_said_with_what_can(
         contrastive.export(model, to, tmp_path / "out", samples=rows(), tower=tower)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_sounds_is_refused_before_it_is_written_and_the_remedy_helps(tmp_path):
+    sounds = pytest.importorskip("contrastive_audio")
+    towers = {"audio": {"encoder": sounds.LogMel(), "head": {"type": "linear"}}}
+    spec = {"embed_dim": 4, "towers": towers, "pairs": [("audio", "audio")]}
+    model = contrastive.build_model(spec | {"loss": {"type": "infonce"}})
+    with pytest.raises(SpecError, match=r"in Python, model\.save\(FOLDER, whole=True\) saves the"):
+        contrastive.export(model, "contrastive", tmp_path / "out")
+    model.save(tmp_path / "out", whole=True)
+    assert contrastive.load_model(tmp_path / "out").spec == model.spec

@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 def check(model: ContrastiveModel, towers: Sequence[str]) -> None:
-    """Insist on all towers, and on encoders that a spec describes.
+    """Insist on all towers, of samples that can be compared, and on encoders that a spec describes.
 
     Raises:
-        SpecError: one is missing, or was given as a module.
+        SpecError: one is missing, of another modality, or was given as a module.
     """
     if {*towers} != {*model.towers}:
         msg = f"towers: {towers[0]} alone: a saved model has all of its towers"
         raise SpecError(msg)
     for modality in towers:
+        if modality not in ("image", "text"):
+            msg = (
+                f"towers.{modality}: an export is compared, and samples of {modality} have no form "
+                "for that; in Python, model.save(FOLDER, whole=True) saves the model without it"
+            )
+            raise SpecError(msg)
         if isinstance(model.tower(modality).encoder, GivenModule):
             msg = f"towers.{modality}: was given as a module, which no spec builds again"
             raise SpecError(msg)
