@@ -15,8 +15,9 @@ import contrastive
 from contrastive import ContrastiveModel, load_model
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError, WeightsError
-from contrastive.model.saved_files import Shape
-from contrastive.model.scores import FILE, calibration_of, judge_scores
+from contrastive.exporters import saved_model
+from contrastive.model.saved_folder import open_folder, write_folder
+from contrastive.model.scores import FILE, calibration_of, judge_scores, store_calibration
 from tests.toys import toy_spec
 
 pytestmark = pytest.mark.slow
@@ -54,6 +55,21 @@ def made(tmp_path_factory):
 @pytest.fixture
 def run(made, tmp_path):
     return shutil.copytree(made, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def made_calibrated(made):
+    """Return a run whose model is calibrated."""
+    folder = shutil.copytree(made, made.parent / "calibrated")
+    model, samples = load_model(folder), split_reader(toy_spec(made.parent / "data").data)
+    contrastive.calibrate(model, samples("val"), samples("test"), fit_split="val")
+    store_calibration(model, open_folder(folder / "model"))
+    return folder
+
+
+@pytest.fixture
+def calibrated(made_calibrated, tmp_path):
+    return shutil.copytree(made_calibrated, tmp_path / "calibrated")
 
 
 def test_what_is_returned_is_right_as_often_as_asked(model):
@@ -137,9 +153,9 @@ def test_without_a_calibration_the_remedy_is_told_and_helps(run, command, capsys
     assert "probability" in command(*search[:-1]).out
 
 
-def test_classes_answers_and_captions_may_be_none_of_these(run, command):
+def test_classes_answers_and_captions_may_be_none_of_these(calibrated, command):
+    run = calibrated
     image = images_of(run)[0]
-    assert command("calibrate", "-m", run, "--json").code == 0
     asked = ("-m", run, "--json", "--min-precision")
     classify = ("classify", image, "--classes", "red circle,blue square,green cross")
     (all_of,) = json.loads(command(*classify, *asked, "0").out)
@@ -180,17 +196,15 @@ def images_of(run):
 
 
 def test_the_calibration_goes_along_with_the_model_but_not_with_other_weights(
-    run, command, tmp_path, capsys
+    calibrated, command, tmp_path, capsys
 ):
-    assert command("calibrate", "-m", run).code == 0
-    model = load_model(run)
+    run, model = calibrated, load_model(calibrated)
     model.save(tmp_path / "saved")
     again = load_model(tmp_path / "saved")
     assert again.calibration == model.calibration
     card = contrastive.model_card(again)
     assert f"Scores are calibrated on {model.calibration.fitted_on}" in card
-    done = command("export", "--to", "contrastive", "-m", run, "-o", tmp_path / "out")
-    assert done.code == 0, done.err
+    saved_model.write(model, tmp_path / "out", [])  # as export --to contrastive
     assert load_model(tmp_path / "out").calibration == model.calibration
     done = command("calibrate", "-m", run, "-o", tmp_path / "other")
     assert done.code == 0, done.err
@@ -229,8 +243,6 @@ def test_data_that_were_seen_are_refused(run, command):
 
 def rewritten(run, content) -> None:
     """Put another calibration into a saved model, as if it had been written so."""
-    from contrastive.model.saved_folder import open_folder, write_folder
-
     saved = open_folder(run / "model")
     write_folder(saved.path, {FILE: content}, keep=saved.files - {FILE})
 
@@ -244,8 +256,8 @@ def rewritten(run, content) -> None:
         ({"format": "1"}, "format"),
     ],
 )
-def test_a_file_that_is_no_calibration_is_one_line(change, said, run, command):
-    assert command("calibrate", "-m", run).code == 0
+def test_a_file_that_is_no_calibration_is_one_line(change, said, calibrated):
+    run = calibrated
     rewritten(run, json.loads((run / "model" / FILE).read_text()) | change)
     with pytest.raises(WeightsError, match=f"{FILE}: cannot be read: .*{said}") as caught:
         load_model(run)
@@ -253,8 +265,8 @@ def test_a_file_that_is_no_calibration_is_one_line(change, said, run, command):
     assert "contrastive calibrate" in str(caught.value)
 
 
-def test_a_calibration_of_a_later_release_is_told_and_left(run, command, capsys):
-    assert command("calibrate", "-m", run).code == 0
+def test_a_calibration_of_a_later_release_is_told_and_left(calibrated, capsys):
+    run = calibrated
     rewritten(run, {"format": 2, "other": 1})
     assert load_model(run).calibration is None
     assert "was written in format 2, this version reads up to 1" in capsys.readouterr().err
@@ -268,17 +280,10 @@ def test_one_direction_that_is_not_calibrated_is_told(model):
         SpecError, match="sound to sound is not calibrated, only sound to motion, m"
     ):
         judge_scores(model, ("sound", "sound"), cosines, items=3, min_precision=0.5)
-    assert issubclass(type(model.calibration), Shape)
 
 
-def test_groups_are_right_together(run):
-    model = load_model(run)
-    samples = split_reader(toy_spec(data_of(run)).data)
-    report = contrastive.calibrate(model, samples("val"), samples("test"))
-    assert report.calibration.searches["image_to_text"].right_targets == 5
-    assert report.calibration.searches["text_to_image"].right_targets == 1
-    assert report.calibration.pairs["image_text"].right == 5 * 20
-
-
-def data_of(run):
-    return images_of(run)[0].parents[1]
+def test_groups_are_right_together(calibrated):
+    found = load_model(calibrated).calibration
+    assert found.searches["image_to_text"].right_targets == 5
+    assert found.searches["text_to_image"].right_targets == 1
+    assert found.pairs["image_text"].right == 5 * 20

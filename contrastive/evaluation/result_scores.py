@@ -100,9 +100,12 @@ def direction_scores(
             itself = torch.arange(len(scores_QT))
             is_right_QT[itself, start + itself] = False
         asked_Q = is_right_QT.any(1) & is_wrong_QT.any(1)
-        pieces = [each[asked_Q] for each in (scores_QT, is_right_QT, is_wrong_QT)]
-        keys_QT = torch.rand(pieces[0].shape, generator=random, dtype=torch.float64)
-        found.append([*_of_chunk(*pieces, keys_QT, sizes, step), asked_Q.numpy()])
+        scores_QT, is_right_QT = scores_QT[asked_Q], is_right_QT[asked_Q]
+        is_wrong_QT = is_wrong_QT[asked_Q]
+        keys_QT = torch.rand(scores_QT.shape, generator=random, dtype=torch.float64)
+        piece = _of_chunk(scores_QT, is_right_QT, is_wrong_QT, keys_QT, sizes, step)
+        asked: np.ndarray = asked_Q.numpy()
+        found.append([*piece, asked])
     parts = [np.concatenate(each) for each in zip(*found, strict=True)]
     *results, right_R, wrong_W, wrong_Q, counts_Q, asked_Q = parts
     if not asked_Q.any():
