@@ -17,7 +17,7 @@ from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError, WeightsError
 from contrastive.exporters import saved_model
 from contrastive.model.saved_folder import open_folder, write_folder
-from contrastive.model.scores import FILE, calibration_of, judge_scores, store_calibration
+from contrastive.model.scores import CALIBRATION, calibration_of, judge_scores, store_calibration
 from tests.toys import toy_spec
 
 pytestmark = pytest.mark.slow
@@ -235,7 +235,7 @@ def test_data_that_were_seen_are_refused(run, command):
         done = command("calibrate", "-m", run, *options)
         assert done.code == 2
         assert said in done.err
-    assert not (run / "model" / FILE).exists()
+    assert not (run / "model" / CALIBRATION).exists()
     place = command("calibrate", "-m", "hf:nobody/nothing")
     assert place.code == 2
     assert "is no folder of this machine; save the calibrated model in one: -o FOLDER" in place.err
@@ -244,7 +244,7 @@ def test_data_that_were_seen_are_refused(run, command):
 def rewritten(run, content) -> None:
     """Put another calibration into a saved model, as if it had been written so."""
     saved = open_folder(run / "model")
-    write_folder(saved.path, {FILE: content}, keep=saved.files - {FILE})
+    write_folder(saved.path, {CALIBRATION: content}, keep=saved.files - {CALIBRATION})
 
 
 @pytest.mark.parametrize(
@@ -258,8 +258,8 @@ def rewritten(run, content) -> None:
 )
 def test_a_file_that_is_no_calibration_is_one_line(change, said, calibrated):
     run = calibrated
-    rewritten(run, json.loads((run / "model" / FILE).read_text()) | change)
-    with pytest.raises(WeightsError, match=f"{FILE}: cannot be read: .*{said}") as caught:
+    rewritten(run, json.loads((run / "model" / CALIBRATION).read_text()) | change)
+    with pytest.raises(WeightsError, match=f"{CALIBRATION}: cannot be read: .*{said}") as caught:
         load_model(run)
     assert "\n" not in str(caught.value)
     assert "contrastive calibrate" in str(caught.value)

@@ -19,7 +19,7 @@ from pydantic import Field
 from contrastive.config.arguments import number
 from contrastive.console import say
 from contrastive.errors import SpecError, WeightsError
-from contrastive.model.saved_files import Finite, Sha256, Shape, shaped
+from contrastive.model.saved_files import CALIBRATION, Finite, Sha256, Shape, shaped
 from contrastive.model.saved_folder import write_folder
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.version import __version__
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from contrastive.model.saved_folder import SavedFolder
 
-FILE = "calibration.json"
 CALIBRATION_FORMAT = 1
 RUN = "run: contrastive calibrate"
 
@@ -120,9 +119,9 @@ def _weights(model: Calibrated) -> str:
 def calibration_files(model: Calibrated) -> dict[str, Any]:
     """Return what a saved model has of its calibration; of other weights, it is forgotten."""
     if model.calibration and model.calibration.weights != _weights(model):
-        say(f"{FILE}: is of other weights than the model has now, and is not saved; {RUN}")
+        say(f"{CALIBRATION}: is of other weights than the model has now, and is not saved; {RUN}")
         model.calibration = None
-    return {FILE: model.calibration.model_dump(mode="json")} if model.calibration else {}
+    return {CALIBRATION: model.calibration.model_dump(mode="json")} if model.calibration else {}
 
 
 def stored_calibration(saved: SavedFolder) -> Calibration | None:
@@ -131,9 +130,9 @@ def stored_calibration(saved: SavedFolder) -> Calibration | None:
     Raises:
         WeightsError: the file is none of a calibration.
     """
-    if FILE not in saved.files:
+    if CALIBRATION not in saved.files:
         return None
-    data, path = saved.json(FILE), saved.path / FILE
+    data, path = saved.json(CALIBRATION), saved.path / CALIBRATION
     written: Any = cast("dict[str, Any]", data).get("format") if isinstance(data, dict) else None
     if isinstance(written, int) and written > CALIBRATION_FORMAT:
         say(
@@ -155,8 +154,8 @@ def store_calibration(model: Calibrated, saved: SavedFolder) -> Path:
     Raises:
         WeightsError: the folder cannot be written.
     """
-    write_folder(saved.path, calibration_files(model), keep=saved.files - {FILE})
-    return saved.path / FILE
+    write_folder(saved.path, calibration_files(model), keep=saved.files - {CALIBRATION})
+    return saved.path / CALIBRATION
 
 
 def calibration_of(model: Calibrated, *, needed: bool = False) -> Calibration | None:
