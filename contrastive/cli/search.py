@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Changes, Data, Device, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Device, Json, MinPrecision, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
 
@@ -28,6 +28,7 @@ def search(
         typer.Option(metavar="MODALITY", help="Modality of the query, where it is ambiguous."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    min_precision: MinPrecision = None,
     model: Model = None,
     changes: Changes = None,
     trusted: Trusted = False,
@@ -58,6 +59,7 @@ def search(
         find=find,
         query_modality=query_modality,
         k=k,
+        min_precision=min_precision,
         cache=context.cache,
     )
     show([hit.as_dict() for hit in hits], as_json, hits_table(hits))

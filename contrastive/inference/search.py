@@ -20,6 +20,7 @@ from contrastive.datasets.single_modality import images_in, lines_of
 from contrastive.errors import DataError, a_type
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.nearest import top_k
+from contrastive.model.scores import checked_precision, judge_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,10 +42,13 @@ class Hit:
     """Where it came from, such as ``captions.csv:17``."""
     sample: Any
     """The raw sample."""
+    probability: float | None = None
+    """That it is right, if the model is calibrated."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, without the sample."""
-        return {"similarity": self.similarity, "found": self.found, "source": self.source}
+        """Return plain data for JSON, without the sample; a probability only if there is one."""
+        found = {"similarity": self.similarity, "found": self.found, "source": self.source}
+        return found if self.probability is None else found | {"probability": self.probability}
 
 
 def search(
@@ -57,6 +61,7 @@ def search(
     find: str | None = None,
     query_modality: str | None = None,
     k: int = 10,
+    min_precision: float | None = None,
     cache: FeatureCache | None = None,
 ) -> list[Hit]:
     """Return the k nearest of the images, texts or samples that are given, best first.
@@ -74,10 +79,13 @@ def search(
             modality of the model.
         query_modality: of the query, if it is not to be guessed.
         k: how many hits; all, if there are fewer.
+        min_precision: return only hits of which so many are right, as a share; none may be left,
+            which is told. The model has to be calibrated.
         cache: keeps the features that frozen encoders have of what is searched.
 
     Raises:
         BadSample: the query cannot be read.
+        SpecError: a precision is asked for that the model is not calibrated for.
         DataError: the image, the folder or the file is not there, or holds nothing that can be
             read; or it is not of the modality that is searched.
 
@@ -88,6 +96,7 @@ def search(
     """
     check_model(model)
     k, modalities = count("k", k), list(model.towers)
+    min_precision = checked_precision(model, min_precision)
     query = _checked(query) if query_modality is None else query
     by = query_modality or _modality_of(query, modalities)
     if by == "image" and isinstance(query, (str, Path)) and not Path(query).is_file():
@@ -119,11 +128,26 @@ def search(
     if not column.rows:
         msg = f"nothing to search: none of {len(rows)} {find} samples can be read"
         raise DataError(msg)
-    scores, indices = top_k(query_1D, column.embeddings_QD, k)
-    return [
-        _hit(rows[column.rows[int(index)]], find, score.item())
-        for score, index in zip(scores[0], indices[0], strict=True)
+    scores_1k, indices_1k = top_k(query_1D, column.embeddings_QD, k)
+    items = len(column.rows)
+    judged = judge_scores(
+        model, (by, find), scores_1k.double().numpy(), items=items, min_precision=min_precision
+    )
+    known = judged.probabilities_Qk
+    probabilities = [None] * len(scores_1k[0]) if known is None else known[0].tolist()
+    hits = [
+        _hit(rows[column.rows[int(index)]], find, score.item(), probability)
+        for score, index, probability in zip(
+            scores_1k[0], indices_1k[0], probabilities, strict=True
+        )
     ]
+    kept = [hit for hit, is_kept in zip(hits, judged.is_kept_Qk[0], strict=True) if is_kept]
+    if not kept:
+        say(
+            f"no match: the nearest of {items:,} {find}s, {hits[0].found or hits[0].source}, is "
+            f"right with a probability of {hits[0].probability:.0%}"
+        )
+    return kept
 
 
 def _checked(query: Any) -> Any:
@@ -175,12 +199,12 @@ def _listed(given: Any, modality: str) -> list[dict[str, Any]]:
     return [{modality: sample, "id": i, "source": f"{i}"} for i, sample in enumerate(samples)]
 
 
-def _hit(row: dict[str, Any], modality: str, similarity: float) -> Hit:
+def _hit(row: dict[str, Any], modality: str, similarity: float, probability: float | None) -> Hit:
     sample = row[modality]
     # an image without a name is best described by its caption
     named = isinstance(sample, (str, Path, StoredImage))
     found = str(sample) if named else str(row.get("text", ""))
-    return Hit(similarity, found, str(row.get("source", "")), sample)
+    return Hit(similarity, found, str(row.get("source", "")), sample, probability)
 
 
 def _named(given: Any) -> str:
