@@ -28,7 +28,10 @@ def classify(
     *,
     classes: Annotated[
         str | None,
-        typer.Option(help="Names of the classes, joined by commas; one with a comma in quotes."),
+        typer.Option(
+            help="Names of the classes, joined by commas, one with a comma in quotes; or a set, "
+            "such as imagenet."
+        ),
     ] = None,
     classes_file: ClassesFile = None,
     template: Template = None,

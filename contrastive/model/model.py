@@ -32,7 +32,7 @@ from contrastive.model.local_paths import from_folder
 from contrastive.model.saved_folder import FORMAT, Content, write_folder
 from contrastive.model.scores import Calibrated, calibration_files
 from contrastive.model.tower import TowerModule
-from contrastive.model.weight_copies import copies_of
+from contrastive.model.weight_copies import copies_of, without_paths
 from contrastive.nn.device import batch_size as fitting_batch_size
 from contrastive.nn.embeddings import NOT_FINITE, check_finite, embedding_sides
 from contrastive.nn.fingerprint import weights_fingerprint
@@ -388,8 +388,7 @@ class ContrastiveModel(OnHub, Calibrated, nn.Module):
             write_folder(place, files)
             return
         copies = copies_of(self._towers(), self._rebuilt())
-        files["parts.json"] = {**files["parts.json"], "copies": copies.about}
-        write_folder(place, files, others=copies.write)
+        write_folder(place, files | without_paths(files, copies), others=copies.write)
 
     def _rebuilt(self) -> dict[str, frozenset[str]]:
         """Return, by modality, the weights of encoders that their specs bring back."""

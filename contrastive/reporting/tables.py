@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.comparison import Comparison, Measured
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.intervals import Estimate
+    from contrastive.evaluation.mteb_tasks import MtebReport
     from contrastive.evaluation.probe import Accuracy, ProbeReport
     from contrastive.inference.search import Hit
 
@@ -56,6 +57,20 @@ def report_tables(report: EvaluationReport) -> list[Table | str]:
         str(zero_shot.classes),
     )
     return [*measured, classes, *notes]
+
+
+def mteb_table(report: MtebReport) -> Table:
+    """Return the main score of each task of mteb, and of retrieval the any-hit recall."""
+    table = Table(title=_plain(f"tasks of mteb {report.mteb_version}, %"))
+    recalls = any(score.recall for score in report.scores)
+    names = ("task", "split", "subset", "metric", "score")
+    for name in (*names, *(("R@1", "R@5", "R@10") if recalls else ())):
+        table.add_column(name)
+    for score in report.scores:
+        shares = (_percent(score.recall.get(k)) for k in ((1, 5, 10) if recalls else ()))
+        about = (score.task, score.split, score.subset, score.metric)
+        table.add_row(*map(_plain, about), f"{100 * score.value:.1f}", *shares)
+    return table
 
 
 def memory_table(parts: Sequence[tuple[str, str, str]]) -> Table:
