@@ -159,5 +159,31 @@ def test_a_set_is_given_for_classes(place, command):
     assert found.err == "--classes stl10: the 10 classes of that set; --classes-file takes a name\n"
     (result,) = json.loads(found.out)
     assert [*result["probabilities"]] == [*class_names("stl10")]
+    for name in ("CIFAR-10", "cat"):
+        told = command("classify", image, "-m", place / "model", "--classes", name).err
+        hint = f"--classes {name}: taken as a name; the set is --classes cifar10\n"
+        assert (hint in told) == (name != "cat")
     with pytest.raises(SpecError, match="unknown set of classes 'stl'; did you mean 'stl10'"):
         class_names("stl")
+
+
+def test_evaluate_takes_templates_as_classify_does(place, command):
+    data = f"type=class-folders,folder={place / 'ids'},classes=imagenet"
+    evaluate = ("evaluate", "-m", place / "model", "--data", data, "--split", "val")
+    found = command(*evaluate, "--templates", "imagenet-7")
+    assert (found.code, found.err) == (0, "")
+    for more, said in [
+        (("--template", "a photo"), "template 'a photo' has no {} for the class"),
+        (("--templates", "imagnet"), "unknown templates 'imagnet'; did you mean 'imagenet'?"),
+        (("--templates", "cifar", "--mteb", "data"), "leave out --template, --templates"),
+    ]:
+        wrong = command(*evaluate, *more)
+        assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+        assert said in wrong.err
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders(place, command):
+    images = sorted((place / "ids" / "val").glob("*/0.png"))
+    shown = command("classify", *images, "-m", place / "model", "--classes", "red,blue").out
+    for image in images:
+        assert f"{image.parent.name}/0.png" in shown

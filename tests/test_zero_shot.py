@@ -156,8 +156,16 @@ def test_classes_that_are_ids_are_told_so(names, model, paths, capsys):
     told = f"classes such as {names[0]!r} are ids, of which a text encoder knows nothing; call"
     assert told in capsys.readouterr().err
     classify(model, paths, ["tench", "goldfish", "n01443537"])
-    classify(model, paths, ["7", "8"], templates=prompts.templates("mnist"))
     assert "are ids" not in capsys.readouterr().err
+
+
+def test_classes_that_are_digits_are_told_unless_the_template_asks_for_digits(model, paths, capsys):
+    classify(model, paths, ["7", "8"])
+    told = "classes such as '7' are taken for what the images show; digits are best asked for by"
+    assert told in capsys.readouterr().err
+    classify(model, paths, ["7", "8"], templates=prompts.templates("mnist"))
+    classify(model, paths, ["7", "eight"])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("names", [["狗", "猫"], ["いぬ", "ねこ"], ["собака", "кошка"]])

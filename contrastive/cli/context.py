@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -367,6 +368,8 @@ def _of_set(name: str) -> list[str]:
     from contrastive.prompts.class_sets import CLASS_SETS, class_names
 
     if name not in CLASS_SETS:
+        if close := get_close_matches(name.casefold(), CLASS_SETS, n=1, cutoff=0.7):
+            say(f"--classes {name}: taken as a name; the set is --classes {close[0]}")
         return [name]
     names = class_names(name)
     say(f"--classes {name}: the {len(names):,} classes of that set; --classes-file takes a name")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrastive.cli.context import Context
+from contrastive.cli.context import Context, templates_for
 from contrastive.cli.options import (
     Changes,
     Data,
@@ -17,6 +17,8 @@ from contrastive.cli.options import (
     Model,
     SharedRows,
     Split,
+    Template,
+    TemplateSet,
     Trusted,
 )
 from contrastive.cli.output import check_export, export_results, show
@@ -34,6 +36,8 @@ def evaluate(
     split: Split = None,
     data: Data = None,
     shared: SharedRows = None,
+    template: Template = None,
+    template_set: TemplateSet = None,
     export: Export = None,
     mteb: Annotated[
         list[str] | None,
@@ -60,12 +64,16 @@ def evaluate(
         if export:
             msg = "--clip-benchmark is not for --mteb; mteb's result files go to --output"
             raise SpecError(msg)
+        if template or template_set:
+            msg = "--mteb: its tasks have sentences of their own; leave out --template, --templates"
+            raise SpecError(msg)
         _by_mteb(context, mteb, output, as_json, split=split, data=data, shared=shared)
         return
     if output:
         msg = f"--output {output}: keeps the result files of --mteb alone; for JSON, --json"
         raise SpecError(msg)
     check_export(export)
+    templates = templates_for(template, template_set)
     run = context.run(data)
     loaded = context.model
     from contrastive.console import say
@@ -79,7 +87,7 @@ def evaluate(
         loaded,
         context.build(run, split),
         split=split,
-        templates=run.evaluation.templates,
+        templates=templates or run.evaluation.templates,
         shared=shared or run.evaluation.shared,
         cache=context.cache,
         workers=worker_count(run.training.workers),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 IDS = re.compile(r"n\d{8}|\d{2,}|\d+\.0")
 """Of WordNet, and numbers; one digit may be what an image shows."""
+OF_DIGITS = re.compile(r"\b(number|digit)", re.IGNORECASE)
+"""In sentences on images of digits, such as the one of MNIST."""
 
 SETS = (
     "aircraft",
@@ -96,6 +98,12 @@ def tell_of_names(classes: Sequence[str], sentences: Sequence[str]) -> None:
             "their folders or labels by names, such as 'tench'; folders of ImageNet or another "
             "known set (type=class-folders) have them by classes=imagenet"
         )
+    elif _are_digits(classes) and not any(map(OF_DIGITS.search, sentences)):
+        say(
+            f"classes such as {classes[0]!r} are taken for what the images show; digits are best "
+            "asked for by --templates mnist, and numbers of a known set's classes "
+            "(type=class-folders) have names by classes=cifar10"
+        )
     foreign = [name for name in classes if _scripts(name) and "LATIN" not in _scripts(name)]
     latin = [sentence for sentence in sentences if _scripts(sentence) == {"LATIN"}]
     if latin and 2 * len(foreign) > len(classes):
@@ -103,6 +111,10 @@ def tell_of_names(classes: Sequence[str], sentences: Sequence[str]) -> None:
             f"classes such as {foreign[0]!r} are in another language than the template "
             f"{latin[0]!r}; give templates of their language, or '{{}}' alone"
         )
+
+
+def _are_digits(names: Sequence[str]) -> bool:
+    return all(len(name) == 1 and name.isdecimal() for name in names)
 
 
 def _scripts(text: str) -> set[str]:

@@ -141,12 +141,13 @@ def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "clas
     table.add_column("probability", justify="right")
     if calibrated:
         table.add_column(f"of this {kind}\nby itself", justify="right")
-    for result in results:
+    images = short_names([result["image"] for result in results])
+    for image, result in zip(images, results, strict=True):
         own = result.get("calibrated", {})
         best = sorted((own or result["probabilities"]).items(), key=lambda item: -item[1])
         names = [name for name, _ in best if name in result.get("chosen", own or dict(best))][:top]
         for index, name in enumerate(names or [None]):
-            shown = _plain(Path(result["image"]).name if index == 0 else "")
+            shown = _plain(image if index == 0 else "")
             if name is None:
                 likeliest, probability = best[0]
                 nearest = f"none of these (nearest: {likeliest})"
@@ -158,6 +159,22 @@ def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "clas
     return table
 
 
+def short_names(files: Sequence[str]) -> list[str]:
+    """Return the name of each file, after as many of its folders as tell all of them apart.
+
+    Example:
+        >>> short_names(["val/cat/1.jpg", "val/dog/1.jpg"])
+        ['cat/1.jpg', 'dog/1.jpg']
+    """
+    parts = [Path(file).parts for file in files]
+    longest = max(map(len, parts), default=1)
+    for count in range(1, longest + 1):
+        short = [Path(*each[-count:]).as_posix() for each in parts]
+        if len(set(short)) == len(set(parts)):
+            return short
+    return [*files]
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """Return what each model says first about each image."""
     table = Table()
@@ -165,9 +182,10 @@ def comparison_table(comparison: Comparison) -> Table:
     for model in comparison.probabilities:
         table.add_column(_plain(model))
     answers = zip(*(comparison.top(model) for model in comparison.probabilities), strict=True)
-    for image, row in zip(comparison.as_dict()["images"], answers, strict=True):
+    images = short_names([image["image"] for image in comparison.as_dict()["images"]])
+    for image, row in zip(images, answers, strict=True):
         shown = (f"{name} {probability:.1%}" for name, probability in row)
-        table.add_row(_plain(Path(image["image"]).name), *map(_plain, shown))
+        table.add_row(_plain(image), *map(_plain, shown))
     return table
 
 
@@ -218,15 +236,15 @@ def captions_table(results: Sequence[dict[str, Any]]) -> Table:
         table.add_column("probability", justify="right")
     table.add_column("caption")
     table.add_column("where")
-    for result in results:
-        name = _plain(Path(result["image"]).name)
+    images = short_names([result["image"] for result in results])
+    for image, result in zip(images, results, strict=True):
         for index, found in enumerate(result["captions"]):
             worth = [f"{found['probability']:.1%}"] if known else []
             cosine, text = f"{found['similarity']:.3f}", _plain(found["text"])
-            shown = name if index == 0 else ""
+            shown = _plain(image if index == 0 else "")
             table.add_row(shown, cosine, *worth, text, _plain(found["source"]))
         if not result["captions"]:
-            table.add_row(name, "", *([""] if known else []), "no match", "")
+            table.add_row(_plain(image), "", *([""] if known else []), "no match", "")
         table.add_section()
     return table
 
