@@ -28,6 +28,10 @@ VERBS = ["answer", "caption", "classify", "compare", "evaluate", "generate", "pr
 VERBS += [
     "compositional",
     "search",
+    "build_index",
+    "add_to_index",
+    "remove_from_index",
+    "update_index",
     "diagnose",
     "export",
     "shard_data",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.intervals import Estimate
     from contrastive.evaluation.probe import Accuracy, ProbeReport
-    from contrastive.inference.search import Hit
+    from contrastive.inference.hits import Hit
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
