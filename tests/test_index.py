@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -22,11 +25,12 @@ from contrastive import (
     search,
     update_index,
 )
-from contrastive.errors import DataError, SpecError
+from contrastive.errors import ContrastiveError, DataError, SpecError
 from contrastive.indexes import writer
 from contrastive.indexes.index_file import About, DataOf, ModelOf
-from contrastive.indexes.segments import Row
+from contrastive.indexes.segments import Row, listed_file
 from contrastive.indexes.writer import Place, writing
+from contrastive.inference import embed
 from tests.miniature import Picture
 from tests.toys import tiny_model
 
@@ -280,8 +284,6 @@ def refill(value):
     def made(folder):
         from safetensors.torch import load_file, save_file
 
-        from contrastive.indexes.segments import listed_file
-
         (path,) = folder.glob("*.safetensors")
         tensors = {name: x.clone().fill_(value) for name, x in load_file(path).items()}
         save_file(tensors, path)
@@ -353,3 +355,124 @@ def test_a_byte_that_changed_is_found(model, tmp_path):
     ]
     with pytest.raises(DataError, match="another checksum than the one that is listed"):
         search(model, "a 1", index=tmp_path / "index")
+
+
+def mutated(content, draw):
+    """Return bytes that somebody's disk, program or ill will has changed."""
+    change = draw.choice(["flip", "cut", "insert", "number", "key"])
+    at = draw.randrange(len(content))
+    if change == "cut":
+        return content[:at]
+    if change == "insert":
+        return content[:at] + draw.randbytes(draw.randrange(1, 9)) + content[at:]
+    if change == "number":
+        weird = draw.choice([b"-1", b"1e999", b"9" * 30, b"null", b"NaN", b"[]", b'"x"', b"0.5"])
+        return re.sub(rb"\b\d+\b", weird, content, count=draw.randrange(1, 9))
+    if change == "key":
+        return content.replace(draw.choice([b"rows", b"deleted", b"model", b"id", b"key"]), b"x")
+    return content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["as it was listed", "listed anew"])
+def test_a_mutated_file_is_one_line_or_an_answer(listed, model, tmp_path):
+    """200 cases each; files whose checksum is listed anew are those of ill will."""
+    build_index(model, TEXTS, tmp_path / "whole")
+    remove_from_index(tmp_path / "whole", ["a 3"])
+    draw = random.Random(7)
+    query, told = model.embed("text", ["a 1"]), []
+    names = ["index.json", "text-000000.safetensors", "text-000000.parquet"]
+    for number in range(200):
+        folder = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "whole", folder)
+        path = folder / names[1 + number % 2 if listed else number % 3]
+        path.write_bytes(mutated(path.read_bytes(), draw))
+        if listed:
+            kind = "vectors" if path.suffix == ".safetensors" else "table"
+            new = {kind: listed_file(path).model_dump()}
+            damage(lambda about, new=new: about["segments"][0].update(new))(folder)
+        try:
+            for where in ([], ["label=odd"]):
+                hits = Index(folder).search(query, "text", where=where)[0]
+                assert all(abs(hit.similarity) <= 1.001 for hit in hits)
+            build_index(model, TEXTS, folder)
+        except ContrastiveError as error:
+            told.append(str(error).partition(str(folder)))
+        shutil.rmtree(folder)
+    assert len(told) > 50
+    assert all(place and "\n" not in before + after for before, place, after in told)
+
+
+def test_what_an_interrupted_build_has_embedded_is_used_by_the_next(
+    model, tmp_path, monkeypatch, embedded
+):
+    monkeypatch.setattr("contrastive.inference.embed.SHARD_ROWS", 4)
+    write_shard = embed.write_shard
+
+    def ended(folder, model, job, **about):
+        if job.number == 2:
+            raise KeyboardInterrupt
+        write_shard(folder, model, job, **about)
+
+    monkeypatch.setattr("contrastive.inference.embed.write_shard", ended)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(model, TEXTS, tmp_path / "index")
+    monkeypatch.setattr("contrastive.inference.embed.write_shard", write_shard)
+    assert len(Index(tmp_path / "index")) == 0
+    assert len(embedded) == 8
+    changed = [*TEXTS[1:], *rows_of(["new"])]  # meanwhile
+    found = build_index(model, changed, tmp_path / "index")
+    assert sorted(embedded) == sorted(row["text"] for row in (*TEXTS, changed[-1]))
+    assert (len(found.index), found.encoded) == (12, 5)
+    assert not (tmp_path / "index" / ".encoding").exists()
+    fresh = build_index(model, changed, tmp_path / "fresh").index
+    query = model.embed("text", ["a 7"])
+    both = [index.search(query, "text", k=20)[0] for index in (found.index, fresh)]
+    assert [hit.similarity for hit in both[0]] == [hit.similarity for hit in both[1]]
+
+
+def test_verbs_of_the_command_line_need_no_model_while_it_is_there(
+    model, command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONTRASTIVE_MODEL", raising=False)
+    model.save("saved")
+    for number in range(6):
+        place = tmp_path / "photos" / ("odd" if number % 2 else "even")
+        place.mkdir(parents=True, exist_ok=True)
+        Picture(number).draw().save(place / f"{number}.png")
+    built = command("index", "build", "photos", "-o", "found", "-m", "saved", "--json")
+    assert json.loads(built.out)["encoded"] == 6
+    asked = command("search", "red", "--index", "found", "--where", "label=odd", "--json")
+    assert {hit["source"] for hit in json.loads(asked.out)} == {
+        "odd/1.png",
+        "odd/3.png",
+        "odd/5.png",
+    }
+    assert "model: saved" in asked.err
+    (tmp_path / "photos" / "even" / "0.png").unlink()
+    Picture(9).draw().save(tmp_path / "photos" / "new.png")
+    told = command("index", "update", "found")
+    assert "1 added, 1 removed" in told.out, told
+    assert "; 1 embedded" in told.out
+    assert command("index", "remove", "found", "photos/new.png", "--json").code == 0
+    about = json.loads(command("index", "info", "found", "--verify", "--json").out)
+    assert (about["rows"], about["damages"]) == ({"image": 5}, [])
+    (tmp_path / "saved").rename(tmp_path / "elsewhere")
+    lost = command("search", "red", "--index", "found")
+    assert lost.code == 2
+    assert "its model is no longer at" in lost.err
+    assert command("search", "red", "--index", "found", "-m", "elsewhere").code == 0
+    both = command("search", "red", "--index", "found", "--images", "photos")
+    assert (both.code, "not both" in both.err) == (2, True)
+
+
+def test_data_that_a_foreign_index_names_are_not_imported(model, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hostile.py").write_text("raise SystemExit('imported')")
+    model.save("saved")
+    Picture(1).draw().save(tmp_path / "1.png")
+    command("index", "build", "type=class-folders,folder=.", "-o", "found", "-m", "saved")
+    damage(lambda about: about["data"][0].update(text="type=hostile:Data"))(tmp_path / "found")
+    refused = command("index", "update", "found", "-m", "saved")
+    assert refused.code == 2
+    assert "hostile:Data" in refused.err
