@@ -14,7 +14,9 @@ from contrastive.errors import SpecError
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="Words, or the path of an image.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Search this folder of images.")] = None,
     texts: Annotated[Path | None, typer.Option(help="Search this file, a text a line.")] = None,
     data: Data = None,
@@ -38,6 +40,24 @@ def search(
         str | None,
         typer.Option(metavar="MODALITY", help="Modality of the query, where it is ambiguous."),
     ] = None,
+    compose: Annotated[
+        bool,
+        typer.Option(
+            "--compose", help="Add and subtract queries: '\"red car\" + dog.jpg - 0.5*night'."
+        ),
+    ] = False,
+    like: Annotated[
+        bool, typer.Option("--like", help="QUERY is a row of the index: more like it.")
+    ] = False,
+    duplicates: Annotated[
+        float | None,
+        typer.Option(
+            metavar="COSINE", min=-1, max=1, help="Pairs of the index that are so near, no QUERY."
+        ),
+    ] = None,
+    outliers: Annotated[
+        bool, typer.Option("--outliers", help="Rows of the index that are far from all, no QUERY.")
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     model: Model = None,
     changes: Changes = None,
@@ -54,6 +74,21 @@ def search(
         raise SpecError(msg)
     if where and not index:
         msg = "--where: conditions are on the columns of an index; give --index INDEX, too"
+        raise SpecError(msg)
+    among = {"--like": like, "--duplicates": duplicates is not None, "--outliers": outliers}
+    if chosen := [name for name, is_given in among.items() if is_given]:
+        if not index or len(chosen) > 1 or compose or like != (query is not None):
+            needs = "QUERY and --index INDEX" if like else "--index INDEX and no QUERY"
+            msg = f"{chosen[-1]}: needs {needs}, and is given alone"
+            raise SpecError(msg)
+        from contrastive.cli.index_neighbours import show_neighbours
+
+        show_neighbours(
+            index, query, duplicates, find=find, where=where or (), k=k, as_json=as_json
+        )
+        return
+    if query is None:
+        msg = "QUERY: is missing; give words, or the path of an image"
         raise SpecError(msg)
     if data and Path(data).is_dir():
         from contrastive.datasets import ClassFolders
@@ -86,6 +121,7 @@ def search(
         where=where or (),
         find=find,
         query_modality=query_modality,
+        compose=compose,
         k=k,
         cache=context.cache,
     )

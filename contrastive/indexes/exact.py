@@ -20,7 +20,7 @@ QUERIES = 256  # at a time
 SCORES_BYTES = 16 << 20  # of scores at a time
 PAIRS_BYTES = 64 << 20  # of rows at a time, whose scores are taken again
 SPARE = 8  # candidates beyond k: the order of scores in fp32 is not quite that of exact ones
-FEW = 4  # where less than a quarter of the items may be found, those are gathered
+GATHERED = 4  # where less than a quarter of the items may be found, those are gathered
 # by torch.get_float32_matmul_precision: TF32 has 10 bits, bf16 7
 ROUNDING = {"high": 2.0**-9, "medium": 2.0**-6}
 
@@ -49,27 +49,32 @@ class Items:
     def _with_masks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         return zip(self.pieces, self.allowed or [None] * len(self.pieces), strict=True)
 
-    def scores(self, queries_QD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield scores with some of the items, and their numbers; -inf for what is not allowed."""
+    def scores(self, queries_QD: Tensor) -> Iterator[tuple[int, Tensor | None, Tensor]]:
+        """Yield scores ``[Q, N]`` with some of the items; -inf for what is not allowed.
+
+        Before them stand the number of the first item, and what is added to it for each; None for
+        neighbours.
+        """
         step = max(1, SCORES_BYTES // (4 * len(queries_QD)))
         for first, (piece_MD, mask_M) in zip(self.starts, self._with_masks(), strict=True):
             numbers_M = None
-            if mask_M is not None and int(mask_M.sum()) * FEW < len(mask_M):
+            if mask_M is not None and int(mask_M.sum()) * GATHERED < len(mask_M):
                 numbers_M, mask_M = mask_M.nonzero()[:, 0], None  # noqa: PLW2901
             many = len(piece_MD) if numbers_M is None else len(numbers_M)
             for start in range(0, many, step):
                 stop = min(start + step, many)
-                if numbers_M is None:
-                    at = torch.arange(first + start, first + stop, device=piece_MD.device)
-                    some_ND = piece_MD[start:stop]
-                else:
-                    at = numbers_M[start:stop]
-                    some_ND = piece_MD[at]
-                    at = at + first
+                at_N = None if numbers_M is None else numbers_M[start:stop]
+                some_ND = piece_MD[start:stop] if at_N is None else piece_MD[at_N]
                 scores_QN = queries_QD @ some_ND.float().T
                 if mask_M is not None:
                     scores_QN.masked_fill_(~mask_M[start:stop], -torch.inf)
-                yield at, scores_QN
+                yield first + (start if at_N is None else 0), at_N, scores_QN
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield the numbers of those of each piece that may be found."""
+        for first, (piece_MD, mask_M) in zip(self.starts, self._with_masks(), strict=True):
+            all_M = torch.arange(first, first + len(piece_MD), device=piece_MD.device)
+            yield all_M if mask_M is None else all_M[mask_M]
 
     def rows(self, numbers_P: Tensor) -> Tensor:
         """Return the vectors of some items: ``[P, D]``."""
@@ -105,37 +110,43 @@ def top_k(queries_QD: Tensor, items: Items, k: int) -> tuple[Tensor, Tensor]:
 
 def _top_k(queries_QD: Tensor, items: Items, k: int) -> tuple[Tensor, Tensor]:
     wanted = min(k + SPARE, items.count)
-    scores = queries_QD.new_empty(len(queries_QD), 0)
-    indices = scores.long()
-    for numbers_N, block_QN in items.scores(queries_QD):
-        found, at = block_QN.topk(min(wanted, block_QN.shape[1]))
-        scores, indices = torch.cat([scores, found], 1), torch.cat([indices, numbers_N[at]], 1)
-        if scores.shape[1] > wanted:
-            scores, at = scores.topk(wanted)
-            indices = indices.gather(1, at)
-    indices = indices.sort().values
+    blocks = [_best_of(block, wanted) for block in items.scores(queries_QD)]
+    scores, indices = (torch.cat(several, 1) for several in zip(*blocks, strict=True))
+    scores, at = scores.topk(wanted)
+    indices = indices.gather(1, at).sort().values
     rows = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices)
-    exact = _exact(queries_QD, items, rows.flatten(), indices.flatten()).view(indices.shape)
+    exact = scores_of_pairs(queries_QD, items, rows.flatten(), indices.flatten()).view(
+        indices.shape
+    )
     order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
     best, indices = exact.gather(1, order), indices.gather(1, order)
     if wanted < items.count:  # of items that were left out, some may be as near as the k-th
-        least_Q = scores[:, k - 1] - 2 * _error(queries_QD)
+        least_Q = scores[:, k - 1] - 2 * rounding_error(queries_QD)
         for row_1 in (scores[:, -1] >= least_Q).nonzero():
             at = int(row_1)
             best[at], indices[at] = _all_near(queries_QD[at, None], items, k, least_Q[at])
     return best.float(), indices
 
 
+def _best_of(block: tuple[int, Tensor | None, Tensor], wanted: int) -> tuple[Tensor, Tensor]:
+    first, at_N, scores_QN = block
+    scores, at = scores_QN.topk(min(wanted, scores_QN.shape[1]))
+    return scores, (at if at_N is None else at_N[at]) + first
+
+
 def _all_near(query_1D: Tensor, items: Items, k: int, least: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores and numbers ``[k]`` of one query among all items that score at least so."""
-    near = [numbers_N[block_1N[0] >= least] for numbers_N, block_1N in items.scores(query_1D)]
+    near: list[Tensor] = []
+    for first, at_N, scores_1N in items.scores(query_1D):
+        at = (scores_1N[0] >= least).nonzero()[:, 0]
+        near.append((at if at_N is None else at_N[at]) + first)
     indices = torch.cat(near)
-    exact = _exact(query_1D, items, torch.zeros_like(indices), indices)
+    exact = scores_of_pairs(query_1D, items, torch.zeros_like(indices), indices)
     order = exact.argsort(descending=True, stable=True)[:k]
     return exact[order], indices[order]
 
 
-def _exact(queries_QD: Tensor, items: Items, i_P: Tensor, j_P: Tensor) -> Tensor:
+def scores_of_pairs(queries_QD: Tensor, items: Items, i_P: Tensor, j_P: Tensor) -> Tensor:
     """Return the scores ``[P]`` of queries i with items j in float64."""
     step = max(1, PAIRS_BYTES // (8 * queries_QD.shape[1]))
     pieces = [slice(start, start + step) for start in range(0, len(i_P), step)]
@@ -144,7 +155,7 @@ def _exact(queries_QD: Tensor, items: Items, i_P: Tensor, j_P: Tensor) -> Tensor
     )
 
 
-def _error(queries_QD: Tensor) -> float:
+def rounding_error(queries_QD: Tensor) -> float:
     """Return a bound of the rounding of a score in fp32."""
     usual = queries_QD.shape[1] * torch.finfo(torch.float32).eps / 2
     return max(usual, ROUNDING.get(torch.get_float32_matmul_precision(), 0))

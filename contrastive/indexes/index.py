@@ -6,7 +6,6 @@ Shapes: Q queries, M rows of a segment, N of a modality, D wide, k results.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,20 +17,20 @@ from contrastive.config.arguments import count, strings
 from contrastive.errors import DataError
 from contrastive.indexes import exact, index_file
 from contrastive.indexes.filters import matching
+from contrastive.indexes.neighbours import loneliest, pairs_above
+from contrastive.indexes.open_segment import OpenSegment
 from contrastive.indexes.segments import (
     OWN,
     TABLE,
     VECTORS,
     listed_file,
-    read_table,
-    read_vectors,
     rows_of_table,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contrastive.indexes.index_file import About, Segment
+    from contrastive.indexes.index_file import About
     from contrastive.indexes.segments import Row
 
 ATTEMPTS = 5  # at opening what a writer is replacing
@@ -46,45 +45,6 @@ class Found:
     number: int
     """The place among the modality's rows, deleted ones counted."""
     row: Row
-
-
-class OpenSegment:
-    """A segment with its vectors mapped; its table is read when it is needed."""
-
-    def __init__(self, folder: Path, about: Segment, dim: int) -> None:
-        """Open the files.
-
-        Raises:
-            DataError: they are damaged.
-            FileNotFoundError: they are not there.
-        """
-        self.folder, self.about = folder, about
-        self.vectors_MD = read_vectors(folder, about, dim)
-        if not (folder / f"{about.stem}{TABLE}").is_file():
-            raise FileNotFoundError(folder / f"{about.stem}{TABLE}")
-
-    @cached_property
-    def table(self) -> Any:
-        """The table, of pyarrow."""
-        try:
-            return read_table(self.folder, self.about)
-        except FileNotFoundError as error:
-            msg = f"{error.filename}: is gone: the index has changed meanwhile; open it again"
-            raise DataError(msg) from None
-
-    @cached_property
-    def live(self) -> Tensor | None:
-        """Which rows are not deleted: ``[M]`` booleans; None if all are live."""
-        if not self.about.deleted:
-            return None
-        mask = torch.ones(self.about.rows, dtype=torch.bool)
-        mask[self.about.deleted] = False
-        return mask
-
-    def live_numbers(self) -> list[int]:
-        """Return the numbers of the rows that are not deleted."""
-        gone = {*self.about.deleted}
-        return [row for row in range(self.about.rows) if row not in gone]
 
 
 class Index:
@@ -187,9 +147,101 @@ class Index:
         allowed = self._allowed(segments, modality, where, leaving_out)
         pieces = [segment.vectors_MD for segment in segments]
         scores_QK, numbers_QK = exact.top_k(queries_QD, exact.Items(pieces, allowed), k)
-        if not (scores_QK.abs() <= LONGEST).all():  # NaN neither
-            self._tell_damage(segments)
+        self._check_scores(segments, scores_QK)
         return self._found(segments, scores_QK, numbers_QK)
+
+    def like(
+        self,
+        name: str,
+        *,
+        modality: str | None = None,
+        k: int = 10,
+        where: Sequence[str] = (),
+    ) -> tuple[str, list[Found]]:
+        """Return the modality of a row and the k rows of it that are nearest; no model is needed.
+
+        Args:
+            name: the path, the text or the source of the row; of several, the first is meant.
+            modality: of the row, if several have such a name.
+            k: how many.
+            where: conditions, as of ``search``.
+
+        Raises:
+            DataError: the index has no such row.
+
+        Example:
+            >>> index = build_index(model, rows, "indexed").index
+            >>> modality, found = index.like("red", k=1)
+            >>> modality, found[0].row.source
+            ('image', 'blue')
+        """
+        for kind, segments in self._segments.items():
+            start = 0
+            for segment in segments if modality in (None, kind) else ():
+                columns = [segment.table.column(one).to_pylist() for one in ("sample", "source")]
+                names = [*zip(*columns, strict=True)]
+                for row in segment.live_numbers():
+                    if name in names[row]:
+                        own_1D, leave = segment.vectors_MD[row : row + 1], [start + row]
+                        found = self.search(own_1D, kind, k=k, where=where, leaving_out=leave)
+                        return kind, found[0]
+                start += segment.about.rows
+        msg = f"{self.folder}: has no {name}; give a path, a text or a source it has"
+        raise DataError(msg)
+
+    def duplicates(
+        self, modality: str, *, least: float, k: int = 10, where: Sequence[str] = ()
+    ) -> list[tuple[float, Row, Row]]:
+        """Return the k nearest pairs of rows, nearest first.
+
+        All pairs are compared: twice the rows take four times as long.
+
+        Args:
+            modality: whose rows.
+            least: the least cosine.
+            k: how many.
+            where: conditions that both have to meet.
+
+        Example:
+            >>> index = build_index(model, [*rows, rows[0] | {"id": 7}], "indexed").index
+            >>> [(a.id, b.id) for cosine, a, b in index.duplicates("image", least=0.999)][:1]
+            [(0, 7)]
+        """
+        segments, items = self._items(modality, where)
+        found = pairs_above(items, least, count("k", k))
+        self._check_scores(segments, torch.tensor([score for score, _, _ in found]))
+        known = dict(self.row_at(segments, [n for _, *pair in found for n in pair]))
+        return [(score, known[a], known[b]) for score, a, b in found]
+
+    def outliers(self, modality: str, *, k: int = 10, where: Sequence[str] = ()) -> list[Found]:
+        """Return the k rows that are farthest from others: their mean cosine with the ten nearest.
+
+        All pairs are compared: twice the rows take four times as long.
+
+        Args:
+            modality: whose rows.
+            k: how many.
+            where: conditions that all that are compared have to meet.
+
+        Example:
+            >>> index = build_index(model, rows, "indexed").index
+            >>> len(index.outliers("image"))
+            2
+        """
+        segments, items = self._items(modality, where)
+        found = loneliest(items, count("k", k))
+        self._check_scores(segments, torch.tensor([score for score, _ in found]))
+        known = dict(self.row_at(segments, [number for _, number in found]))
+        return [Found(score, number, known[number]) for score, number in found]
+
+    def _items(self, modality: str, where: Sequence[str]) -> tuple[list[OpenSegment], exact.Items]:
+        segments = self.segments(modality)
+        allowed = self._allowed(segments, modality, strings("where", where), ())
+        return segments, exact.Items([segment.vectors_MD for segment in segments], allowed)
+
+    def _check_scores(self, segments: Sequence[OpenSegment], scores: Tensor) -> None:
+        if not (scores.abs() <= LONGEST).all():  # NaN neither
+            self._tell_damage(segments)
 
     def _allowed(
         self,

@@ -183,9 +183,18 @@ def read_table(folder: Path, about: Segment) -> Any:
     return table
 
 
-def rows_of_table(table: Any, numbers: Sequence[int] | None = None) -> list[Row]:
-    """Return some rows of a table, or all."""
-    columns = (table if numbers is None else table.take([*numbers])).to_pydict()
+FEW = 100  # rows that are taken value by value
+
+
+def rows_of_table(table: Any, numbers: Sequence[int]) -> list[Row]:
+    """Return some rows of a table."""
+    if len(numbers) <= FEW:
+        columns = {
+            name: [values[number].as_py() for number in numbers]
+            for name, values in zip(table.schema.names, table.columns, strict=True)
+        }
+    else:
+        columns = table.take([*numbers]).to_pydict()
     others = {name: values for name, values in columns.items() if name not in OWN}
     return [
         Row(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from contrastive.indexes.index import OpenSegment
+    from contrastive.indexes.open_segment import OpenSegment
 
 LOCK, ENCODING = ".lock", ".encoding"
 WAIT = 5.0  # seconds for another writer

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.errors import DataError
 from contrastive.indexes.index import Index
+from contrastive.inference.composed_query import asked
 from contrastive.inference.hits import Hit
-from contrastive.inference.queries import embedded_query
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def search_index(
     query_modality: str | None = None,
     k: int = 10,
     where: Sequence[str] = (),
+    compose: bool = False,
 ) -> list[Hit]:
     """Return the k rows of an index that are nearest to a query, as ``search`` does.
 
@@ -44,7 +45,7 @@ def search_index(
             "index with this one"
         )
         raise DataError(msg)
-    by, query_1D = embedded_query(model, query, query_modality)
+    by, query_1D = asked(model, query, query_modality, compose=compose)
     find = find or _found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
     return [hit_of(one.row, find, one.similarity) for one in found]

@@ -17,11 +17,11 @@ from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets.single_modality import images_in, lines_of
 from contrastive.errors import DataError, a_type
+from contrastive.inference.composed_query import asked
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.hits import Hit
 from contrastive.inference.index_search import search_index
 from contrastive.inference.nearest import top_k
-from contrastive.inference.queries import embedded_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +43,7 @@ def search(
     where: Sequence[str] = (),
     find: str | None = None,
     query_modality: str | None = None,
+    compose: bool = False,
     k: int = 10,
     cache: FeatureCache | None = None,
 ) -> list[Hit]:
@@ -63,6 +64,7 @@ def search(
             An image searches texts, words search images; where there are none, the first other
             modality of the model.
         query_modality: of the query, if it is not to be guessed.
+        compose: whether the query is made of several: ``"red car" + dog.jpg - 0.5*night``.
         k: how many hits; all, if there are fewer.
         cache: keeps the features that frozen encoders have of what is searched.
 
@@ -82,13 +84,12 @@ def search(
         if images is not None or texts is not None or samples is not None:
             msg = "an index and what else to search are given; give one of them"
             raise DataError(msg)
-        return search_index(
-            model, query, index, find=find, query_modality=query_modality, k=k, where=where
-        )
+        about: dict[str, Any] = {"find": find, "query_modality": query_modality, "k": k}
+        return search_index(model, query, index, **about, where=where, compose=compose)
     if where:
         msg = "where: conditions need an index; give index= (--index)"
         raise DataError(msg)
-    by, query_1D = embedded_query(model, query, query_modality)
+    by, query_1D = asked(model, query, query_modality, compose=compose)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
     find = find or (usual if usual in modalities else (others or modalities)[0])

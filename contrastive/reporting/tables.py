@@ -208,6 +208,19 @@ def hits_table(hits: Sequence[Hit]) -> Table:
     return table
 
 
+def neighbours_table(pairs: Sequence[tuple[Hit, Hit]]) -> Table:
+    """Return pairs of rows that are near each other, nearest first."""
+    table = Table()
+    table.add_column("#", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("found")
+    table.add_column("near it")
+    for rank, (hit, other) in enumerate(pairs, 1):
+        row = (str(rank), f"{hit.similarity:.3f}", _plain(hit.found), _plain(other.found))
+        table.add_row(*row)
+    return table
+
+
 def plugins_table(found: Sequence[dict[str, Any]]) -> Table:
     """Return every component, with what importing it costs."""
     table = Table()
