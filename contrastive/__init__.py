@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contrastive.curation.shard_data import shard_data
     from contrastive.doctor import diagnose
     from contrastive.errors import ContrastiveError
+    from contrastive.evaluation.calibration import calibrate
     from contrastive.evaluation.caption_choice import compositional
     from contrastive.evaluation.comparison import compare
     from contrastive.evaluation.evaluate import evaluate
@@ -64,6 +65,7 @@ __all__ = [
     "answer",
     "build_index",
     "build_model",
+    "calibrate",
     "caption",
     "classify",
     "compare",
@@ -111,6 +113,7 @@ __getattr__, __dir__ = lazy_names(
         "inference.embedding_folder": "EmbeddingFolder",
         "inference.search": "search",
         "inference.zero_shot": "classify",
+        "evaluation.calibration": "calibrate",
         "evaluation.caption_choice": "compositional",
         "evaluation.comparison": "compare",
         "evaluation.evaluate": "evaluate",

@@ -74,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if self.hub.down:
             return self._send(503)
+        if "broken" in path or b"broken" in self.body:
+            self.close_connection = True  # without an answer
+            return None
         for method, pattern, answer in ROUTES:
             if method in (self.command, "*") and (found := re.fullmatch(pattern, path)):
                 if method == "POST" and not self._may_write():
@@ -110,6 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._may_write():
             return self._send(401, {"error": "Invalid username or password."})
         return self._send(200, {"type": "user", "name": "me"})
+
+    def auth(self, name):
+        if not self._may_write():
+            return self._send(401, {"error": "Invalid username or password."})
+        return self._send(200 if name in self.hub.repositories else 404, {})
 
     def yaml(self):
         self._send(200, {"errors": [], "warnings": []})
@@ -199,6 +207,7 @@ ROUTES = [
     ("POST", "/api/repos/create", _Handler.create),
     ("GET", "/api/whoami-v2", _Handler.whoami),
     ("POST", "/api/validate-yaml", _Handler.yaml),
+    ("GET", rf"/api/models/{NAME}/auth-check.*", _Handler.auth),
     ("POST", rf"/api/models/{NAME}/preupload/([^/]+)", _Handler.preupload),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT", "/lfs/([0-9a-f]+)", _Handler.upload),

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
+from torch.utils.data._utils import worker
 
 from contrastive import RunSpec
-from contrastive.__main__ import main as contrastive_command
 from contrastive.console import quiet
 from contrastive.distributed import launcher
 from contrastive.features.cache import FeatureCache
@@ -41,7 +41,7 @@ from contrastive.reporting.run_log import Log
 from contrastive.training import checkpoints
 from contrastive.training import train as training
 from tests import crashing_run
-from tests.rank_agent import PIDS, start_ranks
+from tests.rank_agent import PIDS, call_command, start_ranks
 from tests.shards import write_shards
 from tests.toys import tiny_model, toy_dict
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 LIMIT = 120  # seconds, after which a command hangs
 PATIENCE = 30  # seconds that worker processes and ranks have to notice the end of their parent
-SOON = 0.2  # seconds between two looks of a rank at its agent
+SOON = 0.2  # seconds between two looks of a rank at its agent, of a worker process at its parent
 STEP, SAVE, SAVED, ENCODE, ENCODED = b".()[]"
 AFTER = {"start": 0.2, ".": 0.03, "(": 0.006, "[": 0.03}
 """Seconds, up to which a signal comes after the last event that it waits for."""
@@ -161,28 +161,13 @@ def command(args: list[str], told: Path, pipe: int, *, deterministic: bool, rank
     sys.argv = ["contrastive", *args]
     if ranks == 1:
         os._exit(called(pipe))
-    launcher.GLANCE = SOON
     os._exit(start_ranks(ranks, told.parent, lambda _: called(pipe)))
 
 
 def called(pipe: int) -> int:
     """Call the command line; return its exit code."""
     traced(pipe)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
-    except KeyboardInterrupt:  # of which the command knows nothing yet
-        return 130
-    try:
-        contrastive_command()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+    return call_command()
 
 
 class Killing:
@@ -206,6 +191,7 @@ class Killing:
         used, no fork could. Several ranks do them again.
         """
         torch.set_num_threads(1)
+        launcher.GLANCE = worker.MP_STATUS_CHECK_INTERVAL = SOON
         importlib.import_module("contrastive.cli.train")
         for name in OF_FSDP if strategy == "fsdp" else ():
             importlib.import_module(f"torch.distributed.{name}")
@@ -274,10 +260,10 @@ class Killing:
                 sources = [process]
         return True
 
-    def interruption(self) -> Callable[[int, int], str]:
-        """Draw signals, who gets them, and after what."""
+    def interruption(self, *, encodes: bool) -> Callable[[int, int], str]:
+        """Draw signals, who gets them, and after what; features only where a run encodes some."""
         chance = self.random
-        after = chance.choices(list(AFTER), [1, 4, 4, 3])[0]
+        after = chance.choices(list(AFTER), [1, 4, 4, 3 * encodes])[0]
         count = 1 if after == "[" else chance.randint(1, 5)  # first, what is frozen is encoded
         wait = chance.random() * AFTER[after]
         single = [[signal.SIGKILL]] * 16 + [[signal.SIGTERM], [signal.SIGINT]] * 2
@@ -327,8 +313,12 @@ class Killing:
         os.environ["CONTRASTIVE_CACHE"] = str(root / "cache")
         history: list[str] = []
         faults = len(self.result.faults)
+        towers = self.specs[name]["model"]["towers"].values()
+        encodes = any(one.get("frozen") == "encoder" and "lora" not in one for one in towers)
         times = self.random.randint(*self.times)
-        for interrupt in [*(self.interruption() for _ in range(times)), None]:
+        ahead = [*(self.interruption(encodes=encodes) for _ in range(times)), None]
+        while ahead:
+            interrupt = ahead.pop(0)
             workers = self.random.choice([0, 2])
             spec = json.loads(json.dumps(self.specs[name]))
             spec["training"]["workers"] = workers
@@ -343,6 +333,8 @@ class Killing:
                 done = self.ended([*args, "--resume"], interrupt)
             history.append(f"{done.signals or 'to its end'} ({workers} workers): {done.code}")
             self._count(done)
+            if not done.code:  # it is done, and once more there is nothing to resume
+                ahead = ahead[-1:]
             allowed = {0}.union(
                 *(CODES[n] for n in CODES if signal.Signals(n).name in done.signals)
             )

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import distributed as dist
+
+from contrastive.__main__ import main as contrastive_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +61,25 @@ def start_ranks(size: int, folder: Path, be_rank: Callable[[int], int]) -> int:
             first = os.waitstatus_to_exitcode(status)
             pass_on(signal.SIGTERM, None)
     return first if first >= 0 else 128 - first
+
+
+def call_command() -> int:
+    """Call the command line, with signals that may be blocked until then; return its exit code."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    except KeyboardInterrupt:  # of which the command knows nothing yet
+        return 130
+    try:
+        contrastive_command()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 def _close_listening() -> None:

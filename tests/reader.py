@@ -21,11 +21,13 @@ import io
 import linecache
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import tomllib
 import types
+from pathlib import Path
 
 from contrastive.components import REGISTRIES
 from contrastive.config.yaml_files import read_yaml
@@ -110,6 +112,8 @@ class Reader:
     def type_python(self, *arguments):
         if arguments[:2] == ("-m", "pip"):
             return self.type_pip(*arguments[2:])
+        if arguments[0].endswith(".py"):
+            return self.type_script(*arguments)
         done = subprocess.run(
             [sys.executable, *arguments],
             capture_output=True,
@@ -118,6 +122,18 @@ class Reader:
             check=False,
         )
         return done.returncode, done.stderr + done.stdout
+
+    def type_script(self, path, *arguments):
+        """Run a script in this process: another imports torch, and what it needs besides, anew."""
+        code = 0
+        with self.monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+            patch.setattr(sys, "argv", [path, *arguments])
+            patch.syspath_prepend(self.folder / Path(path).parent)
+            try:
+                runpy.run_path(path, run_name="__main__")
+            except SystemExit as end:
+                code = end.code or 0
+        return code, out.getvalue()
 
     def type_pip(self, verb, *words):
         assert verb == "install"

@@ -5,11 +5,13 @@ Each number of processes is started once; ``tests.several`` is what they do.
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.several import MODULES, Towers, batches, cases, main
+from tests.several import MODULES, Towers, batches, cases, is_by_night, main
 
 pytestmark = pytest.mark.slow
 
@@ -18,15 +20,30 @@ CASES = cases()
 
 
 @pytest.fixture(scope="session")
-def folder(shared_folder, in_ranks):
-    """Run the processes, once for all tests; return where they leave what they found."""
-    return shared_folder("several", lambda made: in_ranks(main, SIZE, made))
+def folder_of(shared_folder, in_ranks):
+    """Run the processes, once for all tests of the day or night; return where they leave what."""
+
+    def run(by_night):
+        return shared_folder(f"several-{by_night}", lambda to: in_ranks(main, SIZE, to, by_night))
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def found(folder):
-    """Return what each process found."""
-    return [load_file(folder / f"found-{rank}.safetensors") for rank in range(SIZE)]
+def found_by(folder_of):
+    """Return a function to what each process found by day or by night."""
+
+    @cache
+    def found(by_night):
+        folder = folder_of(by_night)
+        return [load_file(folder / f"found-{rank}.safetensors") for rank in range(SIZE)]
+
+    return found
+
+
+@pytest.fixture
+def found(found_by):
+    return found_by(False)
 
 
 def gather_global_batch(case, size):
@@ -52,9 +69,16 @@ def gather_global_batch(case, size):
     return sides, places
 
 
-@pytest.mark.parametrize("size", [2, SIZE])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_loss_of_several_processes_is_that_of_one(found, case, size):
+@pytest.mark.parametrize(
+    ("case", "size", "by_night"),
+    [
+        pytest.param(case, size, night, id=f"{case}-{size}", marks=[pytest.mark.nightly] * night)
+        for number, case in enumerate(CASES)
+        for size in (2, SIZE)
+        for night in [is_by_night(number, size)]
+    ],
+)
+def test_the_loss_of_several_processes_is_that_of_one(found_by, case, size, by_night):
     sides, places = gather_global_batch(case, size)
     leaves = {side: sides[side].double().requires_grad_() for side in "ab"}
     scalars = {k: x.detach().double().requires_grad_() for k, x in case.scalars().items()}
@@ -68,7 +92,7 @@ def test_the_loss_of_several_processes_is_that_of_one(found, case, size):
     close = {"rtol": 1e-10, "atol": 1e-12}
     if case.dtype == torch.float32:
         close = {"rtol": 2e-5, "atol": 2e-6}
-    results = found[:size]
+    results = found_by(by_night)[:size]
     for rank, result in enumerate(results):
         value = result[f"{size}|{case}|value"].double()
         torch.testing.assert_close(value, truth.detach(), **close)
@@ -112,8 +136,8 @@ def test_towers_and_temperature_get_the_gradients_of_one_process(found, name):
             )
 
 
-def test_unmatched_rows_that_would_become_matched_are_refused_on_every_rank(folder):
-    told = {(folder / f"error-{rank}").read_text() for rank in range(SIZE)}
+def test_unmatched_rows_that_would_become_matched_are_refused_on_every_rank(folder_of):
+    told = {(folder_of(False) / f"error-{rank}").read_text() for rank in range(SIZE)}
     assert told == {
         "the ranks have [2, 3, 3, 3] rows of a and [3, 2, 2, 2] of b; unmatched rows have to be "
         "all of a or all of b"

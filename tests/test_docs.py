@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from contrastive.config.yaml_files import read_yaml
+from tests.exports import here
 from tests.pages import (
     DOCS,
     FENCE,
@@ -62,7 +63,8 @@ def by_night(page):
         if page != TUTORIAL
     ],
 )
-def test_the_examples_of_a_page_run(page, reader, record_property):
+def test_the_examples_of_a_page_run(page, reader, record_property, monkeypatch):
+    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
     if page.parent.name == "contrastive-audio":
         write_clips(reader.folder)
     translation = blocks_of(TRANSLATIONS[page]) if page in TRANSLATIONS else []

@@ -39,7 +39,16 @@ def pictures():
     return [Picture(0).draw(), Picture(5).draw(), Picture(3).draw().resize((90, 50))]
 
 
-@pytest.mark.parametrize("family", duals.OTHERS)
+ALIKE = {"owlv2": "owlvit", "clipseg": "clip"}  # the latter are tried by day
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(one, marks=[pytest.mark.nightly] if one in ALIKE else [])
+        for one in duals.OTHERS
+    ],
+)
 def test_any_model_with_features_of_images_and_texts_is_a_dual_model(
     family, saved, pictures, tmp_path
 ):

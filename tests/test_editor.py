@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from itertools import cycle
 from urllib.parse import quote
 
 import pytest
@@ -183,9 +184,11 @@ EXAMPLES = [
     pytest.param(path.read_text(encoding="utf-8"), id=path.name)
     for path in sorted((ROOT / "examples").rglob("*.yaml"))
 ]
+# by day every third component: test_docs builds all of them from these blocks
+BY_NIGHT = cycle([[], [pytest.mark.nightly], [pytest.mark.nightly]])
 BLOCKS = [
-    pytest.param(block.text, id=f"{block.place}:{block.line}")
-    for page in [*PAGES, *REFERENCE]
+    pytest.param(block.text, id=f"{block.place}:{block.line}", marks=marks)
+    for page, marks in [*((page, []) for page in PAGES), *zip(REFERENCE, BY_NIGHT, strict=False)]
     for block in blocks_of(page)
     if block.language == "yaml"
     and not block.reason

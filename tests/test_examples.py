@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from contrastive import RunSpec, load_model, load_spec
 from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.run_log import read_log
 from contrastive.training.train import train
+from tests.conftest import Outcome
 from tests.miniature import FORMS, Picture, write_flickr30k, write_hub_copy
 from tests.pages import stood_in
 from tests.toys import network
@@ -173,24 +174,39 @@ def test_the_hubs_copy_is_measured_and_searched_as_the_folder_is(tiny, copies, c
     assert {hit["found"] for hit in hits} == in_test
 
 
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run ``train.py`` in this process: ``script("training.lr=1e-3") -> Outcome``."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(CLIP / "train.py"), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
 @pytest.mark.slow
-def test_the_script_trains_what_the_spec_says(tiny, command, tmp_path):
-    script, whole = tmp_path / "script", tmp_path / "command"
-    arguments = [sys.executable, CLIP / "train.py", *tiny, f"output={script}"]
-    told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    assert re.fullmatch(r"image to text R@1 .*; text to image R@1 .*%\n", told)
+def test_the_script_trains_what_the_spec_says(tiny, command, script, tmp_path):
+    one, whole = tmp_path / "script", tmp_path / "command"
+    ended = script(*tiny, f"output={one}")
+    assert ended.code == 0, ended.err
+    assert re.fullmatch(r"image to text R@1 .*; text to image R@1 .*%\n", ended.out)
     assert command("train", CLIP / "clip.yaml", *tiny, "--output", whole).code == 0
-    left, right = (folder / "model" / "model.safetensors" for folder in (script, whole))
+    left, right = (folder / "model" / "model.safetensors" for folder in (one, whole))
     assert left.read_bytes() == right.read_bytes()
 
 
-@pytest.mark.slow
-def test_the_script_says_a_mistake_in_one_line():
-    arguments = [sys.executable, CLIP / "train.py", "training.epoch=1"]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert "did you mean 'epochs'?" in ended.stderr
+def test_the_script_says_a_mistake_in_one_line(script):
+    ended = script("training.epoch=1")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "did you mean 'epochs'?" in ended.err
 
 
 def test_the_script_has_12_lines():

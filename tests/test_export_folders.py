@@ -1,7 +1,9 @@
 """What an export leaves on disk: a whole folder that was compared, or nothing; and what it says."""
 
+import ast
 import errno
 import json
+import os
 import re
 import sys
 
@@ -69,7 +71,7 @@ def test_the_command_compares_in_a_process_of_its_own(model, tmp_path, command, 
     assert ended.code == 0, ended.err
     assert "saved: holds no data, so generated samples are compared" in ended.err
     said = json.loads(ended.out)
-    assert said["samples"] == {"image": 32, "text": 33}
+    assert said["samples"] == {"image": 36, "text": 36}
     assert max(said["differences"].values()) <= 1e-5
     about = json.loads((tmp_path / "out" / "verify.json").read_text())
     assert about["differences"] == said["differences"]
@@ -109,6 +111,7 @@ def test_the_process_cannot_import_this_package(tmp_path, monkeypatch):
             "cannot be written: No space",
         ),
         (SafetensorError("I/O error: No space left"), DataError, "cannot be written: I/O error"),
+        (Exception("No space left (os error 28)"), DataError, "cannot be written: No space"),
     ],
 )
 def test_what_ends_an_export_leaves_nothing(error, raised, said, model, tmp_path, monkeypatch):
@@ -131,6 +134,8 @@ def test_only_an_export_is_replaced(model, tmp_path, command):
     (place / "mine.txt").unlink()
     contrastive.export(model, TO, place, samples=rows())
     before = left(place)
+    (place / "__pycache__").mkdir()
+    (place / "__pycache__" / "embed.cpython-311.pyc").write_bytes(b"of a script there")
     contrastive.export(model, TO, place, samples=rows(), keep_samples=False)
     assert set(before) - set(left(place)) == {"verify", "verify.py"}
     (place / "mine.txt").write_text("x")
@@ -142,13 +147,16 @@ def test_only_an_export_is_replaced(model, tmp_path, command):
     ended = command("export", "--to", TO, "-m", place, "-o", tmp_path / "other")
     assert ended.code == 2
     assert "is an export, which sentence-transformers opens" in ended.err
+    for name in (place, f"hf:{place}"):
+        with pytest.raises(WeightsError, match=r"an export .*; give what it was made of$"):
+            contrastive.load_model(name)
     assert left(tmp_path) == ["out"]
 
 
 def test_without_samples_nothing_of_the_data_stays(model, tmp_path):
     contrastive.export(model, TO, tmp_path / "out", samples=rows(), keep_samples=False)
     about = json.loads((tmp_path / "out" / "verify.json").read_text())
-    assert about["samples"] == {"image": 4, "text": 5}
+    assert about["samples"] == {"image": 8, "text": 8}
     assert "dog" not in json.dumps(about)
     assert not list((tmp_path / "out").rglob("*.png"))
 
@@ -168,6 +176,25 @@ def test_verify_finds_what_has_changed(model, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
     assert end.value.code == 1
+    about = tmp_path / "out" / "verify.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"samples": {}}))
+    with pytest.raises(SystemExit, match="not of the same towers"):
+        runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)  # as where it is not installed
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tmp_path / "out" / "verify.py"), run_name="__main__")
+    assert str(end.value.code).endswith("; pip install safetensors")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no mode there")
+def test_all_files_may_be_read_by_whom_the_folder_may(model, tmp_path):
+    old = os.umask(0o022)
+    try:
+        contrastive.export(model, TO, tmp_path / "out", samples=rows())
+    finally:
+        os.umask(old)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}
 
 
 @pytest.mark.parametrize("which", ["hf-text, BERT, mean", "hf-text, GPT-2, last"])
@@ -216,17 +243,23 @@ def test_images_of_every_mode_and_shape_are_seen_as_here(which, mode, models, tm
         np.testing.assert_allclose(theirs.encode([given]), expected, atol=1e-5)
 
 
-def test_what_is_transparent_is_put_on_white_as_the_page_shows(models, tmp_path_factory):
+def test_what_is_transparent_or_of_16_bits_is_seen_as_here_if_opened_as_the_page_shows(
+    models, tmp_path_factory
+):
     page = (ROOT / "docs" / "export_sentence_transformers.md").read_text("utf-8")
-    shown = re.search(r"^from PIL import ImageOps$.*?^    return seen$", page, re.M | re.S)[0]
+    shown = re.search(
+        r"^import numpy as np\nfrom PIL import ImageOps$.*?^    return seen$", page, re.M | re.S
+    )[0]
     names = {"Image": Image}
     exec(shown, names)
     model, theirs = images_of("hf-image, ViT, mean", models, tmp_path_factory)
     place = tmp_path_factory.mktemp("clear") / "clear.png"
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 4), dtype=np.uint8)
     Image.fromarray(noise).save(place)
-    expected = model.embed("image", [place]).numpy()
-    found = theirs.encode([names["open_image"](place)])
+    wide = place.with_name("wide.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(wide)
+    expected = model.embed("image", [place, wide]).numpy()
+    found = theirs.encode([names["open_image"](one) for one in (place, wide)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -240,6 +273,16 @@ def images_of(which, models, factory):
         contrastive.export(model, TO, place, samples=rows())
         IMAGES[which] = model, peer(place)
     return IMAGES[which]
+
+
+def test_the_lines_that_load_an_export_are_python_for_any_folder(tmp_path):
+    from contrastive.exporters.targets import TARGETS, usage_of
+
+    place = tmp_path / 'it\'s "mine" \\n é'
+    for to in TARGETS:
+        tree = ast.parse(usage_of(to, place, ["image", "text"]))
+        texts = [x.value for x in ast.walk(tree) if isinstance(x, ast.Constant)]
+        assert place.as_posix() in texts
 
 
 def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_path):
@@ -273,6 +316,25 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
     assert "does not serve it: its Dense layers have Tanh or Identity only" in done.notes[0]
 
 
+def halves_of_two_widths(folder):
+    import transformers
+
+    first, second = duals.save_clip(folder / "first"), duals.save_clip(folder / "second")
+    config = transformers.CLIPConfig.from_pretrained(second)
+    for part in (config, config.text_config, config.vision_config):
+        part.projection_dim = 12
+    transformers.CLIPModel(config).save_pretrained(second)
+    places = {"image": first, "text": second}
+    towers = {
+        modality: {
+            "encoder": {"type": f"hf-dual-{modality}", "name": str(place)},
+            "head": HEADS["linear"],
+        }
+        for modality, place in places.items()
+    }
+    return model_of(towers, 8)
+
+
 @pytest.mark.parametrize(
     ("towers_named", "to", "tower", "said"),
     [
@@ -300,6 +362,12 @@ def test_a_text_tower_alone_is_what_servers_of_text_embeddings_read(towers, tmp_
             None,
             r"no place for the mlp head.*; possible: --to sentence-transformers",
         ),
+        (
+            "clips",
+            TO,
+            None,
+            r"halves are of two models that do not fit .*projection.*; possible: --to onnx$",
+        ),
         ("clip", TO, "image", r"towers\.image: .*loaded with the other alone; export both"),
         ("bert", "coreml", None, "to: 'coreml' is no target; there are: contrastive, transformers"),
         ("bert", TO, "audio", "no audio tower; it has: image, text"),
@@ -313,6 +381,8 @@ def test_what_cannot_be_exported_is_said_with_what_can(
         model = contrastive.build_model(tiny_model("infonce")).eval()
     elif name == "bert":
         model = model_of(towers(), 8)
+    elif name == "clips":
+        model = halves_of_two_widths(tmp_path)
     else:
         from tests.test_exports import dual_model
 

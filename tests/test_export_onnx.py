@@ -1,4 +1,4 @@
-"""A model leaves as ONNX files: every encoder with every head, one by day, all of them by night."""
+"""A model leaves as ONNX files: every encoder with every head, most of them by night."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ HEADS = {
     "residual mlp": Mlp(residual=True),
     "identity": Identity(),
 }
-BY_DAY = [(which, [*HEADS][i % len(HEADS)]) for i, which in enumerate(ENCODERS)]
+ALIKE = {"timm", "hf-dual-image"}  # by day a resnet and a vit, which are timm's, and hf-image
+BY_DAY = [
+    (which, [*HEADS][i % len(HEADS)]) for i, which in enumerate(ENCODERS) if which not in ALIKE
+]
 OTHERS = [  # of the same encoders, which export otherwise
     "hf-image, ResNet, mean",
     "hf-image, CLIP, pooler",

@@ -52,6 +52,9 @@ PREPROCESSES = {
     "an odd crop of CLIP": lambda: of_processor(
         "CLIPImageProcessor", size={"shortest_edge": 25}, crop_size={"height": 20, "width": 22}
     ),
+    "CLIP, another side": lambda: of_processor(
+        "CLIPImageProcessor", size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ),
     "SigLIP": lambda: of_processor("SiglipImageProcessor", size=SQUARE),
     "ViT": lambda: of_processor("ViTImageProcessor", size=WIDE),
     "ConvNeXt, small": lambda: of_processor("ConvNextImageProcessor", size={"shortest_edge": 64}),
@@ -67,7 +70,7 @@ def test_an_image_goes_through_what_is_said(which):
     encoder = SimpleNamespace(preprocess=PREPROCESSES[which](), modality="image")
     steps = image_steps(encoder, "image")
     noise = np.random.default_rng(3)
-    for height, width in ((33, 50), (80, 41), (24, 24), (300, 290)):
+    for height, width in ((33, 50), (80, 41), (24, 24), (300, 290), (292, 196), (32, 35)):
         image = Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
         found = runtime().preparation(steps, ".")([image])
         ((name, expected),) = encoder.preprocess([image]).items()

@@ -416,7 +416,7 @@ def originals(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "fuzzed"), FUZZED)
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_bytes_of_any_kind_give_rows_or_one_line(folder, originals, form, fuzzed, data):

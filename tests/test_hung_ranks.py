@@ -110,9 +110,8 @@ def waiting(rank, size, folder, victim, stops):
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("victim", "stops"), [(0, True), pytest.param(0, False, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly  # by day in a step of a run
+@pytest.mark.parametrize(("victim", "stops"), [(0, True), (0, False)])
 def test_a_rank_that_does_not_come_is_named(tmp_path, in_ranks, victim, stops):
     in_ranks(waiting, 2, tmp_path, victim, stops, killed=victim)
     line = check_told(tmp_path, victim, stops=stops)

@@ -100,7 +100,7 @@ CONDITIONS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_an_index_finds_what_a_loop_over_all_vectors_finds(data):
     """With equal vectors, conditions and deleted rows, in segments of any size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -13,6 +14,7 @@ import pytest
 import contrastive
 from contrastive import RunSpec, load_spec
 from contrastive.datasets.miniature import Drawing
+from contrastive.errors import TrainingError
 
 KINDS = {
     "flickr30k": "flickr30k",
@@ -185,7 +187,16 @@ train("clip.yaml", "runs/a")
 """
 
 
-@pytest.mark.slow
+TWICE = "train was called while a worker process imports your script"
+
+
+def test_a_process_that_imports_its_parents_script_does_not_train(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(TrainingError, match=TWICE):
+        contrastive.train("clip.yaml", "runs/a")
+
+
+@pytest.mark.nightly  # by day without the process
 def test_a_script_without_a_guard_is_told_so(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     command("init", "flickr30k", "--with-data")
@@ -196,7 +207,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, monkeypatch, command):
         [sys.executable, "script.py"], capture_output=True, text=True, check=False
     )
     assert ended.returncode
-    assert "train was called while a worker process imports your script" in ended.stderr
+    assert TWICE in ended.stderr
 
 
 @pytest.mark.nightly

@@ -1,16 +1,21 @@
 """The model card: figures that were measured, of data that the model has not seen."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 import contrastive
+from contrastive import RunSpec
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.truncation import truncated_share
+from contrastive.exporters import record
 from contrastive.exporters.record import Record
+from contrastive.model import hub
+from tests.miniature import write_flickr30k
 from tests.toys import tiny_model, toy_spec
 
 
@@ -36,7 +41,11 @@ def test_the_card_of_an_export_has_the_figures_of_evaluate(run, command, tmp_pat
             assert row + f"{found.high:.1%} | {found.chance:.1%} |" in card
     assert "2 epochs of batches of 16" in card
     assert "None of its images was trained on" in card
-    assert "reads 100.0% of the captions to their end" in card
+    assert "reads every caption to its end" in card
+    assert "; `python verify.py` measures it again" in card
+    assert 'load_model("out")' in card
+    assert "--model out -o exported" in card
+    assert "# out\n" in card
     assert "Not stated" in card
     assert str(run.parent) not in card
     parsed = pytest.importorskip("huggingface_hub").ModelCard(card).data
@@ -46,6 +55,44 @@ def test_the_card_of_an_export_has_the_figures_of_evaluate(run, command, tmp_pat
         "recall_at_10",
     }
     assert "Not possible" in card.partition("### transformers")[2].partition("###")[0]
+
+
+def test_what_is_refused_is_refused_before_anything_is_measured(
+    run, command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(record, "measured", lambda *_, **__: pytest.fail("was measured"))
+    made = []
+    monkeypatch.setattr(hub, "check_repository", lambda name, **_: made.append(name))
+    out = tmp_path / "out"
+    for more, said in {
+        ("--to", "transformers"): "no place for",
+        ("--to", "onnx", "--tower", "audio"): "has no audio tower",
+        ("--to", "contrastive", "--int8"): "int8: ",
+        ("--to", "contrastive", "--private"): "--private: .* by --push OWNER/NAME",
+    }.items():
+        push = () if "--private" in more else ("--push", "me/toy")
+        done = command("export", *more, "-m", run, "-o", out, *push)
+        assert done.code == 2
+        assert re.search(said, done.err)
+        assert len(done.err.splitlines()) == 1
+    assert made == []
+
+
+def test_the_card_of_a_checkpoint_measured_elsewhere_says_both(run, command, tmp_path):
+    write_flickr30k(tmp_path / "other", images=24)
+    shutil.copytree(run / "checkpoints", tmp_path / "run" / "checkpoints")
+    shutil.copy(run / "log.jsonl", tmp_path / "run" / "log.jsonl")
+    *older, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    for folder in older:
+        shutil.rmtree(folder)
+    newest.rename(newest.with_name("step-00000003"))  # as if it had been stopped
+    data = f"type=flickr30k,folder={tmp_path / 'other'}"
+    given = ("-m", tmp_path / "run", "-o", tmp_path / "out", "--data", data)
+    done = command("export", "--to", "contrastive", *given)
+    assert done.code == 0, done.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "saved after 3 steps, before the run had ended" in card
+    assert "2 epochs of batches of 16" in card  # of the run, not of the data
 
 
 def test_figures_of_seen_data_are_refused(run, command, tmp_path):
@@ -60,6 +107,31 @@ def test_figures_of_seen_data_are_refused(run, command, tmp_path):
         contrastive.model_card(model, replace(report, split="train"))
     with pytest.raises(SpecError, match="record: what evaluate returned"):
         contrastive.model_card(model, {"R@1": 0.9})
+
+
+def test_a_model_that_does_not_know_what_it_was_trained_on_is_not_said_to_have_seen_nothing():
+    towers = {"text": {"encoder": {"type": "cbow", "width": 8}, "head": {"type": "linear"}}}
+    spec = {"embed_dim": 8, "towers": towers, "loss": {"type": "infonce"}}
+    spec["pairs"] = [("text", "text")]
+    model, rows = (
+        contrastive.build_model(spec),
+        [{"text": f"text {i}", "id": i // 2} for i in range(8)],
+    )
+    report = contrastive.evaluate(model, rows, split="full")
+    card = contrastive.model_card(model, report)
+    assert "has not seen" not in card
+    assert "None of its" not in card
+    assert "Whether training has seen some of it is not known" in card
+    run = RunSpec.model_validate(
+        {
+            "model": spec,
+            "data": {"type": "lines", "file": "texts.txt"},
+            "training": {"split": "full"},
+            "evaluation": {"split": None},
+        }
+    )
+    with pytest.raises(DataError, match="has none of seen data"):
+        contrastive.model_card(model, Record(report=report, run=run))
 
 
 def test_without_data_the_card_says_why_it_has_no_figures():

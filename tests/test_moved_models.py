@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,9 +114,45 @@ def test_a_whole_model_loads_where_nothing_else_is_to_the_same_bits(here, monkey
     assert equal(embeddings(load_model("again")), expected)
 
 
+@pytest.mark.parametrize("name", ["hf", "a file of weights, LoRA"])
+def test_a_whole_model_names_no_path_of_this_machine(here, monkeypatch, name):
+    place = here / "project" / "w"
+    shutil.copytree(place / "bert", here / "project" / "b" / "vit")  # two of one last name
+    image = {k: v.replace("w/", f"{place}/", 1) for k, v in PAIRS[name][0]["encoder"].items()}
+    text = PAIRS[name][1] | {"encoder": BERT | {"name": str(here / "project" / "b" / "vit")}}
+    model = model_of((PAIRS[name][0] | {"encoder": image}, text))
+    expected = embeddings(model)
+    model.save("whole", whole=True)
+    assert not [file for file in Path("whole").glob("*.json") if str(here) in file.read_text()]
+    (here / "elsewhere").mkdir()
+    shutil.move("whole", here / "elsewhere" / "given")
+    shutil.rmtree(here / "project")
+    monkeypatch.chdir(here / "elsewhere")
+    given = load_model("given")
+    assert given.spec.towers["text"].encoder.name == ("vit-1" if name == "hf" else "vit")
+    assert equal(embeddings(given), expected)
+    given.save("again")
+    shutil.rmtree("given")
+    assert equal(embeddings(load_model("again")), expected)
+
+
 def test_two_towers_of_one_folder_share_its_copy(here):
     model_of(PAIRS["dual"]).save("whole", whole=True)
     assert [path.name for path in (here / "project" / "whole" / "encoders").iterdir()] == ["0"]
+
+
+def test_a_file_of_weights_has_any_name_but_not_any_kind(here, monkeypatch):
+    (here / "project" / "w" / "net.safetensors").rename(here / "сеть & co.safetensors")
+    timm = {"type": "timm", "name": "test_resnet", "weights": str(here / "сеть & co.safetensors")}
+    model = model_of(({"encoder": timm}, {"encoder": CBOW, "frozen": "none"}))
+    expected = embeddings(model)
+    model.save("whole", whole=True)
+    (here / "сеть & co.safetensors").rename(here / "net.odd")
+    assert equal(embeddings(load_model("whole")), expected)
+    model.tower("image").paths = {"weights": str(here / "net.odd")}
+    with pytest.raises(WeightsError, match=r"net\.odd: a saved model has no files of this kind"):
+        model.save("odd", whole=True)
+    assert not (here / "project" / "odd").exists()
 
 
 def test_weights_that_are_trained_are_not_copied(here):

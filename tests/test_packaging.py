@@ -35,7 +35,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_has_the_package_with_its_data_and_nothing_else(wheel):
     names = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
-    data = [*TEMPLATES.rglob("*"), *(ROOT / "contrastive" / "prompts").iterdir()]
+    data = [*TEMPLATES.rglob("*"), *(ROOT / "contrastive" / "prompts").rglob("*")]
     data = {p.relative_to(ROOT) for p in data if p.is_file() and "__pycache__" not in p.parts}
     assert len(data) > 40
     assert data | {Path("contrastive/py.typed")} <= names

@@ -26,6 +26,7 @@ from tests.toys import toy_dict
 
 VERBS = ["answer", "caption", "classify", "compare", "evaluate", "generate", "probe", "rerank"]
 VERBS += [
+    "calibrate",
     "compositional",
     "search",
     "build_index",

@@ -20,6 +20,7 @@ from contrastive.reporting.run_log import read_log
 from contrastive.training import checkpoints, parallel, recorder
 from contrastive.training.batches import TrainingBatches
 from contrastive.training.train import train
+from tests.rank_agent import call_command, start_ranks
 from tests.toys import toy_dict, toy_spec
 
 PATIENCE = 600  # seconds until what hangs is given up; a run takes some
@@ -53,6 +54,28 @@ def torchrun(tmp_path):
     for process in started:
         process.terminate()  # torchrun ends those that it started
         process.communicate(timeout=PATIENCE)
+
+
+def be_agent(folder, arguments):
+    """Be what starts two ranks of the command line."""
+    for stream, name in ((1, "out"), (2, "told")):
+        os.dup2(os.open(folder / name, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream)
+    sys.argv = ["contrastive", "train", *arguments]
+    os._exit(start_ranks(2, folder, lambda _: call_command()))
+
+
+@pytest.fixture
+def forked_ranks(forkserver, tmp_path):
+    """Train as two ranks that need not import torch: ``forked_ranks(file, run, "--resume")``."""
+
+    def run(spec, run, *extra):
+        arguments = [str(spec), "--output", str(run), *extra]
+        agent = forkserver.Process(target=be_agent, args=(tmp_path, arguments))
+        agent.start()
+        agent.join()
+        return agent.exitcode, *((tmp_path / name).read_text() for name in ("out", "told"))
+
+    return run
 
 
 def steps(run):
@@ -224,7 +247,9 @@ def test_a_rank_that_is_killed_ends_all(tmp_path, in_ranks, victim, where, size)
 
 
 @pytest.mark.slow
-def test_two_ranks_train_the_model_of_one_also_when_interrupted(tmp_path, torchrun, in_ranks):
+def test_two_ranks_train_the_model_of_one_also_when_interrupted(
+    tmp_path, torchrun, forked_ranks, in_ranks
+):
     spec = toy_dict(tmp_path / "data", epochs=2, batch_size=15)  # one has a row more
     spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0
     one, two, broken = (tmp_path / name for name in ("one", "two", "broken"))
@@ -234,9 +259,8 @@ def test_two_ranks_train_the_model_of_one_also_when_interrupted(tmp_path, torchr
     assert told.count(f"interrupted at step {done} of 8; saved; go on with resume=True") == 1
     assert (broken / "checkpoints" / f"step-{done:08d}").is_dir()
     assert done < 8
-    process = torchrun(spec, broken, "--resume")
-    out, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told
+    code, out, told = forked_ranks(tmp_path / "spec.yaml", broken, "--resume")
+    assert code == 0, told
     assert told.count(f"resumed at step {done} of 8") == 1
     assert told.count("pairs, 4 steps an epoch") == 1
     assert told.count("epoch 2: ") == 1

@@ -13,6 +13,7 @@ import typer
 
 from contrastive.cli.options import app
 from contrastive.cli.verbs import add_verbs
+from tests.exports import here
 from tests.pages import PAGES, ROOT, stood_in
 
 SMALLER = [
@@ -35,6 +36,7 @@ PRINTED = {  # whatever the model has learned
     "compare": r"^the models agree on [0-6] of 6 images",
     "probe": r"│ linear, all +│ 1031 +│",
     "compositional": r"│ pairs │ .* │ 50 +│ 6 +│",
+    "calibrate": r"^image and text: expected calibration error \d\.\d{3} of 1,000 pairs ",
     "evaluate": r"^written: runs/emoji/clip_benchmark/emoji_test_\S*zeroshot_retrieval\.json$",
     "doctor": r"^runs/emoji: ",
 }
@@ -51,10 +53,14 @@ def typed() -> list[list[str]]:
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
-    """Run the demo in a folder that holds the examples, as a checkout does."""
+    """Run the demo in a folder that holds the examples, as a checkout does.
+
+    What is exported is compared in this process.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONTRASTIVE_MODEL", "runs/emoji")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
     monkeypatch.setattr(sys, "argv", ["examples/emoji/demo.py", *SMALLER])
     runpy.run_path("examples/emoji/demo.py", run_name="__main__")
 

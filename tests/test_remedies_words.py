@@ -156,3 +156,12 @@ def test_a_plugin_that_is_told_offers_what_it_is_told_for():
         for name, package in registry.plugin_hints.items():
             points = PLUGINS[package]["entry-points"]
             assert name in points[registry.group]
+
+
+def test_every_verb_that_takes_a_model_takes_what_its_messages_say_of_weights_that_moved():
+    add_verbs()
+    verbs = {name: verb.params for name, verb in get_command(app).commands.items()}
+    options = {name: {x for one in several for x in one.opts} for name, several in verbs.items()}
+    with_model = {name for name, several in options.items() if "--model" in several}
+    assert {"classify", "export"} <= with_model
+    assert {name for name in with_model if "--set" not in options[name]} == set()

@@ -1,15 +1,20 @@
 """Trackers and callbacks see what the log has, and a tracker that fails stops no run."""
 
 import json
+import shutil
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from contrastive import Callback, RunSpec, train
 from contrastive.config.bounds import Name
 from contrastive.console import told_to
 from contrastive.errors import MissingExtra, SpecError, TrainingError
-from contrastive.recipe.trackers import Tracker, trackers
+from contrastive.recipe.callback import RunInfo
+from contrastive.recipe.trackers import Tracker, mlflow, trackers
 from contrastive.training import tracking
 
 SEEN = []
@@ -38,6 +43,8 @@ class Stand(Callback):
     def note(self, *call):
         if call[0] == self.trouble:
             raise ConnectionError("no network")
+        if self.trouble == "exit" and call[0] == "on_step":
+            raise SystemExit("no network")
         if self.trouble == "slow":
             LET_GO.wait(30)
         SEEN.append(call)
@@ -115,14 +122,37 @@ def test_a_tracker_is_given_what_the_log_has_and_goes_on_from_the_checkpoint(tmp
     assert last[2] == {name: x for name, x in lines[-1].items() if name != "step"}
 
 
-@pytest.mark.parametrize("trouble", ["on_start", "on_step", "on_end", "missing"])
+def test_what_a_tracker_keeps_goes_with_a_run_to_a_storage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    spec = spec_in(tmp_path, checkpoint_every=2)
+
+    class Stop(Callback):
+        def on_step(self, step, metrics):
+            if step == 3:
+                raise ValueError("enough")
+
+    with pytest.raises(TrainingError, match="enough"):
+        train(spec, "memory://bucket/run", callbacks=[Stop()])
+    shutil.rmtree(tmp_path / "runs")  # as on another machine
+    SEEN.clear()
+    train(spec, "memory://bucket/run", resume=True)
+    name, done, state = SEEN[0]
+    assert (name, done > 0, state) == ("on_start", True, {"id": "of 0"})
+    kept = json.loads(MemoryFileSystem.store["/bucket/run/trackers.json"].getvalue())
+    assert kept == {"stand-in": {"id": f"of {done}"}}
+
+
+@pytest.mark.parametrize("trouble", ["on_start", "on_step", "on_end", "exit", "missing"])
 def test_a_tracker_that_fails_is_told_once_and_the_run_is_as_without(tmp_path, trouble):
     said = []
     with told_to(said.append):
         train(spec_in(tmp_path, trouble), tmp_path / "run")
     told = [line for line in said if "training.trackers: stand-in" in line]
     assert len(told) == 1, said
-    assert ("pip install" if trouble == "missing" else "ConnectionError: no network") in told[0]
+    said = {"missing": "pip install", "exit": "SystemExit: no network"}
+    assert said.get(trouble, "ConnectionError: no network") in told[0]
     train(spec_in(tmp_path, trackers=[]), tmp_path / "without")
     assert logged(tmp_path / "run") == logged(tmp_path / "without")
 
@@ -134,8 +164,32 @@ def test_a_tracker_that_hangs_holds_no_step_up(tmp_path, monkeypatch):
     with told_to(said.append):
         train(spec_in(tmp_path, "slow"), tmp_path / "run")
     LET_GO.set()
+    until = time.monotonic() + 30
+    while ("on_end",) not in SEEN and time.monotonic() < until:
+        time.sleep(0.01)
+    assert SEEN[-1] == ("on_end",)  # so that it closes what it has opened
     assert len(logged(tmp_path / "run")) == 6
     assert len([line for line in said if "stand-in is 3 calls behind" in line]) == 1
+
+
+def test_mlflow_goes_on_in_a_run_without_later_steps_or_evaluations(tmp_path, monkeypatch):
+    last = {"training/loss": 8, "evaluation/R": 8}
+    client = SimpleNamespace(
+        get_run=lambda _: SimpleNamespace(data=SimpleNamespace(metrics=last)),
+        get_metric_history=lambda _, name: [SimpleNamespace(step=last[name])],
+        update_run=lambda *_, **__: None,
+        get_experiment_by_name=lambda _: SimpleNamespace(experiment_id="1"),
+        create_run=lambda *_, **__: SimpleNamespace(info=SimpleNamespace(run_id="new")),
+    )
+    module = SimpleNamespace(MlflowClient=lambda _: client)
+    monkeypatch.setattr(mlflow, "require", lambda *_, **__: module)
+    said = []
+    for step, evaluated, goes_on in ((8, 8, "old"), (8, 10, "new")):
+        last["evaluation/R"] = evaluated
+        run = RunInfo("a", tmp_path, {}, step, None, tell=said.append, state={"id": "old"})
+        mlflow.MLflowCallback("e", None).on_start(run)
+        assert run.state == {"id": goes_on}
+    assert said == ["cannot take back steps: run new goes on from old"]
 
 
 def test_callbacks_are_told_apart_from_what_is_none(tmp_path):
@@ -144,16 +198,27 @@ def test_callbacks_are_told_apart_from_what_is_none(tmp_path):
             train(spec_in(tmp_path), tmp_path / "run", callbacks=given)
 
 
-def test_a_callback_that_draws_random_numbers_changes_nothing(tmp_path):
+def test_a_callback_that_draws_random_numbers_or_changes_modes_changes_nothing(tmp_path):
     import torch
 
-    class Draws(Callback):
-        def on_step(self, step, metrics):
-            torch.rand(5)
+    given = []
 
-    train(spec_in(tmp_path, trackers=[]), tmp_path / "a", callbacks=[Draws()])
+    class Changes(Callback):
+        def on_start(self, run):
+            self.model = run.model
+
+        def on_step(self, step, metrics):
+            given.append(dict(metrics))
+            torch.rand(5)
+            self.model.eval()
+            torch.set_grad_enabled(False)
+            metrics.clear()
+
+    train(spec_in(tmp_path), tmp_path / "a", callbacks=[Changes(), Changes()])
     train(spec_in(tmp_path, trackers=[]), tmp_path / "b")
     assert logged(tmp_path / "a") == logged(tmp_path / "b")
+    assert given[::2] == given[1::2] == [call[2] for call in SEEN if call[0] == "on_step"]
+    assert all(given)
 
 
 def test_validate_tells_what_is_not_installed_with_the_line_that_installs_it(tmp_path, command):

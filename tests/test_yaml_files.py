@@ -447,7 +447,7 @@ PLACES = st.sampled_from(["training.lr", "model", "model.loss", "evaluation.temp
 
 @pytest.mark.slow
 @given(overrides=st.lists(st.text() | st.builds("{}={}".format, PLACES, st.text()), max_size=3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_override_fits_or_is_refused(overrides, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "one.yaml"
     path.write_text(SPEC)

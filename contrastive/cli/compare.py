@@ -46,7 +46,10 @@ def compare(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="Names of the classes, joined by commas; one with a comma in quotes."),
+        typer.Option(
+            help="Names of the classes, joined by commas, one with a comma in quotes; or a set, "
+            "such as imagenet."
+        ),
     ] = None,
     classes_file: ClassesFile = None,
     template: Template = None,

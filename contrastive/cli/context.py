@@ -338,6 +338,8 @@ def names_in(text: str | None) -> list[str]:
 def classes_in(text: str | None, file: Path | None) -> list[str]:
     """Return the names of classes, of --classes or the lines of --classes-file.
 
+    One name alone may be that of a set, such as imagenet.
+
     Raises:
         SpecError: both are given.
         DataError: the file cannot be read, or has no names, or one that is no text.
@@ -349,7 +351,7 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
         names = names_in(text)
         if len(names) == 1 and (path := Path(names[0].removeprefix("@"))).is_file():
             say(f"--classes: {names[0]} is taken as a name; to read it, --classes-file {path}")
-        return names
+        return _of_set(names[0]) if len(names) == 1 else names
     from contrastive.datasets.tables.text_decoding import read_lines, text_problem
 
     names = {n: line.strip() for n, line in enumerate(read_lines(file), 1) if line.strip()}
@@ -358,6 +360,17 @@ def classes_in(text: str | None, file: Path | None) -> list[str]:
             msg = f"{file}:{number}: the name {flaw}"
             raise DataError(msg)
     return [*names.values()]
+
+
+def _of_set(name: str) -> list[str]:
+    """Return the names of the set that a name is of, or the name."""
+    from contrastive.prompts.class_sets import CLASS_SETS, class_names
+
+    if name not in CLASS_SETS:
+        return [name]
+    names = class_names(name)
+    say(f"--classes {name}: the {len(names):,} classes of that set; --classes-file takes a name")
+    return [*names]
 
 
 def readable_images(images: list[Path]) -> list[Path]:

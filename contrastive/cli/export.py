@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Data, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Json, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.console import say
-from contrastive.errors import DataError
+from contrastive.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from contrastive.data.samples import Samples
@@ -59,20 +59,26 @@ def export(
     private: Annotated[
         bool, typer.Option("--private", help="With --push: a new repository is private.")
     ] = False,
+    changes: Changes = None,
     trusted: Trusted = False,
     as_json: Json = False,
 ) -> None:
     """Write the model as a folder that another program opens, and compare its embeddings there."""
+    from contrastive.exporters import check_export
     from contrastive.exporters import export as write
     from contrastive.exporters.folder import check_is_model, check_place
     from contrastive.model.hub import check_repository
 
     check_place(output)
-    context = Context(model, device="cpu", trusted=trusted)
+    context = Context(model, device="cpu", trusted=trusted, changes=changes)
     check_is_model(context.folder)
-    if push:
-        check_repository(push, private=private or None, token=None)
+    if private and not push:
+        msg = "--private: is of a repository; give it by --push OWNER/NAME"
+        raise SpecError(msg)
     loaded = context.model
+    check_export(loaded, to, tower=tower, int8=int8)  # before minutes of measuring
+    if push:  # no repository is made for an export that is refused
+        push = check_repository(push, private=private or None, token=None)
     samples = _samples(context, split, data)
     record = _record(context, samples, split, data, licence)
     done = write(
@@ -103,9 +109,18 @@ def _record(
     """Return what the model card says: measured now, and written down by the run."""
     from contrastive.data.worker_processes import worker_count
     from contrastive.exporters.record import Record, measured, run_log
+    from contrastive.model.run_checkpoints import step_in
 
-    run = context.run(data) if context.has_run or data else None
-    known = Record(run=run, log=run_log(context.folder), licence=licence)
+    own = context.run() if context.has_run else None
+    run = context.run(data) if data else own
+    step = step_in(context.saved.path.name) if context.saved else None
+    known = Record(
+        run=own,
+        data=run.data if run else None,
+        step=step,
+        log=run_log(context.folder, step=step),
+        licence=licence,
+    )
     if not licence:
         say("the model card names no licence; to name one: --license apache-2.0")
     if samples is None or run is None:

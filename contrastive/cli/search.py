@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from contrastive.cli.context import Context
-from contrastive.cli.options import Changes, Data, Device, Json, Model, Split, Trusted
+from contrastive.cli.options import Changes, Data, Device, Json, MinPrecision, Model, Split, Trusted
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
 
@@ -59,6 +59,7 @@ def search(
         bool, typer.Option("--outliers", help="Rows of the index that are far from all, no QUERY.")
     ] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    min_precision: MinPrecision = None,
     model: Model = None,
     changes: Changes = None,
     trusted: Trusted = False,
@@ -115,7 +116,7 @@ def search(
         images=images,
         texts=texts,
         samples=None
-        if opened
+        if index
         else lambda: context.samples(split, data, remedy="--data, --images, --texts or --index"),
         index=opened,
         where=where or (),
@@ -123,6 +124,7 @@ def search(
         query_modality=query_modality,
         compose=compose,
         k=k,
+        min_precision=min_precision,
         cache=context.cache,
     )
     show([hit.as_dict() for hit in hits], as_json, hits_table(hits))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PANELS = {
     "Begin": ("init", "validate", "schema"),
     "Train": ("train",),
-    "Measure": ("evaluate", "probe", "compositional", "compare", "doctor"),
+    "Measure": ("evaluate", "probe", "compositional", "compare", "calibrate", "doctor"),
     "Use": ("classify", "caption", "answer", "search", "embed", "index", "generate"),
     "Data": ("data",),
     "Share": ("export",),

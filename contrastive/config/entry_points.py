@@ -95,11 +95,7 @@ def disable_entry_point_scans() -> None:
 
     They would fail on import. Child processes inherit the setting.
     """
-    from importlib.metadata import entry_points
-
-    try:
-        entry_points(group="contrastive")
-    except Exception:  # a stranger's file fails in many ways
+    if not _everything(_searched()).all_readable:
         _disable_extensions()
 
 
@@ -153,7 +149,10 @@ def normalized_name(name: str) -> str:
 
 
 def _entry_points(group: str) -> list[EntryPoint]:
-    return [*_everything(_searched()).select(group=group)]
+    everything = _everything(_searched())
+    if not everything.all_readable:
+        _disable_extensions()  # of what is imported next
+    return [*everything.points.select(group=group)]
 
 
 def _searched() -> tuple[tuple[str, int], ...]:
@@ -165,20 +164,27 @@ def _searched() -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=1)
-def _everything(_: tuple[tuple[str, int], ...]) -> EntryPoints:
+@dataclass(frozen=True)
+class _Found:
+    """The entry points of all packages, or of those whose can be read."""
+
+    points: EntryPoints
+    all_readable: bool
+
+
+@lru_cache(maxsize=4)  # a folder may be searched for a moment
+def _everything(_: tuple[tuple[str, int], ...]) -> _Found:
     """Return what all packages offer, which is read once for all groups."""
     from importlib.metadata import EntryPoints, distributions, entry_points
 
-    try:
-        return cast("EntryPoints", entry_points())  # SelectableGroups of Python 3.11, too
+    try:  # SelectableGroups of Python 3.11, too
+        return _Found(cast("EntryPoints", entry_points()), all_readable=True)
     except Exception:  # one package's entry points cannot be read; the others can
-        _disable_extensions()  # of what is imported next
         points: list[EntryPoint] = []
         for dist in distributions():
             with suppress(Exception):  # ``unreadable`` tells of it
                 points += dist.entry_points
-        return EntryPoints(points)
+        return _Found(EntryPoints(points), all_readable=False)
 
 
 def _mentions_us(dist: Distribution) -> bool:

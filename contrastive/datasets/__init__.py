@@ -18,6 +18,7 @@ from contrastive.config.registry import Registry
 from contrastive.config.renamed import warn
 from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
 from contrastive.prompts import Templates
+from contrastive.prompts.class_sets import ClassSetName
 
 Purpose = Literal["training", "evaluation"]
 """What samples are read for; some datasets draw one of several captions while training.
@@ -321,6 +322,9 @@ class ClassFolders(Dataset):
     """Templates with {} for the class, or the name of a set such as imagenet-7, that make captions
     to train on: each image has one of them, and the images of a class are positives of each other.
     Evaluation reads no captions, but measures zero-shot accuracy."""
+    classes: ClassSetName | None = None
+    """A set of class names such as imagenet: folders are called by its WordNet ids (or other ids),
+    numbers or names, and classes by its names."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the images in val, and again in test, where only the hash decides."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -336,6 +340,7 @@ class ClassFolders(Dataset):
         Raises:
             DataError: the folder is missing, or has no images in that split, or none in folders of
                 which to make captions.
+            SpecError: a folder is called by no class of ``classes``.
         """
         from contrastive.datasets.class_folders import read
 

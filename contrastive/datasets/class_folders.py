@@ -24,6 +24,7 @@ from contrastive.datasets.single_modality import filled, wanted_splits
 from contrastive.datasets.splits import SPLITS, one_of, split_named, split_of, tell_of_others
 from contrastive.errors import DataError
 from contrastive.prompts import tell_of_names
+from contrastive.prompts.class_sets import class_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,7 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> Columns:
     numbers = array("i")
     label_codes = array("i")
     labels: dict[str, str] = {}
+    called = _names_of_set(config, folder, homes, places) if config.classes else {}
     codes = Codes()
     spellings: dict[str, dict[str, None]] = {}
     for number, place in enumerate(places):
@@ -59,7 +61,7 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> Columns:
             continue  # beside the folders of the splits
         below = rest if home else place
         name = normalize("NFC", below.rpartition("/")[0])
-        label = name.replace("_", " ").strip()
+        label = called.get(name) or name.replace("_", " ").strip()
         labels.setdefault(label, place)
         spellings.setdefault(label, {})[name] = None
         if (home or split_of(place, config.holdout)) in wanted:
@@ -88,6 +90,17 @@ def read(config: ClassFolders, split: str, *, purpose: Purpose) -> Columns:
         tell_of_names(classes, config.captions)
         columns |= _captions(rows, config.captions, folder) if len(rows) else {}
     return filled(rows, split, folder)
+
+
+def _names_of_set(
+    config: ClassFolders, folder: Path, homes: dict[str, str], places: Sequence[str]
+) -> dict[str, str]:
+    """Return the name of the class of each folder, by the set of ``config.classes``."""
+    parts = [place.partition("/") for place in places] if homes else []
+    below = [rest for top, _, rest in parts if top in homes] if homes else places
+    names = dict.fromkeys(normalize("NFC", place.rpartition("/")[0]) for place in below)
+    names.pop("", None)  # of an image in no folder
+    return class_set(config.classes or "").names_of([*names], folder)
 
 
 def _homes(folder: Path, places: Sequence[str]) -> dict[str, str]:

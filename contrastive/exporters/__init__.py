@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from contrastive.config.arguments import check_model, path_of
+from contrastive.console import say
 from contrastive.errors import SpecError
 from contrastive.exporters.targets import check, module_of, target_named
 
@@ -63,8 +64,28 @@ class Exported:
         """
         from contrastive.model.hub import check_repository, upload
 
-        check_repository(repo_id, private=private, token=token)
+        repo_id = check_repository(repo_id, private=private, token=token)
         return upload(self.folder, repo_id, token=token, commit_message=commit_message)
+
+
+def check_export(
+    model: ContrastiveModel, to: Program, *, tower: str | None = None, int8: bool = False
+) -> list[str]:
+    """Insist that ``export`` can write a model for a program; return the towers that are written.
+
+    Raises:
+        SpecError: it cannot; says what is possible.
+        MissingExtra: a library is not installed.
+    """
+    target_named(to)
+    if int8 and to != "onnx":
+        msg = f"int8: {to} has no files with weights of 8 bits; leave it out, or take onnx"
+        raise SpecError(msg)
+    towers = [*model.towers] if tower is None else [tower]
+    for modality in towers:
+        model.tower(modality)
+    check(model, to, towers)
+    return towers
 
 
 def export(
@@ -91,7 +112,7 @@ def export(
             ``contrastive``, this package, for a saved model with all that it needs.
         output: the folder; it is made, or replaced if ``export`` wrote it.
         samples: a built dataset, such as a test split, of which 32 samples are compared and kept in
-            the folder; by default samples are generated.
+            the folder, beside some odd ones; by default samples are generated.
         tower: export this modality alone; by default all.
         keep_samples: keep the samples and ``verify.py`` in the folder.
         int8: write a second, smaller file of each tower, too, with weights of 8 bits, and measure
@@ -118,28 +139,25 @@ def export(
 
     check_model(model)
     place = path_of("output", output)
-    target = target_named(to)
-    if int8 and to != "onnx":
-        msg = f"int8: {to} has no files with weights of 8 bits; leave it out, or take onnx"
-        raise SpecError(msg)
-    module = module_of(target)
-    towers = [*model.towers] if tower is None else [tower]
-    for modality in towers:
-        model.tower(modality)
+    towers = check_export(model, to, tower=tower, int8=int8)
     check_place(place)
-    check(model, to, towers)
+    target = target_named(to)
+    module = module_of(target)
     model = on_cpu(model)
     plain = model if target.ours else plain_model(model)
     with building(place, plain, to, towers) as folder:
+        say(f"writing {place}, for {to}")
         notes = module.write(plain, folder, towers)
         write_verification(model, folder, target, towers, samples)
+        say(f"{to} opens it in a process of its own, to compare")
         found = verified(folder, to, target, keep_samples=keep_samples)
         if int8:
             from contrastive.exporters.onnx.int8 import write_int8
 
             notes += write_int8(plain, folder, towers, samples)
-        known = replace(record or Record(), differences=found.differences)
-        write_card(folder, model_card(model, known, to=to, repo_id=repo_id or ALONE))
+        known = replace(record or Record(), differences=found.differences, repeatable=keep_samples)
+        name = repo_id or place.resolve().name or ALONE
+        write_card(folder, model_card(model, known, to=to, repo_id=name))
     return Exported(
         folder=place,
         to=to,

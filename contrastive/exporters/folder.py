@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from contrastive.data.storage.atomic_files import BUILT, DROPPED, beside, leftovers, put, write
 from contrastive.data.storage.folders import check_writable_folder
 from contrastive.errors import ContrastiveError, DataError, reason_of
-from contrastive.model.saved_files import read_json
+from contrastive.model.saved_files import EXPORT, read_json
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.version import __version__
 
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
     from contrastive.model.model import ContrastiveModel
 
-ABOUT = "export.json"
 FORMAT = 1
+OF_RUST = "(os error "
+"""What libraries of Rust, such as tokenizers, say of the system's errors, of no class of theirs."""
+BYTECODE = "__pycache__"
+"""Python leaves it where a script such as ``verify.py`` has run."""
 
 
 def check_place(place: Path) -> None:
@@ -44,8 +47,8 @@ def check_place(place: Path) -> None:
     there = _files(place)
     if not there:
         return
-    if ABOUT not in there:
-        msg = f"{place}: is there already, and holds no {ABOUT}; give another folder"
+    if EXPORT not in there:
+        msg = f"{place}: is there already, and holds no {EXPORT}; give another folder"
         raise DataError(msg)
     if others := sorted(there - _listed(place)):
         msg = f"{place}: holds {others[0]}, which is not of the export; move it, or give another"
@@ -97,7 +100,9 @@ def building(
             shutil.rmtree(folder, ignore_errors=True)
     except ContrastiveError:
         raise
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if not (isinstance(error, (OSError, SafetensorError)) or OF_RUST in str(error)):
+            raise
         msg = f"{place}: cannot be written: {reason_of(error)}"
         raise DataError(msg) from error
 
@@ -116,9 +121,9 @@ def _write_about(folder: Path, model: ContrastiveModel, to: str, towers: Sequenc
         "logit_bias": None if bias is None else bias.item(),
         "how_to_score": "logits = logit_scale * cosine + logit_bias (where it is not null)",
     }
-    about["files"] = sorted({*_files(folder), ABOUT})
+    about["files"] = sorted({*_files(folder), EXPORT})
     content = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    write(folder / ABOUT, [content.encode()])
+    write(folder / EXPORT, [content.encode()])
 
 
 def _tower(model: ContrastiveModel, modality: str) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def _files(folder: Path) -> set[str]:
     return {
         path.relative_to(folder).as_posix()
         for path in (folder.rglob("*") if folder.is_dir() else ())
-        if path.is_symlink() or not path.is_dir()
+        if (path.is_symlink() or not path.is_dir()) and path.parent.name != BYTECODE
     }
 
 
@@ -151,16 +156,21 @@ def _listed(folder: Path) -> set[str]:
 def _about(folder: Path) -> dict[str, Any]:
     """Return what an export says of itself; nothing if it cannot be read."""
     with suppress(OSError, ValueError, RecursionError, ContrastiveError):
-        about = read_json(folder / ABOUT)
+        about = read_json(folder / EXPORT)
         if isinstance(about, dict):
             return cast("dict[str, Any]", about)
     return {}
 
 
 def _flush(folder: Path) -> None:
-    """Have all files of a folder on the disk."""
+    """Have all files of a folder on the disk, for all to read who may read the first of ours.
+
+    safetensors writes files that their owner alone can read, and a server is often another user.
+    """
+    mode = (folder / EXPORT).stat().st_mode
     for name in _files(folder):
         with (folder / name).open("rb+") as file:
+            (folder / name).chmod(mode)
             os.fsync(file.fileno())
 
 

@@ -16,12 +16,16 @@ from contrastive.evaluation.evaluate import EvaluationReport
 from contrastive.exporters.record import Record
 from contrastive.exporters.targets import TARGETS, Program, refusal, usage_of
 from contrastive.model.hub import ALONE, LIBRARY
+from contrastive.model.scores import calibration_of
 from contrastive.reporting.clip_benchmark import dataset_name
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contrastive.evaluation.intervals import Estimate
     from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import RunSpec
 
 INSTALL: dict[Program, str] = {
     "contrastive": 'pip install "contrastive-kit[all]"',
@@ -44,7 +48,7 @@ def model_card(
         model: the model.
         record: what is known of it; or what ``evaluate`` found on data that it has not seen.
         to: the program that the card's folder is for.
-        repo_id: the repository that it goes to.
+        repo_id: the repository that it goes to; or the name of its folder, which has no slash.
 
     Raises:
         SpecError: ``record`` is something else.
@@ -62,7 +66,8 @@ def model_card(
         f"# {name}",
         _what(model, to),
         "## Measured",
-        _measured(known),
+        _measured(model, known),
+        _calibrated(model),
         "## Trained",
         _trained(model, known),
         "## Load it",
@@ -141,15 +146,17 @@ def _frozen(model: ContrastiveModel, modality: str) -> str:
     )
 
 
-def _measured(known: Record) -> str:
+def _measured(model: ContrastiveModel, known: Record) -> str:
     report = known.report
     if report is None:
         return f"Not measured: {known.why_not}."
-    check_held_out(report)
+    check_held_out(report, known.run)
+    compared = [modality for modality, hashes in model.seen.items() if len(hashes)]
+    unseen = ", which training has not seen" if compared else ""
     split = f"the split `{report.split}`" if report.split else "data"
-    of = f" of {dataset_name(known.run.data)}" if known.run else ""
+    of = f" of {name}" if (name := _measured_on(known)) else ""
     lines = [
-        f"On {split}{of}, which training has not seen. Intervals are of 95 %, by bootstrap over "
+        f"On {split}{of}{unseen}. Intervals are of 95 %, by bootstrap over "
         "groups; chance is what guessing would give."
     ]
     lines += ["", "| metric | value | interval | chance | of |", "|---|---|---|---|---|"]
@@ -163,24 +170,48 @@ def _measured(known: Record) -> str:
         found = report.classification
         among = f"{found.images:,} {found.modality} samples, {found.classes:,} classes"
         lines.append(f"| zero-shot top-1 | {_row(found.accuracy)} | {among} |")
-    lines += ["", _leaks(report)]
+    lines += ["", _leaks(report, compared)]
     if known.truncated is not None:
         lines.append(
-            f"The text tower reads {1 - known.truncated:.1%} of the captions to their end; of "
-            "the others, the end is cut off."
+            f"The text tower does not read the end of {known.truncated:.2%} of the captions."
+            if known.truncated
+            else "The text tower reads every caption to its end."
         )
     lines += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
-    lines.append("What a score is worth as a probability is not calibrated.")
     return "\n".join(lines)
 
 
-def check_held_out(report: EvaluationReport) -> None:
+def _calibrated(model: ContrastiveModel) -> str:
+    """Return what a cosine is worth as a probability, if that is known."""
+    calibration = calibration_of(model)
+    if calibration is None:
+        return "What a score is worth as a probability is not calibrated."
+    lines = [
+        f"Scores are calibrated on {calibration.fitted_on} (`calibration.json` of the saved "
+        "model). At even odds, two samples of a cosine `c` belong together with a probability of:",
+        "",
+    ]
+    lines += [
+        f"- {name.replace('_', ' and ', 1)}: `1 / (1 + exp(-({fit.slope:.4g} * c + "
+        f"{fit.offset:.4g})))`"
+        for name, fit in calibration.pairs.items()
+    ]
+    return "\n".join(lines)
+
+
+def _measured_on(known: Record) -> str:
+    """Return what to call the data of the report; "" if that is not known."""
+    data = known.data or (known.run and known.run.data)
+    return dataset_name(data) if data else ""
+
+
+def check_held_out(report: EvaluationReport, run: RunSpec | None = None) -> None:
     """Insist that a report is of data that the model has not seen, as far as it says.
 
     Raises:
         DataError: it is not.
     """
-    if report.split == "train":
+    if report.split in ("train", run.training.split if run else "train"):
         msg = "the report is of the training split, and a card has none of seen data; measure on"
         raise DataError(f"{msg} another split")
 
@@ -189,13 +220,19 @@ def _row(found: Estimate) -> str:
     return f"{found.value:.1%} | {found.low:.1%} to {found.high:.1%} | {found.chance:.1%}"
 
 
-def _leaks(report: EvaluationReport) -> str:
+def _leaks(report: EvaluationReport, compared: Sequence[str]) -> str:
+    if not compared:
+        return (
+            "Whether training has seen some of it is not known: the model keeps no hashes of what "
+            "it was trained on; of texts it never does."
+        )
     if report.dropped:
         return (
             f"{report.dropped:,} rows that training has too, by the SHA-256 of their content, or "
             "that are of their groups, were left out."
         )
-    return "None of its images was trained on, by the SHA-256 of their content."
+    what = " and ".join("images" if m == "image" else f"{m} samples" for m in compared)
+    return f"None of its {what} was trained on, by the SHA-256 of their content."
 
 
 def _trained(model: ContrastiveModel, known: Record) -> str:
@@ -205,10 +242,12 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
         lines.append("- data and settings: not recorded with the model")
     else:
         training = known.run.training
+        name, kind = dataset_name(known.run.data), type(known.run.data)
+        kind = kind.registry.name_of(kind)
+        epochs = "epoch" if training.epochs == 1 else "epochs"
         lines += [
-            f"- data: {dataset_name(known.run.data)} "
-            f"({type(known.run.data).registry.name_of(type(known.run.data))})",
-            f"- {training.epochs} epochs of batches of {training.batch_size:,}, learning rate "
+            f"- data: {name}" + ("" if kind == name else f" ({kind})"),
+            f"- {training.epochs} {epochs} of batches of {training.batch_size:,}, learning rate "
             f"{training.lr:g}, weight decay {training.weight_decay:g}, seed {training.seed}",
         ]
     if facts := next((line["run"] for line in reversed(known.log) if "run" in line), None):
@@ -217,6 +256,8 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
         lines.append(
             f"- {facts.get('steps', 0):,} steps in {facts.get('precision', 'fp32')}{pairs}"
         )
+    if known.step is not None and known.step != (facts or {}).get("steps"):
+        lines.append(f"- saved after {known.step:,} steps, before the run had ended")
     validated = next((line for line in reversed(known.log) if "evaluation" in line), None)
     if validated:
         found = validated.get("evaluation", {"retrieval": {}})["retrieval"]
@@ -233,18 +274,23 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
             )
     if known.differences:
         differ = ", ".join(f"{m} {x:.1e}" for m, x in known.differences.items())
-        lines.append(f"- this folder's embeddings differ from the trained model's by {differ}")
+        again = "; `python verify.py` measures it again" if known.repeatable else ""
+        lines.append(
+            f"- this folder's embeddings differ from the trained model's by {differ}{again}"
+        )
     lines.append(f"- written by contrastive-kit {__version__}")
     return "\n".join(lines)
 
 
 def _loading(model: ContrastiveModel, to: Program, repo_id: str) -> str:
     towers = [*model.towers]
+    on_hub = "/" in repo_id
+    name = f"hf:{repo_id}" if on_hub else repo_id
     parts: list[str] = []
     for program in TARGETS:
         if program == to:
-            place = f"hf:{repo_id}" if program == "contrastive" else repo_id
-            if program == "onnx":
+            place = name if program == "contrastive" else repo_id
+            if program == "onnx" and on_hub:
                 place = repo_id.rpartition("/")[2]
                 lead = f"```console\n$ hf download {repo_id} --local-dir {place}\n```\n\n"
             else:
@@ -253,17 +299,33 @@ def _loading(model: ContrastiveModel, to: Program, repo_id: str) -> str:
                 f"### {program}\n\n```console\n$ {INSTALL[program]}\n```\n\n{lead}"
                 f"```python\n{usage_of(program, Path(place), towers)}\n```"
             )
+        elif (to, program) == ("transformers", "sentence-transformers") and _opens(model):
+            parts.append(
+                f"### {program}\n\nIt opens the same folder. Its embeddings have the "
+                "same direction, and length 1 by `encode(..., normalize_embeddings=True)`.\n\n"
+                f"```console\n$ {INSTALL[program]}\n```\n\n"
+                f"```python\n{usage_of(program, Path(repo_id), towers)}\n```"
+            )
         elif to != "contrastive":
             parts.append(f"### {program}\n\nNot from this folder, which is for {to}.")
         elif problem := refusal(model, program, towers):
             parts.append(f"### {program}\n\nNot possible: {problem}.")
         else:
-            command = f"contrastive export --to {program} --model hf:{repo_id} -o exported"
+            command = f"contrastive export --to {program} --model {name} -o exported"
             parts.append(
                 f"### {program}\n\n```console\n$ {INSTALL['contrastive']}\n$ {command}\n```\n\n"
                 f"```python\n{usage_of(program, Path('exported'), towers)}\n```"
             )
     return "\n\n".join(parts)
+
+
+def _opens(model: ContrastiveModel) -> bool:
+    """Whether sentence-transformers embeds as the model does what is written for transformers.
+
+    It pads texts to the longest, which SigLIP's towers do not.
+    """
+    preprocess: Any = model.tower("text").encoder.preprocess
+    return preprocess.padding == "longest"
 
 
 def _licence(known: Record) -> str:
@@ -294,7 +356,7 @@ def _metadata(model: ContrastiveModel, known: Record, to: Program, name: str) ->
 def _results(hub: Any, known: Record) -> list[Any]:
     if known.report is None:
         return []
-    data = dataset_name(known.run.data) if known.run else "data"
+    data = _measured_on(known) or "data"
     return [
         hub.EvalResult(
             task_type="zero-shot-image-classification" if "top-1" in name else "retrieval",

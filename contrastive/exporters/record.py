@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contrastive.data.samples import Samples
+    from contrastive.datasets import Dataset
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.model.model import ContrastiveModel
     from contrastive.reporting.run_log import LogLine
@@ -35,10 +36,16 @@ class Record:
     """Share of the captions whose end the text tower does not read."""
     run: RunSpec | None = None
     """That trained it."""
+    data: Dataset | None = None
+    """What the report is of; those of the run if not given."""
+    step: int | None = None
+    """After which it was saved, if the run goes on from there, or had to end."""
     log: Sequence[LogLine] = ()
     """Of that run."""
     differences: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of an export, by modality, to the model that was trained."""
+    repeatable: bool = False
+    """The folder has the samples of that comparison, and ``verify.py``."""
     licence: str | None = None
     """Its identifier on the Hub, such as ``apache-2.0``."""
 
@@ -61,8 +68,12 @@ def measured(model: ContrastiveModel, samples: Samples, **settings: Any) -> Reco
     return Record(report=report, truncated=share)
 
 
-def run_log(model: Path) -> Sequence[LogLine]:
-    """Return the log of the run whose folder, or whose model's folder, is given; empty without."""
+def run_log(model: Path, *, step: int | None = None) -> Sequence[LogLine]:
+    """Return the log of the run whose folder, or whose model's folder, is given; empty without.
+
+    Lines after ``step`` are left out.
+    """
     places = {"model": model.parent, "checkpoints": model.parent.parent}
     folder = places.get(model.name) or places.get(model.parent.name) or model
-    return read_log(folder / LOG, steps=1) if (folder / LOG).is_file() else ()
+    lines = read_log(folder / LOG, steps=1) if (folder / LOG).is_file() else ()
+    return [line for line in lines if step is None or line.get("step", 0) <= step]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from contrastive.encoders.given_module import GivenModule
 from contrastive.errors import SpecError
+from contrastive.exporters.targets import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,4 +40,4 @@ def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[
 def usage(folder: Path, towers: Sequence[str]) -> str:
     """Return how the folder is loaded."""
     del towers
-    return f'from contrastive import load_model\nmodel = load_model("{folder.as_posix()}")'
+    return f"from contrastive import load_model\nmodel = load_model({quoted(folder)})"

@@ -27,6 +27,7 @@ from contrastive.exporters import transformers as dual
 from contrastive.exporters.st_heads import head_modules, head_problem
 from contrastive.exporters.st_peers import Route, peer_problem, peer_route, with_prompt
 from contrastive.exporters.st_transformers import model_modules, model_problem, padding_problem
+from contrastive.exporters.targets import quoted
 from contrastive.exporters.timm_networks import timm_problem, write_timm
 from contrastive.heads import Mlp
 
@@ -117,7 +118,7 @@ def usage(folder: Path, towers: Sequence[str]) -> str:
     """Return how the folder is loaded."""
     lines = [
         "from sentence_transformers import SentenceTransformer",
-        f'model = SentenceTransformer("{folder.as_posix()}")',
+        f"model = SentenceTransformer({quoted(folder)})",
     ]
     if "image" in towers:
         lines.insert(0, "from PIL import Image")

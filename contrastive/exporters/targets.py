@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -118,3 +119,8 @@ def refusal(model: ContrastiveModel, to: Program, towers: Sequence[str]) -> str:
 def usage_of(to: Program, folder: Path, towers: Sequence[str]) -> str:
     """Return the lines of Python that load a folder of a program."""
     return module_of(TARGETS[to]).usage(folder, towers)
+
+
+def quoted(folder: Path) -> str:
+    """Return a folder as Python has it in quotes, whatever its name is."""
+    return json.dumps(folder.as_posix(), ensure_ascii=False)

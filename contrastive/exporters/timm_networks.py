@@ -43,7 +43,7 @@ def timm_problem(spec: ResNet | Timm | ViT, encoder: EncoderModule) -> str:
         name, timm = config["architecture"], require("timm", extra="timm")
         return (
             f"timm {timm.__version__} does not build {name} for transformers ({reason_of(error)}); "
-            "update timm"
+            "pip install --upgrade timm (1.0.21 builds vision transformers)"
         )
     wanted = {name: tensor.shape for name, tensor in module.net.state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in other.state_dict().items()}:

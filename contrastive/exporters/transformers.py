@@ -11,6 +11,7 @@ from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.errors import SpecError
+from contrastive.exporters.targets import quoted
 from contrastive.exporters.tokenizers import plain_tokenizer
 from contrastive.heads import Identity
 
@@ -69,6 +70,14 @@ def check_halves(model: ContrastiveModel) -> None:
         whole = type(image)(_config(model))
     wanted = whole.state_dict()
     given = image.state_dict() | text.state_dict()
+    for name, tensor in wanted.items():
+        if name in given and given[name].shape != tensor.shape:
+            msg = (
+                f"towers: the halves are of two models that do not fit each other ({name} is "
+                f"{[*given[name].shape]}, not {[*tensor.shape]}), of which transformers makes no "
+                "one model"
+            )
+            raise SpecError(msg)
     lacking = [x for x in wanted if x not in given and x not in SCALES and not _is_unused(x)]
     if SCALES[0] not in wanted or lacking:
         what = f"has {lacking[0]}, which neither tower has" if lacking else "has no logit scale"
@@ -106,8 +115,8 @@ def usage(folder: Path, towers: Sequence[str]) -> str:
     del towers
     return (
         "from transformers import AutoModel, AutoProcessor\n"
-        f'model = AutoModel.from_pretrained("{folder.as_posix()}")\n'
-        f'processor = AutoProcessor.from_pretrained("{folder.as_posix()}")'
+        f"model = AutoModel.from_pretrained({quoted(folder)})\n"
+        f"processor = AutoProcessor.from_pretrained({quoted(folder)})"
     )
 
 

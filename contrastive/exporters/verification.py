@@ -46,6 +46,8 @@ SCRIPT = "verify.py"
 KEPT = "verify"
 SAMPLES = 32
 SIDE = 512  # pixels of the longer side of a stored image: a folder of some megabytes
+SIZES = ((97, 64), (50, 131), (203, 100), (111, 75))
+"""Of images that are compared besides, since all of the data may have one shape."""
 LONG = 700  # words of the text that is longer than any tower reads
 SOME_WORDS = ("a", "photo", "of", "the", "small", "red", "square", "and", "two", "blue", "circles")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -111,7 +113,7 @@ def write_verification(
     _write_json(folder / ABOUT_VERIFICATION, about)
     parts = ("verify.py", f"{target.module}.py")
     script, embed = ((TEMPLATES / name).read_text("utf-8") for name in parts)
-    end = 'if __name__ == "__main__":\n    sys.exit(main())\n'
+    end = 'if __name__ == "__main__":\n    sys.exit(run())\n'
     (folder / SCRIPT).write_text(f"{script}\n\n{embed}\n\n{end}", encoding="utf-8")
 
 
@@ -177,7 +179,8 @@ def _environment(folder: Path) -> dict[str, str]:
     """Return what a process needs that embeds on the CPU, and has no Hub and none of its cache."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     offline["HF_HUB_CACHE"] = str(folder / "no-cache")
-    return dict(os.environ) | offline | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
+    python = {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    return dict(os.environ) | offline | python
 
 
 def _of_rows(rows: Sequence[dict[str, Any]], modality: str) -> Iterator[Any]:
@@ -197,11 +200,8 @@ def _of_rows(rows: Sequence[dict[str, Any]], modality: str) -> Iterator[Any]:
 def _generated(model: ContrastiveModel, modality: str) -> Iterator[Any]:
     """Yield made-up samples: images of several shapes, texts of the model's words."""
     if modality == "image":
-        noise = np.random.default_rng(0)
         for i in range(SAMPLES):
-            size = (48 + 37 * i % 400, 48 + 61 * i % 400)
-            patches = noise.integers(0, 256, (2 + i % 7, 2 + i % 5, 3), dtype=np.uint8)
-            yield Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
+            yield _noise(i, (48 + 37 * i % 400, 48 + 61 * i % 400))
     else:
         encoder = model.tower(modality).encoder
         known = encoder.words() if isinstance(encoder, TokenEncoder) else []
@@ -211,7 +211,7 @@ def _generated(model: ContrastiveModel, modality: str) -> Iterator[Any]:
 
 
 def _stored(samples: Iterator[Any], modality: str, folder: Path) -> list[str]:
-    """Store samples; return texts, or the paths of images in the folder.
+    """Store samples and some odd ones; return texts, or the paths of images in the folder.
 
     Raises:
         SpecError: a modality has no form in which they are stored.
@@ -241,10 +241,31 @@ def _stored(samples: Iterator[Any], modality: str, folder: Path) -> list[str]:
     if not found:
         msg = f"{modality}: no sample can be compared: {problem}; give other data"
         raise DataError(msg)
-    if modality == "text":  # longer than what is read
-        words = " ".join(found).split()
-        found.append(" ".join((words * (LONG // len(words) + 1))[:LONG]))
+    if modality == "text":
+        return [*found, *_odd_texts(found)]
+    for size in SIZES:
+        name = f"{KEPT}/{len(found):02}.png"
+        _noise(len(found), size).save(folder / name)
+        found.append(name)
     return found
+
+
+def _odd_texts(found: Sequence[str]) -> list[str]:
+    """Return texts of what data may lack, and one that is longer than what is read."""
+    words = " ".join(found).split()
+    return [
+        found[0].upper(),
+        f"  {found[0]},\t{found[-1]}! (3-4, don\u2019t) ",
+        f"{found[-1]} \u00fcn\u00ef \u6771\u4eac \u0431\u0435\u043b\u044b\u0439 \U0001f600",
+        " ".join((words * (LONG // len(words) + 1))[:LONG]),
+    ]
+
+
+def _noise(number: int, size: tuple[int, int]) -> Image.Image:
+    """Return a made-up image: some soft patches."""
+    shape = (2 + number % 7, 2 + number % 5, 3)
+    patches = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+    return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
 
 def _embedded(

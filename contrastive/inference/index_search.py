@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from contrastive.errors import DataError
 from contrastive.indexes.index import Index
 from contrastive.inference.composed_query import asked
-from contrastive.inference.hits import Hit
+from contrastive.inference.hits import Hit, judged_hits
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def search_index(
     k: int = 10,
     where: Sequence[str] = (),
     compose: bool = False,
+    min_precision: float | None = None,
 ) -> list[Hit]:
     """Return the k rows of an index that are nearest to a query, as ``search`` does.
 
@@ -48,7 +49,9 @@ def search_index(
     by, query_1D = asked(model, query, query_modality, compose=compose)
     find = find or _found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
-    return [hit_of(one.row, find, one.similarity) for one in found]
+    hits = [hit_of(one.row, find, one.similarity) for one in found]
+    items = opened.rows(find)
+    return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
 
 
 def _found_by(by: str, there: Sequence[str], modalities: Sequence[str]) -> str:

@@ -19,9 +19,10 @@ from contrastive.datasets.single_modality import images_in, lines_of
 from contrastive.errors import DataError, a_type
 from contrastive.inference.composed_query import asked
 from contrastive.inference.embed_distinct import embed_modality
-from contrastive.inference.hits import Hit
+from contrastive.inference.hits import Hit, judged_hits
 from contrastive.inference.index_search import search_index
 from contrastive.inference.nearest import top_k
+from contrastive.model.scores import checked_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ def search(
     query_modality: str | None = None,
     compose: bool = False,
     k: int = 10,
+    min_precision: float | None = None,
     cache: FeatureCache | None = None,
 ) -> list[Hit]:
     """Return the k nearest of the images, texts or samples that are given, best first.
@@ -66,10 +68,13 @@ def search(
         query_modality: of the query, if it is not to be guessed.
         compose: whether the query is made of several: ``"red car" + dog.jpg - 0.5*night``.
         k: how many hits; all, if there are fewer.
+        min_precision: return only hits of which so many are right, as a share; none may be left,
+            which is told. The model has to be calibrated.
         cache: keeps the features that frozen encoders have of what is searched.
 
     Raises:
         BadSample: the query cannot be read.
+        SpecError: a precision is asked for that the model is not calibrated for.
         DataError: the image, the folder or the file is not there, or holds nothing that can be
             read; or it is not of the modality that is searched; or another model made the index.
 
@@ -80,12 +85,14 @@ def search(
     """
     check_model(model)
     k, modalities = count("k", k), list(model.towers)
+    min_precision = checked_precision(model, min_precision)
     if index is not None:
         if images is not None or texts is not None or samples is not None:
             msg = "an index and what else to search are given; give one of them"
             raise DataError(msg)
         about: dict[str, Any] = {"find": find, "query_modality": query_modality, "k": k}
-        return search_index(model, query, index, **about, where=where, compose=compose)
+        about |= {"where": where, "compose": compose, "min_precision": min_precision}
+        return search_index(model, query, index, **about)
     if where:
         msg = "where: conditions need an index; give index= (--index)"
         raise DataError(msg)
@@ -116,10 +123,11 @@ def search(
         msg = f"nothing to search: none of {len(rows)} {find} samples can be read"
         raise DataError(msg)
     scores, indices = top_k(query_1D, column.embeddings_QD, k)
-    return [
+    hits = [
         _hit(rows[column.rows[int(index)]], find, score.item())
         for score, index in zip(scores[0], indices[0], strict=True)
     ]
+    return judged_hits(model, (by, find), hits, items=len(column.rows), min_precision=min_precision)
 
 
 def _rows(

@@ -6,6 +6,7 @@ Only files that the manifest lists, by names that a model has, are ever download
 from __future__ import annotations
 
 import json
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -16,6 +17,7 @@ from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import ContrastiveError, MissingExtra, SpecError, WeightsError
 from contrastive.model.remote_models import listed_files
+from contrastive.model.saved_files import EXPORT
 from contrastive.model.saved_folder import IN_WORDS, MANIFEST
 from contrastive.pretrained import NAME
 
@@ -28,9 +30,18 @@ CARD = "README.md"
 LIBRARY = "contrastive-kit"
 ALONE = "OWNER/NAME"
 """Stands for a repository that is not known yet."""
+NOT_FOUND = 404
+OURS = ({MANIFEST, *IN_WORDS}, {EXPORT, "verify.json"})
+"""Of these, a repository has one or the other that this package has pushed to."""
+OF_MODELS = (".json", ".safetensors", ".onnx", ".py")
+"""Of files that are replaced or deleted by a push."""
+NOT_THERE = ("EntryNotFoundError", "RepositoryNotFoundError", "RevisionNotFoundError")
+"""What the Hub says of a repository that is not there, or has something else."""
+NO_ANSWER = "see whether the Hub answers (HF_ENDPOINT names it), and try again"
 REMEDIES = {
     401: "log in by `hf auth login`, or set HF_TOKEN to a token that may write there",
     403: "set HF_TOKEN to a token that may write there, or give a repository of your own",
+    429: "it has had too many requests: try again in some minutes",
 }
 """By the status of the Hub's answer."""
 
@@ -110,7 +121,9 @@ class OnHub:
         """
         import tempfile
 
-        check_repository(repo_id, private=private, token=token)
+        repo_id = check_repository(
+            repo_id, private=private, token=token, revision=revision, create_pr=create_pr
+        )
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model", card=card or plain_card(f"hf:{repo_id}"))
             return upload(
@@ -176,37 +189,81 @@ def repository(repo_id: str, revision: str | None, token: str | None) -> Path:
     try:
         manifest = Path(hub.hf_hub_download(repo_id, MANIFEST, **about))
         hub.hf_hub_download(repo_id, IN_WORDS[1], **about)
-    except (OSError, ValueError) as error:
-        msg = (
-            f"{repo_id}: no model of this package on the Hub, nor in its cache "
-            f"({_reason(error)}); a model of transformers is loaded by hf:{repo_id}"
-        )
-        raise NoModelError(msg) from error
+    except _failures(hub) as error:
+        raise NoModelError(_not_found(hub, repo_id, error)) from error
     names = [*listed_files(manifest.parent), MANIFEST]
     try:  # of the same commit, whatever has been pushed meanwhile
         about["revision"] = manifest.parent.name
         return Path(hub.snapshot_download(repo_id, allow_patterns=names, **about))
-    except (OSError, ValueError) as error:
+    except _failures(hub) as error:
         msg = f"{repo_id}: cannot be downloaded ({_reason(error)}); try again, it goes on"
         raise WeightsError(msg) from error
 
 
-def check_repository(repo_id: str, *, private: bool | None, token: str | None) -> None:
-    """Make a repository if it is not there, before anything slow is done for it.
+def _not_found(hub: Any, repo_id: str, error: BaseException) -> str:
+    """Return what to say where no manifest can be had: the Hub has none, or does not answer."""
+    nowhere = tuple(getattr(hub.errors, name) for name in NOT_THERE)
+    of_hub = isinstance(error, (*nowhere, ValueError)) and not isinstance(
+        error, hub.errors.LocalEntryNotFoundError
+    )
+    if of_hub:
+        return (
+            f"{repo_id}: no model of this package on the Hub, nor in its cache "
+            f"({_reason(error)}); a model of transformers is loaded by hf:{repo_id}"
+        )
+    return f"{repo_id}: not in the Hub's cache, and not to be had ({_reason(error)}); {NO_ANSWER}"
+
+
+def check_repository(
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Make a repository if it is not there, before anything slow is done; return its whole name.
+
+    Args:
+        repo_id: ``OWNER/NAME``, or ``NAME`` for one of who is logged in.
+        private: whether a new one is.
+        token: by default the one of ``hf auth login``.
+        revision: the branch that is to be pushed to.
+        create_pr: one that is there need not be written to.
 
     Raises:
         SpecError: its name is none.
-        WeightsError: who is logged in may not, or the Hub cannot be reached.
+        WeightsError: it holds a model that this package has not pushed, or who is logged in may not
+            write there, or the Hub cannot be reached.
     """
     hub = require("huggingface_hub", extra="hub")
+    api = hub.HfApi(token=token)
     try:
-        hub.HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+        whole = str(api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
+        if not create_pr:  # a repository that was there is let pass without
+            _check_write(hub, api, whole)
+        there = {*api.list_repo_files(whole, revision=revision)}
     except hub.errors.HFValidationError as error:
         msg = f"{repo_id}: no name of a repository: {_reason(error)}; give OWNER/NAME"
         raise SpecError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{repo_id}: cannot be made on the Hub ({_reason(error)}); {_remedy(error)}"
+    except _failures(hub) as error:
+        msg = (
+            f"{repo_id}: cannot be made or written on the Hub ({_reason(error)}); {_remedy(error)}"
+        )
         raise WeightsError(msg) from error
+    foreign = sorted(name for name in there if name.endswith(OF_MODELS))
+    if foreign and not create_pr and not any(there >= ours for ours in OURS):
+        msg = f"{whole}: holds {foreign[0]}, and nothing that this package has pushed; give"
+        raise WeightsError(f"{msg} another repository")
+    return whole
+
+
+def _check_write(hub: Any, api: Any, repo_id: str) -> None:
+    try:
+        api.auth_check(repo_id, write=True)
+    except hub.errors.HfHubHTTPError as error:
+        if getattr(getattr(error, "response", None), "status_code", 0) != NOT_FOUND:
+            raise  # a mirror may not know the question
 
 
 def upload(
@@ -226,19 +283,43 @@ def upload(
     hub = require("huggingface_hub", extra="hub")
     for name in _own_paths(folder):
         say(f"{folder}: names {name}, a path of this machine, which others will read")
+    api = hub.HfApi(token=token)
     try:
-        done = hub.HfApi(token=token).upload_folder(
+        done = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             revision=revision,
             create_pr=create_pr or None,
             commit_message=commit_message,
-            delete_patterns=["*.safetensors", "*.json"],  # of the model that was there
+            ignore_patterns=["*__pycache__*"],  # of a verify.py that has run there
+            delete_patterns=_old_files(api, repo_id, revision),
         )
-    except (OSError, ValueError) as error:
+    except _failures(hub) as error:
         msg = f"{repo_id}: cannot be uploaded ({_reason(error)}); {_remedy(error)}"
         raise WeightsError(msg) from error
     return str(done.pr_url or done.repo_url)
+
+
+def _old_files(api: Any, repo_id: str, revision: str | None) -> list[str]:
+    """Return, as patterns, the files of the model or the export that a repository holds."""
+    there = {*api.list_repo_files(repo_id, revision=revision)}
+    files: set[str] = set()
+    for name, ours in zip((MANIFEST, EXPORT), OURS, strict=True):
+        if there >= ours:
+            place = Path(api.hf_hub_download(repo_id, name, revision=revision))
+            files |= {name, *_listed(place)}
+    return [escape(name) for name in sorted(files & there)]
+
+
+def _listed(place: Path) -> Iterable[str]:
+    """Return the files that a manifest or an ``export.json`` names; none if it cannot be read."""
+    try:
+        if place.name == MANIFEST:
+            return listed_files(place.parent)
+        files = json.loads(read_bounded(place, 16_000_000))["files"]
+        return [name for name in files if isinstance(name, str)]
+    except (OSError, ValueError, LookupError, TypeError, ContrastiveError):
+        return []
 
 
 def plain_card(place: str) -> str:
@@ -287,7 +368,13 @@ def _own_paths(folder: Path) -> list[str]:
 
 def _remedy(error: BaseException) -> str:
     status = getattr(getattr(error, "response", None), "status_code", 0)
-    return REMEDIES.get(status, "see whether the Hub answers (HF_ENDPOINT names it), and try again")
+    return REMEDIES.get(status, NO_ANSWER)
+
+
+def _failures(hub: Any) -> tuple[type[Exception], ...]:
+    """Return what calls of the Hub raise: its own errors, and the network's, no ``OSError``."""
+    late = getattr(hub.errors, "RevisionResolutionError", OSError)  # of huggingface-hub 2
+    return (OSError, ValueError, LookupError, late, *hub.errors.HfHubHTTPError.__bases__)
 
 
 def _reason(error: BaseException) -> str:

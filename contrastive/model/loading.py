@@ -28,7 +28,9 @@ from contrastive.model.model import ContrastiveModel
 from contrastive.model.rebuilding import rebuilt
 from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
+from contrastive.model.saved_files import EXPORT
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
+from contrastive.model.scores import stored_calibration
 from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
@@ -150,6 +152,7 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     model = rebuilt(spec, saved)
     restore_weights(model, saved)
     model.seen = stored_samples(saved)
+    model.calibration = stored_calibration(saved)
     return model.eval()
 
 
@@ -325,6 +328,8 @@ def find_model(folder: Path) -> Path:
         msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
         raise WeightsError(msg)
     how = "train one with: contrastive train SPEC.yaml"
+    if (folder / EXPORT).is_file():
+        how = f"it is an export ({EXPORT}) for another program; give what it was made of"
     if not folder.exists() and len(folder.parts) == 2:  # it may be meant so
         how += f"; a model of the Hugging Face Hub is hf:{folder.as_posix()}"
     msg = f"{folder}: no model here; {how}"

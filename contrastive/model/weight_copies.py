@@ -13,12 +13,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from contrastive.console import say
 from contrastive.data.storage.atomic_files import flush_folder, write
 from contrastive.encoders.weights import FILES
 from contrastive.errors import WeightsError
+from contrastive.model.local_paths import LOCAL
 from contrastive.model.saved_files import COPIES, NAME
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def copies_of(towers: Iterable[tuple[str, TowerModule]], rebuilt: Iterable[str])
         rebuilt: modalities whose encoder's weights are not saved with the model.
 
     Raises:
-        WeightsError: a folder is no longer there.
+        WeightsError: a folder is no longer there, or a file of a kind that no saved model has.
     """
     files: dict[str, Path] = {}
     about: dict[str, list[dict[str, Any]]] = {}
@@ -83,7 +84,7 @@ def copies_of(towers: Iterable[tuple[str, TowerModule]], rebuilt: Iterable[str])
         for who, path, patterns in asked:
             place = f"{COPIES}/{numbers[path.resolve()]}"
             if path.is_file():
-                files[place := f"{place}/{path.name}"] = path
+                files[place := f"{place}/{_name_of(path)}"] = path
             else:
                 files |= {
                     f"{place}/{file.relative_to(path).as_posix()}": file
@@ -97,6 +98,58 @@ def copies_of(towers: Iterable[tuple[str, TowerModule]], rebuilt: Iterable[str])
                 "and are not copied into the saved model; where it is loaded, install that version"
             )
     return Copies(dict(_nameable(files)), about)
+
+
+def without_paths(files: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
+    """Return ``spec.json`` and ``parts.json`` of a model that holds copies, by short names.
+
+    Of a whole path its last part stays, by which the copy is found as well: what is shared says
+    nothing of this machine.
+    """
+    spec, parts = files["spec.json"], files["parts.json"]
+    towers: dict[str, Any] = dict(spec["towers"])
+    about: dict[str, list[dict[str, Any]]] = {}
+    taken: dict[str, str] = {}  # by short name, the copy
+    for modality, several in copies.about.items():
+        tower = towers[modality]
+        encoder: dict[str, Any] = dict(tower["encoder"])
+        about[modality] = []
+        for copy in several:
+            if "field" in copy:
+                encoder[copy["field"]] = Path(encoder[copy["field"]]).name
+                about[modality].append(copy)
+                continue
+            short, place = _short(copy["name"]), copy["place"]
+            if taken.setdefault(short, place) != place:
+                short = f"{short}-{place.rpartition('/')[2]}"
+                taken[short] = place
+            encoder = _renamed(encoder, copy["name"], short)
+            about[modality].append({**copy, "name": short})
+        towers[modality] = {**tower, "encoder": encoder}
+    outside: dict[str, Any] = {
+        key: {m: paths for m, paths in parts[key].items() if m not in about}
+        for key in ("paths", "beside")
+    }
+    return {
+        "spec.json": {**spec, "towers": towers},
+        "parts.json": {**parts, **outside, "copies": about},
+    }
+
+
+def _short(name: str) -> str:
+    whole = Path(name).is_absolute() or name.startswith("~")
+    return Path(name).name if whole else name
+
+
+def _renamed(value: Any, name: str, short: str) -> Any:
+    """Return plain data in which a folder has another name, also within encoders of encoders."""
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {key: _renamed(inner, name, short) for key, inner in items}
+    if isinstance(value, list):
+        return [_renamed(inner, name, short) for inner in cast("list[Any]", value)]
+    prefix = LOCAL if isinstance(value, str) and value.startswith(LOCAL) else ""
+    return f"{prefix}{short}" if value == f"{prefix}{name}" else value
 
 
 def _paths(spec: Encoder, known: Mapping[str, str]) -> Generator[tuple[str, Path]]:
@@ -123,6 +176,19 @@ def _chosen(folder: Path, patterns: Sequence[str], *, weights: bool) -> Generato
 
 def _is_weights(file: Path) -> bool:
     return file.name.endswith(WEIGHTS)
+
+
+def _name_of(file: Path) -> str:
+    """Return what a file is called in a saved model, which takes not every letter.
+
+    Raises:
+        WeightsError: it has no files of this kind.
+    """
+    for name in (file.name, f"file{file.suffix}"):
+        if NAME.fullmatch(f"{COPIES}/0/{name}"):
+            return name
+    msg = f"{file}: a saved model has no files of this kind, so that it is not whole; save without"
+    raise WeightsError(f"{msg} whole=True")
 
 
 def _nameable(files: Mapping[str, Path]) -> Generator[tuple[str, Path]]:

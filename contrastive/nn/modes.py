@@ -1,4 +1,4 @@
-"""Modes of modules within a block: eval mode, and the precision in which models embed."""
+"""Modes of modules within a block: eval mode, one's own, and the precision of embeddings."""
 
 from __future__ import annotations
 
@@ -24,6 +24,19 @@ def eval_mode(module: torch.nn.Module) -> Generator[None]:
         yield
     finally:
         module.train(training)
+
+
+@contextmanager
+def kept_modes(module: torch.nn.Module) -> Generator[None]:
+    """Within a block, modes may be changed: each module, and autograd, has its own after it."""
+    before = [(part, part.training) for part in module.modules()]
+    grad = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(grad)
+        for part, training in before:
+            part.training = training
 
 
 _embedding_dtype: ContextVar[torch.dtype | None] = ContextVar("embedding_dtype", default=None)

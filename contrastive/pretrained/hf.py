@@ -9,6 +9,7 @@ from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import load_dual_config
 from contrastive.encoders.huggingface import dual_class
 from contrastive.encoders.weights import find_weights, weight_files
+from contrastive.errors import WeightsError
 from contrastive.pretrained.duals import dual_spec, local_folder
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def spec_of(name: str) -> ModelSpec:
     folder = find_weights(
         who, name, revision := revision or None, otherwise="give a local folder: hf:FOLDER"
     )
+    if not (folder / "config.json").exists():
+        msg = f"{who}: has no config.json, so it is no dual model of transformers"
+        if (folder / "export.json").exists():
+            msg += ", but an export of this package for another program; give what it was made of"
+        raise WeightsError(msg)
     config = load_dual_config(folder, who)
     return dual_spec(
         HFDualImage(name=name, revision=revision),

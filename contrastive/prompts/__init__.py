@@ -93,7 +93,8 @@ def tell_of_names(classes: Sequence[str], sentences: Sequence[str]) -> None:
     if 2 * len(ids := [name for name in classes if IDS.fullmatch(name)]) > len(classes):
         say(
             f"classes such as {ids[0]!r} are ids, of which a text encoder knows nothing; call "
-            "their folders or labels by names, such as 'tench'"
+            "their folders or labels by names, such as 'tench'; folders of ImageNet or another "
+            "known set (type=class-folders) have them by classes=imagenet"
         )
     foreign = [name for name in classes if _scripts(name) and "LATIN" not in _scripts(name)]
     latin = [sentence for sentence in sentences if _scripts(sentence) == {"LATIN"}]

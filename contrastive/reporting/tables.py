@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.comparison import Comparison, Measured
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.intervals import Estimate
+    from contrastive.evaluation.mteb_tasks import MtebReport
     from contrastive.evaluation.probe import Accuracy, ProbeReport
     from contrastive.inference.hits import Hit
 
@@ -56,6 +57,20 @@ def report_tables(report: EvaluationReport) -> list[Table | str]:
         str(zero_shot.classes),
     )
     return [*measured, classes, *notes]
+
+
+def mteb_table(report: MtebReport) -> Table:
+    """Return the main score of each task of mteb, and of retrieval the any-hit recall."""
+    table = Table(title=_plain(f"tasks of mteb {report.mteb_version}, %"))
+    recalls = any(score.recall for score in report.scores)
+    names = ("task", "split", "subset", "metric", "score")
+    for name in (*names, *(("R@1", "R@5", "R@10") if recalls else ())):
+        table.add_column(name)
+    for score in report.scores:
+        shares = (_percent(score.recall.get(k)) for k in ((1, 5, 10) if recalls else ()))
+        about = (score.task, score.split, score.subset, score.metric)
+        table.add_row(*map(_plain, about), f"{100 * score.value:.1f}", *shares)
+    return table
 
 
 def memory_table(parts: Sequence[tuple[str, str, str]]) -> Table:
@@ -115,16 +130,30 @@ def _percent(share: float | None) -> str:
 
 
 def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "class") -> Table:
-    """Return the likeliest names of each image."""
+    """Return the likeliest names of each image; by themselves, if a model is calibrated.
+
+    Where a precision was asked for, only the names that reach it, or "none of these".
+    """
     table = Table()
     table.add_column("image")
     table.add_column(kind)
+    calibrated = any("calibrated" in result for result in results)
     table.add_column("probability", justify="right")
+    if calibrated:
+        table.add_column(f"of this {kind}\nby itself", justify="right")
     for result in results:
-        best = sorted(result["probabilities"].items(), key=lambda item: -item[1])[:top]
-        for index, (name, probability) in enumerate(best):
-            shown = Path(result["image"]).name if index == 0 else ""
-            table.add_row(_plain(shown), _plain(name), f"{probability:.1%}")
+        own = result.get("calibrated", {})
+        best = sorted((own or result["probabilities"]).items(), key=lambda item: -item[1])
+        names = [name for name, _ in best if name in result.get("chosen", own or dict(best))][:top]
+        for index, name in enumerate(names or [None]):
+            shown = _plain(Path(result["image"]).name if index == 0 else "")
+            if name is None:
+                likeliest, probability = best[0]
+                nearest = f"none of these (nearest: {likeliest})"
+                table.add_row(shown, _plain(nearest), "", f"{probability:.1%}")
+                continue
+            worth = [f"{own[name]:.1%}"] if calibrated else []
+            table.add_row(shown, _plain(name), f"{result['probabilities'][name]:.1%}", *worth)
         table.add_section()
     return table
 
@@ -184,13 +213,20 @@ def captions_table(results: Sequence[dict[str, Any]]) -> Table:
     table = Table()
     table.add_column("image")
     table.add_column("cosine", justify="right")
+    known = any("probability" in found for result in results for found in result["captions"])
+    if known:
+        table.add_column("probability", justify="right")
     table.add_column("caption")
     table.add_column("where")
     for result in results:
+        name = _plain(Path(result["image"]).name)
         for index, found in enumerate(result["captions"]):
-            shown = Path(result["image"]).name if index == 0 else ""
-            cosine = f"{found['similarity']:.3f}"
-            table.add_row(_plain(shown), cosine, _plain(found["text"]), _plain(found["source"]))
+            worth = [f"{found['probability']:.1%}"] if known else []
+            cosine, text = f"{found['similarity']:.3f}", _plain(found["text"])
+            shown = name if index == 0 else ""
+            table.add_row(shown, cosine, *worth, text, _plain(found["source"]))
+        if not result["captions"]:
+            table.add_row(name, "", *([""] if known else []), "no match", "")
         table.add_section()
     return table
 
@@ -200,11 +236,15 @@ def hits_table(hits: Sequence[Hit]) -> Table:
     table = Table()
     table.add_column("#", justify="right")
     table.add_column("cosine", justify="right")
+    known = any(hit.probability is not None for hit in hits)
+    if known:
+        table.add_column("probability", justify="right")
     table.add_column("found")
     table.add_column("where")
     for rank, hit in enumerate(hits, 1):
         found, where = _plain(hit.found), _plain(hit.source)
-        table.add_row(str(rank), f"{hit.similarity:.3f}", found, where)
+        worth = [f"{hit.probability or 0:.1%}"] if known else []
+        table.add_row(str(rank), f"{hit.similarity:.3f}", *worth, found, where)
     return table
 
 

@@ -41,6 +41,7 @@ from contrastive.model.saved_files import NAME, Listed, read_json
 from contrastive.model.saved_folder import MANIFEST, is_whole
 from contrastive.training.background import BackgroundJobs
 from contrastive.training.run_token import RunToken
+from contrastive.training.tracking import KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -235,6 +236,8 @@ class RemoteOutput:
             log = self.folder / LOG
             if (newest or not log.exists()) and LOG in remote.entries():
                 fetch_file(remote, LOG, log)
+            if (newest or not (self.folder / KEPT).exists()) and KEPT in remote.entries():
+                fetch_file(remote, KEPT, self.folder / KEPT)
             if newest:
                 self._sent[f"{CHECKPOINTS}/{newest.name}"] = (newest / MANIFEST).read_bytes()
                 say(f"{remote.address}: fetched {newest.name} into {self.folder}")
@@ -246,6 +249,7 @@ class RemoteOutput:
                 say(f"{remote.address}: {self._problem} now; this run sends nothing more")
                 return
             self._send_log(remote)
+            self._send_kept(remote)
             for path in [*reversed(checkpoints_of(self.folder)), self.folder / "model"]:
                 self._send_folder(remote, path)
             self._drop_superseded(remote)
@@ -276,6 +280,14 @@ class RemoteOutput:
             if self._sent.get(LOG) != size:
                 remote.put(copy, LOG)
                 self._sent[LOG] = size
+
+    def _send_kept(self, remote: RemoteFolder) -> None:
+        """Send what trackers keep, by which those of a resumed run name the run before."""
+        if (kept := self.folder / KEPT).exists():
+            content = kept.read_bytes()
+            if self._sent.get(KEPT) != content:
+                remote.put(kept, KEPT)
+                self._sent[KEPT] = content
 
     def _send_folder(self, remote: RemoteFolder, path: Path) -> None:
         """Send a saved folder, if it is not there, or is another there."""
@@ -354,6 +366,8 @@ class RemoteOutput:
         }
         if (log := self.folder / LOG).exists():
             here[LOG] = str(log.stat().st_size).encode()
+        if (kept := self.folder / KEPT).exists():
+            here[KEPT] = kept.read_bytes()
         return [name for name, state in here.items() if self._sent.get(name) != state]
 
     def _clear(self) -> None:

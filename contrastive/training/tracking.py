@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from contrastive.config.registry import reason
 from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import ContrastiveError, MissingExtra, SpecError, TrainingError, a_type
+from contrastive.nn.modes import kept_modes
 from contrastive.nn.rng import RngState
 from contrastive.recipe.callback import Callback, RunInfo
 
@@ -122,7 +123,7 @@ class Tracking:
             return
         numbers = {name: float(x) for name, x in metrics.items()}
         for thread in self._threads:
-            thread.put(hook, step, numbers)
+            thread.put(hook, step, dict(numbers))  # each its own, which it may change
         self._call(hook, step, numbers)
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -144,9 +145,12 @@ class Tracking:
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self._callbacks:
+            given = [dict(cast("Metrics", x)) if isinstance(x, dict) else x for x in arguments]
             try:
-                with RngState():  # what a callback draws is not what the run would have drawn
-                    getattr(callback, hook)(*arguments)
+                # what a callback draws is not what the run would have drawn; and a model that it
+                # has put in eval mode trains on as before
+                with RngState(), kept_modes(self._about.model):
+                    getattr(callback, hook)(*given)
             except ContrastiveError:
                 self._callbacks = []
                 raise
@@ -183,6 +187,10 @@ class _TrackerThread:
                 self._calls.put_nowait((hook, arguments))
         except Full:
             self._tell(f"is {WAITING:,} calls behind; what it lacks is in log.jsonl")
+            if hook == "on_end":  # in the place of another, or the tracker would wait for more
+                with suppress(Empty):
+                    self._calls.get_nowait()
+                self._calls.put_nowait((hook, arguments))
 
     def end(self) -> None:
         """Wait for what is left to be done, for a while."""
@@ -204,7 +212,7 @@ class _TrackerThread:
                     self._tracking.keep(self.name, arguments[0].state)
                 else:
                     getattr(callback, hook)(*arguments)
-            except Exception as error:  # hours of training are worth more
+            except BaseException as error:  # hours of training are worth more; sys.exit, too
                 self._failed = True
                 said = error if isinstance(error, ContrastiveError) else reason(error)
                 self._tell(f"is left out from here on: {said}; log.jsonl has everything")

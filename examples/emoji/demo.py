@@ -1,4 +1,4 @@
-"""Train, measure, classify and search; write ``report/`` and ``images/`` into the run's folder.
+"""Train, measure, search, export; write ``report/``, ``images/``, ``onnx/`` in the run's folder.
 
 Run it as ``python examples/emoji/demo.py [A.B=VALUE]...``.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
-from contrastive import FeatureCache, RunSpec, build_index, load_spec, train
+from contrastive import FeatureCache, RunSpec, build_index, export, load_spec, train
 from contrastive.cli import run_guarded
 from contrastive.console import say
 from contrastive.data.images import open_image
@@ -32,6 +33,7 @@ QUERIES = (
 )
 SHOWN = 8  # images for each query
 SAVED = ("dog", "pizza", "rose", "snake", "taxi", "violin")  # unseen, to try commands on
+ELSEWHERE = ("a pet", "something to eat", "a musical instrument")
 
 
 def demo(overrides: list[str]) -> None:
@@ -70,6 +72,13 @@ def demo(overrides: list[str]) -> None:
     for row in rows:
         if row["text"] in SAVED:
             open_image(row["image"]).save(images / f"{row['text']}.png")
+
+    exported = export(model, "onnx", folder / "onnx", samples=samples)
+    largest = max(exported.differences.values())
+    say(f"exported: {exported.folder}; largest difference in ONNX Runtime: {largest:.1e}")
+    there = Path(__file__).with_name("elsewhere.py")
+    command = [sys.executable, there, exported.folder, images, *ELSEWHERE]
+    subprocess.run(command, check=True)  # noqa: S603 - our own script
     say(f"{time.monotonic() - started:.0f} s; report: {report}")
 
 

@@ -22,5 +22,18 @@ def _the_language_is_replaced_once_a_launch(monkeypatch):
     def call(self, *args, **kwargs):
         return self.rewrite()(*args, **kwargs)
 
+    known = {}
+
+    def numpy_type(dtype):  # of which it makes a table at each call
+        if isinstance(dtype, language.block_type):
+            dtype = dtype.element_ty
+        if type(dtype) is not language.dtype:  # a pointer
+            return of_numpy(dtype)
+        if dtype.name not in known:
+            known[dtype.name] = of_numpy(dtype)
+        return known[dtype.name]
+
+    of_numpy = interpreter._get_np_dtype
+    monkeypatch.setattr(interpreter, "_get_np_dtype", numpy_type)
     monkeypatch.setattr(interpreter, "_patch_lang", lambda _: replace(whole))
     monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)

@@ -21,6 +21,7 @@ from contrastive.errors import SpecError
 from contrastive.exporters.onnx.graph import write_graph
 from contrastive.exporters.onnx.image_steps import image_steps
 from contrastive.exporters.onnx.text_steps import TEXTS, text_steps
+from contrastive.exporters.targets import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,9 +88,9 @@ def usage(folder: Path, towers: Sequence[str]) -> str:
     modality = "text" if "text" in towers else towers[0]
     return (
         "import sys\n"
-        f'sys.path.insert(0, "{folder.as_posix()}")\n'
+        f"sys.path.insert(0, {quoted(folder)})\n"
         "from embed import Model\n"
-        f'embeddings = Model("{folder.as_posix()}").embed("{modality}", [{sample}])'
+        f'embeddings = Model({quoted(folder)}).embed("{modality}", [{sample}])'
     )
 
 

@@ -43,10 +43,10 @@ def image_steps(encoder: EncoderModule, modality: str) -> Steps:
     Raises:
         SpecError: it does something that these words do not say.
     """
-    images = [_noise(*size) for size in SIZES]
+    read = _read(encoder.preprocess)
+    images = [_noise(*size) for size in (*SIZES, *_halves(read or {}))]
     expected = encoder.preprocess(images)
     tensors = {name: x for name, x in expected.items() if x.ndim == 4}
-    read = _read(encoder.preprocess)
     if len(tensors) == len(expected) == 1 and read is not None:
         ((name, pixels),) = tensors.items()
         for steps in _candidates(read | {"kind": "image", "input": name}):
@@ -75,6 +75,21 @@ def _noise(width: int, height: int) -> Image.Image:
     pixels = np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
     pixels[: height // 2, : width // 2] = noise.integers(0, 256, 3, dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def _halves(read: Steps) -> list[tuple[int, int]]:
+    """Return sizes whose centre begins at one and a half pixels, or at that and an even number.
+
+    There, and not at half a pixel, the ways of rounding differ.
+    """
+    crop: dict[str, int] = read.get("crop") or {}
+    resize: dict[str, Any] = read.get("resize") or {}
+    if not crop or "height" in resize:
+        return []
+    if short := int(resize.get("shortest_edge", 0)):
+        wide, high = (short + (3 - short + crop[name]) % 4 for name in ("width", "height"))
+        return [(wide, short), (short, high)]
+    return [(crop["width"] + 3, crop["height"] + 3)]
 
 
 def _is_same(steps: Steps, images: list[Image.Image], pixels_BCHW: Tensor) -> bool:

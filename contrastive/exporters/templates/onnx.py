@@ -1,5 +1,7 @@
 def embed(modality, samples):
     """Return embeddings of length 1 of texts, or of the images at paths, in batches of 1, 2 and 7."""
+    import numpy as np
+
     sys.path.insert(0, str(FOLDER))
     from embed import Model
 

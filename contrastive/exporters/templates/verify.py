@@ -11,15 +11,18 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load_file
-
 FOLDER = Path(__file__).resolve().parent
+PACKAGES = {"PIL": "pillow", "contrastive": "contrastive-kit"}  # by what is imported
 
 
 def main():
+    import numpy as np
+    from safetensors.numpy import load_file
+
     about = json.loads((FOLDER / "verify.json").read_text(encoding="utf-8"))
     expected = load_file(FOLDER / "verify" / "embeddings.safetensors")
+    if not expected or about["samples"].keys() != expected.keys():
+        sys.exit("verify.json and verify/embeddings.safetensors are not of the same towers")
     differences = {}
     for modality, samples in about["samples"].items():
         if modality == "image":
@@ -32,3 +35,13 @@ def main():
     if "--json" in sys.argv:
         print(json.dumps({"differences": differences}))
     return int(not all(x <= about["tolerance"] for x in differences.values()))
+
+
+def run():
+    """Return the exit code, or what is missing here."""
+    try:
+        return main()
+    except ImportError as error:
+        name = (error.name or "").partition(".")[0].replace("_", "-")
+        remedy = f"; pip install {PACKAGES.get(name, name)}" if name else ""
+        return f"verify.py: {str(error).strip()}{remedy}"

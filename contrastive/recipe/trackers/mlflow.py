@@ -57,8 +57,11 @@ class MLflowCallback(Callback):
             self._client.set_terminated(self._id)
 
     def _last_step(self, run_id: str) -> int:
-        steps = self._client.get_metric_history(run_id, "training/loss")
-        return max((one.step for one in steps), default=0)
+        """Return the last step of a run: an evaluation may come after the last line of a step."""
+        client = self._client
+        names = client.get_run(run_id).data.metrics
+        steps = (one.step for name in names for one in client.get_metric_history(run_id, name))
+        return max(steps, default=0)
 
     def _log(self, group: str, step: int, metrics: Metrics) -> None:
         entity = require("mlflow.entities", extra="mlflow").Metric

@@ -104,6 +104,8 @@ def test_two_views_of_a_clip_differ_and_a_seed_repeats_them(run):
     assert torch.equal(torch.stack(again), torch.stack([first, second]))
 
 
+# by day their views differ, and in tests/test_modality_pairs.py views train a model
+@pytest.mark.nightly
 def test_two_views_of_a_clip_are_told_from_those_of_others(run, tmp_path):
     plain = run("audio", pairs=[["audio", "audio"]])
     plain["model"]["towers"]["audio"]["encoder"]["augment"] = "spec"
