@@ -227,6 +227,8 @@ def test_search_in_an_index_is_search_in_its_samples(model, tmp_path):
         search(model, "a 2", index=index, samples=rows)
     with pytest.raises(DataError, match="conditions need an index"):
         search(model, "a 2", samples=rows, where=["id=1"])
+    with pytest.raises(SpecError, match="calibrate"):
+        search(model, "a 2", index=index, min_precision=0.9)
     with pytest.raises(SpecError, match="has no column labl; it has id, source, sample, text"):
         search(model, "a 2", index=index, where=["labl=1"])
 
@@ -458,6 +460,10 @@ def test_verbs_of_the_command_line_need_no_model_while_it_is_there(
     about = json.loads(command("index", "info", "found", "--verify", "--json").out)
     assert (about["rows"], about["damages"]) == ({"image": 5}, [])
     (tmp_path / "saved").rename(tmp_path / "elsewhere")
+    assert command("index", "remove", "found", "--where", "id>=0").code == 0
+    empty = command("search", "red", "--index", "found", "-m", "elsewhere")
+    assert (empty.code, "it is empty" in empty.err) == (2, True)
+    assert command("index", "update", "found", "-m", "elsewhere").code == 0
     lost = command("search", "red", "--index", "found")
     assert lost.code == 2
     assert "its model is no longer at" in lost.err
