@@ -81,6 +81,6 @@ def test_features_are_added_without_harm_to_those_that_are_mapped(ended, step):
     assert not ended(Appending, HOWS, step)
 
 
-@pytest.mark.parametrize("step", [11, pytest.param(1, marks=nightly)])
+@pytest.mark.parametrize("step", [25, pytest.param(1, marks=nightly)])
 def test_an_index_is_in_its_old_or_new_state_and_brought_to_the_new_one(ended, step):
     assert not ended(Indexing, HOWS, step)
