@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.intervals import Estimate
     from contrastive.evaluation.mteb_tasks import MtebReport
     from contrastive.evaluation.probe import Accuracy, ProbeReport
-    from contrastive.inference.search import Hit
+    from contrastive.inference.hits import Hit
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
@@ -263,6 +263,19 @@ def hits_table(hits: Sequence[Hit]) -> Table:
         found, where = _plain(hit.found), _plain(hit.source)
         worth = [f"{hit.probability or 0:.1%}"] if known else []
         table.add_row(str(rank), f"{hit.similarity:.3f}", *worth, found, where)
+    return table
+
+
+def neighbours_table(pairs: Sequence[tuple[Hit, Hit]]) -> Table:
+    """Return pairs of rows that are near each other, nearest first."""
+    table = Table()
+    table.add_column("#", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("found")
+    table.add_column("near it")
+    for rank, (hit, other) in enumerate(pairs, 1):
+        row = (str(rank), f"{hit.similarity:.3f}", _plain(hit.found), _plain(other.found))
+        table.add_row(*row)
     return table
 
 
