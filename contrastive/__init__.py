@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contrastive.curation.shard_data import shard_data
     from contrastive.doctor import diagnose
     from contrastive.errors import ContrastiveError
+    from contrastive.evaluation.calibration import calibrate
     from contrastive.evaluation.caption_choice import compositional
     from contrastive.evaluation.comparison import compare
     from contrastive.evaluation.evaluate import evaluate
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
     from contrastive.features.inventory import list_cache
     from contrastive.features.pruning import prune_cache
     from contrastive.features.verification import verify_cache
+    from contrastive.indexes.index import Index
     from contrastive.inference.captioning import caption
     from contrastive.inference.embed import embed
     from contrastive.inference.embedding_folder import EmbeddingFolder
     from contrastive.inference.generation import generate, rerank
+    from contrastive.inference.index_building import (
+        add_to_index,
+        build_index,
+        remove_from_index,
+        update_index,
+    )
+    from contrastive.inference.index_rows import IndexChange
     from contrastive.inference.question_answering import answer
     from contrastive.inference.search import search
     from contrastive.inference.zero_shot import classify
@@ -45,13 +54,18 @@ __all__ = [
     "EmbeddingFolder",
     "EvaluationSpec",
     "FeatureCache",
+    "Index",
+    "IndexChange",
     "ModelSpec",
     "RunSpec",
     "Tower",
     "TrainingSpec",
     "__version__",
+    "add_to_index",
     "answer",
+    "build_index",
     "build_model",
+    "calibrate",
     "caption",
     "classify",
     "compare",
@@ -67,10 +81,12 @@ __all__ = [
     "model_card",
     "probe",
     "prune_cache",
+    "remove_from_index",
     "rerank",
     "search",
     "shard_data",
     "train",
+    "update_index",
     "verify_cache",
 ]
 
@@ -87,6 +103,9 @@ __getattr__, __dir__ = lazy_names(
         "features.inventory": "list_cache",
         "features.pruning": "prune_cache",
         "features.verification": "verify_cache",
+        "indexes.index": "Index",
+        "inference.index_building": "add_to_index build_index remove_from_index update_index",
+        "inference.index_rows": "IndexChange",
         "inference.question_answering": "answer",
         "model.loading": "build_model load_model",
         "inference.captioning": "caption",
@@ -94,6 +113,7 @@ __getattr__, __dir__ = lazy_names(
         "inference.embedding_folder": "EmbeddingFolder",
         "inference.search": "search",
         "inference.zero_shot": "classify",
+        "evaluation.calibration": "calibrate",
         "evaluation.caption_choice": "compositional",
         "evaluation.comparison": "compare",
         "evaluation.evaluate": "evaluate",

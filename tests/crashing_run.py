@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from contrastive import RunSpec
+from contrastive import Index, RunSpec, build_index, build_model, remove_from_index
 from contrastive.console import quiet
 from contrastive.data.storage import atomic_files
 from contrastive.datasets import Dataset
@@ -26,10 +26,13 @@ from contrastive.features.cache import FeatureCache
 from contrastive.features.key_index import run_names
 from contrastive.features.parts import split_locations
 from contrastive.features.store import Store
+from contrastive.indexes.segments import rows_of_table
+from contrastive.inference import embed
 from contrastive.model import saved_folder
 from contrastive.model.loading import find_model
 from contrastive.training.train import train
 from tests.file_operations import CRASHED, Operations, crash, fail
+from tests.toys import tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,6 +236,54 @@ class Appending:
         }
 
 
+class Indexing:
+    """An index that is built, brought up to its data, and loses rows; two samples a segment."""
+
+    def __init__(self) -> None:
+        embed.SHARD_ROWS = 2
+        torch.manual_seed(0)
+        self.model = build_model(tiny_model("infonce"))
+
+    @staticmethod
+    def _texts(numbers: range) -> list[dict[str, Any]]:
+        return [{"text": f"a {i}", "id": i, "source": str(i)} for i in numbers]
+
+    def _build(self, root: Path, numbers: range) -> None:
+        with quiet():
+            build_index(self.model, self._texts(numbers), root / "index")
+
+    def prepare(self, root: Path) -> None:
+        root.mkdir()
+        self._build(root, range(5))
+
+    def __call__(self, root: Path) -> None:
+        self._build(root, range(2, 9))
+        remove_from_index(root / "index", ["8"])
+
+    def again(self, root: Path) -> None:
+        index = Index(root / "index")
+        rows = [
+            row.id
+            for segment in index.opened("text")
+            for row in rows_of_table(segment.table, segment.live_numbers())
+        ]
+        assert sorted(rows) in ([*range(5)], [*range(2, 9)], [*range(2, 8)]), rows
+        assert not index.damages()
+        self(root)
+
+    def outcome(self, root: Path) -> dict[str, Any]:
+        index = Index(root / "index")
+        hits = index.search(self.model.embed("text", ["a"]), "text", k=20)[0]
+        return {
+            "rows": sorted((hit.row.id, hit.row.source, hit.similarity) for hit in hits),
+            "whole": not index.damages(),
+            "encoding": (root / "index" / ".encoding").exists(),
+        }
+
+
+Work = Training | Saving | Appending | Indexing
+
+
 def in_child(work: Callable[[], Any], told: Path) -> int:
     """Do it in a fork; return its exit code: 2 for an error in one line, 1 for a traceback."""
     if child := os.fork():
@@ -250,7 +301,7 @@ def in_child(work: Callable[[], Any], told: Path) -> int:
 
 
 def end_at_every_operation(
-    work: Training | Saving | Appending, folder: Path, how: str, step: int, but: str = ""
+    work: Work, folder: Path, how: str, step: int, but: str = ""
 ) -> tuple[int, list[str], float]:
     """Let work end at its operations, and do it again.
 
@@ -303,7 +354,7 @@ def end_at_every_operation(
     return len(ends[::step]), wrong, sum(os.times()[:4]) - sum(started[:4])
 
 
-def _again(work: Training | Saving | Appending, root: Path) -> str:
+def _again(work: Work, root: Path) -> str:
     """Do it to the end; return what went wrong."""
     try:
         work.again(root)

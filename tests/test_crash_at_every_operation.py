@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from tests.crashing_run import Appending, Saving, Training, report
+from tests.crashing_run import Appending, Indexing, Saving, Training, report
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,3 +79,8 @@ def test_saving_over_a_model_leaves_one_of_the_two_whole(ended, exchange, step):
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=nightly)])
 def test_features_are_added_without_harm_to_those_that_are_mapped(ended, step):
     assert not ended(Appending, HOWS, step)
+
+
+@pytest.mark.parametrize("step", [25, pytest.param(1, marks=nightly)])
+def test_an_index_is_in_its_old_or_new_state_and_brought_to_the_new_one(ended, step):
+    assert not ended(Indexing, HOWS, step)

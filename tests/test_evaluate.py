@@ -151,9 +151,9 @@ def assert_stable(queries, distinct, copies, k):
 @pytest.mark.parametrize("block", [3, 8, 1000])
 @pytest.mark.parametrize("copies", [1, 3, 40])  # so that equal ones stand at the k-th place
 def test_top_k_is_a_stable_sort_of_exact_scores(block, copies, monkeypatch):
-    monkeypatch.setattr("contrastive.inference.nearest.SCORES_BYTES", 4 * 5 * block)
-    monkeypatch.setattr("contrastive.inference.nearest.QUERIES", 5)
-    monkeypatch.setattr("contrastive.inference.nearest.PAIRS_BYTES", 8 * 16 * 7)
+    monkeypatch.setattr("contrastive.indexes.exact.SCORES_BYTES", 4 * 5 * block)
+    monkeypatch.setattr("contrastive.indexes.exact.QUERIES", 5)
+    monkeypatch.setattr("contrastive.indexes.exact.PAIRS_BYTES", 8 * 16 * 7)
     assert_stable(unit(12, 16), unit(30, 16, 1), copies, 7)
     assert_stable(unit(12, 16), unit(3, 16, 1), copies, 200)  # more than there are
 

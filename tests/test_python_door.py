@@ -26,8 +26,13 @@ from tests.toys import toy_dict
 
 VERBS = ["answer", "caption", "classify", "compare", "evaluate", "generate", "probe", "rerank"]
 VERBS += [
+    "calibrate",
     "compositional",
     "search",
+    "build_index",
+    "add_to_index",
+    "remove_from_index",
+    "update_index",
     "diagnose",
     "export",
     "shard_data",

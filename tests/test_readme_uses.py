@@ -30,11 +30,13 @@ PRINTED = {  # whatever the model has learned
     "answer": r"│ rose\.png │ (red|blue|yellow) +│ +\d+\.\d% │",
     "export": r"^written: runs/emoji/images-anywhere$",
     "embed": r"^saved: runs/emoji/embedded$",
+    "index": r"^runs/emoji/indexed: 6 image rows$",
     "generate": r"^saved: runs/emoji/heart\.png; cosine ",
     "train": r"^epoch 1: image to text R@1 ",
     "compare": r"^the models agree on [0-6] of 6 images",
     "probe": r"│ linear, all +│ 1031 +│",
     "compositional": r"│ pairs │ .* │ 50 +│ 6 +│",
+    "calibrate": r"^image and text: expected calibration error \d\.\d{3} of 1,000 pairs ",
     "evaluate": r"^written: runs/emoji/clip_benchmark/emoji_test_\S*zeroshot_retrieval\.json$",
     "doctor": r"^runs/emoji: ",
 }

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from contrastive.cli.context import Context, readable_images
-from contrastive.cli.options import Changes, Data, Device, Images, Json, Model, Split, Trusted
+from contrastive.cli.options import (
+    Changes,
+    Data,
+    Device,
+    Images,
+    Json,
+    MinPrecision,
+    Model,
+    Split,
+    Trusted,
+)
 from contrastive.cli.output import show
 from contrastive.errors import SpecError
 
@@ -24,6 +34,7 @@ def caption(
     diversity: Annotated[
         float, typer.Option(min=0, max=1, help="0 takes the nearest; more avoids paraphrases.")
     ] = 0.0,
+    min_precision: MinPrecision = None,
     data: Data = None,
     split: Split = None,
     model: Model = None,
@@ -48,7 +59,15 @@ def caption(
     rows = lines_of(corpus) if corpus else context.rows(split, data, remedy=remedy)
     check_modalities(rows, ["text"], remedy=f"give sentences by {remedy}")
     texts = [str(row["text"]) for row in rows]
-    found = captions_of(loaded, images, texts, top=top, diversity=diversity, cache=context.cache)
+    found = captions_of(
+        loaded,
+        images,
+        texts,
+        top=top,
+        diversity=diversity,
+        min_precision=min_precision,
+        cache=context.cache,
+    )
     results = [
         {
             "image": str(image),
@@ -58,6 +77,7 @@ def caption(
                     "similarity": one.similarity,
                     "source": str(rows[one.index].get("source", "")),
                 }
+                | ({} if one.probability is None else {"probability": one.probability})
                 for one in captions
             ],
         }

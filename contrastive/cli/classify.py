@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from contrastive.cli.options import (
     Device,
     Images,
     Json,
+    MinPrecision,
     Model,
     Template,
     TemplateSet,
@@ -36,6 +37,7 @@ def classify(
     template: Template = None,
     template_set: TemplateSet = None,
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each image.")] = 5,
+    min_precision: MinPrecision = None,
     model: Model = None,
     changes: Changes = None,
     trusted: Trusted = False,
@@ -53,21 +55,23 @@ def classify(
     context = Context(model, device=device, trusted=trusted, changes=changes)
     loaded = context.model
     images = readable_images(images)
+    from contrastive.cli.class_results import class_results
     from contrastive.console import say
-    from contrastive.inference.zero_shot import classify as probabilities_of
-    from contrastive.inference.zero_shot import embed_classes
+    from contrastive.inference.zero_shot import embed_classes, judged_classes
     from contrastive.reporting.tables import classes_table
 
-    probabilities = probabilities_of(
-        loaded, images, names, templates=templates, cache=context.cache
+    judged = judged_classes(
+        loaded,
+        images,
+        names,
+        templates=templates,
+        min_precision=min_precision,
+        cache=context.cache,
     )
-    rows = cast("list[list[float]]", probabilities.tolist())
-    results: list[dict[str, Any]] = [
-        {"image": str(image), "probabilities": dict(zip(names, row, strict=True))}
-        for image, row in zip(images, rows, strict=True)
-    ]
+    results = class_results(images, names, judged, chosen=min_precision is not None)
     if len(names) == 1:
-        say("one class alone always has 100 %; give several: --classes dog,cat")
+        if judged.own_NC is None:
+            say("one class alone always has 100 %; give several: --classes dog,cat")
         (name_D,) = embed_classes(loaded, names, templates=templates)
         cosines = loaded.embed("image", images, cache=context.cache) @ name_D
         for result, cosine in zip(results, cast("list[float]", cosines.tolist()), strict=True):

@@ -75,7 +75,9 @@ def embed(
 
         plan = plan_embedding(context.model, samples, output, dim=dim, quantize=quantize)
         written = plan.folder
-        load = partial(_load, context.folder, device, trusted, changes, _state(context, written))
+        load = partial(
+            load_again, context.folder, device, trusted, changes, model_state(context, written)
+        )
         if engine == "ray":
             from contrastive.inference.embed_ray import embed_on_ray
 
@@ -96,7 +98,7 @@ def embed(
     show(about, as_json, *lines)
 
 
-def _state(context: Context, written: EmbeddingFolder | None = None) -> str:
+def model_state(context: Context, written: EmbeddingFolder | None = None) -> str:
     """Return what tells whether the model is still the same: its manifest, which has all hashes."""
     from contrastive.config.stored import MANIFEST
     from contrastive.nn.fingerprint import weights_fingerprint
@@ -106,7 +108,7 @@ def _state(context: Context, written: EmbeddingFolder | None = None) -> str:
     return written.about.model if written else weights_fingerprint(context.model)
 
 
-def _load(
+def load_again(
     folder: Path, device: str, trusted: bool, changes: list[str] | None, state: str
 ) -> tuple[ContrastiveModel, FeatureCache | None]:
     """Load the model in another process.
@@ -116,7 +118,7 @@ def _load(
     """
     context = Context(folder, device=device, trusted=trusted, changes=changes)
     model = context.model
-    if _state(context) != state:
+    if model_state(context) != state:
         msg = f"{folder}: the model has changed meanwhile; embed into another folder"
         raise DataError(msg)
     return model, context.cache

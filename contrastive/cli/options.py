@@ -134,6 +134,15 @@ Data = Annotated[
         help="A run's spec, a folder, or type=...,folder=...; else the data of the model's run.",
     ),
 ]
+MinPrecision = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="Only results of which this share is right, such as 0.9; needs contrastive calibrate.",
+    ),
+]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also draw a plot into this .png, .svg or .pdf.")
 ]

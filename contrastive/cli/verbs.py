@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 PANELS = {
     "Begin": ("init", "validate", "schema"),
     "Train": ("train",),
-    "Measure": ("evaluate", "probe", "compositional", "compare", "doctor"),
-    "Use": ("classify", "caption", "answer", "search", "embed", "generate"),
+    "Measure": ("evaluate", "probe", "compositional", "compare", "calibrate", "doctor"),
+    "Use": ("classify", "caption", "answer", "search", "embed", "index", "generate"),
     "Data": ("data",),
     "Share": ("export",),
     "Inspect": ("plugins", "cache"),
 }
 """By panel of the help, the modules of this folder, each with a function of its name."""
-GROUPS = {"data", "plugins", "cache"}
+GROUPS = {"data", "plugins", "cache", "index"}
 """Those that have verbs of their own."""
 
 

@@ -16,6 +16,7 @@ from contrastive.evaluation.evaluate import EvaluationReport
 from contrastive.exporters.record import Record
 from contrastive.exporters.targets import TARGETS, Program, refusal, usage_of
 from contrastive.model.hub import ALONE, LIBRARY
+from contrastive.model.scores import calibration_of
 from contrastive.reporting.clip_benchmark import dataset_name
 from contrastive.version import __version__
 
@@ -66,6 +67,7 @@ def model_card(
         _what(model, to),
         "## Measured",
         _measured(model, known),
+        _calibrated(model),
         "## Trained",
         _trained(model, known),
         "## Load it",
@@ -176,7 +178,24 @@ def _measured(model: ContrastiveModel, known: Record) -> str:
             else "The text tower reads every caption to its end."
         )
     lines += [f"{note[0].upper()}{note[1:]}." for note in report.notes]
-    lines.append("What a score is worth as a probability is not calibrated.")
+    return "\n".join(lines)
+
+
+def _calibrated(model: ContrastiveModel) -> str:
+    """Return what a cosine is worth as a probability, if that is known."""
+    calibration = calibration_of(model)
+    if calibration is None:
+        return "What a score is worth as a probability is not calibrated."
+    lines = [
+        f"Scores are calibrated on {calibration.fitted_on} (`calibration.json` of the saved "
+        "model). At even odds, two samples of a cosine `c` belong together with a probability of:",
+        "",
+    ]
+    lines += [
+        f"- {name.replace('_', ' and ', 1)}: `1 / (1 + exp(-({fit.slope:.4g} * c + "
+        f"{fit.offset:.4g})))`"
+        for name, fit in calibration.pairs.items()
+    ]
     return "\n".join(lines)
 
 

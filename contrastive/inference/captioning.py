@@ -18,6 +18,7 @@ from torch import Tensor
 from contrastive.config.arguments import check_model, count, number
 from contrastive.data.sample_lists import text_list
 from contrastive.inference.nearest import top_k
+from contrastive.model.scores import checked_precision, judge_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +38,8 @@ class Caption:
     """Cosine with the image."""
     index: int
     """Where it first stands in the corpus."""
+    probability: float | None = None
+    """That it describes the image, if the model is calibrated."""
 
 
 def caption(
@@ -46,6 +49,7 @@ def caption(
     *,
     top: int = 3,
     diversity: float = 0.0,
+    min_precision: float | None = None,
     cache: FeatureCache | None = None,
 ) -> list[list[Caption]]:
     """Return the sentences of a corpus that describe each image, at most ``top`` for each.
@@ -60,10 +64,13 @@ def caption(
         corpus: sentences; one that stands twice counts once.
         top: sentences for each image; all, if the corpus has fewer.
         diversity: 0 takes the nearest, 1 takes what is least like those already taken.
+        min_precision: return only sentences of which so many are right, as a share; an image may
+            have none. The model has to be calibrated.
         cache: keeps the features of frozen encoders.
 
     Raises:
-        SpecError: ``top`` is below 1, ``diversity`` is not from 0 to 1, or the corpus is empty.
+        SpecError: ``top`` is below 1, ``diversity`` is not from 0 to 1, or the corpus is empty;
+            or the model is not calibrated for a precision.
         BadSample: an image or a sentence cannot be used; names it.
 
     Example:
@@ -75,23 +82,33 @@ def caption(
     top = count("top", top)
     what = "from 0 (the nearest) to 1"
     diversity = number("diversity", diversity, least=0, most=1, what=what)
+    min_precision = checked_precision(model, min_precision)
     first: dict[str, int] = {}
     for index, text in enumerate(text_list(corpus, "sentence")):
         first.setdefault(text, index)
     texts = list(first)
     texts_ND = model.embed("text", texts, cache=cache)
-    pools = top_k(model.embed("image", images, cache=cache), texts_ND, max(POOL, 10 * top))
+    cosines_NP, indices_NP = top_k(
+        model.embed("image", images, cache=cache), texts_ND, max(POOL, 10 * top)
+    )
+    judged = judge_scores(
+        model,
+        ("image", "text"),
+        cosines_NP.double().numpy(),
+        items=len(texts),
+        min_precision=min_precision,
+    )
     found: list[list[Caption]] = []
-    for cosines_P, indices_P in zip(*pools, strict=True):
+    for n, (cosines_P, indices_P) in enumerate(zip(cosines_NP, indices_NP, strict=True)):
         pool_PD = texts_ND[indices_P]
         chosen = mmr(*scaled(cosines_P, pool_PD @ pool_PD.T), top, diversity=diversity)
-        numbers = [int(indices_P[i]) for i in chosen]
-        found.append(
-            [
-                Caption(texts[number], float(cosines_P[i]), first[texts[number]])
-                for i, number in zip(chosen, numbers, strict=True)
-            ]
-        )
+        worth = judged.probabilities_Qk
+        captions: list[Caption] = []
+        for i in (i for i in chosen if judged.is_kept_Qk[n, i]):
+            text = texts[int(indices_P[i])]
+            probability = None if worth is None else float(worth[n, i])
+            captions.append(Caption(text, float(cosines_P[i]), first[text], probability))
+        found.append(captions)
     return found
 
 

@@ -114,12 +114,24 @@ def embed(
     """
     workers = count("workers", workers, least=0)
     plan = plan_embedding(model, samples, folder, dim=dim, quantize=quantize)
+    write_missing(plan, model, cache=cache, workers=workers, part=part)
+    return plan.folder
+
+
+def write_missing(
+    plan: Plan,
+    model: ContrastiveModel,
+    *,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+    part: tuple[int, int] = (0, 1),
+) -> None:
+    """Write the shards that are missing; the arguments are those of ``embed``."""
     left = [shard for shard in plan.folder.missing() if shard[1] % part[1] == part[0]]
     with bar("embedding shards", len(left)) as advance:
         for shard in left:
             write_shard(plan.folder, model, plan.job(*shard), cache=cache, workers=workers)
             advance(1, "")
-    return plan.folder
 
 
 def plan_embedding(
@@ -142,6 +154,17 @@ def plan_embedding(
     check_model(model)
     require("pyarrow.parquet", extra="parquet")
     form = Form(_checked_dim(model, dim, quantize), quantize)
+    rows, modalities = rows_to_embed(model, samples)
+    distinct = {modality: distinct_rows(rows, modality).first_Q for modality in modalities}
+    return plan_rows(model, rows, distinct, path_of("folder", folder), form)
+
+
+def rows_to_embed(model: ContrastiveModel, samples: Samples) -> tuple[Sequence[Sample], list[str]]:
+    """Return the rows of a dataset and the modalities to embed, and say what is left out.
+
+    Raises:
+        DataError: there is nothing that the model embeds.
+    """
     rows = rows_of(samples, needs_ids=False)
     if not rows:
         msg = "nothing to embed: there are no rows; give another split, or other data"
@@ -153,9 +176,22 @@ def plan_embedding(
     check_modalities(rows, modalities or [*model.towers], remedy="give other data")
     if others := [modality for modality in model.towers if modality not in known]:
         say(f"not embedded: {', '.join(others)}, of which the data have none")
-    distinct = {modality: distinct_rows(rows, modality).first_Q for modality in modalities}
-    written = _folder(path_of("folder", folder), model, rows, distinct, form)
-    return Plan(written, rows, distinct)
+    return rows, modalities
+
+
+def plan_rows(
+    model: ContrastiveModel,
+    rows: Sequence[Sample],
+    distinct: dict[str, np.ndarray],
+    folder: Path,
+    form: Form,
+) -> Plan:
+    """Make or open the folder for some rows of each modality.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    return Plan(_folder(folder, model, rows, distinct, form), rows, distinct)
 
 
 def _checked_dim(model: ContrastiveModel, dim: int | None, quantize: Quantize | None) -> int:
@@ -241,7 +277,7 @@ def write_shard(
         "row": [job.rows[i] for i in found.rows],
         "id": [int(some[i]["id"]) for i in found.rows],
         "source": [str(some[i].get("source", "")) for i in found.rows],
-        "sample": [_name(some[i][modality]) for i in found.rows],
+        "sample": [sample_name(some[i][modality]) for i in found.rows],
     }
     place = folder.shard(modality, job.number)
     replace_file(place, tensors_to_bytes(folder.form.stored(found.embeddings_QD)))
@@ -254,6 +290,6 @@ def write_shard(
     replace_file(place.with_suffix(".parquet"), buffer.getvalue())  # last: the shard is whole
 
 
-def _name(sample: Any) -> str | None:
+def sample_name(sample: Any) -> str | None:
     """Return a text, a path or the name of a stored image; None for what has no name."""
     return str(sample) if isinstance(sample, (str, Path, StoredImage)) else None

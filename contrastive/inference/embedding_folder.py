@@ -49,7 +49,9 @@ class Form:
 
     def stored(self, embeddings_QD: Tensor) -> dict[str, Tensor]:
         """Return the tensors of a shard."""
-        cut_QD = normalize(embeddings_QD[:, : self.dim], dim=1)
+        cut_QD = embeddings_QD[:, : self.dim]
+        if cut_QD.shape != embeddings_QD.shape:  # else all bits stay as they are
+            cut_QD = normalize(cut_QD, dim=1)
         if self.quantize == "int8":
             scale_Q = cut_QD.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MOST
             return {

@@ -39,11 +39,13 @@ def answer(
     answers: Iterable[str],
     *,
     templates: Sequence[str] | None = None,
+    min_precision: float | None = None,
     cache: FeatureCache | None = None,
 ) -> Tensor:
     """Return the probability ``[N, A]`` of each of A answers for each image; rows sum to 1.
 
-    It is of these answers among each other: one is the likeliest even if all are wrong.
+    It is of these answers among each other: one is the likeliest even if all are wrong. With
+    ``min_precision`` each has a probability of its own, and a row of zeros means none of these.
 
     Args:
         model: a model with an image and a text tower.
@@ -54,25 +56,35 @@ def answer(
         templates: sentences in which ``{statement}`` stands for the question as a statement with
             a gap, ``{question}`` for its own words and ``{}`` for the answer; those of the
             question's language if None.
+        min_precision: the share of the answers with a probability above 0 that is to be right; 0
+            gives all their own. The model has to be calibrated.
         cache: keeps the features of frozen encoders.
 
     Raises:
         SpecError: the question is empty, no answer is given, one is given twice, or a template has
-            no {} for the answer.
+            no {} for the answer; or the model is not calibrated for a precision.
         BadSample: an image cannot be read; names it.
 
     Example:
         >>> answer(model, [red, blue], "what color is it?", ["red", "blue", "green"]).shape
         torch.Size([2, 3])
     """
+    sentences = told_sentences(question, templates)
+    names = text_list(answers, "answer")
+    return classify(
+        model, images, names, templates=sentences, min_precision=min_precision, cache=cache
+    )
+
+
+def told_sentences(question: str, templates: Sequence[str] | None = None) -> list[str]:
+    """Return ``sentences_of``, and say so if no form fits the question."""
     sentences = sentences_of(question, templates)
     if "{}" not in question and form_of(question) is None:
         say(
             f"no form fits the question {question!r}, which is quoted as it is; give a statement "
             "with {} for the answer instead, such as: 'the car is {}'"
         )
-    names = text_list(answers, "answer")
-    return classify(model, images, names, templates=sentences, cache=cache)
+    return sentences
 
 
 def sentences_of(question: str, templates: Sequence[str] | None = None) -> list[str]:

@@ -5,7 +5,6 @@ Shapes: Q queries, N items, D the shared width, k results.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,38 +12,25 @@ from contrastive.config.arguments import check_model, count, is_path
 from contrastive.config.base import Config
 from contrastive.console import say
 from contrastive.data.bad_rows import BadRows, bad_rows_of
-from contrastive.data.images import SUFFIXES, StoredImage
+from contrastive.data.images import StoredImage
 from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets.single_modality import images_in, lines_of
 from contrastive.errors import DataError, a_type
+from contrastive.inference.composed_query import asked
 from contrastive.inference.embed_distinct import embed_modality
+from contrastive.inference.hits import Hit, judged_hits
+from contrastive.inference.index_search import search_index
 from contrastive.inference.nearest import top_k
+from contrastive.model.scores import checked_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
+    from contrastive.indexes.index import Index
     from contrastive.model.model import ContrastiveModel
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A sample that was found."""
-
-    similarity: float
-    """Cosine with the query."""
-    found: str
-    """Its path or text; of an image without a name, its caption."""
-    source: str
-    """Where it came from, such as ``captions.csv:17``."""
-    sample: Any
-    """The raw sample."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, without the sample."""
-        return {"similarity": self.similarity, "found": self.found, "source": self.source}
 
 
 def search(
@@ -54,9 +40,13 @@ def search(
     images: Any = None,
     texts: Any = None,
     samples: Samples | Callable[[], Samples] | None = None,
+    index: Index | str | Path | None = None,
+    where: Sequence[str] = (),
     find: str | None = None,
     query_modality: str | None = None,
+    compose: bool = False,
     k: int = 10,
+    min_precision: float | None = None,
     cache: FeatureCache | None = None,
 ) -> list[Hit]:
     """Return the k nearest of the images, texts or samples that are given, best first.
@@ -69,17 +59,24 @@ def search(
         images: a folder, or images in any form that ``ContrastiveModel.embed`` takes.
         texts: a file with a text a line, or texts in any such form.
         samples: a built dataset, or what builds it; searched if neither of the others is given.
+        index: an index that ``build_index`` wrote with this model, or its folder, in place of all
+            these; its samples are not read.
+        where: conditions on the rows of the index, such as ``label=dog``.
         find: the modality to search, if the query does not decide it; it may be the query's own.
             An image searches texts, words search images; where there are none, the first other
             modality of the model.
         query_modality: of the query, if it is not to be guessed.
+        compose: whether the query is made of several: ``"red car" + dog.jpg - 0.5*night``.
         k: how many hits; all, if there are fewer.
+        min_precision: return only hits of which so many are right, as a share; none may be left,
+            which is told. The model has to be calibrated.
         cache: keeps the features that frozen encoders have of what is searched.
 
     Raises:
         BadSample: the query cannot be read.
+        SpecError: a precision is asked for that the model is not calibrated for.
         DataError: the image, the folder or the file is not there, or holds nothing that can be
-            read; or it is not of the modality that is searched.
+            read; or it is not of the modality that is searched; or another model made the index.
 
     Example:
         >>> hits = search(model, "a red square", images="photos", k=3)
@@ -88,12 +85,18 @@ def search(
     """
     check_model(model)
     k, modalities = count("k", k), list(model.towers)
-    query = _checked(query) if query_modality is None else query
-    by = query_modality or _modality_of(query, modalities)
-    if by == "image" and isinstance(query, (str, Path)) and not Path(query).is_file():
-        msg = f"{query}: no such image"
+    min_precision = checked_precision(model, min_precision)
+    if index is not None:
+        if images is not None or texts is not None or samples is not None:
+            msg = "an index and what else to search are given; give one of them"
+            raise DataError(msg)
+        about: dict[str, Any] = {"find": find, "query_modality": query_modality, "k": k}
+        about |= {"where": where, "compose": compose, "min_precision": min_precision}
+        return search_index(model, query, index, **about)
+    if where:
+        msg = "where: conditions need an index; give index= (--index)"
         raise DataError(msg)
-    query_1D = model.embed(by, [query], batch_size=1)  # asked for once, so that no cache keeps it
+    by, query_1D = asked(model, query, query_modality, compose=compose)
     usual = "text" if by == "image" else "image"
     others = [modality for modality in modalities if modality != by]
     find = find or (usual if usual in modalities else (others or modalities)[0])
@@ -120,34 +123,11 @@ def search(
         msg = f"nothing to search: none of {len(rows)} {find} samples can be read"
         raise DataError(msg)
     scores, indices = top_k(query_1D, column.embeddings_QD, k)
-    return [
+    hits = [
         _hit(rows[column.rows[int(index)]], find, score.item())
         for score, index in zip(scores[0], indices[0], strict=True)
     ]
-
-
-def _checked(query: Any) -> Any:
-    """Return one query.
-
-    Raises:
-        DataError: there is none, or there are several.
-    """
-    several = isinstance(query, (list, tuple, set, frozenset))
-    if query is None or several or (isinstance(query, str) and not query.strip()):
-        given = a_type(cast("Any", query)) if several else repr(query)
-        msg = f"{given} is no query; give words, the path of an image or another file, or a sample"
-        raise DataError(msg)
-    return Path(query) if is_path(query) and not isinstance(query, str) else query
-
-
-def _modality_of(query: Any, modalities: Sequence[str]) -> str:
-    """Guess what a query is: an image by its suffix, another file if there is one, else words."""
-    if not isinstance(query, (str, Path)):  # pixels, unless the model sees none
-        return "image"
-    files = [modality for modality in modalities if modality not in ("image", "text")]
-    if Path(query).suffix.lower() in SUFFIXES:
-        return "image"
-    return files[0] if files and Path(query).is_file() else "text"
+    return judged_hits(model, (by, find), hits, items=len(column.rows), min_precision=min_precision)
 
 
 def _rows(

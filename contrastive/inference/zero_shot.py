@@ -6,6 +6,7 @@ Shapes: N images, C classes, D the shared width.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from contrastive.config.arguments import check_cache, check_model
 from contrastive.data.sample_lists import sample_list, text_list
 from contrastive.errors import SpecError
+from contrastive.model.scores import checked_precision, judge_scores
 from contrastive.nn.device import batch_size
 from contrastive.prompts import TEMPLATES, tell_of_names
 
@@ -32,9 +34,13 @@ def classify(
     *,
     templates: Sequence[str] = TEMPLATES,
     modality: str = "image",
+    min_precision: float | None = None,
     cache: FeatureCache | None = None,
 ) -> Tensor:
     """Return the probability ``[N, C]`` of each class for each image; rows sum to 1.
+
+    With ``min_precision`` each class has a probability of its own, and a row of zeros means that
+    the image is none of these.
 
     Args:
         model: a model with an image and a text tower.
@@ -42,21 +48,78 @@ def classify(
         classes: the names.
         templates: sentences with ``{}`` for the name; their embeddings are averaged.
         modality: what is classified, if not images; ``images`` are samples of it.
+        min_precision: the share of the classes with a probability above 0 that is to be right; 0
+            gives all their own. The model has to be calibrated.
         cache: keeps the features that frozen encoders have of the images; those of the sentences
             are looked up there, and not added.
 
     Raises:
-        SpecError: no class is given, one is given twice, or a template has no ``{}``.
+        SpecError: no class is given, one is given twice, or a template has no ``{}``; or a
+            precision is asked for that the model is not calibrated for.
         BadSample: an image cannot be read; names it.
 
     Example:
         >>> classify(model, [red, blue], ["red", "blue", "green"]).shape
         torch.Size([2, 3])
     """
+    found = judged_classes(
+        model,
+        images,
+        classes,
+        templates=templates,
+        modality=modality,
+        min_precision=min_precision,
+        cache=cache,
+    )
+    if min_precision is None or found.own_NC is None:
+        return found.among_NC
+    return found.own_NC.where(found.is_kept_NC, 0)
+
+
+@dataclass(frozen=True)
+class JudgedClasses:
+    """What the similarities of N images with C classes are worth."""
+
+    among_NC: Tensor
+    """Probabilities of the classes among each other; rows sum to 1."""
+    own_NC: Tensor | None
+    """The probability of each class by itself; None without a calibration."""
+    is_kept_NC: Tensor
+    """Whether a class belongs to those of which the asked share is right."""
+
+
+def judged_classes(
+    model: ContrastiveModel,
+    images: Any,
+    classes: Iterable[str],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    modality: str = "image",
+    min_precision: float | None = None,
+    cache: FeatureCache | None = None,
+) -> JudgedClasses:
+    """Return what ``classify`` does, with and without the other classes; errors are its own."""
     check_cache(cache)
+    check_model(model)
+    min_precision = checked_precision(model, min_precision)
     texts = cache and cache.reading()
     names_CD = embed_classes(model, classes, templates=templates, cache=texts)
-    return classify_among(model, images, names_CD, modality=modality, cache=cache)
+    images_ND = _embedded(model, images, modality, cache)
+    cosines_NC = (images_ND.double() @ names_CD.double().T).numpy()
+    judged = judge_scores(
+        model,
+        (modality, "text"),
+        cosines_NC,
+        items=len(names_CD),
+        min_precision=min_precision,
+        right_targets=1,
+    )
+    own = judged.probabilities_Qk
+    return JudgedClasses(
+        classify_embeddings(model, images_ND, names_CD),
+        None if own is None else torch.from_numpy(own).float(),
+        torch.from_numpy(judged.is_kept_Qk),
+    )
 
 
 def classify_among(
@@ -68,10 +131,15 @@ def classify_among(
     cache: FeatureCache | None = None,
 ) -> Tensor:
     """Return what ``classify`` does, among classes that are embedded: ``[N, C]``."""
+    return classify_embeddings(model, _embedded(model, images, modality, cache), names_CD)
+
+
+def _embedded(
+    model: ContrastiveModel, images: Any, modality: str, cache: FeatureCache | None
+) -> Tensor:
     images = sample_list(images, modality)
     at_a_time = max(1, min(len(images), batch_size(model)))  # few are not filled up to a batch
-    images_ND = model.embed(modality, images, cache=cache, batch_size=at_a_time)
-    return classify_embeddings(model, images_ND, names_CD)
+    return model.embed(modality, images, cache=cache, batch_size=at_a_time)
 
 
 def embed_classes(

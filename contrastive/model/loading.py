@@ -30,6 +30,7 @@ from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.model.saved_files import EXPORT
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
+from contrastive.model.scores import stored_calibration
 from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
@@ -151,6 +152,7 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     model = rebuilt(spec, saved)
     restore_weights(model, saved)
     model.seen = stored_samples(saved)
+    model.calibration = stored_calibration(saved)
     return model.eval()
 
 

@@ -30,6 +30,7 @@ from contrastive.model.freezing import weights_from_spec
 from contrastive.model.hub import OnHub
 from contrastive.model.local_paths import from_folder
 from contrastive.model.saved_folder import FORMAT, Content, write_folder
+from contrastive.model.scores import Calibrated, calibration_files
 from contrastive.model.tower import TowerModule
 from contrastive.model.weight_copies import copies_of, without_paths
 from contrastive.nn.device import batch_size as fitting_batch_size
@@ -54,7 +55,7 @@ EmbeddingViews = dict[str, list[Tensor]]
 """Embeddings ``[B, D]`` by modality: two for one that is compared with itself, else one."""
 
 
-class ContrastiveModel(OnHub, nn.Module):
+class ContrastiveModel(OnHub, Calibrated, nn.Module):
     """Towers that embed their modalities in one space, and the loss that they were trained with.
 
     Example:
@@ -340,8 +341,7 @@ class ContrastiveModel(OnHub, nn.Module):
         """Return what a saved model consists of, file by file; ``place`` is where it goes."""
         rebuilt = self._rebuilt()
         left_out = {f"towers.{m}.encoder.{name}" for m in rebuilt for name in rebuilt[m]}
-        state = self.state_dict().items()
-        weights = {name: tensor for name, tensor in state if name not in left_out}
+        weights = {name: x for name, x in self.state_dict().items() if name not in left_out}
         found = origins(self.spec)
         about = {
             "encoders": {
@@ -360,7 +360,7 @@ class ContrastiveModel(OnHub, nn.Module):
             "model.safetensors": weights,
             "seen.safetensors": self.seen,
             "parts.json": about,
-        }
+        } | calibration_files(self)
 
     def save(self, folder: str | Path, *, whole: bool | None = None) -> None:
         """Save to a folder: safetensors and JSON, frozen pretrained encoders by fingerprint.

@@ -24,6 +24,8 @@ MODEL = frozenset({"spec.json", "parts.json", "model.safetensors", "seen.safeten
 """The files that every saved model has."""
 CHECKPOINT = MODEL | {"run.json", "state.json", "optimizer.safetensors", "random.safetensors"}
 """Those of a run's checkpoint, from which it goes on."""
+CALIBRATION = "calibration.json"
+"""What scores are worth (``scores``), where that was measured."""
 COPIES = "encoders"
 """The folder with copies of what encoders were loaded from (``weight_copies``)."""
 EXPORT = "export.json"

@@ -34,6 +34,7 @@ from contrastive.data.storage.atomic_files import (
 )
 from contrastive.errors import WeightsError
 from contrastive.model.saved_files import (
+    CALIBRATION,
     CHECKPOINT,
     MODEL,
     NAME,
@@ -251,7 +252,9 @@ def _own_files(folder: Path) -> set[str]:
     except (OSError, WeightsError):
         pass
     # without a manifest that can be trusted, by their names
-    return {*CHECKPOINT, MANIFEST} | (shard_files(folder) if folder.is_dir() else set())
+    return {*CHECKPOINT, CALIBRATION, MANIFEST} | (
+        shard_files(folder) if folder.is_dir() else set()
+    )
 
 
 def open_folder(folder: Path) -> SavedFolder:

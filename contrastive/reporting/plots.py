@@ -1,4 +1,4 @@
-"""Plots: a run's curves, a probe by shots, what a search brings back, models side by side."""
+"""Plots: a run's curves, a probe by shots, calibration, what a search brings back, models."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from contrastive.evaluation.calibration import CalibrationReport
     from contrastive.evaluation.comparison import Comparison
     from contrastive.evaluation.probe import ProbeReport
 
@@ -104,6 +105,36 @@ def draw_probe(report: ProbeReport, path: Path) -> None:
     axis.set_title(f"top-1 on {report.split}, %", parse_math=False)
     axis.set_xlabel("training samples of each class")
     axis.legend(frameon=False)
+    _save(figure, path)
+
+
+@_without_tex
+def draw_reliability(report: CalibrationReport, path: Path) -> None:
+    """Draw how often pairs are right by their probability, and what thresholds reject.
+
+    Raises:
+        DataError: it was not judged.
+        MissingExtra: matplotlib is not installed.
+    """
+    if not report.is_judged:
+        msg = "no plot: the calibration was judged on no other data; give a split to judge on"
+        raise DataError(msg)
+    figure, axes = _canvas(1, 2, width=4.4, height=4.0)
+    pairs, absent = axes[0]
+    pairs.plot([0, 100], [0, 100], color="0.6", linestyle=":")
+    for name, found in report.reliability.items():
+        at = [100 * one.probability for one in found.bins]
+        label = f"{_label(name)}: error {found.error:.3f}"
+        pairs.plot(at, [100 * one.share for one in found.bins], marker="o", label=label)
+    pairs.set_title(f"pairs of {report.split or 'the test data'}", parse_math=False)
+    pairs.set(xlabel="probability, %", ylabel="of them right, %")
+    for direction, found in report.rejection.items():
+        lost, rejected = ([100 * point[i] for point in found.curve] for i in (1, 2))
+        absent.plot(lost, rejected, label=f"{_label(direction)}: area {found.area:.3f}")
+    absent.axvline(5, color="0.6", linestyle=":")
+    absent.set(title="by threshold", xlabel="true hits lost, %", ylabel="absent rejected, %")
+    for axis in (pairs, absent):
+        axis.legend(frameon=False)
     _save(figure, path)
 
 

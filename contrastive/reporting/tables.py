@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.intervals import Estimate
     from contrastive.evaluation.mteb_tasks import MtebReport
     from contrastive.evaluation.probe import Accuracy, ProbeReport
-    from contrastive.inference.search import Hit
+    from contrastive.inference.hits import Hit
 
 ACCURACIES = ("top-1 (95 % interval)", "majority class", "top-5", "mean per class")
 
@@ -130,16 +130,31 @@ def _percent(share: float | None) -> str:
 
 
 def classes_table(results: Sequence[dict[str, Any]], top: int, kind: str = "class") -> Table:
-    """Return the likeliest names of each image."""
+    """Return the likeliest names of each image; by themselves, if a model is calibrated.
+
+    Where a precision was asked for, only the names that reach it, or "none of these".
+    """
     table = Table()
     table.add_column("image")
     table.add_column(kind)
+    calibrated = any("calibrated" in result for result in results)
     table.add_column("probability", justify="right")
+    if calibrated:
+        table.add_column(f"of this {kind}\nby itself", justify="right")
     images = short_names([result["image"] for result in results])
     for image, result in zip(images, results, strict=True):
-        best = sorted(result["probabilities"].items(), key=lambda item: -item[1])[:top]
-        for index, (name, probability) in enumerate(best):
-            table.add_row(_plain(image if index == 0 else ""), _plain(name), f"{probability:.1%}")
+        own = result.get("calibrated", {})
+        best = sorted((own or result["probabilities"]).items(), key=lambda item: -item[1])
+        names = [name for name, _ in best if name in result.get("chosen", own or dict(best))][:top]
+        for index, name in enumerate(names or [None]):
+            shown = _plain(image if index == 0 else "")
+            if name is None:
+                likeliest, probability = best[0]
+                nearest = f"none of these (nearest: {likeliest})"
+                table.add_row(shown, _plain(nearest), "", f"{probability:.1%}")
+                continue
+            worth = [f"{own[name]:.1%}"] if calibrated else []
+            table.add_row(shown, _plain(name), f"{result['probabilities'][name]:.1%}", *worth)
         table.add_section()
     return table
 
@@ -216,14 +231,20 @@ def captions_table(results: Sequence[dict[str, Any]]) -> Table:
     table = Table()
     table.add_column("image")
     table.add_column("cosine", justify="right")
+    known = any("probability" in found for result in results for found in result["captions"])
+    if known:
+        table.add_column("probability", justify="right")
     table.add_column("caption")
     table.add_column("where")
     images = short_names([result["image"] for result in results])
     for image, result in zip(images, results, strict=True):
         for index, found in enumerate(result["captions"]):
-            shown = image if index == 0 else ""
-            cosine = f"{found['similarity']:.3f}"
-            table.add_row(_plain(shown), cosine, _plain(found["text"]), _plain(found["source"]))
+            worth = [f"{found['probability']:.1%}"] if known else []
+            cosine, text = f"{found['similarity']:.3f}", _plain(found["text"])
+            shown = _plain(image if index == 0 else "")
+            table.add_row(shown, cosine, *worth, text, _plain(found["source"]))
+        if not result["captions"]:
+            table.add_row(_plain(image), "", *([""] if known else []), "no match", "")
         table.add_section()
     return table
 
@@ -233,11 +254,28 @@ def hits_table(hits: Sequence[Hit]) -> Table:
     table = Table()
     table.add_column("#", justify="right")
     table.add_column("cosine", justify="right")
+    known = any(hit.probability is not None for hit in hits)
+    if known:
+        table.add_column("probability", justify="right")
     table.add_column("found")
     table.add_column("where")
     for rank, hit in enumerate(hits, 1):
         found, where = _plain(hit.found), _plain(hit.source)
-        table.add_row(str(rank), f"{hit.similarity:.3f}", found, where)
+        worth = [f"{hit.probability or 0:.1%}"] if known else []
+        table.add_row(str(rank), f"{hit.similarity:.3f}", *worth, found, where)
+    return table
+
+
+def neighbours_table(pairs: Sequence[tuple[Hit, Hit]]) -> Table:
+    """Return pairs of rows that are near each other, nearest first."""
+    table = Table()
+    table.add_column("#", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("found")
+    table.add_column("near it")
+    for rank, (hit, other) in enumerate(pairs, 1):
+        row = (str(rank), f"{hit.similarity:.3f}", _plain(hit.found), _plain(other.found))
+        table.add_row(*row)
     return table
 
 

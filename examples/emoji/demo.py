@@ -14,15 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contrastive import FeatureCache, RunSpec, export, load_spec, train
+from contrastive import FeatureCache, RunSpec, build_index, export, load_spec, train
 from contrastive.cli import run_guarded
 from contrastive.console import say
-from contrastive.data.bad_rows import BadRows
 from contrastive.data.images import open_image
 from contrastive.data.samples import rows_of
 from contrastive.evaluation.evaluate import evaluate
-from contrastive.inference.embed_distinct import embed_modality
-from contrastive.inference.nearest import top_k
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
 
@@ -55,11 +52,12 @@ def demo(overrides: list[str]) -> None:
         console.print(table)
 
     rows = rows_of(samples)
-    images = embed_modality(model, rows, "image", BadRows(), cache=FeatureCache())
-    _, best = top_k(model.embed("text", QUERIES), images.embeddings_QD, SHOWN)
+    index = build_index(model, samples, folder / "index", cache=FeatureCache()).index
+    first = {row["id"]: row for row in reversed(rows)}  # of each image
+    found = index.search(model.embed("text", QUERIES), "image", k=SHOWN)
     searches = [
-        (query, [(rows[i]["image"], rows[i]["text"]) for i in (images.rows[j] for j in places)])
-        for query, places in zip(QUERIES, best.tolist(), strict=True)
+        (query, [(row["image"], row["text"]) for row in (first[hit.row.id] for hit in hits)])
+        for query, hits in zip(QUERIES, found, strict=True)
     ]
     for query, hits in searches:
         console.print(f"{query}: {', '.join(words for _, words in hits)}", highlight=False)

@@ -1,0 +1,1 @@
+"""What a calibrated score is worth on samples that neither training nor calibration has seen."""

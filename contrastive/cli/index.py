@@ -1,0 +1,228 @@
+"""The verbs about an index: stored embeddings, which ``search --index`` looks through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from contrastive.cli.options import Changes, Device, Json, Model, Trusted
+from contrastive.cli.output import show
+from contrastive.cli.parsing import Verb
+
+if TYPE_CHECKING:
+    from contrastive.inference.index_building import IndexChange
+
+index = typer.Typer(
+    no_args_is_help=True, help="Build, change or show an index, for search --index."
+)
+
+GivenData = Annotated[
+    str, typer.Argument(metavar="DATA", help="A run's spec, a folder, or type=...,folder=...")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="INDEX", help="The index.")]
+IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index.")]
+IndexSplit = Annotated[
+    str | None,
+    typer.Option(help="The split of the data; else all, of a spec its evaluation.final_split."),
+]
+Processes = Annotated[int, typer.Option(min=1, help="Processes that embed, each with the model.")]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="What runs the processes: this machine, or a Ray cluster (extra ray)."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Rows whose column has a value: label=dog, id>=10, 'source=a/*'; may be repeated.",
+    ),
+]
+
+
+@index.command(cls=Verb)
+def build(
+    data: GivenData,
+    output: Output,
+    split: IndexSplit = None,
+    *,
+    processes: Processes = 1,
+    engine: Engine = "local",
+    model: Model = None,
+    changes: Changes = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Embed a dataset into an index; goes on where it was, and never embeds a sample again."""
+    from contrastive.cli.context import Context
+    from contrastive.cli.index_context import encoder, given_data, place_of
+
+    _check_engine(engine)
+    context = Context(model, device=device, trusted=trusted, changes=changes)
+    given = given_data(context, data, split)
+    from contrastive.inference.index_building import build_index
+
+    change = build_index(
+        context.model,
+        given.read(),
+        output,
+        data=given.about,
+        model_folder=place_of(context),
+        workers=given.workers,
+        cache=context.cache,
+        encode=encoder(context, processes, engine, device=device, trusted=trusted, changes=changes),
+    )
+    _show_change(change, as_json)
+
+
+@index.command(cls=Verb)
+def add(
+    data: GivenData,
+    output: Output,
+    split: IndexSplit = None,
+    *,
+    processes: Processes = 1,
+    engine: Engine = "local",
+    model: Model = None,
+    changes: Changes = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Add other data to an index."""
+    from contrastive.cli.index_context import encoder, given_data, index_context
+    from contrastive.indexes.index import Index
+
+    _check_engine(engine)
+    context = index_context(Index(output), model, device=device, trusted=trusted, changes=changes)
+    given = given_data(context, data, split)
+    from contrastive.inference.index_building import add_to_index
+
+    change = add_to_index(
+        context.model,
+        given.read(),
+        output,
+        data=given.about,
+        workers=given.workers,
+        cache=context.cache,
+        encode=encoder(context, processes, engine, device=device, trusted=trusted, changes=changes),
+    )
+    _show_change(change, as_json)
+
+
+@index.command(cls=Verb)
+def update(
+    folder: IndexFolder,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", metavar="DATA", help="Where the data are now, if elsewhere."),
+    ] = None,
+    *,
+    processes: Processes = 1,
+    engine: Engine = "local",
+    model: Model = None,
+    changes: Changes = None,
+    trusted: Trusted = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Bring an index to the state of its data: add what is new, drop what is gone."""
+    from contrastive.cli.index_context import encoder, given_data, index_context, known_data
+    from contrastive.errors import DataError
+    from contrastive.indexes.index import Index
+    from contrastive.inference.index_building import IndexChange, update_index
+
+    _check_engine(engine)
+    opened = Index(folder)
+    named = opened.about.data
+    if data is not None and len(named) != 1:
+        held = ", ".join(one.name for one in named) or "no data"
+        msg = f"{folder}: --data {data}: it has {held}; build an index of the data that moved"
+        raise DataError(msg)
+    context = index_context(opened, model, device=device, trusted=trusted, changes=changes)
+    encode = encoder(context, processes, engine, device=device, trusted=trusted, changes=changes)
+    changed: list[IndexChange] = []
+    for one in named:
+        now = given_data(context, data, one.split) if data else None
+        given = now or known_data(context, one, trusted=trusted)
+        change = update_index(
+            context.model,
+            given.read(),
+            folder,
+            data=one.name,
+            now=now.about if now else None,
+            workers=given.workers,
+            cache=context.cache,
+            encode=encode,
+        )
+        changed.append(change)
+    names = ("added", "removed", "changed", "encoded")
+    total = {name: sum(getattr(one, name) for one in changed) for name in names}
+    _show_change(IndexChange(Index(folder), **total), as_json)
+
+
+@index.command(cls=Verb)
+def remove(
+    folder: IndexFolder,
+    samples: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SAMPLE]...", help="Paths, texts or sources of rows."),
+    ] = None,
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Take rows out of an index; update brings back what the data still have."""
+    from contrastive.inference.index_building import remove_from_index
+
+    _show_change(remove_from_index(folder, samples or (), where=where or ()), as_json)
+
+
+@index.command(cls=Verb)
+def info(
+    folder: IndexFolder,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files and compare their checksums.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is in an index; with --verify, the exit code is 1 if a file is damaged."""
+    from contrastive.config.amounts import shown_bytes
+    from contrastive.indexes.index import Index
+
+    opened = Index(folder)
+    about = opened.summary()
+    damages = opened.damages() if verify else []
+    shown: dict[str, Any] = about | ({"damages": damages} if verify else {})
+    rows = ", ".join(f"{count:,} {name}" for name, count in about["rows"].items()) or "none"
+    lines = [
+        f"rows: {rows}; {about['deleted']:,} deleted",
+        f"vectors: {about['dim']} wide, in {about['segments']:,} segments, "
+        f"{shown_bytes(about['bytes'])}, backend {about['backend']}",
+        f"model: {about['model'] or 'not noted'} ({about['sha256'][:12]})",
+        *(f"data: {name}" for name in about["data"]),
+        f"columns: {', '.join(about['columns'])}",
+    ]
+    show(shown, as_json, *lines, *damages, *(["all files are whole"] * (verify and not damages)))
+    if damages:
+        raise typer.Exit(1)
+
+
+def _check_engine(engine: str) -> None:
+    """Insist on what runs the processes, before the model is loaded."""
+    if engine == "ray":
+        from contrastive.config.extras import require
+
+        require("ray", extra="ray")
+
+
+def _show_change(change: IndexChange, as_json: bool) -> None:
+    rows = ", ".join(f"{change.index.rows(m):,} {m}" for m in change.index.modalities) or "no"
+    lines = [
+        f"{change.added:,} added, {change.removed:,} removed, {change.changed:,} changed; "
+        f"{change.encoded:,} embedded",
+        f"{change.index.folder}: {rows} rows",
+    ]
+    show(change.as_dict(), as_json, *lines)

@@ -1,0 +1,377 @@
+"""What scores are worth as probabilities: fitted on a validation split, judged on another.
+
+Pairs of one group are right; all others of the split are wrong, and together weigh as much as the
+right ones. So the probability of a pair is at even odds: one right pair to one of two random
+samples. Results of a search are fitted by themselves, since the best of many wrong ones is no
+random one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from contrastive.config.arguments import check_model, count
+from contrastive.data.bad_rows import bad_rows_of
+from contrastive.data.samples import check_modalities, rows_of
+from contrastive.errors import DataError
+from contrastive.evaluation.calibration_error import (
+    Rejection,
+    Reliability,
+    rejection,
+    reliability,
+)
+from contrastive.evaluation.intervals import Estimate, bootstrap
+from contrastive.evaluation.leakage import content_keys, held_out_rows, left_out, seen_samples
+from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset
+from contrastive.evaluation.result_scores import DirectionScores, direction_scores
+from contrastive.evaluation.retrieval import has_companions
+from contrastive.evaluation.tabular import Tabular
+from contrastive.inference.embed_distinct import EmbeddedModality, embed_modality
+from contrastive.model.scores import (
+    CALIBRATION_FORMAT,
+    Calibration,
+    Growth,
+    PairFit,
+    ResultFit,
+    SearchFit,
+    SizeFit,
+    result_odds,
+    sigmoid,
+)
+from contrastive.nn.fingerprint import weights_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contrastive.data.samples import Samples
+    from contrastive.features.cache import FeatureCache
+    from contrastive.model.model import ContrastiveModel
+    from contrastive.spec import Shared
+
+FEWEST = 20  # right pairs: a slope of fewer says nothing
+FEW = 100  # of which a line is said
+KEPT = 100  # quantiles of scores
+LINE = 3  # numbers of wrong targets, a factor of two apart, that say how it goes on
+ASKED = (0.5, 0.7, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a search for results of an asked precision returns, of the best ones of each query."""
+
+    direction: str
+    asked: float
+    score: float | None
+    """The cosine from which on; -1 if all reach the precision, None if no result does."""
+    most: float
+    """What results reach at most, by the fit."""
+    queries: int
+    returned: int
+    right: Estimate | None
+    """Share of what is returned that is right; None if nothing is."""
+
+
+@dataclass(frozen=True, repr=False)
+class CalibrationReport(Tabular):
+    """What ``calibrate`` fitted, and how well it holds."""
+
+    calibration: Calibration
+    split: str
+    """What it was judged on."""
+    is_judged: bool
+    """Whether that is other data than it was fitted on; else only ``rejection`` is told."""
+    reliability: dict[str, Reliability] = field(default_factory=dict[str, Reliability])
+    """By pair of modalities, as ``image_text``: right pairs and as many random wrong ones."""
+    precision: list[Precision] = field(default_factory=list[Precision])
+    rejection: dict[str, Rejection] = field(default_factory=dict[str, Rejection])
+    """By direction, as ``text_to_image``."""
+    faults: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+    """What to know about the numbers."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; the calibration without its grids of scores."""
+        found = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("calibration", "reliability", "rejection", "precision")
+        }
+        return found | {
+            "fitted_on": self.calibration.fitted_on,
+            "pairs": {name: fit.model_dump() for name, fit in self.calibration.pairs.items()},
+            "reliability": {name: asdict(one) for name, one in self.reliability.items()},
+            "precision": [asdict(one) for one in self.precision],
+            "rejection": {name: asdict(one) for name, one in self.rejection.items()},
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each direction and precision that is asked for."""
+        return [
+            {
+                "direction": one.direction,
+                "asked": one.asked,
+                "score": one.score,
+                "returned": one.returned,
+                "queries": one.queries,
+                "right": one.right and one.right.value,
+                "low": one.right and one.right.low,
+                "high": one.right and one.right.high,
+            }
+            for one in self.precision
+        ]
+
+    def __repr__(self) -> str:
+        errors = "; ".join(
+            f"{name} calibration error {one.error:.3f} (of a perfect score {one.of_perfect:.3f})"
+            for name, one in self.reliability.items()
+        )
+        return f"CalibrationReport({errors or 'not judged'})"
+
+
+def calibrate(
+    model: ContrastiveModel,
+    samples: Samples,
+    test: Samples | None = None,
+    *,
+    fit_split: str = "",
+    split: str = "",
+    shared: Shared = "refuse",
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+) -> CalibrationReport:
+    """Fit what scores are worth as probabilities, and judge that on other samples.
+
+    ``model.calibration`` has it then; ``search``, ``classify``, ``answer`` and ``caption`` apply
+    it, and ``model.save`` saves it. It holds for data like these, and for these weights.
+
+    Args:
+        model: the model.
+        samples: a built dataset to fit it on, which training has not seen; rows with equal ids
+            belong together.
+        test: another one to judge it on, without samples of the first; it is not judged if None.
+        fit_split: what to call the first.
+        split: what to call the second.
+        shared: ``refuse`` rows that the model was trained on, or of ``test`` that it was fitted on;
+            or ``drop`` them and their groups.
+        cache: keeps the features of frozen encoders.
+        workers: processes that decode samples.
+
+    Raises:
+        DataError: samples were seen before, are too few or bad, or right pairs do not score higher
+            than wrong ones.
+
+    Example:
+        >>> report = calibrate(model, rows)  # doctest: +SKIP
+        >>> search(model, "a dog", images="photos", min_precision=0.9)  # doctest: +SKIP
+    """
+    check_model(model)
+    workers = count("workers", workers, least=0)
+    notes: list[str] = []
+    faults: list[str] = []
+    rows = _held_out(model, samples, fit_split, shared, notes)
+    embedded = _embedded(model, samples, rows, faults, cache=cache, workers=workers)
+    found = _by_direction(embedded)
+    if not found:
+        msg = "there is nothing to search: one modality, and no group of several samples"
+        raise DataError(msg)
+    name = f"the split {fit_split}" if fit_split else "samples that were given"
+    calibration = Calibration(
+        format=CALIBRATION_FORMAT,
+        weights=weights_fingerprint(model),
+        fitted_on=f"{name}, {len(rows):,} rows",
+        pairs=_pair_fits(found, notes),
+        searches={direction: _search_fit(scores) for direction, scores in found.items()},
+    )
+    judged = found
+    if test is not None:
+        keys = seen_samples(content_keys(rows, [*model.towers]))
+        held_out = _held_out(model, test, split, shared, notes)
+        of = f"{name}, which the calibration is fitted on"
+        kept = held_out_rows(keys, held_out, split, shared, of=of)
+        if len(kept) < len(held_out):
+            notes.append(f"{len(held_out) - len(kept)} rows are left out: they are of {name}, too")
+        judged = _by_direction(_embedded(model, test, kept, faults, cache=cache, workers=workers))
+    model.calibration = calibration
+    return CalibrationReport(
+        calibration,
+        split if test is not None else fit_split,
+        test is not None,
+        reliability=_reliabilities(calibration, judged) if test is not None else {},
+        precision=_precisions(calibration, judged) if test is not None else [],
+        rejection={
+            direction: rejection(scores.all.best_Q[scores.all.is_right_Q], scores.best_wrong_Q)
+            for direction, scores in judged.items()
+            if scores.all.is_right_Q.any()
+        },
+        faults=faults,
+        notes=notes,
+    )
+
+
+def _held_out(
+    model: ContrastiveModel, samples: Samples, split: str, shared: Shared, notes: list[str]
+) -> Sequence[dict[str, Any]]:
+    """Return the rows that training has not seen."""
+    rows = rows_of(samples)
+    check_modalities(rows, model.towers)
+    kept = held_out_rows(model.seen, rows, split, shared)
+    notes += left_out(len(rows) - len(kept), len(rows))
+    return kept
+
+
+def _embedded(
+    model: ContrastiveModel,
+    samples: Samples,
+    rows: Sequence[dict[str, Any]],
+    faults: list[str],
+    **settings: Any,
+) -> dict[str, EmbeddedModality]:
+    known = bad_rows_of(samples)
+    bad_rows = known.copy()
+    embedded = {
+        modality: embed_modality(model, rows, modality, bad_rows, **settings)
+        for modality in model.towers
+    }
+    bad_rows.check(len(rows) + known.bad)
+    faults += bad_rows.lines
+    return embedded
+
+
+def _by_direction(embedded: dict[str, EmbeddedModality]) -> dict[str, DirectionScores]:
+    """Return the scores of each modality's searches by each other one, as ``text_to_image``."""
+    return {
+        f"{query}_to_{target}": direction_scores(a, b, lambda a_QD, b_TD: a_QD @ b_TD.T)
+        for query, a in embedded.items()
+        for target, b in embedded.items()
+        if query != target or (len(embedded) == 1 and has_companions(a.ids_Q))
+    }
+
+
+def _pair_fits(found: dict[str, DirectionScores], notes: list[str]) -> dict[str, PairFit]:
+    """Fit the pairs of each two modalities; both directions have the same."""
+    fits: dict[str, PairFit] = {}
+    for direction, scores in found.items():
+        a, _, b = direction.partition("_to_")
+        if f"{b}_{a}" in fits:
+            continue
+        right, wrong = scores.right_R, scores.wrong_W
+        if len(right) < FEWEST:
+            msg = (
+                f"{len(right)} right pairs of {a} and {b} are too few to calibrate on; give a "
+                f"split with {FEWEST} at least, and better some hundreds"
+            )
+            raise DataError(msg)
+        if len(right) < FEW:
+            notes.append(f"{len(right)} right pairs are few: with some hundreds it holds better")
+        weights = np.concatenate(
+            [np.ones(len(right)), np.full(len(wrong), len(right) / len(wrong))]
+        )
+        is_right = np.arange(len(weights)) < len(right)
+        fit = fit_logistic(np.concatenate([right, wrong]), is_right, weights)
+        if fit.slope <= 0:
+            msg = (
+                f"right pairs of {a} and {b} score no higher than wrong ones, so that scores say "
+                "nothing; train longer, or see what is wrong: contrastive doctor"
+            )
+            raise DataError(msg)
+        if fit.separable:
+            notes.append(
+                f"every right pair of {a} and {b} scores higher than all wrong ones, so that their "
+                "probabilities are a guess; a larger split has some that do not"
+            )
+        fits[f"{a}_{b}"] = PairFit(
+            slope=fit.slope, offset=fit.offset, right=len(right), wrong=len(wrong)
+        )
+    return fits
+
+
+def _search_fit(scores: DirectionScores) -> SearchFit:
+    by_size = {one.wrong_targets: one for one in reversed(scores.results)}
+    best = [(n, one.best_Q, one.is_right_Q) for n, one in by_size.items()]
+    further = [(n, one.further, one.further_is_right) for n, one in by_size.items()]
+    return SearchFit(
+        queries=len(scores.groups_Q),
+        targets=scores.targets,
+        right_targets=scores.right_targets,
+        sizes=[
+            SizeFit(
+                wrong_targets=n,
+                best=_result_fit(one.best_Q, one.is_right_Q),
+                further=_result_fit(one.further, one.further_is_right),
+            )
+            for n, one in by_size.items()
+        ],
+        best_growth=_growth(best),
+        further_growth=_growth(further),
+    )
+
+
+def _growth(by_size: list[tuple[int, np.ndarray, np.ndarray]]) -> Growth:
+    """Return what more wrong targets do, by the line through the largest numbers of them."""
+    largest = by_size[-LINE:]
+    if len(largest) == 1:
+        return Growth(odds=1.0, score=0.0)  # as if wrong ones were independent
+    slope = _result_fit(*largest[-1][1:]).slope
+    logs = np.log([n for n, _, _ in largest])
+    offsets = [fit_offset(scores_N, is_right_N, slope) for _, scores_N, is_right_N in largest]
+    means = [scores_N.mean() for _, scores_N, _ in largest]
+    odds, score = (float(np.polyfit(logs, each, 1)[0]) for each in (offsets, means))
+    return Growth(odds=max(0.0, -odds), score=score)
+
+
+def _result_fit(scores_N: np.ndarray, is_right_N: np.ndarray) -> ResultFit:
+    """Fit the probability of results; a higher score never makes it lower."""
+    fit = fit_logistic(scores_N, is_right_N)
+    slope, offset = fit.slope, fit.offset
+    if slope < 0:
+        right = is_right_N.sum() + 1
+        slope, offset = 0.0, float(np.log(right / (len(is_right_N) + 2 - right)))
+    return ResultFit(slope=slope, offset=offset, scores=_quantiles(scores_N))
+
+
+def _quantiles(scores_N: np.ndarray) -> list[float]:
+    """Return quantiles from the lowest on, evenly spaced."""
+    return np.quantile(scores_N, (np.arange(KEPT) + 0.5) / KEPT).round(6).tolist()
+
+
+def _reliabilities(
+    calibration: Calibration, judged: dict[str, DirectionScores]
+) -> dict[str, Reliability]:
+    """Judge right pairs and as many random wrong ones."""
+    found: dict[str, Reliability] = {}
+    for name, fit in calibration.pairs.items():
+        scores = next(x for way, x in judged.items() if way.replace("_to_", "_", 1) == name)
+        wrong = np.random.default_rng(0).permutation(scores.wrong_W)[: len(scores.right_R)]
+        pairs = np.concatenate([scores.right_R, wrong])
+        is_right = np.arange(len(pairs)) < len(scores.right_R)
+        found[name] = reliability(sigmoid(fit.slope * pairs + fit.offset), is_right)
+    return found
+
+
+def _precisions(calibration: Calibration, judged: dict[str, DirectionScores]) -> list[Precision]:
+    found: list[Precision] = []
+    for direction, fit in calibration.searches.items():
+        scores = judged[direction]
+        best_Q, is_right_Q = scores.all.best_Q, scores.all.is_right_Q
+        odds = result_odds(fit, scores.targets - scores.right_targets)
+        by_chance = scores.right_targets / scores.targets
+        for asked in ASKED:
+            at, most = odds.threshold(asked)
+            there_Q = best_Q >= at
+            found.append(
+                Precision(
+                    direction,
+                    asked,
+                    None if at == np.inf else max(at, -1.0),
+                    most,
+                    len(best_Q),
+                    int(there_Q.sum()),
+                    bootstrap(is_right_Q[there_Q], scores.groups_Q[there_Q], by_chance)
+                    if there_Q.any()
+                    else None,
+                )
+            )
+    return found

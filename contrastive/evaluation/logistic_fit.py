@@ -1,0 +1,101 @@
+"""Logistic regression on one number: how probable a yes is at a score.
+
+The probability is ``1 / (1 + exp(-(slope * score + offset)))``, fitted by maximum likelihood with
+Newton's method in float64. Where a threshold separates yes from no, or there is only one of them,
+the likelihood has no maximum; then each answer counts as Platt's (1999) smoothed one, which is what
+a uniform prior leaves of it.
+
+Shapes: N scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_STEPS = 100  # a handful is usual
+HALVINGS = 40  # of a step that goes too far
+CONVERGED = 1e-10  # of the standardised slope and offset
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """What was fitted."""
+
+    slope: float
+    offset: float
+    separable: bool
+    """A threshold separates yes from no, or there is only one of them."""
+
+
+def fit_logistic(
+    scores_N: np.ndarray, yes_N: np.ndarray, weights_N: np.ndarray | None = None
+) -> LogisticFit:
+    """Return the slope and the offset of the log odds of a yes.
+
+    Args:
+        scores_N: finite numbers.
+        yes_N: of bool.
+        weights_N: how often each counts; once if None.
+    """
+    scores_N, yes_N = np.asarray(scores_N, np.float64), np.asarray(yes_N, np.bool_)
+    weights_N = np.ones(len(scores_N)) if weights_N is None else np.asarray(weights_N, np.float64)
+    centre = float(np.average(scores_N, weights=weights_N))
+    spread = float(np.sqrt(np.average((scores_N - centre) ** 2, weights=weights_N))) or 1.0
+    inputs_N2 = np.stack([(scores_N - centre) / spread, np.ones(len(scores_N))], axis=1)
+    separable = _is_separable(scores_N, yes_N)
+    targets_N = yes_N.astype(np.float64)
+    if separable:
+        yes, no = float(weights_N[yes_N].sum()), float(weights_N[~yes_N].sum())
+        targets_N = np.where(yes_N, (yes + 1) / (yes + 2), 1 / (no + 2))
+    slope, offset = _newton(inputs_N2, targets_N, weights_N).tolist()
+    return LogisticFit(slope / spread, offset - slope * centre / spread, separable)
+
+
+def fit_offset(scores_N: np.ndarray, yes_N: np.ndarray, slope: float) -> float:
+    """Return the offset at which as many yes are expected as there are, by bisection."""
+    share = (yes_N.sum() + 0.5) / (len(yes_N) + 1)
+    logits_N = slope * scores_N
+    low, high = (-float(np.abs(logits_N).max()) - 50) * np.array([1, -1])
+    for _ in range(100):
+        middle = (low + high) / 2
+        expected = np.exp(-np.logaddexp(0, -(logits_N + middle))).mean()
+        low, high = (middle, high) if expected < share else (low, middle)
+    return float((low + high) / 2)
+
+
+def _is_separable(scores_N: np.ndarray, yes_N: np.ndarray) -> bool:
+    """Whether a threshold has all yes on one side and all no on the other, ties left aside."""
+    if yes_N.all() or not yes_N.any():
+        return True
+    yes, no = scores_N[yes_N], scores_N[~yes_N]
+    return bool(yes.min() >= no.max() or yes.max() <= no.min())
+
+
+def _newton(inputs_N2: np.ndarray, targets_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+    """Return the weights ``[2]`` of greatest likelihood; a step that makes it worse is halved."""
+    found_2 = np.zeros(2)
+    loss = _loss(inputs_N2 @ found_2, targets_N, weights_N)
+    for _ in range(MOST_STEPS):
+        probability_N = 1 / (1 + np.exp(-(inputs_N2 @ found_2)))
+        gradient_2 = inputs_N2.T @ (weights_N * (probability_N - targets_N))
+        curvature_N = weights_N * probability_N * (1 - probability_N)
+        hessian_22 = (inputs_N2 * curvature_N[:, None]).T @ inputs_N2
+        # of equal scores, the slope is free: it stays 0
+        step_2 = np.linalg.lstsq(hessian_22, gradient_2, rcond=1e-12)[0]
+        for _ in range(HALVINGS):
+            tried = _loss(inputs_N2 @ (found_2 - step_2), targets_N, weights_N)
+            if tried <= loss:
+                break
+            step_2 = step_2 / 2
+        else:
+            break
+        found_2, loss = found_2 - step_2, tried
+        if np.abs(step_2).max() < CONVERGED:
+            break
+    return found_2
+
+
+def _loss(logits_N: np.ndarray, targets_N: np.ndarray, weights_N: np.ndarray) -> float:
+    return float(weights_N @ (np.logaddexp(0, logits_N) - targets_N * logits_N))

@@ -1,0 +1,1 @@
+"""Stored vectors, and what finds the nearest of them."""

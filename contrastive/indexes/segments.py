@@ -1,0 +1,220 @@
+"""The two files of a segment: vectors, which are mapped, and a table, which is read.
+
+Shapes: M rows, D wide, K of some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save as tensors_to_bytes
+
+from contrastive.config.extras import require
+from contrastive.data.storage import atomic_files
+from contrastive.errors import DataError
+from contrastive.indexes.index_file import AFRESH, Segment
+from contrastive.model.saved_files import Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+VECTORS, TABLE = ".safetensors", ".parquet"
+TENSOR = "embeddings"
+OWN = ("content_key", "row_key", "data", "id", "source", "sample")
+"""Columns that every table has; others are those of the data."""
+KEY = 16  # bytes
+SCALARS = (str, bool, int, float)
+INT64 = 1 << 63
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an index says of a sample."""
+
+    content_key: bytes
+    """The SHA-256 of its content."""
+    data: int
+    """Of which data of the index it is."""
+    id: int
+    source: str
+    sample: str | None
+    """The text, the path or the name."""
+    others: Mapping[str, Any]
+    """Further columns."""
+
+    @property
+    def key(self) -> bytes:
+        """What tells it apart from any other row."""
+        plain = [self.data, self.id, self.source, self.sample, sorted(self.others.items())]
+        text = json.dumps(plain).encode()
+        return hashlib.blake2b(self.content_key + text, digest_size=KEY).digest()
+
+
+def table_bytes(rows: Sequence[Row]) -> bytes:
+    """Return the Parquet file of a segment's rows."""
+    arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
+    arrays: dict[str, Any] = {
+        "content_key": arrow.array([row.content_key for row in rows], arrow.binary(32)),
+        "row_key": arrow.array([row.key for row in rows], arrow.binary(KEY)),
+        "data": arrow.array([row.data for row in rows], arrow.int32()),
+        "id": arrow.array([row.id for row in rows], arrow.int64()),
+        "source": arrow.array([row.source for row in rows], arrow.string()),
+        "sample": arrow.array([row.sample for row in rows], arrow.string()),
+    }
+    for name in dict.fromkeys(name for row in rows for name in row.others):
+        arrays[name] = _column(arrow, [row.others.get(name) for row in rows])
+    buffer = io.BytesIO()
+    parquet.write_table(arrow.table(arrays), buffer)
+    return buffer.getvalue()
+
+
+def _column(arrow: Any, values: list[Any]) -> Any:
+    """Return a column of one type; values of several are texts."""
+    kinds: set[type[Any]] = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        values = [value if value is None else float(value) for value in values]
+    elif len(kinds) > 1 or (
+        kinds == {int} and not all(-INT64 <= value < INT64 for value in values if value is not None)
+    ):
+        values = [value if value is None else str(value) for value in values]
+    return arrow.array(values)
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value is one that a table takes."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return isinstance(value, SCALARS)
+
+
+def write_segment(
+    folder: Path, modality: str, number: int, rows: Sequence[Row], vectors: Tensor | Path
+) -> Segment:
+    """Write the two files of a segment; ``vectors`` may be a file that has them already."""
+    about = Segment.model_construct(modality=modality, number=number, rows=len(rows), deleted=[])
+    place = folder / f"{about.stem}{VECTORS}"
+    if isinstance(vectors, torch.Tensor):
+        listed = _written(place, tensors_to_bytes({TENSOR: vectors.contiguous()}))
+    else:
+        place.unlink(missing_ok=True)
+        atomic_files.link(vectors, place)
+        listed = listed_file(place)
+    table = _written(place.with_suffix(TABLE), table_bytes(rows))
+    return about.model_copy(update={"vectors": listed, "table": table})
+
+
+def _written(path: Path, content: bytes) -> Listed:
+    atomic_files.write(path, [content])
+    return Listed(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def listed_file(path: Path) -> Listed:
+    """Return the size and the checksum of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Listed(bytes=path.stat().st_size, sha256=digest)
+
+
+def read_vectors(folder: Path, about: Segment, dim: int) -> Tensor:
+    """Map the vectors of a segment: ``[M, D]`` fp32.
+
+    Raises:
+        DataError: they are damaged, or not those that are listed.
+        FileNotFoundError: they are not there.
+    """
+    path = folder / f"{about.stem}{VECTORS}"
+    _check_size(path, about.vectors)
+    try:
+        vectors = load_file(path)[TENSOR]
+    except (SafetensorError, KeyError) as error:
+        raise _damaged(path, error) from None
+    if vectors.dtype != torch.float32 or vectors.shape != (about.rows, dim):
+        problem = f"{vectors.dtype} of {[*vectors.shape]}, not {about.rows} rows of {dim} floats"
+        raise _damaged(path, problem)
+    return vectors
+
+
+def read_table(folder: Path, about: Segment) -> Any:
+    """Read the table of a segment, with pyarrow.
+
+    Raises:
+        DataError: it is damaged, or not the one that is listed.
+        FileNotFoundError: it is not there.
+    """
+    arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
+    path = folder / f"{about.stem}{TABLE}"
+    _check_size(path, about.table)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != about.table.sha256:
+        raise _damaged(path, "another checksum than the one that is listed")
+    try:
+        table = parquet.ParquetFile(arrow.BufferReader(content)).read()
+        table.validate(full=True)
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    kinds = {
+        "content_key": arrow.binary(32),
+        "row_key": arrow.binary(KEY),
+        "data": arrow.int32(),
+        "id": arrow.int64(),
+        "source": arrow.string(),
+        "sample": arrow.string(),
+    }
+    for name, kind in kinds.items():
+        if table.schema.names.count(name) != 1 or table.schema.field(name).type != kind:
+            raise _damaged(path, f"no column {name} of {kind}")
+        if name != "sample" and table.column(name).null_count:
+            raise _damaged(path, f"{name} is missing in some rows")
+    if table.num_rows != about.rows:
+        raise _damaged(path, f"{table.num_rows} rows, not {about.rows}")
+    return table
+
+
+FEW = 100  # rows that are taken value by value
+
+
+def rows_of_table(table: Any, numbers: Sequence[int]) -> list[Row]:
+    """Return some rows of a table."""
+    if len(numbers) <= FEW:
+        columns = {
+            name: [values[number].as_py() for number in numbers]
+            for name, values in zip(table.schema.names, table.columns, strict=True)
+        }
+    else:
+        columns = table.take([*numbers]).to_pydict()
+    others = {name: values for name, values in columns.items() if name not in OWN}
+    return [
+        Row(
+            columns["content_key"][i],
+            columns["data"][i],
+            columns["id"][i],
+            columns["source"][i],
+            columns["sample"][i],
+            {name: values[i] for name, values in others.items() if values[i] is not None},
+        )
+        for i in range(len(columns["id"]))
+    ]
+
+
+def _check_size(path: Path, listed: Listed) -> None:
+    size = path.stat().st_size
+    if size != listed.bytes:
+        raise _damaged(path, f"{size:,} bytes, {listed.bytes:,} are listed")
+
+
+def _damaged(path: Path, problem: object) -> DataError:
+    text = " ".join(str(problem).split())
+    return DataError(f"{path}: damaged ({text:.200}); {AFRESH}")

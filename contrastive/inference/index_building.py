@@ -1,0 +1,246 @@
+"""Build an index and bring it up to date: a content that it has is never encoded again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from contrastive.config.arguments import check_model, count, path_of, strings
+from contrastive.config.extras import require
+from contrastive.errors import DataError, SpecError
+from contrastive.indexes.filters import matching
+from contrastive.indexes.index_file import About, DataOf
+from contrastive.indexes.writer import Place, Writer, model_of, writing
+from contrastive.inference.embed import rows_to_embed, write_missing
+from contrastive.inference.index_rows import IndexChange, bring
+from contrastive.nn.fingerprint import weights_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from contrastive.data.samples import Samples
+    from contrastive.features.cache import FeatureCache
+    from contrastive.inference.index_encoding import Encode
+    from contrastive.model.model import ContrastiveModel
+
+
+def build_index(
+    model: ContrastiveModel,
+    samples: Samples,
+    folder: str | Path,
+    *,
+    data: str | DataOf = "data",
+    model_folder: str | Path | None = None,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+    encode: Encode | None = None,
+) -> IndexChange:
+    """Make an index of a dataset, or bring the one that is there up to it.
+
+    What has the same content is encoded once, and never again by a later call: an index of data
+    that did not change stays as it is, and a build that was interrupted goes on. Samples that
+    cannot be read are told and left out.
+
+    Args:
+        model: the model.
+        samples: a built dataset.
+        folder: is made; or holds an index of the same model and data.
+        data: what the index calls these data.
+        model_folder: where the model is, for a search that is not given one.
+        cache: keeps the features of frozen encoders.
+        workers: processes that decode samples.
+        encode: what writes the shards of a plan, if not this process.
+
+    Raises:
+        DataError: the folder holds something else, or an index of another model or other data.
+        MissingExtra: pyarrow is not installed.
+
+    Example:
+        >>> build_index(model, rows, "indexed").encoded, build_index(model, rows, "indexed").encoded
+        (4, 0)
+    """
+    check_model(model)
+    require("pyarrow.parquet", extra="parquet")
+    path, own = path_of("folder", folder), _data_of(data)
+    rows, modalities = rows_to_embed(model, samples)
+    sha256 = weights_fingerprint(model)
+    new = About(
+        model=model_of(sha256, model_folder, path),
+        dim=model.spec.embed_dim,
+        data=[own],
+        segments=[],
+    )
+    with writing(path, new=new) as writer:
+        _check_model(writer, sha256)
+        if [one.name for one in writer.about.data] != [own.name]:
+            held = ", ".join(one.name for one in writer.about.data) or "no data"
+            msg = (
+                f"{path}: is an index of {held}; to add {own.name}, contrastive index add; or give "
+                "another folder"
+            )
+            raise DataError(msg)
+        writer.replace_data(0, own)
+        encoded = partial(write_missing, model=model, cache=cache, workers=_checked(workers))
+        return bring(writer, model, rows, modalities, 0, encode or encoded)
+
+
+def add_to_index(
+    model: ContrastiveModel,
+    samples: Samples,
+    folder: str | Path,
+    *,
+    data: str | DataOf,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+    encode: Encode | None = None,
+) -> IndexChange:
+    """Add other data to an index.
+
+    Args:
+        model: the model that made it.
+        samples: a built dataset.
+        folder: the index.
+        data: what the index calls these data; no name that it has.
+        cache: keeps the features of frozen encoders.
+        workers: processes that decode samples.
+        encode: what writes the shards of a plan, if not this process.
+
+    Raises:
+        DataError: there is no such index, it is of another model, or it has data of this name.
+
+    Example:
+        >>> change = build_index(model, rows[:1], "indexed")
+        >>> add_to_index(model, rows, "indexed", data="more").encoded  # two it has already
+        2
+    """
+    check_model(model)
+    own = _data_of(data)
+    rows, modalities = rows_to_embed(model, samples)
+    with writing(path_of("folder", folder)) as writer:
+        _check_model(writer, weights_fingerprint(model))
+        if own.name in [one.name for one in writer.about.data]:
+            msg = (
+                f"{writer.folder}: has {own.name} already; contrastive index update brings it up "
+                "to date"
+            )
+            raise DataError(msg)
+        number = writer.add_data(own)
+        encoded = partial(write_missing, model=model, cache=cache, workers=_checked(workers))
+        return bring(writer, model, rows, modalities, number, encode or encoded)
+
+
+def update_index(
+    model: ContrastiveModel,
+    samples: Samples,
+    folder: str | Path,
+    *,
+    data: str | None = None,
+    now: DataOf | None = None,
+    cache: FeatureCache | None = None,
+    workers: int = 0,
+    encode: Encode | None = None,
+) -> IndexChange:
+    """Bring an index to the state of its data: add what is new, drop what is gone.
+
+    What has changed is new. What was removed by ``remove_from_index`` is new, too, if the data
+    still have it.
+
+    Args:
+        model: the model that made it.
+        samples: the data as they are now.
+        folder: the index.
+        data: which of its data these are; may be left out if there is one.
+        now: what the index is to note of where they are.
+        cache: keeps the features of frozen encoders.
+        workers: processes that decode samples.
+        encode: what writes the shards of a plan, if not this process.
+
+    Raises:
+        DataError: there is no such index, it is of another model, or has no such data.
+
+    Example:
+        >>> change = build_index(model, rows, "indexed")
+        >>> change = update_index(model, rows[:1], "indexed")
+        >>> change.removed, change.encoded, change.index
+        (2, 0, Index('indexed': 1 image, 1 text))
+    """
+    check_model(model)
+    rows, modalities = rows_to_embed(model, samples)
+    with writing(path_of("folder", folder)) as writer:
+        _check_model(writer, weights_fingerprint(model))
+        names = [one.name for one in writer.about.data]
+        name = names[0] if data is None and len(names) == 1 else data
+        if name not in names:
+            which = "say which of its data these are" if name is None else f"has no {name}"
+            msg = f"{writer.folder}: {which}: {', '.join(names)}"
+            raise DataError(msg)
+        number = names.index(name)
+        if now:
+            writer.replace_data(number, now)
+        encoded = partial(write_missing, model=model, cache=cache, workers=_checked(workers))
+        return bring(writer, model, rows, modalities, number, encode or encoded)
+
+
+def remove_from_index(
+    folder: str | Path,
+    samples: Sequence[str] = (),
+    *,
+    where: Sequence[str] = (),
+) -> IndexChange:
+    """Take rows out of an index; no model is needed.
+
+    Args:
+        folder: the index.
+        samples: paths, texts or sources, such as ``captions.csv:17``, of rows; of each, all rows
+            that have it.
+        where: conditions such as ``label=dog``: rows that meet all of them.
+
+    Raises:
+        DataError: there is no such index; or one of the samples is not in it.
+        SpecError: nothing is said, or a condition fits no column.
+
+    Example:
+        >>> change = build_index(model, rows, "indexed")
+        >>> remove_from_index("indexed", where=["id=0"]).index
+        Index('indexed': 1 image, 1 text)
+    """
+    left, where = {*strings("samples", samples)}, strings("where", where)
+    if not (left or where):
+        msg = "say which rows go: paths, texts or sources, or where=['label=dog'] (--where)"
+        raise SpecError(msg)
+    with writing(path_of("folder", folder)) as writer:
+        places: set[Place] = set()
+        live = [{*segment.live_numbers()} for segment in writer.held]
+        if where:
+            tables = [segment.table for segment in writer.held]
+            for number, mask in enumerate(matching(tables, where, str(writer.folder))):
+                numbers = {int(row) for row in mask.nonzero()[:, 0]}
+                places |= {Place(number, row) for row in live[number] & numbers}
+        given = {*left}
+        for number, segment in enumerate(writer.held) if given else ():
+            columns = [segment.table.column(name).to_pylist() for name in ("sample", "source")]
+            for row, names in enumerate(zip(*columns, strict=True)):
+                if row in live[number] and (found := given & {*names}):
+                    left -= found
+                    places.add(Place(number, row))
+        if left:
+            msg = f"{writer.folder}: has no {min(left)}; give a path, a text or a source it has"
+            raise DataError(msg)
+        writer.delete(places)
+        writer.commit()
+        return IndexChange(writer.index, 0, len(places), 0, 0)
+
+
+def _checked(workers: int) -> int:
+    return count("workers", workers, least=0)
+
+
+def _data_of(data: str | DataOf) -> DataOf:
+    return data if isinstance(data, DataOf) else DataOf(name=data)
+
+
+def _check_model(writer: Writer, sha256: str) -> None:
+    if writer.about.model.sha256 != sha256:
+        msg = f"{writer.folder}: another model made this index; give that one, or another folder"
+        raise DataError(msg)
