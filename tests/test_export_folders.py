@@ -17,6 +17,7 @@ import contrastive
 from contrastive.errors import DataError, SpecError, WeightsError
 from contrastive.exporters import sentence_transformers as target
 from contrastive.exporters import verification
+from contrastive.exporters.plain import logit_bias
 from contrastive.exporters.st_peers import TRAINED
 from tests import duals
 from tests.exports import HEADS, here, model_of, rows, skip_if_old
@@ -402,3 +403,9 @@ def test_a_model_of_sounds_is_refused_before_it_is_written_and_the_remedy_helps(
         contrastive.export(model, "contrastive", tmp_path / "out")
     model.save(tmp_path / "out", whole=True)
     assert contrastive.load_model(tmp_path / "out").spec == model.spec
+
+
+def test_the_bias_of_a_wrapped_loss_comes_along():
+    spec = tiny_model("sigmoid")
+    loss = {"type": "matryoshka", "widths": [2, spec["embed_dim"]], "loss": spec["loss"]}
+    assert logit_bias(contrastive.build_model(spec | {"loss": loss})) == -10.0

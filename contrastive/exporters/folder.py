@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from contrastive.data.storage.atomic_files import BUILT, DROPPED, beside, leftovers, put, write
 from contrastive.data.storage.folders import check_writable_folder
 from contrastive.errors import ContrastiveError, DataError, reason_of
+from contrastive.exporters.plain import logit_bias
 from contrastive.model.saved_files import EXPORT, read_json
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.version import __version__
@@ -109,7 +110,6 @@ def building(
 
 def _write_about(folder: Path, model: ContrastiveModel, to: str, towers: Sequence[str]) -> None:
     """Write what the folder is, and what of the model its program has no place for."""
-    bias = getattr(model.loss, "bias", None)
     about: dict[str, Any] = {
         "format": FORMAT,
         "to": to,
@@ -118,7 +118,7 @@ def _write_about(folder: Path, model: ContrastiveModel, to: str, towers: Sequenc
         "embed_dim": model.spec.embed_dim,
         "towers": {modality: _tower(model, modality) for modality in towers},
         "logit_scale": model.scale,
-        "logit_bias": None if bias is None else bias.item(),
+        "logit_bias": logit_bias(model),
         "how_to_score": "logits = logit_scale * cosine + logit_bias (where it is not null)",
     }
     about["files"] = sorted({*_files(folder), EXPORT})

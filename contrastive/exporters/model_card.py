@@ -13,6 +13,7 @@ from contrastive.config.arguments import check_model
 from contrastive.config.extras import require
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.evaluate import EvaluationReport
+from contrastive.exporters.plain import logit_bias
 from contrastive.exporters.record import Record
 from contrastive.exporters.targets import TARGETS, Program, refusal, usage_of
 from contrastive.model.hub import ALONE, LIBRARY
@@ -114,8 +115,8 @@ def _what(model: ContrastiveModel, to: Program) -> str:
 
 
 def _bias(model: ContrastiveModel) -> str:
-    bias = getattr(model.loss, "bias", None)
-    return "" if bias is None else f", plus {bias.item():.4g}"
+    bias = logit_bias(model)
+    return "" if bias is None else f", plus {bias:.4g}"
 
 
 def _encoder(model: ContrastiveModel, modality: str) -> str:

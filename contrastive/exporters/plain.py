@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from contrastive.losses.module import LossModule
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -44,3 +46,10 @@ def _lora_layers(model: nn.Module) -> Any:
         for name, child in parent.named_children():
             if isinstance(child, kind):
                 yield parent, name, child
+
+
+def logit_bias(model: ContrastiveModel) -> float | None:
+    """Return what is added to the scaled cosines, of the loss or of the one that it wraps."""
+    losses = [each for each in model.loss.modules() if isinstance(each, LossModule)]
+    biases = [getattr(loss, "bias", None) for loss in losses]
+    return next((float(bias.item()) for bias in biases if bias is not None), None)

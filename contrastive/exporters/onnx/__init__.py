@@ -21,6 +21,7 @@ from contrastive.errors import SpecError
 from contrastive.exporters.onnx.graph import write_graph
 from contrastive.exporters.onnx.image_steps import image_steps
 from contrastive.exporters.onnx.text_steps import TEXTS, text_steps
+from contrastive.exporters.plain import logit_bias
 from contrastive.exporters.targets import quoted
 
 if TYPE_CHECKING:
@@ -68,12 +69,11 @@ def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[
         }
         if graph.batches != "of any":
             notes.append(f"towers.{modality}: samples of a batch must be {graph.batches}")
-    bias = getattr(model.loss, "bias", None)
     content = {
         "format": 1,
         "embed_dim": model.spec.embed_dim,
         "logit_scale": model.scale,
-        "logit_bias": None if bias is None else bias.item(),
+        "logit_bias": logit_bias(model),
         "towers": about,
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
