@@ -6,6 +6,7 @@ import torch
 import contrastive
 from contrastive import load_model
 from contrastive.exporters import verification
+from contrastive.losses import Matryoshka
 from tests import duals
 from tests.exports import HEADS, elsewhere, is_old, model_of, rows, skip_if_old
 from tests.tiny_encoders import SPECS
@@ -119,6 +120,8 @@ def test_a_dual_model_keeps_its_scale_and_bias(tmp_path, monkeypatch):
             model.loss.log_scale.fill_(2.5)
             if model.loss.bias is not None:
                 model.loss.bias.fill_(-3.25)
+                wrapped = Matryoshka(loss=model.spec.loss, widths=(2, model.spec.embed_dim)).build()
+                wrapped.inner, model.loss = model.loss, wrapped
         contrastive.export(model, "transformers", tmp_path / "out", samples=rows())
         theirs = transformers.AutoModel.from_pretrained(tmp_path / "out")
         expected = {"logit_scale": 2.5, "logit_bias": -3.25}

@@ -11,6 +11,7 @@ from contrastive.config.extras import require
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.huggingface import quiet_huggingface
 from contrastive.errors import SpecError
+from contrastive.exporters.plain import logit_bias
 from contrastive.exporters.targets import quoted
 from contrastive.exporters.tokenizers import plain_tokenizer
 from contrastive.heads import Identity
@@ -96,10 +97,9 @@ def write(model: ContrastiveModel, folder: Path, towers: Sequence[str]) -> list[
     for name, tensor in whole.state_dict().items():
         if name not in state:  # the loss's, or of a pooler that nobody uses
             state[name] = torch.zeros_like(tensor)
-    bias = getattr(model.loss, "bias", None)
-    for name, value in zip(SCALES, (model.loss.log_scale, bias), strict=True):
+    for name, value in zip(SCALES, (model.loss.log_scale.item(), logit_bias(model)), strict=True):
         if name in state and value is not None:
-            state[name] = value.detach().reshape(state[name].shape)
+            state[name] = torch.full_like(state[name], value)
     whole.load_state_dict(state)
     preprocess: Any = image.preprocess
     processor = deepcopy(preprocess.processor)
@@ -140,7 +140,7 @@ def _is_unused(name: str) -> bool:
 
 def _notes(model: ContrastiveModel, kind: str, *, has_bias: bool) -> list[str]:
     """Return what of the loss the class does not say."""
-    bias = getattr(model.loss, "bias", None)
+    bias = logit_bias(model)
     if has_bias and bias is None:
         return [
             f"the model was trained for a softmax over classes; pipelines take a sigmoid of a "
@@ -148,7 +148,7 @@ def _notes(model: ContrastiveModel, kind: str, *, has_bias: bool) -> list[str]:
         ]
     if bias is not None and not has_bias:
         return [
-            f"a {kind} has no place for the loss's bias of {bias.item():.3g}, so export.json has "
+            f"a {kind} has no place for the loss's bias of {bias:.3g}, so export.json has "
             "it: probabilities are sigmoid(logits + bias)"
         ]
     return []
