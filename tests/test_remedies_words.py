@@ -56,7 +56,7 @@ def messages() -> dict[str, str]:
     return found
 
 
-OF_MODELS = {"state_dict", "encode", "tower", "embed", "module", "safetensors"}
+OF_MODELS = {"state_dict", "encode", "tower", "embed", "module", "safetensors", "save"}
 OF_OTHERS = {  # of torchrun, hf, pip and zstd
     *("--nproc-per-node", "--repo-type", "--revision", "--include", "--local-dir"),
     *("--dtype", "--default-prompt-name"),  # of text-embeddings-inference
