@@ -298,7 +298,7 @@ def test_without_a_run_the_remedy_is_named(command, monkeypatch, tmp_path):
     [
         (["evaluate"], "--data"),
         (["probe"], "--data"),
-        (["search", "a cat"], "--data, --images or --texts"),
+        (["search", "a cat"], "--data, --images, --texts or --index"),
         (["caption", "cat.jpg"], "--corpus or --data"),
     ],
 )

@@ -376,7 +376,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(saved, tmp_path):
         str(sound): r"'clap' .* not a dual model .*; hf-image and hf-text .* parts of others$",
         "owner/clip": r"\(config.json, model.safetensors\) is neither .*`hf download owner/clip`",
         "./nonesuch": "no such folder: .*nonesuch",
-        str(tmp_path): "cannot load config.json",
+        str(tmp_path): "has no config.json, so it is no dual model of transformers",
         str(lame): r"no file model.safetensors, and pickles .* never loaded; .*save_pretrained",
         str(cut): "not a readable safetensors file",
         str(single): "'bert' of transformers is not a dual model .*; hf-image",

@@ -168,7 +168,11 @@ LINES = [  # what is typed, what is told, and what is typed instead
     ("validate saved a.b=1", "leave the override out", "validate saved"),
     ("validate run.json -o NEW.yaml", "leave it out", "validate run.json"),
     ("search 'a dog' --data images --images shots", "not both", "search 'a dog' --images shots"),
-    ("search 'a dog'", "give --data, --images or --texts", "search 'a dog' --images shots"),
+    (
+        "search 'a dog'",
+        "give --data, --images, --texts or --index",
+        "search 'a dog' --images shots",
+    ),
     (
         "search 'a dog' --texts words.txt",
         "(--find text)",

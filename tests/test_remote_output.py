@@ -262,18 +262,21 @@ def test_a_run_that_a_signal_ends_has_sent_the_step(train, monkeypatch):
     whole = there()
     put_back({})
     shutil.rmtree("runs")
-    manifests = []
+    sent = threading.Event()
 
     def ends(name, path):
-        if name == "put_file" and path.endswith("manifest.json"):
-            manifests.append(path)
-            if len(manifests) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+        if name == "put_file" and path.endswith("manifest.json") and not sent.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+            sent.set()
+
+    class Waits(Callback):
+        def on_step(self, step, metrics):
+            assert step < 3 or sent.wait(60)
 
     with monkeypatch.context() as watching:
         operations(watching, ends)
         with pytest.raises(Interrupted):
-            train()
+            train(callbacks=[Waits()])
     assert there() == here()
     shutil.rmtree("runs")
     train(resume=True)

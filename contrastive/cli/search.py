@@ -15,7 +15,7 @@ from contrastive.errors import SpecError
 
 def search(
     query: Annotated[
-        str | None, typer.Argument(metavar="[QUERY]", help="Words, or the path of an image.")
+        str | None, typer.Argument(metavar="QUERY", help="Words, or the path of an image.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Search this folder of images.")] = None,
     texts: Annotated[Path | None, typer.Option(help="Search this file, a text a line.")] = None,
@@ -89,8 +89,8 @@ def search(
         )
         return
     if query is None:
-        msg = "QUERY: is missing; give words, or the path of an image"
-        raise SpecError(msg)
+        msg = "it is missing; give words, or the path of an image"
+        raise typer.BadParameter(msg, param_hint="QUERY")
     if data and Path(data).is_dir():
         from contrastive.datasets import ClassFolders
         from contrastive.datasets.bare_folder import dataset_in

@@ -53,7 +53,7 @@ class Index:
     What is written later is seen by an index that is opened later.
 
     Example:
-        >>> index = build_index(model, rows, "indexed")
+        >>> index = build_index(model, rows, "indexed").index
         >>> index, len(index)
         (Index('indexed': 2 image, 2 text), 4)
     """
@@ -133,7 +133,7 @@ class Index:
                 are of another width, or vectors are damaged.
 
         Example:
-            >>> index = build_index(model, rows, "indexed")
+            >>> index = build_index(model, rows, "indexed").index
             >>> found = index.search(model.embed("text", ["a red square"]), "image", k=1)
             >>> round(found[0][0].similarity, 1) <= 1
             True
@@ -203,7 +203,7 @@ class Index:
             where: conditions that both have to meet.
 
         Example:
-            >>> index = build_index(model, [*rows, rows[0] | {"id": 7}], "indexed").index
+            >>> index = build_index(model, [*rows, rows[0] | {"id": 7}], "twice").index
             >>> [(a.id, b.id) for cosine, a, b in index.duplicates("image", least=0.999)][:1]
             [(0, 7)]
         """

@@ -57,8 +57,8 @@ def build_index(
         MissingExtra: pyarrow is not installed.
 
     Example:
-        >>> build_index(model, rows, "indexed").encoded, build_index(model, rows, "indexed").encoded
-        (4, 0)
+        >>> [build_index(model, rows, "built").encoded for _ in range(2)]
+        [4, 0]
     """
     check_model(model)
     require("pyarrow.parquet", extra="parquet")
@@ -110,8 +110,8 @@ def add_to_index(
         DataError: there is no such index, it is of another model, or it has data of this name.
 
     Example:
-        >>> change = build_index(model, rows[:1], "indexed")
-        >>> add_to_index(model, rows, "indexed", data="more").encoded  # two it has already
+        >>> change = build_index(model, rows[:1], "grown")
+        >>> add_to_index(model, rows, "grown", data="more").encoded  # two it has already
         2
     """
     check_model(model)
@@ -160,10 +160,10 @@ def update_index(
         DataError: there is no such index, it is of another model, or has no such data.
 
     Example:
-        >>> change = build_index(model, rows, "indexed")
-        >>> change = update_index(model, rows[:1], "indexed")
+        >>> change = build_index(model, rows, "updated")
+        >>> change = update_index(model, rows[:1], "updated")
         >>> change.removed, change.encoded, change.index
-        (2, 0, Index('indexed': 1 image, 1 text))
+        (2, 0, Index('updated': 1 image, 1 text))
     """
     check_model(model)
     rows, modalities = rows_to_embed(model, samples)
@@ -201,9 +201,9 @@ def remove_from_index(
         SpecError: nothing is said, or a condition fits no column.
 
     Example:
-        >>> change = build_index(model, rows, "indexed")
-        >>> remove_from_index("indexed", where=["id=0"]).index
-        Index('indexed': 1 image, 1 text)
+        >>> change = build_index(model, rows, "shrunk")
+        >>> remove_from_index("shrunk", where=["id=0"]).index
+        Index('shrunk': 1 image, 1 text)
     """
     left, where = {*strings("samples", samples)}, strings("where", where)
     if not (left or where):

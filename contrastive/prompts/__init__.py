@@ -114,7 +114,7 @@ def tell_of_names(classes: Sequence[str], sentences: Sequence[str]) -> None:
 
 
 def _are_digits(names: Sequence[str]) -> bool:
-    return all(len(name) == 1 and name.isdecimal() for name in names)
+    return bool(names) and all(len(name) == 1 and name.isdecimal() for name in names)
 
 
 def _scripts(text: str) -> set[str]:
