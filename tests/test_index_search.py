@@ -128,4 +128,4 @@ def test_rows_like_a_row_need_no_model(tmp_path, command):
     ):
         refused = command("search", *wrong)
         assert (refused.code, "and is given alone" in refused.err) == (2, True)
-    assert "QUERY: is missing" in command("search", "--index", place).err
+    assert "Invalid value for QUERY: it is missing" in command("search", "--index", place).err
