@@ -38,6 +38,7 @@ def test_the_fit_is_where_the_likelihood_is_flat(seed, weighted):
     assert not fit.separable
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # what it calls
 def test_the_fit_is_that_of_scikit_learn():
     linear = pytest.importorskip("sklearn.linear_model")
     scores, yes, weights = drawn(7)
