@@ -124,14 +124,15 @@ def test_an_export_is_pushed_with_its_card(hub, folder, tmp_path):
     # whoever may not write to one that is there is told before anything is computed
     command[-5], env["HF_TOKEN"] = tmp_path / "again", "hf_wrong"
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    said = done.stderr.partition("nanobind: ")[0]  # Triton's words as a process ends, torch 2.15
+    assert (done.returncode, len(said.splitlines())) == (2, 1), done.stderr
     assert "tiny: cannot be made or written on the Hub (" in done.stderr
     assert "HF_TOKEN" in done.stderr
     hub.down = True
     command[-5] = tmp_path / "again"
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    said = done.stderr.partition("nanobind: ")[0]
+    assert (done.returncode, len(said.splitlines())) == (2, 1), done.stderr
     assert "503" in done.stderr
     assert "HF_ENDPOINT" in done.stderr
     assert not (tmp_path / "again").exists()
