@@ -9,7 +9,7 @@ import csv
 import os
 import re
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from contrastive.console import quiet, say, say_omission
 from contrastive.errors import DataError, SpecError, UnknownSplit, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -58,6 +58,11 @@ class Context:
         self._changes = tuple(changes or ())
         self._reader: tuple[RunSpec, SplitReader] | None = None
         """Of the data that were read last: what their splits share is read once."""
+
+    def again(self) -> Callable[[], Context]:
+        """Return what makes this context in another process, too; it can be pickled."""
+        about = {"device": self._device, "trusted": self._trusted, "changes": self._changes}
+        return partial(Context, self.folder, **about)
 
     @cached_property
     def device(self) -> torch.device:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrastive.cli.options import Changes, Device, Json, Model, Trusted
+from contrastive.cli.engines import check_engine, encoder
+from contrastive.cli.options import (
+    Changes,
+    Device,
+    Engine,
+    GivenData,
+    Json,
+    Model,
+    Processes,
+    Trusted,
+)
 from contrastive.cli.output import show
 from contrastive.cli.parsing import Verb
 
@@ -18,19 +28,11 @@ index = typer.Typer(
     no_args_is_help=True, help="Build, change or show an index, for search --index."
 )
 
-GivenData = Annotated[
-    str, typer.Argument(metavar="DATA", help="A run's spec, a folder, or type=...,folder=...")
-]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="INDEX", help="The index.")]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index.")]
 IndexSplit = Annotated[
     str | None,
     typer.Option(help="The split of the data; else all, of a spec its evaluation.final_split."),
-]
-Processes = Annotated[int, typer.Option(min=1, help="Processes that embed, each with the model.")]
-Engine = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="What runs the processes: this machine, or a Ray cluster (extra ray)."),
 ]
 Where = Annotated[
     list[str] | None,
@@ -58,9 +60,9 @@ def build(
 ) -> None:
     """Embed a dataset into an index; goes on where it was, and never embeds a sample again."""
     from contrastive.cli.context import Context
-    from contrastive.cli.index_context import encoder, given_data, place_of
+    from contrastive.cli.index_context import given_data, place_of
 
-    _check_engine(engine)
+    check_engine(engine)
     context = Context(model, device=device, trusted=trusted, changes=changes)
     given = given_data(context, data, split)
     from contrastive.inference.index_building import build_index
@@ -73,7 +75,7 @@ def build(
         model_folder=place_of(context),
         workers=given.workers,
         cache=context.cache,
-        encode=encoder(context, processes, engine, device=device, trusted=trusted, changes=changes),
+        encode=encoder(context, processes, engine),
     )
     _show_change(change, as_json)
 
@@ -93,10 +95,10 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add other data to an index."""
-    from contrastive.cli.index_context import encoder, given_data, index_context
+    from contrastive.cli.index_context import given_data, index_context
     from contrastive.indexes.index import Index
 
-    _check_engine(engine)
+    check_engine(engine)
     context = index_context(Index(output), model, device=device, trusted=trusted, changes=changes)
     given = given_data(context, data, split)
     from contrastive.inference.index_building import add_to_index
@@ -108,7 +110,7 @@ def add(
         data=given.about,
         workers=given.workers,
         cache=context.cache,
-        encode=encoder(context, processes, engine, device=device, trusted=trusted, changes=changes),
+        encode=encoder(context, processes, engine),
     )
     _show_change(change, as_json)
 
@@ -130,12 +132,12 @@ def update(
     as_json: Json = False,
 ) -> None:
     """Bring an index to the state of its data: add what is new, drop what is gone."""
-    from contrastive.cli.index_context import encoder, given_data, index_context, known_data
+    from contrastive.cli.index_context import given_data, index_context, known_data
     from contrastive.errors import DataError
     from contrastive.indexes.index import Index
     from contrastive.inference.index_building import IndexChange, update_index
 
-    _check_engine(engine)
+    check_engine(engine)
     opened = Index(folder)
     named = opened.about.data
     if data is not None and len(named) != 1:
@@ -143,7 +145,7 @@ def update(
         msg = f"{folder}: --data {data}: it has {held}; build an index of the data that moved"
         raise DataError(msg)
     context = index_context(opened, model, device=device, trusted=trusted, changes=changes)
-    encode = encoder(context, processes, engine, device=device, trusted=trusted, changes=changes)
+    encode = encoder(context, processes, engine)
     changed: list[IndexChange] = []
     for one in named:
         now = given_data(context, data, one.split) if data else None
@@ -208,14 +210,6 @@ def info(
     show(shown, as_json, *lines, *damages, *(["all files are whole"] * (verify and not damages)))
     if damages:
         raise typer.Exit(1)
-
-
-def _check_engine(engine: str) -> None:
-    """Insist on what runs the processes, before the model is loaded."""
-    if engine == "ray":
-        from contrastive.config.extras import require
-
-        require("ray", extra="ray")
 
 
 def _show_change(change: IndexChange, as_json: bool) -> None:

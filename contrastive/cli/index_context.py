@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from contrastive.datasets import Dataset
     from contrastive.indexes.index import Index
     from contrastive.indexes.index_file import DataOf
-    from contrastive.inference.embed import Plan
 
 
 def index_context(index: Index, model: Path | None, **about: Any) -> Context:
@@ -113,32 +112,3 @@ def _all_splits(data: Dataset) -> Samples:
         if not error.known:
             raise
         return read("+".join(error.known))
-
-
-def encoder(
-    context: Context,
-    processes: int,
-    engine: str,
-    *,
-    device: str,
-    trusted: bool,
-    changes: list[str] | None,
-) -> Callable[[Plan], None] | None:
-    """Return what embeds in several processes or on Ray; None for this process alone."""
-    if processes == 1 and engine == "local":
-        return None
-    from contrastive.cli.embed import load_again, model_state
-
-    def encode(plan: Plan) -> None:
-        state = model_state(context, plan.folder)
-        load = partial(load_again, context.folder, device, trusted, changes, state)
-        if engine == "ray":
-            from contrastive.inference.embed_ray import embed_on_ray
-
-            embed_on_ray(plan, processes, load, gpu=context.device.type == "cuda")
-        else:
-            from contrastive.inference.embed_processes import embed_in_processes
-
-            embed_in_processes(plan, processes, load)
-
-    return encode

@@ -134,6 +134,14 @@ Data = Annotated[
         help="A run's spec, a folder, or type=...,folder=...; else the data of the model's run.",
     ),
 ]
+GivenData = Annotated[
+    str, typer.Argument(metavar="DATA", help="A run's spec, a folder, or type=...,folder=...")
+]
+Processes = Annotated[int, typer.Option(min=1, help="Processes that embed, each with the model.")]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="What runs the processes: this machine, or a Ray cluster (extra ray)."),
+]
 MinPrecision = Annotated[
     float | None,
     typer.Option(

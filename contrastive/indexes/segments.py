@@ -63,19 +63,22 @@ class Row:
 def table_bytes(rows: Sequence[Row]) -> bytes:
     """Return the Parquet file of a segment's rows."""
     arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
-    arrays: dict[str, Any] = {
-        "content_key": arrow.array([row.content_key for row in rows], arrow.binary(32)),
-        "row_key": arrow.array([row.key for row in rows], arrow.binary(KEY)),
-        "data": arrow.array([row.data for row in rows], arrow.int32()),
-        "id": arrow.array([row.id for row in rows], arrow.int64()),
-        "source": arrow.array([row.source for row in rows], arrow.string()),
-        "sample": arrow.array([row.sample for row in rows], arrow.string()),
-    }
+    own = {name: [getattr(row, name) for row in rows] for name in OWN if name != "row_key"}
+    own["row_key"] = [row.key for row in rows]
+    arrays = {name: arrow.array(own[name], kind) for name, kind in _own_kinds(arrow).items()}
     for name in dict.fromkeys(name for row in rows for name in row.others):
         arrays[name] = _column(arrow, [row.others.get(name) for row in rows])
     buffer = io.BytesIO()
     parquet.write_table(arrow.table(arrays), buffer)
     return buffer.getvalue()
+
+
+def _own_kinds(arrow: Any) -> dict[str, Any]:
+    """Return the types of the columns that every table has."""
+    keys = (arrow.binary(32), arrow.binary(KEY))
+    return dict(
+        zip(OWN, (*keys, arrow.int32(), arrow.int64(), arrow.string(), arrow.string()), strict=True)
+    )
 
 
 def _column(arrow: Any, values: list[Any]) -> Any:
@@ -165,15 +168,7 @@ def read_table(folder: Path, about: Segment) -> Any:
         table.validate(full=True)
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    kinds = {
-        "content_key": arrow.binary(32),
-        "row_key": arrow.binary(KEY),
-        "data": arrow.int32(),
-        "id": arrow.int64(),
-        "source": arrow.string(),
-        "sample": arrow.string(),
-    }
-    for name, kind in kinds.items():
+    for name, kind in _own_kinds(arrow).items():
         if table.schema.names.count(name) != 1 or table.schema.field(name).type != kind:
             raise _damaged(path, f"no column {name} of {kind}")
         if name != "sample" and table.column(name).null_count:

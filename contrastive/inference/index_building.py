@@ -81,8 +81,8 @@ def build_index(
             )
             raise DataError(msg)
         writer.replace_data(0, own)
-        encoded = partial(write_missing, model=model, cache=cache, workers=_checked(workers))
-        return bring(writer, model, rows, modalities, 0, encode or encoded)
+        encode = _encode(encode, model, cache, workers)
+        return bring(writer, model, rows, modalities, 0, encode)
 
 
 def add_to_index(
@@ -126,8 +126,8 @@ def add_to_index(
             )
             raise DataError(msg)
         number = writer.add_data(own)
-        encoded = partial(write_missing, model=model, cache=cache, workers=_checked(workers))
-        return bring(writer, model, rows, modalities, number, encode or encoded)
+        encode = _encode(encode, model, cache, workers)
+        return bring(writer, model, rows, modalities, number, encode)
 
 
 def update_index(
@@ -178,8 +178,8 @@ def update_index(
         number = names.index(name)
         if now:
             writer.replace_data(number, now)
-        encoded = partial(write_missing, model=model, cache=cache, workers=_checked(workers))
-        return bring(writer, model, rows, modalities, number, encode or encoded)
+        encode = _encode(encode, model, cache, workers)
+        return bring(writer, model, rows, modalities, number, encode)
 
 
 def remove_from_index(
@@ -232,8 +232,12 @@ def remove_from_index(
         return IndexChange(writer.index, 0, len(places), 0, 0)
 
 
-def _checked(workers: int) -> int:
-    return count("workers", workers, least=0)
+def _encode(
+    given: Encode | None, model: ContrastiveModel, cache: FeatureCache | None, workers: int
+) -> Encode:
+    """Return what was given, or else what writes shards in this process."""
+    workers = count("workers", workers, least=0)
+    return given or partial(write_missing, model=model, cache=cache, workers=workers)
 
 
 def _data_of(data: str | DataOf) -> DataOf:

@@ -12,6 +12,7 @@ from contrastive.errors import DataError
 from contrastive.indexes.index import Index
 from contrastive.inference.composed_query import asked
 from contrastive.inference.hits import Hit, judged_hits
+from contrastive.inference.queries import found_by
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -47,22 +48,11 @@ def search_index(
         )
         raise DataError(msg)
     by, query_1D = asked(model, query, query_modality, compose=compose)
-    find = find or _found_by(by, opened.modalities, [*model.towers])
+    find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
     items = opened.rows(find)
     return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
-
-
-def _found_by(by: str, there: Sequence[str], modalities: Sequence[str]) -> str:
-    """Return the modality that a query searches, of those that an index has if there is a choice.
-
-    Words search images and an image searches texts; else what else there is.
-    """
-    usual = "text" if by == "image" else "image"
-    others = [modality for modality in modalities if modality != by]
-    order = [usual, *others, *modalities]
-    return next((modality for modality in order if modality in there), order[0])
 
 
 def hit_of(row: Row, modality: str, similarity: float) -> Hit:

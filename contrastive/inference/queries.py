@@ -59,3 +59,14 @@ def modality_of(query: Any, modalities: Sequence[str]) -> str:
     if Path(query).suffix.lower() in SUFFIXES:
         return "image"
     return files[0] if files and Path(query).is_file() else "text"
+
+
+def found_by(by: str, there: Sequence[str], modalities: Sequence[str]) -> str:
+    """Return the modality that a query finds, of those that are there if there is a choice.
+
+    Words find images and an image finds texts; else what else there is.
+    """
+    usual = "text" if by == "image" else "image"
+    others = [modality for modality in modalities if modality != by]
+    order = [usual, *others, *modalities]
+    return next((modality for modality in order if modality in there), order[0])

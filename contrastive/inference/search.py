@@ -22,6 +22,7 @@ from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.hits import Hit, judged_hits
 from contrastive.inference.index_search import search_index
 from contrastive.inference.nearest import top_k
+from contrastive.inference.queries import found_by
 from contrastive.model.scores import checked_precision
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ def search(
         msg = "where: conditions need an index; give index= (--index)"
         raise DataError(msg)
     by, query_1D = asked(model, query, query_modality, compose=compose)
-    usual = "text" if by == "image" else "image"
-    others = [modality for modality in modalities if modality != by]
-    find = find or (usual if usual in modalities else (others or modalities)[0])
+    find = find or found_by(by, modalities, modalities)
     model.tower(find)  # says which there are
     if images is not None and texts is not None:
         msg = "images and texts are given; search one of them, then the other"
