@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.utils import close_session
 
 from contrastive import ContrastiveError, ContrastiveModel, build_model, load_model
 from contrastive.errors import WeightsError
@@ -33,7 +34,9 @@ def hub(monkeypatch, tmp_path):
     for name, value in (own | {"HF_HUB_CACHE": str(tmp_path / "cache")}).items():
         monkeypatch.setattr(f"{at}.{name}", value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    close_session()  # whose connections lead elsewhere
     yield server
+    close_session()
     server.stop()
 
 
