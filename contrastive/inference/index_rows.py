@@ -18,6 +18,7 @@ from contrastive.data.columns import chosen, some_rows, some_values, sources_of,
 from contrastive.data.content_hash import keys_of
 from contrastive.errors import DataError
 from contrastive.indexes.segments import OWN, Row, is_scalar
+from contrastive.indexes.structures import refresh
 from contrastive.indexes.writer import SEGMENT_ROWS, Place, Writer
 from contrastive.inference.embed import sample_name
 from contrastive.inference.embed_distinct import distinct_rows
@@ -176,6 +177,7 @@ def bring(
     writer.commit()
     drop_encoded(writer.encoding)
     writer.join_small()
+    refresh(writer)
     return IndexChange(writer.index, added - changed, len(there) - changed, changed, encoded)
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.console import say
 from contrastive.errors import DataError
 from contrastive.indexes.index import Index
 from contrastive.inference.composed_query import asked
 from contrastive.inference.hits import Hit, judged_hits
 from contrastive.inference.queries import found_by
 from contrastive.nn.fingerprint import weights_fingerprint
+
+ENOUGH = 0.95
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,8 +54,20 @@ def search_index(
     find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
+    tell_recall(opened, find)
     items = opened.rows(find)
     return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
+
+
+def tell_recall(index: Index, modality: str) -> None:
+    """Say so where the search of a modality misses much."""
+    recall = index.about.recall.get(modality)
+    if recall and recall.share < ENOUGH:
+        say(
+            f"{index.folder}: finds {recall.share:.0%} of the ten nearest {modality} rows, as "
+            f"{recall.queries} {recall.of} rows say; contrastive index build DATA -o INDEX "
+            "--backend exact finds all"
+        )
 
 
 def hit_of(row: Row, modality: str, similarity: float) -> Hit:
