@@ -51,7 +51,7 @@ def build(
     split: IndexSplit = None,
     *,
     backend: Annotated[
-        Literal["exact"] | None,
+        Literal["exact", "faiss", "faiss-ivf"] | None,
         typer.Option(help="How it is searched; else as it is, of a new index exact."),
     ] = None,
     dim: Annotated[
@@ -232,9 +232,14 @@ def info(
 
 def _recall_lines(about: dict[str, Any]) -> list[str]:
     """Return what finds candidates, and how many of the nearest are found."""
+    from contrastive.config.amounts import shown_bytes
+    from contrastive.indexes.backends import FAISS
+
+    if not about["structures"] and about["backend"] in FAISS:
+        fewest = FAISS[about["backend"]].fewest_rows
+        return [f"candidates: all rows are compared; from {fewest:,} on, {about['backend']} helps"]
     if not about["structures"]:
         return []
-    from contrastive.config.amounts import shown_bytes
 
     small = about["small"]
     form = (

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-SPARE = 8  # candidates beyond twice the wanted ones: the order by bytes is not quite the exact one
+MORE = 8  # candidates beyond twice the wanted ones: the order by bytes is not quite the exact one
 WIDEST_RANGE = 4.0  # of a number of a vector of length 1, with what rounding adds
-LONGEST = 2.0  # of a number of a query or a centroid
+LARGEST = 2.0  # of a number of a query or a centroid
+MANY = 16  # queries
 DEEPER = 4  # times as many, where conditions leave too few
 
 
@@ -116,6 +117,15 @@ def view(vector: Any, faiss: Any, array: np.ndarray) -> None:
     vector.view_size = vector.c_size = array.size
 
 
+def pays(queries: int, rows: int, compared: int) -> bool:
+    """Whether to compare rows here and there takes less time than to compare all in order.
+
+    As measured: a row takes twice as long if there is one query, eight times if there are many,
+    whose scores are one product.
+    """
+    return compared * (2 if queries < MANY else 8) <= rows
+
+
 class OpenFaiss(ABC):
     """A structure of faiss that is searched."""
 
@@ -134,34 +144,37 @@ class OpenFaiss(ABC):
     def candidates(
         self, queries_QD: Tensor, wanted: int, allowed_M: Tensor | None, effort: int
     ) -> tuple[Tensor, Tensor]:
-        """Return scores and numbers of candidates ``[Q, K]``, about twice as many as are wanted.
+        """Return scores and numbers of candidates ``[Q, K]``, more than twice those wanted.
 
         Where conditions leave some of the rows, so many more are looked for that enough of them
         meet the conditions. A query gets none if none near it do, or if it is not of length 1.
         """
-        most = min(2 * wanted + SPARE, self.rows)
+        needed = min(2 * wanted + MORE, self.rows)
+        most = min(needed + effort, self.rows)
         many = self.rows if allowed_M is None else int(allowed_M.sum())
         scores_QK = torch.full((len(queries_QD), most), -torch.inf)
         numbers_QK = torch.full((len(queries_QD), most), -1)
-        left_Q = (queries_QD.abs() <= LONGEST).all(1).nonzero()[:, 0]
-        depth = min(-(-most * self.rows // max(many, 1)), self.rows)
+        left_Q = (queries_QD.abs() <= LARGEST).all(1).nonzero()[:, 0]
+        depth = min(-(-needed * self.rows // max(many, 1)), self.rows)
         while len(left_Q) and (allowed_M is None or self.compared(depth, effort) <= many):
-            scores, numbers = self._nearest(queries_QD[left_Q], depth, effort)
+            scores, numbers = self._nearest(queries_QD[left_Q], max(depth, most), depth, effort)
             if allowed_M is not None:
                 scores.masked_fill_(~allowed_M[numbers.clamp_min(0)], -torch.inf)
-            scores, at = scores.topk(min(most, depth))
+            scores, at = scores.topk(most)
             enough = (scores > -torch.inf).sum(1) >= min(wanted, many)
             if allowed_M is None:
                 enough.fill_(True)
-            scores_QK[left_Q[enough], : scores.shape[1]] = scores[enough]
-            numbers_QK[left_Q[enough], : scores.shape[1]] = numbers.gather(1, at)[enough]
+            scores_QK[left_Q[enough]] = scores[enough]
+            numbers_QK[left_Q[enough]] = numbers.gather(1, at)[enough]
             left_Q, depth = left_Q[~enough], min(depth * DEEPER, self.rows)
         return scores_QK, numbers_QK
 
-    def _nearest(self, queries_QD: Tensor, depth: int, effort: int) -> tuple[Tensor, Tensor]:
+    def _nearest(
+        self, queries_QD: Tensor, most: int, depth: int, effort: int
+    ) -> tuple[Tensor, Tensor]:
         with threads_of_torch(self.faiss):
             scores, numbers = self.index.search(
-                queries_QD.contiguous().numpy(), depth, params=self.parameters(depth, effort)
+                queries_QD.contiguous().numpy(), most, params=self.parameters(depth, effort)
             )
         numbers_QK = torch.from_numpy(numbers)
         return torch.from_numpy(scores).masked_fill_(numbers_QK < 0, -torch.inf), numbers_QK

@@ -5,20 +5,19 @@ Shapes: Q queries, M rows, D wide, L links of all rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.console import bar
 from contrastive.indexes.faiss_codes import (
     OpenFaiss,
     check_that,
     checked,
     checked_ranges,
     faiss_module,
+    pays,
     ranges_of,
     set_ranges,
     threads_of_torch,
@@ -26,7 +25,7 @@ from contrastive.indexes.faiss_codes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LINKS = 32  # of a row, and twice as many on the lowest level
 BUILD_EFFORT = 80  # rows near a new one that are looked through for its links
@@ -34,24 +33,29 @@ MOST_LEVELS = 32  # of each level, one row of LINKS is on the next
 ADDED = 1024  # rows at a time
 
 
-@dataclass(frozen=True)
 class FaissHnsw:
     """Graphs of rows, each with links to rows that are near it."""
 
-    name: str = "hnsw"
-    most_segments: int = 128
-    fewest_rows: int = 4096
-    efforts: Sequence[int] = (32, 64, 128, 256, 512, 1024)
+    name = "hnsw"
+    most_segments = 128
+    fewest_rows = 10_000
+    efforts = (32, 64, 128, 256, 512, 1024)
     """Rows that a search keeps in mind."""
 
-    def build(self, pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pays(self, queries: int, rows: int, wanted: int, effort: int) -> bool:
+        """Whether a search takes less time than comparing all rows."""
+        return pays(queries, rows, max(wanted, effort) * LINKS)
+
+    def build(
+        self, pieces: Sequence[Tensor], advance: Callable[[int, str], None] = lambda _rows, _: None
+    ) -> dict[str, Tensor]:
         """Return the tensors of a file: of ``[M, D]`` of all pieces."""
         faiss = faiss_module()
         rows, dim = sum(map(len, pieces)), pieces[0].shape[1]
         ranges_2D = ranges_of(pieces)
         index, storage = _empty(faiss, dim, ranges_2D)
         index.hnsw.efConstruction = BUILD_EFFORT
-        with bar("linking", rows) as advance, threads_of_torch(faiss):
+        with threads_of_torch(faiss):
             for piece in pieces:
                 for start in range(0, len(piece), ADDED):
                     some = piece[start : start + ADDED]

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.console import bar
 from contrastive.indexes.exact import Items
 from contrastive.indexes.faiss_codes import (
-    LONGEST,
+    LARGEST,
     OpenFaiss,
     check_that,
     checked,
     checked_ranges,
     faiss_module,
+    pays,
     ranges_of,
     set_ranges,
     threads_of_torch,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LISTS = 4  # times the square root of the rows
 SAMPLE = 64  # rows a list, of which centroids are the means
@@ -41,36 +41,40 @@ DEPTH = 100  # nearest rows that lie in about as many lists as the ten nearest
 BYTES = 8  # of the number of a row
 
 
-@dataclass(frozen=True)
 class FaissIvf:
     """Lists of rows that have the same nearest centroid."""
 
-    name: str = "ivf"
-    most_segments: int = 128
-    fewest_rows: int = 4096
-    efforts: Sequence[int] = (4, 8, 16, 32, 64, 128, 256)
+    name = "ivf"
+    most_segments = 128
+    fewest_rows = 10_000
+    efforts = (4, 8, 16, 32, 64, 128, 256)
     """Lists that a search looks into."""
 
-    def build(self, pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pays(self, queries: int, rows: int, wanted: int, effort: int) -> bool:  # noqa: ARG002
+        """Whether a search takes less time than comparing all rows."""
+        return pays(queries, rows, _compared(rows, _lists_of(rows), effort))
+
+    def build(
+        self, pieces: Sequence[Tensor], advance: Callable[[int, str], None] = lambda _rows, _: None
+    ) -> dict[str, Tensor]:
         """Return the tensors of a file: of ``[M, D]`` of all pieces."""
         faiss = faiss_module()
         rows, dim = sum(map(len, pieces)), pieces[0].shape[1]
         with threads_of_torch(faiss):
-            centroids = _centroids(faiss, pieces, rows)
+            centroids = _centroids(faiss, pieces, rows, advance)
             ranges_2D = ranges_of(pieces)
             coder = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit)
             set_ranges(faiss, coder, ranges_2D)
             list_M = torch.empty(rows, dtype=torch.int64)
             codes_MD = torch.empty(rows, dim, dtype=torch.uint8)
             start = 0
-            with bar("sorting into lists", rows) as advance:
-                for some_ND in (some for piece in pieces for some in piece.split(ASSIGNED)):
-                    stop = start + len(some_ND)
-                    array = some_ND.contiguous().numpy()
-                    list_M[start:stop] = torch.from_numpy(centroids.search(array, 1)[1][:, 0])
-                    codes_MD[start:stop] = torch.from_numpy(coder.sa_encode(array))
-                    advance(len(some_ND), "")
-                    start = stop
+            for piece, at in [(one, at) for one in pieces for at in range(0, len(one), ASSIGNED)]:
+                array = piece[at : at + ASSIGNED].contiguous().numpy()
+                stop = start + len(array)
+                list_M[start:stop] = torch.from_numpy(centroids.search(array, 1)[1][:, 0])
+                codes_MD[start:stop] = torch.from_numpy(coder.sa_encode(array))
+                advance(stop // 2 - start // 2, "")
+                start = stop
         order_M = list_M.argsort(stable=True)
         sizes_C = torch.bincount(list_M, minlength=centroids.ntotal)
         flat = faiss.vector_to_array(centroids.codes).view("float32")
@@ -94,7 +98,7 @@ class FaissIvf:
         centroids_CD = checked(tensors, "centroids", torch.float32, [None, dim])
         sizes_C = checked(tensors, "sizes", torch.int64, [len(centroids_CD)])
         check_that(len(centroids_CD) > 0, "no centroids")
-        check_that((centroids_CD.abs() <= LONGEST).all(), "centroids that no vectors have")
+        check_that((centroids_CD.abs() <= LARGEST).all(), "centroids that no vectors have")
         check_that(
             ((sizes_C >= 0) & (sizes_C <= rows)).all() and int(sizes_C.sum()) == rows,
             f"lists that do not have {rows} rows",
@@ -135,7 +139,7 @@ class OpenIvf(OpenFaiss):
 
     def compared(self, depth: int, effort: int) -> int:
         """Return about how many rows are compared: those of the lists, and the centroids."""
-        return self._lists(depth, effort) * self.rows // self.index.nlist + self.index.nlist
+        return _compared(self.rows, self.index.nlist, self._lists(depth, effort))
 
     def _lists(self, depth: int, effort: int) -> int:
         """Return more lists where more rows are wanted than recall was measured with."""
@@ -205,16 +209,29 @@ def _mapped_lists(faiss: Any, places: Sequence[_Place], array: np.ndarray) -> An
     return lists
 
 
-def _centroids(faiss: Any, pieces: Sequence[Tensor], rows: int) -> Any:
+def _lists_of(rows: int) -> int:
+    return max(1, min(rows, round(LISTS * math.sqrt(rows))))
+
+
+def _compared(rows: int, all_lists: int, lists: int) -> int:
+    return min(lists, all_lists) * rows // all_lists + all_lists
+
+
+def _centroids(
+    faiss: Any, pieces: Sequence[Tensor], rows: int, advance: Callable[[int, str], None]
+) -> Any:
     """Return the means of rows at random, in an index of faiss (spherical k-means)."""
-    lists = max(1, min(rows, round(LISTS * math.sqrt(rows))))
+    lists = _lists_of(rows)
     count = min(rows, lists * SAMPLE)
     chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(SEED))[:count]
     sample = Items(pieces).rows(chosen.sort().values).contiguous().numpy()
     dim = sample.shape[1]
     means = faiss.Clustering(dim, lists)
-    means.niter, means.seed, means.spherical = ROUNDS, SEED + 1, True
+    means.niter, means.seed, means.spherical = 1, SEED + 1, True  # a round goes on where one was
     means.min_points_per_centroid, means.max_points_per_centroid = 1, SAMPLE
     index = faiss.IndexFlatIP(dim)
-    means.train(sample, index)
+    half = rows - rows // 2
+    for number in range(ROUNDS):
+        means.train(sample, index)
+        advance(half * (number + 1) // ROUNDS - half * number // ROUNDS, "")
     return index

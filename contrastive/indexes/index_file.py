@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 INDEX = "index.json"
-BACKENDS = ("exact",)
+BACKENDS = ("exact", "faiss", "faiss-ivf")
 MOST = 10**9 - 1  # of what is numbered
 WIDEST = 1 << 17
 Name = Annotated[str, StringConstraints(pattern=r"^\w{1,64}$")]
