@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,20 @@ def build(
     output: Output,
     split: IndexSplit = None,
     *,
+    backend: Annotated[
+        Literal["exact"] | None,
+        typer.Option(help="How it is searched; else as it is, of a new index exact."),
+    ] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Find candidates by the first numbers of the vectors (Matryoshka)."
+        ),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "binary"] | None,
+        typer.Option(help="Find candidates by small copies of the vectors: int8, or their signs."),
+    ] = None,
     processes: Processes = 1,
     engine: Engine = "local",
     model: Model = None,
@@ -73,6 +87,9 @@ def build(
         output,
         data=given.about,
         model_folder=place_of(context),
+        backend=backend,
+        dim=dim,
+        quantize=quantize,
         workers=given.workers,
         cache=context.cache,
         encode=encoder(context, processes, engine),
@@ -206,6 +223,7 @@ def info(
         f"rows: {rows}; {about['deleted']:,} deleted",
         f"vectors: {about['dim']} wide, in {about['segments']:,} segments, "
         f"{shown_bytes(about['bytes'])}, backend {about['backend']}",
+        *_recall_lines(about),
         f"model: {about['model'] or 'not noted'} ({about['sha256'][:12]})",
         *(f"data: {name}" for name in about["data"]),
         f"columns: {', '.join(about['columns'])}",
@@ -213,6 +231,27 @@ def info(
     show(shown, as_json, *lines, *damages, *(["all files are whole"] * (verify and not damages)))
     if damages:
         raise typer.Exit(1)
+
+
+def _recall_lines(about: dict[str, Any]) -> list[str]:
+    """Return what finds candidates, and how many of the nearest are found."""
+    if not about["structures"]:
+        return []
+    from contrastive.config.amounts import shown_bytes
+
+    small = about["small"]
+    form = (
+        f"{small['dim']} numbers, {small['quantize'] or 'float32'}" if small else about["backend"]
+    )
+    return [
+        f"candidates: {form}, in {about['structures']:,} files, "
+        f"{shown_bytes(about['structures_bytes'])}",
+        *(
+            f"recall@10 of {name}: {one['share']:.3f}, of {one['queries']} {one['of']} rows as "
+            f"queries, effort {one['effort']}"
+            for name, one in about["recall"].items()
+        ),
+    ]
 
 
 def _show_change(change: IndexChange, as_json: bool) -> None:

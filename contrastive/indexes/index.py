@@ -17,6 +17,7 @@ from contrastive.config.arguments import count, strings
 from contrastive.errors import DataError
 from contrastive.indexes import exact, index_file
 from contrastive.indexes.filters import matching
+from contrastive.indexes.finder import Finder
 from contrastive.indexes.named_rows import named_rows
 from contrastive.indexes.neighbours import loneliest, pairs_above
 from contrastive.indexes.open_segment import OpenSegment
@@ -68,6 +69,7 @@ class Index:
         self.folder = Path(folder)
         self.about, segments = self._opened(ATTEMPTS)
         self._segments: dict[str, list[OpenSegment]] = {}
+        self._finders: dict[str, Finder] = {}
         for segment in segments:
             self._segments.setdefault(segment.about.modality, []).append(segment)
 
@@ -146,8 +148,8 @@ class Index:
             raise DataError(msg)
         segments = self.segments(modality)
         allowed = self._allowed(segments, modality, where, leaving_out)
-        pieces = [segment.vectors_MD for segment in segments]
-        scores_QK, numbers_QK = exact.top_k(queries_QD, exact.Items(pieces, allowed), k)
+        items = exact.Items([segment.vectors_MD for segment in segments], allowed)
+        scores_QK, numbers_QK = self._finder(modality).top_k(queries_QD, items, k)
         self._check_scores(segments, scores_QK)
         return self._found(segments, scores_QK, numbers_QK)
 
@@ -236,6 +238,12 @@ class Index:
         known = dict(self.row_at(segments, [number for _, number in found]))
         return [Found(score, number, known[number]) for score, number in found]
 
+    def _finder(self, modality: str) -> Finder:
+        if modality not in self._finders:
+            segments = self._segments[modality]
+            self._finders[modality] = Finder(self.folder, self.about, modality, segments)
+        return self._finders[modality]
+
     def _items(self, modality: str, where: Sequence[str]) -> tuple[list[OpenSegment], exact.Items]:
         segments = self.segments(modality)
         allowed = self._allowed(segments, modality, strings("where", where), ())
@@ -319,7 +327,13 @@ class Index:
 
     def damages(self) -> list[str]:
         """Read all files, and return a line for each that is not as it was written."""
-        told: list[str] = []
+        told = [
+            f"{path}: is not as it was written; contrastive index update makes it again"
+            for path, known in (
+                (self.folder / one.file_name, one.file) for one in self.about.structures
+            )
+            if not path.is_file() or listed_file(path) != known
+        ]
         for segment in (each for several in self._segments.values() for each in several):
             listed = segment.about
             for suffix, known in ((VECTORS, listed.vectors), (TABLE, listed.table)):
@@ -332,14 +346,19 @@ class Index:
         """Return what is in it, as plain data for JSON."""
         segments = self.about.segments
         files = [file for each in segments for file in (each.vectors, each.table)]
+        about = self.about
         return {
             "index": str(self.folder),
             "rows": {modality: self.rows(modality) for modality in self.modalities},
             "deleted": sum(len(each.deleted) for each in segments),
             "segments": len(segments),
             "bytes": sum(file.bytes for file in files),
-            "dim": self.about.dim,
-            "backend": self.about.backend,
+            "dim": about.dim,
+            "backend": about.backend,
+            "small": about.small and about.small.model_dump(),
+            "structures": len(about.structures),
+            "structures_bytes": sum(one.file.bytes for one in about.structures),
+            "recall": {name: one.model_dump() for name, one in about.recall.items()},
             "model": self.about.model.place,
             "sha256": self.about.model.sha256,
             "data": [one.name for one in self.about.data],

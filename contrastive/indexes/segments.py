@@ -143,13 +143,18 @@ def write_segment(
     about = Segment.model_construct(modality=modality, number=number, rows=len(rows), deleted=[])
     place = folder / f"{about.stem}{VECTORS}"
     if isinstance(vectors, torch.Tensor):
-        listed = _written(place, tensors_to_bytes({TENSOR: vectors.contiguous()}))
+        listed = write_tensors(place, {TENSOR: vectors.contiguous()})
     else:
         place.unlink(missing_ok=True)
         atomic_files.link(vectors, place)
         listed = listed_file(place)
     table = _written(place.with_suffix(TABLE), table_bytes(rows))
     return about.model_copy(update={"vectors": listed, "table": table})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Listed:
+    """Write a file of tensors."""
+    return _written(path, tensors_to_bytes({**tensors}))
 
 
 def _written(path: Path, content: bytes) -> Listed:
@@ -172,7 +177,7 @@ def read_vectors(folder: Path, about: Segment, dim: int) -> Tensor:
         FileNotFoundError: they are not there.
     """
     path = folder / f"{about.stem}{VECTORS}"
-    _check_size(path, about.vectors)
+    check_size(path, about.vectors)
     try:
         vectors = load_file(path)[TENSOR]
     except (SafetensorError, KeyError) as error:
@@ -192,7 +197,7 @@ def read_table(folder: Path, about: Segment) -> Any:
     """
     arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
     path = folder / f"{about.stem}{TABLE}"
-    _check_size(path, about.table)
+    check_size(path, about.table)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != about.table.sha256:
         raise _damaged(path, "another checksum than the one that is listed")
@@ -258,7 +263,13 @@ def rows_of_table(table: Any, numbers: Sequence[int]) -> list[Row]:
     ]
 
 
-def _check_size(path: Path, listed: Listed) -> None:
+def check_size(path: Path, listed: Listed) -> None:
+    """Check that a file is as large as it was written.
+
+    Raises:
+        DataError: it is not.
+        FileNotFoundError: it is not there.
+    """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):  # a pipe or a device has no end
         raise _damaged(path, "is no regular file")

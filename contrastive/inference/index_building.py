@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from contrastive.config.arguments import check_model, count, path_of, strings
 from contrastive.config.extras import require
 from contrastive.errors import DataError, SpecError
+from contrastive.indexes.backends import checked_small
 from contrastive.indexes.filters import matching
 from contrastive.indexes.index_file import About, DataOf
 from contrastive.indexes.named_rows import named_rows
+from contrastive.indexes.structures import refresh
 from contrastive.indexes.writer import Place, Writer, model_of, writing
 from contrastive.inference.embed import rows_to_embed, write_missing
 from contrastive.inference.index_rows import IndexChange, bring, tell_of_ids
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
+    from contrastive.indexes.vector_form import Quantize
     from contrastive.inference.index_encoding import Encode
     from contrastive.model.model import ContrastiveModel
 
@@ -33,6 +36,9 @@ def build_index(
     *,
     data: str | DataOf = "data",
     model_folder: str | Path | None = None,
+    backend: str | None = None,
+    dim: int | None = None,
+    quantize: Quantize | None = None,
     cache: FeatureCache | None = None,
     workers: int = 0,
     encode: Encode | None = None,
@@ -49,12 +55,18 @@ def build_index(
         folder: is made; or holds an index of the same model and data.
         data: what the index calls these data.
         model_folder: where the model is, for a search that is not given one.
+        backend: how it is searched, ``exact`` if it is new. An index that is there keeps its own,
+            if none of these three is given.
+        dim: find candidates by so many numbers of each vector alone (Matryoshka).
+        quantize: find candidates by small copies of the vectors: ``int8``, a quarter of the size,
+            or ``binary``, a 32nd.
         cache: keeps the features of frozen encoders.
         workers: processes that decode samples.
         encode: what writes the shards of a plan, if not this process.
 
     Raises:
         DataError: the folder holds something else, or an index of another model or other data.
+        SpecError: there is no such backend, or the width does not fit the model.
         MissingExtra: pyarrow is not installed.
 
     Example:
@@ -67,6 +79,7 @@ def build_index(
     tell_of_ids(samples)
     rows, modalities = rows_to_embed(model, samples)
     sha256 = weights_fingerprint(model)
+    small = checked_small(model.spec.embed_dim, backend, dim, quantize)
     new = About(
         model=model_of(sha256, model_folder, path),
         dim=model.spec.embed_dim,
@@ -77,6 +90,8 @@ def build_index(
         _check_model(writer, sha256)
         _check_data(writer, own)
         writer.replace_data(0, own)
+        if (backend, dim, quantize) != (None, None, None):
+            writer.search_by(backend or "exact", small)
         encode = _encode(encode, model, cache, workers)
         return bring(writer, model, rows, modalities, 0, encode)
 
@@ -227,6 +242,7 @@ def remove_from_index(
             raise DataError(msg)
         writer.delete(places)
         writer.commit()
+        refresh(writer)
         return IndexChange(writer.index, 0, len(places), 0, 0)
 
 

@@ -23,8 +23,9 @@ from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import DataError
 from contrastive.indexes.segments import TENSOR
+from contrastive.indexes.vector_form import Form
 from contrastive.inference.embed import Plan, plan_rows
-from contrastive.inference.embedding_folder import EmbeddingFolder, Form
+from contrastive.inference.embedding_folder import EmbeddingFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,6 +19,7 @@ from contrastive.data.content_hash import keys_of
 from contrastive.data.frames import column_names, frame_column, library_of
 from contrastive.errors import DataError, is_missing
 from contrastive.indexes.segments import KEY, OWN, Row, scalar_of, utf8, with_id
+from contrastive.indexes.structures import refresh
 from contrastive.indexes.writer import SEGMENT_ROWS, Place, Writer
 from contrastive.inference.embed import sample_name
 from contrastive.inference.embed_distinct import distinct_rows
@@ -224,6 +225,7 @@ def bring(
     writer.commit()
     drop_encoded(writer.encoding)
     writer.join_small()
+    refresh(writer)
     stay = changed + renumbered
     return IndexChange(writer.index, added - stay, len(there) - stay, changed, encoded, renumbered)
 

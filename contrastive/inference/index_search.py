@@ -16,6 +16,8 @@ from contrastive.inference.hits import Hit, judged_hits
 from contrastive.inference.queries import found_by
 from contrastive.nn.fingerprint import weights_fingerprint
 
+ENOUGH = 0.95
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,6 +56,7 @@ def search_index(
     if not found:
         tell_of_none(opened, find, where)
     hits = [hit_of(one.row, find, one.similarity) for one in found]
+    tell_recall(opened, find)
     items = opened.rows(find)
     return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
 
@@ -61,6 +64,17 @@ def search_index(
 def tell_of_none(index: Index, modality: str, where: Sequence[str]) -> None:
     """Say that conditions leave nothing to search."""
     say(f"{index.folder}: no {modality} meets {' and '.join(where) or 'what is asked'}")
+
+
+def tell_recall(index: Index, modality: str) -> None:
+    """Say so where the search of a modality misses much."""
+    recall = index.about.recall.get(modality)
+    if recall and recall.share < ENOUGH:
+        say(
+            f"{index.folder}: finds {recall.share:.0%} of the ten nearest {modality} rows, as "
+            f"{recall.queries} {recall.of} rows say; contrastive index build DATA -o INDEX "
+            "--backend exact finds all"
+        )
 
 
 def hit_of(row: Row, modality: str, similarity: float) -> Hit:

@@ -1,0 +1,153 @@
+"""Search through structures: they find candidates, which are scored with the exact vectors.
+
+Shapes: Q queries, M rows of some segments, N of a modality, D wide, C candidates, k results.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
+
+from contrastive.console import say
+from contrastive.errors import DataError
+from contrastive.indexes import exact
+from contrastive.indexes.backends import kind_of
+from contrastive.indexes.segments import check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from contrastive.indexes.backends import Kind, OpenStructure
+    from contrastive.indexes.index_file import About, Structure
+    from contrastive.indexes.open_segment import OpenSegment
+
+FEW = 10  # where less than a tenth of the rows may be found, these are compared one by one
+MANY, SCATTERED = 16, 256  # from 16 queries on, one scattered row takes as long as 256 in order
+AGAIN = "searched without it; contrastive index update makes it again"
+
+
+def open_structure(
+    folder: Path, about: Structure, kind: Kind, segments: Sequence[OpenSegment]
+) -> OpenStructure:
+    """Open the file of a structure, of the segments that it covers.
+
+    Raises:
+        DataError: it is not there, damaged, or none.
+    """
+    path = folder / about.file_name
+    try:
+        check_size(path, about.file)
+        return kind.open(load_file(path), [segment.vectors_MD for segment in segments])
+    except (DataError, SafetensorError, OSError) as error:
+        problem = "is gone" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        msg = f"{path}: {' '.join(problem.split()):.300}"
+        raise DataError(msg) from None
+
+
+class Finder:
+    """Searches the rows of a modality."""
+
+    def __init__(
+        self, folder: Path, about: About, modality: str, segments: Sequence[OpenSegment]
+    ) -> None:
+        """Search these segments, all of the modality; structures are opened when they are used."""
+        self.folder, self.about, self.segments = folder, about, segments
+        self.recall = about.recall.get(modality)
+        self._listed = [one for one in about.structures if one.modality == modality]
+
+    @cached_property
+    def _opened(self) -> list[tuple[OpenStructure, list[int]]]:
+        """The structures that can be used, with the places of their segments."""
+        kind = kind_of(self.about)
+        at = {segment.about.number: i for i, segment in enumerate(self.segments)}
+        found: list[tuple[OpenStructure, list[int]]] = []
+        for structure in self._listed:
+            if kind is None or structure.kind != kind.name:
+                continue
+            covers = [at[number] for number in structure.covers]
+            own = [self.segments[i] for i in covers]
+            try:
+                found.append((open_structure(self.folder, structure, kind, own), covers))
+            except DataError as error:
+                say(f"{error}; {AGAIN}")
+        return found
+
+    def top_k(
+        self, queries_QD: Tensor, items: exact.Items, k: int, effort: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return scores and numbers ``[Q, min(k, N)]``, as ``exact.top_k`` does, of most of these.
+
+        ``effort`` is that with which recall was measured, if it is not given.
+        """
+        k = min(k, items.count)
+        rows = sum(map(len, items.pieces))
+        if effort is None and self.recall:
+            effort = self.recall.effort
+            if len(queries_QD) >= MANY and k * effort * SCATTERED > rows:
+                effort = None
+        few = items.count * FEW < rows
+        if effort is None or few or not (k and len(queries_QD) and self._opened):
+            return exact.top_k(queries_QD, items, k)
+        blocks = [
+            self._of_all(queries_QD[start : start + exact.QUERIES].float(), items, k, effort)
+            for start in range(0, len(queries_QD), exact.QUERIES)
+        ]
+        scores, numbers = zip(*blocks, strict=True)
+        return torch.cat(scores), torch.cat(numbers)
+
+    def _of_all(
+        self, queries_QD: Tensor, items: exact.Items, k: int, effort: int
+    ) -> tuple[Tensor, Tensor]:
+        scores: list[Tensor] = []
+        numbers: list[Tensor] = []
+        for structure, covers in self._opened:
+            allowed_M = _joined(items, covers)
+            some, at = structure.candidates(queries_QD, k, allowed_M, effort)
+            scores.append(some)
+            numbers.append(_numbers(items, covers)[at.clamp_min(0)])
+        scores_QC, numbers_QC = torch.cat(scores, 1), torch.cat(numbers, 1)
+        if len(scores) > 1:  # what one of them finds, another may find better
+            most = max(some.shape[1] for some in scores)
+            scores_QC, at = scores_QC.topk(most, dim=1)
+            numbers_QC = numbers_QC.gather(1, at)
+        numbers_QC = numbers_QC.masked_fill(scores_QC == -torch.inf, -1)
+        covered = {i for _, covers in self._opened for i in covers}
+        left = [i for i in range(len(self.segments)) if i not in covered]
+        if left:
+            others = exact.Items(
+                [items.pieces[i] for i in left],
+                [items.allowed[i] for i in left] if items.allowed else None,
+            )
+            _, at = exact.top_k(queries_QD, others, k)
+            numbers_QC = torch.cat([numbers_QC, _numbers(items, left)[at]], 1)
+        found = exact.best_of(queries_QD, items, numbers_QC, k)
+        missing = (found[1] < 0).any(1).nonzero()[:, 0]
+        if len(missing):  # conditions that few candidates meet
+            for whole, part in zip(found, exact.top_k(queries_QD[missing], items, k), strict=True):
+                whole[missing] = part
+        return found
+
+
+def _numbers(items: exact.Items, pieces: Sequence[int]) -> Tensor:
+    """Return the numbers of the rows of some pieces."""
+    starts = items.starts
+    return torch.cat([torch.arange(starts[i], starts[i] + len(items.pieces[i])) for i in pieces])
+
+
+def _joined(items: exact.Items, pieces: Sequence[int]) -> Tensor | None:
+    """Return which rows of some pieces may be found."""
+    masks = [items.allowed[i] if items.allowed else None for i in pieces]
+    if all(mask is None for mask in masks):
+        return None
+    return torch.cat(
+        [
+            torch.ones(len(items.pieces[i]), dtype=torch.bool) if mask is None else mask
+            for i, mask in zip(pieces, masks, strict=True)
+        ]
+    )
