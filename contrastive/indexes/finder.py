@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from contrastive.indexes.index_file import About, Structure
     from contrastive.indexes.open_segment import OpenSegment
 
-FEW = 10  # where less than a tenth of the rows may be found, these are compared one by one
+NEAREST_K = 10  # results for which recall is measured
+TENTH = 10  # where less than a tenth of the rows may be found, these are compared one by one
 MANY, SCATTERED = 16, 256  # from 16 queries on, one scattered row takes as long as 256 in order
 AGAIN = "searched without it; contrastive index update makes it again"
 
@@ -61,6 +62,11 @@ class Finder:
         self.recall = about.recall.get(modality)
         self._listed = [one for one in about.structures if one.modality == modality]
 
+    @property
+    def _efforts(self) -> Sequence[int]:
+        kind = kind_of(self.about)
+        return kind.efforts if kind else ()
+
     @cached_property
     def _opened(self) -> list[tuple[OpenStructure, list[int]]]:
         """The structures that can be used, with the places of their segments."""
@@ -91,7 +97,7 @@ class Finder:
             effort = self.recall.effort
             if len(queries_QD) >= MANY and k * effort * SCATTERED > rows:
                 effort = None
-        few = items.count * FEW < rows
+        few = items.count * TENTH < rows
         if effort is None or few or not (k and len(queries_QD) and self._opened):
             return exact.top_k(queries_QD, items, k)
         blocks = [
@@ -104,34 +110,55 @@ class Finder:
     def _of_all(
         self, queries_QD: Tensor, items: exact.Items, k: int, effort: int
     ) -> tuple[Tensor, Tensor]:
+        """Search with an effort, and again with more where a result was among the last candidates.
+
+        Where the structure sees other distances than there are, more candidates hold more results.
+        """
+        numbers_QC = self._candidates(queries_QD, items, k, effort)
+        covered = {i for _, covers in self._opened for i in covers}
+        all_there = numbers_QC.shape[1] == sum(len(items.pieces[i]) for i in covered)
+        late_QC = numbers_QC[:, numbers_QC.shape[1] // 2 :]
+        if left := [i for i in range(len(self.segments)) if i not in covered]:
+            masks = [items.allowed[i] for i in left] if items.allowed else None
+            others = exact.Items([items.pieces[i] for i in left], masks)
+            _, at = exact.top_k(queries_QD, others, k)
+            numbers_QC = torch.cat([numbers_QC, _numbers(items, left)[at]], 1)
+        found = exact.best_of(queries_QD, items, numbers_QC, k)
+        unsure_Q = (found[1] < 0).any(1)
+        if not all_there:
+            unsure_Q |= _has_any(late_QC, found[1])
+        unsure = unsure_Q.nonzero()[:, 0]
+        if len(unsure):
+            more = [one for one in self._efforts if one > effort]
+            again = (
+                self._of_all(queries_QD[unsure], items, k, more[0])
+                if more and not all_there
+                else exact.top_k(queries_QD[unsure], items, k)
+            )
+            for whole, part in zip(found, again, strict=True):
+                whole[unsure] = part
+        return found
+
+    def _candidates(self, queries_QD: Tensor, items: exact.Items, k: int, effort: int) -> Tensor:
+        """Return the numbers ``[Q, C]`` of what the structures find, best first; -1 is none."""
         scores: list[Tensor] = []
         numbers: list[Tensor] = []
         for structure, covers in self._opened:
             allowed_M = _joined(items, covers)
-            some, at = structure.candidates(queries_QD, k, allowed_M, effort)
+            some, at = structure.candidates(queries_QD, max(k, NEAREST_K), allowed_M, effort)
             scores.append(some)
             numbers.append(_numbers(items, covers)[at.clamp_min(0)])
-        scores_QC, numbers_QC = torch.cat(scores, 1), torch.cat(numbers, 1)
-        if len(scores) > 1:  # what one of them finds, another may find better
-            most = max(some.shape[1] for some in scores)
-            scores_QC, at = scores_QC.topk(most, dim=1)
-            numbers_QC = numbers_QC.gather(1, at)
-        numbers_QC = numbers_QC.masked_fill(scores_QC == -torch.inf, -1)
-        covered = {i for _, covers in self._opened for i in covers}
-        left = [i for i in range(len(self.segments)) if i not in covered]
-        if left:
-            others = exact.Items(
-                [items.pieces[i] for i in left],
-                [items.allowed[i] for i in left] if items.allowed else None,
-            )
-            _, at = exact.top_k(queries_QD, others, k)
-            numbers_QC = torch.cat([numbers_QC, _numbers(items, left)[at]], 1)
-        found = exact.best_of(queries_QD, items, numbers_QC, k)
-        missing = (found[1] < 0).any(1).nonzero()[:, 0]
-        if len(missing):  # conditions that few candidates meet
-            for whole, part in zip(found, exact.top_k(queries_QD[missing], items, k), strict=True):
-                whole[missing] = part
-        return found
+        most = max(some.shape[1] for some in scores)
+        scores_QC, at = torch.cat(scores, 1).topk(most, dim=1)
+        numbers_QC = torch.cat(numbers, 1).gather(1, at)
+        return numbers_QC.masked_fill(scores_QC == -torch.inf, -1)
+
+
+def _has_any(some_QC: Tensor, numbers_QK: Tensor) -> Tensor:
+    """Whether some of the numbers are among others, by row: ``[Q]``."""
+    sorted_QC = some_QC.sort(1).values
+    at_QK = torch.searchsorted(sorted_QC, numbers_QK).clamp_max(sorted_QC.shape[1] - 1)
+    return (sorted_QC.gather(1, at_QK) == numbers_QK).any(1)
 
 
 def _numbers(items: exact.Items, pieces: Sequence[int]) -> Tensor:

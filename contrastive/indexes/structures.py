@@ -5,6 +5,7 @@ Shapes: Q queries, M rows of a segment, D wide, k results.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from contrastive.console import bar
 from contrastive.errors import DataError
 from contrastive.indexes import exact
 from contrastive.indexes.backends import kind_of
-from contrastive.indexes.finder import Finder, open_structure
+from contrastive.indexes.finder import NEAREST_K, Finder, open_structure
 from contrastive.indexes.index_file import Recall
 from contrastive.indexes.segments import listed_file
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from contrastive.indexes.open_segment import OpenSegment
     from contrastive.indexes.writer import Writer
 
-K = 10
-QUERIES = 256
+MEASURED = 128  # queries
+LONG = 50_000  # rows, from which on progress is shown
 GOAL = 0.97  # measured of some queries, so that 0.95 holds for others, too
 
 
@@ -50,7 +51,7 @@ def refresh(writer: Writer) -> None:
     ]
     if groups:
         rows = sum(segment.about.rows for _, group in groups for segment in group)
-        with bar("making structures", rows) as advance:
+        with bar("making structures", rows) if rows >= LONG else nullcontext(_quiet) as advance:
             for modality, group in groups:
                 tensors = kind.build([segment.vectors_MD for segment in group])
                 numbers = [segment.about.number for segment in group]
@@ -58,6 +59,10 @@ def refresh(writer: Writer) -> None:
                 advance(sum(segment.about.rows for segment in group), "")
     if writer.about.structures != before or not writer.about.recall:
         writer.replace_structures(writer.about.structures, _recall(writer.index, kind))
+
+
+def _quiet(_rows: int, _text: str) -> None:
+    """Show no progress."""
 
 
 def _opens(writer: Writer, number: int, kind: Kind) -> bool:
@@ -114,7 +119,7 @@ def _recall(index: Index, kind: Kind) -> dict[str, Recall]:
             [segment.vectors_MD for segment in index.opened(modality)],
             [segment.live for segment in index.opened(modality)],
         )
-        wanted = min(K, items.count) + (by == modality)
+        wanted = min(NEAREST_K, items.count) + (by == modality)
         best_QK = _scores(*exact.top_k(queries_QD, items, wanted), itself_Q, own=by == modality)
         finder = Finder(index.folder, index.about, modality, index.opened(modality))
         share, effort = 0.0, kind.efforts[0]
@@ -135,7 +140,7 @@ def _queries(index: Index, modality: str) -> tuple[Tensor, Tensor]:
         [segment.vectors_MD for segment in segments], [segment.live for segment in segments]
     )
     live = torch.cat([*items.numbers()])
-    at = torch.linspace(0, len(live) - 1, min(QUERIES, len(live))).long()
+    at = torch.linspace(0, len(live) - 1, min(MEASURED, len(live))).long()
     return items.rows(live[at]), live[at]
 
 
