@@ -136,7 +136,25 @@ def _indexed(context: Context, run: RunSpec, about: DataOf) -> IndexedData:
     read = partial(_all_splits, run.data)
     if about.split is not None:
         read = partial(context.build, run, about.split, remedy="DATA")
+    read = partial(_with_columns, run.data, read, [*context.spec.towers])
     return IndexedData(about, read, worker_count(run.training.workers))
+
+
+def _with_columns(data: Dataset, read: Callable[[], Samples], modalities: list[str]) -> Samples:
+    """Return rows with all columns of their tables, for conditions."""
+    from contrastive.datasets import ImageFolder, Table
+    from contrastive.datasets.further_columns import with_further_columns
+
+    rows = read()
+    if isinstance(data, ImageFolder):
+        from contrastive.datasets import image_folder
+
+        return with_further_columns(rows, image_folder.further_columns(data), modalities)
+    if isinstance(data, Table):
+        from contrastive.datasets.tables import table
+
+        return with_further_columns(rows, table.further_columns(data), modalities)
+    return rows
 
 
 def _all_splits(data: Dataset) -> Samples:

@@ -89,7 +89,8 @@ def build_index(
     with writing(path, new=new) as writer:
         _check_model(writer, sha256)
         _check_data(writer, own)
-        writer.replace_data(0, own)
+        name = writer.about.data[0].name  # photos and ./photos/ are one
+        writer.replace_data(0, own.model_copy(update={"name": name}))
         if (backend, dim, quantize) != (None, None, None):
             writer.search_by(backend or "exact", small)
         encode = _encode(encode, model, cache, workers)
