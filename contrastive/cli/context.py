@@ -280,7 +280,10 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
 
         if dataset := dataset_of(path):
             return _taken(text, dataset)
-        msg = f"--data {text}: is no spec (.yaml, .json); give the folder that it is in"
+        other = "give the folder that it is in"
+        if path.suffix.lower() == ".txt":
+            other = f"for a text a line, give type=lines,file={text}"
+        msg = f"--data {text}: is no spec (.yaml, .json); {other}"
         raise DataError(msg)
     if "=" not in text or path.is_file():
         return load_run(path, trusted=trusted)
