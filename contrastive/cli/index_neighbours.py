@@ -26,7 +26,7 @@ def show_neighbours(
 ) -> None:
     """Show rows like the one of a name; else pairs as near as ``least``; else outliers."""
     from contrastive.indexes.index import Index
-    from contrastive.inference.index_search import hit_of, tell_recall
+    from contrastive.inference.index_search import hit_of, tell_of_none, tell_recall
     from contrastive.reporting.tables import hits_table, neighbours_table
 
     index = Index(folder)
@@ -48,6 +48,8 @@ def show_neighbours(
         none = f"no pair has a cosine of {least:g}"
         show(shown, as_json, neighbours_table(pairs) if pairs else none)
         return
+    if not found and where:
+        tell_of_none(index, modality, where)
     hits = [hit_of(one.row, modality, one.similarity) for one in found]
     show([hit.as_dict() for hit in hits], as_json, hits_table(hits))
 

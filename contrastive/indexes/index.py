@@ -18,6 +18,7 @@ from contrastive.errors import DataError
 from contrastive.indexes import exact, index_file
 from contrastive.indexes.filters import matching
 from contrastive.indexes.finder import Finder
+from contrastive.indexes.named_rows import named_rows
 from contrastive.indexes.neighbours import loneliest, pairs_above
 from contrastive.indexes.open_segment import OpenSegment
 from contrastive.indexes.segments import (
@@ -154,7 +155,7 @@ class Index:
 
     def like(
         self,
-        name: str,
+        name: str | Path,
         *,
         modality: str | None = None,
         k: int = 10,
@@ -177,17 +178,14 @@ class Index:
             >>> modality, found[0].row.source
             ('image', 'blue')
         """
+        name = str(name)
         for kind, segments in self._segments.items():
-            start = 0
-            for segment in segments if modality in (None, kind) else ():
-                columns = [segment.table.column(one).to_pylist() for one in ("sample", "source")]
-                names = [*zip(*columns, strict=True)]
-                for row in segment.live_numbers():
-                    if name in names[row]:
-                        own_1D, leave = segment.vectors_MD[row : row + 1], [start + row]
-                        found = self.search(own_1D, kind, k=k, where=where, leaving_out=leave)
-                        return kind, found[0]
-                start += segment.about.rows
+            rows = named_rows(segments, [name]) if modality in (None, kind) else iter(())
+            if found := next(rows, None):
+                segment, row, _ = found
+                leave = [sum(one.about.rows for one in segments[:segment]) + row]
+                own_1D = segments[segment].vectors_MD[row : row + 1]
+                return kind, self.search(own_1D, kind, k=k, where=where, leaving_out=leave)[0]
         msg = f"{self.folder}: has no {name}; give a path, a text or a source it has"
         raise DataError(msg)
 
@@ -203,6 +201,10 @@ class Index:
             least: the least cosine.
             k: how many.
             where: conditions that both have to meet.
+
+        Raises:
+            DataError: the modality has no rows, or vectors are damaged.
+            SpecError: ``least`` is no cosine, or a condition fits no column.
 
         Example:
             >>> index = build_index(model, [*rows, rows[0] | {"id": 7}], "twice").index
@@ -260,8 +262,7 @@ class Index:
     ) -> list[Tensor | None]:
         masks: list[Tensor | None] = [segment.live for segment in segments]
         if where:
-            tables = [segment.table for segment in segments]
-            for i, mask in enumerate(matching(tables, where, f"{self.folder} ({modality})")):
+            for i, mask in enumerate(matching(segments, where, f"{self.folder} ({modality})")):
                 live = masks[i]
                 masks[i] = mask if live is None else mask & live
         starts = np.cumsum([0, *(segment.about.rows for segment in segments)])

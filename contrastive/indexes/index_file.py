@@ -15,7 +15,8 @@ What is no longer listed stays until the next writer comes, for those who read i
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -23,10 +24,7 @@ from contrastive.config.mistakes import in_one_line
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import DataError, WeightsError
 from contrastive.indexes.vector_form import Quantize  # noqa: TC001 - pydantic reads it
-from contrastive.model.saved_files import Listed, Sha256, Shape, read_json
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from contrastive.model.saved_files import Listed, Names, Sha256, Shape, read_json
 
 FORMAT = 1
 INDEX = "index.json"
@@ -58,7 +56,24 @@ class DataOf(Shape):
     """As the command line was given them; None where Python built the index."""
     place: str | None = None
     """The whole path, if that is one of a file or a folder."""
+    beside: str | None = None
+    """The same path, from the index."""
     split: str | None = None
+    paths: Names = Field(default={}, validate_default=True)
+    """By field, the whole path of what the data name by a relative one."""
+    paths_beside: Names = Field(default={}, validate_default=True)
+    """The same paths, from the index."""
+
+    def is_same(self, other: DataOf) -> bool:
+        """Whether these are other data's, whatever they are called: photos and ./photos/ are."""
+        if self.place and other.place:
+            return (self.place, self.split) == (other.place, other.split)
+        return self.name == other.name
+
+    def is_gone(self, index: Path) -> bool:
+        """Whether they are no longer where they were, nor where they were beside the index."""
+        beside = self.beside is not None and (index / self.beside).exists()
+        return self.place is not None and not beside and not Path(self.place).exists()
 
 
 class Segment(Shape):

@@ -221,9 +221,8 @@ def writing(folder: Path, *, new: About | None = None) -> Generator[Writer]:
     else:
         check_writable_folder(folder, what="index")
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / INDEX).exists() and any(
-            path.name not in (LOCK, ENCODING) for path in folder.iterdir() if not _is_ours(path)
-        ):
+        own = (LOCK, ENCODING, f".{INDEX}.tmp")  # before there is an index, no segment is written
+        if not (folder / INDEX).exists() and any(path.name not in own for path in folder.iterdir()):
             msg = f"{folder}: is there already, and holds no {INDEX}; give another folder"
             raise DataError(msg)
     try:
@@ -236,10 +235,6 @@ def writing(folder: Path, *, new: About | None = None) -> Generator[Writer]:
     except TimeoutError:
         msg = f"{folder}: another process writes this index; wait until it is done"
         raise DataError(msg) from None
-
-
-def _is_ours(path: Path) -> bool:
-    return bool(OURS.fullmatch(path.name)) or path.name == f".{INDEX}.tmp"
 
 
 def sweep(folder: Path, about: About) -> None:

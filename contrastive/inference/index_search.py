@@ -53,10 +53,17 @@ def search_index(
     by, query_1D = asked(model, query, query_modality, compose=compose)
     find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
+    if not found:
+        tell_of_none(opened, find, where)
     hits = [hit_of(one.row, find, one.similarity) for one in found]
     tell_recall(opened, find)
     items = opened.rows(find)
     return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
+
+
+def tell_of_none(index: Index, modality: str, where: Sequence[str]) -> None:
+    """Say that conditions leave nothing to search."""
+    say(f"{index.folder}: no {modality} meets {' and '.join(where) or 'what is asked'}")
 
 
 def tell_recall(index: Index, modality: str) -> None:
