@@ -6,6 +6,7 @@ Shapes: Q queries, M rows of some segments, N of a modality, D wide, C candidate
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,7 +126,7 @@ class Finder:
             masks = [items.allowed[i] for i in left] if items.allowed else None
             others = exact.Items([items.pieces[i] for i in left], masks)
             _, at = exact.top_k(queries_QD, others, k)
-            numbers_QC = torch.cat([numbers_QC, _numbers(items, left)[at]], 1)
+            numbers_QC = torch.cat([numbers_QC, _numbers(items, left, at)], 1)
         found = exact.best_of(queries_QD, items, numbers_QC, k)
         few_Q = (found[1] < 0).any(1)  # of the candidates meet the conditions
         late_Q = _has_any(late_QC, found[1]) & ~few_Q & (not all_there)
@@ -151,7 +152,7 @@ class Finder:
             allowed_M = _joined(items, covers)
             some, at = structure.candidates(queries_QD, max(k, NEAREST_K), allowed_M, effort)
             scores.append(some)
-            numbers.append(_numbers(items, covers)[at.clamp_min(0)])
+            numbers.append(_numbers(items, covers, at.clamp_min(0)))
         most = max(some.shape[1] for some in scores)
         scores_QC, at = torch.cat(scores, 1).topk(most, dim=1)
         numbers_QC = torch.cat(numbers, 1).gather(1, at)
@@ -165,10 +166,11 @@ def _has_any(some_QC: Tensor, numbers_QK: Tensor) -> Tensor:
     return (sorted_QC.gather(1, at_QK) == numbers_QK).any(1)
 
 
-def _numbers(items: exact.Items, pieces: Sequence[int]) -> Tensor:
-    """Return the numbers of the rows of some pieces."""
-    starts = items.starts
-    return torch.cat([torch.arange(starts[i], starts[i] + len(items.pieces[i])) for i in pieces])
+def _numbers(items: exact.Items, pieces: Sequence[int], at: Tensor) -> Tensor:
+    """Return the numbers of rows by their places in some pieces, one behind the other."""
+    starts = [*accumulate((len(items.pieces[i]) for i in pieces[:-1]), initial=0)]
+    moved = torch.tensor([items.starts[i] for i in pieces]) - torch.tensor(starts)
+    return at + moved[torch.searchsorted(torch.tensor(starts), at, right=True) - 1]
 
 
 def _joined(items: exact.Items, pieces: Sequence[int]) -> Tensor | None:
