@@ -324,6 +324,37 @@ def test_a_structure_that_cannot_be_used_is_told_and_made_again(
 
 
 @pytest.mark.usefixtures("small")
+def test_a_build_that_is_ended_goes_on(model, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(FaissHnsw, "build", ended)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(model, TEXTS, tmp_path, backend="faiss")
+    assert Index(tmp_path).about.structures == []
+    expected = [hit.found for hit in search(model, "a 3", index=tmp_path, find="text")]
+    built = build_index(model, TEXTS, tmp_path)
+    assert (built.encoded, len(built.index.about.structures)) == (0, 1)
+    assert [hit.found for hit in search(model, "a 3", index=tmp_path, find="text")] == expected
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_missed_is_told_where_rows_are_missed(
+    model, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_index(model, TEXTS, tmp_path, backend="faiss-ivf")
+    damage(lambda about: about["recall"]["text"].update(share=0.9))(tmp_path)
+    for pays, said in ((True, "finds 90% of the ten nearest text rows"), (False, "")):
+        monkeypatch.setattr(FaissIvf, "pays", lambda *_, pays=pays: pays)
+        capsys.readouterr()
+        search(model, "a 3", index=tmp_path, find="text")
+        told = capsys.readouterr().err
+        assert said in told
+        assert bool(told) is bool(said)
+
+
+@pytest.mark.usefixtures("small")
 def test_an_index_without_faiss_is_searched_row_by_row(
     model, tmp_path, capsys, command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

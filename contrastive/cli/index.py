@@ -53,7 +53,7 @@ def build(
     *,
     backend: Annotated[
         Literal["exact", "faiss", "faiss-ivf"] | None,
-        typer.Option(help="How it is searched; else as it is, of a new index exact."),
+        typer.Option(help="How it is searched: exact (a new index), or by faiss; else as it was."),
     ] = None,
     dim: Annotated[
         int | None,
