@@ -202,7 +202,11 @@ def photos(tmp_path):
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_processes_write_what_one_writes_and_tell_it_once(here, photos, command, tmp_path):
+def test_processes_write_what_one_writes_and_tell_it_once(
+    here, photos, command, tmp_path, forkserver, monkeypatch
+):
+    # which gets the same pickles as one that is spawned, and has imported torch
+    monkeypatch.setattr(embed_processes, "get_context", lambda _: forkserver)
     asked = ("embed", photos, "-m", here / "runs" / "toy", "--json", "--quantize", "int8")
     one = command(*asked, "-o", tmp_path / "one")
     two = command(*asked, "-o", tmp_path / "two", "--processes", 2)
