@@ -16,8 +16,10 @@ from contrastive import ContrastiveModel, load_model
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError, WeightsError
 from contrastive.exporters import saved_model
+from contrastive.model.calibration_file import store_calibration
+from contrastive.model.saved_files import CALIBRATION
 from contrastive.model.saved_folder import open_folder, write_folder
-from contrastive.model.scores import CALIBRATION, calibration_of, judge_scores, store_calibration
+from contrastive.model.scores import calibration_of, judge_scores
 from tests.toys import toy_spec
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,8 @@ from contrastive.evaluation.calibration_error import rejection, reliability
 from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset
 from contrastive.evaluation.result_scores import direction_scores
 from contrastive.inference.embed_distinct import EmbeddedModality
-from contrastive.model.scores import Growth, ResultFit, SearchFit, SizeFit, result_odds
+from contrastive.model.calibration_file import Growth, ResultFit, SearchFit, SizeFit
+from contrastive.model.scores import result_odds
 
 
 def sigmoid(x):

@@ -65,7 +65,7 @@ def calibrate(
     from contrastive.console import say
     from contrastive.data.worker_processes import worker_count
     from contrastive.evaluation.calibration import calibrate as fit
-    from contrastive.model.scores import store_calibration
+    from contrastive.model.calibration_file import store_calibration
     from contrastive.reporting.calibration_tables import calibration_tables
 
     fit_split = fit_split or run.evaluation.split or "val"

@@ -280,9 +280,8 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
 
         if dataset := dataset_of(path):
             return _taken(text, dataset)
-        other = "give the folder that it is in"
-        if path.suffix.lower() == ".txt":
-            other = f"for a text a line, give type=lines,file={text}"
+        lines = f"for a text a line, give type=lines,file={text}"
+        other = lines if path.suffix.lower() == ".txt" else "give the folder that it is in"
         msg = f"--data {text}: is no spec (.yaml, .json); {other}"
         raise DataError(msg)
     if "=" not in text or path.is_file():

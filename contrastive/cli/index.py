@@ -22,6 +22,7 @@ from contrastive.cli.output import show
 from contrastive.cli.parsing import Verb
 
 if TYPE_CHECKING:
+    from contrastive.indexes.index import Index
     from contrastive.inference.index_building import IndexChange
 
 index = typer.Typer(
@@ -223,7 +224,7 @@ def info(
         f"rows: {rows}; {about['deleted']:,} deleted",
         f"vectors: {about['dim']} wide, in {about['segments']:,} segments, "
         f"{shown_bytes(about['bytes'])}, backend {about['backend']}",
-        *_recall_lines(about),
+        *_recall_lines(opened),
         f"model: {about['model'] or 'not noted'} ({about['sha256'][:12]})",
         *(f"data: {name}" for name in about["data"]),
         f"columns: {', '.join(about['columns'])}",
@@ -233,23 +234,22 @@ def info(
         raise typer.Exit(1)
 
 
-def _recall_lines(about: dict[str, Any]) -> list[str]:
+def _recall_lines(index: Index) -> list[str]:
     """Return what finds candidates, and how many of the nearest are found."""
-    if not about["structures"]:
-        return []
     from contrastive.config.amounts import shown_bytes
 
-    small = about["small"]
-    form = (
-        f"{small['dim']} numbers, {small['quantize'] or 'float32'}" if small else about["backend"]
-    )
+    about = index.about
+    if not about.structures:
+        return []
+    small = about.small
+    form = f"{small.dim} numbers, {small.quantize or 'float32'}" if small else about.backend
+    held = sum(one.file.bytes for one in about.structures)
     return [
-        f"candidates: {form}, in {about['structures']:,} files, "
-        f"{shown_bytes(about['structures_bytes'])}",
+        f"candidates: {form}, in {len(about.structures):,} files, {shown_bytes(held)}",
         *(
-            f"recall@10 of {name}: {one['share']:.3f}, of {one['queries']} {one['of']} rows as "
-            f"queries, effort {one['effort']}"
-            for name, one in about["recall"].items()
+            f"recall@10 of {name}: {one.share:.3f}, of {one.queries} {one.of} rows as queries, "
+            f"effort {one.effort}"
+            for name, one in about.recall.items()
         ),
     ]
 
@@ -262,4 +262,4 @@ def _show_change(change: IndexChange, as_json: bool) -> None:
         f"{renumbered}; {change.encoded:,} embedded",
         f"{change.index.folder}: {rows} rows",
     ]
-    show(change.as_dict(), as_json, *lines)
+    show(change.as_dict(), as_json, *lines, *_recall_lines(change.index))

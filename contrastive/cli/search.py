@@ -128,4 +128,4 @@ def search(
         min_precision=min_precision,
         cache=context.cache,
     )
-    show([hit.as_dict() for hit in hits], as_json, hits_table(hits))
+    show([hit.as_dict() for hit in hits], as_json, *([hits_table(hits)] if hits else ()))

@@ -23,24 +23,15 @@ from contrastive.evaluation.calibration_error import (
     rejection,
     reliability,
 )
+from contrastive.evaluation.calibration_fit import pair_fits, search_fit
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import content_keys, held_out_rows, left_out, seen_samples
-from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset
 from contrastive.evaluation.result_scores import DirectionScores, direction_scores
 from contrastive.evaluation.retrieval import has_companions
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.embed_distinct import EmbeddedModality, embed_modality
-from contrastive.model.scores import (
-    CALIBRATION_FORMAT,
-    Calibration,
-    Growth,
-    PairFit,
-    ResultFit,
-    SearchFit,
-    SizeFit,
-    result_odds,
-    sigmoid,
-)
+from contrastive.model.calibration_file import CALIBRATION_FORMAT, Calibration
+from contrastive.model.scores import result_odds, sigmoid
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -51,10 +42,6 @@ if TYPE_CHECKING:
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import Shared
 
-FEWEST = 20  # right pairs: a slope of fewer says nothing
-FEW = 100  # of which a line is said
-KEPT = 100  # quantiles of scores
-LINE = 3  # numbers of wrong targets, a factor of two apart, that say how it goes on
 ASKED = (0.5, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -182,8 +169,8 @@ def calibrate(
         format=CALIBRATION_FORMAT,
         weights=weights_fingerprint(model),
         fitted_on=f"{name}, {len(rows):,} rows",
-        pairs=_pair_fits(found, notes),
-        searches={direction: _search_fit(scores) for direction, scores in found.items()},
+        pairs=pair_fits(found, notes),
+        searches={direction: search_fit(scores) for direction, scores in found.items()},
     )
     judged = found
     if test is not None:
@@ -248,93 +235,6 @@ def _by_direction(embedded: dict[str, EmbeddedModality]) -> dict[str, DirectionS
         for target, b in embedded.items()
         if query != target or (len(embedded) == 1 and has_companions(a.ids_Q))
     }
-
-
-def _pair_fits(found: dict[str, DirectionScores], notes: list[str]) -> dict[str, PairFit]:
-    """Fit the pairs of each two modalities; both directions have the same."""
-    fits: dict[str, PairFit] = {}
-    for direction, scores in found.items():
-        a, _, b = direction.partition("_to_")
-        if f"{b}_{a}" in fits:
-            continue
-        right, wrong = scores.right_R, scores.wrong_W
-        if len(right) < FEWEST:
-            msg = (
-                f"{len(right)} right pairs of {a} and {b} are too few to calibrate on; give a "
-                f"split with {FEWEST} at least, and better some hundreds"
-            )
-            raise DataError(msg)
-        if len(right) < FEW:
-            notes.append(f"{len(right)} right pairs are few: with some hundreds it holds better")
-        weights = np.concatenate(
-            [np.ones(len(right)), np.full(len(wrong), len(right) / len(wrong))]
-        )
-        is_right = np.arange(len(weights)) < len(right)
-        fit = fit_logistic(np.concatenate([right, wrong]), is_right, weights)
-        if fit.slope <= 0:
-            msg = (
-                f"right pairs of {a} and {b} score no higher than wrong ones, so that scores say "
-                "nothing; train longer, or see what is wrong: contrastive doctor"
-            )
-            raise DataError(msg)
-        if fit.separable:
-            notes.append(
-                f"every right pair of {a} and {b} scores higher than all wrong ones, so that their "
-                "probabilities are a guess; a larger split has some that do not"
-            )
-        fits[f"{a}_{b}"] = PairFit(
-            slope=fit.slope, offset=fit.offset, right=len(right), wrong=len(wrong)
-        )
-    return fits
-
-
-def _search_fit(scores: DirectionScores) -> SearchFit:
-    by_size = {one.wrong_targets: one for one in reversed(scores.results)}
-    best = [(n, one.best_Q, one.is_right_Q) for n, one in by_size.items()]
-    further = [(n, one.further, one.further_is_right) for n, one in by_size.items()]
-    return SearchFit(
-        queries=len(scores.groups_Q),
-        targets=scores.targets,
-        right_targets=scores.right_targets,
-        sizes=[
-            SizeFit(
-                wrong_targets=n,
-                best=_result_fit(one.best_Q, one.is_right_Q),
-                further=_result_fit(one.further, one.further_is_right),
-            )
-            for n, one in by_size.items()
-        ],
-        best_growth=_growth(best),
-        further_growth=_growth(further),
-    )
-
-
-def _growth(by_size: list[tuple[int, np.ndarray, np.ndarray]]) -> Growth:
-    """Return what more wrong targets do, by the line through the largest numbers of them."""
-    largest = by_size[-LINE:]
-    if len(largest) == 1:
-        return Growth(odds=1.0, score=0.0)  # as if wrong ones were independent
-    slope = _result_fit(*largest[-1][1:]).slope
-    logs = np.log([n for n, _, _ in largest])
-    offsets = [fit_offset(scores_N, is_right_N, slope) for _, scores_N, is_right_N in largest]
-    means = [scores_N.mean() for _, scores_N, _ in largest]
-    odds, score = (float(np.polyfit(logs, each, 1)[0]) for each in (offsets, means))
-    return Growth(odds=max(0.0, -odds), score=score)
-
-
-def _result_fit(scores_N: np.ndarray, is_right_N: np.ndarray) -> ResultFit:
-    """Fit the probability of results; a higher score never makes it lower."""
-    fit = fit_logistic(scores_N, is_right_N)
-    slope, offset = fit.slope, fit.offset
-    if slope < 0:
-        right = is_right_N.sum() + 1
-        slope, offset = 0.0, float(np.log(right / (len(is_right_N) + 2 - right)))
-    return ResultFit(slope=slope, offset=offset, scores=_quantiles(scores_N))
-
-
-def _quantiles(scores_N: np.ndarray) -> list[float]:
-    """Return quantiles from the lowest on, evenly spaced."""
-    return np.quantile(scores_N, (np.arange(KEPT) + 0.5) / KEPT).round(6).tolist()
 
 
 def _reliabilities(

@@ -25,8 +25,9 @@ def calibration_tables(report: CalibrationReport) -> list[Table | str]:
         )
         for name, found in report.reliability.items()
     ]
-    if report.precision:
+    if any(found.score is not None for found in report.precision):
         shown.append(_precisions(report, where))
+    shown += _never(report)
     shown += [
         printable(
             f"{direction.replace('_to_', ' -> ')}: a cosine of {found.score:.3f} loses "
@@ -50,6 +51,8 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
         table.add_column(name)
     last = ""
     for found in report.precision:
+        if found.score is None:
+            continue
         if last and found.direction != last:
             table.add_section()
         shown = "" if found.direction == last else found.direction.replace("_to_", " -> ")
@@ -58,7 +61,7 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
         table.add_row(
             Text(printable(shown)),
             f"{found.asked:g}",
-            _score(found),
+            "any" if found.score <= -1 else f"{found.score:.3f}",
             f"{found.returned} of {found.queries}",
             f"{100 * right.value:.1f} ({100 * right.low:.1f}-{100 * right.high:.1f})"
             if right
@@ -67,7 +70,17 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
     return table
 
 
-def _score(found: Precision) -> str:
-    if found.score is None:
-        return f"never (at most {found.most:.2f})"
-    return "any" if found.score <= -1 else f"{found.score:.3f}"
+def _never(report: CalibrationReport) -> list[str]:
+    """Return a line for each direction in which some precision is never reached."""
+    never: dict[str, list[Precision]] = {}
+    for found in report.precision:
+        if found.score is None:
+            never.setdefault(found.direction, []).append(found)
+    return [
+        printable(
+            f"{direction.replace('_to_', ' -> ')}: no result reaches "
+            f"{', '.join(f'{found.asked:g}' for found in several)}; the best ones reach "
+            f"{several[0].most:.2f} at most"
+        )
+        for direction, several in never.items()
+    ]
