@@ -9,12 +9,14 @@ import asyncio
 import base64
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from torch.nn.functional import normalize
 
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
     from contrastive.serving.messages import Input
     from contrastive.serving.metrics import Metrics
     from contrastive.serving.settings import Access, Limits
+
+
+PAGE = Path(__file__).parent / "page"
 
 
 class Server:
@@ -280,6 +285,13 @@ def create_app(
 
 
 def _add_paths(app: FastAPI, server: Server) -> None:
+    files = StaticFiles(directory=PAGE)
+    app.mount("/page", files)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
     errors: dict[int | str, dict[str, Any]] = {
         400: {"description": "A mistake in what was asked"},
         404: {"description": "There is no such thing"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-OPEN = ("/health", "/ready")
-"""Whoever watches over the server has no token."""
+OPEN = re.compile(r"/(health|ready)?|/page/[\w.]+")
+"""Whoever watches over the server has no token, and the page asks for it."""
 CLIENTS = 10_000  # whose requests are counted
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -105,8 +106,8 @@ class Guard:
         same = origin is None or origin.partition("://")[2] == host
         if not same or headers.get("sec-fetch-site") == "cross-site":
             raise Problem(403, "pages of other sites may not ask", code="cross_site")
-        token = self.access.token
-        if token and scope["path"] not in OPEN:
+        token, is_open = self.access.token, OPEN.fullmatch(scope["path"]) is not None
+        if token and not is_open:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(
                 given.strip().encode(), token.encode()
@@ -117,9 +118,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.limits.body_bytes:
             raise self._too_large()
-        if scope["path"] not in OPEN and (
-            wait := self.rate.wait((scope.get("client") or ("",))[0])
-        ):
+        if not is_open and (wait := self.rate.wait((scope.get("client") or ("",))[0])):
             message = f"more than {self.limits.per_minute} requests a minute; wait {wait:.1f} s"
             headers = {"Retry-After": f"{wait:.0f}" if wait >= 1 else "1"}
             raise Problem(429, message, code="rate", headers=headers)
