@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from contrastive.cli.options import Changes, Device, Model, Trusted
 from contrastive.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from contrastive.serving.collections import Served
 
@@ -143,4 +145,17 @@ def _run(uvicorn: Any, app: Any, host: str, port: int) -> None:
     name = f"[{host}]" if ":" in host else host
     say(f"serving at http://{name}:{listener.getsockname()[1]} (Ctrl-C ends it)")
     sys.stdout.flush()
-    uvicorn.Server(config).run(sockets=[listener])
+    with _ended_by_signals():
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """Take a signal for the end that was asked for: uvicorn raises it again when it is done."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(one, lambda _number, _frame: None) for one in signals]
+    try:
+        yield
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)

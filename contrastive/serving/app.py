@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import warnings
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from PIL import Image
 from starlette.exceptions import HTTPException
 from torch.nn.functional import normalize
 
@@ -263,6 +265,7 @@ def create_app(
 ) -> Callable[..., Any]:
     """Return the application, behind its guard."""
     server = Server(served, limits, metrics)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # too large, which is told
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

@@ -62,16 +62,17 @@ def checked_image(encoded: bytes, limits: Limits, param: str) -> bytes:
     Raises:
         Problem: it is none, or has too many pixels.
     """
+    most = f"at most {limits.pixels:,} pixels are taken; make it smaller"
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        message = f"{param}: {most}"
+        raise Problem(413, message, code="too_many_pixels", param=param) from None
+    except (OSError, ValueError, SyntaxError):
         message = f"{param}: is no image that is known; send {', '.join(FORMATS)}"
         raise Problem(400, message, code="no_image", param=param) from None
     if width * height > limits.pixels:
-        message = (
-            f"{param}: {width} x {height} pixels; at most {limits.pixels:,} are taken; make it "
-            "smaller"
-        )
+        message = f"{param}: {width} x {height} pixels; {most}"
         raise Problem(413, message, code="too_many_pixels", param=param)
     return encoded
