@@ -51,8 +51,14 @@ def search_index(
     find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
-    items = opened.rows(find)
-    return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
+    return judged_hits(
+        model,
+        (by, find),
+        hits,
+        items=opened.rows(find, where if model.calibration else ()),
+        query_1D=query_1D,
+        min_precision=min_precision,
+    )
 
 
 def hit_of(row: Row, modality: str, similarity: float) -> Hit:

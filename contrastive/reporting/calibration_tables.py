@@ -36,6 +36,13 @@ def calibration_tables(report: CalibrationReport) -> list[Table | str]:
         )
         for direction, found in report.rejection.items()
     ]
+    shown += [
+        printable(
+            f"{direction.replace('_to_', ' -> ')}, standardized: {found.rejected:.1%} of these are "
+            f"rejected at {found.lost:.1%} lost (area {found.area:.3f})"
+        )
+        for direction, found in report.standardized_rejection.items()
+    ]
     return shown + [printable(note) for note in report.notes]
 
 
@@ -44,7 +51,7 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
     for name in (
         "query -> target",
         "asked",
-        "cosine\nfrom",
+        "score\nfrom" if report.calibration.standardized else "cosine\nfrom",
         "returned",
         "right, % (95 % interval)",
     ):
