@@ -14,7 +14,7 @@ from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset
 from contrastive.evaluation.result_scores import direction_scores
 from contrastive.inference.embed_distinct import EmbeddedModality
 from contrastive.model.calibration_file import Growth, ResultFit, SearchFit, SizeFit
-from contrastive.model.scores import result_odds
+from contrastive.model.scores import result_odds, rounded_down
 
 
 def sigmoid(x):
@@ -235,6 +235,7 @@ def test_a_threshold_is_where_what_is_above_it_is_right_as_often_as_asked():
         assert sigmoid(5 * above - 2).mean() == pytest.approx(precision, abs=0.01)
     assert odds.threshold(0.99) == (np.inf, most)
     assert odds.threshold(0.0)[0] == -np.inf
+    assert [rounded_down(share) for share in (0.999, 0.5, 1.0)] == ["0.99", "0.50", "1.00"]
 
 
 def test_beyond_the_fit_precisions_err_on_the_safe_side():

@@ -118,8 +118,8 @@ def test_standardized_scores_reject_more_and_hold_what_they_say(model):
 
 def test_a_background_set_is_of_other_samples_and_large_enough(model):
     rows = rows_of(0, 100)
-    few = [row | {"id": 1000 + row["id"]} for row in rows_of(5, 20)]
-    with pytest.raises(DataError, match="20 sound samples are too few for a background set"):
+    few = [row | {"id": 1000 + row["id"]} for row in rows_of(5, 10)]
+    with pytest.raises(DataError, match="10 sound samples are too few for a background set"):
         contrastive.calibrate(model, rows, background=[*rows[:30], *few])
     with pytest.raises(DataError, match="all rows of the background set are of the data that"):
         contrastive.calibrate(model, rows, background=rows)

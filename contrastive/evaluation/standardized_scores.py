@@ -76,6 +76,9 @@ def background_rows(
         DataError: none are left.
     """
     rows = rows_of(background, needs_ids=False)
+    if not len(rows):
+        msg = "the background set is empty; give one with rows, such as those of training"
+        raise DataError(msg)
     check_modalities(rows, model.towers)
     drawn = np.random.default_rng(0).permutation(len(rows))[: 2 * MOST]
     rows = some_rows(rows, np.sort(drawn))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.console import say
 from contrastive.errors import DataError
 from contrastive.indexes.index import Index
 from contrastive.inference.composed_query import asked
@@ -51,6 +52,8 @@ def search_index(
     find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
+    if not hits:
+        say(f"no match: no {find} row of {opened.folder} meets {' and '.join(where)}")
     return judged_hits(
         model,
         (by, find),

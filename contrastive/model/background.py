@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-FEWEST = 50  # samples: the nearest of fewer are too few for a mean
+FEWEST = 20  # samples, of which one is the nearest twentieth
 MOST = 1000  # 1 MB of 256 columns; with 200 the rejection is 0.01 less
 SHARE = 0.05  # the nearest ones: those that might be mistaken for a match
 

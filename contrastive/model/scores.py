@@ -141,7 +141,7 @@ def judge_scores(
     if from_best == math.inf:
         say(
             f"no result reaches a precision of {min_precision:g} among {items:,} {target}s; the "
-            f"best ones reach {most:.2f} at most"
+            f"best ones reach {rounded_down(most)} at most"
         )
     from_further, _ = further.threshold(min_precision)
     above_Qk = scores_Qk >= np.where(is_best_Qk, from_best, from_further)
@@ -220,6 +220,11 @@ def result_odds(fit: SearchFit, wrong: float, *, further: bool = False) -> Resul
     scores_G = (1 - part) * np.quantile(low.scores, of) + part * np.quantile(high.scores, of)
     slope = (1 - part) * low.slope + part * high.slope
     return ResultOdds(slope, (1 - part) * low.offset + part * high.offset, scores_G)
+
+
+def rounded_down(share: float) -> str:
+    """Return a share with two digits, of which it is not less: one of 0.999 is no 1."""
+    return f"{math.floor(100 * share) / 100:.2f}"
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

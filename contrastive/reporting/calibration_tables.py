@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.console import printable
+from contrastive.model.scores import rounded_down
 
 if TYPE_CHECKING:
     from contrastive.evaluation.calibration import CalibrationReport, Precision
@@ -87,7 +88,7 @@ def _never(report: CalibrationReport) -> list[str]:
         printable(
             f"{direction.replace('_to_', ' -> ')}: no result reaches "
             f"{', '.join(f'{found.asked:g}' for found in several)}; the best ones reach "
-            f"{several[0].most:.2f} at most"
+            f"{rounded_down(several[0].most)} at most"
         )
         for direction, several in never.items()
     ]
