@@ -149,9 +149,11 @@ def test_the_background_goes_along_and_is_checked(run, tmp_path, command, capsys
         told = capsys.readouterr().err
         assert f"{BACKGROUND}: cannot be read: {said}" in told
         assert "; run: contrastive calibrate, or copy the model again" in told
-    done = command("calibrate", "-m", run, "--background", "train")
+    drawn = run / "drawn.png"
+    done = command("calibrate", "-m", run, "--background", "train", "--plot", drawn)
     assert done.code == 0, done.err
     assert "standardized: " in done.out
+    assert drawn.stat().st_size > 5000
     assert load_model(run).calibration == model.calibration
     assert command("calibrate", "-m", run).code == 0
     assert not (run / "model" / BACKGROUND).exists()

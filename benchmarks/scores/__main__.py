@@ -24,7 +24,7 @@ from benchmarks.scores.scenes import write_scenes
 from contrastive import FeatureCache, RunSpec, load_model, load_spec
 from contrastive.console import quiet, say
 from contrastive.data.samples import rows_of
-from contrastive.evaluation.calibration_error import rejection
+from contrastive.evaluation.calibration_error import Rejection, rejection
 from contrastive.model.scores import judge_scores
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from contrastive import ContrastiveModel
+    from contrastive.evaluation.calibration import CalibrationReport
 
 Rows = list[dict[str, Any]]
 Counts = dict[str, Counter[bool]]
@@ -60,19 +61,25 @@ SCENES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Data:
-    """Splits of a dataset, and what is asked of it: what 400 results and more can have."""
+    """Two parts of a dataset, and what is asked of them: what 400 results can have."""
 
-    fit: str
-    test: str
+    parts: tuple[str, str]
+    """The first is fitted on and the second judged on; then, for the results, the other way."""
     captions: tuple[tuple[int, float], ...]
     """Images of a fold, and the precision that is asked for."""
     searches: tuple[tuple[int, float], ...]
 
 
 DATA = {
-    "emoji": Data("val", "test", ((50, 0.5), (10, 0.8), (500, 0.4)), ((50, 0.5), (10, 0.8))),
+    "emoji": Data(
+        ("val", "test"),
+        captions=((50, 0.5), (10, 0.8), (500, 0.3)),
+        searches=((50, 0.5), (10, 0.8), (500, 0.3)),
+    ),
     "scenes": Data(
-        "0+1+2", "3+4+5+6+7+8+9", ((50, 0.9), (50, 0.95), (700, 0.5)), ((50, 0.7), (10, 0.9))
+        ("0+1+2+3+4", "5+6+7+8+9"),
+        captions=((30, 0.9), (15, 0.95)),
+        searches=((50, 0.7), (10, 0.9)),
     ),
 }
 
@@ -120,33 +127,23 @@ def measure(data: str, folder: Path, seeds: int) -> dict[str, Any]:
         if not (run / "model").exists():
             contrastive.train(spec, run)
         model, cache = load_model(run), FeatureCache()
-        samples = spec.data.build(about.test)
-        rows = list(rows_of(samples))
         measured: dict[str, Any] = {"rejection": {}}
-        for name, background in (("cosine", None), ("standardized", spec.data.build("train"))):
-            report = contrastive.calibrate(
-                model,
-                spec.data.build(about.fit),
-                samples,
-                background=background,
-                fit_split=about.fit,
-                split=about.test,
-                cache=cache,
-            )
-            (error,) = report.reliability.values()
-            measured |= {"error": error.error, "of_perfect": error.of_perfect, "pairs": error.pairs}
-            whole = report.standardized_rejection or report.rejection
-            of_folds = rejections(model, rows, cache)
-            for way, one in whole.items():
-                measured["rejection"][f"{name} {way}"] = {
-                    "targets": model.calibration.searches[way].targets,
-                    "area": one.area,
-                    "rejected": one.rejected,
-                    "area_of_folds": of_folds[way].area,
-                    "rejected_of_folds": of_folds[way].rejected,
-                }
-            with quiet():
-                count_results(model, about, rows, name, returned, cache)
+        for fit, test in (about.parts, about.parts[::-1]):
+            rows = list(rows_of(samples := spec.data.build(test)))
+            for name, background in (("cosine", None), ("standardized", spec.data.build("train"))):
+                report = contrastive.calibrate(
+                    model,
+                    spec.data.build(fit),
+                    samples,
+                    background=background,
+                    fit_split=fit,
+                    split=test,
+                    cache=cache,
+                )
+                with quiet():
+                    count_results(model, about, rows, name, returned, cache)
+                if fit == about.parts[0]:
+                    add_measures(measured, name, report, rejections(model, rows, cache))
         found["seeds"].append(measured)
         say(f"{data}, seed {seed}: {json.dumps(measured)}")
     found["returned"] = {
@@ -156,12 +153,30 @@ def measure(data: str, folder: Path, seeds: int) -> dict[str, Any]:
     return found
 
 
-def rejections(model: ContrastiveModel, rows: Rows, cache: FeatureCache) -> dict[str, Any]:
+def add_measures(
+    measured: dict[str, Any],
+    name: str,
+    report: CalibrationReport,
+    of_folds: dict[str, Rejection],
+) -> None:
+    """Add the calibration error and the rejection, of folds and of all."""
+    (error,) = report.reliability.values()
+    measured |= {"error": error.error, "of_perfect": error.of_perfect, "pairs": error.pairs}
+    for way, one in (report.standardized_rejection or report.rejection).items():
+        measured["rejection"][f"{name} {way}"] = {
+            "area": one.area,
+            "rejected": one.rejected,
+            "area_of_folds": of_folds[way].area,
+            "rejected_of_folds": of_folds[way].rejected,
+        }
+
+
+def rejections(model: ContrastiveModel, rows: Rows, cache: FeatureCache) -> dict[str, Rejection]:
     """Return how the best results' probabilities tell true hits from absent answers, by direction.
 
     The answer of a query is taken away by a cosine of -1 in its place.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Rejection] = {}
     for query, target in (("image", "text"), ("text", "image")):
         hits: list[np.ndarray] = []
         absent: list[np.ndarray] = []
