@@ -126,7 +126,14 @@ def search(
         _hit(rows[column.rows[int(index)]], find, score.item())
         for score, index in zip(scores[0], indices[0], strict=True)
     ]
-    return judged_hits(model, (by, find), hits, items=len(column.rows), min_precision=min_precision)
+    return judged_hits(
+        model,
+        (by, find),
+        hits,
+        items=len(column.rows),
+        query_1D=query_1D,
+        min_precision=min_precision,
+    )
 
 
 def _rows(
