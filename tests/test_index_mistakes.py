@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -189,6 +190,13 @@ def test_conditions_that_nothing_meets_are_told(model, tmp_path, capsys):
     for wrong in ("label==even", "label", "=x"):
         with pytest.raises(SpecError, match="is no condition; give COLUMN=VALUE"):
             index.search(query, "text", where=[wrong])
+    for wrong in (query * 0.5, query * float("nan"), query * 2):
+        with pytest.raises(DataError, match=r"are not of length 1; give what model\.embed"):
+            index.search(wrong, "text")
+    with pytest.raises(DataError, match=r"the queries are a str; give what model\.embed"):
+        index.search("a", "text")
+    with pytest.raises(SpecError, match="the index is an int; give a path"):
+        Index(5)
     with pytest.raises(SpecError, match=r"give a number from -1 to 1, such as 0\.95"):
         index.duplicates("text", least=float("nan"))
     assert remove_from_index(tmp_path, where=["text=b"]).removed == 1
@@ -209,6 +217,10 @@ def test_data_of_one_place_are_one_whatever_they_are_called(model, tmp_path):
         build_index(model, rows_of(["b"]), tmp_path / "index", data=other)
     grown = add_to_index(model, rows_of(["b"]), tmp_path / "index", data=other)
     assert [one.name for one in grown.index.about.data] == ["photos", str(tmp_path)]
+    with pytest.raises(DataError, match="to bring all of them up to date, contrastive index upd"):
+        build_index(model, rows_of(["b"]), tmp_path / "index", data=other)
+    with pytest.raises(SpecError, match="data: '' was given; give a name"):
+        add_to_index(model, rows_of(["b"]), tmp_path / "index", data="")
 
 
 def test_data_are_read_where_they_were_not_from_others_of_the_name(
@@ -287,6 +299,20 @@ def test_all_columns_of_a_table_are_for_conditions(
         found = command("search", "a", "--index", "index", "--json", *options)
         assert {hit["found"] for hit in json.loads(found.out)} == expected
     assert "0 added, 0 removed, 0 changed; 0 embedded" in command("index", "update", "index").out
+
+
+def test_a_full_disk_names_the_file(model, tmp_path, monkeypatch):
+    build_index(model, rows_of([*"abc"]), tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("contrastive.data.storage.atomic_files.write_all", full)
+    with pytest.raises(OSError, match=r"index\.json"):
+        remove_from_index(tmp_path, ["a"])
+    with pytest.raises(OSError, match=r"text-000001\.safetensors"):
+        remove_from_index(tmp_path, ["a", "b"])
+    assert len(Index(tmp_path)) == 3
 
 
 def test_options_that_would_do_nothing_are_refused(model, command, tmp_path):

@@ -161,7 +161,8 @@ def update(
     moved = named if len(named) == 1 else [one for one in named if one.is_gone(folder)]
     if data is not None and len(moved) != 1:
         held = ", ".join(one.name for one in named) or "no data"
-        msg = f"{folder}: --data {data}: of {held}, {len(moved)} are gone; of just one it is told"
+        gone = f"of {held}, {len(moved)} are gone"
+        msg = f"{folder}: --data {data}: says where the one data are that are gone; {gone}"
         raise DataError(msg)
     context = index_context(opened, model, device=device, trusted=trusted, changes=changes)
     encode = encoder(context, processes, engine)

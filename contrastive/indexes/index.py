@@ -6,15 +6,14 @@ Shapes: Q queries, M rows of a segment, N of a modality, D wide, k results.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.config.arguments import count, strings
-from contrastive.errors import DataError
+from contrastive.config.arguments import count, path_of, strings
+from contrastive.errors import DataError, a_type
 from contrastive.indexes import exact, index_file
 from contrastive.indexes.filters import matching
 from contrastive.indexes.finder import Finder
@@ -31,11 +30,13 @@ from contrastive.indexes.segments import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from contrastive.indexes.index_file import About
     from contrastive.indexes.segments import Row
 
 ATTEMPTS = 5  # at opening what a writer is replacing
+UNEVEN = 0.02  # of the squared length of a query, which may come from another program
 LONGEST = 1 + 1e-3  # of a cosine, with its rounding, and of a squared length
 
 
@@ -66,7 +67,7 @@ class Index:
         Raises:
             DataError: there is none, it is damaged, or a newer release wrote it.
         """
-        self.folder = Path(folder)
+        self.folder = path_of("the index", folder)
         self.about, segments = self._opened(ATTEMPTS)
         self._segments: dict[str, list[OpenSegment]] = {}
         self._finders: dict[str, Finder] = {}
@@ -142,16 +143,28 @@ class Index:
             True
         """
         k, where = count("k", k), strings("where", where)
-        queries_QD = torch.as_tensor(queries, dtype=torch.float32)
-        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.about.dim:
-            msg = f"the queries are {[*queries_QD.shape]}; the index has {self.about.dim} columns"
-            raise DataError(msg)
+        queries_QD = self._checked(queries)
         segments = self.segments(modality)
         allowed = self._allowed(segments, modality, where, leaving_out)
         items = exact.Items([segment.vectors_MD for segment in segments], allowed)
         scores_QK, numbers_QK = self._finder(modality).top_k(queries_QD, items, k)
         self._check_scores(segments, scores_QK)
         return self._found(segments, scores_QK, numbers_QK)
+
+    def _checked(self, queries: Any) -> Tensor:
+        """Return queries ``[Q, D]`` in fp32, of length 1."""
+        try:
+            queries_QD = torch.as_tensor(queries, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            msg = f"the queries are {a_type(queries)}; give what model.embed returns"
+            raise DataError(msg) from None
+        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.about.dim:
+            msg = f"the queries are {[*queries_QD.shape]}; the index has {self.about.dim} columns"
+            raise DataError(msg)
+        if not ((queries_QD.square().sum(1) - 1).abs() <= UNEVEN).all():  # NaN neither
+            msg = "the queries are not of length 1; give what model.embed returns"
+            raise DataError(msg)
+        return queries_QD
 
     def like(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contrastive.config.arguments import check_model, count, path_of, strings
 from contrastive.config.extras import require
@@ -257,7 +257,18 @@ def _encode(
 
 
 def _data_of(data: str | DataOf) -> DataOf:
-    return data if isinstance(data, DataOf) else DataOf(name=data)
+    """Describe data.
+
+    Raises:
+        SpecError: they are given no name.
+    """
+    given: Any = data
+    if isinstance(given, DataOf):
+        return given
+    if not isinstance(given, str) or not given.strip():
+        msg = f"data: {given!r} was given; give a name"
+        raise SpecError(msg)
+    return DataOf(name=given)
 
 
 def _check_data(writer: Writer, own: DataOf) -> None:
@@ -275,7 +286,9 @@ def _check_data(writer: Writer, own: DataOf) -> None:
     if own.name in [one.name for one in held]:
         names = ", ".join(one.place or one.name for one in held)
     remedy = f"to add {own.name}, contrastive index add; or give another folder"
-    if len(held) == 1 and held[0].is_gone(writer.folder):
+    if any(own.is_same(one) for one in held):
+        remedy = f"to bring all of them up to date, contrastive index update {writer.folder}"
+    elif len(held) == 1 and held[0].is_gone(writer.folder):
         remedy = (
             f"if that is now {own.name}, contrastive index update {writer.folder} --data "
             f"{own.text}; {remedy}"
