@@ -107,11 +107,14 @@ class Writer:
     def commit(self) -> None:
         """Make all that was added and deleted the index's state, in one step."""
         kept: list[Segment] = []
+        # what covers many segments would have to be made again of all of them
+        spanned = any(len(one.covers) > 1 for one in self.about.structures)
         for number, segment in enumerate(self.held):
             gone = {*segment.about.deleted, *self._deleted.get(number, ())}
             if len(gone) == segment.about.rows:
                 continue
-            if len(gone) > LISTED or len(gone) * 2 > segment.about.rows:
+            many = len(gone) > LISTED and not spanned
+            if many or len(gone) * 2 > segment.about.rows:
                 kept.append(self._rewritten([(segment, gone)]))
             else:
                 kept.append(segment.about.model_copy(update={"deleted": sorted(gone)}))
