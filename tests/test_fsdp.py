@@ -191,7 +191,7 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     del manifest["files"][other.name]
     (place / "manifest.json").write_text(json.dumps(manifest))
     other.unlink()
-    with pytest.raises(WeightsError, match=r"cannot be read|size mismatch"):
+    with pytest.raises(WeightsError, match=r"cannot be read|no shard|, not "):
         load_model(place)
 
 

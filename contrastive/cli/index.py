@@ -52,8 +52,8 @@ def build(
     split: IndexSplit = None,
     *,
     backend: Annotated[
-        Literal["exact"] | None,
-        typer.Option(help="How it is searched; else as it is, of a new index exact."),
+        Literal["exact", "faiss", "faiss-ivf"] | None,
+        typer.Option(help="How it is searched: exact (a new index), or by faiss; else as it was."),
     ] = None,
     dim: Annotated[
         int | None,
@@ -238,8 +238,12 @@ def info(
 def _recall_lines(index: Index) -> list[str]:
     """Return what finds candidates, and how many of the nearest are found."""
     from contrastive.config.amounts import shown_bytes
+    from contrastive.indexes.backends import FAISS
 
     about = index.about
+    if not about.structures and about.backend in FAISS:
+        fewest = FAISS[about.backend].fewest_rows
+        return [f"candidates: all rows are compared; from {fewest:,} on, {about.backend} helps"]
     if not about.structures:
         return []
     small = about.small

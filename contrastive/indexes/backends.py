@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from contrastive.errors import SpecError
+from contrastive.indexes.faiss_codes import faiss_module
+from contrastive.indexes.faiss_hnsw import FaissHnsw
+from contrastive.indexes.faiss_ivf import FaissIvf
 from contrastive.indexes.index_file import BACKENDS, Small
 from contrastive.indexes.small_vectors import SmallVectors
 from contrastive.indexes.vector_form import Form, checked_form
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -64,8 +67,17 @@ class Kind(Protocol):
         """What a search may take, from the least on."""
         ...
 
-    def build(self, pieces: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a structure of vectors ``[M, D]``, which lie in several pieces."""
+    def pays(self, queries: int, rows: int, wanted: int, effort: int) -> bool:
+        """Whether such a search takes less time than comparing all rows does."""
+        ...
+
+    def build(
+        self, pieces: Sequence[Tensor], advance: Callable[[int, str], None]
+    ) -> dict[str, Tensor]:
+        """Return the tensors of a structure of vectors ``[M, D]``, which lie in several pieces.
+
+        ``advance`` is told how many rows are done.
+        """
         ...
 
     def open(self, tensors: dict[str, Tensor], pieces: Sequence[Tensor]) -> OpenStructure:
@@ -77,22 +89,37 @@ class Kind(Protocol):
         ...
 
 
+FAISS: dict[str, Kind] = {"faiss": FaissHnsw(), "faiss-ivf": FaissIvf()}
+
+
 def kind_of(about: About) -> Kind | None:
     """Return the kind of an index's structures; None where every vector is compared."""
     if about.small:
         return SmallVectors(Form(about.small.dim, about.small.quantize))
-    return None
+    return FAISS.get(about.backend)
+
+
+def check_installed(backend: str | None) -> None:
+    """Check that what a backend needs is there.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    if backend in FAISS:
+        faiss_module()
 
 
 def checked_small(width: int, backend: Any, dim: Any, quantize: Any) -> Small | None:
     """Return the form of small copies, if vectors of this width are to have them.
 
     Raises:
+        MissingExtra: what the backend needs is not installed.
         SpecError: there is no such backend, or it has no such copies.
     """
     if backend is not None and backend not in BACKENDS:
         msg = f"backend is {backend!r}; give {' or '.join(map(repr, BACKENDS))}"
         raise SpecError(msg)
+    check_installed(backend)
     form = checked_form(width, dim, quantize)
     if quantize is None and form.dim == width:
         return None

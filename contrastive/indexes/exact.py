@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ class Items:
         starts = torch.tensor(self.starts, device=numbers_P.device)
         of_P = torch.searchsorted(starts, numbers_P, right=True) - 1
         found_PD = self.pieces[0].new_empty(len(numbers_P), self.pieces[0].shape[1])
-        for piece in range(int(of_P.min()), int(of_P.max()) + 1) if len(of_P) else ():
+        for piece in cast("list[int]", of_P.unique().tolist()):
             which_P = (of_P == piece).nonzero()[:, 0]
             found_PD[which_P] = self.pieces[piece][numbers_P[which_P] - self.starts[piece]]
         return found_PD

@@ -6,6 +6,7 @@ Shapes: Q queries, M rows of some segments, N of a modality, D wide, C candidate
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from contrastive.console import say
-from contrastive.errors import DataError
+from contrastive.errors import DataError, MissingExtra
 from contrastive.indexes import exact
 from contrastive.indexes.backends import kind_of
 from contrastive.indexes.segments import check_size
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 NEAREST_K = 10  # results for which recall is measured
 TENTH = 10  # where less than a tenth of the rows may be found, these are compared one by one
-MANY, SCATTERED = 16, 256  # from 16 queries on, one scattered row takes as long as 256 in order
 AGAIN = "searched without it; contrastive index update makes it again"
 
 
@@ -82,6 +82,9 @@ class Finder:
                 found.append((open_structure(self.folder, structure, kind, own), covers))
             except DataError as error:
                 say(f"{error}; {AGAIN}")
+            except MissingExtra as error:
+                say(f"{error}; until then, every row is compared")
+                break
         return found
 
     def top_k(
@@ -95,7 +98,8 @@ class Finder:
         rows = sum(map(len, items.pieces))
         if effort is None and self.recall:
             effort = self.recall.effort
-            if len(queries_QD) >= MANY and k * effort * SCATTERED > rows:
+            kind = kind_of(self.about)
+            if kind and not kind.pays(len(queries_QD), rows, k, effort):
                 effort = None
         few = items.count * TENTH < rows
         if effort is None or few or not (k and len(queries_QD) and self._opened):
@@ -122,21 +126,22 @@ class Finder:
             masks = [items.allowed[i] for i in left] if items.allowed else None
             others = exact.Items([items.pieces[i] for i in left], masks)
             _, at = exact.top_k(queries_QD, others, k)
-            numbers_QC = torch.cat([numbers_QC, _numbers(items, left)[at]], 1)
+            numbers_QC = torch.cat([numbers_QC, _numbers(items, left, at)], 1)
         found = exact.best_of(queries_QD, items, numbers_QC, k)
-        unsure_Q = (found[1] < 0).any(1)
-        if not all_there:
-            unsure_Q |= _has_any(late_QC, found[1])
-        unsure = unsure_Q.nonzero()[:, 0]
-        if len(unsure):
-            more = [one for one in self._efforts if one > effort]
+        few_Q = (found[1] < 0).any(1)  # of the candidates meet the conditions
+        late_Q = _has_any(late_QC, found[1]) & ~few_Q & (not all_there)
+        more = next((one for one in self._efforts if one > effort), None)
+        for which_Q, deeper in ((few_Q, None), (late_Q, more)):
+            some = which_Q.nonzero()[:, 0]
+            if not len(some):
+                continue
             again = (
-                self._of_all(queries_QD[unsure], items, k, more[0])
-                if more and not all_there
-                else exact.top_k(queries_QD[unsure], items, k)
+                self._of_all(queries_QD[some], items, k, deeper)
+                if deeper
+                else exact.top_k(queries_QD[some], items, k)
             )
             for whole, part in zip(found, again, strict=True):
-                whole[unsure] = part
+                whole[some] = part
         return found
 
     def _candidates(self, queries_QD: Tensor, items: exact.Items, k: int, effort: int) -> Tensor:
@@ -147,7 +152,7 @@ class Finder:
             allowed_M = _joined(items, covers)
             some, at = structure.candidates(queries_QD, max(k, NEAREST_K), allowed_M, effort)
             scores.append(some)
-            numbers.append(_numbers(items, covers)[at.clamp_min(0)])
+            numbers.append(_numbers(items, covers, at.clamp_min(0)))
         most = max(some.shape[1] for some in scores)
         scores_QC, at = torch.cat(scores, 1).topk(most, dim=1)
         numbers_QC = torch.cat(numbers, 1).gather(1, at)
@@ -161,10 +166,11 @@ def _has_any(some_QC: Tensor, numbers_QK: Tensor) -> Tensor:
     return (sorted_QC.gather(1, at_QK) == numbers_QK).any(1)
 
 
-def _numbers(items: exact.Items, pieces: Sequence[int]) -> Tensor:
-    """Return the numbers of the rows of some pieces."""
-    starts = items.starts
-    return torch.cat([torch.arange(starts[i], starts[i] + len(items.pieces[i])) for i in pieces])
+def _numbers(items: exact.Items, pieces: Sequence[int], at: Tensor) -> Tensor:
+    """Return the numbers of rows by their places in some pieces, one behind the other."""
+    starts = [*accumulate((len(items.pieces[i]) for i in pieces[:-1]), initial=0)]
+    moved = torch.tensor([items.starts[i] for i in pieces]) - torch.tensor(starts)
+    return at + moved[torch.searchsorted(torch.tensor(starts), at, right=True) - 1]
 
 
 def _joined(items: exact.Items, pieces: Sequence[int]) -> Tensor | None:

@@ -28,7 +28,7 @@ from contrastive.model.saved_files import Listed, Names, Sha256, Shape, read_jso
 
 FORMAT = 1
 INDEX = "index.json"
-BACKENDS = ("exact",)
+BACKENDS = ("exact", "faiss", "faiss-ivf")
 MOST = 10**9 - 1  # of what is numbered
 WIDEST = 1 << 17
 Name = Annotated[str, StringConstraints(pattern=r"^\w{1,64}$")]

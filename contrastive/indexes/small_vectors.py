@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 WORD = 8  # bytes of 64 signs
+MANY, SCATTERED = 16, 256  # from 16 queries on, one scattered row takes as long as 256 in order
 INT_MM: Any = torch.ops.aten._int_mm
 
 
@@ -35,9 +36,16 @@ class SmallVectors:
     efforts: Sequence[int] = (4, 8, 16, 32, 64, 128)
     """Candidates for each result."""
 
-    def build(self, pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pays(self, queries: int, rows: int, wanted: int, effort: int) -> bool:
+        """Whether the candidates take less time than all rows do."""
+        return queries < MANY or wanted * effort * SCATTERED <= rows
+
+    def build(
+        self, pieces: Sequence[Tensor], advance: Callable[[int, str], None] = lambda _rows, _: None
+    ) -> dict[str, Tensor]:
         """Return the tensors of a file: of ``[M, D]`` of all pieces."""
         made = self.form.stored(torch.cat([*pieces]))
+        advance(sum(map(len, pieces)), "")
         if self.form.quantize == "binary":
             bytes_MB = pad(made["embeddings"], (0, -made["embeddings"].shape[1] % WORD))
             made["embeddings"] = bytes_MB.view(torch.int64).T.contiguous()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from contrastive.console import bar
-from contrastive.errors import DataError
+from contrastive.console import bar, say
+from contrastive.errors import DataError, MissingExtra
 from contrastive.indexes import exact
-from contrastive.indexes.backends import kind_of
+from contrastive.indexes.backends import check_installed, kind_of
 from contrastive.indexes.finder import NEAREST_K, Finder, open_structure
 from contrastive.indexes.index_file import Recall
 from contrastive.indexes.segments import listed_file
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contrastive.indexes.writer import Writer
 
 MEASURED = 128  # queries
-LONG = 50_000  # rows, from which on progress is shown
+LONG = 20_000  # rows, from which on progress is shown
 GOAL = 0.97  # measured of some queries, so that 0.95 holds for others, too
 
 
@@ -39,6 +39,11 @@ def refresh(writer: Writer) -> None:
     kind = kind_of(writer.about)
     if kind is None:
         writer.replace_structures([], {})
+        return
+    try:
+        check_installed(writer.about.backend)
+    except MissingExtra as error:
+        say(f"{error}; until then, rows that are new are compared one by one")
         return
     before = writer.about.structures
     whole = [one for one in before if one.kind == kind.name and _opens(writer, one.number, kind)]
@@ -53,10 +58,9 @@ def refresh(writer: Writer) -> None:
         rows = sum(segment.about.rows for _, group in groups for segment in group)
         with bar("making structures", rows) if rows >= LONG else nullcontext(_quiet) as advance:
             for modality, group in groups:
-                tensors = kind.build([segment.vectors_MD for segment in group])
+                tensors = kind.build([segment.vectors_MD for segment in group], advance)
                 numbers = [segment.about.number for segment in group]
                 writer.add_structure(modality, kind.name, numbers, tensors)
-                advance(sum(segment.about.rows for segment in group), "")
     if writer.about.structures != before or not writer.about.recall:
         writer.replace_structures(writer.about.structures, _recall(writer.index, kind))
 

@@ -55,8 +55,9 @@ def build_index(
         folder: is made; or holds an index of the same model and data.
         data: what the index calls these data.
         model_folder: where the model is, for a search that is not given one.
-        backend: how it is searched, ``exact`` if it is new. An index that is there keeps its own,
-            if none of these three is given.
+        backend: how it is searched: ``exact`` if it is new, or by a graph of near rows (``faiss``)
+            or lists of them (``faiss-ivf``), from 10,000 rows on. An index that is there keeps its
+            own, if none of these three is given.
         dim: find candidates by so many numbers of each vector alone (Matryoshka).
         quantize: find candidates by small copies of the vectors: ``int8``, a quarter of the size,
             or ``binary``, a 32nd.
@@ -67,7 +68,7 @@ def build_index(
     Raises:
         DataError: the folder holds something else, or an index of another model or other data.
         SpecError: there is no such backend, or the width does not fit the model.
-        MissingExtra: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed, or faiss for such a backend.
 
     Example:
         >>> [build_index(model, rows, "built").encoded for _ in range(2)]

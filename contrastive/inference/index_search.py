@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.console import say
 from contrastive.errors import DataError
+from contrastive.indexes.backends import kind_of
+from contrastive.indexes.finder import NEAREST_K
 from contrastive.indexes.index import Index
 from contrastive.inference.composed_query import asked
 from contrastive.inference.hits import Hit, judged_hits
@@ -68,8 +70,11 @@ def tell_of_none(index: Index, modality: str, where: Sequence[str]) -> None:
 
 def tell_recall(index: Index, modality: str) -> None:
     """Say so where the search of a modality misses much."""
-    recall = index.about.recall.get(modality)
-    if recall and recall.share < ENOUGH:
+    recall, kind = index.about.recall.get(modality), kind_of(index.about)
+    rows = sum(segment.about.rows for segment in index.opened(modality))
+    if not (recall and kind and kind.pays(1, rows, NEAREST_K, recall.effort)):
+        return  # all rows are compared
+    if recall.share < ENOUGH:
         say(
             f"{index.folder}: finds {recall.share:.0%} of the ten nearest {modality} rows, as "
             f"{recall.queries} {recall.of} rows say; contrastive index build DATA -o INDEX "

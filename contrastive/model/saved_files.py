@@ -28,8 +28,6 @@ CALIBRATION = "calibration.json"
 """What scores are worth (``scores``), where that was measured."""
 COPIES = "encoders"
 """The folder with copies of what encoders were loaded from (``weight_copies``)."""
-EXPORT = "export.json"
-"""What says of a folder that it is an export, for which program, and which files are of it."""
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,120}"
 _KINDS = "json|safetensors|txt|model|bpe|codes|spm|tokenizer|tiktoken|jinja"
 NAME = re.compile(

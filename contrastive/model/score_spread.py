@@ -31,10 +31,8 @@ class Spread:
     def standardized(self, scores_Qk: np.ndarray) -> np.ndarray:
         """Return scores in standard deviations above the mean; 0 where all are the same."""
         deviation_Q1 = self.deviation_Q[:, None]
-        above_Qk = scores_Qk - self.mean_Q[:, None]
-        return np.divide(
-            above_Qk, deviation_Q1, out=np.zeros_like(above_Qk), where=deviation_Q1 > 0
-        )
+        above_Qk, zeros_Qk = scores_Qk - self.mean_Q[:, None], np.zeros_like(scores_Qk)
+        return np.divide(above_Qk, deviation_Q1, out=zeros_Qk, where=deviation_Q1 > 0)
 
 
 def spread_among(queries_QD: Tensor, items_ND: Tensor) -> Spread:
