@@ -301,6 +301,20 @@ def test_all_columns_of_a_table_are_for_conditions(
     assert "0 added, 0 removed, 0 changed; 0 embedded" in command("index", "update", "index").out
 
 
+def test_an_index_that_could_not_be_read_again_is_not_written(model, tmp_path, monkeypatch):
+    rows = rows_of([*"abcdef"])
+    build_index(model, rows, tmp_path)
+    monkeypatch.setattr("contrastive.indexes.index_file.MAX_JSON", 100)
+    with pytest.raises(DataError, match="is the most that an index can hold"):
+        remove_from_index(tmp_path, ["a"])
+    monkeypatch.undo()
+    assert len(Index(tmp_path)) == 6
+    monkeypatch.setattr("contrastive.indexes.writer.MOST_LISTED", 1)
+    assert remove_from_index(tmp_path, ["a"]).index.about.segments[0].deleted == [0]
+    (segment,) = remove_from_index(tmp_path, ["b"]).index.about.segments
+    assert (segment.rows, segment.deleted) == (4, [])
+
+
 def test_a_full_disk_names_the_file(model, tmp_path, monkeypatch):
     build_index(model, rows_of([*"abc"]), tmp_path)
 
