@@ -202,6 +202,24 @@ def test_conditions_that_nothing_meets_are_told(model, tmp_path, capsys):
     assert remove_from_index(tmp_path, where=["text=b"]).removed == 1
 
 
+def test_what_a_score_is_worth_counts_the_rows_that_were_searched(model, tmp_path, monkeypatch):
+    index = build_index(model, rows_of([*"abcdef"]), tmp_path).index
+    seen = []
+
+    def noted(model, modalities, hits, *, items, min_precision):
+        seen.append(items)
+        return hits
+
+    monkeypatch.setattr("contrastive.inference.index_search.judged_hits", noted)
+    search(model, "a", index=index, find="text")
+    search(model, "a", index=index, find="text", where=["label=odd", "id>=2"])
+    assert seen == [6, 2]
+    assert search(model, "a - b", index=index, find="text", compose=True)[0].probability is None
+    assert seen == [6, 2]
+    with pytest.raises(SpecError, match="composed queries are not what is calibrated"):
+        search(model, "a - b", index=index, compose=True, min_precision=0.9)
+
+
 def test_data_of_one_place_are_one_whatever_they_are_called(model, tmp_path):
     (tmp_path / "photos").mkdir()
     place = str(tmp_path / "photos")

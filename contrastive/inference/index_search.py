@@ -59,7 +59,9 @@ def search_index(
         tell_of_none(opened, find, where)
     hits = [hit_of(one.row, find, one.similarity) for one in found]
     tell_recall(opened, find)
-    items = opened.rows(find)
+    if compose or not hits:
+        return hits
+    items = opened.rows(find, where=where)
     return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
 
 
