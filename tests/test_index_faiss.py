@@ -22,7 +22,7 @@ from tests.toys import tiny_model
 pytest.importorskip("faiss")
 
 KINDS = {"hnsw": FaissHnsw(), "ivf": FaissIvf()}
-EFFORTS = {"hnsw": 64, "ivf": 32}
+EFFORTS = {"hnsw": 64, "ivf": 64}
 ROWS, WIDTH = 3000, 12  # no multiple of 8, so that lists have places to spare
 
 

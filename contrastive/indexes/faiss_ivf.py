@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from contrastive.indexes.exact import Items
 from contrastive.indexes.faiss_codes import (
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 LISTS = 4  # times the square root of the rows
-SAMPLE = 64  # rows a list, of which centroids are the means
-ROUNDS = 10
+SAMPLE = 40  # rows a list, of which centroids are the means
+ROUNDS = 8
 SEED = 0
-ASSIGNED = 8192  # rows at a time
+ASSIGNED = 4096  # rows at a time
 DEPTH = 100  # nearest rows that lie in about as many lists as the ten nearest
 BYTES = 8  # of the number of a row
 
@@ -60,29 +61,27 @@ class FaissIvf:
         """Return the tensors of a file: of ``[M, D]`` of all pieces."""
         faiss = faiss_module()
         rows, dim = sum(map(len, pieces)), pieces[0].shape[1]
-        with threads_of_torch(faiss):
-            centroids = _centroids(faiss, pieces, rows, advance)
-            ranges_2D = ranges_of(pieces)
-            coder = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit)
-            set_ranges(faiss, coder, ranges_2D)
-            list_M = torch.empty(rows, dtype=torch.int64)
-            codes_MD = torch.empty(rows, dim, dtype=torch.uint8)
-            start = 0
-            for piece, at in [(one, at) for one in pieces for at in range(0, len(one), ASSIGNED)]:
-                array = piece[at : at + ASSIGNED].contiguous().numpy()
-                stop = start + len(array)
-                list_M[start:stop] = torch.from_numpy(centroids.search(array, 1)[1][:, 0])
-                codes_MD[start:stop] = torch.from_numpy(coder.sa_encode(array))
-                advance(stop // 2 - start // 2, "")
-                start = stop
-        order_M = list_M.argsort(stable=True)
-        sizes_C = torch.bincount(list_M, minlength=centroids.ntotal)
-        flat = faiss.vector_to_array(centroids.codes).view("float32")
+        centroids_CD, ranges_2D = _centroids(pieces, rows, advance), ranges_of(pieces)
+        coder = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit)
+        set_ranges(faiss, coder, ranges_2D)
+        lists: list[Tensor] = []
+        codes_MD = torch.empty(rows, dim, dtype=torch.uint8)
+        start = 0
+        for piece in pieces:
+            lists.append(_nearest(piece, centroids_CD))
+            stop = start + len(piece)
+            with threads_of_torch(faiss):
+                codes = coder.sa_encode(piece.contiguous().numpy())
+            codes_MD[start:stop] = torch.from_numpy(codes)
+            advance(stop // 2 - start // 2, "")
+            start = stop
+        list_M = torch.cat(lists)
+        sizes_C = torch.bincount(list_M, minlength=len(centroids_CD))
         return {
-            "centroids": torch.from_numpy(flat).view(-1, dim),
+            "centroids": centroids_CD,
             "sizes": sizes_C,
             "ranges": ranges_2D,
-            "lists": _packed(sizes_C, order_M, codes_MD),
+            "lists": _packed(sizes_C, list_M.argsort(stable=True), codes_MD),
         }
 
     def open(self, tensors: dict[str, Tensor], pieces: Sequence[Tensor]) -> OpenIvf:
@@ -217,21 +216,30 @@ def _compared(rows: int, all_lists: int, lists: int) -> int:
     return min(lists, all_lists) * rows // all_lists + all_lists
 
 
-def _centroids(
-    faiss: Any, pieces: Sequence[Tensor], rows: int, advance: Callable[[int, str], None]
-) -> Any:
-    """Return the means of rows at random, in an index of faiss (spherical k-means)."""
+def _centroids(pieces: Sequence[Tensor], rows: int, advance: Callable[[int, str], None]) -> Tensor:
+    """Return the directions ``[C, D]`` of means of rows at random (spherical k-means).
+
+    By products of torch, which take a sixth of the time of faiss' k-means.
+    """
     lists = _lists_of(rows)
-    count = min(rows, lists * SAMPLE)
-    chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(SEED))[:count]
-    sample = Items(pieces).rows(chosen.sort().values).contiguous().numpy()
-    dim = sample.shape[1]
-    means = faiss.Clustering(dim, lists)
-    means.niter, means.seed, means.spherical = 1, SEED + 1, True  # a round goes on where one was
-    means.min_points_per_centroid, means.max_points_per_centroid = 1, SAMPLE
-    index = faiss.IndexFlatIP(dim)
-    half = rows - rows // 2
+    generator = torch.Generator().manual_seed(SEED)
+    chosen_N = torch.randperm(rows, generator=generator)[: lists * SAMPLE].sort().values
+    sample_ND = Items(pieces).rows(chosen_N)
+
+    def some() -> Tensor:
+        return sample_ND[torch.randperm(len(sample_ND), generator=generator)[:lists]]
+
+    centroids_CD, half = some(), rows - rows // 2
     for number in range(ROUNDS):
-        means.train(sample, index)
+        list_N = _nearest(sample_ND, centroids_CD)
+        sums_CD = torch.zeros_like(centroids_CD).index_add_(0, list_N, sample_ND)
+        empty_C = torch.bincount(list_N, minlength=lists) == 0
+        centroids_CD = normalize(torch.where(empty_C[:, None], some(), sums_CD), dim=1)
         advance(half * (number + 1) // ROUNDS - half * number // ROUNDS, "")
-    return index
+    return centroids_CD
+
+
+def _nearest(rows_MD: Tensor, centroids_CD: Tensor) -> Tensor:
+    """Return the number of the nearest centroid of each row: ``[M]``."""
+    starts = range(0, len(rows_MD), ASSIGNED)
+    return torch.cat([(rows_MD[at : at + ASSIGNED] @ centroids_CD.T).argmax(1) for at in starts])

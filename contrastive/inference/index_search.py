@@ -46,12 +46,7 @@ def search_index(
         DataError: another model made the index, or it has no rows of what is searched.
     """
     opened = index if isinstance(index, Index) else Index(index)
-    if weights_fingerprint(model) != opened.about.model.sha256:
-        msg = (
-            f"{opened.folder}: another model made this index; give that one (--model), or build an "
-            "index with this one"
-        )
-        raise DataError(msg)
+    check_made_by(opened, model)
     by, query_1D = asked(model, query, query_modality, compose=compose)
     find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
@@ -68,6 +63,20 @@ def search_index(
 def tell_of_none(index: Index, modality: str, where: Sequence[str]) -> None:
     """Say that conditions leave nothing to search."""
     say(f"{index.folder}: no {modality} meets {' and '.join(where) or 'what is asked'}")
+
+
+def check_made_by(index: Index, model: ContrastiveModel) -> None:
+    """Check that a model made an index.
+
+    Raises:
+        DataError: another one did.
+    """
+    if weights_fingerprint(model) != index.about.model.sha256:
+        msg = (
+            f"{index.folder}: another model made this index; give that one (--model), or build an "
+            "index with this one"
+        )
+        raise DataError(msg)
 
 
 def tell_recall(index: Index, modality: str) -> None:
