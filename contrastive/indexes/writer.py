@@ -108,15 +108,15 @@ class Writer:
     def commit(self) -> None:
         """Make all that was added and deleted the index's state, in one step."""
         kept: list[Segment] = []
-        listed = min(LISTED, MOST_LISTED // max(1, len(self.held)))
+        listed = MOST_LISTED // max(1, len(self.held))
         # what covers many segments would have to be made again of all of them
-        spanned = any(len(one.covers) > 1 for one in self.about.structures)
+        if all(len(one.covers) == 1 for one in self.about.structures):
+            listed = min(LISTED, listed)
         for number, segment in enumerate(self.held):
             gone = {*segment.about.deleted, *self._deleted.get(number, ())}
             if len(gone) == segment.about.rows:
                 continue
-            many = len(gone) > listed and not spanned
-            if many or len(gone) * 2 > segment.about.rows:
+            if len(gone) > listed or len(gone) * 2 > segment.about.rows:
                 kept.append(self._rewritten([(segment, gone)]))
             else:
                 kept.append(segment.about.model_copy(update={"deleted": sorted(gone)}))
