@@ -26,10 +26,10 @@ from contrastive.data.worker_processes import LostWorker
 from contrastive.errors import ContrastiveError, DataError, PluginError, SpecError
 from contrastive.evaluation.retrieval import recall
 from contrastive.evaluation.stored_recall import recall_as_stored
+from contrastive.indexes.vector_form import Form
 from contrastive.inference import embed_processes
 from contrastive.inference.embed import plan_embedding
 from contrastive.inference.embed_processes import embed_in_processes
-from contrastive.inference.embedding_folder import Form
 from contrastive.nn.memory import OutOfMemory
 from tests.miniature import Picture
 from tests.toys import tiny_model, toy_dict

@@ -7,7 +7,9 @@ one of them, a few or many, as those of photographs do.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +51,27 @@ class Scene:
             x, y = centre + int(noise.integers(-3, 4)), 32 + int(noise.integers(-12, 13))
             _draw_shape(pen, shape, colour, x, y, int(noise.integers(9, 14)))
         return image
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a sentence says of a scene, and what is in one."""
+
+    things: tuple[tuple[str, str], ...]
+    background: str | None
+
+    def is_in(self, scene: Content) -> bool:
+        """Whether a scene has all that a sentence says; left and right do not matter."""
+        lacking = Counter(self.things) - Counter(scene.things)
+        return not lacking and self.background in (None, scene.background)
+
+
+def content_of(sentence: str) -> Content:
+    """Return what a caption of a ``Scene`` says; its first caption says all that there is."""
+    words = sentence.lower().split()
+    things = [pair for pair in pairwise(words) if pair[0] in COLOURS and pair[1] in SHAPES]
+    grounds = [word for word in words if word in BACKGROUNDS]
+    return Content(tuple(things), grounds[0] if grounds else None)
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, colour: str, x: int, y: int, r: int) -> None:

@@ -36,6 +36,14 @@ def calibrate(
         typer.Option(help="Split that it is fitted on; else the spec's evaluation.split."),
     ] = None,
     split: Split = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Standardise scores: what a query is near to anyhow, among samples of this split, "
+            "such as train, counts the less.",
+        ),
+    ] = None,
     data: Data = None,
     shared: SharedRows = None,
     output: Annotated[
@@ -65,7 +73,7 @@ def calibrate(
     from contrastive.console import say
     from contrastive.data.worker_processes import worker_count
     from contrastive.evaluation.calibration import calibrate as fit
-    from contrastive.model.scores import store_calibration
+    from contrastive.model.calibration_file import store_calibration
     from contrastive.reporting.calibration_tables import calibration_tables
 
     fit_split = fit_split or run.evaluation.split or "val"
@@ -75,6 +83,7 @@ def calibrate(
         loaded,
         samples,
         test,
+        background=context.build(run, background, option="--background") if background else None,
         fit_split=fit_split,
         split=name,
         shared=shared or run.evaluation.shared,

@@ -22,6 +22,7 @@ from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
+from contrastive.model.calibration_file import restore_calibration
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.hub import saved_on_hub
 from contrastive.model.local_paths import data_found_again, places_of
@@ -30,7 +31,6 @@ from contrastive.model.rebuilding import rebuilt
 from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
-from contrastive.model.scores import stored_calibration
 from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
 from contrastive.pretrained import is_pretrained, pretrained_spec
@@ -152,7 +152,7 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     model = rebuilt(spec, saved)
     restore_weights(model, saved)
     model.seen = stored_samples(saved)
-    model.calibration = stored_calibration(saved)
+    restore_calibration(model, saved)
     return model.eval()
 
 

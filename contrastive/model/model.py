@@ -23,6 +23,7 @@ from contrastive.encoders.weight_folders import noted_folders
 from contrastive.errors import SpecError, WeightsError, a_type
 from contrastive.heads import Identity
 from contrastive.losses import InfoNCE
+from contrastive.model.calibration_file import Calibrated, calibration_files
 from contrastive.model.contracts import check_views_differ, checked_module, loss_and_metrics
 from contrastive.model.embedding import embedded_batches
 from contrastive.model.forward_inputs import checked_ids, input_views
@@ -30,7 +31,6 @@ from contrastive.model.freezing import weights_from_spec
 from contrastive.model.hub import OnHub
 from contrastive.model.local_paths import from_folder
 from contrastive.model.saved_folder import FORMAT, Content, write_folder
-from contrastive.model.scores import Calibrated, calibration_files
 from contrastive.model.tower import TowerModule
 from contrastive.model.weight_copies import copies_of, without_paths
 from contrastive.nn.device import batch_size as fitting_batch_size

@@ -11,151 +11,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from pydantic import Field
 
 from contrastive.config.arguments import number
 from contrastive.console import say
-from contrastive.errors import SpecError, WeightsError
-from contrastive.model.saved_files import CALIBRATION, Finite, Sha256, Shape, shaped
-from contrastive.model.saved_folder import write_folder
-from contrastive.nn.fingerprint import weights_fingerprint
-from contrastive.version import __version__
+from contrastive.errors import SpecError
+from contrastive.model.background import nearness
+from contrastive.model.calibration_file import RUN, weights_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from torch import Tensor
 
-    from contrastive.model.saved_folder import SavedFolder
-
-CALIBRATION_FORMAT = 1
-RUN = "run: contrastive calibrate"
-
-Scores = Annotated[list[Finite], Field(min_length=1, max_length=10_000)]
-Slope = Annotated[Finite, Field(ge=0)]
-
-
-class PairFit(Shape):
-    """Log odds that two samples belong together, at even odds before the score is known."""
-
-    slope: Slope
-    offset: Finite
-    right: Annotated[int, Field(ge=1)]
-    """Pairs that it was fitted on."""
-    wrong: Annotated[int, Field(ge=1)]
-
-
-class ResultFit(Shape):
-    """Log odds that a result is right, by its score."""
-
-    slope: Slope
-    offset: Finite
-    scores: Scores
-    """Quantiles, from the lowest to the highest, of such results' scores."""
-
-
-class SizeFit(Shape):
-    """What results were worth among so many wrong targets."""
-
-    wrong_targets: Annotated[int, Field(ge=1)]
-    best: ResultFit
-    """Of the best result of a query."""
-    further: ResultFit
-    """Of the results after it."""
-
-
-class Growth(Shape):
-    """What more wrong targets do, for each time that they are e times as many."""
-
-    odds: Annotated[Finite, Field(ge=0)]
-    """By how much the log odds fall."""
-    score: Finite
-    """By how much scores rise."""
-
-
-class SearchFit(Shape):
-    """What the searches of one modality by another were worth."""
-
-    queries: Annotated[int, Field(ge=1)]
-    targets: Annotated[int, Field(ge=2)]
-    """Distinct ones, that each query was compared with."""
-    right_targets: Annotated[Finite, Field(gt=0)]
-    """Of a query, on average."""
-    sizes: Annotated[list[SizeFit], Field(min_length=1, max_length=64)]
-    """From few wrong targets to all that there were."""
-    best_growth: Growth
-    """Beyond these."""
-    further_growth: Growth
-
-
-class Calibration(Shape):
-    """What a model's scores are worth as probabilities: ``calibration.json`` in its folder."""
-
-    format: int
-    weights: Sha256
-    """Fingerprint of the model that it was fitted for."""
-    fitted_on: str
-    """The data, in words."""
-    written_by: str = f"contrastive-kit {__version__}"
-    pairs: dict[str, PairFit]
-    """By the two modalities, as ``image_text``."""
-    searches: dict[str, SearchFit]
-    """By direction, as ``text_to_image``."""
-
-
-class Calibrated:
-    """What a model keeps of its calibration."""
-
-    calibration: Calibration | None = None
-    """What its scores are worth, if ``contrastive calibrate`` has measured it."""
-
-
-def _weights(model: Calibrated) -> str:
-    """Return the fingerprint of all weights."""
-    return weights_fingerprint(cast("Any", model))
-
-
-def calibration_files(model: Calibrated) -> dict[str, Any]:
-    """Return what a saved model has of its calibration; of other weights, it is forgotten."""
-    if model.calibration and model.calibration.weights != _weights(model):
-        say(f"{CALIBRATION}: is of other weights than the model has now, and is not saved; {RUN}")
-        model.calibration = None
-    return {CALIBRATION: model.calibration.model_dump(mode="json")} if model.calibration else {}
-
-
-def stored_calibration(saved: SavedFolder) -> Calibration | None:
-    """Read the calibration of a saved model; None without, or where a later release wrote it.
-
-    Raises:
-        WeightsError: the file is none of a calibration.
-    """
-    if CALIBRATION not in saved.files:
-        return None
-    data, path = saved.json(CALIBRATION), saved.path / CALIBRATION
-    written: Any = cast("dict[str, Any]", data).get("format") if isinstance(data, dict) else None
-    if isinstance(written, int) and written > CALIBRATION_FORMAT:
-        say(
-            f"{path}: was written in format {written}, this version reads up to "
-            f"{CALIBRATION_FORMAT}, so scores have no probabilities; run: pip install --upgrade "
-            "contrastive-kit"
-        )
-        return None
-    try:
-        return shaped(Calibration, data, path)
-    except WeightsError as error:
-        msg = f"{str(error).partition('; ')[0]}; {RUN}, or copy it again"
-        raise WeightsError(msg) from None
-
-
-def store_calibration(model: Calibrated, saved: SavedFolder) -> Path:
-    """Put the calibration of a model into the folder that it was loaded from.
-
-    Raises:
-        WeightsError: the folder cannot be written.
-    """
-    write_folder(saved.path, calibration_files(model), keep=saved.files - {CALIBRATION})
-    return saved.path / CALIBRATION
+    from contrastive.model.calibration_file import Calibrated, Calibration, SearchFit
 
 
 def calibration_of(model: Calibrated, *, needed: bool = False) -> Calibration | None:
@@ -171,7 +40,7 @@ def calibration_of(model: Calibrated, *, needed: bool = False) -> Calibration | 
     found = model.calibration
     if found is None:
         problem = "the model has no calibration"
-    elif found.weights != _weights(model):
+    elif found.weights != weights_of(model):
         problem = "the calibration is of other weights than the model has now"
         found = None
     else:
@@ -213,6 +82,7 @@ def judge_scores(
     scores_Qk: np.ndarray,
     *,
     items: int,
+    queries_QD: Tensor | None = None,
     min_precision: float | None = None,
     right_targets: float | None = None,
 ) -> JudgedScores:
@@ -223,6 +93,7 @@ def judge_scores(
         direction: the modality of the queries and that of the results.
         scores_Qk: cosines, in any order; those of a query's best results, or of all.
         items: how many were compared.
+        queries_QD: embeddings of the queries, L2-normalised; scores are not standardised without.
         min_precision: the share of what is returned that is to be right; all are kept if None.
         right_targets: how many are right, on average; as in the calibration if None.
 
@@ -246,6 +117,10 @@ def judge_scores(
     if items == 1 and pair:
         found_Qk = sigmoid(pair.slope * scores_Qk + pair.offset)
         return JudgedScores(found_Qk, found_Qk >= (min_precision or 0))
+    if queries_QD is not None and (found := calibration.standardized.get(f"{query}_to_{target}")):
+        background_BD = cast("dict[str, Tensor]", model.background)[target]
+        near_Q = nearness(queries_QD, background_BD)
+        fit, scores_Qk = found.search, scores_Qk - found.weight * near_Q[:, None]
     wrong = items - (fit.right_targets if right_targets is None else right_targets)
     best, further = result_odds(fit, wrong), result_odds(fit, wrong, further=True)
     is_best_Qk = np.zeros(scores_Qk.shape, np.bool_)
@@ -256,11 +131,17 @@ def judge_scores(
     probabilities_Qk = np.where(is_best_Qk, best_Qk, further_Qk)
     if not min_precision:
         return JudgedScores(probabilities_Qk, everything.is_kept_Qk)
+    if items > fit.targets:
+        say(
+            f"min_precision: {items:,} {target}s are searched, and the model was calibrated among "
+            f"{fit.targets:,}, so that the precision is a guess; calibrate on a larger split: "
+            "contrastive calibrate --fit-split SPLIT"
+        )
     from_best, most = best.threshold(min_precision)
     if from_best == math.inf:
         say(
             f"no result reaches a precision of {min_precision:g} among {items:,} {target}s; the "
-            f"best ones reach {most:.2f} at most"
+            f"best ones reach {rounded_down(most)} at most"
         )
     from_further, _ = further.threshold(min_precision)
     above_Qk = scores_Qk >= np.where(is_best_Qk, from_best, from_further)
@@ -275,6 +156,8 @@ class ResultOdds:
     offset: float
     scores_G: np.ndarray
     """Quantiles of the scores of such results, ascending."""
+    errors_G: np.ndarray | float = 0.0
+    """By how much the log odds at these may be less."""
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Return the probability of each result."""
@@ -282,7 +165,8 @@ class ResultOdds:
 
     def precisions(self) -> np.ndarray:
         """Return the share of results that is right, ``[G]``, from each quantile on."""
-        downwards_G = self.probability(self.scores_G)[::-1]
+        logits_G = self.slope * self.scores_G + self.offset - self.errors_G
+        downwards_G = sigmoid(logits_G)[::-1]
         return (downwards_G.cumsum() / np.arange(1, len(downwards_G) + 1))[::-1]
 
     def threshold(self, precision: float) -> tuple[float, float]:
@@ -303,7 +187,8 @@ def result_odds(fit: SearchFit, wrong: float, *, further: bool = False) -> Resul
     """Return what results among ``wrong`` wrong targets are worth.
 
     Between the numbers that were fitted, everything is linear in the logarithm; below them, it is
-    that of the fewest; beyond them, it goes on as it did.
+    that of the fewest. Beyond them, it goes on as it did, and precisions err on the safe side: by
+    one standard error of the fit from twice as many on.
 
     Args:
         fit: of the direction.
@@ -320,14 +205,26 @@ def result_odds(fit: SearchFit, wrong: float, *, further: bool = False) -> Resul
     if below == len(fits) - 1:
         growth = fit.further_growth if further else fit.best_growth
         beyond = at - float(logs_S[-1])
-        scores_G = np.array(low.scores) + growth.score * beyond
-        return ResultOdds(low.slope, low.offset - growth.odds * beyond, scores_G)
+        known_G = np.array(low.scores)
+        slope_2, both, offset_2 = low.variance
+        variance_G = slope_2 * known_G**2 + 2 * both * known_G + offset_2
+        return ResultOdds(
+            low.slope,
+            low.offset - growth.odds * beyond,
+            known_G + growth.score * beyond,
+            min(1.0, beyond / math.log(2)) * np.sqrt(np.maximum(variance_G, 0)),
+        )
     high = fits[below + 1]
     part = (at - float(logs_S[below])) / float(logs_S[below + 1] - logs_S[below])
     of = np.linspace(0, 1, max(len(low.scores), len(high.scores)))
     scores_G = (1 - part) * np.quantile(low.scores, of) + part * np.quantile(high.scores, of)
     slope = (1 - part) * low.slope + part * high.slope
     return ResultOdds(slope, (1 - part) * low.offset + part * high.offset, scores_G)
+
+
+def rounded_down(share: float) -> str:
+    """Return a share with two digits, of which it is not less: one of 0.999 is no 1."""
+    return f"{math.floor(100 * share) / 100:.2f}"
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

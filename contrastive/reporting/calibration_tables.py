@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.console import printable
+from contrastive.model.scores import rounded_down
 
 if TYPE_CHECKING:
     from contrastive.evaluation.calibration import CalibrationReport, Precision
@@ -25,8 +26,9 @@ def calibration_tables(report: CalibrationReport) -> list[Table | str]:
         )
         for name, found in report.reliability.items()
     ]
-    if report.precision:
+    if any(found.score is not None for found in report.precision):
         shown.append(_precisions(report, where))
+    shown += _never(report)
     shown += [
         printable(
             f"{direction.replace('_to_', ' -> ')}: a cosine of {found.score:.3f} loses "
@@ -34,6 +36,13 @@ def calibration_tables(report: CalibrationReport) -> list[Table | str]:
             f"{found.absent:,} queries whose answer is taken away (area {found.area:.3f})"
         )
         for direction, found in report.rejection.items()
+    ]
+    shown += [
+        printable(
+            f"{direction.replace('_to_', ' -> ')}, standardized: {found.rejected:.1%} of these are "
+            f"rejected at {found.lost:.1%} lost (area {found.area:.3f})"
+        )
+        for direction, found in report.standardized_rejection.items()
     ]
     return shown + [printable(note) for note in report.notes]
 
@@ -43,13 +52,15 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
     for name in (
         "query -> target",
         "asked",
-        "cosine\nfrom",
+        "score\nfrom" if report.calibration.standardized else "cosine\nfrom",
         "returned",
         "right, % (95 % interval)",
     ):
         table.add_column(name)
     last = ""
     for found in report.precision:
+        if found.score is None:
+            continue
         if last and found.direction != last:
             table.add_section()
         shown = "" if found.direction == last else found.direction.replace("_to_", " -> ")
@@ -58,7 +69,7 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
         table.add_row(
             Text(printable(shown)),
             f"{found.asked:g}",
-            _score(found),
+            "any" if found.score <= -1 else f"{found.score:.3f}",
             f"{found.returned} of {found.queries}",
             f"{100 * right.value:.1f} ({100 * right.low:.1f}-{100 * right.high:.1f})"
             if right
@@ -67,7 +78,17 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
     return table
 
 
-def _score(found: Precision) -> str:
-    if found.score is None:
-        return f"never (at most {found.most:.2f})"
-    return "any" if found.score <= -1 else f"{found.score:.3f}"
+def _never(report: CalibrationReport) -> list[str]:
+    """Return a line for each direction in which some precision is never reached."""
+    never: dict[str, list[Precision]] = {}
+    for found in report.precision:
+        if found.score is None:
+            never.setdefault(found.direction, []).append(found)
+    return [
+        printable(
+            f"{direction.replace('_to_', ' -> ')}: no result reaches "
+            f"{', '.join(f'{found.asked:g}' for found in several)}; the best ones reach "
+            f"{rounded_down(several[0].most)} at most"
+        )
+        for direction, several in never.items()
+    ]
