@@ -13,7 +13,6 @@ import pty
 import shlex
 import shutil
 import struct
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -24,7 +23,6 @@ from PIL import Image
 
 from contrastive import RunSpec, classify, load_model, load_spec
 from contrastive.components import REGISTRIES
-from tests.conftest import SCRIPT
 from tests.miniature import Picture
 from tests.toys import toy_dict
 
@@ -497,10 +495,3 @@ def test_a_dumb_terminal_gets_plain_text(command, monkeypatch):
     assert "encoding image" in shown
     assert "cosine" in shown
     assert not {"\x1b", "\r"} & set(shown)
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(process):
-    line = f"{shlex.quote(str(SCRIPT))} schema | head -c 1"
-    ended = subprocess.run(line, shell=True, capture_output=True, check=True)
-    assert ended.stdout == b"{"
-    assert ended.stderr == b""

@@ -399,3 +399,10 @@ def test_a_second_ctrl_c_while_the_first_is_told_is_no_traceback():
     )
     assert told.returncode == 130
     assert told.stderr == ""
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    line = f"{shlex.quote(str(SCRIPT))} schema | head -c 1"
+    ended = subprocess.run(line, shell=True, capture_output=True, check=True)
+    assert ended.stdout == b"{"
+    assert ended.stderr == b""
