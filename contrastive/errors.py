@@ -7,7 +7,7 @@ our mistake and keeps its traceback.
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -141,6 +141,6 @@ def a_type(value: object) -> str:
 
 def is_missing(value: object) -> bool:
     """Whether a value stands for none: None, NaN, or what pandas has for an empty cell."""
-    if isinstance(value, Real):
+    if isinstance(value, Real) and not isinstance(value, Integral):  # which may be too large
         return math.isnan(value)
     return value is None or type(value).__name__ in ("NAType", "NaTType")

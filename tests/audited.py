@@ -65,6 +65,7 @@ COMMANDS = {
     "index remove": ["index remove {copy} dog.jpg"],
     "index update": ["index update {copy} -m {run}"],
     "index info": ["index info {run}", "index info {run} --verify"],
+    "serve": ["serve {run}"],
     "data shard": ["data shard {run}/model/run.json -o made", "data shard data -o made"],
     "cache list": ["cache list", "cache list {run}"],
     "cache prune": ["cache prune --outdated --yes", "cache prune {copy} --max-size 0 --yes"],

@@ -182,7 +182,7 @@ def forkserver():
         [
             *("torch", "timm", "transformers", "hypothesis", "pytest", "numpy.ma"),
             *("contrastive.cli", "contrastive.training.train", "contrastive.encoders.timm"),
-            *("rich.console", "rich.progress", "rich.table", "tests.toys"),
+            *("rich.console", "rich.progress", "rich.table", "tests.toys", "tests.unflushed"),
         ]
     )
     return context

@@ -24,7 +24,7 @@ class HubServer:
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self.private: dict[str, bool] = {}
         self.lfs: dict[str, bytes] = {}
-        self.down = False
+        self.down = self.refuses_files = False
         outer = self
 
         class Handler(_Handler):
@@ -149,6 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
     def upload(self, oid):
         if hashlib.sha256(self.body).hexdigest() != oid:
             return self._send(400)
+        if self.hub.refuses_files:
+            return self._send(403)
         self.hub.lfs[oid] = self.body
         return self._send(200)
 

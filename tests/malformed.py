@@ -25,9 +25,10 @@ from typing import Any
 from tests.miniature import FORMS, write_flickr30k, write_hub_copy
 
 SHARES = {  # of 2,000
-    "spec": 458,
-    "captions": 438,
-    "model": 463,
+    "spec": 398,
+    "captions": 378,
+    "model": 383,
+    "index": 200,
     "pair tests": 254,
     "feature cache": 120,
     "arguments": 107,
@@ -133,6 +134,32 @@ class Malformed:
         if verb == "evaluate":
             return ["evaluate", "-m", str(folder), "--json"]
         return ["classify", image, "--classes", "red,blue", "-m", str(folder)]
+
+    def index(self) -> list[str]:
+        folder = self.place / "index"
+        shutil.copytree(self.shop / "index", folder)
+        path = self.random.choice(sorted(folder.glob("*.*")))
+        if path.suffix == ".json" and self.random.random() < 0.6:
+            path.write_text(json.dumps(self.tree(json.loads(path.read_bytes()))))
+        else:
+            path.write_bytes(self.bytes_of(path.read_bytes()))
+        if path.suffix != ".json" and self.random.random() < 0.7:  # a stranger's
+            about = json.loads((folder / "index.json").read_bytes())
+            kind = "table" if path.suffix == ".parquet" else "vectors"
+            data = path.read_bytes()
+            for one in about["segments"]:
+                if path.name.startswith(f"{one['modality']}-{one['number']:06}."):
+                    digest = hashlib.sha256(data).hexdigest()
+                    one[kind] = {"bytes": len(data), "sha256": digest}
+            (folder / "index.json").write_text(json.dumps(about))
+        where = self.random.choice(["id>=3", "text=a*", "label=x", "source!=a", "sample=?"])
+        of_index, model = ["--index", str(folder)], ["-m", str(self.run)]
+        verbs = ["search", "red", *of_index, *model], ["index", "update", str(folder), *model]
+        verbs += ["search", "--outliers", *of_index], ["search", "--duplicates", "0.5", *of_index]
+        verbs += (["search", "red", *of_index, *model, "--where", where],)
+        verbs += ["index", "info", str(folder)], ["index", "info", str(folder), "--verify"]
+        verbs += (["index", "remove", str(folder), "--where", where],)
+        return [*self.random.choice(verbs), "--json"]
 
     def pair_tests(self) -> list[str]:
         images = sorted((self.shop / "data" / "flickr30k-images").iterdir())
@@ -315,14 +342,21 @@ def _places(value: Any) -> Any:
 
 def make_shop(folder: Path) -> Path:
     """Train a tiny model; write its data in every form."""
-    from contrastive import RunSpec, train
+    from contrastive import RunSpec, build_index, load_model, train
+    from contrastive.indexes.index_file import DataOf
     from tests.toys import toy_dict
 
     spec = toy_dict(folder / "data", images=24, epochs=2)
     (folder / "toy.yaml").write_text(json.dumps(spec))
     write_flickr30k(folder / "forms", images=24, forms=tuple(FORMS))
     write_hub_copy(folder / "hub", images=12)
-    train(RunSpec.model_validate(spec), folder / "runs" / "toy")
+    run = RunSpec.model_validate(spec)
+    train(run, folder / "runs" / "toy")
+    model, place = (
+        load_model(folder / "runs" / "toy"),
+        DataOf(name="toy", text=str(folder / "data")),
+    )
+    build_index(model, run.data.build("test"), folder / "index", data=place)
     shutil.rmtree(folder / "forms" / "flickr30k-images")
     return folder
 
@@ -373,7 +407,7 @@ def fault_of(args: list[str], code: int, out: str, err: str) -> str:
         return "a traceback was printed"
     if code not in CODES:
         return f"exit code {code}"
-    if code == 1 and args[0] not in ("doctor", "plugins", "cache"):
+    if code == 1 and args[0] not in ("doctor", "plugins", "cache", "index"):
         return "exit code 1"
     if code == 2 and not err.strip():
         return "nothing was said"

@@ -111,20 +111,20 @@ def test_the_report_judges_other_samples(model):
 
 
 def test_what_cannot_be_calibrated_is_refused(model):
-    with pytest.raises(DataError, match="12 right pairs of sound and motion are too few"):
+    with pytest.raises(DataError, match="12 matched pairs of sound and motion are too few"):
         contrastive.calibrate(model, rows_of(0, 12))
     shuffled = rows_of(0, 60)
     for i, row in enumerate(shuffled):
         row["motion"] = -row["sound"] * (1 + i % 2)
-    with pytest.raises(DataError, match="score no higher than wrong ones"):
+    with pytest.raises(DataError, match="score no higher than others"):
         contrastive.calibrate(model, shuffled)
     assert model.calibration is None
     rows = rows_of(0, 100)
     with pytest.raises(DataError, match="shares 5 of 65 sound rows with samples that were given"):
         contrastive.calibrate(model, rows, [*rows_of(1, 60), *rows[:5]])
     few = contrastive.calibrate(model, rows_of(0, 30, noise=0.0))
-    assert "30 right pairs are few" in few.notes[0]
-    assert "every right pair of sound and motion scores higher than all wrong" in few.notes[1]
+    assert "30 matched pairs are few" in few.notes[0]
+    assert "every matched pair of sound and motion scores higher than all others" in few.notes[1]
     dropped = contrastive.calibrate(
         model, rows, [*rows_of(1, 60), *({**row, "id": 99} for row in rows[:5])], shared="drop"
     )

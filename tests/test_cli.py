@@ -6,6 +6,7 @@ One model is trained, by the installed command in a process of its own; the test
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import shlex
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from unittest.mock import Mock
@@ -464,29 +466,34 @@ def test_a_terminal_does_not_obey_the_names_and_texts_of_strangers(here, command
     assert hit["found"] == str(folder / f"{NASTY}.jpg"), "a machine gets the name as it is"
 
 
-def test_an_encoding_without_the_letters_is_no_error(here, command, monkeypatch, process):
+def test_an_encoding_without_the_letters_is_no_error(here, command, monkeypatch):
     (here / "accents.txt").write_text("ein grüner Kreis\n猫\n", encoding="utf-8")
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     asked = ("search", "cat.jpg", "--texts", "accents.txt", "-m", "runs/toy")
-    shown = process(*asked, cwd=here)
+    with monkeypatch.context() as patch:
+        out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        patch.setattr(sys, "stdout", out)
+        shown = command(*asked)
+        out.flush()
     assert shown.code == 0, shown.err
-    assert r"ein gr\xfcner Kreis" in shown.out
+    assert rb"ein gr\xfcner Kreis" in out.buffer.getvalue()
     machine = command(*asked, "--json")
     assert machine.out.isascii()
     assert {hit["found"] for hit in result(machine)} == {"ein grüner Kreis", "猫"}
 
 
-def test_a_dumb_terminal_gets_plain_text(here, tmp_path):
-    plain = os.environ | {"TERM": "dumb", "NO_COLOR": "1", "CONTRASTIVE_CACHE": str(tmp_path)}
+@pytest.mark.usefixtures("here")
+def test_a_dumb_terminal_gets_plain_text(command, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("NO_COLOR", "1")
     ours, theirs = pty.openpty()
-    arguments = [SCRIPT, "search", "a cat", "--images", "pictures"]
-    ended = subprocess.run(
-        arguments, cwd=here, env=plain, stdout=theirs, stderr=theirs, check=False
-    )
-    os.close(theirs)
-    shown = os.read(ours, 100_000).decode().replace("\r\n", "\n")
+    with monkeypatch.context() as patch, open(theirs, "w", encoding="utf-8") as terminal:  # noqa: PTH123
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(sys, "stderr", terminal)
+        ended = command("search", "a cat", "--images", "pictures")
+        terminal.flush()
+        shown = os.read(ours, 100_000).decode().replace("\r\n", "\n")
     os.close(ours)
-    assert ended.returncode == 0, shown
+    assert ended.code == 0, shown
     assert "encoding image" in shown
     assert "cosine" in shown
     assert not {"\x1b", "\r"} & set(shown)

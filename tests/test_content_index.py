@@ -1,6 +1,7 @@
 """Files are read and decoded once; what has changed, or may have, is read again."""
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -114,6 +115,34 @@ def test_an_index_that_cannot_be_used_is_told_and_files_are_read(
     assert undecodable([path]) == {}
     if damage == "no database":
         assert place.read_bytes() == b"rubbish " * 1000, "nobody knows whose it is"
+
+
+@pytest.mark.usefixtures("later")
+def test_an_index_that_is_deleted_meanwhile_is_made_anew_and_not_at_the_end(
+    tmp_path, index, monkeypatch, capsys
+):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("CONTRASTIVE_CACHE", str(cache))
+    paths = [image(tmp_path / f"{i}.png") for i in range(2)]
+    index()
+    sample_key(paths[0], "image")
+    shutil.rmtree(cache)
+    index()  # the end of a process
+    assert not cache.exists(), "nothing is put where somebody has cleared up"
+    sample_key(paths[0], "image")
+    index_of_this_process().write()
+    shutil.rmtree(cache)
+    for path in paths:  # the first write finds out
+        note_problem_of(path)
+        index_of_this_process().write()
+    reads = index()
+    assert undecodable([paths[1]]) == {}
+    assert reads == []
+    assert capsys.readouterr().err == ""
+
+
+def note_problem_of(path):
+    index_of_this_process().note_problem(sample_key(path, "image"), "")
 
 
 @pytest.mark.usefixtures("later")

@@ -26,10 +26,10 @@ from contrastive.data.worker_processes import LostWorker
 from contrastive.errors import ContrastiveError, DataError, PluginError, SpecError
 from contrastive.evaluation.retrieval import recall
 from contrastive.evaluation.stored_recall import recall_as_stored
+from contrastive.indexes.vector_form import Form
 from contrastive.inference import embed_processes
 from contrastive.inference.embed import plan_embedding
 from contrastive.inference.embed_processes import embed_in_processes
-from contrastive.inference.embedding_folder import Form
 from contrastive.nn.memory import OutOfMemory
 from tests.miniature import Picture
 from tests.toys import tiny_model, toy_dict
@@ -202,7 +202,11 @@ def photos(tmp_path):
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_processes_write_what_one_writes_and_tell_it_once(here, photos, command, tmp_path):
+def test_processes_write_what_one_writes_and_tell_it_once(
+    here, photos, command, tmp_path, forkserver, monkeypatch
+):
+    # which gets the same pickles as one that is spawned, and has imported torch
+    monkeypatch.setattr(embed_processes, "get_context", lambda _: forkserver)
     asked = ("embed", photos, "-m", here / "runs" / "toy", "--json", "--quantize", "int8")
     one = command(*asked, "-o", tmp_path / "one")
     two = command(*asked, "-o", tmp_path / "two", "--processes", 2)

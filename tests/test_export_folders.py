@@ -95,11 +95,14 @@ def test_an_export_that_differs_is_not_written(model, tmp_path, monkeypatch):
     assert left(tmp_path) == []
 
 
-def test_the_process_cannot_import_this_package(tmp_path, monkeypatch):
+def test_the_process_cannot_import_this_package_unless_the_export_is_for_it(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "verify.py").write_text("import contrastive")
     with pytest.raises(WeightsError, match=r"fails: .*contrastive is not to be imported here; "):
         verification.compared(tmp_path)
+    ours = "import contrastive, json; print(json.dumps({'differences': {'text': 0.5}}))"
+    (tmp_path / "verify.py").write_text(ours)
+    assert verification.compared(tmp_path, without_us=False) == {"text": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.losses.command import main
 from benchmarks.losses.thresholds import threshold_lines
 
 pytestmark = pytest.mark.slow
@@ -203,8 +205,11 @@ def test_a_module_that_is_missing_is_named_and_comes_from_a_folder_of_wheels(con
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told_in_one_line(contact):
-    found = contact("--device cuda")
-    (line,) = found.told.splitlines()
+def test_a_gpu_that_is_not_there_is_told_in_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    words = ["first-contact", "--output", str(tmp_path), "--device", "cuda", "--threads", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main(words, started=time.time())  # which starts another process
+    (line,) = capfd.readouterr().err.splitlines()
     assert "take --device cpu" in line
-    assert found.code == 1
+    assert ended.value.code == 1

@@ -34,7 +34,7 @@ LORA = {"encoder": VIT, "frozen": "encoder", "lora": {"rank": 2}}
 CASES = {
     "trained": ({"image": {"encoder": VIT, "frozen": "none"}, "text": {"frozen": "none"}}, {}),
     "trained BatchNorm": ({"image": {"encoder": RESNET, "frozen": "none"}}, {"lr": 1e-4}),
-    "LoRA, accumulated": ({"image": LORA}, {"accumulate": 2, "batch_size": 7, "epochs": 6}),
+    "LoRA, accumulated": ({"image": LORA}, {"accumulate": 2, "batch_size": 7}),
     "cached gradients, recomputed": (
         {"image": {"encoder": VIT, "frozen": "none"}},
         # of 8 and 7 rows, in two passes and one
@@ -43,8 +43,8 @@ CASES = {
 }
 
 
-def specs_in(folder, *, images=18, **training):
-    toy, specs = toy_dict(folder / "data", images=images, epochs=6, batch_size=15), {}
+def specs_in(folder, *, images=36, **training):
+    toy, specs = toy_dict(folder / "data", images=images, epochs=2, batch_size=15), {}
     for name, (towers, more) in CASES.items():
         spec = specs[name] = deepcopy(toy)
         for modality, fields in towers.items():
@@ -191,7 +191,7 @@ def test_a_checkpoint_in_shards_is_a_model_and_converts_to_one_file(tmp_path, in
     del manifest["files"][other.name]
     (place / "manifest.json").write_text(json.dumps(manifest))
     other.unlink()
-    with pytest.raises(WeightsError, match=r"cannot be read|size mismatch"):
+    with pytest.raises(WeightsError, match=r"cannot be read|no shard|, not "):
         load_model(place)
 
 

@@ -1,45 +1,19 @@
 """Models on the Hub: pushed, loaded and refused, against a server that speaks its HTTP API."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import torch
+from huggingface_hub.utils import close_session
 
-from contrastive import ContrastiveModel, build_model, load_model
+from contrastive import ContrastiveError, ContrastiveModel, build_model, load_model
+from contrastive.errors import WeightsError
 from contrastive.model.hub import saved_on_hub
+from tests.exports import here
 from tests.hub_server import TOKEN, HubServer
 from tests.toys import tiny_model
 
-IN_A_PROCESS = """
-import sys
-import torch
-from contrastive import ContrastiveModel, ContrastiveError, load_model
-
-model = load_model(sys.argv[1])
-print("pushed", model.push_to_hub("me/tiny", private=True))
-texts = ["a red square", "two dogs"]
-for load in (ContrastiveModel.from_pretrained, lambda name: load_model(f"hf:{name}@main")):
-    print("same", torch.equal(model.embed("text", texts), load("me/tiny").embed("text", texts)))
-model.push_to_hub("me/tiny", card="# Mine")
-print("again", ContrastiveModel.from_pretrained("me/tiny").spec == model.spec)
-model.push_to_hub("me/export")
-for name, call in {
-    "none": lambda: ContrastiveModel.from_pretrained("me/none"),
-    "other": lambda: ContrastiveModel.from_pretrained("me/other"),
-    "bad": lambda: model.push_to_hub("me/tiny/more"),
-    "token": lambda: model.push_to_hub("me/tiny", token="hf_wrong"),
-    "foreign": lambda: model.push_to_hub("me/other"),
-    "broken": lambda: model.push_to_hub("me/broken"),
-    "lost": lambda: ContrastiveModel.from_pretrained("me/broken"),
-}.items():
-    try:
-        call()
-    except ContrastiveError as error:
-        print(name, error)
-"""
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")  # of httpx
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +24,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def hub():
-    server = HubServer()
+def hub(monkeypatch, tmp_path):
+    """Return a Hub that this process asks for whatever it wants of the real one."""
+    server, at = HubServer(), "huggingface_hub.constants"
+    own = {"ENDPOINT": server.at, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+    own["HUGGINGFACE_CO_URL_TEMPLATE"] = (
+        f"{server.at}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    for name, value in (own | {"HF_HUB_CACHE": str(tmp_path / "cache")}).items():
+        monkeypatch.setattr(f"{at}.{name}", value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    close_session()  # whose connections lead elsewhere
     yield server
+    close_session()
     server.stop()
-
-
-def on(hub, home: Path, **changes):
-    own = {"HF_ENDPOINT": hub.at, "HF_HOME": str(home), "HF_TOKEN": TOKEN}
-    own |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return os.environ | own | changes
 
 
 def test_a_model_is_pushed_and_loaded_by_name(hub, folder, tmp_path):
@@ -68,27 +46,33 @@ def test_a_model_is_pushed_and_loaded_by_name(hub, folder, tmp_path):
     export = dict.fromkeys([*listed, "verify/mine.png", "notes.md"], b"x")
     export["export.json"] = json.dumps({"to": "onnx", "files": listed}).encode()
     hub.repositories["me/export"] = {"1" * 40: export}
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_PROCESS, folder],
-        env=on(hub, tmp_path),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    assert said[:4] == [f"pushed {hub.at}/me/tiny", "same True", "same True", "again True"]
-    none, other, bad, token, foreign, broken, lost = said[4:]
-    assert "no model of this package" in none
-    assert "no model of this package" in other
-    assert other.endswith("a model of transformers is loaded by hf:me/other")
-    assert "give OWNER/NAME" in bad
-    assert "hf auth login" in token
-    assert "me/other: holds code.py, and nothing that this package has pushed" in foreign
+    model, texts = load_model(folder), ["a red square", "two dogs"]
+    assert model.push_to_hub("me/tiny", private=True) == f"{hub.at}/me/tiny"
+    for load in (ContrastiveModel.from_pretrained, lambda name: load_model(f"hf:{name}@main")):
+        assert torch.equal(model.embed("text", texts), load("me/tiny").embed("text", texts))
+    model.push_to_hub("me/tiny", card="# Mine")
+    assert ContrastiveModel.from_pretrained("me/tiny").spec == model.spec
+    model.push_to_hub("me/export")
+    lost = "; see whether the Hub answers (HF_ENDPOINT names it), and try again"
+    for told, call in (
+        ("no model of this package", lambda: ContrastiveModel.from_pretrained("me/none")),
+        ("loaded by hf:me/other", lambda: ContrastiveModel.from_pretrained("me/other")),
+        ("give OWNER/NAME", lambda: model.push_to_hub("me/tiny/more")),
+        ("hf auth login", lambda: model.push_to_hub("me/tiny", token="hf_wrong")),
+        ("me/other: holds code.py, and nothing that", lambda: model.push_to_hub("me/other")),
+        (lost, lambda: model.push_to_hub("me/broken")),
+        (lost, lambda: ContrastiveModel.from_pretrained("me/broken")),
+    ):
+        with pytest.raises(ContrastiveError) as error:
+            call()
+        said = str(error.value)
+        assert told in said
+        assert "\n" not in said
+        assert told != lost or (said.endswith(lost) and "no model of this package" not in said)
+    hub.refuses_files = True
+    with pytest.raises(WeightsError, match=r"^me/tiny: cannot be uploaded \(.*403"):
+        model.push_to_hub("me/tiny")
     assert [*hub.files("me/other")] == ["config.json", "code.py"]
-    for line in (broken, lost):
-        assert line.endswith("see whether the Hub answers (HF_ENDPOINT names it), and try again")
-        assert "no model of this package" not in line
     assert hub.private["me/tiny"]
     assert {*hub.files("me/export")} == {*hub.files("me/tiny"), "verify/mine.png", "notes.md"}
     files = hub.files("me/tiny")
@@ -101,40 +85,27 @@ def test_a_model_is_pushed_and_loaded_by_name(hub, folder, tmp_path):
     assert not [*tmp_path.rglob("code.py")]
 
 
-def test_an_export_is_pushed_with_its_card(hub, folder, tmp_path):
-    command = [sys.executable, "-m", "contrastive", "export", "--to", "contrastive"]
-    command += [
-        "-m",
-        folder,
-        "-o",
-        tmp_path / "out",
-        "--push",
-        "tiny",
-        "--license",
-        "mit",
-    ]  # of who is logged in
-    env = on(hub, tmp_path / "home")  # tiny is of who is logged in
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"pushed: {hub.at}/me/tiny" in done.stdout
+def test_an_export_is_pushed_with_its_card(hub, folder, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
+    line = ("export", "--to", "contrastive", "-m", folder, "--license", "mit", "--push", "tiny")
+    done = command(*line, "-o", tmp_path / "out")  # tiny is of who is logged in
+    assert done.code == 0, done.err
+    assert f"pushed: {hub.at}/me/tiny" in done.out
     card = hub.files("me/tiny")["README.md"].decode()
     assert 'load_model("hf:me/tiny")' in card
     assert "license: mit" in card
     assert "Not measured" in card
     # whoever may not write to one that is there is told before anything is computed
-    command[-5], env["HF_TOKEN"] = tmp_path / "again", "hf_wrong"
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    said = done.stderr.partition("nanobind: ")[0]  # Triton's words as a process ends, torch 2.15
-    assert (done.returncode, len(said.splitlines())) == (2, 1), done.stderr
-    assert "tiny: cannot be made or written on the Hub (" in done.stderr
-    assert "HF_TOKEN" in done.stderr
-    hub.down = True
-    command[-5] = tmp_path / "again"
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    said = done.stderr.partition("nanobind: ")[0]
-    assert (done.returncode, len(said.splitlines())) == (2, 1), done.stderr
-    assert "503" in done.stderr
-    assert "HF_ENDPOINT" in done.stderr
+    cannot = "tiny: cannot be made or written on the Hub ("
+    for token, down, told in (
+        ("hf_wrong", False, (cannot, "HF_TOKEN")),
+        (TOKEN, True, (cannot, "503", "HF_ENDPOINT")),
+    ):
+        monkeypatch.setenv("HF_TOKEN", token)
+        hub.down = down
+        done = command(*line, "-o", tmp_path / "again")
+        assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
+        assert all(words in done.err for words in told)
     assert not (tmp_path / "again").exists()
 
 

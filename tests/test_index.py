@@ -176,8 +176,9 @@ def test_what_is_removed_is_not_found_and_comes_back_without_being_embedded(
     model, tmp_path, embedded
 ):
     build_index(model, TEXTS, tmp_path / "index")
-    found = remove_from_index(tmp_path / "index", ["a 3", "row 4"], where=["label=even", "id>6"])
-    assert found.removed == 4
+    assert remove_from_index(tmp_path / "index", ["a 3", "row 4"]).removed == 2
+    found = remove_from_index(tmp_path / "index", where=["label=even", "id>6"])
+    assert found.removed == 2
     assert {hit.row.id for hit in found.index.search(model.embed("text", ["a"]), "text", k=99)[0]}
     assert len(found.index) == 8
     with pytest.raises(DataError, match="has no a 3; give a path, a text or a source it has"):
@@ -219,7 +220,7 @@ def test_search_in_an_index_is_search_in_its_samples(model, tmp_path, capsys):
         assert search(model, query, index=index, k=4, **about) == among
         assert search(model, query, index=tmp_path / "index", k=4, **about) == among
     assert search(model, "a 2", index=index, where=["text=b", "id=1"]) == []
-    said = f"no match: no image row of {tmp_path / 'index'} meets text=b and id=1"
+    said = f"{tmp_path / 'index'}: no image meets text=b and id=1"
     assert said in capsys.readouterr().err
     (hit,) = search(model, "a 2", index=index, where=["text=a 4"])
     assert hit.sample == tmp_path / "4.png"

@@ -33,6 +33,9 @@ def model():
         ("- night + a big dog", [(-1, "night"), (1, "a big dog")]),
         ("3 dogs", [(1, "3 dogs")]),
         ("a+b", [(1, "a+b")]),
+        ("-night + .5 * dog", [(-1, "night"), (0.5, "dog")]),
+        ('a + "-b" - "1e3*c"', [(1, "a"), (1, "-b"), (-1, "1e3*c")]),
+        ("a photo.jpg - 0*b", [(1, "a photo.jpg"), (0, "b")]),
     ],
 )
 def test_a_composed_query_is_taken_apart(text, expected):
@@ -48,6 +51,11 @@ def test_a_composed_query_is_taken_apart(text, expected):
         ("2* + b", "a query is missing"),
         ('"a + b', 'the quote " is not closed'),
         ('"a" b', 'behind "a" comes [+] or - between spaces, or the end'),
+        ("a + -b", "-b has two signs; give one, or put -b in quotes"),
+        ("a - -0.5*b", "-0.5[*]b has two signs"),
+        ("1e3*a", r"1e3 is no weight; give such as 0.5\*, or put 1e3\*a in quotes"),
+        ("a - nan * b", "nan is no weight"),
+        ("9" * 400 + "*a", "is too large; lower it"),
     ],
 )
 def test_a_composed_query_that_is_none_says_why(text, said):
@@ -70,8 +78,14 @@ def test_a_composed_query_is_the_sum_of_its_parts(model, tmp_path):
         hits = search(model, query, compose=True, find="text", k=4, **about)
         assert [hit.found for hit in hits] == [one.row.sample for one in expected]
         assert [hit.similarity for hit in hits] == pytest.approx([x.similarity for x in expected])
-    with pytest.raises(SpecError, match="its parts cancel out; change a weight"):
-        search(model, "a 1 - a 1", index=index, compose=True)
+    for nothing in ("a 1 - a 1", "0*a 1 - 0*a 2"):
+        with pytest.raises(SpecError, match="its parts cancel out; change a weight"):
+            search(model, nothing, index=index, compose=True)
+    large, same = (
+        search(model, text, index=index, compose=True, find="text")
+        for text in (f"{10**50}*a 1 + {10**50}*a 2", "a 1 + a 2")
+    )
+    assert [hit.similarity for hit in large] == pytest.approx([hit.similarity for hit in same])
     with pytest.raises(SpecError, match="takes a text"):
         search(model, "a 1", index=index, compose=True, query_modality="text")
     plain = search(model, "a 1 - a 2", index=index)  # a text like any other

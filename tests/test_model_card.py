@@ -9,14 +9,22 @@ import torch
 
 import contrastive
 from contrastive import RunSpec
+from contrastive.datasets import Flickr30k, miniature
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError
 from contrastive.evaluation.truncation import truncated_share
 from contrastive.exporters import record
 from contrastive.exporters.record import Record
 from contrastive.model import hub
+from contrastive.reporting.clip_benchmark import dataset_name
+from tests.exports import here
 from tests.miniature import write_flickr30k
 from tests.toys import tiny_model, toy_spec
+
+
+@pytest.fixture(autouse=True)
+def _compared_here(monkeypatch):
+    monkeypatch.setattr("contrastive.exporters.verification.compared", here)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +140,22 @@ def test_a_model_that_does_not_know_what_it_was_trained_on_is_not_said_to_have_s
     )
     with pytest.raises(DataError, match="has none of seen data"):
         contrastive.model_card(model, Record(report=report, run=run))
+
+
+def test_the_card_calls_generated_data_generated(tmp_path):
+    miniature.write_flickr30k(tmp_path / "generated", images=6)
+    write_flickr30k(tmp_path / "real", images=6)
+    (tmp_path / "8k").mkdir()
+    (tmp_path / "8k" / "Flickr8k.token.txt").touch()
+    names = ("generated", "real", "8k", "gone")
+    found = [dataset_name(Flickr30k(folder=tmp_path / name)) for name in names]
+    assert found == ["flickr30k-generated-miniature", "flickr30k", "flickr8k", "flickr30k"]
+    model = contrastive.build_model(tiny_model("infonce"))
+    data = {"type": "flickr30k", "folder": str(tmp_path / "gone")}
+    run = RunSpec.model_validate({"model": tiny_model("infonce"), "data": data})
+    log = [{"step": 0, "run": {"dataset": found[0]}}]  # wherever the card is written
+    card = contrastive.model_card(model, Record(run=run, log=log))
+    assert "- data: flickr30k-generated-miniature (flickr30k)" in card
 
 
 def test_without_data_the_card_says_why_it_has_no_figures():

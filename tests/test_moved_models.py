@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from contrastive import build_model, load_model, train
 from contrastive.errors import SpecError, WeightsError
-from contrastive.model.saved_folder import is_whole, write_folder
+from contrastive.model.saved_folder import is_whole, open_folder, write_folder
 from tests.duals import save_clip
 from tests.miniature import Picture
-from tests.toys import network, toy_dict
+from tests.toys import network, tiny_model, toy_dict
 
 IMAGES = [Picture(i).draw() for i in range(3)]
 TEXTS = ["a dog", "the cat sat on a mat"]
@@ -243,6 +243,38 @@ def test_an_override_to_other_weights_is_refused(here):
     save_file({k: v + 1 for k, v in load_file(path).items()}, path, {"format": "pt"})
     with pytest.raises(WeightsError, match="text encoder's weights are not those"):
         load_model("m", overrides=["towers.text.encoder.name=w/bert"])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("embed_dim=4", "embed_dim is 4, and was 8; "),
+        ("towers.text.encoder.width=16", "towers.text.encoder.width is 16, and was 8; "),
+        ("loss={type: sigmoid}", "lacks loss.bias, since loss.type is sigmoid, and was infonce, "),
+    ],
+)
+def test_an_override_that_weights_do_not_fit_is_one_line(tmp_path, override, told):
+    build_model(tiny_model("infonce")).save(tmp_path / "m")
+    with pytest.raises(WeightsError) as error:
+        load_model(tmp_path / "m", overrides=[override])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(tmp_path)) + 250
+    assert "leave that out" in str(error.value)
+    assert load_model(tmp_path / "m").spec.embed_dim == 8
+
+
+def test_a_weight_of_another_shape_is_named(tmp_path):
+    build_model(tiny_model("infonce")).save(tmp_path / "m")
+    saved = open_folder(tmp_path / "m")
+    weights = saved.tensors("model.safetensors")
+    weights["towers.image.head.weight"] = torch.zeros(3, 8)
+    files = {name: saved.json(name) for name in ("spec.json", "parts.json")}
+    files |= {"model.safetensors": weights, "seen.safetensors": {}}
+    write_folder(tmp_path / "m", files)
+    told = r"head\.weight is 3 x 8, not 8 x \d+; copy the folder again, or save the model anew"
+    with pytest.raises(WeightsError, match=told):
+        load_model(tmp_path / "m")
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ FEW = 6  # steps
 CASES = {
     "a trained norm": ({"towers.image.frozen": "none"}, {"lr": 1e-4}),  # else rounding grows
     "a norm in a head": ({"towers.image.head": {"type": f"{PARTS}:NormHead"}}, {}),
-    "accumulated": ({}, {"accumulate": 2, "batch_size": 7, "epochs": 6}),
+    "accumulated": ({}, {"accumulate": 2, "batch_size": 7}),
     "accumulated, cached gradients": (
         {"towers.image.frozen": "none"},
-        {"accumulate": 2, "batch_size": 7, "epochs": 6, "micro_batch": 3, "batch_norm": "eval"},
+        {"accumulate": 2, "batch_size": 7, "micro_batch": 3, "batch_norm": "eval"},
     ),
     "compiled norm": ({"towers.image.frozen": "none"}, {"compile": "towers", "lr": 1e-4}),
 }
@@ -41,7 +41,7 @@ GROWS = ["a trained norm", "accumulated, cached gradients", "compiled norm"]
 
 
 def specs_in(folder, epochs=None):
-    toy, specs = toy_dict(folder / "data", images=18, epochs=6, batch_size=15), {}
+    toy, specs = toy_dict(folder / "data", images=36, epochs=2, batch_size=15), {}
     for name, (model, training) in CASES.items():
         spec = specs[name] = deepcopy(toy)
         spec["model"]["towers"]["image"]["head"]["dropout"] = 0.0

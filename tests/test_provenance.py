@@ -95,6 +95,42 @@ def test_a_missing_plugin_is_named_with_its_version_and_the_command(saved):
     assert str(caught.value) == f"{saved / 'spec.json'}: {UNKNOWN}, {run}"
 
 
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ({"dir_info": {"editable": True}}, "a folder; bring that here and run: pip install FOLDER"),
+        ({"archive_info": {}}, "a file; bring that here and run: pip install FILE"),
+        (
+            {"vcs_info": {"vcs": "git"}},
+            "a repository; bring that here and run: pip install git+URL",
+        ),
+        ({"unknown": 3}, ""),
+    ],
+)
+def test_a_plugin_that_is_from_no_index_is_not_looked_for_in_one(
+    site, tmp_path, monkeypatch, installed, told
+):
+    forget()
+    folder, place = site("lost"), tmp_path / "m"
+    direct = folder / "contrastive_lost-2.0.dist-info" / "direct_url.json"
+    direct.write_text(json.dumps({"url": "file:///home/me/lost"} | installed))
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(folder)
+        build_model(MODEL).save(place)
+    forget()
+    how = f"there it came from {told}" if told else "run: pip install contrastive-lost==2.0"
+    with pytest.raises(SpecError) as caught:
+        load_model(place)
+    assert str(caught.value).endswith(f"which is not installed; {how}")
+    # beside another mistake, too
+    rewrite(place, "spec.json", lambda spec: spec["towers"]["image"].pop("head"))
+    with pytest.raises(SpecError) as caught:
+        load_model(place)
+    assert str(caught.value).endswith(f"(it was saved with contrastive-lost 2.0; {how})")
+    assert "/home/me" not in (place / "parts.json").read_text()
+    forget()
+
+
 def test_so_is_that_of_the_data_of_a_run(saved, command):
     ended = command("evaluate", "--model", saved)
     assert ended.code == 2

@@ -116,6 +116,8 @@ def _watch(path: Path, ends: float) -> tuple[int, str, Note]:
         raise
     finally:
         os.close(notes)
+        if worker.stdin:
+            worker.stdin.close()
 
 
 def _end(worker: subprocess.Popen[bytes]) -> int:

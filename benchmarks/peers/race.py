@@ -162,7 +162,7 @@ def functions(
             if line.startswith("SKIPPED"):
                 left_out[line.partition(": ")[2]] = "skipped"
         if done.returncode or not groups:
-            left_out[name] = f"failed: {done.stdout[-SHOWN:].strip()}"
+            left_out[name] = f"failed: {(done.stdout + done.stderr)[-SHOWN:].strip()}"
             break
         measured.append(groups)
     return {"groups": measured, "left_out": left_out}

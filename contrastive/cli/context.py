@@ -280,7 +280,9 @@ def named_data(text: str, *, trusted: bool = False) -> RunSpec | Dataset:
 
         if dataset := dataset_of(path):
             return _taken(text, dataset)
-        msg = f"--data {text}: is no spec (.yaml, .json); give the folder that it is in"
+        lines = f"for a text a line, give type=lines,file={text}"
+        other = lines if path.suffix.lower() == ".txt" else "give the folder that it is in"
+        msg = f"--data {text}: is no spec (.yaml, .json); {other}"
         raise DataError(msg)
     if "=" not in text or path.is_file():
         return load_run(path, trusted=trusted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ from contrastive.cli.output import show
 from contrastive.cli.parsing import Verb
 
 if TYPE_CHECKING:
+    from contrastive.indexes.index import Index
     from contrastive.inference.index_building import IndexChange
 
 index = typer.Typer(
@@ -50,6 +51,20 @@ def build(
     output: Output,
     split: IndexSplit = None,
     *,
+    backend: Annotated[
+        Literal["exact", "faiss", "faiss-ivf"] | None,
+        typer.Option(help="How it is searched: exact (a new index), or by faiss; else as it was."),
+    ] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Find candidates by the first numbers of the vectors (Matryoshka)."
+        ),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "binary"] | None,
+        typer.Option(help="Find candidates by small copies of the vectors: int8, or their signs."),
+    ] = None,
     processes: Processes = 1,
     engine: Engine = "local",
     model: Model = None,
@@ -64,7 +79,7 @@ def build(
 
     check_engine(engine)
     context = Context(model, device=device, trusted=trusted, changes=changes)
-    given = given_data(context, data, split)
+    given = given_data(context, data, split, output)
     from contrastive.inference.index_building import build_index
 
     change = build_index(
@@ -73,6 +88,9 @@ def build(
         output,
         data=given.about,
         model_folder=place_of(context),
+        backend=backend,
+        dim=dim,
+        quantize=quantize,
         workers=given.workers,
         cache=context.cache,
         encode=encoder(context, processes, engine),
@@ -100,7 +118,7 @@ def add(
 
     check_engine(engine)
     context = index_context(Index(output), model, device=device, trusted=trusted, changes=changes)
-    given = given_data(context, data, split)
+    given = given_data(context, data, split, output)
     from contrastive.inference.index_building import add_to_index
 
     change = add_to_index(
@@ -140,28 +158,32 @@ def update(
     check_engine(engine)
     opened = Index(folder)
     named = opened.about.data
-    if data is not None and len(named) != 1:
+    moved = named if len(named) == 1 else [one for one in named if one.is_gone(folder)]
+    if data is not None and len(moved) != 1:
         held = ", ".join(one.name for one in named) or "no data"
-        msg = f"{folder}: --data {data}: it has {held}; build an index of the data that moved"
+        gone = f"of {held}, {len(moved)} are gone"
+        msg = f"{folder}: --data {data}: says where the one data are that are gone; {gone}"
         raise DataError(msg)
     context = index_context(opened, model, device=device, trusted=trusted, changes=changes)
     encode = encoder(context, processes, engine)
     changed: list[IndexChange] = []
     for one in named:
-        now = given_data(context, data, one.split) if data else None
-        given = now or known_data(context, one, trusted=trusted)
+        if data and one in moved:
+            given = given_data(context, data, one.split, folder)
+        else:
+            given = known_data(context, one, folder, trusted=trusted)
         change = update_index(
             context.model,
             given.read(),
             folder,
             data=one.name,
-            now=now.about if now else None,
+            now=given.about,
             workers=given.workers,
             cache=context.cache,
             encode=encode,
         )
         changed.append(change)
-    names = ("added", "removed", "changed", "encoded")
+    names = ("added", "removed", "changed", "renumbered", "encoded")
     total = {name: sum(getattr(one, name) for one in changed) for name in names}
     _show_change(IndexChange(Index(folder), **total), as_json)
 
@@ -203,6 +225,7 @@ def info(
         f"rows: {rows}; {about['deleted']:,} deleted",
         f"vectors: {about['dim']} wide, in {about['segments']:,} segments, "
         f"{shown_bytes(about['bytes'])}, backend {about['backend']}",
+        *_recall_lines(opened),
         f"model: {about['model'] or 'not noted'} ({about['sha256'][:12]})",
         *(f"data: {name}" for name in about["data"]),
         f"columns: {', '.join(about['columns'])}",
@@ -212,11 +235,36 @@ def info(
         raise typer.Exit(1)
 
 
+def _recall_lines(index: Index) -> list[str]:
+    """Return what finds candidates, and how many of the nearest are found."""
+    from contrastive.config.amounts import shown_bytes
+    from contrastive.indexes.backends import FAISS
+
+    about = index.about
+    if not about.structures and about.backend in FAISS:
+        fewest = FAISS[about.backend].fewest_rows
+        return [f"candidates: all rows are compared; from {fewest:,} on, {about.backend} helps"]
+    if not about.structures:
+        return []
+    small = about.small
+    form = f"{small.dim} numbers, {small.quantize or 'float32'}" if small else about.backend
+    held = sum(one.file.bytes for one in about.structures)
+    return [
+        f"candidates: {form}, in {len(about.structures):,} files, {shown_bytes(held)}",
+        *(
+            f"recall@10 of {name}: {one.share:.3f}, of {one.queries} {one.of} rows as queries, "
+            f"effort {one.effort}"
+            for name, one in about.recall.items()
+        ),
+    ]
+
+
 def _show_change(change: IndexChange, as_json: bool) -> None:
     rows = ", ".join(f"{change.index.rows(m):,} {m}" for m in change.index.modalities) or "no"
+    renumbered = f", {change.renumbered:,} renumbered" if change.renumbered else ""
     lines = [
-        f"{change.added:,} added, {change.removed:,} removed, {change.changed:,} changed; "
-        f"{change.encoded:,} embedded",
+        f"{change.added:,} added, {change.removed:,} removed, {change.changed:,} changed"
+        f"{renumbered}; {change.encoded:,} embedded",
         f"{change.index.folder}: {rows} rows",
     ]
-    show(change.as_dict(), as_json, *lines)
+    show(change.as_dict(), as_json, *lines, *_recall_lines(change.index))

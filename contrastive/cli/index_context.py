@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contrastive.datasets import Dataset
     from contrastive.indexes.index import Index
     from contrastive.indexes.index_file import DataOf
+    from contrastive.spec import RunSpec
 
 
 def index_context(index: Index, model: Path | None, **about: Any) -> Context:
@@ -65,39 +66,95 @@ class IndexedData:
     """Processes that decode samples."""
 
 
-def given_data(context: Context, data: str, split: str | None) -> IndexedData:
+def given_data(context: Context, data: str, split: str | None, index: Path) -> IndexedData:
     """Return the data of DATA: of a spec the final split, as with ``embed``; of others, all."""
-    from contrastive.data.worker_processes import worker_count
     from contrastive.indexes.index_file import DataOf
+    from contrastive.model.local_paths import data_paths, from_folder
 
     run = context.run(data, remedy="DATA")
     if split is None and "=" not in data and Path(data).suffix in SPECS:
         split = run.evaluation.final_split
-    place = str(Path(data).absolute()) if "=" not in data and Path(data).exists() else None
-    name = f"{data} ({split})" if split else data
-    about = DataOf(name=name, text=data, place=place, split=split)
-    read = partial(_all_splits, run.data)
-    if split is not None:
-        read = partial(context.build, run, split, remedy="DATA")
-    return IndexedData(about, read, worker_count(run.training.workers))
+    paths = data_paths(run.data)
+    about = DataOf(
+        name=f"{data} ({split})" if split else data,
+        text=data,
+        split=split,
+        paths=paths,
+        paths_beside=from_folder(index, paths),
+    )
+    if "=" not in data and Path(data).exists():
+        about = about.model_copy(update=_place(data, index))
+    return _indexed(context, run, about)
 
 
-def known_data(context: Context, about: DataOf, *, trusted: bool) -> IndexedData:
+def _place(data: str, index: Path) -> dict[str, Any]:
+    """Return where a file or a folder is, as an index notes it."""
+    from contrastive.model.local_paths import from_folder
+
+    place = os.path.abspath(data)  # noqa: PTH100  (without .. in it)
+    return {"place": place, "beside": from_folder(index, {"": place}).get("")}
+
+
+def known_data(
+    context: Context, about: DataOf, index: Path, *, trusted: bool = False
+) -> IndexedData:
     """Return the data that an index names: what the file of an index says is not trusted.
 
+    They are read where they were, or beside the index as they were, and not from what has the same
+    name in another working folder.
+
     Raises:
-        DataError: it names none.
+        DataError: it names none, or they are gone.
     """
     from contrastive.config.registry import names_only
+    from contrastive.model.local_paths import data_found_again, first_place, places_of
 
     if about.text is None:
         msg = f"the index does not say where {about.name!r} is; give it by --data"
         raise DataError(msg)
-    moved = about.place and Path(about.text).absolute() != Path(about.place)
-    text = str(about.place) if moved else about.text
+    text = about.text
+    if about.place:
+        beside = {"": about.beside} if about.beside else {}
+        text = str(first_place(places_of(index, {"": about.place}, beside)[""], text) or text)
+        if not Path(text).exists():
+            msg = f"{index}: {about.name} is no longer at {about.place}; give it by --data"
+            raise DataError(msg)
+        about = about.model_copy(update=_place(text, index))
     with nullcontext() if trusted else names_only():
-        found = given_data(context, text, about.split)
-    return IndexedData(about, found.read, found.workers)
+        run = context.run(text, remedy="--data")
+        places = places_of(index, about.paths, about.paths_beside)
+        plain = run.data.model_dump(mode="json")
+        if (found := data_found_again(plain, places)) != plain:
+            found.pop("type")
+            run = run.model_copy(update={"data": type(run.data).model_validate(found)})
+        return _indexed(context, run, about)
+
+
+def _indexed(context: Context, run: RunSpec, about: DataOf) -> IndexedData:
+    from contrastive.data.worker_processes import worker_count
+
+    read = partial(_all_splits, run.data)
+    if about.split is not None:
+        read = partial(context.build, run, about.split, remedy="DATA")
+    read = partial(_with_columns, run.data, read, [*context.spec.towers])
+    return IndexedData(about, read, worker_count(run.training.workers))
+
+
+def _with_columns(data: Dataset, read: Callable[[], Samples], modalities: list[str]) -> Samples:
+    """Return rows with all columns of their tables, for conditions."""
+    from contrastive.datasets import ImageFolder, Table
+    from contrastive.datasets.further_columns import with_further_columns
+
+    rows = read()
+    if isinstance(data, ImageFolder):
+        from contrastive.datasets import image_folder
+
+        return with_further_columns(rows, image_folder.further_columns(data), modalities)
+    if isinstance(data, Table):
+        from contrastive.datasets.tables import table
+
+        return with_further_columns(rows, table.further_columns(data), modalities)
+    return rows
 
 
 def _all_splits(data: Dataset) -> Samples:

@@ -26,12 +26,13 @@ def show_neighbours(
 ) -> None:
     """Show rows like the one of a name; else pairs as near as ``least``; else outliers."""
     from contrastive.indexes.index import Index
-    from contrastive.inference.index_search import hit_of
+    from contrastive.inference.index_search import hit_of, tell_of_none, tell_recall
     from contrastive.reporting.tables import hits_table, neighbours_table
 
     index = Index(folder)
     if name is not None:
         modality, found = index.like(name, modality=find, k=k, where=where)
+        tell_recall(index, modality)
     elif least is None:
         modality = find or _only(index)
         found = index.outliers(modality, k=k, where=where)
@@ -47,6 +48,8 @@ def show_neighbours(
         none = f"no pair has a cosine of {least:g}"
         show(shown, as_json, neighbours_table(pairs) if pairs else none)
         return
+    if not found and where:
+        tell_of_none(index, modality, where)
     hits = [hit_of(one.row, modality, one.similarity) for one in found]
     show([hit.as_dict() for hit in hits], as_json, hits_table(hits))
 

@@ -78,8 +78,8 @@ def search(
         raise SpecError(msg)
     among = {"--like": like, "--duplicates": duplicates is not None, "--outliers": outliers}
     if chosen := [name for name, is_given in among.items() if is_given]:
-        other = compose or min_precision is not None
-        if not index or len(chosen) > 1 or other or like != (query is not None):
+        more = compose or query_modality is not None or min_precision is not None
+        if not index or len(chosen) > 1 or more or like != (query is not None):
             needs = "QUERY and --index INDEX" if like else "--index INDEX and no QUERY"
             msg = f"{chosen[-1]}: needs {needs}, and is given alone"
             raise SpecError(msg)

@@ -15,7 +15,7 @@ PANELS = {
     "Begin": ("init", "validate", "schema"),
     "Train": ("train",),
     "Measure": ("evaluate", "probe", "compositional", "compare", "calibrate", "doctor"),
-    "Use": ("classify", "caption", "answer", "search", "embed", "index", "generate"),
+    "Use": ("classify", "caption", "answer", "search", "embed", "index", "serve", "generate"),
     "Data": ("data",),
     "Share": ("export",),
     "Inspect": ("plugins", "cache"),

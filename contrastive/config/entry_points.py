@@ -8,6 +8,7 @@ by commas; ``none``, or nothing after the ``=``, for no package's. Without it al
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ NO_EXTENSIONS = {
 }
 """Settings of libraries that look for extensions of theirs in every package, to look in none."""
 GROUP = re.compile(r"contrastive[._-](\w+)")
+BROUGHT = {"dir_info": "folder", "vcs_info": "repository", "archive_info": "file"}
 REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)")
 
 
@@ -206,6 +208,20 @@ def _version_of(dist: Distribution) -> str:
         return dist.metadata["Version"] or "?"
     except Exception:
         return "?"
+
+
+def brought_from(package: str) -> str:
+    """Return what a package was installed from if that was no index: a folder, a file; or nothing.
+
+    Installers write it down by PEP 610; the address is nobody's who loads a model.
+    """
+    from importlib.metadata import distribution
+
+    try:
+        about = json.loads(distribution(package).read_text("direct_url.json") or "{}")
+        return next(what for key, what in BROUGHT.items() if key in about)
+    except Exception:  # not there, or of another shape
+        return ""
 
 
 def _requirement_of(dist: Distribution) -> str | None:

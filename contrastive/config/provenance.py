@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from contrastive.config.base import Config
-from contrastive.config.entry_points import CORE
+from contrastive.config.entry_points import CORE, brought_from
 from contrastive.config.registry import path_of
 from contrastive.version import __version__
 
 Origins = dict[str, dict[str, dict[str, str]]]
-"""``{"encoder": {"minilm": {"package": "contrastive-pocket", "version": "0.1.0"}}}``."""
+"""``{"encoder": {"minilm": {"package": "contrastive-pocket", "version": "0.1.0"}}}``.
+
+``"from": "folder"``, or a file or a repository, is added for a package that is from no index.
+"""
 
 
 def origins(config: Config) -> Origins:
@@ -21,6 +24,8 @@ def origins(config: Config) -> Origins:
         cls = type(part)
         if package := package_of(cls):
             about = {"package": package[0], "version": package[1]}
+            if package[0] != CORE and (source := brought_from(package[0])):
+                about["from"] = source
             found.setdefault(cls.kind, {})[cls.registry.name_of(cls)] = about
     return found
 

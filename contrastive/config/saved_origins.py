@@ -51,7 +51,20 @@ def _remedy(package: str, saved: str) -> str:
     if here == saved:
         return f"it was saved with {package} {saved}, which no longer offers it here; reinstall it"
     now = f"{here} is installed and lacks it" if here else "which is not installed"
-    return f"it was saved with {package} {saved}, {now}; run: pip install {package}=={saved}"
+    return f"it was saved with {package} {saved}, {now}; {_install(package, saved)}"
+
+
+def _install(package: str, saved: str) -> str:
+    """Say how to install a package: no index need have one that was not installed from one."""
+    kinds: Mapping[str, Mapping[str, Mapping[str, str]]] = _saved.get() or {}
+    parts = (part for names in kinds.values() for part in names.values())
+    source = next((part.get("from") for part in parts if part.get("package") == package), None)
+    match source:
+        case "folder" | "file" | "repository":
+            where = {"repository": "git+URL"}.get(source, source.upper())
+            return f"there it came from a {source}; bring that here and run: pip install {where}"
+        case _:
+            return f"run: pip install {package}=={saved}"
 
 
 def _sane(package: object, saved: object) -> bool:
@@ -82,6 +95,6 @@ def differences(packages: object, said: str) -> str:
         for package, saved in cast("Mapping[object, object]", packages).items():
             here = _version_here(str(package)) if _sane(package, saved) else saved
             if here != saved and f"saved with {package} {saved}" not in said:
-                now = f"installed is {here}" if here else f"run: pip install {package}=={saved}"
+                now = f"installed is {here}" if here else _install(str(package), str(saved))
                 found.append(f"{package} {saved}; {now}")
     return f" (it was saved with {', '.join(found)})" if found else ""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 SPECS = ("spec.json", "run.json")
 LOG = "log.jsonl"
+EXPORT = "export.json"
+"""What says of a folder that it is an export, for which program, and which files are of it."""
 FORMAT_KEY = "format"
 """A key that only the specs that we save have."""
 
@@ -35,6 +37,13 @@ def is_stored(path: Path, data: Mapping[str, Any]) -> bool:
 def saved_folder(path: Path) -> Path | None:
     """Return the folder of a saved model or a run that a file lies in, at whatever depth."""
     return next((folder for folder in path.parents if _is_model(folder) or _is_run(folder)), None)
+
+
+def export_in(folder: Path) -> str:
+    """Say what to do with an export, for who expects a model in its folder; "" if it is none."""
+    if not (folder / EXPORT).is_file():
+        return ""
+    return f"it is an export ({EXPORT}) for another program; give what it was made of"
 
 
 def _is_model(folder: Path) -> bool:

@@ -311,6 +311,9 @@ class ContentIndex:
         try:
             yield
         except (OSError, sqlite3.Error, OverflowError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
+                self.opened = 0, None  # deleted meanwhile, with its notes; made anew if need be
+                return
             self.opened = os.getpid(), _temporary()
             why = reason_of(error)
             say(f"{self.folder}: the index of files cannot be used ({why}); files are read again")

@@ -16,7 +16,7 @@ from contrastive.config.local_files import address_of
 from contrastive.config.own_specs import OwnSwitch
 from contrastive.config.registry import Registry
 from contrastive.config.renamed import warn
-from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
+from contrastive.data.samples import Samples  # noqa: TC001 - of a config class
 from contrastive.prompts import Templates
 from contrastive.prompts.class_sets import ClassSetName
 

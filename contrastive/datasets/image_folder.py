@@ -19,6 +19,7 @@ from contrastive.datasets.captions.rows import Row
 from contrastive.datasets.captions.splits import ReadCaptions, splits_of
 from contrastive.datasets.captions.table import CaptionTable
 from contrastive.datasets.file_index import leaves_folder
+from contrastive.datasets.further_columns import FurtherColumns
 from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
 from contrastive.datasets.known_files import (
     BESIDE,
@@ -79,6 +80,11 @@ class CaptionFile(NamedTuple):
     split: str = ""
     """Of all its rows, if the file's name or folder says so."""
 
+    @property
+    def place(self) -> str:
+        """What the places of its rows begin with."""
+        return f"{self.name}{': row ' if form_of(self.path) in ('.json', *OF_ARROW) else ':'}"
+
 
 def reader(config: ImageFolder) -> SplitReader:
     """Return what reads splits; the table is read when the first is asked for, and once for all.
@@ -117,6 +123,30 @@ def _read(config: ImageFolder) -> ReadCaptions:
         hashed = not all(has_splits for *_, has_splits in opened)
         origin = tables[0].path if len(tables) == 1 else folder
         return ReadCaptions(captions.built(), origin, hashed)
+
+
+def further_columns(config: ImageFolder) -> Iterator[FurtherColumns]:
+    """Yield what each table says of rows besides image, text and label."""
+    folder = Path(config.folder).expanduser()
+    for table in () if _is_beside(config, folder) else _find_tables(folder, config):
+        columns, blocks = read_blocks(table.path)
+        given = _given(config)
+        if _without_header(table.path, columns, given):
+            continue
+        chosen = choose_columns(given, table.path, columns, usual=_usual(columns), needed=())
+        used = {chosen.get(role) for role in ("image", "text", "label")}
+        names = [name for name in columns if name and not (name in used or _is_caption(name))]
+        rows = (
+            (record.line, [record.cells.get(name) for name in names])
+            for record in records_of(blocks)
+            if not record.problem
+        )
+        is_text = form_of(table.path) in DELIMITERS
+        yield FurtherColumns(table.path, table.place, names, rows, is_text, [])
+
+
+def _is_caption(column: str) -> bool:
+    return bool(NUMBERED.fullmatch(column))
 
 
 def _itself(image: str) -> str:
@@ -190,9 +220,7 @@ def _opened(
 ) -> tuple[CaptionReader, Blocks, bool]:
     """Return what reads a table, its rows, and whether each knows its split."""
     columns, blocks = read_blocks(table.path)
-    given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
-    given["image"] = given["image"] or config.url_column
-    given["url"] = config.url_column
+    given = _given(config)
     if not given["text"] and not {*COLUMNS["text"]} & {*map(str.lower, columns)}:
         columns, blocks = _with_captions(table.path, columns, blocks)
     chosen = _without_header(table.path, columns, given)
@@ -212,13 +240,20 @@ def _opened(
         images,
         chosen,
         path=table.path,
-        place=f"{table.name}{': row ' if form_of(table.path) in ('.json', *OF_ARROW) else ':'}",
+        place=table.place,
         below=table.below,
         split=table.split,
         holdout=config.holdout,
         group_of=group_of,
     )
     return reader, blocks, bool(table.split or "split" in chosen)
+
+
+def _given(config: ImageFolder) -> dict[str, str | None]:
+    """Return the column of each role that the config names."""
+    given = {role: getattr(config, f"{role}_column") for role in COLUMNS}
+    given["image"] = given["image"] or config.url_column
+    return given | {"url": config.url_column}
 
 
 def _usual(columns: list[str]) -> dict[str, tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Generated datasets, drawn in a second: coloured shapes with five captions each.
 
 The signal can be learned: every shape and every colour is in the training split, and each image
-of the other splits is a pair of the two that training has not seen.
+of the other splits is a combination of the two that training has not seen.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def write_flickr30k(folder: Path, *, images: int = 48) -> None:
     """Write a miniature Flickr30k: JPEGs, and captions and splits in Karpathy's JSON."""
     drawings = [Drawing(index) for index in range(images)]
     _write_images(drawings, folder / "flickr30k-images")
-    document = {"images": [karpathy_entry(d, d.captions) for d in drawings], "dataset": "flickr30k"}
+    entries = [karpathy_entry(drawing, drawing.captions) for drawing in drawings]
+    document = {"images": entries, "dataset": "flickr30k-generated-miniature"}
     (folder / "dataset_flickr30k.json").write_text(json.dumps(document), encoding="utf-8")
 
 

@@ -164,8 +164,8 @@ def calibrate(
         workers: processes that decode samples.
 
     Raises:
-        DataError: samples were seen before, are too few or bad, or right pairs do not score higher
-            than wrong ones.
+        DataError: samples were seen before, are too few or bad, or matched pairs do not score
+            higher than others.
 
     Example:
         >>> report = calibrate(model, rows)  # doctest: +SKIP

@@ -32,12 +32,12 @@ def pair_fits(found: dict[str, DirectionScores], notes: list[str]) -> dict[str, 
         right, wrong = scores.right_R, scores.wrong_W
         if len(right) < FEWEST:
             msg = (
-                f"{len(right)} right pairs of {a} and {b} are too few to calibrate on; give a "
+                f"{len(right)} matched pairs of {a} and {b} are too few to calibrate on; give a "
                 f"split with {FEWEST} at least, and better some hundreds"
             )
             raise DataError(msg)
         if len(right) < FEW:
-            notes.append(f"{len(right)} right pairs are few: with some hundreds it holds better")
+            notes.append(f"{len(right)} matched pairs are few: with some hundreds it holds better")
         weights = np.concatenate(
             [np.ones(len(right)), np.full(len(wrong), len(right) / len(wrong))]
         )
@@ -45,13 +45,13 @@ def pair_fits(found: dict[str, DirectionScores], notes: list[str]) -> dict[str, 
         fit = fit_logistic(np.concatenate([right, wrong]), is_right, weights)
         if fit.slope <= 0:
             msg = (
-                f"right pairs of {a} and {b} score no higher than wrong ones, so that scores say "
+                f"matched pairs of {a} and {b} score no higher than others, so that scores say "
                 "nothing; train longer, or see what is wrong: contrastive doctor"
             )
             raise DataError(msg)
         if fit.separable:
             notes.append(
-                f"every right pair of {a} and {b} scores higher than all wrong ones, so that their "
+                f"every matched pair of {a} and {b} scores higher than all others, so that their "
                 "probabilities are a guess; a larger split has some that do not"
             )
         fits[f"{a}_{b}"] = PairFit(

@@ -16,7 +16,7 @@ from contrastive.inference.embed_distinct import embed_modality
 if TYPE_CHECKING:
     from contrastive.data.samples import Samples
     from contrastive.features.cache import FeatureCache
-    from contrastive.inference.embedding_folder import Form
+    from contrastive.indexes.vector_form import Form
     from contrastive.model.model import ContrastiveModel
 
 K = 10

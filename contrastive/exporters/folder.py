@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
+from contrastive.config.stored import EXPORT
 from contrastive.data.storage.atomic_files import BUILT, DROPPED, beside, leftovers, put, write
 from contrastive.data.storage.folders import check_writable_folder
 from contrastive.errors import ContrastiveError, DataError, reason_of
 from contrastive.exporters.plain import logit_bias
-from contrastive.model.saved_files import EXPORT, read_json
+from contrastive.model.saved_files import read_json
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.version import __version__
 

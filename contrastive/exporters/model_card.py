@@ -239,11 +239,13 @@ def _leaks(report: EvaluationReport, compared: Sequence[str]) -> str:
 def _trained(model: ContrastiveModel, known: Record) -> str:
     loss = model.spec.loss
     lines = [f"- loss: {loss.registry.name_of(type(loss))}"]
+    facts = next((line["run"] for line in reversed(known.log) if "run" in line), None)
     if known.run is None:
         lines.append("- data and settings: not recorded with the model")
     else:
         training = known.run.training
-        name, kind = dataset_name(known.run.data), type(known.run.data)
+        name = (facts or {}).get("dataset") or dataset_name(known.run.data)
+        kind = type(known.run.data)
         kind = kind.registry.name_of(kind)
         epochs = "epoch" if training.epochs == 1 else "epochs"
         lines += [
@@ -251,7 +253,7 @@ def _trained(model: ContrastiveModel, known: Record) -> str:
             f"- {training.epochs} {epochs} of batches of {training.batch_size:,}, learning rate "
             f"{training.lr:g}, weight decay {training.weight_decay:g}, seed {training.seed}",
         ]
-    if facts := next((line["run"] for line in reversed(known.log) if "run" in line), None):
+    if facts:
         rows = facts["captions"]["rows"] if "captions" in facts else 0
         pairs = f", {rows:,} pairs" if rows else ""
         lines.append(

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,7 +84,7 @@ class Items:
         starts = torch.tensor(self.starts, device=numbers_P.device)
         of_P = torch.searchsorted(starts, numbers_P, right=True) - 1
         found_PD = self.pieces[0].new_empty(len(numbers_P), self.pieces[0].shape[1])
-        for piece in range(int(of_P.min()), int(of_P.max()) + 1) if len(of_P) else ():
+        for piece in cast("list[int]", of_P.unique().tolist()):
             which_P = (of_P == piece).nonzero()[:, 0]
             found_PD[which_P] = self.pieces[piece][numbers_P[which_P] - self.starts[piece]]
         return found_PD
@@ -110,25 +111,51 @@ def top_k(queries_QD: Tensor, items: Items, k: int) -> tuple[Tensor, Tensor]:
 
 def _top_k(queries_QD: Tensor, items: Items, k: int) -> tuple[Tensor, Tensor]:
     wanted = min(k + SPARE, items.count)
-    blocks = [_best_of(block, wanted) for block in items.scores(queries_QD)]
+    blocks = [_best_in(block, wanted) for block in items.scores(queries_QD)]
     scores, indices = (torch.cat(several, 1) for several in zip(*blocks, strict=True))
     scores, at = scores.topk(wanted)
-    indices = indices.gather(1, at).sort().values
-    rows = torch.arange(len(indices), device=indices.device)[:, None].expand_as(indices)
-    exact = scores_of_pairs(queries_QD, items, rows.flatten(), indices.flatten()).view(
-        indices.shape
-    )
-    order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
-    best, indices = exact.gather(1, order), indices.gather(1, order)
+    best, indices = best_of(queries_QD, items, indices.gather(1, at), k)
     if wanted < items.count:  # of items that were left out, some may be as near as the k-th
         least_Q = scores[:, k - 1] - 2 * rounding_error(queries_QD)
         for row_1 in (scores[:, -1] >= least_Q).nonzero():
             at = int(row_1)
             best[at], indices[at] = _all_near(queries_QD[at, None], items, k, least_Q[at])
-    return best.float(), indices
+    return best, indices
 
 
-def _best_of(block: tuple[int, Tensor | None, Tensor], wanted: int) -> tuple[Tensor, Tensor]:
+def best_of(queries_QD: Tensor, items: Items, numbers_QC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return scores, fp32, and numbers ``[Q, k]`` of the best of candidates, as ``top_k`` does.
+
+    Candidates are numbers ``[Q, C]`` of items, each at most once; -1 is none, and scores -inf.
+    """
+    if numbers_QC.shape[1] < k:
+        numbers_QC = pad(numbers_QC, (0, k - numbers_QC.shape[1]), value=-1)
+    if numbers_QC.shape[1] > k + SPARE:
+        numbers_QC = numbers_QC.gather(1, _in_fp32(queries_QD, items, numbers_QC, k + SPARE))
+    numbers_QC = numbers_QC.sort(1).values
+    rows_QC = torch.arange(len(numbers_QC), device=numbers_QC.device)[:, None]
+    there = numbers_QC >= 0
+    pairs = rows_QC.expand_as(numbers_QC)[there], numbers_QC[there]
+    scores_QC = queries_QD.new_full(numbers_QC.shape, -torch.inf, dtype=torch.float64)
+    scores_QC[there] = scores_of_pairs(queries_QD, items, *pairs)
+    order = scores_QC.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return scores_QC.gather(1, order).float(), numbers_QC.gather(1, order)
+
+
+def _in_fp32(queries_QD: Tensor, items: Items, numbers_QC: Tensor, most: int) -> Tensor:
+    """Return which candidates score best in fp32: ``[Q, most]``."""
+    step = max(1, PAIRS_BYTES // (4 * queries_QD.shape[1] * numbers_QC.shape[1]))
+    best: list[Tensor] = []
+    for start in range(0, len(queries_QD), step):
+        some_QC = numbers_QC[start : start + step]
+        rows_QCD = items.rows(some_QC.clamp_min(0).flatten()).view(*some_QC.shape, -1).float()
+        scores_QC = (rows_QCD @ queries_QD[start : start + step, :, None])[..., 0]
+        scores_QC.masked_fill_(some_QC < 0, -torch.inf)
+        best.append(scores_QC.topk(most, dim=1).indices)
+    return torch.cat(best)
+
+
+def _best_in(block: tuple[int, Tensor | None, Tensor], wanted: int) -> tuple[Tensor, Tensor]:
     first, at_N, scores_QN = block
     scores, at = scores_QN.topk(min(wanted, scores_QN.shape[1]))
     return scores, (at if at_N is None else at_N[at]) + first

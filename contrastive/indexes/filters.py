@@ -21,26 +21,30 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from contrastive.indexes.open_segment import OpenSegment
+
 CONDITION = re.compile(r"\s*([^=<>!]+?)\s*(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 HIDDEN = OWN[:3]
 PATTERN = re.compile(r"[*?]")
 
 
-def matching(tables: Sequence[Any], where: Sequence[str], place: str) -> list[Tensor]:
-    """Return which rows of each table meet all conditions: ``[M]`` booleans.
+def matching(segments: Sequence[OpenSegment], where: Sequence[str], place: str) -> list[Tensor]:
+    """Return which rows of each segment meet all conditions: ``[M]`` booleans.
 
-    A text is compared as it is, or by ``*`` and ``?``; a row without a value meets only ``!=``.
+    A text is compared as it is, or by ``*`` and ``?``; a row without a value meets only ``!=``. The
+    sample of a row has the name of its modality, too: ``text=a dog`` is true of the text itself.
 
     Raises:
         SpecError: a condition is none, names a column that is not there, or compares a text by
             size.
     """
+    tables = [segment.table for segment in segments]
     masks = [torch.ones(table.num_rows, dtype=torch.bool) for table in tables]
-    known = dict.fromkeys(name for table in tables for name in table.schema.names)
-    there = [name for name in known if name not in HIDDEN]
+    known = [name for table in tables for name in table.schema.names if name not in HIDDEN]
+    there = [*dict.fromkeys([*known, *(segment.about.modality for segment in segments)])]
     for condition in where:
         match = CONDITION.fullmatch(condition)
-        if not match:
+        if not match or (match[2] == "=" and match[3].startswith("=")):  # ==, as in Python
             msg = f"{condition!r} is no condition; give COLUMN=VALUE, !=, >=, <=, > or <"
             raise SpecError(msg)
         name, sign, value = match[1], match[2], match[3].strip()
@@ -48,8 +52,9 @@ def matching(tables: Sequence[Any], where: Sequence[str], place: str) -> list[Te
             msg = f"{condition}: {place} has no column {name}; it has {', '.join(there)}"
             raise SpecError(msg)
         for i, table in enumerate(tables):
-            if name in table.schema.names:
-                masks[i] &= _meets(table.column(name), sign, value, condition)
+            own = "sample" if name == segments[i].about.modality else name
+            if own in table.schema.names:
+                masks[i] &= _meets(table.column(own), sign, value, condition)
             elif sign != "!=":
                 masks[i].zero_()
     return masks

@@ -6,17 +6,18 @@ Shapes: Q queries, M rows of a segment, N of a modality, D wide, k results.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.config.arguments import count, strings
-from contrastive.errors import DataError
+from contrastive.config.arguments import count, path_of, strings
+from contrastive.errors import DataError, a_type
 from contrastive.indexes import exact, index_file
 from contrastive.indexes.filters import matching
+from contrastive.indexes.finder import Finder
+from contrastive.indexes.named_rows import named_rows
 from contrastive.indexes.neighbours import loneliest, pairs_above
 from contrastive.indexes.open_segment import OpenSegment
 from contrastive.indexes.segments import (
@@ -29,11 +30,13 @@ from contrastive.indexes.segments import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from contrastive.indexes.index_file import About
     from contrastive.indexes.segments import Row
 
 ATTEMPTS = 5  # at opening what a writer is replacing
+UNEVEN = 0.02  # of the squared length of a query, which may come from another program
 LONGEST = 1 + 1e-3  # of a cosine, with its rounding, and of a squared length
 
 
@@ -64,9 +67,10 @@ class Index:
         Raises:
             DataError: there is none, it is damaged, or a newer release wrote it.
         """
-        self.folder = Path(folder)
+        self.folder = path_of("the index", folder)
         self.about, segments = self._opened(ATTEMPTS)
         self._segments: dict[str, list[OpenSegment]] = {}
+        self._finders: dict[str, Finder] = {}
         for segment in segments:
             self._segments.setdefault(segment.about.modality, []).append(segment)
 
@@ -141,20 +145,32 @@ class Index:
             True
         """
         k, where = count("k", k), strings("where", where)
-        queries_QD = torch.as_tensor(queries, dtype=torch.float32)
-        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.about.dim:
-            msg = f"the queries are {[*queries_QD.shape]}; the index has {self.about.dim} columns"
-            raise DataError(msg)
+        queries_QD = self._checked(queries)
         segments = self.segments(modality)
         allowed = self._allowed(segments, modality, where, leaving_out)
-        pieces = [segment.vectors_MD for segment in segments]
-        scores_QK, numbers_QK = exact.top_k(queries_QD, exact.Items(pieces, allowed), k)
+        items = exact.Items([segment.vectors_MD for segment in segments], allowed)
+        scores_QK, numbers_QK = self._finder(modality).top_k(queries_QD, items, k)
         self._check_scores(segments, scores_QK)
         return self._found(segments, scores_QK, numbers_QK)
 
+    def _checked(self, queries: Any) -> Tensor:
+        """Return queries ``[Q, D]`` in fp32, of length 1."""
+        try:
+            queries_QD = torch.as_tensor(queries, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            msg = f"the queries are {a_type(queries)}; give what model.embed returns"
+            raise DataError(msg) from None
+        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.about.dim:
+            msg = f"the queries are {[*queries_QD.shape]}; the index has {self.about.dim} columns"
+            raise DataError(msg)
+        if not ((queries_QD.square().sum(1) - 1).abs() <= UNEVEN).all():  # NaN neither
+            msg = "the queries are not of length 1; give what model.embed returns"
+            raise DataError(msg)
+        return queries_QD
+
     def like(
         self,
-        name: str,
+        name: str | Path,
         *,
         modality: str | None = None,
         k: int = 10,
@@ -177,17 +193,14 @@ class Index:
             >>> modality, found[0].row.source
             ('image', 'blue')
         """
+        name = str(name)
         for kind, segments in self._segments.items():
-            start = 0
-            for segment in segments if modality in (None, kind) else ():
-                columns = [segment.table.column(one).to_pylist() for one in ("sample", "source")]
-                names = [*zip(*columns, strict=True)]
-                for row in segment.live_numbers():
-                    if name in names[row]:
-                        own_1D, leave = segment.vectors_MD[row : row + 1], [start + row]
-                        found = self.search(own_1D, kind, k=k, where=where, leaving_out=leave)
-                        return kind, found[0]
-                start += segment.about.rows
+            rows = named_rows(segments, [name]) if modality in (None, kind) else iter(())
+            if found := next(rows, None):
+                segment, row, _ = found
+                leave = [sum(one.about.rows for one in segments[:segment]) + row]
+                own_1D = segments[segment].vectors_MD[row : row + 1]
+                return kind, self.search(own_1D, kind, k=k, where=where, leaving_out=leave)[0]
         msg = f"{self.folder}: has no {name}; give a path, a text or a source it has"
         raise DataError(msg)
 
@@ -203,6 +216,10 @@ class Index:
             least: the least cosine.
             k: how many.
             where: conditions that both have to meet.
+
+        Raises:
+            DataError: the modality has no rows, or vectors are damaged.
+            SpecError: ``least`` is no cosine, or a condition fits no column.
 
         Example:
             >>> index = build_index(model, [*rows, rows[0] | {"id": 7}], "twice").index
@@ -236,6 +253,12 @@ class Index:
         known = dict(self.row_at(segments, [number for _, number in found]))
         return [Found(score, number, known[number]) for score, number in found]
 
+    def _finder(self, modality: str) -> Finder:
+        if modality not in self._finders:
+            segments = self._segments[modality]
+            self._finders[modality] = Finder(self.folder, self.about, modality, segments)
+        return self._finders[modality]
+
     def _items(self, modality: str, where: Sequence[str]) -> tuple[list[OpenSegment], exact.Items]:
         segments = self.segments(modality)
         allowed = self._allowed(segments, modality, strings("where", where), ())
@@ -254,8 +277,7 @@ class Index:
     ) -> list[Tensor | None]:
         masks: list[Tensor | None] = [segment.live for segment in segments]
         if where:
-            tables = [segment.table for segment in segments]
-            for i, mask in enumerate(matching(tables, where, f"{self.folder} ({modality})")):
+            for i, mask in enumerate(matching(segments, where, f"{self.folder} ({modality})")):
                 live = masks[i]
                 masks[i] = mask if live is None else mask & live
         starts = np.cumsum([0, *(segment.about.rows for segment in segments)])
@@ -320,7 +342,13 @@ class Index:
 
     def damages(self) -> list[str]:
         """Read all files, and return a line for each that is not as it was written."""
-        told: list[str] = []
+        told = [
+            f"{path}: is not as it was written; contrastive index update makes it again"
+            for path, known in (
+                (self.folder / one.file_name, one.file) for one in self.about.structures
+            )
+            if not path.is_file() or listed_file(path) != known
+        ]
         for segment in (each for several in self._segments.values() for each in several):
             listed = segment.about
             for suffix, known in ((VECTORS, listed.vectors), (TABLE, listed.table)):
@@ -333,14 +361,19 @@ class Index:
         """Return what is in it, as plain data for JSON."""
         segments = self.about.segments
         files = [file for each in segments for file in (each.vectors, each.table)]
+        about = self.about
         return {
             "index": str(self.folder),
             "rows": {modality: self.rows(modality) for modality in self.modalities},
             "deleted": sum(len(each.deleted) for each in segments),
             "segments": len(segments),
             "bytes": sum(file.bytes for file in files),
-            "dim": self.about.dim,
-            "backend": self.about.backend,
+            "dim": about.dim,
+            "backend": about.backend,
+            "small": about.small and about.small.model_dump(),
+            "structures": len(about.structures),
+            "structures_bytes": sum(one.file.bytes for one in about.structures),
+            "recall": {name: one.model_dump() for name, one in about.recall.items()},
             "model": self.about.model.place,
             "sha256": self.about.model.sha256,
             "data": [one.name for one in self.about.data],

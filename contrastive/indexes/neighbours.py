@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from contrastive.config.arguments import number
 from contrastive.console import bar
 from contrastive.indexes.exact import QUERIES, Items, rounding_error, scores_of_pairs, top_k
 
@@ -20,7 +21,13 @@ NEAREST = 10  # others, whose mean cosine tells an outlier
 
 
 def pairs_above(items: Items, least: float, most: int) -> list[tuple[float, int, int]]:
-    """Return the nearest pairs: cosine of at least ``least``, and both numbers; best first."""
+    """Return the nearest pairs: cosine of at least ``least``, and both numbers; best first.
+
+    Raises:
+        SpecError: ``least`` is no cosine.
+    """
+    what = "from -1 to 1, such as 0.95"
+    least = number("least (--duplicates)", least, least=-1, most=1, what=what)
     kept: list[tuple[float, int, int]] = []
     floor = least
     for numbers_Q, queries_QD in _blocks(items, "comparing"):
@@ -52,10 +59,10 @@ def loneliest(items: Items, most: int) -> list[tuple[float, int]]:
     for numbers_Q, queries_QD in _blocks(items, "looking for outliers"):
         scores_QK, numbers_QK = top_k(queries_QD, items, NEAREST + 1)
         several = numbers_Q, scores_QK, numbers_QK
-        for number, scores, numbers in zip(*map(_listed, several), strict=True):
-            others = [x for x, other in zip(scores, numbers, strict=True) if other != number]
+        for i, scores, numbers in zip(*map(_listed, several), strict=True):
+            others = [x for x, other in zip(scores, numbers, strict=True) if other != i]
             if others := others[:NEAREST]:
-                found.append((sum(others) / len(others), number))
+                found.append((sum(others) / len(others), i))
     return sorted(found)[:most]
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date, time
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
@@ -35,6 +39,7 @@ OWN = ("content_key", "row_key", "data", "id", "source", "sample")
 KEY = 16  # bytes
 SCALARS = (str, bool, int, float)
 INT64 = 1 << 63
+MOST_BITS = 1 << 10  # of an integer that is kept, as a text where it is too large for 64
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,22 @@ class Row:
     """The text, the path or the name."""
     others: Mapping[str, Any]
     """Further columns."""
+    stored_key: bytes = field(default=b"", compare=False, repr=False)
+    """As a table has it, whose columns have one type each: 1 may have become 1.0."""
 
     @property
     def key(self) -> bytes:
-        """What tells it apart from any other row."""
-        plain = [self.data, self.id, self.source, self.sample, sorted(self.others.items())]
+        """What tells it apart from any other row, but for its id."""
+        if self.stored_key:
+            return self.stored_key
+        plain = [self.data, self.source, self.sample, sorted(self.others.items())]
         text = json.dumps(plain).encode()
         return hashlib.blake2b(self.content_key + text, digest_size=KEY).digest()
+
+
+def with_id(key: bytes, number: int) -> bytes:
+    """Return the key of a row and its id."""
+    return key + number.to_bytes(8, "little", signed=True)
 
 
 def table_bytes(rows: Sequence[Row]) -> bytes:
@@ -89,18 +103,37 @@ def _column(arrow: Any, values: list[Any]) -> Any:
     elif len(kinds) > 1 or (
         kinds == {int} and not all(-INT64 <= value < INT64 for value in values if value is not None)
     ):
-        values = [value if value is None else str(value) for value in values]
+        values = [value if value is None else _shown(value) for value in values]
     return arrow.array(values)
 
 
-def is_scalar(value: Any) -> bool:
-    """Whether a value is one that a table takes."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return False
-    return isinstance(value, SCALARS)
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def scalar_of(value: Any) -> str | bool | int | float | None:
+    """Return a value as a table takes it; None for one that it does not take.
+
+    A number of numpy is one, a date or a time is its text by ISO 8601.
+    """
+    if type(value) in SCALARS:
+        plain = value
+    elif isinstance(value, (date, time)):
+        plain = value.isoformat()
+    elif isinstance(value, np.generic):
+        plain = str(cast("Any", value)) if value.dtype.kind == "M" else cast("Any", value).item()
+    else:
+        plain = next((kind(value) for kind in SCALARS if isinstance(value, kind)), None)
+    if isinstance(plain, str):
+        return utf8(plain)
+    if isinstance(plain, int) and plain.bit_length() > MOST_BITS:
+        return None
+    return plain if isinstance(plain, SCALARS) else None
+
+
+def utf8(text: str) -> str:
+    """Return a text that UTF-8 has: names of files may be any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def write_segment(
@@ -110,13 +143,18 @@ def write_segment(
     about = Segment.model_construct(modality=modality, number=number, rows=len(rows), deleted=[])
     place = folder / f"{about.stem}{VECTORS}"
     if isinstance(vectors, torch.Tensor):
-        listed = _written(place, tensors_to_bytes({TENSOR: vectors.contiguous()}))
+        listed = write_tensors(place, {TENSOR: vectors.contiguous()})
     else:
         place.unlink(missing_ok=True)
         atomic_files.link(vectors, place)
         listed = listed_file(place)
     table = _written(place.with_suffix(TABLE), table_bytes(rows))
     return about.model_copy(update={"vectors": listed, "table": table})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Listed:
+    """Write a file of tensors."""
+    return _written(path, tensors_to_bytes({**tensors}))
 
 
 def _written(path: Path, content: bytes) -> Listed:
@@ -139,7 +177,7 @@ def read_vectors(folder: Path, about: Segment, dim: int) -> Tensor:
         FileNotFoundError: they are not there.
     """
     path = folder / f"{about.stem}{VECTORS}"
-    _check_size(path, about.vectors)
+    check_size(path, about.vectors)
     try:
         vectors = load_file(path)[TENSOR]
     except (SafetensorError, KeyError) as error:
@@ -159,23 +197,43 @@ def read_table(folder: Path, about: Segment) -> Any:
     """
     arrow, parquet = (require(name, extra="parquet") for name in ("pyarrow", "pyarrow.parquet"))
     path = folder / f"{about.stem}{TABLE}"
-    _check_size(path, about.table)
+    check_size(path, about.table)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != about.table.sha256:
         raise _damaged(path, "another checksum than the one that is listed")
     try:
-        table = parquet.ParquetFile(arrow.BufferReader(content)).read()
-        table.validate(full=True)
+        file = parquet.ParquetFile(arrow.BufferReader(content))
+        problem = _problem(arrow, file.schema_arrow, file.metadata.num_rows, about)
+        table = None if problem else file.read()
+        if table is not None:
+            table.validate(full=True)
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    for name, kind in _own_kinds(arrow).items():
-        if table.schema.names.count(name) != 1 or table.schema.field(name).type != kind:
-            raise _damaged(path, f"no column {name} of {kind}")
+    if table is None:
+        raise _damaged(path, problem)
+    for name in OWN:
         if name != "sample" and table.column(name).null_count:
             raise _damaged(path, f"{name} is missing in some rows")
     if table.num_rows != about.rows:
         raise _damaged(path, f"{table.num_rows} rows, not {about.rows}")
     return table
+
+
+def _problem(arrow: Any, schema: Any, rows: int, about: Segment) -> str:
+    """Return what is wrong with a table before it is read: a few bytes can stand for many rows."""
+    if rows != about.rows:
+        return f"{rows} rows, not {about.rows}"
+    own = _own_kinds(arrow)
+    if lacking := [f"{name} of {own[name]}" for name in own if name not in schema.names]:
+        return f"no column {lacking[0]}"
+    written = (arrow.string(), arrow.bool_(), arrow.int64(), arrow.float64())
+    counted = Counter[str](schema.names)
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if counted[name] > 1:
+            return f"has {name} twice"
+        if kind not in ((own[name],) if name in own else written):
+            return f"its column {name} is of {kind!s:.80}"
+    return ""
 
 
 FEW = 100  # rows that are taken value by value
@@ -199,15 +257,24 @@ def rows_of_table(table: Any, numbers: Sequence[int]) -> list[Row]:
             columns["source"][i],
             columns["sample"][i],
             {name: values[i] for name, values in others.items() if values[i] is not None},
+            columns["row_key"][i],
         )
         for i in range(len(columns["id"]))
     ]
 
 
-def _check_size(path: Path, listed: Listed) -> None:
-    size = path.stat().st_size
-    if size != listed.bytes:
-        raise _damaged(path, f"{size:,} bytes, {listed.bytes:,} are listed")
+def check_size(path: Path, listed: Listed) -> None:
+    """Check that a file is as large as it was written.
+
+    Raises:
+        DataError: it is not.
+        FileNotFoundError: it is not there.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe or a device has no end
+        raise _damaged(path, "is no regular file")
+    if about.st_size != listed.bytes:
+        raise _damaged(path, f"{about.st_size:,} bytes, {listed.bytes:,} are listed")
 
 
 def _damaged(path: Path, problem: object) -> DataError:

@@ -10,7 +10,7 @@ import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,14 +19,23 @@ from contrastive.data.storage.folders import check_writable_folder
 from contrastive.errors import DataError
 from contrastive.indexes import index_file
 from contrastive.indexes.index import Index
-from contrastive.indexes.index_file import INDEX, About, DataOf, ModelOf, Segment
-from contrastive.indexes.segments import Row, rows_of_table, write_segment
+from contrastive.indexes.index_file import INDEX, About, DataOf, ModelOf, Segment, Structure
+from contrastive.indexes.segments import (
+    TABLE,
+    VECTORS,
+    Row,
+    rows_of_table,
+    write_segment,
+    write_tensors,
+)
+from contrastive.model.saved_files import Listed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
+    from contrastive.indexes.index_file import Recall, Small
     from contrastive.indexes.open_segment import OpenSegment
 
 LOCK, ENCODING = ".lock", ".encoding"
@@ -34,7 +43,7 @@ WAIT = 5.0  # seconds for another writer
 SEGMENT_ROWS = 8192
 LISTED = 1000  # deleted rows of a segment, above which it is written anew
 SMALL = 8  # segments that are not half full, above which neighbours are joined
-OURS = re.compile(r"\w{1,64}-[0-9]{6,9}\.(safetensors|parquet)")
+OURS = re.compile(r"\w{1,64}-[0-9]{6,9}(\.\w{1,64})?\.(safetensors|parquet)")
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Writer:
         self._added: list[Segment] = []
         self._data = [*about.data]
         self._next = about.next
+        self._search = about.backend, about.small
 
     @property
     def encoding(self) -> Path:
@@ -79,6 +89,10 @@ class Writer:
     def replace_data(self, number: int, data: DataOf) -> None:
         """Say that data are elsewhere now."""
         self._data[number] = data
+
+    def search_by(self, backend: str, small: Small | None) -> None:
+        """Say how the index is searched from the next commit on."""
+        self._search = backend, small
 
     def add(self, modality: str, rows: Sequence[Row], vectors: Tensor | Path) -> None:
         """Write a segment, which the next commit lists."""
@@ -102,6 +116,29 @@ class Writer:
             else:
                 kept.append(segment.about.model_copy(update={"deleted": sorted(gone)}))
         self._replace([*kept, *self._added])
+
+    def add_structure(
+        self, modality: str, kind: str, covers: list[int], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Write a structure, and commit it in the place of others that cover the same segments."""
+        listed = Listed(bytes=0, sha256="0" * 64)
+        made = Structure(
+            modality=modality, number=self._next, kind=kind, covers=covers, file=listed
+        )
+        self._next += 1
+        file = write_tensors(self.folder / made.file_name, tensors)
+        made = made.model_copy(update={"file": file})
+        others = [
+            one
+            for one in self.about.structures
+            if one.modality != modality or not {*one.covers} & {*covers}
+        ]
+        self.replace_structures([*others, made], self.about.recall)
+
+    def replace_structures(self, structures: list[Structure], recall: dict[str, Recall]) -> None:
+        """Commit which structures there are, and what a search of them finds."""
+        kept = {"structures": structures, "recall": recall}
+        self._commit(self.about.model_copy(update=kept | {"next": self._next}))
 
     def join_small(self) -> None:
         """Join neighbours that are not half full, where there are many."""
@@ -151,9 +188,21 @@ class Writer:
     def _replace(self, segments: list[Segment]) -> None:
         order = [*dict.fromkeys(segment.modality for segment in segments)]
         segments.sort(key=lambda segment: order.index(segment.modality))
-        about = self.about.model_copy(
-            update={"segments": segments, "next": self._next, "data": self._data}
-        )
+        there = {(segment.modality, segment.number) for segment in segments}
+        structures = [
+            one
+            for one in self.about.structures
+            if there.issuperset((one.modality, number) for number in one.covers)
+        ]
+        backend, small = self._search
+        if (backend, small) != (self.about.backend, self.about.small):
+            structures = []
+        update: dict[str, Any] = {"segments": segments, "next": self._next, "data": self._data}
+        update |= {"structures": structures, "backend": backend, "small": small}
+        update |= {} if structures else {"recall": {}}
+        self._commit(self.about.model_copy(update=update))
+
+    def _commit(self, about: About) -> None:
         if about != self.about:
             index_file.write(self.folder, about)
         self._open(about)
@@ -172,9 +221,8 @@ def writing(folder: Path, *, new: About | None = None) -> Generator[Writer]:
     else:
         check_writable_folder(folder, what="index")
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / INDEX).exists() and any(
-            path.name not in (LOCK, ENCODING) for path in folder.iterdir() if not _is_ours(path)
-        ):
+        own = (LOCK, ENCODING, f".{INDEX}.tmp")  # before there is an index, no segment is written
+        if not (folder / INDEX).exists() and any(path.name not in own for path in folder.iterdir()):
             msg = f"{folder}: is there already, and holds no {INDEX}; give another folder"
             raise DataError(msg)
     try:
@@ -189,15 +237,13 @@ def writing(folder: Path, *, new: About | None = None) -> Generator[Writer]:
         raise DataError(msg) from None
 
 
-def _is_ours(path: Path) -> bool:
-    return bool(OURS.fullmatch(path.name)) or path.name == f".{INDEX}.tmp"
-
-
 def sweep(folder: Path, about: About) -> None:
     """Delete the files that a writer has left, or has replaced before the last commit."""
-    listed = {segment.stem for segment in about.segments}
+    listed = {
+        f"{segment.stem}{suffix}" for segment in about.segments for suffix in (VECTORS, TABLE)
+    } | {structure.file_name for structure in about.structures}
     for path in folder.iterdir():
-        if OURS.fullmatch(path.name) and path.stem not in listed:
+        if OURS.fullmatch(path.name) and path.name not in listed:
             with suppress(OSError):
                 path.unlink()
 

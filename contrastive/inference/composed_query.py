@@ -5,6 +5,7 @@ Shapes: D wide.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ WEIGHT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*\*\s*")
 SIGN = re.compile(r"\s+([+-])\s+")  # not that of t-shirt
 LEADING = re.compile(r"\s*([+-])?\s*")
 ALONE = re.compile(r"[+-](\s|$)|.*\s[+-]$", re.DOTALL)  # a sign without a query
+SIGNED = re.compile(r"[+-]\S")  # a second sign, as in a - -b
+STARRED = re.compile(r"([^\s*]+)\s*\*")  # no weight, such as 1e3*
 NOTHING = 1e-4  # of the length of what is left where parts cancel out
 
 
@@ -42,7 +45,8 @@ def parts_of(text: str) -> list[Part]:
     quotes is one query, whatever is in it; ``2*`` before a query is its weight.
 
     Raises:
-        SpecError: a query is missing, a quote is not closed, or something stands behind one.
+        SpecError: a query is missing, a quote is not closed, something stands behind one, a query
+            has two signs, or its weight is none.
 
     Example:
         >>> parts_of('"red car" - 0.5*night')
@@ -72,10 +76,29 @@ def parts_of(text: str) -> list[Part]:
             msg = f'{text!r}: a query is missing; give such as: "red car" + dog.jpg - 0.5*night'
             raise SpecError(msg)
         size = float(weight[1]) if weight else 1.0
+        if not quoted:
+            _check_part(query.strip(), text)
+        if not math.isfinite(size):
+            msg = f"{text}: the weight {weight[1] if weight else size} is too large; lower it"
+            raise SpecError(msg)
         found.append(Part(-size if sign == "-" else size, query.strip()))
         if not after:
             return found
         at, sign = after.end(), after[1]
+
+
+def _check_part(query: str, text: str) -> None:
+    """Refuse what would be taken for words, and is hardly meant so.
+
+    Raises:
+        SpecError: it has a sign of its own, or a weight that is none.
+    """
+    if SIGNED.match(query):
+        msg = f"{text}: {query} has two signs; give one, or put {query} in quotes"
+        raise SpecError(msg)
+    if star := STARRED.match(query):
+        msg = f"{text}: {star[1]} is no weight; give such as 0.5*, or put {query} in quotes"
+        raise SpecError(msg)
 
 
 def asked(
@@ -106,10 +129,13 @@ def embedded_parts(model: ContrastiveModel, text: str) -> tuple[str, Tensor]:
     """
     parts = parts_of(text)
     embedded = [embedded_query(model, part.query) for part in parts]
-    weighted = [part.weight * one_1D for part, (_, one_1D) in zip(parts, embedded, strict=True)]
+    largest = max(abs(part.weight) for part in parts) or 1.0  # of a weight no sum overflows
+    weighted = [
+        part.weight / largest * one_1D for part, (_, one_1D) in zip(parts, embedded, strict=True)
+    ]
     total_1D = torch.cat(weighted).sum(0, keepdim=True)
     length = float(total_1D.square().sum().sqrt())
-    if length <= NOTHING * max(abs(part.weight) for part in parts):
+    if length <= NOTHING:
         msg = f"{text}: its parts cancel out; change a weight"
         raise SpecError(msg)
     modalities = {modality for modality, _ in embedded}

@@ -20,15 +20,14 @@ from contrastive.data.images import StoredImage
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.data.storage.folders import check_writable_folder
-from contrastive.errors import DataError, SpecError
+from contrastive.errors import DataError
+from contrastive.indexes.vector_form import checked_form
 from contrastive.inference.embed_distinct import distinct_rows, embed_modality
 from contrastive.inference.embedding_folder import (
     ABOUT,
-    BITS,
     FORMAT,
     About,
     EmbeddingFolder,
-    Form,
 )
 from contrastive.nn.fingerprint import weights_fingerprint
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from contrastive.data.samples import Sample, Samples
     from contrastive.features.cache import FeatureCache
-    from contrastive.inference.embedding_folder import Quantize
+    from contrastive.indexes.vector_form import Form, Quantize
     from contrastive.model.model import ContrastiveModel
 
 SHARD_ROWS = 8192
@@ -153,7 +152,7 @@ def plan_embedding(
     """
     check_model(model)
     require("pyarrow.parquet", extra="parquet")
-    form = Form(_checked_dim(model, dim, quantize), quantize)
+    form = checked_form(model.spec.embed_dim, dim, quantize)
     rows, modalities = rows_to_embed(model, samples)
     distinct = {modality: distinct_rows(rows, modality).first_Q for modality in modalities}
     return plan_rows(model, rows, distinct, path_of("folder", folder), form)
@@ -192,18 +191,6 @@ def plan_rows(
         DataError: it holds something else.
     """
     return Plan(_folder(folder, model, rows, distinct, form), rows, distinct)
-
-
-def _checked_dim(model: ContrastiveModel, dim: int | None, quantize: Quantize | None) -> int:
-    width = model.spec.embed_dim
-    dim = width if dim is None else count("dim", dim)
-    if dim > width:
-        msg = f"dim: {dim} is more than the {width} numbers of an embedding; lower it"
-        raise SpecError(msg)
-    if quantize == "binary" and dim % BITS:
-        msg = f"quantize: binary stores eight signs in a byte; give dim={dim - dim % BITS or BITS}"
-        raise SpecError(msg)
-    return dim
 
 
 def _folder(

@@ -13,67 +13,25 @@ Shapes: Q samples of a shard, D wide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field, StringConstraints, ValidationError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from contrastive.config.extras import require
 from contrastive.config.mistakes import in_one_line
 from contrastive.errors import DataError
+from contrastive.indexes.vector_form import Form, Quantize
 from contrastive.model.saved_files import Shape, read_json
 
 FORMAT = 1
 ABOUT = "embeddings.json"
-INT8_MOST = 127
-BITS = 8
 MOST_SHARDS = 100_000
-Quantize = Literal["int8", "binary"]
 Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
-
-
-@dataclass(frozen=True)
-class Form:
-    """How embeddings are stored."""
-
-    dim: int | None = None
-    """Only the first numbers of each, normalised again; all if None."""
-    quantize: Quantize | None = None
-    """``int8``, with a scale for each row, or ``binary``: the signs, eight in a byte."""
-
-    def stored(self, embeddings_QD: Tensor) -> dict[str, Tensor]:
-        """Return the tensors of a shard."""
-        cut_QD = embeddings_QD[:, : self.dim]
-        if cut_QD.shape != embeddings_QD.shape:  # else all bits stay as they are
-            cut_QD = normalize(cut_QD, dim=1)
-        if self.quantize == "int8":
-            scale_Q = cut_QD.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MOST
-            return {
-                "embeddings": (cut_QD / scale_Q[:, None]).round().to(torch.int8),
-                "scale": scale_Q,
-            }
-        if self.quantize == "binary":
-            powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
-            bits = (cut_QD > 0).view(len(cut_QD), -1, BITS).to(torch.uint8)
-            return {"embeddings": (bits * powers).sum(2, dtype=torch.uint8)}
-        return {"embeddings": cut_QD}
-
-    def restored(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Return the embeddings ``[Q, D]`` that a shard stands for, fp32, L2-normalised."""
-        stored = tensors["embeddings"]
-        if self.quantize == "int8":
-            return normalize(stored.float() * tensors["scale"][:, None], dim=1)
-        if self.quantize == "binary":
-            shifts = torch.arange(BITS - 1, -1, -1)
-            bits = (stored.long()[:, :, None] >> shifts) & 1
-            return normalize(bits.flatten(1).float() * 2 - 1, dim=1)
-        return stored
 
 
 class About(Shape):

@@ -23,8 +23,9 @@ from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import DataError
 from contrastive.indexes.segments import TENSOR
+from contrastive.indexes.vector_form import Form
 from contrastive.inference.embed import Plan, plan_rows
-from contrastive.inference.embedding_folder import EmbeddingFolder, Form
+from contrastive.inference.embedding_folder import EmbeddingFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def encode_keys(
         encode: writes what is missing.
 
     Returns:
-        The shards, and how many samples were given to the model.
+        The shards, and how many samples were embedded.
     """
     folders = sorted(_numbers(place))
     shards: list[Shard] = []
@@ -101,7 +102,10 @@ def encode_keys(
         }
         replace_file(new / KEYS.format(modality), tensors_to_bytes(tensors))
     encode(plan)
-    return [*shards, *_shards(new, sha256, dim)], sum(map(len, left.values()))
+    made = _shards(new, sha256, dim)
+    keys = {(shard.modality, key) for shard in made for key in shard.keys}
+    embedded = sum((modality, key) in keys for modality in left for key in left[modality])
+    return [*shards, *made], embedded
 
 
 def drop_encoded(place: Path) -> None:

@@ -6,25 +6,27 @@ Shapes: Q samples that are distinct in their group, D wide.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from contrastive.console import say
+from contrastive.console import say, say_omission
 from contrastive.data.bad_rows import BadRows
 from contrastive.data.columns import chosen, some_rows, some_values, sources_of, values_of
 from contrastive.data.content_hash import keys_of
-from contrastive.errors import DataError
-from contrastive.indexes.segments import OWN, Row, is_scalar
+from contrastive.data.frames import column_names, frame_column, library_of
+from contrastive.errors import DataError, is_missing
+from contrastive.indexes.segments import KEY, OWN, Row, scalar_of, utf8, with_id
+from contrastive.indexes.structures import refresh
 from contrastive.indexes.writer import SEGMENT_ROWS, Place, Writer
 from contrastive.inference.embed import sample_name
 from contrastive.inference.embed_distinct import distinct_rows
 from contrastive.inference.index_encoding import drop_encoded, encode_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -53,12 +55,14 @@ class IndexChange:
     changed: int
     """Rows of a content that stays, of which something else is said now, such as the place."""
     encoded: int
-    """Samples that were given to the model."""
+    """Samples that were embedded."""
+    renumbered: int = 0
+    """Rows of which the id alone is another: datasets number the groups that they find."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         rows = {modality: self.index.rows(modality) for modality in self.index.modalities}
-        names = ("added", "removed", "changed", "encoded")
+        names = ("added", "removed", "changed", "renumbered", "encoded")
         done = {name: getattr(self, name) for name in names}
         return {"index": str(self.index.folder), "rows": rows} | done
 
@@ -70,7 +74,12 @@ class _Wanted:
     rows: list[int]
     """Of the dataset."""
     row_keys: list[bytes]
+    """What tells rows apart, with the id."""
     content_keys: list[bytes]
+    left_out: dict[str, None] = field(default_factory=dict[str, None])
+    """Names of what rows say besides, and an index does not take."""
+    kinds: dict[str, set[type]] = field(default_factory=dict[str, set[type]])
+    """Of the values of each column."""
 
 
 def _wanted(rows: Sequence[Sample], modality: str, number: int) -> _Wanted:
@@ -86,7 +95,7 @@ def _wanted(rows: Sequence[Sample], modality: str, number: int) -> _Wanted:
     content = [packed[32 * i : 32 * i + 32] for i in found.which_N[good_Q].tolist()]
     wanted = _Wanted(first_Q[good_Q].tolist(), [], content)
     for made in _made(rows, modality, number, wanted, range(len(content))):
-        wanted.row_keys.append(made.key)
+        wanted.row_keys.append(with_id(made.key, made.id))
     return wanted
 
 
@@ -98,26 +107,62 @@ def _made(
         some = which[start : start + AT_A_TIME]
         held = some_rows(rows, np.array([wanted.rows[i] for i in some], np.int64))
         for i, row in zip(some, held, strict=True):
-            others = {
-                name: value
-                for name, value in row.items()
-                if name not in (modality, *OWN) and is_scalar(value)
-            }
             name = sample_name(row[modality])
-            source = str(row.get("source", ""))
+            source = str(row.get("source") or "")
             yield Row(
                 wanted.content_keys[i],
                 number,
                 int(row["id"]),
-                _text(source),
-                name if name is None else _text(name),
-                others,
+                utf8(source),
+                name if name is None else utf8(name),
+                _others(row, modality, wanted),
             )
 
 
-def _text(text: str) -> str:
-    """Return a text that UTF-8 has: names of files may be any bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _others(row: Sample, modality: str, wanted: _Wanted) -> dict[str, Any]:
+    """Return what a row says besides, and note the names of what an index does not take."""
+    said: dict[str, Any] = {}
+    name: Any
+    for name, value in row.items():
+        if name in (modality, "id", "source") or is_missing(value):
+            continue
+        plain = None if name in OWN or not isinstance(name, str) else scalar_of(value)
+        if plain is None:
+            wanted.left_out[str(name)] = None
+        else:
+            said[utf8(name)] = plain
+            wanted.kinds.setdefault(name, set()).add(type(plain))
+    return said
+
+
+def _tell_of_columns(wanted: Sequence[_Wanted], modalities: Iterable[str]) -> None:
+    names = dict.fromkeys(name for each in wanted for name in each.left_out)
+    for name in (*modalities, "image", "text"):  # of which the other rows are
+        names.pop(name, None)
+    if own := [name for name in names if name in OWN]:
+        say(f"not kept as columns: {', '.join(own)}; the index has such of its own; rename them")
+    if others := [name for name in names if name not in OWN]:
+        say(f"not kept as columns: {', '.join(others)}; they hold texts, numbers, dates or bools")
+    mixed = {
+        name: None
+        for each in wanted
+        for name, kinds in each.kinds.items()
+        if len(kinds) > 1 and kinds != {int, float}
+    }
+    if mixed:
+        say(f"kept as texts where their values are of several types: {', '.join(mixed)}")
+
+
+def tell_of_ids(samples: Any) -> None:
+    """Tell of ids that become numbers."""
+    ids: Any = ()
+    if library_of(samples):
+        ids = frame_column(samples, "id") if "id" in column_names(samples) else ()
+    elif isinstance(samples, (list, tuple)):
+        rows = cast("Sequence[Any]", samples)
+        ids = (cast("Sample", row).get("id") for row in rows if isinstance(row, dict))
+    if (text := next((each for each in ids if isinstance(each, str)), None)) is not None:
+        say(f"ids such as {text!r} are numbered; another column with them as well keeps them")
 
 
 def bring(
@@ -130,6 +175,7 @@ def bring(
 ) -> IndexChange:
     """Let the index have of one of its data just these rows."""
     wanted = {modality: _wanted(rows, modality, number) for modality in modalities}
+    _tell_of_columns([*wanted.values()], model.towers)
     if not any(each.rows for each in wanted.values()):
         msg = f"nothing to index: none of {len(rows)} rows has a sample that can be read"
         raise DataError(msg)
@@ -171,28 +217,48 @@ def bring(
             places = [known[modality, each.content_keys[i]] for i in some]
             writer.add(modality, [*made(some)], _gathered(writer, places))
         added += len(copied)
-    changed = _same_contents(writer, there, wanted, new)
+        _tell_of_equal(
+            rows, each, [same for key, same in by_key.items() if (modality, key) not in known]
+        )
+    changed, renumbered = _changes(writer, there, wanted, new)
     writer.delete(there.values())
     writer.commit()
     drop_encoded(writer.encoding)
     writer.join_small()
-    return IndexChange(writer.index, added - changed, len(there) - changed, changed, encoded)
+    refresh(writer)
+    stay = changed + renumbered
+    return IndexChange(writer.index, added - stay, len(there) - stay, changed, encoded, renumbered)
 
 
-def _same_contents(
+def _tell_of_equal(rows: Sequence[Sample], wanted: _Wanted, bad: Sequence[list[int]]) -> None:
+    """Tell of rows with the content of one that could not be read, which alone was told."""
+    sources = sources_of(rows)
+    for first, *others in ([wanted.rows[i] for i in same] for same in bad):
+        for row in others:
+            of, other = chosen(sources, [first, row])
+            say_omission(f"{other}: its content is that of {of}; left out")
+
+
+def _changes(
     writer: Writer,
     gone: dict[tuple[str, bytes], Place],
     wanted: dict[str, _Wanted],
     new: dict[str, list[int]],
-) -> int:
-    """Return how many rows that go have the content of one that comes."""
-    came = Counter((name, wanted[name].content_keys[i]) for name in new for i in new[name])
-    went: Counter[tuple[str, bytes]] = Counter()
+) -> tuple[int, int]:
+    """Return how many rows that go have the content of one that comes, and differ; or by the id."""
+    came, came_said = Counter[tuple[str, bytes]](), Counter[tuple[str, bytes]]()
+    for name, several in new.items():
+        came.update((name, wanted[name].content_keys[i]) for i in several)
+        came_said.update((name, wanted[name].row_keys[i][:KEY]) for i in several)
+    went, went_said = Counter[tuple[str, bytes]](), Counter[tuple[str, bytes]]()
     for number, segment in enumerate(writer.held):
-        rows = [place.row for place in gone.values() if place.segment == number]
-        keys = segment.table.column("content_key").take(rows).to_pylist() if rows else ()
-        went.update((segment.about.modality, key) for key in keys)
-    return (came & went).total()
+        numbers = [place.row for place in gone.values() if place.segment == number]
+        name = segment.about.modality
+        for column, counted in (("content_key", went), ("row_key", went_said)):
+            keys = segment.table.column(column).take(numbers).to_pylist() if numbers else ()
+            counted.update((name, key) for key in keys)
+    renumbered = (came_said & went_said).total()
+    return (came & went).total() - renumbered, renumbered
 
 
 def _rows_there(writer: Writer, number: int) -> dict[tuple[str, bytes], Place]:
@@ -200,10 +266,11 @@ def _rows_there(writer: Writer, number: int) -> dict[tuple[str, bytes], Place]:
     found: dict[tuple[str, bytes], Place] = {}
     for which, segment in enumerate(writer.held):
         keys = segment.table.column("row_key").to_pylist()
-        data = segment.table.column("data").to_numpy()
+        data, ids = (segment.table.column(name).to_numpy() for name in ("data", "id"))
         for row in segment.live_numbers():
             if data[row] == number:
-                found[segment.about.modality, keys[row]] = Place(which, row)
+                key = with_id(keys[row], int(ids[row]))
+                found[segment.about.modality, key] = Place(which, row)
     return found
 
 

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.console import say
 from contrastive.errors import DataError
+from contrastive.indexes.backends import kind_of
+from contrastive.indexes.finder import NEAREST_K
 from contrastive.indexes.index import Index
 from contrastive.inference.composed_query import asked
 from contrastive.inference.hits import Hit, judged_hits
 from contrastive.inference.queries import found_by
 from contrastive.nn.fingerprint import weights_fingerprint
+
+ENOUGH = 0.95
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,18 +46,14 @@ def search_index(
         DataError: another model made the index, or it has no rows of what is searched.
     """
     opened = index if isinstance(index, Index) else Index(index)
-    if weights_fingerprint(model) != opened.about.model.sha256:
-        msg = (
-            f"{opened.folder}: another model made this index; give that one (--model), or build an "
-            "index with this one"
-        )
-        raise DataError(msg)
+    check_made_by(opened, model)
     by, query_1D = asked(model, query, query_modality, compose=compose)
     find = find or found_by(by, opened.modalities, [*model.towers])
     found = opened.search(query_1D, find, k=k, where=where)[0]
+    if not found:
+        tell_of_none(opened, find, where)
     hits = [hit_of(one.row, find, one.similarity) for one in found]
-    if not hits:
-        say(f"no match: no {find} row of {opened.folder} meets {' and '.join(where)}")
+    tell_recall(opened, find)
     return judged_hits(
         model,
         (by, find),
@@ -62,6 +62,39 @@ def search_index(
         query_1D=query_1D,
         min_precision=min_precision,
     )
+
+
+def tell_of_none(index: Index, modality: str, where: Sequence[str]) -> None:
+    """Say that conditions leave nothing to search."""
+    say(f"{index.folder}: no {modality} meets {' and '.join(where) or 'what is asked'}")
+
+
+def check_made_by(index: Index, model: ContrastiveModel) -> None:
+    """Check that a model made an index.
+
+    Raises:
+        DataError: another one did.
+    """
+    if weights_fingerprint(model) != index.about.model.sha256:
+        msg = (
+            f"{index.folder}: another model made this index; give that one (--model), or build an "
+            "index with this one"
+        )
+        raise DataError(msg)
+
+
+def tell_recall(index: Index, modality: str) -> None:
+    """Say so where the search of a modality misses much."""
+    recall, kind = index.about.recall.get(modality), kind_of(index.about)
+    rows = sum(segment.about.rows for segment in index.opened(modality))
+    if not (recall and kind and kind.pays(1, rows, NEAREST_K, recall.effort)):
+        return  # all rows are compared
+    if recall.share < ENOUGH:
+        say(
+            f"{index.folder}: finds {recall.share:.0%} of the ten nearest {modality} rows, as "
+            f"{recall.queries} {recall.of} rows say; contrastive index build DATA -o INDEX "
+            "--backend exact finds all"
+        )
 
 
 def hit_of(row: Row, modality: str, similarity: float) -> Hit:

@@ -105,6 +105,18 @@ def judged_classes(
     texts = cache and cache.reading()
     names_CD = embed_classes(model, classes, templates=templates, cache=texts)
     images_ND = _embedded(model, images, modality, cache)
+    return judge_classes(model, images_ND, names_CD, modality=modality, min_precision=min_precision)
+
+
+def judge_classes(
+    model: ContrastiveModel,
+    images_ND: Tensor,
+    names_CD: Tensor,
+    *,
+    modality: str = "image",
+    min_precision: float | None,
+) -> JudgedClasses:
+    """Return what ``judged_classes`` does, of images and classes that are embedded."""
     cosines_NC = (images_ND.double() @ names_CD.double().T).numpy()
     judged = judge_scores(
         model,
@@ -159,6 +171,18 @@ def embed_classes(
         SpecError: no class is given, one is given twice, or a template has no ``{}``.
     """
     check_model(model)
+    names, sentences = class_sentences(classes, templates, what)
+    return mean_of_templates(model.embed("text", sentences, cache=cache), len(names))
+
+
+def class_sentences(
+    classes: Iterable[str], templates: Sequence[str] = TEMPLATES, what: str = "class"
+) -> tuple[list[str], list[str]]:
+    """Return the names of the classes, and their sentences: all of the first, then of the next.
+
+    Raises:
+        SpecError: no class is given, one is given twice, or a template has no ``{}``.
+    """
     names, templates = text_list(classes, what), text_list(templates, "template")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         msg = f"{what} {twice[0]!r} is given twice; give each once"
@@ -168,9 +192,13 @@ def embed_classes(
         raise SpecError(msg)
     if what == "class":
         tell_of_names(names, templates)
-    sentences = [template.replace("{}", name) for name in names for template in templates]
-    embeddings = model.embed("text", sentences, cache=cache)
-    return normalize(embeddings.view(len(names), len(templates), -1).mean(1), dim=-1)
+    return names, [template.replace("{}", name) for name in names for template in templates]
+
+
+def mean_of_templates(sentences_SD: Tensor, classes: int) -> Tensor:
+    """Return the classes ``[C, D]`` of their sentences' embeddings, L2-normalised."""
+    width = sentences_SD.shape[1]
+    return normalize(sentences_SD.view(classes, -1, width).mean(1), dim=-1)
 
 
 def classify_embeddings(model: ContrastiveModel, images_ND: Tensor, names_CD: Tensor) -> Tensor:

@@ -43,15 +43,26 @@ def freeze_(encoder: nn.Module, head: nn.Module, spec: Tower) -> None:
 def trained_modules(network: nn.Module) -> set[nn.Module]:
     """Return the modules in which every parameter trains, and those without any inside them."""
     found: set[nn.Module] = set()
+    whole: dict[nn.Module, bool | None] = {}
+
+    def look(module: nn.Module) -> bool | None:
+        """Note whether every parameter trains of each module; None for one without any."""
+        inner = (look(child) for child in module.children())
+        own = (p.requires_grad for p in module.parameters(recurse=False))
+        of_it = [*own, *(trains for trains in inner if trains is not None)]
+        whole[module] = all(of_it) if of_it else None
+        return whole[module]
 
     def visit(module: nn.Module, *, around: bool) -> None:
-        of_it = [p.requires_grad for p in module.parameters()]
-        trains = all(of_it) if of_it else around
+        trains = whole[module]
+        if trains is None:
+            trains = around
         if trains:
             found.add(module)
         for name, child in module.named_children():
             visit(child, around=trains or name == LORA_DROPOUT)
 
+    look(network)  # each module once: its parameters are those of many around it
     visit(network, around=False)
     return found
 

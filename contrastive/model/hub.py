@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from contrastive.config.arguments import path_of
 from contrastive.config.extras import require
 from contrastive.config.local_files import read_bounded
+from contrastive.config.stored import EXPORT
 from contrastive.console import say
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import ContrastiveError, MissingExtra, SpecError, WeightsError
 from contrastive.model.remote_models import listed_files
-from contrastive.model.saved_files import EXPORT
 from contrastive.model.saved_folder import IN_WORDS, MANIFEST
 from contrastive.pretrained import NAME
 
@@ -294,6 +294,10 @@ def upload(
             ignore_patterns=["*__pycache__*"],  # of a verify.py that has run there
             delete_patterns=_old_files(api, repo_id, revision),
         )
+    except RuntimeError as error:  # of one file, which the Hub has not taken
+        cause = error.__cause__ or error
+        msg = f"{repo_id}: cannot be uploaded ({_reason(cause)}); {_remedy(cause)}"
+        raise WeightsError(msg) from error
     except _failures(hub) as error:
         msg = f"{repo_id}: cannot be uploaded ({_reason(error)}); {_remedy(error)}"
         raise WeightsError(msg) from error

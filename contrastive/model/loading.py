@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +17,7 @@ from contrastive.config.overrides import overridden
 from contrastive.config.registry import names_only
 from contrastive.config.renamed import old_names, told_by_reader, warn
 from contrastive.config.saved_origins import differences, saved_with
+from contrastive.config.stored import export_in
 from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
 from contrastive.encoders.module import configs_hash, preprocess_hash
@@ -29,7 +30,6 @@ from contrastive.model.model import ContrastiveModel
 from contrastive.model.rebuilding import rebuilt
 from contrastive.model.remote_models import fetched
 from contrastive.model.run_checkpoints import newest_checkpoint
-from contrastive.model.saved_files import EXPORT
 from contrastive.model.saved_folder import MANIFEST, SavedFolder, open_folder, way_back
 from contrastive.model.sharded_files import read_shards
 from contrastive.nn.fingerprint import first_not_finite, weights_fingerprint
@@ -228,7 +228,8 @@ def stored_spec(
         ):
             spec = _validated(kind, data | known, str(saved.path / name))
     except ContrastiveError as error:
-        msg = f"{error}{differences(parts['packages'], said=str(error))}"
+        with saved_with(parts.get("components")):
+            msg = f"{error}{differences(parts['packages'], said=str(error))}"
         raise type(error)(msg) from error
     for old in old_names(spec, data):
         remedy = f"; run: contrastive validate --upgrade {saved.path}"
@@ -269,16 +270,46 @@ def restore_weights(model: ContrastiveModel, saved: SavedFolder) -> None:
     try:
         missing, unknown = cast("Any", model.load_state_dict(weights, strict=False))
     except RuntimeError as error:
-        msg = f"{saved.path}: {' '.join(str(error).split())}"
+        what = _misfit(model, saved, weights) or " ".join(str(error).split())
+        msg = f"{where}: {what}"
         raise WeightsError(msg) from None
     lost = [name for name in missing if name not in restored]
     if lost or unknown:
         what = f"lacks {lost[0]}" if lost else f"has {unknown[0]}, which the model does not have"
-        msg = f"{where}: {what}"
+        msg = f"{where}: {what}{_since(model, saved)}"
         raise WeightsError(msg)
     if name := first_not_finite(weights.items()):
         msg = f"{where}: {name} is not finite: the run that wrote it diverged; take an older model"
         raise WeightsError(msg)
+
+
+def _misfit(model: ContrastiveModel, saved: SavedFolder, weights: Mapping[str, Tensor]) -> str:
+    """Return which weight has another shape than the model's, and the changes of the spec."""
+    known = model.state_dict()
+    both = weights.keys() & known.keys()
+    unlike = (name for name in sorted(both) if known[name].shape != weights[name].shape)
+    if not (name := next(unlike, "")):
+        return ""
+    was, now = (" x ".join(map(str, x.shape)) or "one number" for x in (weights[name], known[name]))
+    return f"{name} is {was}, not {now}{_since(model, saved) or f'; {COPY_AGAIN}'}"
+
+
+def _since(model: ContrastiveModel, saved: SavedFolder) -> str:
+    """Return what was changed in the spec of a saved model, and what to do; or nothing."""
+    before, after = saved.json("spec.json"), model.spec.model_dump(mode="json")
+    changes = [f"{path} is {new}, and was {old}" for path, old, new in _changed(before, after)]
+    how = "leave that out, or train a model so with contrastive train"
+    return f", since {', '.join(changes)}; {how}" if changes else ""
+
+
+def _changed(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields that both specs have with another value, with both values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in cast("dict[str, Any]", before):
+            if key in after:
+                yield from _changed(before[key], after[key], f"{path}.{key}" if path else key)
+    elif before != after:
+        yield path, before, after
 
 
 def _room_for_weight(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
@@ -327,9 +358,7 @@ def find_model(folder: Path) -> Path:
     if folder.is_file():
         msg = f"{folder}: no model here, but a file; give the folder of a run or of a saved model"
         raise WeightsError(msg)
-    how = "train one with: contrastive train SPEC.yaml"
-    if (folder / EXPORT).is_file():
-        how = f"it is an export ({EXPORT}) for another program; give what it was made of"
+    how = export_in(folder) or "train one with: contrastive train SPEC.yaml"
     if not folder.exists() and len(folder.parts) == 2:  # it may be meant so
         how += f"; a model of the Hugging Face Hub is hf:{folder.as_posix()}"
     msg = f"{folder}: no model here; {how}"

@@ -60,13 +60,16 @@ def found_again(encoder: Encoder, known: Mapping[str, list[Path]]) -> Encoder:
     changes = {
         field: f"{prefix}{place}"
         for field, prefix, path in relative_fields(encoder)
-        if field in known and (place := _first(known[field], path))
+        if field in known and (place := first_place(known[field], path))
     }
     return encoder.model_copy(update=changes) if changes else encoder
 
 
-def _first(places: list[Path], relative: str) -> Path | None:
-    """Return the first place that is there, unless the relative path leads to it or alone is."""
+def first_place(places: list[Path], relative: str) -> Path | None:
+    """Return the first place that is there, unless the relative path leads to it or alone is.
+
+    Another folder of the name may lie in the working folder.
+    """
     here = Path(relative).exists()
     if there := next((place for place in places if place.exists()), None):
         return None if here and there.samefile(relative) else there
@@ -104,7 +107,7 @@ def data_found_again(data: Any, known: Mapping[str, list[Path]]) -> Any:
             holder: Any = data
             for parent in parents:
                 holder = holder[int(parent) if isinstance(holder, list) else parent]
-            if isinstance(given := holder[field], str) and (place := _first(places, given)):
+            if isinstance(given := holder[field], str) and (place := first_place(places, given)):
                 holder[field] = str(place)
         except (LookupError, TypeError, ValueError):  # of another spec than these are of
             continue

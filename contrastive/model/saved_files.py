@@ -30,8 +30,6 @@ BACKGROUND = "calibration.safetensors"
 """The background set of scores that are standardised."""
 COPIES = "encoders"
 """The folder with copies of what encoders were loaded from (``weight_copies``)."""
-EXPORT = "export.json"
-"""What says of a folder that it is an export, for which program, and which files are of it."""
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,120}"
 _KINDS = "json|safetensors|txt|model|bpe|codes|spm|tokenizer|tiktoken|jinja"
 NAME = re.compile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from contrastive.config.extras import require
+from contrastive.config.stored import export_in
 from contrastive.encoders import HFDualImage, HFDualText
 from contrastive.encoders.hf_dual import load_dual_config
 from contrastive.encoders.huggingface import dual_class
@@ -37,9 +38,7 @@ def spec_of(name: str) -> ModelSpec:
     )
     if not (folder / "config.json").exists():
         msg = f"{who}: has no config.json, so it is no dual model of transformers"
-        if (folder / "export.json").exists():
-            msg += ", but an export of this package for another program; give what it was made of"
-        raise WeightsError(msg)
+        raise WeightsError("; ".join(filter(None, (msg, export_in(folder)))))
     config = load_dual_config(folder, who)
     return dual_spec(
         HFDualImage(name=name, revision=revision),

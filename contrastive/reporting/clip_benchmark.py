@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.data.storage.folders import named_file
-from contrastive.datasets import ImageFolder
+from contrastive.datasets import Flickr30k, ImageFolder
+from contrastive.datasets.known_files import ANNOTATIONS, PLACES, first_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from contrastive.evaluation.evaluate import EvaluationReport
     from contrastive.evaluation.probe import ProbeReport
 
+NAMED = re.compile(rb'"dataset":\s*"([a-z0-9-]+)"\s*}\s*$')
 NAME_BYTES = 200  # bytes of a name, of the 255 that file systems take
 Result = dict[str, Any]
 
@@ -54,10 +56,31 @@ class Subject:
 
 
 def dataset_name(data: Dataset) -> str:
-    """Return what to call a dataset: by its type, or by its folder if anything may be in it."""
+    """Return what to call a dataset: by its type, or by its folder if anything may be in it.
+
+    Files in the form of Flickr30k say themselves what they are.
+    """
     if isinstance(data, ImageFolder):
         return Path(data.folder).absolute().name
+    if isinstance(data, Flickr30k) and data.folder and (said := _said_by(data)):
+        return said
     return type(data).registry.name_of(type(data))
+
+
+def _said_by(data: Flickr30k) -> str:
+    """Return the name at the end of Karpathy's JSON in a folder; "" without such a file."""
+    folder = Path(data.folder or "").expanduser()
+    given = data.annotations
+    file = folder / given if given else first_file(folder, ANNOTATIONS, PLACES)
+    if file is None or file.suffix != ".json" or not file.is_file():
+        return "flickr8k" if file and file.name.startswith("Flickr8k") else ""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - NAME_BYTES))
+            found = NAMED.search(opened.read())
+    except OSError:  # told by whoever reads its captions
+        return ""
+    return found[1].decode() if found else ""
 
 
 def evaluation_results(report: EvaluationReport, subject: Subject) -> list[Result]:

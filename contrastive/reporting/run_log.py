@@ -67,6 +67,8 @@ class RunFacts(TypedDict, total=False):
     captions: CaptionFacts
     held_out: dict[str, SharedFacts]
     """By split."""
+    dataset: str
+    """What to call the data."""
     data_fields: list[str]
     """Fields of the spec's data."""
     frozen: dict[str, str]

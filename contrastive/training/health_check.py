@@ -19,6 +19,7 @@ from contrastive.doctor.towers import same_at_start, zero_embeddings
 from contrastive.evaluation.geometry import geometry
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.nn.sharded_tensors import total_norm
+from contrastive.reporting.clip_benchmark import dataset_name
 from contrastive.reporting.run_log import read_log
 from contrastive.training.built import autocast_dtype, precision_name
 
@@ -151,6 +152,7 @@ def _facts(
         "loss": loss,
         "captions": caption_facts(batches.rows, batch, read="text" in spec.model.towers),
         "held_out": shared,
+        "dataset": dataset_name(spec.data),
         "data_fields": [*type(spec.data).model_fields],
         "frozen": {modality: tower.frozen for modality, tower in spec.model.towers.items()},
         "precision": precision_name(autocast_dtype(settings, model.device)),

@@ -138,6 +138,7 @@ class StepGradients:
         self._ranks, self._loss_scale = ranks, loss_scale
         self._loss: nn.Module = _StepLoss(model, settings, dtype)
         self._sharded = has_shards(model)
+        self._weights = [*model.parameters()]
         named = dict(self._loss.named_parameters())
         if ranks.size > 1 and any(p.requires_grad and not is_sharded(p) for p in named.values()):
             cast("Any", DistributedDataParallel)._set_params_and_buffers_to_ignore_for_model(
@@ -166,7 +167,8 @@ class StepGradients:
             The mean loss, the same number on all ranks; the mean of each metric; and how many ranks
             were sent each of ``signals.ENDING``, ``[S]``. None of them is waited for.
         """
-        self._model.zero_grad(set_to_none=True)  # before there are activations beside them
+        for weight in self._weights:  # before there are activations beside them
+            weight.grad = None
         losses: list[Tensor] = []
         metrics: list[Metrics] = []
         for number, batch in enumerate(batches, 1):
@@ -176,9 +178,7 @@ class StepGradients:
             losses.append(loss.detach())
             metrics.append(found)
         if self._loss_scale:  # an overflow of one rank is now one of all
-            self._loss_scale.unscale_(
-                p.grad for p in self._model.parameters() if p.grad is not None
-            )
+            self._loss_scale.unscale_(p.grad for p in self._weights if p.grad is not None)
         means = {name: _mean([each[name] for each in metrics]) for name in metrics[0]}
         loss = _mean(losses)
         sent = loss.new_zeros(len(ENDING))  # on the device: a copy from the host would wait

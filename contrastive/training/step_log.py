@@ -65,6 +65,7 @@ class StepLog:
         """
         self.log = log
         self._model = model
+        self._weights = [*model.parameters()]
         self._settings, self._ranks = settings, ranks
         self._steps_per_epoch, self._advance = steps_per_epoch, advance
         self._pending: _Pending | None = None
@@ -112,7 +113,7 @@ class StepLog:
             TrainingError: the one before is not finite, or left weights that are not.
             SpecError: the loss has lost its logit scale.
         """
-        trained = [p.detach() for p in self._model.parameters() if p.requires_grad]
+        trained = [p.detach() for p in self._weights if p.requires_grad]
         weights_norm = total_norm(trained)
         self._note(weights_norm)
         check_scale(self._model)

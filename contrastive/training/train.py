@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from contrastive.config.arguments import check_cache
 from contrastive.console import bar, note_omission, noted_omissions, said_once, say
@@ -249,13 +248,14 @@ def _train(
             advance=lambda n, note: advance(n, f"{note}  data {100 * given.share:.0f} %"),
         )
         recorder.begin(log, progress)
+        weights = [*model.parameters()]  # a walk through all modules
         parts = zip(*[iter(given)] * settings.accumulate, strict=True)  # so many batches a step
         for step, part in zip(range(start, total), parts, strict=True):
             steps.begin(part[-1])
             lr = set_rates(optimizer, _schedule(step, total, settings.warmup))
             ranks.seed_dropout(settings.seed, step)
             loss, metrics, sent = gradients.compute(part, pending_signals)
-            norm = clip_gradients_(_trained(model), settings.clip_norm)
+            norm = clip_gradients_([p for p in weights if p.requires_grad], settings.clip_norm)
             with steps.update():
                 if step_log.is_applied(loss, norm):
                     optimizer.step()
@@ -356,10 +356,6 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
-def _trained(model: ContrastiveModel) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _log(folder: Path, ranks: Ranks, progress: Progress) -> Log:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,6 +24,9 @@ from contrastive.evaluation.evaluate import evaluate
 from contrastive.reporting.plots import draw_curves, draw_hits
 from contrastive.reporting.tables import report_tables
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 QUERIES = (
     "fruit",
     "clothes",
@@ -34,6 +38,16 @@ QUERIES = (
 SHOWN = 8  # images for each query
 SAVED = ("dog", "pizza", "rose", "snake", "taxi", "violin")  # unseen, to try commands on
 ELSEWHERE = ("a pet", "something to eat", "a musical instrument")
+
+
+def saved(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Return rows whose images are files, for what shows them."""
+    folder.mkdir()
+    places = {row["id"]: folder / f"{row['id']}.png" for row in rows}
+    for row in rows:
+        if not (place := places[row["id"]]).exists():
+            open_image(row["image"]).save(place)
+    return [row | {"image": str(places[row["id"]])} for row in rows]
 
 
 def demo(overrides: list[str]) -> None:
@@ -51,8 +65,8 @@ def demo(overrides: list[str]) -> None:
     for table in report_tables(result):
         console.print(table)
 
-    rows = rows_of(samples)
-    index = build_index(model, samples, folder / "index", cache=FeatureCache()).index
+    rows = saved(rows_of(samples), folder / "test")
+    index = build_index(model, rows, folder / "index", model_folder=folder).index
     first = {row["id"]: row for row in reversed(rows)}  # of each image
     found = index.search(model.embed("text", QUERIES), "image", k=SHOWN)
     searches = [
@@ -80,6 +94,7 @@ def demo(overrides: list[str]) -> None:
     command = [sys.executable, there, exported.folder, images, *ELSEWHERE]
     subprocess.run(command, check=True)  # noqa: S603 - our own script
     say(f"{time.monotonic() - started:.0f} s; report: {report}")
+    say(f"a page to search these emoji on: contrastive serve {folder / 'index'}")
 
 
 if __name__ == "__main__":

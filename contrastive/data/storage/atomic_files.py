@@ -27,12 +27,15 @@ _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def write(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
-    """Write a new file to the disk, piece by piece."""
+    """Write a new file to the disk, piece by piece; what the system says names it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     try:
         for piece in pieces:
             write_all(descriptor, piece)
         os.fsync(descriptor)
+    except OSError as error:  # a full disk tells no name
+        error.filename = error.filename or str(path)
+        raise
     finally:
         os.close(descriptor)
 
@@ -54,6 +57,10 @@ def replace_file(path: Path, data: bytes) -> None:
         write(building, [data])
         building.replace(path)
         flush_folder(path.parent)
+    except OSError as error:
+        if error.filename == str(building):
+            error.filename = str(path)
+        raise
     finally:
         with suppress(OSError):
             building.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
+from contrastive.data.samples import Samples  # noqa: TC001 - of a config class
 from contrastive.datasets import Dataset, Purpose, SplitReader, datasets
 
 

@@ -91,19 +91,19 @@ def _stored(opened: Sequence[Opened], starts_F: np.ndarray) -> StoredCells:
         tuple(str(each.file.path) for each in opened),
         tuple(each.version for each in opened),
         tuple(each.image for each in opened),
-        tuple(map(_beginning, opened)),
+        tuple(map(beginning_of, opened)),
         starts_F,
     )
 
 
-def _beginning(opened: Opened) -> str:
+def beginning_of(opened: Opened) -> str:
     """Return what the place of a row begins with."""
     has_lines = form_of(opened.file.path) not in (".json", *OF_ARROW)
     return f"{opened.file.name}{':' if has_lines else ': row '}"
 
 
 def _places(rows: TableRows, opened: Sequence[Opened], starts_F: np.ndarray) -> Column:
-    beginnings = Strings.of(map(_beginning, opened))
+    beginnings = Strings.of(map(beginning_of, opened))
     if not rows.lines:
         return PlacesInFiles(beginnings, starts_F)
     file_T = np.repeat(np.arange(len(opened), dtype=np.int32), np.diff(starts_F))

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from contrastive.config.base import PathField
 from contrastive.config.bounds import Count
 from contrastive.config.own_specs import OwnSwitch
-from contrastive.data.samples import Samples  # noqa: TC001 - part of the menu
+from contrastive.data.samples import Samples  # noqa: TC001 - of a config class
 from contrastive.datasets import Dataset, Purpose, SplitReader, datasets
 
 

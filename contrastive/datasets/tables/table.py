@@ -11,8 +11,9 @@ from contrastive.config.garbage import garbage_later
 from contrastive.console import say
 from contrastive.data.content_index import version_of
 from contrastive.datasets.captions.splits import ReadCaptions, splits_of
+from contrastive.datasets.further_columns import FurtherColumns
 from contrastive.datasets.image_addresses import URL_COLUMNS, FilesAndAddresses
-from contrastive.datasets.image_folder import LOOKED_IN
+from contrastive.datasets.image_folder import LOOKED_IN, NUMBERED
 from contrastive.datasets.quoting import name_list, quoted
 from contrastive.datasets.tables.arrow_files import PARQUET, is_bytes, named_mistakes, open_arrow
 from contrastive.datasets.tables.blocks import (
@@ -21,12 +22,13 @@ from contrastive.datasets.tables.blocks import (
     numbered_captions,
     text_blocks,
 )
-from contrastive.datasets.tables.captions import captions_of
+from contrastive.datasets.tables.captions import beginning_of, captions_of
 from contrastive.datasets.tables.columns import choose_columns
 from contrastive.datasets.tables.files import File, Opened, find_files, with_splits
 from contrastive.datasets.tables.forms import OF_ARROW, form_of, read_blocks
 from contrastive.datasets.tables.rows import Block, TableRows
 from contrastive.datasets.tables.text_decoding import text_problem
+from contrastive.datasets.tables.text_tables import DELIMITERS, records_of
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,6 +97,45 @@ def _read(config: Table) -> ReadCaptions:
     _tell_of_large(opened)
     built = captions_of(rows, opened, images, by_name=by_name, holdout=config.holdout)
     return ReadCaptions(built, origin, hashed=not in_column and not by_name)
+
+
+def further_columns(config: Table) -> Iterator[FurtherColumns]:
+    """Yield what each file says of rows besides image, text and label."""
+    for file in find_files(config)[0]:
+        each = _opened(file, config)
+        used = {each.chosen.get(role, "") for role in ("image", "text", "label")} | {each.image}
+        used |= {name.rpartition(".")[0] for name in used}  # of a field
+        names = [
+            name for name in each.columns if name and not (name in used or NUMBERED.fullmatch(name))
+        ]
+        others: list[str] = []
+        if each.table:
+            others = [name for name in names if not _is_plain(each.table.schema.field(name).type)]
+            names = [name for name in names if name not in others]
+            rows = _cells(each.table, names, file.path) if names else ()
+        else:
+            _, blocks = read_blocks(file.path)
+            rows = (
+                (record.line, [record.cells.get(name) for name in names])
+                for record in records_of(blocks)
+                if not record.problem
+            )
+        is_text = form_of(file.path) in DELIMITERS
+        yield FurtherColumns(file.path, beginning_of(each), names, rows, is_text, others)
+
+
+def _is_plain(kind: Any) -> bool:
+    types = require("pyarrow", extra="parquet").types
+    return not (types.is_nested(kind) or is_bytes(kind))
+
+
+def _cells(table: ArrowFile, names: list[str], path: Path) -> Iterator[tuple[int, list[Any]]]:
+    number, batches, with_file = 0, table.batches(names), named_mistakes(path)
+    while (arrays := with_file(lambda: next(batches, None))) is not None:
+        columns = [with_file(array.to_pylist) for array in arrays]
+        for cells in zip(*columns, strict=True):
+            yield number, [*cells]
+            number += 1
 
 
 def _without(chosen: dict[str, str]) -> dict[str, str]:

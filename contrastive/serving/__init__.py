@@ -1,0 +1,1 @@
+"""A model and its indexes behind HTTP: ``contrastive serve``."""
