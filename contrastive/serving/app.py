@@ -28,7 +28,7 @@ from contrastive.inference.hits import judged_hits
 from contrastive.inference.index_search import hit_of
 from contrastive.inference.queries import found_by
 from contrastive.inference.zero_shot import class_sentences, judge_classes, mean_of_templates
-from contrastive.model.scores import checked_precision
+from contrastive.model.scores import beyond_calibration, checked_precision
 from contrastive.prompts import TEMPLATES
 from contrastive.serving.guard import Guard
 from contrastive.serving.messages import (
@@ -206,7 +206,7 @@ def _searched(
     index = served.indexed()
     found = index.search(query_1D, find, k=asked.k, where=asked.where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
-    items = index.rows(find, where=asked.where)
+    calibration, items = served.model.calibration, index.rows(find, where=asked.where)
     about: dict[str, Any] = {"items": items, "query_1D": query_1D}
     with quiet():
         judged = judged_hits(served.model, (by, find), hits, min_precision=None, **about)
@@ -228,6 +228,8 @@ def _searched(
     notes = (
         [f"finds {recall.share:.0%} of the ten nearest"] if recall and recall.share < 0.95 else []
     )
+    if precision and calibration:
+        notes += filter(None, [beyond_calibration(calibration, (by, find), items)])
     return SearchAnswer(
         index=served.name,
         query_modality=by,
