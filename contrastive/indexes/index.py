@@ -90,8 +90,10 @@ class Index:
         """The modalities that have rows."""
         return [name for name in self._segments if self.rows(name)]
 
-    def rows(self, modality: str) -> int:
-        """Return how many rows a modality has."""
+    def rows(self, modality: str, *, where: Sequence[str] = ()) -> int:
+        """Return how many rows a modality has; with conditions, how many meet them."""
+        if where:
+            return self._items(modality, where)[1].count
         return sum(segment.about.live for segment in self._segments.get(modality, ()))
 
     def __len__(self) -> int:

@@ -206,7 +206,8 @@ def _searched(
     index = served.indexed()
     found = index.search(query_1D, find, k=asked.k, where=asked.where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
-    about: dict[str, Any] = {"items": index.rows(find)}
+    items = index.rows(find, where=asked.where if served.model.calibration else ())
+    about: dict[str, Any] = {"items": items, "query_1D": query_1D}
     with quiet():
         judged = judged_hits(served.model, (by, find), hits, min_precision=None, **about)
         kept = judged_hits(served.model, (by, find), hits, min_precision=precision, **about)
