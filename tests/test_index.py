@@ -220,7 +220,7 @@ def test_search_in_an_index_is_search_in_its_samples(model, tmp_path, capsys):
         assert search(model, query, index=index, k=4, **about) == among
         assert search(model, query, index=tmp_path / "index", k=4, **about) == among
     assert search(model, "a 2", index=index, where=["text=b", "id=1"]) == []
-    said = f"no match: no image row of {tmp_path / 'index'} meets text=b and id=1"
+    said = f"{tmp_path / 'index'}: no image meets text=b and id=1"
     assert said in capsys.readouterr().err
     (hit,) = search(model, "a 2", index=index, where=["text=a 4"])
     assert hit.sample == tmp_path / "4.png"

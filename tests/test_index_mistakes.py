@@ -206,7 +206,7 @@ def test_what_a_score_is_worth_counts_the_rows_that_were_searched(model, tmp_pat
     index = build_index(model, rows_of([*"abcdef"]), tmp_path).index
     seen = []
 
-    def noted(model, modalities, hits, *, items, min_precision):
+    def noted(model, modalities, hits, *, items, **_about):
         seen.append(items)
         return hits
 

@@ -1,6 +1,6 @@
 """Rows in lists by their nearest centroid (an inverted file), of which faiss looks into some.
 
-It is made in a tenth of the time of a graph, and compares more rows with a query.
+It is made in less time than a graph, and compares more rows with a query.
 
 Shapes: Q queries, M rows, C centroids, D wide.
 """

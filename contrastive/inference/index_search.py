@@ -60,7 +60,7 @@ def search_index(
         model,
         (by, find),
         hits,
-        items=opened.rows(find, where=where if model.calibration else ()),
+        items=opened.rows(find, where=where),
         query_1D=query_1D,
         min_precision=min_precision,
     )

@@ -131,12 +131,8 @@ def judge_scores(
     probabilities_Qk = np.where(is_best_Qk, best_Qk, further_Qk)
     if not min_precision:
         return JudgedScores(probabilities_Qk, everything.is_kept_Qk)
-    if items > fit.targets:
-        say(
-            f"min_precision: {items:,} {target}s are searched, and the model was calibrated among "
-            f"{fit.targets:,}, so that the precision is a guess; calibrate on a larger split: "
-            "contrastive calibrate --fit-split SPLIT"
-        )
+    if guessed := beyond_calibration(calibration, direction, items):
+        say(f"min_precision: {guessed}")
     from_best, most = best.threshold(min_precision)
     if from_best == math.inf:
         say(
@@ -146,6 +142,18 @@ def judge_scores(
     from_further, _ = further.threshold(min_precision)
     above_Qk = scores_Qk >= np.where(is_best_Qk, from_best, from_further)
     return JudgedScores(probabilities_Qk, above_Qk & (above_Qk & is_best_Qk).any(1, keepdims=True))
+
+
+def beyond_calibration(calibration: Calibration, direction: tuple[str, str], items: int) -> str:
+    """Return what to say of a search among more items than were calibrated among; "" of fewer."""
+    fit = calibration.searches.get("_to_".join(direction))
+    if fit is None or items <= fit.targets:
+        return ""
+    return (
+        f"{items:,} {direction[1]}s are searched, and the model was calibrated among "
+        f"{fit.targets:,}, so that the precision is a guess; calibrate on a larger split: "
+        "contrastive calibrate --fit-split SPLIT"
+    )
 
 
 @dataclass(frozen=True)
