@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import struct
 import threading
@@ -192,6 +193,8 @@ def test_mistakes_are_one_line_each(made, client):
     whole = made.encoded(0)
     half = (made.folder / "photos" / "0.png").read_bytes()[:150]
     huge = as_url(picture_of(60_000, 30_000))
+    large = as_url(picture_of(5600, 5600))
+    classes = {"image": whole, "classes": ["a", "b" * 3]}
     for path, body, status, said in [
         ("search", {}, 400, "give either text or image"),
         ("search", {"text": "a", "image": whole}, 400, "give either text or image"),
@@ -206,6 +209,12 @@ def test_mistakes_are_one_line_each(made, client):
         ("search", {"text": "a", "index": "other"}, 404, "there is found"),
         ("search", {"text": "a", "min_precision": 0.9}, 400, "has no calibration"),
         ("search", {"text": "a", "min_precision": 2}, 400, "min_precision: "),
+        ("search", {"text": "a", "min_precision": float("nan")}, 400, "min_precision: "),
+        ("search", {"text": "a"} | {f"k{i}": i for i in range(100)}, 400, "more fields"),
+        ("search", {"text": "a", "k" * 2000: 1}, 400, "k ... k"),
+        ("search", {"text": "a", "where": ["id>1"] * 21}, 400, "at most 20"),
+        ("search", {"text": "a", "where": ["text=" + "*a" * 999]}, 400, "at most 1,000"),
+        ("search", {"text": "a", "where": ["text=\ud800"]}, 400, "where.0: has half"),
         ("search", {"image": "nonsense!"}, 400, "is no base64"),
         ("search", {"image": as_url(b"nonsense")}, 400, "is no image that is known"),
         ("search", {"image": as_url(half)}, 400, "image 0: "),
@@ -214,7 +223,10 @@ def test_mistakes_are_one_line_each(made, client):
         ("search", {"image": huge}, 413, "at most 32,000,000 pixels"),
         ("search", {"image": as_url(picture_of(9000, 9000))}, 413, "9000 x 9000 pixels"),
         ("embeddings", {"input": []}, 400, "input"),
-        ("embeddings", {"input": [[1, 2]]}, 400, "input"),
+        ("embeddings", {"input": [[1, 2]]}, 400, "input: numbers of tokens"),
+        ("embeddings", {"input": [{"text": 1}] * 9}, 400, "input"),
+        ("embeddings", {"input": ["a" * 20_000] * 101}, 413, "2,020,000 characters in all"),
+        ("embeddings", {"input": [{"image": large}] * 9}, 413, "pixels in all"),
         ("embeddings", {"input": ["a", ""]}, 400, "input.1: is empty"),
         ("embeddings", {"input": ["a"] * 1000}, 400, "at most 256"),
         ("embeddings", {"input": "a", "dimensions": 9}, 400, "dimensions: 9 is more than the 8"),
@@ -222,8 +234,12 @@ def test_mistakes_are_one_line_each(made, client):
         ("classify", {"image": whole, "classes": []}, 400, "classes: "),
         ("classify", {"image": whole, "classes": ["a"], "templates": ["a"]}, 400, "has no {}"),
         ("classify", {"image": whole, "classes": [f"{i}" for i in range(2000)]}, 400, "at most"),
+        ("classify", classes | {"templates": ["{}"] * 1001}, 400, "2002 sentences"),
+        ("classify", classes | {"templates": ["{}" * 9_990]}, 400, "a sentence of 29,970"),
+        ("classify", classes | {"templates": ["{}\ud800"]}, 400, "templates.0: has half"),
     ]:
-        assert said in problem(client.post(f"/v1/{path}", json=body), status), body
+        sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        assert said in problem(client.post(f"/v1/{path}", **sent), status), path
     for content, said in [(b"{", "JSON"), (b'"a"', "dictionary"), (b"\xff\xfe", "")]:
         answer = client.post(
             "/v1/search", content=content, headers={"content-type": "application/json"}
@@ -231,9 +247,10 @@ def test_mistakes_are_one_line_each(made, client):
         assert said in problem(answer, 400)
     problem(client.get("/nowhere"), 404)
     problem(client.get("/v1/search"), 405)
-    for place in ("found/image/99", "found/image/-1", "found/text/0", "found/no/0", "x/image/0"):
+    for place in ("found/image/99", "found/text/0", "found/no/0", "x/image/0"):
         problem(client.get(f"/v1/rows/{place}/image"), 404)
-    problem(client.get("/v1/rows/found/image/first/image"), 400)
+    for number in ("first", "-1", 1 << 63, "9" * 4000):
+        problem(client.get(f"/v1/rows/found/image/{number}/image"), 400)
     assert client.get("/page/../app.py").status_code == 404
     assert client.get("/page/%2e%2e/app.py").status_code == 404
 
@@ -267,6 +284,15 @@ def test_pages_of_others_are_refused(server, client):
     ):
         answer = client.post("/v1/search", json={"text": "a"}, headers=headers)
         problem(answer, 421 if "host" in headers else 403)
+        assert client.get("/health", headers=headers).status_code == (
+            200 if "host" in headers else 403
+        )
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert client.get("/", headers=link).status_code == 200  # shown, not framed
+    assert client.get("/v1/models", headers=link).status_code == 403
+    for host in ("LOCALHOST:1", "localhost.", "127.0.0.1", "[::1]:80"):
+        assert client.get("/ready", headers={"host": host}).status_code == 200
+        assert client.head("/v1/models", headers={"host": host}).status_code == 200
     same = {"origin": server.url}
     assert client.post("/v1/search", json={"text": "a"}, headers=same).status_code == 200
     policy = client.get("/").headers["content-security-policy"]
@@ -377,3 +403,40 @@ def test_a_request_that_cannot_wait_is_refused(made):
         assert "0: is broken" in str(one.exception())
     with pytest.raises(Problem, match="stops"):
         batches.embed("text", ["h"])
+
+
+def test_a_large_request_shares_the_model_with_small_ones():
+    class Listing:
+        def __init__(self):
+            self.begin, self.batches = threading.Event(), []
+
+        def embed(self, _modality, samples, *, batch_size, on_bad):
+            self.begin.wait(60)
+            self.batches.append(samples)
+            for place, sample in enumerate(samples):
+                if sample == "bad":
+                    on_bad(place, "is broken")
+            return torch.tensor([[float(len(sample))] for sample in samples])
+
+    model, ended = Listing(), []
+    batches = Batches(model, most_waiting=2000, on_batch=lambda _: None)
+    first = batches.embed("text", ["first"])
+    while batches.count:
+        pass
+    large = batches.embed("text", ["a" * number for number in range(200)])
+    spoilt = batches.embed("text", ["b"] * 70 + ["bad"] + ["b"] * 200)
+    left = batches.embed("text", ["nobody waits"] * 300)
+    small = batches.embed("text", ["small"])
+    image = batches.embed("image", ["image"])
+    for name, one in [("large", large), ("spoilt", spoilt), ("small", small), ("image", image)]:
+        one.add_done_callback(lambda _, name=name: ended.append(name))
+    left.cancel()
+    model.begin.set()
+    batches.close()
+    assert first.result().tolist() == [[5.0]]
+    assert large.result().flatten().tolist() == [*map(float, range(200))]
+    assert "text 70: is broken" in str(spoilt.exception())
+    assert ended == ["small", "image", "spoilt", "large"]
+    assert max(map(len, model.batches)) == 64
+    assert sum(map(len, model.batches)) < 1 + 200 + 150 + 2  # what nobody waits for is dropped
+    assert batches.count == 0

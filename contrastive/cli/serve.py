@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 VARIABLE = "CONTRASTIVE_TOKEN"
+PLAIN = re.compile(r"[!-~]+")  # what a header may have
 SHORTEST = 16  # characters of a token
 
 
@@ -60,10 +62,11 @@ def serve(
 
     limits = Limits(body_bytes=int(upload_mb * MB), per_minute=rate)
     names = (*Access.hosts, *(() if host in LOOPBACK else (host,)), *(allow_host or ()))
+    access = Access(tuple(_host_name(name) for name in names), token)
     metrics = Metrics()
     about: dict[str, Any] = {"device": device, "trusted": trusted, "changes": changes}
     served = _served(indexes or [], model, about, limits.waiting, metrics.batch)
-    app = create_app(served, Access(tuple(name.lower() for name in names), token), limits, metrics)
+    app = create_app(served, access, limits, metrics)
     _run(uvicorn, app, host, port)
 
 
@@ -73,17 +76,35 @@ def _token(host: str) -> str | None:
     Raises:
         SpecError: others could ask, and there is none; or it is short.
     """
-    token = os.environ.get(VARIABLE) or None
+    token = os.environ.get(VARIABLE, "").strip() or None
     if token is None and host not in LOOPBACK:
         msg = (
             f"--host {host}: other machines could ask; set a token: "
             f"{VARIABLE}=$(openssl rand -hex 32) contrastive serve ..."
         )
         raise SpecError(msg)
+    if token is not None and not PLAIN.fullmatch(token):
+        msg = f"{VARIABLE}: has characters that no header takes; make one by openssl rand -hex 32"
+        raise SpecError(msg)
     if token is not None and len(token) < SHORTEST:
         msg = f"{VARIABLE}: {len(token)} characters could be guessed; give {SHORTEST} or more"
         raise SpecError(msg)
     return token
+
+
+def _host_name(given: str) -> str:
+    """Return a name as Host headers have it, without a port.
+
+    Raises:
+        SpecError: it is no name.
+    """
+    from contrastive.serving.guard import host_name
+
+    name = f"[{given}]" if given.count(":") > 1 and not given.startswith("[") else given
+    if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?", name):
+        msg = f"{given!r} is no name of a host; give it without http://, such as search.example.org"
+        raise SpecError(msg)
+    return host_name(name)
 
 
 def _served(

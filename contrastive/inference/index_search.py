@@ -54,11 +54,13 @@ def search_index(
         tell_of_none(opened, find, where)
     hits = [hit_of(one.row, find, one.similarity) for one in found]
     tell_recall(opened, find)
+    if compose or not hits:
+        return hits
     return judged_hits(
         model,
         (by, find),
         hits,
-        items=opened.rows(find, where if model.calibration else ()),
+        items=opened.rows(find, where=where),
         query_1D=query_1D,
         min_precision=min_precision,
     )

@@ -1,266 +1,55 @@
-"""The application: what each path answers.
-
-Shapes: B inputs of a request, C classes, D wide, k results.
-"""
+"""The application: which path is answered by what, and errors in one form."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import warnings
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import Path as PathValue
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from starlette.exceptions import HTTPException
-from torch.nn.functional import normalize
 
-from contrastive.console import quiet, say
+from contrastive.console import say
 from contrastive.errors import ContrastiveError
-from contrastive.inference.hits import judged_hits
-from contrastive.inference.index_search import hit_of
-from contrastive.inference.queries import found_by
-from contrastive.inference.zero_shot import class_sentences, judge_classes, mean_of_templates
-from contrastive.model.scores import beyond_calibration, checked_precision
-from contrastive.prompts import TEMPLATES
+from contrastive.serving.answers import Server
 from contrastive.serving.guard import Guard
 from contrastive.serving.messages import (
     ClassifyAnswer,
     ClassifyRequest,
-    ClassScore,
-    Embedding,
     EmbeddingsAnswer,
     EmbeddingsRequest,
-    Hit,
-    ImageInput,
-    ModelCard,
+    ErrorAnswer,
     ModelList,
     SearchAnswer,
     SearchRequest,
-    TextInput,
-    Usage,
 )
-from contrastive.serving.problems import Problem, error_body
-from contrastive.serving.samples import checked_image, image_in, text_of
+from contrastive.serving.problems import Problem, error_body, shortened
+from contrastive.serving.samples import checked_image
 from contrastive.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from torch import Tensor
-
     from contrastive.serving.collections import Served
-    from contrastive.serving.messages import Input
     from contrastive.serving.metrics import Metrics
     from contrastive.serving.settings import Access, Limits
 
 
 PAGE = Path(__file__).parent / "page"
+DECODED = 4  # images of an index at a time: a large one takes 200 MB
 
 
-class Server:
-    """Answers requests from some models."""
+class JpegAnswer(Response):
+    """An image."""
 
-    def __init__(self, served: Sequence[Served], limits: Limits, metrics: Metrics) -> None:
-        """Serve these; the first is meant where none is named."""
-        self.served, self.limits, self.metrics = {one.name: one for one in served}, limits, metrics
-        self.is_ready = True
-
-    def chosen(self, name: str | None, param: str) -> Served:
-        """Return the one of a name.
-
-        Raises:
-            Problem: there is none.
-        """
-        found = self.served.get(name) if name else next(iter(self.served.values()))
-        if found is None:
-            there = ", ".join(self.served)
-            raise Problem(404, f"{param}: no {name!r}; there is {there}", code="model", param=param)
-        return found
-
-    async def embed(self, served: Served, modality: str, samples: list[Any]) -> Tensor:
-        """Return the embeddings ``[B, D]``."""
-        self.check_modality(served, modality)
-        try:
-            return await asyncio.wrap_future(served.batches.embed(modality, samples))
-        finally:
-            self.metrics.waiting(served.name, served.batches.count)
-
-    def check_modality(self, served: Served, modality: str) -> None:
-        """Refuse a modality that a model has not."""
-        if modality not in served.model.towers:
-            there = ", ".join(served.model.towers)
-            raise Problem(400, f"{served.name}: has no {modality}; it has {there}", code="modality")
-
-    def cards(self) -> ModelList:
-        """Return what is served."""
-        return ModelList(data=[_card(one) for one in self.served.values()])
-
-    async def embeddings(self, asked: EmbeddingsRequest) -> EmbeddingsAnswer:
-        """Answer as OpenAI's API does."""
-        served = self.chosen(asked.model, "model")
-        inputs = asked.input if isinstance(asked.input, list) else [asked.input]
-        if len(inputs) > self.limits.samples:
-            message = f"input: {len(inputs)} inputs; at most {self.limits.samples} are taken"
-            raise Problem(400, message, code="too_many", param="input")
-        width = served.model.spec.embed_dim
-        if asked.dimensions and asked.dimensions > width:
-            message = f"dimensions: {asked.dimensions} is more than the {width} of {served.name}"
-            raise Problem(400, message, code="dimensions", param="dimensions")
-        samples = [self._sample(one, f"input.{i}") for i, one in enumerate(inputs)]
-        rows_BD = torch.empty(len(samples), width)
-        for modality in dict.fromkeys(name for name, _ in samples):
-            at = [i for i, (name, _) in enumerate(samples) if name == modality]
-            rows_BD[at] = await self.embed(served, modality, [samples[i][1] for i in at])
-        if asked.dimensions:
-            rows_BD = normalize(rows_BD[:, : asked.dimensions], dim=1)
-        data = [
-            Embedding(index=i, embedding=_encoded(row_D, asked.encoding_format))
-            for i, row_D in enumerate(rows_BD)
-        ]
-        usage = Usage(prompt_tokens=len(inputs), total_tokens=len(inputs))
-        return EmbeddingsAnswer(data=data, model=served.name, usage=usage)
-
-    def _sample(self, given: Input, param: str) -> tuple[str, Any]:
-        if isinstance(given, ImageInput):
-            return "image", image_in(given.image, self.limits, param)
-        text = given.text if isinstance(given, TextInput) else given
-        return "text", text_of(text, self.limits, param)
-
-    async def search(self, asked: SearchRequest, upload: bytes | None = None) -> SearchAnswer:
-        """Search an index by words or an image."""
-        served = self.chosen(asked.index, "index")
-        index = served.indexed()
-        if (asked.text is None) == (asked.image is None and upload is None):
-            raise Problem(400, "give either text or image", code="query", param="text")
-        if asked.k > self.limits.results:
-            message = f"k: {asked.k} is more than {self.limits.results}"
-            raise Problem(400, message, code="too_many", param="k")
-        if asked.text is not None:
-            by, sample = "text", text_of(asked.text, self.limits, "text")
-        else:
-            by = "image"
-            sample = upload or image_in(asked.image or "", self.limits, "image")
-        find = asked.find or found_by(by, index.modalities, [*served.model.towers])
-        precision = checked_precision(served.model, asked.min_precision)
-        query_1D = await self.embed(served, by, [sample])
-        answer = partial(_searched, served, query_1D, by, find, asked, precision)
-        return await asyncio.to_thread(answer)
-
-    async def classify(self, asked: ClassifyRequest, upload: bytes | None = None) -> ClassifyAnswer:
-        """Classify an image among names."""
-        served = self.chosen(asked.model, "model")
-        if len(asked.classes) > self.limits.classes:
-            message = f"classes: {len(asked.classes)}; at most {self.limits.classes} are taken"
-            raise Problem(400, message, code="too_many", param="classes")
-        names = [text_of(name, self.limits, "classes") for name in asked.classes]
-        self.check_modality(served, "text")
-        precision = checked_precision(served.model, asked.min_precision)
-        image = upload or image_in(asked.image, self.limits, "image")
-        image_1D = await self.embed(served, "image", [image])
-        with quiet():
-            names, sentences = class_sentences(names, asked.templates or TEMPLATES)
-        if len(sentences) > self.limits.sentences:
-            message = (
-                f"classes: {len(sentences)} sentences of all templates; at most "
-                f"{self.limits.sentences} are taken"
-            )
-            raise Problem(400, message, code="too_many", param="classes")
-        names_CD = mean_of_templates(await self.embed(served, "text", sentences), len(names))
-        return _classified(served, image_1D, names, names_CD, precision)
-
-
-def _card(served: Served) -> ModelCard:
-    index = served.index
-    return ModelCard(
-        id=served.name,
-        modalities=[*served.model.towers],
-        dim=served.model.spec.embed_dim,
-        rows={name: index.rows(name) for name in index.modalities} if index else {},
-        columns=index.columns if index else [],
-        calibrated=served.model.calibration is not None,
-    )
-
-
-def _encoded(row_D: Tensor, form: str) -> list[float] | str:
-    if form == "base64":
-        return base64.b64encode(row_D.contiguous().numpy().astype("<f4").tobytes()).decode()
-    return cast("list[float]", row_D.tolist())
-
-
-def _searched(
-    served: Served,
-    query_1D: Tensor,
-    by: str,
-    find: str,
-    asked: SearchRequest,
-    precision: float | None,
-) -> SearchAnswer:
-    index = served.indexed()
-    found = index.search(query_1D, find, k=asked.k, where=asked.where)[0]
-    hits = [hit_of(one.row, find, one.similarity) for one in found]
-    calibration, items = served.model.calibration, index.rows(find, asked.where)
-    about: dict[str, Any] = {"items": items, "query_1D": query_1D}
-    with quiet():
-        judged = judged_hits(served.model, (by, find), hits, min_precision=None, **about)
-        kept = judged_hits(served.model, (by, find), hits, min_precision=precision, **about)
-    made = [
-        Hit(
-            similarity=hit.similarity,
-            probability=hit.probability,
-            found=hit.found,
-            source=hit.source,
-            image=f"/v1/rows/{served.name}/{find}/{one.number}/image"
-            if find == "image" and one.row.sample is not None
-            else None,
-            columns={**one.row.others},
-        )
-        for hit, one in zip(judged, found, strict=True)
-    ]
-    recall = index.about.recall.get(find)
-    notes = (
-        [f"finds {recall.share:.0%} of the ten nearest"] if recall and recall.share < 0.95 else []
-    )
-    if precision and calibration:
-        notes += filter(None, [beyond_calibration(calibration, (by, find), items)])
-    return SearchAnswer(
-        index=served.name,
-        query_modality=by,
-        modality=find,
-        hits=made[: len(kept)],
-        nearest=made[0] if made and not kept else None,
-        notes=notes,
-    )
-
-
-def _classified(
-    served: Served,
-    image_1D: Tensor,
-    names: list[str],
-    names_CD: Tensor,
-    precision: float | None,
-) -> ClassifyAnswer:
-    judged = judge_classes(served.model, image_1D, names_CD, min_precision=precision)
-    among, own, kept = judged.among_NC[0], judged.own_NC, judged.is_kept_NC[0]
-    scores = [
-        ClassScore(
-            name=name,
-            probability=float(among[i]),
-            calibrated=None if own is None else float(own[0, i]),
-            chosen=None if precision is None else bool(kept[i]),
-        )
-        for i, name in enumerate(names)
-    ]
-    scores.sort(key=lambda one: -one.probability)
-    none = None if precision is None else not kept.any()
-    return ClassifyAnswer(model=served.name, classes=scores, none_of_these=none)
+    media_type = "image/jpeg"
 
 
 def create_app(
@@ -284,6 +73,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        responses={"default": {"model": ErrorAnswer, "description": "What is wrong"}},
     )
     _add_errors(app)
     _add_paths(app, server)
@@ -298,46 +88,39 @@ def _add_paths(app: FastAPI, server: Server) -> None:
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
-    errors: dict[int | str, dict[str, Any]] = {
-        400: {"description": "A mistake in what was asked"},
-        404: {"description": "There is no such thing"},
-        413: {"description": "Too large"},
-        503: {"description": "Busy, or stopping"},
-    }
-
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """Say that the process lives."""
         return {"status": "ok"}
 
-    @app.get("/ready", responses={503: errors[503]})
-    def ready() -> dict[str, str]:
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
         """Say whether requests are answered."""
         if not server.is_ready:
             raise Problem(503, "the server stops", code="stopping")
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Return counts for Prometheus."""
         return Response(server.metrics.text(), media_type=server.metrics.content_type)
 
     @app.get("/v1/models")
-    def models() -> ModelList:
+    async def models() -> ModelList:
         """List the models and their indexes."""
         return server.cards()
 
-    @app.post("/v1/embeddings", responses=errors)
+    @app.post("/v1/embeddings")
     async def embeddings(asked: EmbeddingsRequest) -> EmbeddingsAnswer:
         """Embed texts and images; as OpenAI's API."""
         return await server.embeddings(asked)
 
-    @app.post("/v1/search", responses=errors)
+    @app.post("/v1/search")
     async def search(asked: SearchRequest) -> SearchAnswer:
         """Search an index by words or an image."""
         return await server.search(asked)
 
-    @app.post("/v1/search/upload", responses=errors)
+    @app.post("/v1/search/upload")
     async def search_upload(
         image: Annotated[UploadFile, File(description="An image file.")],
         index: Annotated[str | None, Form()] = None,
@@ -350,17 +133,23 @@ def _add_paths(app: FastAPI, server: Server) -> None:
         asked = SearchRequest(index=index, find=find, k=k, min_precision=min_precision)
         return await server.search(asked, content)
 
-    @app.post("/v1/classify", responses=errors)
+    @app.post("/v1/classify")
     async def classify(asked: ClassifyRequest) -> ClassifyAnswer:
         """Classify an image among names (zero-shot)."""
         return await server.classify(asked)
 
-    @app.get("/v1/rows/{index}/{modality}/{number}/image", responses=errors)
-    def row_image(index: str, modality: str, number: int) -> Response:
+    decoding = asyncio.Semaphore(DECODED)
+
+    @app.get("/v1/rows/{index}/{modality}/{number}/image", response_class=JpegAnswer)
+    async def row_image(
+        index: str, modality: str, number: Annotated[int, PathValue(ge=0, lt=1 << 63)]
+    ) -> Response:
         """Return a small JPEG of an image of an index."""
-        content = server.chosen(index, "index").small_copy(modality, number)
+        chosen = server.chosen(index, "index")
+        async with decoding:
+            content = await asyncio.to_thread(chosen.small_copy, modality, number)
         cached = {"cache-control": "private, max-age=3600"}
-        return Response(content, media_type="image/jpeg", headers=cached)
+        return JpegAnswer(content, headers=cached)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -369,11 +158,12 @@ def _add_errors(app: FastAPI) -> None:
 
     async def mistaken(_: Request, error: Any) -> Response:
         message = " ".join(str(error).split())
-        return JSONResponse(error_body(400, message, code="invalid_value"), 400)
+        return JSONResponse(error_body(400, shortened(message), code="invalid_value"), 400)
 
     async def invalid(_: Request, error: Any) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part not in ("body", "path"))
+        place = shortened(place)
         message = f"{place}: {first['msg']}" if place else first["msg"]
         return JSONResponse(error_body(400, message, code="invalid", param=place or None), 400)
 

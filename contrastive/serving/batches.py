@@ -1,7 +1,7 @@
 """Requests of several clients embedded together.
 
 One thread has the model. What has come while it worked is its next batch, so nobody waits for a
-batch to become full. Shapes: D wide.
+batch to become full. A request that nobody waits for any longer is dropped. Shapes: D wide.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from contrastive.console import quiet
 from contrastive.errors import BadSample
@@ -31,6 +33,26 @@ class _Waiting:
     modality: str
     samples: Sequence[Any]
     done: Future[Tensor] = field(default_factory=Future["Tensor"])
+    taken: int = 0
+    """How many samples the model has been given."""
+    rows: list[Tensor] = field(default_factory=list["Tensor"])
+
+    @property
+    def left(self) -> int:
+        return len(self.samples) - self.taken
+
+    def take(self, most: int) -> _Piece:
+        start, self.taken = self.taken, min(self.taken + most, len(self.samples))
+        return _Piece(self, start, self.samples[start : self.taken])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Samples of one request in a batch."""
+
+    request: _Waiting
+    start: int
+    samples: Sequence[Any]
 
 
 class Batches:
@@ -80,54 +102,64 @@ class Batches:
 
     def _run(self) -> None:
         while batch := self._next():
-            samples = [sample for one in batch for sample in one.samples]
+            samples = [sample for piece in batch for sample in piece.samples]
             self._on_batch(len(samples))
             try:
                 self._embed(batch, samples)
             except Exception as error:  # the thread goes on
-                for one in batch:
-                    if not one.done.done():
-                        one.done.set_exception(error)
+                for piece in batch:
+                    _fail(piece.request, error)
 
-    def _next(self) -> list[_Waiting]:
-        """Wait for requests, and return those of one modality that fit into a batch, oldest first.
+    def _next(self) -> list[_Piece]:
+        """Wait for requests, and return samples of one modality, of those that wait longest.
 
+        Each request has an equal share of a batch, so that a large one does not hold up the small.
         Empty when the server stops.
         """
-        batch: list[_Waiting] = []
         with self._changed:
-            while not batch and (self._waiting or self._is_open):
+            while self._waiting or self._is_open:
                 self._changed.wait_for(lambda: self._waiting or not self._is_open)
-                size, rest = 0, deque[_Waiting]()
-                for one in self._waiting:
-                    fits = not batch or size + len(one.samples) <= MOST
-                    if one.done.cancelled():
-                        self._count -= len(one.samples)
-                    elif fits and (not batch or one.modality == batch[0].modality):
-                        batch.append(one)
-                        size += len(one.samples)
-                    else:
-                        rest.append(one)
-                self._waiting = rest
-                self._count -= size
+                self._waiting = deque(one for one in self._waiting if not one.done.done())
+                self._count = sum(one.left for one in self._waiting)
+                if self._waiting:
+                    break
+            else:
+                return []
+            modality = self._waiting[0].modality
+            asking = [one for one in self._waiting if one.modality == modality][:MOST]
+            asking.sort(key=lambda one: one.left)  # what the small ones leave is for the large
+            batch: list[_Piece] = []
+            places = MOST
+            for number, one in enumerate(asking):
+                batch.append(one.take(places // (len(asking) - number)))
+                places -= len(batch[-1].samples)
+                self._waiting.remove(one)
+            self._waiting.extend(one for one in asking if one.left)
+            self._count -= MOST - places
         return batch
 
-    def _embed(self, batch: list[_Waiting], samples: list[Any]) -> None:
+    def _embed(self, batch: list[_Piece], samples: list[Any]) -> None:
         problems: dict[int, str] = {}
-        at_a_time = 1 << max(0, min(len(samples), MOST) - 1).bit_length()
+        modality = batch[0].request.modality
+        at_a_time = 1 << (len(samples) - 1).bit_length()
         with quiet():
             rows = self.model.embed(
-                batch[0].modality, samples, batch_size=at_a_time, on_bad=problems.__setitem__
+                modality, samples, batch_size=at_a_time, on_bad=problems.__setitem__
             )
-        start = 0
-        for one in batch:
-            stop = start + len(one.samples)
-            bad = [(i - start, text) for i, text in problems.items() if start <= i < stop]
-            start = stop
-            if not one.done.set_running_or_notify_cancel():
-                continue
+        begin = 0
+        for piece in batch:
+            end = begin + len(piece.samples)
+            bad = [(i - begin, text) for i, text in problems.items() if begin <= i < end]
+            one = piece.request
+            one.rows.append(rows[begin:end])
+            begin = end
             if bad:
                 number, problem = bad[0]
-                one.done.set_exception(BadSample(f"{one.modality} {number}: {problem}"))
-            else:
-                one.done.set_result(rows[stop - len(one.samples) : stop])
+                _fail(one, BadSample(f"{modality} {piece.start + number}: {problem}"))
+            elif not one.left and one.done.set_running_or_notify_cancel():
+                one.done.set_result(torch.cat(one.rows) if len(one.rows) > 1 else one.rows[0])
+
+
+def _fail(request: _Waiting, error: Exception) -> None:
+    if not request.done.done() and request.done.set_running_or_notify_cancel():
+        request.done.set_exception(error)

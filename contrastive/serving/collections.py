@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,12 @@ class Served:
     model: ContrastiveModel
     index: Index | None
     batches: Batches
+
+    @cached_property
+    def version(self) -> str:
+        """What the addresses of an index's images have, so that a later index has others."""
+        about = self.index.about.model_dump_json() if self.index else ""
+        return hashlib.sha256(about.encode()).hexdigest()[:12]
 
     def indexed(self) -> Index:
         """Return the index.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OPEN = re.compile(r"/(health|ready)?|/page/[\w.]+")
 """Whoever watches over the server has no token, and the page asks for it."""
+WATCHED = ("/health", "/ready")  # asked by any name, such as the address of a container
+LEFT = 499  # status of who did not wait for an answer, as nginx counts it
 CLIENTS = 10_000  # whose requests are counted
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -74,20 +76,26 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.application(scope, receive, send)
             return  # a web socket is refused by not being accepted
+        if scope["method"] == "HEAD":  # the server of the connection leaves the body out
+            scope = {**scope, "method": "GET"}
         begun = time.perf_counter()
-        reply = _Reply(send)
+        reply, watch = _Reply(send), _Watch(receive)
         try:
             self._check(scope)
             async with asyncio.timeout(self.limits.seconds):
-                await self.application(scope, self._bounded(receive, reply), reply.send)
+                await self.application(scope, self._bounded(watch.receive, reply), reply.send)
         except Problem as problem:
             await reply.refuse(problem)
         except TimeoutError:
             message = f"took longer than {self.limits.seconds:g} s; ask for less at a time"
             await reply.refuse(Problem(504, message, code="timeout"))
+        except asyncio.CancelledError:
+            if not watch.has_left:
+                raise
         finally:
+            watch.end()
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.request(route, reply.status, time.perf_counter() - begun)
+            self.metrics.request(route, reply.status or LEFT, time.perf_counter() - begun)
 
     def _check(self, scope: Message) -> None:
         """Refuse who may not ask.
@@ -98,15 +106,16 @@ class Guard:
         headers = {
             name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
         }
-        host = headers.get("host", "")
-        if _name(host) not in self.access.hosts:
+        host, path = headers.get("host", ""), scope["path"]
+        if path not in WATCHED and host_name(host) not in self.access.hosts:
             message = f"the server is not called {host[:100]!r}; name it by --allow-host"
             raise Problem(421, message, code="host")
         origin = headers.get("origin")
         same = origin is None or origin.partition("://")[2] == host
-        if not same or headers.get("sec-fetch-site") == "cross-site":
+        is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
+        if not same or (headers.get("sec-fetch-site") == "cross-site" and not is_link):
             raise Problem(403, "pages of other sites may not ask", code="cross_site")
-        token, is_open = self.access.token, OPEN.fullmatch(scope["path"]) is not None
+        token, is_open = self.access.token, OPEN.fullmatch(path) is not None
         if token and not is_open:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(
@@ -143,10 +152,41 @@ class Guard:
         return Problem(413, message, code="too_large", headers={"Connection": "close"})
 
 
-def _name(host: str) -> str:
-    """Return a host without its port, in lower case."""
+def host_name(host: str) -> str:
+    """Return a host without its port and the dot at its end, in lower case."""
     name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdecimal() else host).lower()
+    return (name if colon and port.isdecimal() else host).lower().removesuffix(".")
+
+
+class _Watch:
+    """Reads a request, and drops the work on it when the client leaves before its answer."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._work = receive, asyncio.current_task()
+        self._leaving: asyncio.Task[Message] | None = None
+        self.has_left = False
+
+    async def receive(self) -> Message:
+        """Return the next message; after the body, when the client has left."""
+        if self._leaving:
+            return await asyncio.shield(self._leaving)
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self._leaving = asyncio.create_task(self._wait())
+        return message
+
+    async def _wait(self) -> Message:
+        while (message := await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._work and not self._work.done():
+            self.has_left = True
+            self._work.cancel()
+        return message
+
+    def end(self) -> None:
+        """Stop watching."""
+        if self._leaving:
+            self._leaving.cancel()
 
 
 class _Reply:

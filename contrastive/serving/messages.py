@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+MOST_FIELDS = 30  # of a message: each that nobody knows is a mistake with a line of its own
 
 
 class Ask(BaseModel):
     """A request; a field that nobody knows is a mistake."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, given: object) -> object:
+        if isinstance(given, dict) and len(cast("dict[str, Any]", given)) > MOST_FIELDS:
+            raise PydanticCustomError("fields", "more fields than a request has")
+        return cast("object", given)
 
 
 class ImageInput(Ask):
@@ -33,7 +43,7 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    input: Input | Annotated[list[Input], Field(min_length=1)] = Field(
+    input: Input | Annotated[list[Input], Field(min_length=1, fail_fast=True)] = Field(
         description='A text, {"text": ...}, {"image": "data:..."}, or a list of these.'
     )
     model: str | None = Field(
@@ -43,6 +53,14 @@ class EmbeddingsRequest(BaseModel):
     dimensions: int | None = Field(
         None, ge=1, description="Only the first numbers, normalised again (Matryoshka)."
     )
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _has_no_tokens(cls, given: object) -> object:
+        inputs = cast("list[object]", given if isinstance(given, list) else [given])
+        if any(isinstance(one, (int, float, list)) for one in inputs):
+            raise PydanticCustomError("tokens", "numbers of tokens mean nothing here; send texts")
+        return cast("object", given)
 
 
 class Embedding(BaseModel):
@@ -79,7 +97,9 @@ class SearchRequest(Ask):
     )
     find: str | None = Field(default=None, description="The modality to search.")
     k: int = Field(default=10, ge=1)
-    where: list[str] = Field(default=[], description="Conditions, such as label=dog.")
+    where: Annotated[list[str], Field(fail_fast=True)] = Field(
+        default=[], description="Conditions, such as label=dog."
+    )
     min_precision: float | None = Field(
         None, ge=0, le=1, description="Only hits of which so many are right; needs a calibration."
     )
@@ -115,8 +135,8 @@ class ClassifyRequest(Ask):
     """Zero-shot classification of an image."""
 
     image: str = Field(description="data:image/png;base64,...")
-    classes: list[str] = Field(min_length=1)
-    templates: list[str] | None = Field(
+    classes: Annotated[list[str], Field(fail_fast=True)] = Field(min_length=1)
+    templates: Annotated[list[str], Field(fail_fast=True)] | None = Field(
         default=None, description="Sentences with {} for the class."
     )
     model: str | None = None
@@ -161,3 +181,18 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class Mistake(BaseModel):
+    """Why a request is refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """As OpenAI's."""
+
+    error: Mistake

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST = 500  # characters of what a message quotes
+
 
 class Problem(Exception):  # noqa: N818
     """A request that is refused."""
@@ -33,4 +35,15 @@ def error_body(status: int, message: str, *, code: str, param: str | None = None
     kind = "invalid_request_error" if status < 500 else "server_error"
     known = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = known.get(status, kind)
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    shown, named = _encodable(message), None if param is None else _encodable(param)
+    return {"error": {"message": shown, "type": kind, "param": named, "code": code}}
+
+
+def shortened(text: str) -> str:
+    """Return a text that quotes what a client sent, without the middle of a long one."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+def _encodable(text: str) -> str:
+    """Return a text with halves of surrogate pairs, which UTF-8 has not, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -15,6 +15,10 @@ class Limits:
     """Of a request."""
     pixels: int = 32_000_000
     """Of an image, before it is decoded."""
+    all_pixels: int = 256_000_000
+    """Of all images of a request: decoding as many takes seconds, and the others wait."""
+    all_characters: int = 2_000_000
+    """Of all texts of a request."""
     samples: int = 256
     """Texts and images in a request for embeddings."""
     text_characters: int = 20_000
@@ -23,6 +27,10 @@ class Limits:
     """Names in a request for classes."""
     sentences: int = 2000
     """Of all classes in all templates."""
+    conditions: int = 20
+    """On columns, in a search."""
+    condition_characters: int = 1000
+    """Of one of them."""
     results: int = 1000
     """Of a search."""
     waiting: int = 2048
