@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -21,10 +20,12 @@ import numpy as np
 
 import contrastive
 from benchmarks.scores.scenes import write_scenes
+from benchmarks.scores.tables import tables
 from contrastive import FeatureCache, RunSpec, load_model, load_spec
 from contrastive.console import quiet, say
 from contrastive.data.samples import rows_of
 from contrastive.evaluation.calibration_error import Rejection, rejection
+from contrastive.model.background import nearness
 from contrastive.model.scores import judge_scores
 
 if TYPE_CHECKING:
@@ -109,14 +110,6 @@ def folds(rows: Rows, images: int) -> Iterator[Rows]:
         yield [row for group in groups[start : start + images] for row in group]
 
 
-def interval(right: int, of: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927)."""
-    z, share = 1.96, right / of
-    centre = (share + z * z / 2 / of) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / 4 / of / of)
-    return centre - half, centre + half
-
-
 def measure(data: str, folder: Path, seeds: int) -> dict[str, Any]:
     """Train, calibrate and search with each seed, by cosines and by standardised scores."""
     about = DATA[data]
@@ -172,12 +165,10 @@ def add_measures(
 
 
 def rejections(model: ContrastiveModel, rows: Rows, cache: FeatureCache) -> dict[str, Rejection]:
-    """Return how the best results' probabilities tell true hits from absent answers, by direction.
-
-    The answer of a query is taken away by a cosine of -1 in its place.
-    """
+    """Return how the best results' scores tell true hits from absent answers, by direction."""
     found: dict[str, Rejection] = {}
     for query, target in (("image", "text"), ("text", "image")):
+        fit = model.calibration.standardized.get(f"{query}_to_{target}")
         hits: list[np.ndarray] = []
         absent: list[np.ndarray] = []
         for fold in folds(rows, FOLD):
@@ -185,16 +176,14 @@ def rejections(model: ContrastiveModel, rows: Rows, cache: FeatureCache) -> dict
                 embedded(model, fold, modality, cache) for modality in (query, target)
             )
             scores_QT = (queries_QD @ targets_TD.T).double().numpy()
+            if fit:
+                near_Q = nearness(queries_QD, model.background[target])
+                scores_QT -= fit.weight * near_Q[:, None]
             right_QT = ids_Q[:, None] == ids_T
-            wrong_QT = np.where(right_QT, -1.0, scores_QT)
-            is_right_Q = np.where(right_QT, scores_QT, -1.0).max(1) > wrong_QT.max(1)
-            about = {"items": len(ids_T), "queries_QD": queries_QD}
-            there, taken_away = (
-                judge_scores(model, (query, target), each_QT, **about).probabilities_Qk.max(1)
-                for each_QT in (scores_QT, wrong_QT)
-            )
-            hits.append(there[is_right_Q])
-            absent.append(taken_away)
+            wrong_Q = np.where(right_QT, -np.inf, scores_QT).max(1)
+            right_Q = np.where(right_QT, scores_QT, -np.inf).max(1)
+            hits.append(right_Q[right_Q > wrong_Q])
+            absent.append(wrong_Q)
         found[f"{query}_to_{target}"] = rejection(np.concatenate(hits), np.concatenate(absent))
     return found
 
@@ -221,7 +210,7 @@ def count_results(
     """Count what is right among the best results that are returned of each fold."""
     draw = random.Random(0)
     for size, asked in about.captions:
-        counts = returned.setdefault(f"{name}, captions of {size} images, {asked:g}", Counter())
+        counts = returned.setdefault(f"{name}, captions, {size}, {asked:g}", Counter())
         for fold in folds(rows, size):
             images = {row["id"]: row["image"] for row in fold}
             texts = [row["text"] for row in fold]
@@ -232,7 +221,7 @@ def count_results(
             for one, right in zip(captions, fits, strict=True):
                 counts.update(each.text in right for each in one)
     for size, asked in about.searches:
-        counts = returned.setdefault(f"{name}, search of {size} images, {asked:g}", Counter())
+        counts = returned.setdefault(f"{name}, search, {size}, {asked:g}", Counter())
         for fold in folds(rows, size):
             drawn = [draw.choice([*group]) for _, group in groupby(fold, key=lambda row: row["id"])]
             texts_QD, images_TD = (
@@ -263,35 +252,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     found = [measure(data, options.output, options.seeds) for data in options.data]
     (options.output / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
-    print("| data | seed | expected calibration error | of a perfect score | pairs |")
-    print("|---|---|---|---|---|")
-    for one in found:
-        for seed, each in enumerate(one["seeds"]):
-            errors = f"{each['error']:.3f} | {each['of_perfect']:.3f} | {each['pairs']:,}"
-            print(f"| {one['data']} | {seed} | {errors} |")
-    print("\n| data | seed | by | query to target | of 50 images | of all | absent rejected |")
-    print("|---|---|---|---|---|---|---|")
-    for one in found:
-        for seed, each in enumerate(one["seeds"]):
-            for name, areas in each["rejection"].items():
-                by, way = name.split(" ")
-                print(
-                    f"| {one['data']} | {seed} | {by} | {way.replace('_', ' ')} | "
-                    f"{areas['area_of_folds']:.3f} | {areas['area']:.3f} | "
-                    f"{areas['rejected_of_folds']:.0%}, {areas['rejected']:.0%} |"
-                )
-    print("\n| data | asked | returned | right | 95 % interval |\n|---|---|---|---|---|")
-    for one in found:
-        for name, each in one["returned"].items():
-            right, results = each["right"], each["results"]
-            if not results:
-                print(f"| {one['data']} | {name} | 0 | - | - |")
-                continue
-            low, high = interval(right, results)
-            print(
-                f"| {one['data']} | {name} | {results:,} | {right / results:.1%} | "
-                f"{low:.1%} to {high:.1%} |"
-            )
+    print(tables(found))
 
 
 if __name__ == "__main__":
