@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import io
 import json
 import re
+import socket
 import struct
 import threading
 import zlib
@@ -16,10 +19,13 @@ import httpx
 import openai
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 from torch.nn.functional import normalize
+from uvicorn.server import ServerState
 
 from contrastive import Index, build_index, build_model, classify, search
+from contrastive.serving import connections
 from contrastive.serving.batches import Batches
 from contrastive.serving.problems import Problem
 from tests.miniature import Picture
@@ -272,6 +278,41 @@ def test_what_is_too_large_is_refused_before_it_is_read(server):
         assert "more than 20 MB" in problem(streamed, 413)
 
 
+def test_headers_that_do_not_come_are_not_waited_for(monkeypatch):
+    """Neither at first nor after an answer; a request is not cut short."""
+    monkeypatch.setattr(connections, "HEADERS_SECONDS", 0.5)
+
+    async def answer(scope, receive, send):
+        await receive()
+        await asyncio.sleep(1)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def ask():
+        config = uvicorn.Config(
+            answer, http=connections.Connection, lifespan="off", access_log=False
+        )
+        config.load()
+        state, loop = ServerState(), asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: connections.Connection(config, state, {}), "127.0.0.1", 0
+        )
+        async with server:
+            place = server.sockets[0].getsockname()
+            slow, idle = await asyncio.open_connection(*place)
+            reader, writer = await asyncio.open_connection(*place)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET")
+            first = await reader.readline()
+            for each in (slow, reader):
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.wait_for(each.read(), 10)
+            for each in (idle, writer):
+                each.close()
+            return first
+
+    assert b"204" in asyncio.run(ask())
+
+
 def test_pages_of_others_are_refused(server, client):
     for headers in (
         {"host": "evil.example"},
@@ -360,17 +401,24 @@ def test_what_cannot_be_served_is_told(made, command, monkeypatch):
     found = made.folder / "found"
     other = build_model(tiny_model("sigmoid"))
     other.save(made.folder / "other")
+    taken = socket.create_server(("127.0.0.1", 0))
     for arguments, said in [
         ((found, "--host", "0.0.0.0"), "set a token"),
+        ((found, "--port", taken.getsockname()[1]), "give another --port"),
+        ((found, "--allow-host", "http://a.example"), "is no name of a host"),
         ((made.folder / "nowhere",), "holds no index.json"),
         ((found, "--port", "1", "--host", "203.0.113.9"), "set a token"),
         ((found, "--model", made.folder / "other"), "another model made this index"),
     ]:
-        told = command("serve", *arguments)
+        port = () if "--port" in arguments else ("--port", "0")
+        told = command("serve", *arguments, *port)
         assert told.code == 2, told
         assert said in told.err
+    taken.close()
     monkeypatch.setenv("CONTRASTIVE_TOKEN", "short")
     assert "could be guessed" in command("serve", found).err
+    monkeypatch.setenv("CONTRASTIVE_TOKEN", "with spaces and é in it")
+    assert "no header takes" in command("serve", found).err
 
 
 def test_a_request_that_cannot_wait_is_refused(made):

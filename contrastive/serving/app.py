@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi import Path as PathValue
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 DECODED = 4  # images of an index at a time: a large one takes 200 MB
-
-
-class JpegAnswer(Response):
-    """An image."""
-
-    media_type = "image/jpeg"
 
 
 def create_app(
@@ -100,7 +94,7 @@ def _add_paths(app: FastAPI, server: Server) -> None:
             raise Problem(503, "the server stops", code="stopping")
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=Response, responses=_are("text/plain"))
     async def metrics() -> Response:
         """Return counts for Prometheus."""
         return Response(server.metrics.text(), media_type=server.metrics.content_type)
@@ -140,7 +134,11 @@ def _add_paths(app: FastAPI, server: Server) -> None:
 
     decoding = asyncio.Semaphore(DECODED)
 
-    @app.get("/v1/rows/{index}/{modality}/{number}/image", response_class=JpegAnswer)
+    @app.get(
+        "/v1/rows/{index}/{modality}/{number}/image",
+        response_class=Response,
+        responses=_are("image/jpeg"),
+    )
     async def row_image(
         index: str, modality: str, number: Annotated[int, PathValue(ge=0, lt=1 << 63)]
     ) -> Response:
@@ -149,7 +147,11 @@ def _add_paths(app: FastAPI, server: Server) -> None:
         async with decoding:
             content = await asyncio.to_thread(chosen.small_copy, modality, number)
         cached = {"cache-control": "private, max-age=3600"}
-        return JpegAnswer(content, headers=cached)
+        return Response(content, media_type="image/jpeg", headers=cached)
+
+
+def _are(kind: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {kind: {}}}}
 
 
 def _add_errors(app: FastAPI) -> None:
