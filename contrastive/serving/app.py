@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import warnings
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 
 PAGE = Path(__file__).parent / "page"
+UNNAMED = re.compile(r"(body|path|str|(Text|Image)Input)$|list\[")  # where no field is meant
 DECODED = 4  # images of an index at a time: a large one takes 200 MB
 
 
@@ -164,8 +166,9 @@ def _add_errors(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Any) -> Response:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "path"))
-        place = shortened(place)
+        place = shortened(
+            ".".join(str(part) for part in first["loc"] if not UNNAMED.match(str(part)))
+        )
         message = f"{place}: {first['msg']}" if place else first["msg"]
         return JSONResponse(error_body(400, message, code="invalid", param=place or None), 400)
 
