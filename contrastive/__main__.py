@@ -4,6 +4,9 @@ import gc
 import signal
 import sys
 
+NANOBIND = {"triton", "jaxlib"}
+"""Libraries whose types say that they leak if they are not collected as garbage."""
+
 
 def main() -> None:
     """Run the command line; Ctrl-C is no traceback while it is imported or ends, either."""
@@ -15,7 +18,8 @@ def main() -> None:
         sys.exit(130)
     finally:  # what is left is the end of Python, which it may cut short
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        gc.freeze()  # else Python looks through all of torch for garbage before it ends
+        if not NANOBIND & sys.modules.keys():
+            gc.freeze()  # else Python looks through all of torch for garbage before it ends
 
 
 if __name__ == "__main__":

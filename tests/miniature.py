@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from contrastive.datasets.miniature import COLOURS, SHAPES, karpathy_entry
@@ -47,7 +48,7 @@ def write_flickr30k(
     trained = [picture for picture in pictures if picture.split == "train"]
     (folder / "flickr30k-images").mkdir(parents=True)
     for picture in pictures:
-        picture.draw().save(folder / "flickr30k-images" / picture.name, quality=90)
+        (folder / "flickr30k-images" / picture.name).write_bytes(_jpeg(picture.index))
     for picture in trained[:broken]:
         path = folder / "flickr30k-images" / picture.name
         path.write_bytes(path.read_bytes()[:100])
@@ -97,11 +98,17 @@ def write_hub_copy(
     return folder
 
 
-def _cells(picture: Picture) -> dict[str, Any]:
+@cache
+def _jpeg(index: int) -> bytes:
+    """Return the bytes of an image's file, which many tests write."""
     encoded = io.BytesIO()
-    picture.draw().save(encoded, "JPEG", quality=90)  # the bytes of the file
+    Picture(index).draw().save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
+
+
+def _cells(picture: Picture) -> dict[str, Any]:
     return {
-        "image": {"bytes": encoded.getvalue(), "path": picture.name},
+        "image": {"bytes": _jpeg(picture.index), "path": picture.name},
         "caption": picture.captions,
         "sentids": [str(5 * picture.index + number) for number in range(5)],
         "split": picture.split,

@@ -14,7 +14,7 @@ import torch
 import contrastive
 from contrastive import ContrastiveModel, load_model
 from contrastive.datasets.built_split import split_reader
-from contrastive.errors import DataError, SpecError, WeightsError
+from contrastive.errors import DataError, SpecError
 from contrastive.exporters import saved_model
 from contrastive.model.calibration_file import store_calibration
 from contrastive.model.saved_files import CALIBRATION
@@ -146,6 +146,9 @@ def test_without_a_calibration_the_remedy_is_told_and_helps(run, command, capsys
     assert all(0 <= hit["probability"] <= 1 for hit in hits)
     chances = [hit["probability"] for hit in hits]
     assert chances == sorted(chances, reverse=True)
+    assert re.search(
+        "(?m)^image -> text: no result reaches .*0.95; the best ones reach 0", done.out
+    )
     never = command(*search, "--min-precision", "1")
     assert (never.code, json.loads(never.out)) == (0, [])
     assert re.search(
@@ -153,6 +156,7 @@ def test_without_a_calibration_the_remedy_is_told_and_helps(run, command, capsys
     )
     assert re.search(r"no match: the nearest of 20 images, .*, is right with a prob", never.err)
     assert "probability" in command(*search[:-1]).out
+    assert command(*search[:-1], "--min-precision", "1").out == ""
 
 
 def test_classes_answers_and_captions_may_be_none_of_these(calibrated, command):
@@ -258,20 +262,30 @@ def rewritten(run, content) -> None:
         ({"format": "1"}, "format"),
     ],
 )
-def test_a_file_that_is_no_calibration_is_one_line(change, said, calibrated):
+def test_a_file_that_is_no_calibration_is_one_line(change, said, calibrated, capsys):
     run = calibrated
     rewritten(run, json.loads((run / "model" / CALIBRATION).read_text()) | change)
-    with pytest.raises(WeightsError, match=f"{CALIBRATION}: cannot be read: .*{said}") as caught:
-        load_model(run)
-    assert "\n" not in str(caught.value)
-    assert "contrastive calibrate" in str(caught.value)
+    assert load_model(run).calibration is None
+    told = capsys.readouterr().err
+    assert re.fullmatch(
+        rf".*{CALIBRATION}: cannot be read: .*{said}.*, so scores have no probabilities; run: "
+        r"contrastive calibrate, or copy the model again\n",
+        told,
+    )
+
+
+def test_a_damaged_calibration_is_made_anew(calibrated, command):
+    rewritten(calibrated, {"format": 1})
+    done = command("calibrate", "-m", calibrated)
+    assert done.code == 0, done.err
+    assert load_model(calibrated).calibration
 
 
 def test_a_calibration_of_a_later_release_is_told_and_left(calibrated, capsys):
     run = calibrated
-    rewritten(run, {"format": 2, "other": 1})
+    rewritten(run, {"format": 3, "other": 1})
     assert load_model(run).calibration is None
-    assert "was written in format 2, this version reads up to 1" in capsys.readouterr().err
+    assert "was written in format 3, this version reads up to 2" in capsys.readouterr().err
 
 
 def test_one_direction_that_is_not_calibrated_is_told(model):
@@ -282,6 +296,20 @@ def test_one_direction_that_is_not_calibrated_is_told(model):
         SpecError, match="sound to sound is not calibrated, only sound to motion, m"
     ):
         judge_scores(model, ("sound", "sound"), cosines, items=3, min_precision=0.5)
+
+
+def test_more_items_than_were_calibrated_among_are_told_of(model, capsys):
+    contrastive.calibrate(model, rows_of(0, 60))
+    for items, told in (
+        (60, ""),
+        (61, "min_precision: 61 motions are searched, and the model was"),
+    ):
+        about = {"items": items, "min_precision": 0.1}
+        judge_scores(model, ("sound", "motion"), np.zeros((1, items)), **about)
+        assert capsys.readouterr().err.startswith(told)
+        assert told or not capsys.readouterr().err
+        judge_scores(model, ("sound", "motion"), np.zeros((1, items)), items=items)
+        assert capsys.readouterr().err == ""
 
 
 def test_groups_are_right_together(calibrated):

@@ -14,7 +14,7 @@ from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset
 from contrastive.evaluation.result_scores import direction_scores
 from contrastive.inference.embed_distinct import EmbeddedModality
 from contrastive.model.calibration_file import Growth, ResultFit, SearchFit, SizeFit
-from contrastive.model.scores import result_odds
+from contrastive.model.scores import result_odds, rounded_down
 
 
 def sigmoid(x):
@@ -37,6 +37,13 @@ def test_the_fit_is_where_the_likelihood_is_flat(seed, weighted):
     assert abs(left.sum()) < 1e-7
     assert abs(left @ scores) < 1e-7
     assert not fit.separable
+
+
+def test_the_covariance_is_that_of_fits_to_other_draws():
+    fits = [fit_logistic(*drawn(seed)[:2]) for seed in range(200)]
+    found = np.cov([[fit.slope, fit.offset] for fit in fits], rowvar=False)
+    said = np.mean([fit.covariance_22 for fit in fits], axis=0)
+    assert said == pytest.approx(found, rel=0.3)
 
 
 @pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # what it calls
@@ -228,3 +235,19 @@ def test_a_threshold_is_where_what_is_above_it_is_right_as_often_as_asked():
         assert sigmoid(5 * above - 2).mean() == pytest.approx(precision, abs=0.01)
     assert odds.threshold(0.99) == (np.inf, most)
     assert odds.threshold(0.0)[0] == -np.inf
+    assert [rounded_down(share) for share in (0.999, 0.5, 1.0)] == ["0.99", "0.50", "1.00"]
+
+
+def test_beyond_the_fit_precisions_err_on_the_safe_side():
+    one = ResultFit(slope=4.0, offset=-1.0, scores=[0.0, 1.0, 2.0], variance=[0.1, -0.1, 0.3])
+    size = SizeFit(wrong_targets=16, best=one, further=one)
+    fit = search_fit().model_copy(update={"sizes": [size]})
+    scores = np.arange(3)
+    error = np.sqrt(0.1 * scores**2 - 0.2 * scores + 0.3)
+    assert result_odds(fit, 16).errors_G == pytest.approx(0 * scores)
+    for more, errors in ((2**0.5, 0.5), (2, 1), (9, 1)):
+        found = result_odds(fit, 16 * more)
+        assert found.errors_G == pytest.approx(errors * error)
+        logits = 4 * found.scores_G + found.offset
+        assert found.precisions()[-1] == pytest.approx(sigmoid(logits - errors * error)[-1])
+        assert found.probability(found.scores_G) == pytest.approx(sigmoid(logits))

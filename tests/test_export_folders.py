@@ -64,8 +64,8 @@ def left(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_command_compares_in_a_process_of_its_own(model, tmp_path, command, monkeypatch):
-    monkeypatch.undo()
+# in a process of its own: test_export_onnx; of this program: test_exports
+def test_the_command_compares_and_writes_down_what_it_found(model, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model.save("saved")
     ended = command("export", "--to", TO, "-m", "saved", "-o", "out", "--json")

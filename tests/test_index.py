@@ -206,7 +206,7 @@ def test_other_data_are_added_once(model, tmp_path, embedded):
         update_index(model, more, tmp_path / "index")
 
 
-def test_search_in_an_index_is_search_in_its_samples(model, tmp_path):
+def test_search_in_an_index_is_search_in_its_samples(model, tmp_path, capsys):
     for number in range(6):
         Picture(number).draw().save(tmp_path / f"{number}.png")
     rows = [
@@ -219,6 +219,9 @@ def test_search_in_an_index_is_search_in_its_samples(model, tmp_path):
         among = search(model, query, samples=rows, k=4, **about)
         assert search(model, query, index=index, k=4, **about) == among
         assert search(model, query, index=tmp_path / "index", k=4, **about) == among
+    assert search(model, "a 2", index=index, where=["text=b", "id=1"]) == []
+    said = f"{tmp_path / 'index'}: no image meets text=b and id=1"
+    assert said in capsys.readouterr().err
     (hit,) = search(model, "a 2", index=index, where=["text=a 4"])
     assert hit.sample == tmp_path / "4.png"
     torch.manual_seed(1)

@@ -274,6 +274,25 @@ def test_rows_that_come_are_found_and_rows_that_go_are_not(backend: str, tmp_pat
     assert sorted(number for covers in covered for number in covers) == [0, 1, 2, 4]
 
 
+@pytest.mark.usefixtures("small")
+def test_rows_that_go_leave_a_graph_of_many_segments(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("contrastive.indexes.writer.LISTED", 3)
+    rows_MD = vectors("clustered")[:200]
+    stored(tmp_path, [*rows_MD.split(100)])
+    for backend in ("exact", "faiss"):
+        with writing(tmp_path) as writer:
+            writer.search_by(backend, None)
+            writer.commit()
+            refresh(writer)
+            before = writer.about
+            writer.delete([Place(1, 2 * row + (backend == "faiss")) for row in range(9)])
+            writer.commit()
+            kept = [one in before.segments for one in writer.about.segments]
+            assert len(writer.about.segments) == 2
+            assert (writer.about.structures, sum(kept)) == (before.structures, 1)
+            assert len(writer.about.segments[1].deleted) == (9 if backend == "faiss" else 0)
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)

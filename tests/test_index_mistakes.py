@@ -202,6 +202,24 @@ def test_conditions_that_nothing_meets_are_told(model, tmp_path, capsys):
     assert remove_from_index(tmp_path, where=["text=b"]).removed == 1
 
 
+def test_what_a_score_is_worth_counts_the_rows_that_were_searched(model, tmp_path, monkeypatch):
+    index = build_index(model, rows_of([*"abcdef"]), tmp_path).index
+    seen = []
+
+    def noted(model, modalities, hits, *, items, **_about):
+        seen.append(items)
+        return hits
+
+    monkeypatch.setattr("contrastive.inference.index_search.judged_hits", noted)
+    search(model, "a", index=index, find="text")
+    search(model, "a", index=index, find="text", where=["label=odd", "id>=2"])
+    assert seen == [6, 2]
+    assert search(model, "a - b", index=index, find="text", compose=True)[0].probability is None
+    assert seen == [6, 2]
+    with pytest.raises(SpecError, match="composed queries are not what is calibrated"):
+        search(model, "a - b", index=index, compose=True, min_precision=0.9)
+
+
 def test_data_of_one_place_are_one_whatever_they_are_called(model, tmp_path):
     (tmp_path / "photos").mkdir()
     place = str(tmp_path / "photos")
@@ -299,6 +317,20 @@ def test_all_columns_of_a_table_are_for_conditions(
         found = command("search", "a", "--index", "index", "--json", *options)
         assert {hit["found"] for hit in json.loads(found.out)} == expected
     assert "0 added, 0 removed, 0 changed; 0 embedded" in command("index", "update", "index").out
+
+
+def test_an_index_that_could_not_be_read_again_is_not_written(model, tmp_path, monkeypatch):
+    rows = rows_of([*"abcdef"])
+    build_index(model, rows, tmp_path)
+    monkeypatch.setattr("contrastive.indexes.index_file.MAX_JSON", 100)
+    with pytest.raises(DataError, match="is the most that an index can hold"):
+        remove_from_index(tmp_path, ["a"])
+    monkeypatch.undo()
+    assert len(Index(tmp_path)) == 6
+    monkeypatch.setattr("contrastive.indexes.writer.MOST_LISTED", 1)
+    assert remove_from_index(tmp_path, ["a"]).index.about.segments[0].deleted == [0]
+    (segment,) = remove_from_index(tmp_path, ["b"]).index.about.segments
+    assert (segment.rows, segment.deleted) == (4, [])
 
 
 def test_a_full_disk_names_the_file(model, tmp_path, monkeypatch):

@@ -139,6 +139,7 @@ def test_rows_like_a_row_need_no_model(tmp_path, command):
         ["--outliers"],
         ["a", "--outliers", "--index", place],
         ["--like", "--index", place],
+        ["--outliers", "--index", place, "--min-precision", "0.9"],
     ):
         refused = command("search", *wrong)
         assert (refused.code, "and is given alone" in refused.err) == (2, True)

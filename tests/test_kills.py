@@ -17,9 +17,9 @@ pytestmark = [
     ("seed", "killed", "method", "how"),
     [
         (0, 10, "fork", {"small": True}),
-        (0, 10, "fork", {"small": True, "ranks": 2}),
+        (0, 6, "fork", {"small": True, "ranks": 2}),
         (0, 10, "fork", {"small": True, "shards": True}),
-        (5, 10, "fork", {"small": True, "ranks": 2, "strategy": "fsdp"}),
+        (5, 6, "fork", {"small": True, "ranks": 2, "strategy": "fsdp"}),
         pytest.param(1, 200, "fork", {}, marks=pytest.mark.nightly),
         pytest.param(1, 200, "fork", {"shards": True}, marks=pytest.mark.nightly),
         pytest.param(1, 200, "fork", {"ranks": 2}, marks=pytest.mark.nightly),

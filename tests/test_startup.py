@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from contrastive.__main__ import main
 from tests.conftest import SCRIPT
 
 pytestmark = pytest.mark.slow
@@ -52,3 +55,17 @@ def test_neither_help_nor_validation_imports_what_computes_nor_all_too_much(args
 def test_importing_a_module_of_the_spec_layer_imports_nothing_that_computes(module):
     listed = python("-c", f"import {module}, sys; print(*sys.modules)").stdout.split()
     assert not {name.partition(".")[0] for name in listed} & HEAVY
+
+
+@pytest.mark.parametrize("library", ["json", "triton"])
+def test_the_last_collection_of_garbage_is_left_out_unless_a_library_tells_of_leaks(
+    library, monkeypatch
+):
+    frozen = []
+    monkeypatch.setattr("contrastive.cli.main", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, library, sys.modules.get(library, sys))
+    main()
+    assert frozen == [1] * (library != "triton")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from contrastive.data.samples import check_modalities
 from contrastive.datasets import ImageFolder, Lines, Table
 from contrastive.datasets.bare_folder import dataset_in
 from contrastive.errors import DataError
@@ -202,3 +203,22 @@ def test_names_and_captions_with_a_space_between_them_are_separated_as_is_told(f
         "\n".join(row.replace(" ", "\t", 1) for row in rows), encoding="utf-8"
     )
     assert read() == list(zip(NAMES, FRENCH, strict=True))
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("end", ["csv", "parquet"])
+def test_a_table_whose_images_are_addresses_of_another_name_says_how_to_name_their_column(end):
+    rows = [{"link": f"https://example.org/{i}.png", "text": f"number {i}"} for i in range(2)]
+    if end == "csv":
+        lines = "\n".join(f"{row['link']},{row['text']}" for row in rows)
+        Path("web.csv").write_text(f"link,text\n{lines}")
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), "web.parquet")
+    with pytest.raises(DataError) as told:
+        check_modalities(Table(files=f"web.{end}", holdout=0).build("train"), ["image", "text"])
+    found = re.search(
+        r"give type=table,files=(\S+),image_column=COLUMN, or (\w+)=", str(told.value)
+    )
+    named = Table(**{"files": found[1], found[2]: "link", "holdout": 0})
+    check_modalities(named.build("train"), ["image", "text"])

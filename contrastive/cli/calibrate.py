@@ -36,6 +36,14 @@ def calibrate(
         typer.Option(help="Split that it is fitted on; else the spec's evaluation.split."),
     ] = None,
     split: Split = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Standardise scores: what a query is near to anyhow, among samples of this split, "
+            "such as train, counts the less.",
+        ),
+    ] = None,
     data: Data = None,
     shared: SharedRows = None,
     output: Annotated[
@@ -75,6 +83,7 @@ def calibrate(
         loaded,
         samples,
         test,
+        background=context.build(run, background, option="--background") if background else None,
         fit_split=fit_split,
         split=name,
         shared=shared or run.evaluation.shared,

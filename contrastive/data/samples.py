@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from numbers import Real
@@ -71,6 +72,8 @@ HOLD_FRAMES = {
     "DatasetDict": "give one of its splits, such as dataset['train']",
 }
 """What gives the frames of which rows are taken, by the name of a type that is none itself."""
+TABLE = re.compile(r"(.+\.(?:csv|tsv|jsonl?|parquet|arrow|feather)(?:\.gz)?):(?: row )?\d+")
+"""Where a row stands in a table: its file, and the row."""
 NOT_MODALITIES = ("id", "source", "label")
 """Keys of a row that are not modalities."""
 
@@ -258,4 +261,9 @@ def check_modalities(
         )
         if not remedy and modality == "text" and "label" in row:
             msg += "; with type: class-folders, data.captions makes captions of the classes"
+        if modality == "image" and (table := TABLE.match(str(row.get("source", "")))):
+            msg += (
+                f"; if a column has images, give type=table,files={table[1]},image_column=COLUMN, "
+                "or url_column=COLUMN if they are addresses"
+            )
         raise DataError(msg)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from contrastive.console import quiet, say
-from contrastive.data.column_kinds import Column, Objects
+from contrastive.data.column_kinds import Coded, Column, Objects
 from contrastive.data.columns import Columns, sources_of
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.datasets.quoting import name_list
@@ -53,40 +55,59 @@ def with_further_columns(
     if not isinstance(rows, Columns):
         return rows
     taken = {*reserved, *NOT_MODALITIES, "image", "text"}
-    sources = [*sources_of(rows)]
-    at = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-    held: dict[str, list[Any]] = {}
-    texts: set[str] = set()
+    at: dict[str, int] = {}
+    place_N = np.array([at.setdefault(source, len(at)) for source in sources_of(rows)], np.int64)
+    held: dict[str, _Cells] = {}
     found = iter(parts)
     while part := _quiet_next(found):
         if own := [name for name in part.names if name in taken]:
             say(f"{part.path}: {name_list(own)} not kept: rows have such of their own; rename it")
         if part.others:
             say(f"{part.path}: {name_list(part.others)} not kept: no texts, numbers or dates")
-        names = [name for name in part.names if name not in taken]
-        for name in names:
-            held.setdefault(name, [None] * len(at))
-        texts |= {*names} if part.is_text else set()
-        kept = [(i, held[name]) for i, name in enumerate(part.names) if name in held]
-        for line, cells in part.rows:
+        kept: list[tuple[int, _Cells]] = []
+        for i, name in enumerate(part.names):
+            if name not in taken:
+                cells = held.setdefault(name, _Cells(len(at)))
+                cells.is_text &= part.is_text
+                kept.append((i, cells))
+        for line, row in part.rows:
             if (place := at.get(f"{part.beginning}{line}")) is not None:
-                for i, values in kept:
-                    values[place] = cells[i]
+                for i, cells in kept:
+                    cells.put(place, row[i])
     new: dict[str, Column] = {}
-    for name, values in held.items():
-        column: list[Any] = [None] * len(rows.columns["source"])
-        known = _typed(values) if name in texts else values
-        for row, source in zip(rows.rows_N.tolist(), sources, strict=True):
-            column[row] = known[at[source]]
-        new[name] = Objects(column)
-    all_columns = {**rows.columns, **new}
+    for name, cells in held.items():
+        code_M = np.full(len(rows.columns["source"]), -1, np.int32)
+        code_M[rows.rows_N] = cells.codes[place_N]
+        values = _typed(cells.values) if cells.is_text else cells.values
+        new[name] = Coded(Objects(values), code_M)
     return Columns(
-        all_columns,
+        {**rows.columns, **new},
         rows.rows_N,
         rows.bad_rows,
         rows.classes,
         sparse=rows.sparse | new.keys(),
     )
+
+
+class _Cells:
+    """A column, each distinct value once."""
+
+    def __init__(self, count: int) -> None:
+        self.codes = np.full(count, -1, np.int32)
+        self.values: list[Any] = []
+        self.is_text = True
+        self._known: dict[Any, int] = {}
+
+    def put(self, place: int, cell: Any) -> None:
+        if cell is None:
+            return
+        try:
+            code = self._known.setdefault((type(cell), cell), len(self.values))
+        except TypeError:  # a list is no key
+            code = len(self.values)
+        if code == len(self.values):
+            self.values.append(cell)
+        self.codes[place] = code
 
 
 def _quiet_next(parts: Iterator[FurtherColumns]) -> FurtherColumns | None:

@@ -26,18 +26,25 @@ from contrastive.evaluation.calibration_error import (
 from contrastive.evaluation.calibration_fit import pair_fits, search_fit
 from contrastive.evaluation.intervals import Estimate, bootstrap
 from contrastive.evaluation.leakage import content_keys, held_out_rows, left_out, seen_samples
-from contrastive.evaluation.result_scores import DirectionScores, direction_scores
-from contrastive.evaluation.retrieval import has_companions
+from contrastive.evaluation.standardized_scores import (
+    background_rows,
+    background_tensors,
+    by_direction,
+    standardized_fits,
+)
 from contrastive.evaluation.tabular import Tabular
 from contrastive.inference.embed_distinct import EmbeddedModality, embed_modality
-from contrastive.model.calibration_file import CALIBRATION_FORMAT, Calibration
+from contrastive.model.calibration_file import CALIBRATION_FORMAT, PLAIN_FORMAT, Calibration
 from contrastive.model.scores import result_odds, sigmoid
 from contrastive.nn.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from contrastive.data.samples import Samples
+    from contrastive.evaluation.result_scores import DirectionScores
     from contrastive.features.cache import FeatureCache
     from contrastive.model.model import ContrastiveModel
     from contrastive.spec import Shared
@@ -52,7 +59,8 @@ class Precision:
     direction: str
     asked: float
     score: float | None
-    """The cosine from which on; -1 if all reach the precision, None if no result does."""
+    """The score from which on: a cosine, or a standardised one; -1 if all reach the precision, None
+    if no result does."""
     most: float
     """What results reach at most, by the fit."""
     queries: int
@@ -75,6 +83,8 @@ class CalibrationReport(Tabular):
     precision: list[Precision] = field(default_factory=list[Precision])
     rejection: dict[str, Rejection] = field(default_factory=dict[str, Rejection])
     """By direction, as ``text_to_image``."""
+    standardized_rejection: dict[str, Rejection] = field(default_factory=dict[str, Rejection])
+    """The same of standardised scores, if there is a background set."""
     faults: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
     """What to know about the numbers."""
@@ -84,7 +94,7 @@ class CalibrationReport(Tabular):
         found = {
             name: value
             for name, value in vars(self).items()
-            if name not in ("calibration", "reliability", "rejection", "precision")
+            if name in ("split", "is_judged", "faults", "notes")
         }
         return found | {
             "fitted_on": self.calibration.fitted_on,
@@ -92,6 +102,9 @@ class CalibrationReport(Tabular):
             "reliability": {name: asdict(one) for name, one in self.reliability.items()},
             "precision": [asdict(one) for one in self.precision],
             "rejection": {name: asdict(one) for name, one in self.rejection.items()},
+            "standardized_rejection": {
+                name: asdict(one) for name, one in self.standardized_rejection.items()
+            },
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -123,6 +136,7 @@ def calibrate(
     samples: Samples,
     test: Samples | None = None,
     *,
+    background: Samples | None = None,
     fit_split: str = "",
     split: str = "",
     shared: Shared = "refuse",
@@ -139,6 +153,9 @@ def calibrate(
         samples: a built dataset to fit it on, which training has not seen; rows with equal ids
             belong together.
         test: another one to judge it on, without samples of the first; it is not judged if None.
+        background: samples to standardise each query's scores by: what the query is near to
+            anyhow, among up to 1,000 of them, counts the less. They may be those of training;
+            samples of the other two are left out. Scores are cosines if None.
         fit_split: what to call the first.
         split: what to call the second.
         shared: ``refuse`` rows that the model was trained on, or of ``test`` that it was fitted on;
@@ -160,19 +177,20 @@ def calibrate(
     faults: list[str] = []
     rows = _held_out(model, samples, fit_split, shared, notes)
     embedded = _embedded(model, samples, rows, faults, cache=cache, workers=workers)
-    found = _by_direction(embedded)
+    found = by_direction(embedded)
     if not found:
         msg = "there is nothing to search: one modality, and no group of several samples"
         raise DataError(msg)
     name = f"the split {fit_split}" if fit_split else "samples that were given"
     calibration = Calibration(
-        format=CALIBRATION_FORMAT,
+        format=PLAIN_FORMAT,
         weights=weights_fingerprint(model),
         fitted_on=f"{name}, {len(rows):,} rows",
         pairs=pair_fits(found, notes),
         searches={direction: search_fit(scores) for direction, scores in found.items()},
     )
-    judged = found
+    judged = embedded
+    known = [rows]
     if test is not None:
         keys = seen_samples(content_keys(rows, [*model.towers]))
         held_out = _held_out(model, test, split, shared, notes)
@@ -180,19 +198,30 @@ def calibrate(
         kept = held_out_rows(keys, held_out, split, shared, of=of)
         if len(kept) < len(held_out):
             notes.append(f"{len(held_out) - len(kept)} rows are left out: they are of {name}, too")
-        judged = _by_direction(_embedded(model, test, kept, faults, cache=cache, workers=workers))
-    model.calibration = calibration
+        judged = _embedded(model, test, kept, faults, cache=cache, workers=workers)
+        known.append(kept)
+    scores, standardized = by_direction(judged), {}
+    tensors: dict[str, Tensor] | None = None
+    if background is not None:
+        others = background_rows(model, background, known)
+        near = _embedded(model, background, others, faults, cache=cache, workers=workers)
+        tensors = background_tensors(near)
+        fits = standardized_fits(found, embedded, tensors)
+        weights = {direction: fit.weight for direction, fit in fits.items()}
+        standardized = by_direction(judged, weights, tensors)
+        about = " and ".join(f"{len(each_BD):,} {name}s" for name, each_BD in tensors.items())
+        changes = {"format": CALIBRATION_FORMAT, "background": about, "standardized": fits}
+        calibration = calibration.model_copy(update=changes)
+    model.calibration, model.background = calibration, tensors
+    judged_by = scores | standardized
     return CalibrationReport(
         calibration,
         split if test is not None else fit_split,
         test is not None,
-        reliability=_reliabilities(calibration, judged) if test is not None else {},
-        precision=_precisions(calibration, judged) if test is not None else [],
-        rejection={
-            direction: rejection(scores.all.best_Q[scores.all.is_right_Q], scores.best_wrong_Q)
-            for direction, scores in judged.items()
-            if scores.all.is_right_Q.any()
-        },
+        reliability=_reliabilities(calibration, scores) if test is not None else {},
+        precision=_precisions(calibration, judged_by) if test is not None else [],
+        rejection=_rejections(scores),
+        standardized_rejection=_rejections(standardized),
         faults=faults,
         notes=notes,
     )
@@ -227,13 +256,11 @@ def _embedded(
     return embedded
 
 
-def _by_direction(embedded: dict[str, EmbeddedModality]) -> dict[str, DirectionScores]:
-    """Return the scores of each modality's searches by each other one, as ``text_to_image``."""
+def _rejections(judged: dict[str, DirectionScores]) -> dict[str, Rejection]:
     return {
-        f"{query}_to_{target}": direction_scores(a, b, lambda a_QD, b_TD: a_QD @ b_TD.T)
-        for query, a in embedded.items()
-        for target, b in embedded.items()
-        if query != target or (len(embedded) == 1 and has_companions(a.ids_Q))
+        direction: rejection(scores.all.best_Q[scores.all.is_right_Q], scores.best_wrong_Q)
+        for direction, scores in judged.items()
+        if scores.all.is_right_Q.any()
     }
 
 
@@ -254,6 +281,8 @@ def _reliabilities(
 def _precisions(calibration: Calibration, judged: dict[str, DirectionScores]) -> list[Precision]:
     found: list[Precision] = []
     for direction, fit in calibration.searches.items():
+        if direction in calibration.standardized:
+            fit = calibration.standardized[direction].search  # noqa: PLW2901
         scores = judged[direction]
         best_Q, is_right_Q = scores.all.best_Q, scores.all.is_right_Q
         odds = result_odds(fit, scores.targets - scores.right_targets)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from contrastive.errors import DataError
-from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset
+from contrastive.evaluation.logistic_fit import fit_logistic, fit_offset, fit_part
 from contrastive.model.calibration_file import Growth, PairFit, ResultFit, SearchFit, SizeFit
 
 if TYPE_CHECKING:
@@ -81,6 +81,19 @@ def search_fit(scores: DirectionScores) -> SearchFit:
         best_growth=_growth(best),
         further_growth=_growth(further),
     )
+
+
+def background_part(scores: DirectionScores, near_Q: np.ndarray) -> float:
+    """Return which part of its nearness to a background is taken from a query's scores.
+
+    It is what best tells true hits from the best results of queries whose answers are taken away.
+    """
+    is_right_Q = scores.all.is_right_Q
+    if is_right_Q.sum() < FEWEST:
+        return 0.0
+    best = np.concatenate([scores.all.best_Q[is_right_Q], scores.best_wrong_Q])
+    near = np.concatenate([near_Q[is_right_Q], near_Q])
+    return fit_part(best, near, np.arange(len(best)) < is_right_Q.sum())
 
 
 def _growth(by_size: list[tuple[int, np.ndarray, np.ndarray]]) -> Growth:

@@ -58,6 +58,25 @@ def fit_logistic(
     return LogisticFit(slope, offset, separable, back_22 @ covariance_22 @ back_22.T)
 
 
+def fit_part(taken_from_N: np.ndarray, taken_N: np.ndarray, yes_N: np.ndarray) -> float:
+    """Return which part of the second score to take from the first, so that yes and no differ most.
+
+    It is that of a logistic regression on both, in which all yes weigh as much as all no; 0, if
+    the second is better added, or the first says nothing.
+    """
+    inputs_N2 = np.stack([taken_from_N, taken_N], axis=1)
+    spread_2 = inputs_N2.std(0)
+    if not spread_2.all():
+        return 0.0
+    inputs_N2 = (inputs_N2 - inputs_N2.mean(0)) / spread_2
+    yes, no = float(yes_N.sum()), float((~yes_N).sum())
+    weights_N = np.where(yes_N, 0.5 / yes, 0.5 / no)
+    ones_N1 = np.ones((len(inputs_N2), 1))
+    found = _newton(np.concatenate([inputs_N2, ones_N1], 1), yes_N.astype(np.float64), weights_N)
+    first, second = (found[:2] / spread_2).tolist()
+    return max(0.0, -second / first) if first > 0 else 0.0
+
+
 def fit_offset(scores_N: np.ndarray, yes_N: np.ndarray, slope: float) -> float:
     """Return the offset at which as many yes are expected as there are, by bisection."""
     share = (yes_N.sum() + 0.5) / (len(yes_N) + 1)
@@ -80,7 +99,7 @@ def _is_separable(scores_N: np.ndarray, yes_N: np.ndarray) -> bool:
 
 def _newton(inputs_N2: np.ndarray, targets_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
     """Return the weights ``[2]`` of greatest likelihood; a step that makes it worse is halved."""
-    found_2 = np.zeros(2)
+    found_2 = np.zeros(inputs_N2.shape[1])
     loss = _loss(inputs_N2 @ found_2, targets_N, weights_N)
     for _ in range(MOST_STEPS):
         probability_N = _sigmoid(inputs_N2 @ found_2)

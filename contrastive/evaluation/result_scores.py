@@ -54,6 +54,8 @@ class DirectionScores:
     """Score of the best wrong result: the best one if the right ones were not there."""
     groups_Q: np.ndarray
     """Of the queries."""
+    asked_Q: np.ndarray
+    """Their places among those that were embedded."""
     targets: int
     right_targets: float
     """Of a query, on average."""
@@ -121,6 +123,7 @@ def direction_scores(
         ],
         best_wrong_Q=wrong_Q,
         groups_Q=queries.ids_Q.numpy()[asked_Q],
+        asked_Q=asked_Q.nonzero()[0],
         targets=there,
         right_targets=right,
         right_R=right_R,

@@ -36,15 +36,23 @@ class Items:
     """Of each piece, which may be found: ``[M]`` booleans; None for all."""
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """How many items each piece has."""
+        return [len(piece) for piece in self.pieces]
+
+    @cached_property
     def starts(self) -> list[int]:
         """The number of each piece's first item."""
-        return [*accumulate((len(piece) for piece in self.pieces[:-1]), initial=0)]
+        return [*accumulate(self.sizes[:-1], initial=0)]
 
     @cached_property
     def count(self) -> int:
         """How many may be found."""
+        if self.allowed is None:
+            return sum(self.sizes)
         return sum(
-            len(piece) if mask is None else int(mask.sum()) for piece, mask in self._with_masks()
+            size if mask is None else int(mask.sum())
+            for size, mask in zip(self.sizes, self.allowed, strict=True)
         )
 
     def _with_masks(self) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-MORE = 8  # candidates beyond twice the wanted ones: the order by bytes is not quite the exact one
+MORE = 8  # rows beyond twice the wanted ones: the order by bytes is not quite the exact one
 WIDEST_RANGE = 4.0  # of a number of a vector of length 1, with what rounding adds
 LARGEST = 2.0  # of a number of a query or a centroid
 MANY = 16  # queries
@@ -117,6 +117,11 @@ def view(vector: Any, faiss: Any, array: np.ndarray) -> None:
     vector.view_size = vector.c_size = array.size
 
 
+def needed(wanted: int) -> int:
+    """Return how many rows have the wanted ones among them, by their bytes."""
+    return 2 * wanted + MORE
+
+
 def pays(queries: int, rows: int, compared: int) -> bool:
     """Whether to compare rows here and there takes less time than to compare all in order.
 
@@ -149,13 +154,12 @@ class OpenFaiss(ABC):
         Where conditions leave some of the rows, so many more are looked for that enough of them
         meet the conditions. A query gets none if none near it do, or if it is not of length 1.
         """
-        needed = min(2 * wanted + MORE, self.rows)
-        most = min(needed + effort, self.rows)
+        most = min(needed(wanted) + effort, self.rows)
         many = self.rows if allowed_M is None else int(allowed_M.sum())
         scores_QK = torch.full((len(queries_QD), most), -torch.inf)
         numbers_QK = torch.full((len(queries_QD), most), -1)
         left_Q = (queries_QD.abs() <= LARGEST).all(1).nonzero()[:, 0]
-        depth = min(-(-needed * self.rows // max(many, 1)), self.rows)
+        depth = min(-(-needed(wanted) * self.rows // max(many, 1)), self.rows)
         while len(left_Q) and (allowed_M is None or self.compared(depth, effort) <= many):
             scores, numbers = self._nearest(queries_QD[left_Q], max(depth, most), depth, effort)
             if allowed_M is not None:

@@ -17,6 +17,7 @@ from contrastive.indexes.faiss_codes import (
     checked,
     checked_ranges,
     faiss_module,
+    needed,
     pays,
     ranges_of,
     set_ranges,
@@ -44,7 +45,7 @@ class FaissHnsw:
 
     def pays(self, queries: int, rows: int, wanted: int, effort: int) -> bool:
         """Whether a search takes less time than comparing all rows."""
-        return pays(queries, rows, max(wanted, effort) * LINKS)
+        return pays(queries, rows, _in_mind(needed(wanted), effort) * LINKS)
 
     def build(
         self, pieces: Sequence[Tensor], advance: Callable[[int, str], None] = lambda _rows, _: None
@@ -84,14 +85,12 @@ class FaissHnsw:
         levels_M = checked(tensors, "levels", torch.int32, [rows])
         links_L = checked(tensors, "links", torch.int32, [None])
         entry = int(checked(tensors, "entry", torch.int64, [1]))
-        check_that(
-            ((levels_M >= 1) & (levels_M <= MOST_LEVELS)).all(), "rows of levels that are none"
-        )
+        check_that(_all_between(levels_M, 1, MOST_LEVELS), "rows of levels that are none")
         links_to_level = _links_to_level(int(levels_M.max()))
         offsets = torch.zeros(rows + 1, dtype=torch.int64)
         torch.cumsum(links_to_level[levels_M.long()], 0, out=offsets[1:])
         check_that(len(links_L) == int(offsets[-1]), f"{len(links_L)} links, not {offsets[-1]}")
-        check_that(((links_L >= -1) & (links_L < rows)).all(), "links to rows that are not there")
+        check_that(_all_between(links_L, -1, rows - 1), "links to rows that are not there")
         check_that(0 <= entry < rows and levels_M[entry] == levels_M.max(), "a false entry")
         _check_upper_links(levels_M, links_L, offsets, links_to_level)
         index, storage = _empty(faiss, dim, ranges_2D)
@@ -115,11 +114,16 @@ class OpenHnsw(OpenFaiss):
 
     def parameters(self, depth: int, effort: int) -> Any:
         """Return how many rows are kept in mind."""
-        return self.faiss.SearchParametersHNSW(efSearch=max(depth, effort))
+        return self.faiss.SearchParametersHNSW(efSearch=_in_mind(depth, effort))
 
     def compared(self, depth: int, effort: int) -> int:
         """Return about how many rows are compared: those that the rows in mind have links to."""
-        return max(depth, effort) * LINKS
+        return _in_mind(depth, effort) * LINKS
+
+
+def _in_mind(depth: int, effort: int) -> int:
+    """Return more rows than are wanted: with as many, a twentieth is missed."""
+    return max(depth + depth // 2, effort)
 
 
 def _empty(faiss: Any, dim: int, ranges_2D: Tensor) -> tuple[Any, Any]:
@@ -130,6 +134,11 @@ def _empty(faiss: Any, dim: int, ranges_2D: Tensor) -> tuple[Any, Any]:
     set_ranges(faiss, storage, ranges_2D)
     index.is_trained = True
     return index, storage
+
+
+def _all_between(numbers: Tensor, least: int, most: int) -> bool:
+    lowest, highest = numbers.aminmax()
+    return int(lowest) >= least and int(highest) <= most
 
 
 def _links_to_level(levels: int) -> Tensor:

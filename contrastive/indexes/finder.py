@@ -95,7 +95,7 @@ class Finder:
         ``effort`` is that with which recall was measured, if it is not given.
         """
         k = min(k, items.count)
-        rows = sum(map(len, items.pieces))
+        rows = sum(items.sizes)
         if effort is None and self.recall:
             effort = self.recall.effort
             kind = kind_of(self.about)
@@ -120,7 +120,7 @@ class Finder:
         """
         numbers_QC = self._candidates(queries_QD, items, k, effort)
         covered = {i for _, covers in self._opened for i in covers}
-        all_there = numbers_QC.shape[1] == sum(len(items.pieces[i]) for i in covered)
+        all_there = numbers_QC.shape[1] == sum(items.sizes[i] for i in covered)
         late_QC = numbers_QC[:, numbers_QC.shape[1] // 2 :]
         if left := [i for i in range(len(self.segments)) if i not in covered]:
             masks = [items.allowed[i] for i in left] if items.allowed else None
@@ -168,7 +168,7 @@ def _has_any(some_QC: Tensor, numbers_QK: Tensor) -> Tensor:
 
 def _numbers(items: exact.Items, pieces: Sequence[int], at: Tensor) -> Tensor:
     """Return the numbers of rows by their places in some pieces, one behind the other."""
-    starts = [*accumulate((len(items.pieces[i]) for i in pieces[:-1]), initial=0)]
+    starts = [*accumulate((items.sizes[i] for i in pieces[:-1]), initial=0)]
     moved = torch.tensor([items.starts[i] for i in pieces]) - torch.tensor(starts)
     return at + moved[torch.searchsorted(torch.tensor(starts), at, right=True) - 1]
 
@@ -180,7 +180,7 @@ def _joined(items: exact.Items, pieces: Sequence[int]) -> Tensor | None:
         return None
     return torch.cat(
         [
-            torch.ones(len(items.pieces[i]), dtype=torch.bool) if mask is None else mask
+            torch.ones(items.sizes[i], dtype=torch.bool) if mask is None else mask
             for i, mask in zip(pieces, masks, strict=True)
         ]
     )

@@ -90,8 +90,10 @@ class Index:
         """The modalities that have rows."""
         return [name for name in self._segments if self.rows(name)]
 
-    def rows(self, modality: str) -> int:
-        """Return how many rows a modality has."""
+    def rows(self, modality: str, *, where: Sequence[str] = ()) -> int:
+        """Return how many rows a modality has; with conditions, how many meet them."""
+        if where:
+            return self._items(modality, where)[1].count
         return sum(segment.about.live for segment in self._segments.get(modality, ()))
 
     def __len__(self) -> int:
@@ -308,14 +310,12 @@ class Index:
         """Return rows by their numbers, in the order of the index."""
         found: list[tuple[int, Row]] = []
         wanted = np.unique(np.array(numbers, np.int64))
-        start = 0
-        for segment in segments:
-            stop = start + segment.about.rows
-            own = wanted[(wanted >= start) & (wanted < stop)].tolist()
-            if own:
-                rows = rows_of_table(segment.table, [number - start for number in own])
-                found += zip(own, rows, strict=True)
-            start = stop
+        starts = np.cumsum([0, *(segment.about.rows for segment in segments)])
+        bounds = np.searchsorted(wanted, starts)
+        for piece in np.flatnonzero(np.diff(bounds)).tolist():
+            own = wanted[bounds[piece] : bounds[piece + 1]]
+            rows = rows_of_table(segments[piece].table, (own - starts[piece]).tolist())
+            found += zip(own.tolist(), rows, strict=True)
         return found
 
     def vectors(self, modality: str, numbers: Sequence[int]) -> Tensor:

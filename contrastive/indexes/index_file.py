@@ -24,7 +24,7 @@ from contrastive.config.mistakes import in_one_line
 from contrastive.data.storage.atomic_files import replace_file
 from contrastive.errors import DataError, WeightsError
 from contrastive.indexes.vector_form import Quantize  # noqa: TC001 - pydantic reads it
-from contrastive.model.saved_files import Listed, Names, Sha256, Shape, read_json
+from contrastive.model.saved_files import MAX_JSON, Listed, Names, Sha256, Shape, read_json
 
 FORMAT = 1
 INDEX = "index.json"
@@ -224,5 +224,16 @@ def _problem_of_structures(about: About) -> str:
 
 
 def write(folder: Path, about: About) -> None:
-    """Commit a new state."""
-    replace_file(folder / INDEX, about.model_dump_json(indent=1).encode())
+    """Commit a new state.
+
+    Raises:
+        DataError: it is one that would not be read again.
+    """
+    content = about.model_dump_json(indent=1).encode()
+    if len(content) > MAX_JSON:
+        msg = (
+            f"{folder / INDEX}: would have {len(content):,} bytes, and {MAX_JSON:,} are read: this "
+            "is the most that an index can hold; build another one of a part of the data"
+        )
+        raise DataError(msg)
+    replace_file(folder / INDEX, content)

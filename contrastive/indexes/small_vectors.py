@@ -117,7 +117,7 @@ class OpenSmallVectors:
 def _bit_count(words_M: np.ndarray) -> np.ndarray:
     if hasattr(np, "bitwise_count"):  # from numpy 2.0 on
         return np.bitwise_count(words_M)
-    return _bit_counts()[words_M.view(np.uint16)].reshape(-1, 4).sum(1)
+    return _bit_counts()[words_M.view(np.uint16)].reshape(-1, 4).sum(1, dtype=np.int32)
 
 
 @cache

@@ -42,6 +42,7 @@ LOCK, ENCODING = ".lock", ".encoding"
 WAIT = 5.0  # seconds for another writer
 SEGMENT_ROWS = 8192
 LISTED = 1000  # deleted rows of a segment, above which it is written anew
+MOST_LISTED = 500_000  # of all segments, in a file of which 16 MB are read
 SMALL = 8  # segments that are not half full, above which neighbours are joined
 OURS = re.compile(r"\w{1,64}-[0-9]{6,9}(\.\w{1,64})?\.(safetensors|parquet)")
 
@@ -107,11 +108,15 @@ class Writer:
     def commit(self) -> None:
         """Make all that was added and deleted the index's state, in one step."""
         kept: list[Segment] = []
+        listed = MOST_LISTED // max(1, len(self.held))
+        # what covers many segments would have to be made again of all of them
+        if all(len(one.covers) == 1 for one in self.about.structures):
+            listed = min(LISTED, listed)
         for number, segment in enumerate(self.held):
             gone = {*segment.about.deleted, *self._deleted.get(number, ())}
             if len(gone) == segment.about.rows:
                 continue
-            if len(gone) > LISTED or len(gone) * 2 > segment.about.rows:
+            if len(gone) > listed or len(gone) * 2 > segment.about.rows:
                 kept.append(self._rewritten([(segment, gone)]))
             else:
                 kept.append(segment.about.model_copy(update={"deleted": sorted(gone)}))

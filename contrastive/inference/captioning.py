@@ -88,14 +88,14 @@ def caption(
         first.setdefault(text, index)
     texts = list(first)
     texts_ND = model.embed("text", texts, cache=cache)
-    cosines_NP, indices_NP = top_k(
-        model.embed("image", images, cache=cache), texts_ND, max(POOL, 10 * top)
-    )
+    images_ND = model.embed("image", images, cache=cache)
+    cosines_NP, indices_NP = top_k(images_ND, texts_ND, max(POOL, 10 * top))
     judged = judge_scores(
         model,
         ("image", "text"),
         cosines_NP.double().numpy(),
         items=len(texts),
+        queries_QD=images_ND,
         min_precision=min_precision,
     )
     found: list[list[Caption]] = []

@@ -11,6 +11,8 @@ from contrastive.console import say
 from contrastive.model.scores import judge_scores
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from contrastive.model.model import ContrastiveModel
 
 
@@ -41,6 +43,7 @@ def judged_hits(
     hits: list[Hit],
     *,
     items: int,
+    query_1D: Tensor,
     min_precision: float | None,
 ) -> list[Hit]:
     """Return hits with their probabilities, if the model is calibrated, and those that are kept.
@@ -50,12 +53,20 @@ def judged_hits(
         modalities: of the query, and of what was searched.
         hits: the nearest, best first.
         items: how many were searched.
+        query_1D: the query's embedding.
         min_precision: what share of those that are kept is right; all are kept if None.
     """
     if not hits:
         return []
     scores_1k = np.array([[hit.similarity for hit in hits]], np.float64)
-    judged = judge_scores(model, modalities, scores_1k, items=items, min_precision=min_precision)
+    judged = judge_scores(
+        model,
+        modalities,
+        scores_1k,
+        items=items,
+        queries_QD=query_1D,
+        min_precision=min_precision,
+    )
     if (known := judged.probabilities_Qk) is not None:
         hits = [replace(hit, probability=p) for hit, p in zip(hits, known[0].tolist(), strict=True)]
     kept = [hit for hit, is_kept in zip(hits, judged.is_kept_Qk[0], strict=True) if is_kept]

@@ -54,8 +54,16 @@ def search_index(
         tell_of_none(opened, find, where)
     hits = [hit_of(one.row, find, one.similarity) for one in found]
     tell_recall(opened, find)
-    items = opened.rows(find)
-    return judged_hits(model, (by, find), hits, items=items, min_precision=min_precision)
+    if compose or not hits:
+        return hits
+    return judged_hits(
+        model,
+        (by, find),
+        hits,
+        items=opened.rows(find, where=where),
+        query_1D=query_1D,
+        min_precision=min_precision,
+    )
 
 
 def tell_of_none(index: Index, modality: str, where: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from contrastive.data.images import StoredImage
 from contrastive.data.sample_lists import sample_list
 from contrastive.data.samples import check_modalities, rows_of
 from contrastive.datasets.single_modality import images_in, lines_of
-from contrastive.errors import DataError, a_type
+from contrastive.errors import DataError, SpecError, a_type
 from contrastive.inference.composed_query import asked
 from contrastive.inference.embed_distinct import embed_modality
 from contrastive.inference.hits import Hit, judged_hits
@@ -75,7 +75,8 @@ def search(
 
     Raises:
         BadSample: the query cannot be read.
-        SpecError: a precision is asked for that the model is not calibrated for.
+        SpecError: a precision is asked for that the model is not calibrated for, or of a composed
+            query.
         DataError: the image, the folder or the file is not there, or holds nothing that can be
             read; or it is not of the modality that is searched; or another model made the index.
 
@@ -86,6 +87,9 @@ def search(
     """
     check_model(model)
     k, modalities = count("k", k), list(model.towers)
+    if compose and min_precision is not None:
+        msg = "min_precision: composed queries are not what is calibrated; leave one of them out"
+        raise SpecError(msg)
     min_precision = checked_precision(model, min_precision)
     if index is not None:
         if images is not None or texts is not None or samples is not None:
@@ -126,7 +130,16 @@ def search(
         _hit(rows[column.rows[int(index)]], find, score.item())
         for score, index in zip(scores[0], indices[0], strict=True)
     ]
-    return judged_hits(model, (by, find), hits, items=len(column.rows), min_precision=min_precision)
+    if compose:
+        return hits
+    return judged_hits(
+        model,
+        (by, find),
+        hits,
+        items=len(column.rows),
+        query_1D=query_1D,
+        min_precision=min_precision,
+    )
 
 
 def _rows(

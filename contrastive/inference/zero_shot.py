@@ -123,6 +123,7 @@ def judge_classes(
         (modality, "text"),
         cosines_NC,
         items=len(names_CD),
+        queries_QD=images_ND,
         min_precision=min_precision,
         right_targets=1,
     )

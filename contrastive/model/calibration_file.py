@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from contrastive.console import say
 from contrastive.errors import WeightsError
-from contrastive.model.saved_files import CALIBRATION, Finite, Sha256, Shape, shaped
+from contrastive.model.saved_files import BACKGROUND, CALIBRATION, Finite, Sha256, Shape, shaped
 from contrastive.model.saved_folder import write_folder
 from contrastive.nn.fingerprint import weights_fingerprint
 from contrastive.version import __version__
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from contrastive.model.saved_folder import SavedFolder
 
-CALIBRATION_FORMAT = 1
+CALIBRATION_FORMAT = 2
+PLAIN_FORMAT = 1  # without standardised scores, as older releases read it
 RUN = "run: contrastive calibrate"
 
 Scores = Annotated[list[Finite], Field(min_length=1, max_length=10_000)]
@@ -83,6 +86,14 @@ class SearchFit(Shape):
     further_growth: Growth
 
 
+class StandardizedFit(Shape):
+    """What searches were worth by cosines less a part of the query's nearness to a background."""
+
+    weight: Annotated[Finite, Field(ge=0)]
+    """The part."""
+    search: SearchFit
+
+
 class Calibration(Shape):
     """What a model's scores are worth as probabilities: ``calibration.json`` in its folder."""
 
@@ -96,6 +107,10 @@ class Calibration(Shape):
     """By the two modalities, as ``image_text``."""
     searches: dict[str, SearchFit]
     """By direction, as ``text_to_image``."""
+    background: str = ""
+    """The background set, in words."""
+    standardized: dict[str, StandardizedFit] = Field(default={})
+    """By direction; taken in place of ``searches`` where there is one."""
 
 
 class Calibrated:
@@ -103,6 +118,8 @@ class Calibrated:
 
     calibration: Calibration | None = None
     """What its scores are worth, if ``contrastive calibrate`` has measured it."""
+    background: dict[str, Tensor] | None = None
+    """Embeddings of the background set, ``[B, D]`` by modality, if scores are standardised."""
 
 
 def weights_of(model: Calibrated) -> str:
@@ -114,32 +131,62 @@ def calibration_files(model: Calibrated) -> dict[str, Any]:
     """Return what a saved model has of its calibration; of other weights, it is forgotten."""
     if model.calibration and model.calibration.weights != weights_of(model):
         say(f"{CALIBRATION}: is of other weights than the model has now, and is not saved; {RUN}")
-        model.calibration = None
-    return {CALIBRATION: model.calibration.model_dump(mode="json")} if model.calibration else {}
+        model.calibration = model.background = None
+    if model.calibration is None:
+        return {}
+    files: dict[str, Any] = {CALIBRATION: model.calibration.model_dump(mode="json")}
+    return files | ({BACKGROUND: model.background} if model.background else {})
 
 
-def stored_calibration(saved: SavedFolder) -> Calibration | None:
-    """Read the calibration of a saved model; None without, or where a later release wrote it.
+def restore_calibration(model: Calibrated, saved: SavedFolder) -> None:
+    """Give a model the calibration that it was saved with.
 
-    Raises:
-        WeightsError: the file is none of a calibration.
+    One that cannot be read, or that a later release wrote, is told of, and the model goes without.
     """
+    model.calibration = model.background = None
     if CALIBRATION not in saved.files:
-        return None
+        return
+    try:
+        found = _stored(saved)
+        background = _stored_background(saved, found) if found.standardized else None
+    except WeightsError as error:
+        problem = str(error).partition("; ")[0]
+        say(f"{problem}, so scores have no probabilities; {RUN}, or copy the model again")
+    else:
+        model.calibration, model.background = found, background
+
+
+def _stored(saved: SavedFolder) -> Calibration:
     data, path = saved.json(CALIBRATION), saved.path / CALIBRATION
     written: Any = cast("dict[str, Any]", data).get("format") if isinstance(data, dict) else None
     if isinstance(written, int) and written > CALIBRATION_FORMAT:
-        say(
+        msg = (
             f"{path}: was written in format {written}, this version reads up to "
-            f"{CALIBRATION_FORMAT}, so scores have no probabilities; run: pip install --upgrade "
-            "contrastive-kit"
+            f"{CALIBRATION_FORMAT} (pip install --upgrade contrastive-kit)"
         )
-        return None
-    try:
-        return shaped(Calibration, data, path)
-    except WeightsError as error:
-        msg = f"{str(error).partition('; ')[0]}; {RUN}, or copy it again"
-        raise WeightsError(msg) from None
+        raise WeightsError(msg)
+    return shaped(Calibration, data, path)
+
+
+def _stored_background(saved: SavedFolder, found: Calibration) -> dict[str, Tensor]:
+    path = saved.path / BACKGROUND
+    tensors = saved.tensors(BACKGROUND) if BACKGROUND in saved.files else {}
+    background = {name: tensor.clone() for name, tensor in tensors.items()}
+    dim = saved.json("spec.json").get("embed_dim")
+    for direction in found.standardized:
+        name = direction.partition("_to_")[2]
+        tensor = background.get(name)
+        if tensor is None:
+            problem = f"has no {name}"
+        elif tensor.dtype != torch.float32 or [*tensor.shape[1:]] != [dim] or not len(tensor):
+            problem = f"{name} is no table of {dim} numbers a row"
+        elif not tensor.isfinite().all():
+            problem = f"{name} has numbers that are not finite"
+        else:
+            continue
+        msg = f"{path}: cannot be read: {problem}"
+        raise WeightsError(msg)
+    return background
 
 
 def store_calibration(model: Calibrated, saved: SavedFolder) -> Path:
@@ -148,5 +195,6 @@ def store_calibration(model: Calibrated, saved: SavedFolder) -> Path:
     Raises:
         WeightsError: the folder cannot be written.
     """
-    write_folder(saved.path, calibration_files(model), keep=saved.files - {CALIBRATION})
+    others = saved.files - {CALIBRATION, BACKGROUND}
+    write_folder(saved.path, calibration_files(model), keep=others)
     return saved.path / CALIBRATION

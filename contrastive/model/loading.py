@@ -22,7 +22,7 @@ from contrastive.config.yaml_files import load_spec
 from contrastive.console import say
 from contrastive.encoders.module import configs_hash, preprocess_hash
 from contrastive.errors import ContrastiveError, SpecError, WeightsError
-from contrastive.model.calibration_file import stored_calibration
+from contrastive.model.calibration_file import restore_calibration
 from contrastive.model.freezing import weights_from_spec
 from contrastive.model.hub import saved_on_hub
 from contrastive.model.local_paths import data_found_again, places_of
@@ -152,7 +152,7 @@ def load_saved(saved: SavedFolder, spec: ModelSpec) -> ContrastiveModel:
     model = rebuilt(spec, saved)
     restore_weights(model, saved)
     model.seen = stored_samples(saved)
-    model.calibration = stored_calibration(saved)
+    restore_calibration(model, saved)
     return model.eval()
 
 

@@ -26,6 +26,8 @@ CHECKPOINT = MODEL | {"run.json", "state.json", "optimizer.safetensors", "random
 """Those of a run's checkpoint, from which it goes on."""
 CALIBRATION = "calibration.json"
 """What scores are worth (``scores``), where that was measured."""
+BACKGROUND = "calibration.safetensors"
+"""The background set of scores that are standardised."""
 COPIES = "encoders"
 """The folder with copies of what encoders were loaded from (``weight_copies``)."""
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,120}"

@@ -34,6 +34,7 @@ from contrastive.data.storage.atomic_files import (
 )
 from contrastive.errors import WeightsError
 from contrastive.model.saved_files import (
+    BACKGROUND,
     CALIBRATION,
     CHECKPOINT,
     MODEL,
@@ -252,7 +253,7 @@ def _own_files(folder: Path) -> set[str]:
     except (OSError, WeightsError):
         pass
     # without a manifest that can be trusted, by their names
-    return {*CHECKPOINT, CALIBRATION, MANIFEST} | (
+    return {*CHECKPOINT, CALIBRATION, BACKGROUND, MANIFEST} | (
         shard_files(folder) if folder.is_dir() else set()
     )
 

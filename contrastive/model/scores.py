@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from contrastive.config.arguments import number
 from contrastive.console import say
 from contrastive.errors import SpecError
+from contrastive.model.background import nearness
 from contrastive.model.calibration_file import RUN, weights_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from contrastive.model.calibration_file import Calibrated, Calibration, SearchFit
 
 
@@ -79,6 +82,7 @@ def judge_scores(
     scores_Qk: np.ndarray,
     *,
     items: int,
+    queries_QD: Tensor | None = None,
     min_precision: float | None = None,
     right_targets: float | None = None,
 ) -> JudgedScores:
@@ -89,6 +93,7 @@ def judge_scores(
         direction: the modality of the queries and that of the results.
         scores_Qk: cosines, in any order; those of a query's best results, or of all.
         items: how many were compared.
+        queries_QD: embeddings of the queries, L2-normalised; scores are not standardised without.
         min_precision: the share of what is returned that is to be right; all are kept if None.
         right_targets: how many are right, on average; as in the calibration if None.
 
@@ -112,6 +117,10 @@ def judge_scores(
     if items == 1 and pair:
         found_Qk = sigmoid(pair.slope * scores_Qk + pair.offset)
         return JudgedScores(found_Qk, found_Qk >= (min_precision or 0))
+    if queries_QD is not None and (found := calibration.standardized.get(f"{query}_to_{target}")):
+        background_BD = cast("dict[str, Tensor]", model.background)[target]
+        near_Q = nearness(queries_QD, background_BD)
+        fit, scores_Qk = found.search, scores_Qk - found.weight * near_Q[:, None]
     wrong = items - (fit.right_targets if right_targets is None else right_targets)
     best, further = result_odds(fit, wrong), result_odds(fit, wrong, further=True)
     is_best_Qk = np.zeros(scores_Qk.shape, np.bool_)
@@ -122,21 +131,29 @@ def judge_scores(
     probabilities_Qk = np.where(is_best_Qk, best_Qk, further_Qk)
     if not min_precision:
         return JudgedScores(probabilities_Qk, everything.is_kept_Qk)
-    if items > fit.targets:
-        say(
-            f"min_precision: {items:,} {target}s are searched, and the model was calibrated among "
-            f"{fit.targets:,}, so that the precision is a guess; calibrate on a larger split: "
-            "contrastive calibrate --fit-split SPLIT"
-        )
+    if guessed := beyond_calibration(calibration, direction, items):
+        say(f"min_precision: {guessed}")
     from_best, most = best.threshold(min_precision)
     if from_best == math.inf:
         say(
             f"no result reaches a precision of {min_precision:g} among {items:,} {target}s; the "
-            f"best ones reach {most:.2f} at most"
+            f"best ones reach {rounded_down(most)} at most"
         )
     from_further, _ = further.threshold(min_precision)
     above_Qk = scores_Qk >= np.where(is_best_Qk, from_best, from_further)
     return JudgedScores(probabilities_Qk, above_Qk & (above_Qk & is_best_Qk).any(1, keepdims=True))
+
+
+def beyond_calibration(calibration: Calibration, direction: tuple[str, str], items: int) -> str:
+    """Return what to say of a search among more items than were calibrated among; "" of fewer."""
+    fit = calibration.searches.get("_to_".join(direction))
+    if fit is None or items <= fit.targets:
+        return ""
+    return (
+        f"{items:,} {direction[1]}s are searched, and the model was calibrated among "
+        f"{fit.targets:,}, so that the precision is a guess; calibrate on a larger split: "
+        "contrastive calibrate --fit-split SPLIT"
+    )
 
 
 @dataclass(frozen=True)
@@ -211,6 +228,11 @@ def result_odds(fit: SearchFit, wrong: float, *, further: bool = False) -> Resul
     scores_G = (1 - part) * np.quantile(low.scores, of) + part * np.quantile(high.scores, of)
     slope = (1 - part) * low.slope + part * high.slope
     return ResultOdds(slope, (1 - part) * low.offset + part * high.offset, scores_G)
+
+
+def rounded_down(share: float) -> str:
+    """Return a share with two digits, of which it is not less: one of 0.999 is no 1."""
+    return f"{math.floor(100 * share) / 100:.2f}"
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

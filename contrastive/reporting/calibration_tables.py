@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.console import printable
+from contrastive.model.scores import rounded_down
 
 if TYPE_CHECKING:
     from contrastive.evaluation.calibration import CalibrationReport, Precision
@@ -36,6 +37,13 @@ def calibration_tables(report: CalibrationReport) -> list[Table | str]:
         )
         for direction, found in report.rejection.items()
     ]
+    shown += [
+        printable(
+            f"{direction.replace('_to_', ' -> ')}, standardized: {found.rejected:.1%} of these are "
+            f"rejected at {found.lost:.1%} lost (area {found.area:.3f})"
+        )
+        for direction, found in report.standardized_rejection.items()
+    ]
     return shown + [printable(note) for note in report.notes]
 
 
@@ -44,7 +52,7 @@ def _precisions(report: CalibrationReport, where: str) -> Table:
     for name in (
         "query -> target",
         "asked",
-        "cosine\nfrom",
+        "score\nfrom" if report.calibration.standardized else "cosine\nfrom",
         "returned",
         "right, % (95 % interval)",
     ):
@@ -80,7 +88,7 @@ def _never(report: CalibrationReport) -> list[str]:
         printable(
             f"{direction.replace('_to_', ' -> ')}: no result reaches "
             f"{', '.join(f'{found.asked:g}' for found in several)}; the best ones reach "
-            f"{several[0].most:.2f} at most"
+            f"{rounded_down(several[0].most)} at most"
         )
         for direction, several in never.items()
     ]

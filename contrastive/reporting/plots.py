@@ -128,9 +128,14 @@ def draw_reliability(report: CalibrationReport, path: Path) -> None:
         pairs.plot(at, [100 * one.share for one in found.bins], marker="o", label=label)
     pairs.set_title(f"pairs of {report.split or 'the test data'}", parse_math=False)
     pairs.set(xlabel="probability, %", ylabel="of them right, %")
-    for direction, found in report.rejection.items():
-        lost, rejected = ([100 * point[i] for point in found.curve] for i in (1, 2))
-        absent.plot(lost, rejected, label=f"{_label(direction)}: area {found.area:.3f}")
+    for by, line, several in (
+        ("", "-", report.rejection),
+        (", standardized", "--", report.standardized_rejection),
+    ):
+        for direction, found in several.items():
+            lost, rejected = ([100 * point[i] for point in found.curve] for i in (1, 2))
+            label = f"{_label(direction)}{by}: area {found.area:.3f}"
+            absent.plot(lost, rejected, linestyle=line, label=label)
     absent.axvline(5, color="0.6", linestyle=":")
     absent.set(title="by threshold", xlabel="true hits lost, %", ylabel="absent rejected, %")
     for axis in (pairs, absent):

@@ -19,7 +19,7 @@ from contrastive.inference.hits import judged_hits
 from contrastive.inference.index_search import hit_of
 from contrastive.inference.queries import found_by
 from contrastive.inference.zero_shot import class_sentences, judge_classes, mean_of_templates
-from contrastive.model.scores import checked_precision
+from contrastive.model.scores import beyond_calibration, checked_precision
 from contrastive.prompts import TEMPLATES
 from contrastive.serving.messages import (
     ClassifyAnswer,
@@ -199,7 +199,8 @@ def _searched(
     index = served.indexed()
     found = index.search(query_1D, find, k=asked.k, where=asked.where)[0]
     hits = [hit_of(one.row, find, one.similarity) for one in found]
-    about: dict[str, Any] = {"items": index.rows(find)}
+    calibration, items = served.model.calibration, index.rows(find, where=asked.where)
+    about: dict[str, Any] = {"items": items, "query_1D": query_1D}
     with quiet():
         judged = judged_hits(served.model, (by, find), hits, min_precision=None, **about)
         kept = judged_hits(served.model, (by, find), hits, min_precision=precision, **about)
@@ -221,6 +222,8 @@ def _searched(
     notes = (
         [f"finds {recall.share:.0%} of the ten nearest"] if recall and recall.share < 0.95 else []
     )
+    if precision and calibration:
+        notes += filter(None, [beyond_calibration(calibration, (by, find), items)])
     return SearchAnswer(
         index=served.name,
         query_modality=by,
