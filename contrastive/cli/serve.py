@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 VARIABLE = "CONTRASTIVE_TOKEN"
-PLAIN = re.compile(r"[!-~]+")  # what a header may have
+PRINTABLE = re.compile(r"[!-~]+")  # what a header may have
 SHORTEST = 16  # characters of a token
 
 
@@ -84,7 +84,7 @@ def _token(host: str) -> str | None:
             f"{VARIABLE}=$(openssl rand -hex 32) contrastive serve ..."
         )
         raise SpecError(msg)
-    if token is not None and not PLAIN.fullmatch(token):
+    if token is not None and not PRINTABLE.fullmatch(token):
         msg = f"{VARIABLE}: has characters that no header takes; make one by openssl rand -hex 32"
         raise SpecError(msg)
     if token is not None and len(token) < SHORTEST:
