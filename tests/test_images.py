@@ -357,3 +357,29 @@ def test_damaged_bytes_never_raise_anything_else(whole, edits, cut):
     except BadSample as error:
         problem = str(error)
     assert "\n" not in problem
+
+
+def parts(kind, repeated, at):
+    """Return a small image into which a part of its header is put a thousand times."""
+    whole = encode(Image.new("RGB", (8, 8)), kind)
+    return whole[:at] + repeated + whole[at:]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (parts("JPEG", b"\xff\xe1\0\x09Exif\0\0a" * 6000, 2), "too many small parts"),
+        (parts("JPEG", b"\xff\xfe\0\2" * 6000, 2), "too many small parts"),
+        (parts("JPEG", b"\xff" * 6000, 2), "too many small parts"),
+        (parts("JPEG", (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 400, 2), "without EXIF"),
+        (
+            parts("PNG", (bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))) * 6000, 33),
+            "too many small parts",
+        ),
+        (parts("GIF", b"!\xfe" + b"\1a" * 6000 + b"\0", 19), "too many small parts"),
+    ],
+    ids=["EXIF", "comments", "padding", "much EXIF", "chunks", "blocks"],
+)
+def test_parts_that_take_long_to_read_are_refused(content, problem):
+    with pytest.raises(BadSample, match=problem):
+        open_image(content)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import socket
 import struct
 import threading
 import zlib
@@ -20,8 +21,6 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from contrastive import Index, build_index, build_model, classify, search
-from contrastive.serving.batches import Batches
-from contrastive.serving.problems import Problem
 from tests.miniature import Picture
 from tests.served import serving
 from tests.toys import tiny_model
@@ -360,83 +359,21 @@ def test_what_cannot_be_served_is_told(made, command, monkeypatch):
     found = made.folder / "found"
     other = build_model(tiny_model("sigmoid"))
     other.save(made.folder / "other")
+    taken = socket.create_server(("127.0.0.1", 0))
     for arguments, said in [
         ((found, "--host", "0.0.0.0"), "set a token"),
+        ((found, "--port", taken.getsockname()[1]), "give another --port"),
+        ((found, "--allow-host", "http://a.example"), "is no name of a host"),
         ((made.folder / "nowhere",), "holds no index.json"),
         ((found, "--port", "1", "--host", "203.0.113.9"), "set a token"),
         ((found, "--model", made.folder / "other"), "another model made this index"),
     ]:
-        told = command("serve", *arguments)
+        port = () if "--port" in arguments else ("--port", "0")
+        told = command("serve", *arguments, *port)
         assert told.code == 2, told
         assert said in told.err
+    taken.close()
     monkeypatch.setenv("CONTRASTIVE_TOKEN", "short")
     assert "could be guessed" in command("serve", found).err
-
-
-def test_a_request_that_cannot_wait_is_refused(made):
-    class Slow:
-        """A model that begins when it is told to."""
-
-        def __init__(self):
-            self.begin = threading.Event()
-
-        def embed(self, _modality, samples, *, batch_size, on_bad):
-            self.begin.wait(60)
-            assert batch_size in (1, 2, 4, 8, 16, 32, 64)
-            on_bad(0, "is broken")
-            return torch.zeros(len(samples), 2)
-
-    model, sizes = Slow(), []
-    batches = Batches(model, most_waiting=5, on_batch=sizes.append)
-    first = batches.embed("text", ["a"])
-    while batches.count:
-        pass
-    waiting = [batches.embed("text", ["b", "c"]), batches.embed("image", ["d"])]
-    waiting.append(batches.embed("text", ["e"]))
-    with pytest.raises(Problem, match="4 samples wait already"):
-        batches.embed("text", ["f", "g"])
-    waiting[2].cancel()
-    model.begin.set()
-    batches.close()
-    assert sizes == [1, 2, 1]
-    for one in (first, waiting[0], waiting[1]):
-        assert "0: is broken" in str(one.exception())
-    with pytest.raises(Problem, match="stops"):
-        batches.embed("text", ["h"])
-
-
-def test_a_large_request_shares_the_model_with_small_ones():
-    class Listing:
-        def __init__(self):
-            self.begin, self.batches = threading.Event(), []
-
-        def embed(self, _modality, samples, *, batch_size, on_bad):
-            self.begin.wait(60)
-            self.batches.append(samples)
-            for place, sample in enumerate(samples):
-                if sample == "bad":
-                    on_bad(place, "is broken")
-            return torch.tensor([[float(len(sample))] for sample in samples])
-
-    model, ended = Listing(), []
-    batches = Batches(model, most_waiting=2000, on_batch=lambda _: None)
-    first = batches.embed("text", ["first"])
-    while batches.count:
-        pass
-    large = batches.embed("text", ["a" * number for number in range(200)])
-    spoilt = batches.embed("text", ["b"] * 70 + ["bad"] + ["b"] * 200)
-    left = batches.embed("text", ["nobody waits"] * 300)
-    small = batches.embed("text", ["small"])
-    image = batches.embed("image", ["image"])
-    for name, one in [("large", large), ("spoilt", spoilt), ("small", small), ("image", image)]:
-        one.add_done_callback(lambda _, name=name: ended.append(name))
-    left.cancel()
-    model.begin.set()
-    batches.close()
-    assert first.result().tolist() == [[5.0]]
-    assert large.result().flatten().tolist() == [*map(float, range(200))]
-    assert "text 70: is broken" in str(spoilt.exception())
-    assert ended == ["small", "image", "spoilt", "large"]
-    assert max(map(len, model.batches)) == 64
-    assert sum(map(len, model.batches)) < 1 + 200 + 150 + 2  # what nobody waits for is dropped
-    assert batches.count == 0
+    monkeypatch.setenv("CONTRASTIVE_TOKEN", "with spaces and é in it")
+    assert "no header takes" in command("serve", found).err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 VARIABLE = "CONTRASTIVE_TOKEN"
-PLAIN = re.compile(r"[!-~]+")  # what a header may have
+PRINTABLE = re.compile(r"[!-~]+")  # what a header may have
 SHORTEST = 16  # characters of a token
 
 
@@ -63,11 +64,11 @@ def serve(
     limits = Limits(body_bytes=int(upload_mb * MB), per_minute=rate)
     names = (*Access.hosts, *(() if host in LOOPBACK else (host,)), *(allow_host or ()))
     access = Access(tuple(_host_name(name) for name in names), token)
-    metrics = Metrics()
     about: dict[str, Any] = {"device": device, "trusted": trusted, "changes": changes}
-    served = _served(indexes or [], model, about, limits.waiting, metrics.batch)
-    app = create_app(served, access, limits, metrics)
-    _run(uvicorn, app, host, port)
+    with _listening(host, port) as listener:  # a port that is taken is told before models load
+        metrics = Metrics()
+        served = _served(indexes or [], model, about, limits.waiting, metrics.batch)
+        _run(uvicorn, create_app(served, access, limits, metrics), host, listener)
 
 
 def _token(host: str) -> str | None:
@@ -83,7 +84,7 @@ def _token(host: str) -> str | None:
             f"{VARIABLE}=$(openssl rand -hex 32) contrastive serve ..."
         )
         raise SpecError(msg)
-    if token is not None and not PLAIN.fullmatch(token):
+    if token is not None and not PRINTABLE.fullmatch(token):
         msg = f"{VARIABLE}: has characters that no header takes; make one by openssl rand -hex 32"
         raise SpecError(msg)
     if token is not None and len(token) < SHORTEST:
@@ -140,29 +141,43 @@ def _served(
     return found
 
 
-def _run(uvicorn: Any, app: Any, host: str, port: int) -> None:
-    """Listen, and say where, until the process is told to end.
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket of an address.
 
     Raises:
         SpecError: the address is taken, or none of this machine.
     """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if os.name == "posix":  # elsewhere it means that two may have one port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        msg = (
+            f"--host {host} --port {port}: {reason}; give another --port (0 for any), or an "
+            "address of this machine"
+        )
+        raise SpecError(msg) from error
+    return listener
+
+
+def _run(uvicorn: Any, app: Any, host: str, listener: socket.socket) -> None:
+    """Say where, and answer until the process is told to end."""
     from contrastive.console import say
+    from contrastive.serving.connections import Connection
 
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
+        http=Connection,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,
         ws="none",
     )
-    try:
-        listener = config.bind_socket()
-    except (OSError, SystemExit) as error:
-        msg = f"--host {host} --port {port}: cannot listen there; give another --port, 0 for any"
-        raise SpecError(msg) from error
     name = f"[{host}]" if ":" in host else host
     say(f"serving at http://{name}:{listener.getsockname()[1]} (Ctrl-C ends it)")
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import Image
 
-from contrastive.data.images import FORMATS, StoredImage, bytes_or_path, encoded, open_image
+from contrastive.data.images import FORMATS, StoredImage, bytes_or_path, encoded, open_image, opened
 from contrastive.data.sample_forms import is_content
 from contrastive.data.samples import NOT_MODALITIES
 from contrastive.data.storage.folders import named_file
@@ -134,7 +134,7 @@ def _image(value: Any) -> tuple[str, bytes]:
     except OSError as error:
         raise BadSample(f"{name}: {reason_of(error)}") from None
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with opened(content) as image:
             kind = str(image.format)
     except Exception:  # a damaged file makes decoders raise many kinds of error
         msg = f"{name}: not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 ENCODED = (bytes, bytearray, memoryview)
 WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its pixels do not need
+MOST_READS = 5_000  # of a header: decoders read each part of it by itself, and join some of them
+MOST_HEADER_BYTES = 20_000_000  # Pillow copies what it has of EXIF for each further part
+MOST_READS_OF_PIXELS = 1_000_000  # each about 1 us, of runs of a BMP or of parts of a PNG
 START_OF_SCAN = b"\xff\xda"  # marker; in what is compressed, 0 follows each 255
 A_FOLDER = "is a folder; give the files in it, as by FOLDER/*.jpg or FOLDER/*/*.jpg"
 
@@ -182,7 +185,7 @@ def _decoded(encoded: bytes | bytearray) -> Image.Image:
     Raises:
         BadSample: it does not.
     """
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+    with opened(encoded) as image:
         kind = str(image.format)
         if kind == "JPEG":
             kind = _kind_of_jpeg(image, bytes(encoded))
@@ -190,6 +193,39 @@ def _decoded(encoded: bytes | bytearray) -> Image.Image:
         image.draft(None, (DRAFT, DRAFT))  # only JPEG has this
         ImageOps.exif_transpose(image, in_place=True)
         return _as_seen(image)
+
+
+class _BoundedReads(io.BytesIO):
+    """An encoded image whose decoder may read so many times: each part of it costs time."""
+
+    reads, most_bytes = MOST_READS, MOST_HEADER_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            BadSample: there were too many reads.
+        """
+        self.reads -= 1
+        if self.reads < 0:
+            msg = "an image of too many small parts; save it anew"
+            raise BadSample(msg)
+        if self.tell() > self.most_bytes:
+            msg = "an image with a header of too many bytes; save it without EXIF"
+            raise BadSample(msg)
+        return super().read(size)
+
+
+def opened(encoded: bytes | bytearray) -> Image.Image:
+    """Return an encoded image whose header is read, and its pixels not yet.
+
+    Raises:
+        BadSample: the header is longer than that of any image.
+    """
+    source = _BoundedReads(encoded)
+    image = Image.open(source, formats=FORMATS)
+    source.reads, source.most_bytes = MOST_READS_OF_PIXELS, MAX_BYTES
+    return image
 
 
 def _without_words(png: bytes | bytearray) -> bytes:

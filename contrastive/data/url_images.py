@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from contrastive.data.column_kinds import StoredImages, Strings, through_shared_memory
 from contrastive.data.content_index import PartsOfFile, content_index, file_hash
-from contrastive.data.images import FORMATS, MAX_BYTES, StoredImage
+from contrastive.data.images import MAX_BYTES, StoredImage, opened
 from contrastive.data.storage.file_cache import file_cache
 from contrastive.data.storage.guarded_http import Fetched, FetchError, fetch, shown
 from contrastive.errors import BadSample
@@ -77,7 +75,7 @@ class UrlImage(StoredImage):
         """
         is_image = False
         try:
-            with Image.open(io.BytesIO(found.content), formats=FORMATS) as image:
+            with opened(found.content) as image:
                 is_image = True
                 if not found.whole:  # nobody else says where it ends
                     image.load()

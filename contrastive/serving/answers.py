@@ -82,7 +82,7 @@ class Server:
     async def embed(self, served: Served, modality: str, samples: list[Any]) -> Tensor:
         """Return the embeddings ``[B, D]``."""
         self.check_modality(served, modality)
-        check_total(modality, samples, self.limits)
+        await asyncio.to_thread(check_total, modality, samples, self.limits)
         try:
             return await asyncio.wrap_future(served.batches.embed(modality, samples))
         finally:
@@ -109,7 +109,9 @@ class Server:
         if asked.dimensions and asked.dimensions > width:
             message = f"dimensions: {asked.dimensions} is more than the {width} of {served.name}"
             raise Problem(400, message, code="dimensions", param="dimensions")
-        samples = [self._sample(one, f"input.{i}") for i, one in enumerate(inputs)]
+        samples = await asyncio.to_thread(
+            lambda: [self._sample(one, f"input.{i}") for i, one in enumerate(inputs)]
+        )
         rows_BD = torch.empty(len(samples), width)
         for modality in dict.fromkeys(name for name, _ in samples):
             at = [i for i, (name, _) in enumerate(samples) if name == modality]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import warnings
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi import Path as PathValue
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -43,13 +44,8 @@ if TYPE_CHECKING:
 
 
 PAGE = Path(__file__).parent / "page"
+UNNAMED = re.compile(r"(body|path|str|(Text|Image)Input)$|list\[")  # where no field is meant
 DECODED = 4  # images of an index at a time: a large one takes 200 MB
-
-
-class JpegAnswer(Response):
-    """An image."""
-
-    media_type = "image/jpeg"
 
 
 def create_app(
@@ -100,7 +96,7 @@ def _add_paths(app: FastAPI, server: Server) -> None:
             raise Problem(503, "the server stops", code="stopping")
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=Response, responses=_are("text/plain"))
     async def metrics() -> Response:
         """Return counts for Prometheus."""
         return Response(server.metrics.text(), media_type=server.metrics.content_type)
@@ -140,7 +136,11 @@ def _add_paths(app: FastAPI, server: Server) -> None:
 
     decoding = asyncio.Semaphore(DECODED)
 
-    @app.get("/v1/rows/{index}/{modality}/{number}/image", response_class=JpegAnswer)
+    @app.get(
+        "/v1/rows/{index}/{modality}/{number}/image",
+        response_class=Response,
+        responses=_are("image/jpeg"),
+    )
     async def row_image(
         index: str, modality: str, number: Annotated[int, PathValue(ge=0, lt=1 << 63)]
     ) -> Response:
@@ -149,7 +149,11 @@ def _add_paths(app: FastAPI, server: Server) -> None:
         async with decoding:
             content = await asyncio.to_thread(chosen.small_copy, modality, number)
         cached = {"cache-control": "private, max-age=3600"}
-        return JpegAnswer(content, headers=cached)
+        return Response(content, media_type="image/jpeg", headers=cached)
+
+
+def _are(kind: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {kind: {}}}}
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -162,8 +166,9 @@ def _add_errors(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Any) -> Response:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "path"))
-        place = shortened(place)
+        place = shortened(
+            ".".join(str(part) for part in first["loc"] if not UNNAMED.match(str(part)))
+        )
         message = f"{place}: {first['msg']}" if place else first["msg"]
         return JSONResponse(error_body(400, message, code="invalid", param=place or None), 400)
 

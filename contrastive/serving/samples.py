@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from contrastive.data.images import FORMATS
+from contrastive.data.images import FORMATS, opened
+from contrastive.errors import BadSample
 from contrastive.serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -105,12 +105,14 @@ def checked_image(encoded: bytes, limits: Limits, param: str) -> bytes:
     """
     most = f"at most {limits.pixels:,} pixels are taken; make it smaller"
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with opened(encoded) as image:
             width, height = image.size
     except Image.DecompressionBombError:
         message = f"{param}: {most}"
         raise Problem(413, message, code="too_many_pixels", param=param) from None
-    except Exception:
+    except BadSample as error:
+        raise Problem(400, f"{param}: {error}", code="no_image", param=param) from None
+    except Exception:  # damaged files make decoders raise many kinds of error
         message = f"{param}: is no image that is known; send {', '.join(FORMATS)}"
         raise Problem(400, message, code="no_image", param=param) from None
     if width * height > limits.pixels:
@@ -137,5 +139,5 @@ def check_total(modality: str, samples: Sequence[Any], limits: Limits) -> None:
 
 def pixels_of(encoded: bytes) -> int:
     """Return how many pixels an image has, as its header says."""
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+    with opened(encoded) as image:
         return image.width * image.height
