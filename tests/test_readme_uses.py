@@ -41,7 +41,15 @@ PRINTED = {  # whatever the model has learned
     "evaluate": r"^written: runs/emoji/clip_benchmark/emoji_test_\S*zeroshot_retrieval\.json$",
     "doctor": r"^runs/emoji: ",
 }
-ABOUT_SPECS = {"init", "validate", "schema", "data", "plugins", "cache"}  # that need no model
+ABOUT_SPECS = {
+    "init",
+    "validate",
+    "schema",
+    "data",
+    "plugins",
+    "cache",
+    "serve",
+}  # which goes on until it is ended  # that need no model
 
 
 USES = stood_in()["README.md 1"]

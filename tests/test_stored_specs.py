@@ -102,6 +102,7 @@ def test_a_file_of_a_saved_model_is_upgraded_with_its_folder(mine, command):
 
 READERS = {
     "model/saved_files.py": "saved folders: looked at, and of a shape",
+    "config/entry_points.py": "where pip says that a package is from",
     "datasets/tables/text_decoding.py": "captions",
     "datasets/tables/table.py": "names of classes in the schema of a table",
     "datasets/shards/index.py": "the header of our notes of a shard, which safetensors has read",
