@@ -49,7 +49,7 @@ ABOUT_SPECS = {
     "plugins",
     "cache",
     "serve",
-}  # which goes on until it is ended  # that need no model
+}  # need no model, or go on
 
 
 USES = stood_in()["README.md 1"]
