@@ -169,7 +169,6 @@ def test_an_index_is_judged_as_its_samples_are(made, tmp_path, capsys):
     for where, among in (((), rows), ((f"id>={middle}",), some)):
         for query, about in (
             (text, {"find": "image"}),
-            (f'"{text}" - 0.3*blue', {"find": "image", "compose": True}),
             (image, {"find": "text"}),
         ):
             for precision in (None, 0.1, 0.3, 1.0):
