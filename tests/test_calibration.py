@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import contrastive
-from contrastive import ContrastiveModel, load_model
+from contrastive import load_model
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError, SpecError
 from contrastive.exporters import saved_model
@@ -21,20 +21,14 @@ from contrastive.model.saved_files import CALIBRATION
 from contrastive.model.saved_folder import open_folder, write_folder
 from contrastive.model.scores import calibration_of, judge_scores
 from tests.toys import toy_spec
+from tests.vector_model import vector_model
 
 pytestmark = pytest.mark.slow
 
 
-def vectors(samples):
-    return {"input": torch.stack([torch.as_tensor(each, dtype=torch.float32) for each in samples])}
-
-
 @pytest.fixture
 def model():
-    """A model of vectors, which it takes as they are."""
-    modules = {"sound": torch.nn.Identity(), "motion": torch.nn.Identity()}
-    both = {"sound": vectors, "motion": vectors}
-    return ContrastiveModel.from_modules(modules, both, embed_dim=6).eval()
+    return vector_model(6)
 
 
 def rows_of(seed: int, count: int, noise: float = 0.35):

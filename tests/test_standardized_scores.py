@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import contrastive
-from contrastive import ContrastiveModel, build_index, load_model, search
+from contrastive import build_index, load_model, search
 from contrastive.data.samples import rows_of as rows_in
 from contrastive.datasets.built_split import split_reader
 from contrastive.errors import DataError
@@ -20,20 +20,14 @@ from contrastive.model.saved_files import BACKGROUND
 from contrastive.model.saved_folder import open_folder, write_folder
 from contrastive.model.scores import judge_scores
 from tests.toys import toy_spec
+from tests.vector_model import vector_model
 
 pytestmark = pytest.mark.slow
 
 
-def vectors(samples):
-    return {"input": torch.stack([torch.as_tensor(each, dtype=torch.float32) for each in samples])}
-
-
 @pytest.fixture
 def model():
-    """A model of vectors, which it takes as they are."""
-    modules = {"sound": torch.nn.Identity(), "motion": torch.nn.Identity()}
-    both = {"sound": vectors, "motion": vectors}
-    return ContrastiveModel.from_modules(modules, both, embed_dim=8).eval()
+    return vector_model(8)
 
 
 def rows_of(seed: int, count: int):

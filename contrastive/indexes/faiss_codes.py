@@ -19,6 +19,7 @@ from torch import Tensor
 
 from contrastive.config.extras import require
 from contrastive.errors import DataError
+from contrastive.indexes.stored_tensors import checked
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -63,27 +64,6 @@ def set_ranges(faiss: Any, index: Any, ranges_2D: Tensor) -> None:
     """Give an index with a scalar quantizer the ranges that training it would find."""
     faiss.copy_array_to_vector(ranges_2D.numpy().ravel().copy(), index.sq.trained)
     index.is_trained = True
-
-
-def checked(
-    tensors: dict[str, Tensor], name: str, dtype: torch.dtype, shape: Sequence[int | None]
-) -> Tensor:
-    """Return one of the tensors; None stands for any number.
-
-    Raises:
-        DataError: it is not there, or another.
-    """
-    found = tensors.get(name)
-    fits = found is not None and found.dtype == dtype and found.ndim == len(shape)
-    if (
-        found is None
-        or not fits
-        or any(wanted not in (None, size) for wanted, size in zip(shape, found.shape, strict=True))
-    ):
-        sizes = ", ".join("any" if size is None else str(size) for size in shape)
-        msg = f"no tensor {name!r} of {dtype} and [{sizes}]"
-        raise DataError(msg)
-    return found
 
 
 def check_that(holds: bool | Tensor, problem: str) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from contrastive.indexes.faiss_codes import (
     OpenFaiss,
     check_that,
-    checked,
     checked_ranges,
     faiss_module,
     needed,
@@ -24,6 +23,7 @@ from contrastive.indexes.faiss_codes import (
     threads_of_torch,
     view,
 )
+from contrastive.indexes.stored_tensors import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,6 @@ from contrastive.indexes.faiss_codes import (
     LARGEST,
     OpenFaiss,
     check_that,
-    checked,
     checked_ranges,
     faiss_module,
     needed,
@@ -30,6 +29,7 @@ from contrastive.indexes.faiss_codes import (
     set_ranges,
     threads_of_torch,
 )
+from contrastive.indexes.stored_tensors import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from contrastive.errors import DataError
+from contrastive.indexes.stored_tensors import checked
 from contrastive.indexes.vector_form import INT8_MOST, Form
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ class SmallVectors:
             shape = [rows, *one.shape[1:]]
             if self.form.quantize == "binary":
                 shape = [one.shape[0], rows]
-            found = tensors.get(name)
-            if found is None or found.dtype != one.dtype or [*found.shape] != shape:
-                msg = f"no tensor {name!r} of {one.dtype} and {shape}"
-                raise DataError(msg)
+            checked(tensors, name, one.dtype, shape)
         return OpenSmallVectors(self.form, tensors)
 
 

@@ -119,10 +119,7 @@ def _recall(index: Index, kind: Kind) -> dict[str, Recall]:
         if not index.rows(modality):
             continue
         queries_QD, itself_Q = _queries(index, by)
-        items = exact.Items(
-            [segment.vectors_MD for segment in index.opened(modality)],
-            [segment.live for segment in index.opened(modality)],
-        )
+        items = _items(index, modality)
         wanted = min(NEAREST_K, items.count) + (by == modality)
         best_QK = _scores(*exact.top_k(queries_QD, items, wanted), itself_Q, own=by == modality)
         finder = Finder(index.folder, index.about, modality, index.opened(modality))
@@ -137,12 +134,16 @@ def _recall(index: Index, kind: Kind) -> dict[str, Recall]:
     return found
 
 
-def _queries(index: Index, modality: str) -> tuple[Tensor, Tensor]:
-    """Return some vectors ``[Q, D]``, evenly spaced, and the numbers of their rows."""
+def _items(index: Index, modality: str) -> exact.Items:
     segments = index.opened(modality)
-    items = exact.Items(
+    return exact.Items(
         [segment.vectors_MD for segment in segments], [segment.live for segment in segments]
     )
+
+
+def _queries(index: Index, modality: str) -> tuple[Tensor, Tensor]:
+    """Return some vectors ``[Q, D]``, evenly spaced, and the numbers of their rows."""
+    items = _items(index, modality)
     live = torch.cat([*items.numbers()])
     at = torch.linspace(0, len(live) - 1, min(MEASURED, len(live))).long()
     return items.rows(live[at]), live[at]

@@ -23,6 +23,7 @@ ENOUGH = 0.95
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from contrastive.indexes.index_file import Recall
     from contrastive.indexes.segments import Row
     from contrastive.model.model import ContrastiveModel
 
@@ -85,13 +86,18 @@ def check_made_by(index: Index, model: ContrastiveModel) -> None:
         raise DataError(msg)
 
 
-def tell_recall(index: Index, modality: str) -> None:
-    """Say so where the search of a modality misses much."""
+def low_recall(index: Index, modality: str) -> Recall | None:
+    """Return what a search of a modality finds, where it misses much."""
     recall, kind = index.about.recall.get(modality), kind_of(index.about)
     rows = sum(segment.about.rows for segment in index.opened(modality))
     if not (recall and kind and kind.pays(1, rows, NEAREST_K, recall.effort)):
-        return  # all rows are compared
-    if recall.share < ENOUGH:
+        return None  # all rows are compared
+    return recall if recall.share < ENOUGH else None
+
+
+def tell_recall(index: Index, modality: str) -> None:
+    """Say so where the search of a modality misses much."""
+    if recall := low_recall(index, modality):
         say(
             f"{index.folder}: finds {recall.share:.0%} of the ten nearest {modality} rows, as "
             f"{recall.queries} {recall.of} rows say; contrastive index build DATA -o INDEX "

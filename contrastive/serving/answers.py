@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from contrastive.console import quiet
 from contrastive.inference.hits import judged_hits
-from contrastive.inference.index_search import hit_of
+from contrastive.inference.index_search import hit_of, low_recall
 from contrastive.inference.queries import found_by
 from contrastive.inference.zero_shot import class_sentences, judge_classes, mean_of_templates
 from contrastive.model.scores import beyond_calibration, checked_precision
@@ -203,7 +203,9 @@ def _searched(
     about: dict[str, Any] = {"items": items, "query_1D": query_1D}
     with quiet():
         judged = judged_hits(served.model, (by, find), hits, min_precision=None, **about)
-        kept = judged_hits(served.model, (by, find), hits, min_precision=precision, **about)
+        kept = judged  # of all, unless some precision is asked for
+        if precision is not None:
+            kept = judged_hits(served.model, (by, find), hits, min_precision=precision, **about)
     made = [
         Hit(
             similarity=hit.similarity,
@@ -218,10 +220,8 @@ def _searched(
         )
         for hit, one in zip(judged, found, strict=True)
     ]
-    recall = index.about.recall.get(find)
-    notes = (
-        [f"finds {recall.share:.0%} of the ten nearest"] if recall and recall.share < 0.95 else []
-    )
+    recall = low_recall(index, find)
+    notes = [f"finds {recall.share:.0%} of the ten nearest"] if recall else []
     if precision and calibration:
         notes += filter(None, [beyond_calibration(calibration, (by, find), items)])
     return SearchAnswer(
